@@ -1,0 +1,35 @@
+//! Characters in and out: a UART and the terminal, file or socket behind it.
+
+/// What a character device sends to and takes from. Never blocks the caller.
+pub trait CharBackend: Send + Sync {
+    /// Takes characters from the device, oldest first; returns how many were taken. Takes fewer
+    /// than offered when its own buffer is full, and then calls [`CharDevice::poll`] once it has
+    /// room again.
+    fn transmit(&self, data: &[u8]) -> usize;
+
+    /// Hands characters to the device, which asks when it has room for them; returns how many
+    /// were stored in `buf`. When characters arrive later, the backend calls
+    /// [`CharDevice::poll`].
+    fn receive(&self, buf: &mut [u8]) -> usize;
+}
+
+/// A device with a [`CharBackend`] behind it, as that backend sees it.
+pub trait CharDevice: Send + Sync {
+    /// The backend has characters to hand over, or room for more, that it did not have before.
+    /// Never called from inside a [`CharBackend`] method.
+    fn poll(&self);
+}
+
+/// A backend that swallows what it is sent and never has anything to say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NullBackend;
+
+impl CharBackend for NullBackend {
+    fn transmit(&self, data: &[u8]) -> usize {
+        data.len()
+    }
+
+    fn receive(&self, _buf: &mut [u8]) -> usize {
+        0
+    }
+}

@@ -1,0 +1,27 @@
+//! The contract between the trap registry and whoever answers a trap.
+//!
+//! A device implements [`Handler`] (or [`HandlerMut`] behind [`Locked`]). It sees offsets into its
+//! own registers, never a guest address; it holds a [`Line`], never an interrupt number; it asks a
+//! [`Clock`], never the host. That is what lets one device sit behind a port on x86-64, behind
+//! MMIO on arm64, behind a qtest socket, or in a replay, without knowing.
+//!
+//! What was left out on purpose: a device's configuration, its threads and its file descriptors.
+//! Those belong to whoever builds the machine.
+
+#![forbid(unsafe_code)]
+
+mod access;
+mod chardev;
+mod clock;
+mod edit;
+mod handler;
+mod line;
+mod power;
+
+pub use access::{Direction, Size, Space};
+pub use chardev::{CharBackend, CharDevice, NullBackend};
+pub use clock::{Clock, Timer, Wake};
+pub use edit::{EditError, NoRegions, RegionId, RegionName, Regions};
+pub use handler::{Device, Handler, HandlerMut, IoCx, Limits, Locked, Rules};
+pub use line::{Line, LineSink};
+pub use power::{Power, PowerEvent};
