@@ -1,1 +1,42 @@
+//! One I/O trap registry.
+//!
+//! A guest touches a port or a device address, the access leaves the CPU as a trap, and somebody
+//! has to answer it. This crate finds out who. Port I/O and MMIO are two address spaces behind one
+//! region type ([`Region`]), one handler trait ([`trapline_device::Handler`]) and one way to edit
+//! ([`Registry::edit`]); how an access is delivered is an attribute of the region
+//! ([`Delivery`]).
+//!
+//! * Lookups take no lock and write nothing that another thread writes; they cost the same whether
+//!   there are eight regions or thousands.
+//! * Edits are all or nothing, and judged on their result: two regions can swap places.
+//! * What a region had the kernel do leaves with the region's guard ([`Mapping`]).
+//! * Accesses across the borders of regions are split; what nobody claims reads as all ones.
+//! * Everything is counted, per region and handle, and unclaimed accesses by address.
+
 #![forbid(unsafe_code)]
+
+mod counters;
+mod guess;
+mod handle;
+mod offload;
+mod pieces;
+mod publish;
+mod region;
+mod registry;
+mod snapshot;
+mod spans;
+mod stats;
+mod sync;
+mod transaction;
+
+pub use counters::{Counts, Unclaimed};
+pub use handle::Handle;
+pub use offload::{CoalescedWrite, EventFd, Offload, Zone, ZoneKind};
+pub use region::{Delivery, Region, Window};
+pub use registry::{Builder, Edit, Mapping, NoHandle, Registry};
+pub use stats::{RegionStats, Stats};
+pub use trapline_device as device;
+pub use trapline_device::{
+    Direction, EditError, Handler, HandlerMut, IoCx, Limits, Locked, RegionId, RegionName, Rules,
+    Size, Space,
+};

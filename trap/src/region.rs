@@ -1,0 +1,248 @@
+//! A region: who answers which addresses, and how accesses are delivered.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use trapline_device::{EditError, Handler, RegionName, Rules, Space};
+
+use crate::counters::Counters;
+use crate::offload::{EventFd, Zone, ZoneKind};
+
+/// A region to be mapped: built, then given to [`crate::Registry::map`] or [`crate::Edit::map`].
+#[derive(Clone)]
+pub struct Region {
+    pub(crate) space: Space,
+    pub(crate) base: Option<u64>,
+    pub(crate) len: u64,
+    pub(crate) name: RegionName,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) rules: Rules,
+    pub(crate) device_offset: u64,
+    pub(crate) windows: Vec<Window>,
+}
+
+/// How accesses to a part of a region are delivered, where that is not an ordinary trap.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// First offset in the region.
+    pub offset: u64,
+    /// Length in bytes; for a doorbell the length of the write, 0 for any.
+    pub len: u64,
+    /// The delivery.
+    pub delivery: Delivery,
+}
+
+/// The ways to deliver an access. What no window covers is an ordinary trap.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// Writes may queue up; they reach the handler in order, before anything can observe that
+    /// they had not.
+    Coalesced,
+    /// A write at exactly this offset signals an event and reaches no handler.
+    Doorbell {
+        /// What to signal.
+        event: EventFd,
+        /// Only for writes of this value.
+        datamatch: Option<u64>,
+    },
+}
+
+impl Region {
+    /// A region of `len` bytes of `space`, named `device`/`region`, at `base` (or declared but
+    /// nowhere yet, like a disabled BAR). Its access rules are the handler's.
+    pub fn new(
+        space: Space,
+        base: Option<u64>,
+        len: u64,
+        (device, region): (&str, &str),
+        handler: Arc<dyn Handler>,
+    ) -> Self {
+        let name = RegionName { device: device.into(), region: region.into() };
+        let rules = handler.rules();
+        Self { space, base, len, name, handler, rules, device_offset: 0, windows: Vec::new() }
+    }
+
+    /// `len` ports from `base`.
+    pub fn pio(base: u16, len: u64, device: &str, region: &str, handler: Arc<dyn Handler>) -> Self {
+        Self::new(Space::Pio, Some(base.into()), len, (device, region), handler)
+    }
+
+    /// `len` bytes of guest physical address space from `base`.
+    pub fn mmio(
+        base: u64,
+        len: u64,
+        device: &str,
+        region: &str,
+        handler: Arc<dyn Handler>,
+    ) -> Self {
+        Self::new(Space::Mmio, Some(base), len, (device, region), handler)
+    }
+
+    /// Overrides the handler's access rules.
+    #[must_use]
+    pub fn rules(mut self, rules: Rules) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    /// Adds `offset` to the offsets the handler sees: one device can so answer several regions
+    /// (the i8042's 0x60 and 0x64) as one run of registers.
+    #[must_use]
+    pub fn device_offset(mut self, offset: u64) -> Self {
+        self.device_offset = offset;
+        self
+    }
+
+    /// Lets writes to these offsets queue up ([`Delivery::Coalesced`]).
+    #[must_use]
+    pub fn coalesce(self, offsets: Range<u64>) -> Self {
+        let len = offsets.end.saturating_sub(offsets.start);
+        self.window(Window { offset: offsets.start, len, delivery: Delivery::Coalesced })
+    }
+
+    /// Rings `event` on a write of `len` bytes (1, 2, 4, 8, or 0 for any) at `offset`, of the
+    /// value `datamatch` if given ([`Delivery::Doorbell`]; a value needs a length).
+    #[must_use]
+    pub fn doorbell(self, offset: u64, len: u64, datamatch: Option<u64>, event: EventFd) -> Self {
+        self.window(Window { offset, len, delivery: Delivery::Doorbell { event, datamatch } })
+    }
+
+    /// Adds a delivery.
+    #[must_use]
+    pub fn window(mut self, window: Window) -> Self {
+        self.windows.push(window);
+        self
+    }
+
+    /// Refuses what no placement could make right.
+    pub(crate) fn check(&self) -> Result<(), EditError> {
+        if self.len == 0 {
+            return Err(EditError::Empty { name: self.name.clone() });
+        }
+        for (i, window) in self.windows.iter().enumerate() {
+            window.check(self)?;
+            if self.windows.iter().take(i).any(|other| window.collides(other)) {
+                let offset = window.offset;
+                return Err(EditError::Delivery { name: self.name.clone(), offset });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Window {
+    fn check(&self, region: &Region) -> Result<(), EditError> {
+        let doorbell = matches!(self.delivery, Delivery::Doorbell { .. });
+        // The kernel takes no value for a write of any length (`kvm_assign_ioeventfd`).
+        let valued = matches!(self.delivery, Delivery::Doorbell { datamatch: Some(_), .. });
+        let length_ok =
+            !doorbell || matches!(self.len, 1 | 2 | 4 | 8) || (self.len == 0 && !valued);
+        let bytes = if doorbell { self.len.max(1) } else { self.len };
+        let end = self.offset.checked_add(bytes);
+        if bytes == 0 || !length_ok || end.is_none_or(|end| end > region.len) {
+            return Err(EditError::Window {
+                name: region.name.clone(),
+                start: self.offset,
+                end: end.unwrap_or(u64::MAX),
+            });
+        }
+        Ok(())
+    }
+
+    /// Two doorbells exclude each other under the kernel's rule (Linux `virt/kvm/eventfd.c`,
+    /// `ioeventfd_check_collision`): same address, and either takes any length, or both take the
+    /// same length and not different values. Any two other deliveries must not share a byte.
+    fn collides(&self, other: &Self) -> bool {
+        match (&self.delivery, &other.delivery) {
+            (Delivery::Doorbell { datamatch: a, .. }, Delivery::Doorbell { datamatch: b, .. }) => {
+                let same_value = a.is_none() || b.is_none() || a == b;
+                let any_length = self.len == 0 || other.len == 0;
+                self.offset == other.offset && (any_length || (self.len == other.len && same_value))
+            }
+            _ => {
+                self.offset < other.offset + other.len.max(1)
+                    && other.offset < self.offset + self.len.max(1)
+            }
+        }
+    }
+
+    /// The zone a source is asked for when the region sits at `base`.
+    pub(crate) fn zone(&self, space: Space, base: u64) -> Zone {
+        let kind = match &self.delivery {
+            Delivery::Coalesced => ZoneKind::Coalesced,
+            Delivery::Doorbell { event, datamatch } => {
+                ZoneKind::Doorbell { event: event.clone(), datamatch: *datamatch }
+            }
+        };
+        Zone { space, addr: base + self.offset, len: self.len, kind }
+    }
+
+    /// What an error or a table calls this delivery.
+    pub(crate) fn what(&self) -> &'static str {
+        match self.delivery {
+            Delivery::Coalesced => "coalesced zone",
+            Delivery::Doorbell { .. } => "doorbell",
+        }
+    }
+}
+
+/// What stays with a region wherever it is moved.
+pub(crate) struct Shared {
+    pub(crate) id: u64,
+    pub(crate) space: Space,
+    pub(crate) len: u64,
+    pub(crate) name: RegionName,
+    pub(crate) rules: Rules,
+    pub(crate) windows: Box<[Window]>,
+    /// One per handle; each is written by its handle's owner only.
+    pub(crate) counters: Box<[Counters]>,
+}
+
+/// A region at its place, as a snapshot holds it.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub(crate) base: u64,
+    pub(crate) last: u64,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) device_offset: u64,
+    /// Access sizes in bytes, as a bit set, that go to the handler as they are.
+    pub(crate) direct: u8,
+    /// Whether those must be naturally aligned to do so.
+    pub(crate) direct_aligned: bool,
+    /// Doorbells the source did not take over, which the registry rings itself.
+    pub(crate) soft_doorbells: Option<Arc<[Window]>>,
+}
+
+impl Entry {
+    /// Whether an access of `len` bytes at `addr`, known to start in this region, can go straight
+    /// to the handler.
+    pub(crate) fn is_direct(&self, addr: u64, len: usize) -> bool {
+        let bit = u8::try_from(len).unwrap_or(0);
+        let misaligned = self.offset_of(addr) & (u64::from(bit).wrapping_sub(1)) != 0;
+        self.direct & bit != 0
+            && len.is_power_of_two()
+            && self.last - addr >= u64::from(bit) - 1
+            && !(misaligned && self.direct_aligned)
+    }
+
+    /// The offset the handler sees for `addr`.
+    pub(crate) fn offset_of(&self, addr: u64) -> u64 {
+        (addr - self.base).wrapping_add(self.device_offset)
+    }
+}
+
+/// The bit set for [`Entry::direct`].
+pub(crate) fn direct_sizes(rules: Rules) -> u8 {
+    [1usize, 2, 4, 8]
+        .into_iter()
+        .zip([1u8, 2, 4, 8])
+        .filter(|(bytes, _)| {
+            let within = |limits: trapline_device::Limits| {
+                limits.min.bytes() <= *bytes && *bytes <= limits.max.bytes()
+            };
+            within(rules.valid) && within(rules.handled)
+        })
+        .fold(0, |set, (_, bit)| set | bit)
+}

@@ -1,0 +1,326 @@
+//! The registry as its manager sees it: edits, guards, statistics.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use trapline_device::{Direction, EditError, RegionId, RegionName, Regions, Space};
+
+use crate::counters::{Counts, UnclaimedCounts};
+use crate::handle::Handle;
+use crate::offload::{CoalescedWrite, Offload};
+use crate::publish::Published;
+use crate::region::{Entry, Region};
+use crate::snapshot::Snapshot;
+use crate::transaction::{Garbage, Master, Op, Source};
+
+/// One registry: two address spaces, their regions, and everything that is known about them.
+/// Clones are handles on the same registry.
+#[derive(Clone)]
+pub struct Registry {
+    core: Arc<Core>,
+}
+
+/// What registry, handles and guards share.
+pub(crate) struct Core {
+    pub(crate) published: Published<Snapshot>,
+    pub(crate) offload: Option<Arc<dyn Offload>>,
+    pub(crate) coalesced: Coalesced,
+    /// The edit lock: writers take turns. No device and no reader is ever waited for inside.
+    master: Mutex<Master>,
+    next_id: AtomicU64,
+    handles: Mutex<Vec<Arc<HandleStats>>>,
+    /// Sets of counters per region: one for each handle, and the last for [`Registry::drain`].
+    counter_sets: usize,
+    drainer: Mutex<()>,
+    drain_stats: Arc<HandleStats>,
+}
+
+/// Writes that the source queued, on their way to their handlers.
+#[derive(Default)]
+pub(crate) struct Coalesced {
+    /// Held while queued writes are delivered: whoever has it delivers in order, whoever waits
+    /// for it knows that all earlier writes have arrived.
+    pub(crate) turn: Mutex<()>,
+    /// Whether somebody is delivering.
+    pub(crate) delivering: AtomicBool,
+    /// Writes taken out of the source's queue by an edit, with the region they were made to. A
+    /// leaf lock, which also keeps `Offload::pop` to one caller.
+    pub(crate) queue: Mutex<VecDeque<(CoalescedWrite, Option<Entry>)>>,
+    /// Whether `queue` holds anything.
+    pub(crate) stashed: AtomicBool,
+}
+
+/// What a handle keeps besides per-region counters.
+#[derive(Default)]
+pub(crate) struct HandleStats {
+    pub(crate) unclaimed: Mutex<UnclaimedCounts>,
+    taken: AtomicBool,
+}
+
+/// Sets a registry up.
+#[derive(Default)]
+pub struct Builder {
+    handles: Option<usize>,
+    offload: Option<Arc<dyn Offload>>,
+}
+
+/// There is no free handle left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("all {limit} handles of the registry are in use")]
+pub struct NoHandle {
+    /// How many there are; see [`Builder::handles`].
+    pub limit: usize,
+}
+
+impl Builder {
+    /// How many handles can exist at once: one per vCPU and one for each other thread that makes
+    /// accesses. Every region has a set of counters for each. 1 unless told otherwise.
+    #[must_use]
+    pub fn handles(mut self, handles: usize) -> Self {
+        self.handles = Some(handles.max(1));
+        self
+    }
+
+    /// The source's side of delivery. Without one the registry does everything itself.
+    #[must_use]
+    pub fn offload(mut self, offload: Arc<dyn Offload>) -> Self {
+        self.offload = Some(offload);
+        self
+    }
+
+    /// An empty registry.
+    pub fn build(self) -> Registry {
+        let handles = self.handles.unwrap_or(1);
+        let core = Core {
+            published: Published::new(Snapshot::default()),
+            offload: self.offload,
+            coalesced: Coalesced::default(),
+            master: Mutex::new(Master::default()),
+            next_id: AtomicU64::new(1),
+            handles: Mutex::new((0..handles).map(|_| Arc::default()).collect()),
+            counter_sets: handles + 1,
+            drainer: Mutex::new(()),
+            drain_stats: Arc::default(),
+        };
+        Registry { core: Arc::new(core) }
+    }
+}
+
+impl Registry {
+    /// Starts a new registry.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Maps one region. The region lives as long as the returned guard.
+    ///
+    /// # Errors
+    /// See [`EditError`]; nothing has happened then.
+    pub fn map(&self, region: Region) -> Result<Mapping, EditError> {
+        self.edit(|edit| edit.map(region))
+    }
+
+    /// Makes several changes at once, all or nothing. `change` only collects them; they take
+    /// effect together after it returns, and overlap is judged on the result.
+    ///
+    /// # Errors
+    /// What `change` returns, or the first reason why the result is refused.
+    pub fn edit<T>(
+        &self,
+        change: impl FnOnce(&mut Edit<'_>) -> Result<T, EditError>,
+    ) -> Result<T, EditError> {
+        let mut edit = Edit { core: &self.core, ops: Vec::new() };
+        let out = change(&mut edit)?;
+        let ops = edit.ops;
+        self.core.commit(ops)?;
+        Ok(out)
+    }
+
+    /// Unmaps a region and waits until none of its handlers runs on any other thread. Waits for
+    /// that region only. Must not be called from inside a handler, which would wait for itself;
+    /// handlers have [`Regions::place`].
+    pub fn remove_sync(&self, mapping: Mapping) {
+        let id = mapping.id;
+        drop(mapping);
+        self.drain();
+        self.core.published.wait_for(id.0);
+        self.core.collect_retired();
+    }
+
+    /// A handle to make accesses with, on behalf of vCPU `vcpu`.
+    ///
+    /// # Errors
+    /// [`NoHandle`] when as many as [`Builder::handles`] exist already.
+    pub fn handle(&self, vcpu: u32) -> Result<Handle, NoHandle> {
+        let handles = self.core.handles.lock();
+        let limit = handles.len();
+        let free = handles
+            .iter()
+            .enumerate()
+            .find(|(_, stats)| !stats.taken.swap(true, Ordering::AcqRel))
+            .map(|(index, stats)| (index, Arc::clone(stats)));
+        let (index, stats) = free.ok_or(NoHandle { limit })?;
+        Ok(Handle::new(Arc::clone(&self.core), vcpu, index, stats))
+    }
+
+    /// Delivers every coalesced write that is waiting. For moments at which no access is made but
+    /// state is looked at: a pause, a snapshot, an idle guest.
+    pub fn drain(&self) {
+        if self.core.anything_queued() {
+            let _one_at_a_time = self.core.drainer.lock();
+            let index = self.core.counter_sets - 1;
+            let stats = Arc::clone(&self.core.drain_stats);
+            Handle::new(Arc::clone(&self.core), 0, index, stats).drain();
+        }
+    }
+
+    /// The device, region and register that answer `addr`: `serial0/uart THR`.
+    pub fn describe(&self, space: Space, addr: u64, direction: Direction) -> Option<String> {
+        let snapshot = self.core.published.latest();
+        let entry = snapshot.find(space, addr)?;
+        let name = &entry.shared.name;
+        let register = entry.handler.register(entry.offset_of(addr), direction);
+        Some(register.map_or_else(|| name.to_string(), |register| format!("{name} {register}")))
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+}
+
+/// An edit under way: see [`Registry::edit`].
+pub struct Edit<'a> {
+    core: &'a Arc<Core>,
+    ops: Vec<Op>,
+}
+
+impl Edit<'_> {
+    /// Maps a region. If the edit fails, the guard guards nothing.
+    ///
+    /// # Errors
+    /// When the region could not be placed anywhere: empty, or with impossible deliveries.
+    pub fn map(&mut self, region: Region) -> Result<Mapping, EditError> {
+        region.check()?;
+        let id = RegionId(self.core.next_id.fetch_add(1, Ordering::Relaxed));
+        self.ops.push(Op::Add(id, Box::new(region)));
+        Ok(Mapping { id, core: Arc::downgrade(self.core) })
+    }
+
+    /// Moves a region to a new base, or out of its space.
+    pub fn place(&mut self, id: RegionId, base: Option<u64>) {
+        self.ops.push(Op::Place(id, base));
+    }
+
+    /// Unmaps a region as part of this edit; its guard then guards nothing.
+    pub fn unmap(&mut self, mapping: &Mapping) {
+        self.ops.push(Op::Remove(mapping.id));
+    }
+}
+
+/// Keeps a region mapped. Dropping it takes the region out, with everything it had installed in
+/// the source. A handler that is running then runs on; [`Registry::remove_sync`] waits for it.
+#[must_use = "a region is unmapped when its guard is dropped"]
+pub struct Mapping {
+    id: RegionId,
+    core: Weak<Core>,
+}
+
+impl Mapping {
+    /// The region's name for [`Regions::place`] and [`Edit::place`].
+    pub fn id(&self) -> RegionId {
+        self.id
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            // The only error is that the region is gone already.
+            let _ = core.commit(vec![Op::Remove(self.id)]);
+        }
+    }
+}
+
+impl std::fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Mapping").field(&self.id.0).finish()
+    }
+}
+
+impl Core {
+    /// Makes a list of changes, all or none.
+    fn commit(&self, ops: Vec<Op>) -> Result<(), EditError> {
+        // Dropped last, without the lock: a device's destructor may edit.
+        let mut garbage = Garbage::default();
+        let mut free = Vec::new();
+        let mut master = self.master.lock();
+        let current = self.published.latest();
+        let source = Source { offload: self.offload.as_deref(), stash: &|| self.stash(&current) };
+        let outcome = master.apply(ops, &current, &source, self.counter_sets, &mut garbage);
+        let (next, outcome) = match outcome {
+            Ok(next) => (Some(next.snapshot), Ok(())),
+            Err(refused) => (refused.repaired.map(|mended| *mended), Err(refused.error)),
+        };
+        drop(current);
+        if let Some(next) = next {
+            let old = self.published.publish(Arc::new(next));
+            master.retire(old);
+            master.collect_retired(&mut free);
+        }
+        drop(master);
+        outcome
+    }
+
+    /// Frees replaced snapshots, and with them the handlers of regions that are gone, as far as
+    /// no reader has them any more.
+    fn collect_retired(&self) {
+        let mut free = Vec::new();
+        self.master.lock().collect_retired(&mut free);
+        drop(free);
+    }
+
+    /// Takes all queued writes out of the source while the regions they were made to are known.
+    fn stash(&self, before: &Snapshot) {
+        let Some(offload) = &self.offload else { return };
+        let mut queue = self.coalesced.queue.lock();
+        while let Some(write) = offload.pop() {
+            let entry = before.find(write.space, write.addr).cloned();
+            queue.push_back((write, entry));
+        }
+        self.coalesced.stashed.store(!queue.is_empty(), Ordering::Release);
+    }
+
+    pub(crate) fn anything_queued(&self) -> bool {
+        self.offload.as_ref().is_some_and(|offload| offload.queued())
+            || self.coalesced.stashed.load(Ordering::Acquire)
+            || self.coalesced.delivering.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn region_counts(&self) -> (BTreeMap<RegionName, Counts>, Vec<RegionInfo>) {
+        let master = self.master.lock();
+        let live = master.regions().collect();
+        (master.departed.clone(), live)
+    }
+
+    pub(crate) fn handle_stats(&self) -> Vec<Arc<HandleStats>> {
+        let mut all = self.handles.lock().clone();
+        all.push(Arc::clone(&self.drain_stats));
+        all
+    }
+}
+
+impl HandleStats {
+    pub(crate) fn release(&self) {
+        self.taken.store(false, Ordering::Release);
+    }
+}
+
+impl Regions for Core {
+    fn place(&self, moves: &[(RegionId, Option<u64>)]) -> Result<(), EditError> {
+        self.commit(moves.iter().map(|&(id, base)| Op::Place(id, base)).collect())
+    }
+}
+
+pub(crate) use crate::transaction::RegionInfo;

@@ -1,0 +1,181 @@
+//! What the guest did: counts per region, unclaimed accesses, and the table of the whole map.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use trapline_device::{Direction, RegionName, Space};
+
+use crate::counters::{Counts, Unclaimed};
+use crate::region::{Delivery, Window};
+use crate::registry::Registry;
+
+/// A picture of a registry and of everything that went through it.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Live regions in order of space and address, those without a place last.
+    pub regions: Vec<RegionStats>,
+    /// Regions that have been unmapped, by name.
+    pub departed: BTreeMap<RegionName, Counts>,
+    /// Accesses nobody claimed, and how often.
+    pub unclaimed: BTreeMap<Unclaimed, u64>,
+    /// Unclaimed accesses beyond those told apart.
+    pub unclaimed_others: u64,
+}
+
+/// One region in a [`Stats`].
+#[derive(Clone, Debug)]
+pub struct RegionStats {
+    /// Its names.
+    pub name: RegionName,
+    /// Its space.
+    pub space: Space,
+    /// Its first and last address, unless it has no place now.
+    pub range: Option<(u64, u64)>,
+    /// Its deliveries, and whether the source does them.
+    pub deliveries: Vec<(Window, bool)>,
+    /// What went through it.
+    pub counts: Counts,
+}
+
+impl Registry {
+    /// Sums everything up. Counters of running vCPUs may lag by the access they are in.
+    pub fn stats(&self) -> Stats {
+        let (departed, live) = self.core().region_counts();
+        let mut regions: Vec<RegionStats> = live
+            .into_iter()
+            .map(|info| RegionStats {
+                name: info.shared.name.clone(),
+                space: info.shared.space,
+                range: info.range(),
+                deliveries: info.shared.windows.iter().cloned().zip(info.installed).collect(),
+                counts: info.shared.counts(),
+            })
+            .collect();
+        regions.sort_by_key(|region| {
+            (region.range.is_none(), region.space, region.range, region.name.clone())
+        });
+        let mut stats = Stats { regions, departed, ..Stats::default() };
+        for handle in self.core().handle_stats() {
+            let counts = handle.unclaimed.lock();
+            stats.unclaimed_others += counts.others;
+            for (key, n) in &counts.seen {
+                *stats.unclaimed.entry(*key).or_default() += n;
+            }
+        }
+        stats
+    }
+}
+
+impl Stats {
+    /// Everything that reached a region, in accesses and string elements.
+    pub fn claimed(&self) -> u64 {
+        let live = self.regions.iter().map(|region| region.counts.total());
+        live.sum::<u64>() + self.departed.values().map(|counts| counts.total()).sum::<u64>()
+    }
+
+    /// How many accesses nobody claimed.
+    pub fn unclaimed(&self) -> u64 {
+        self.unclaimed.values().sum::<u64>() + self.unclaimed_others
+    }
+
+    /// Adds the counts of an earlier registry, such as the one before a reset.
+    pub fn add_departed(&mut self, earlier: &Self) {
+        let live = earlier.regions.iter().map(|region| (&region.name, &region.counts));
+        for (name, counts) in live.chain(&earlier.departed) {
+            let region = self.regions.iter_mut().find(|region| region.name == *name);
+            match region {
+                Some(region) => region.counts = region.counts.plus(*counts),
+                None if counts.total() == 0 => {}
+                None => {
+                    let sum = self.departed.entry(name.clone()).or_default();
+                    *sum = sum.plus(*counts);
+                }
+            }
+        }
+        for (key, n) in &earlier.unclaimed {
+            *self.unclaimed.entry(*key).or_default() += n;
+        }
+        self.unclaimed_others += earlier.unclaimed_others;
+    }
+}
+
+/// Columns are fixed so that two runs can be compared line by line.
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<4} {:<29} {:<26} {:>9} {:>9} {:>8} {:>8} {:>8}  delivery",
+            "", "range", "device/region", "reads", "writes", "str.in", "str.out", "refused"
+        )?;
+        for region in &self.regions {
+            let range = region.range.map_or_else(
+                || "-".to_owned(),
+                |(base, last)| match region.space {
+                    Space::Pio => format!("{base:#06x}-{last:#06x}"),
+                    Space::Mmio => format!("{base:#x}-{last:#x}"),
+                },
+            );
+            let deliveries: Vec<String> =
+                region.deliveries.iter().map(|(window, taken)| window.describe(*taken)).collect();
+            let delivery =
+                if deliveries.is_empty() { "trap".to_owned() } else { deliveries.join(", ") };
+            row(f, (region.space, &range), &region.name, region.counts, &delivery)?;
+        }
+        for (name, counts) in &self.departed {
+            writeln!(f, "{:<34} {:<26} {}", "(unmapped)", name.to_string(), columns(*counts))?;
+        }
+        for (key, n) in &self.unclaimed {
+            let Unclaimed { space, addr, len, direction } = key;
+            writeln!(f, "{space:<4} {addr:#06x} unclaimed {direction} of {len}: {n}")?;
+        }
+        if self.unclaimed_others > 0 {
+            writeln!(f, "     unclaimed elsewhere: {}", self.unclaimed_others)?;
+        }
+        Ok(())
+    }
+}
+
+fn row(
+    f: &mut fmt::Formatter<'_>,
+    (space, range): (Space, &str),
+    name: &RegionName,
+    counts: Counts,
+    delivery: &str,
+) -> fmt::Result {
+    let space = space.to_string();
+    let name = name.to_string();
+    writeln!(f, "{space:<4} {range:<29} {name:<26} {}  {delivery}", columns(counts))
+}
+
+fn columns(counts: Counts) -> String {
+    format!(
+        "{:>9} {:>9} {:>8} {:>8} {:>8}",
+        counts.reads, counts.writes, counts.string_reads, counts.string_writes, counts.refused
+    )
+}
+
+impl Window {
+    fn describe(&self, taken: bool) -> String {
+        let by = if taken { "kernel" } else { "registry" };
+        match &self.delivery {
+            Delivery::Coalesced if self.len == 1 => format!("+{:#x} coalesced ({by})", self.offset),
+            Delivery::Coalesced => {
+                let last = self.offset + self.len - 1;
+                format!("+{:#x}-{last:#x} coalesced ({by})", self.offset)
+            }
+            Delivery::Doorbell { datamatch, .. } => {
+                let len = if self.len == 0 { "any".to_owned() } else { self.len.to_string() };
+                let value = datamatch.map_or_else(String::new, |value| format!(" = {value:#x}"));
+                format!("+{:#x} doorbell len {len}{value} ({by})", self.offset)
+            }
+        }
+    }
+}
+
+/// Whether a key is about reads; keeps [`Direction`] in the table's order of columns.
+impl Unclaimed {
+    /// Whether the guest read.
+    pub fn is_read(&self) -> bool {
+        self.direction == Direction::Read
+    }
+}
