@@ -1,0 +1,123 @@
+//! Configuration mechanism #1: ports 0xcf8 to 0xcff (PCI 3.0, 3.2.2.3.2), and the reset control
+//! register that shares them at 0xcf9.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use trapline_device::{Device, Direction, Handler, IoCx, Limits, Power, PowerEvent, Rules, Size};
+
+use crate::bus::{Bus, Devfn};
+use crate::regs::{CONFIG_ADDRESS, CONFIG_DATA, ConfigAddress, RESET_CONTROL, ResetControl};
+use crate::state::Conf1State;
+
+/// The two registers and the bus behind them. Eight ports: CONFIG_ADDRESS at offset 0,
+/// CONFIG_DATA at offset 4.
+///
+/// Only a dword access reaches CONFIG_ADDRESS; bytes and words in its ports pass on to whatever
+/// else is there (PCI 3.0, 3.2.2.3.2), which is the reset control register for a byte at offset 1
+/// and nothing for the rest.
+pub struct Conf1 {
+    // Wiring.
+    bus: Arc<Bus>,
+    power: Arc<dyn Power>,
+    // Everything a snapshot keeps.
+    state: Mutex<Conf1State>,
+}
+
+impl Conf1 {
+    /// The mechanism in front of `bus`; `power` hears of resets.
+    pub fn new(bus: Arc<Bus>, power: Arc<dyn Power>) -> Self {
+        Self { bus, power, state: Mutex::default() }
+    }
+
+    /// What a snapshot keeps.
+    pub fn state(&self) -> Conf1State {
+        *self.state.lock()
+    }
+
+    /// Goes back to what a snapshot kept.
+    pub fn restore(&self, state: Conf1State) {
+        *self.state.lock() = state;
+    }
+
+    /// The function and register CONFIG_DATA stands for at `offset`. None while disabled, and for
+    /// buses other than 0: no bridge passes those cycles on.
+    fn target(&self, offset: u64) -> Option<(Devfn, u16)> {
+        let address = self.state.lock().address;
+        let byte = u16::try_from(offset.checked_sub(CONFIG_DATA)?).ok().filter(|byte| *byte < 4)?;
+        let register = u16::from(address.dword()) << 2 | byte;
+        (address.enable() && address.bus() == 0)
+            .then(|| (Devfn::from_bits(address.devfn()), register))
+    }
+
+    /// Bit 2 going up resets.
+    ///
+    /// Deviation: with bit 1 clear the chip would only send INIT to the processor (Intel 290550,
+    /// RC). A guest that asks for it wants to start over from the reset vector, and the
+    /// machine knows one way to do that.
+    fn write_reset_control(&self, value: u8) {
+        let new = ResetControl::from_guest(value);
+        let old = std::mem::replace(&mut self.state.lock().reset_control, new);
+        if new.cpu() && !old.cpu() {
+            self.power.request(PowerEvent::Reset, "pci");
+        }
+    }
+}
+
+impl Handler for Conf1 {
+    fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+        match (offset, size) {
+            (CONFIG_ADDRESS, Size::Dword) => u64::from(self.state.lock().address.into_bits()),
+            (RESET_CONTROL, Size::Byte) => u64::from(self.state.lock().reset_control.into_bits()),
+            _ => self.target(offset).map_or(u64::MAX, |(devfn, register)| {
+                u64::from(self.bus.config_read(cx, devfn, register, size))
+            }),
+        }
+    }
+
+    fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+        let [low, ..] = value.to_le_bytes();
+        let value = u32::try_from(value & Size::Dword.ones()).unwrap_or(u32::MAX);
+        match (offset, size) {
+            (CONFIG_ADDRESS, Size::Dword) => {
+                self.state.lock().address = ConfigAddress::from_guest(value);
+            }
+            (RESET_CONTROL, Size::Byte) => self.write_reset_control(low),
+            _ => {
+                if let Some((devfn, register)) = self.target(offset) {
+                    self.bus.config_write(cx, devfn, register, size, value);
+                }
+            }
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        config_rules()
+    }
+
+    fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
+        match offset {
+            RESET_CONTROL => Some("RST_CNT"),
+            0..CONFIG_DATA => Some("CONFIG_ADDRESS"),
+            _ => match self.target(offset) {
+                Some((devfn, register)) => {
+                    self.bus.register(devfn, register, direction).or(Some("CONFIG_DATA"))
+                }
+                None => Some("CONFIG_DATA"),
+            },
+        }
+    }
+}
+
+impl Device for Conf1 {
+    fn reset(&self) {
+        *self.state.lock() = Conf1State::default();
+    }
+}
+
+/// Bytes, words and dwords; what is wider or not aligned arrives in such pieces, as a host bridge
+/// makes several cycles of it.
+pub(crate) const fn config_rules() -> Rules {
+    let handled = Limits { min: Size::Byte, max: Size::Dword, unaligned: false };
+    Rules { valid: Limits::ANY, handled }
+}

@@ -1,0 +1,76 @@
+//! Configuration space as a memory window: the address is bus, device, function and register.
+
+use std::sync::Arc;
+
+use trapline_device::{Direction, Handler, IoCx, Rules, Size};
+
+use crate::bus::{Bus, Devfn};
+use crate::conf1::config_rules;
+
+/// How many bytes of the window each function has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// 256: the compatible mechanism, 16 MiB for 256 buses. kvmtool maps it on x86.
+    Cam,
+    /// 4096: PCI Express' enhanced mechanism, 256 MiB for 256 buses (PCI Express Base 3.0, 7.2.2).
+    Ecam,
+}
+
+impl Layout {
+    /// Address bits of one function's registers.
+    pub const fn shift(self) -> u32 {
+        match self {
+            Self::Cam => 8,
+            Self::Ecam => 12,
+        }
+    }
+
+    /// Bytes of the window for one bus.
+    pub const fn bus_len(self) -> u64 {
+        256 << self.shift()
+    }
+}
+
+/// A window onto a bus's configuration space. Buses above 0 are empty.
+pub struct EcamWindow {
+    bus: Arc<Bus>,
+    layout: Layout,
+}
+
+impl EcamWindow {
+    /// A window of `layout` in front of `bus`.
+    pub const fn new(bus: Arc<Bus>, layout: Layout) -> Self {
+        Self { bus, layout }
+    }
+
+    fn target(&self, offset: u64) -> Option<(Devfn, u16)> {
+        let shift = self.layout.shift();
+        let devfn = u8::try_from(offset >> shift).ok()?;
+        let register = u16::try_from(offset & ((1 << shift) - 1)).ok()?;
+        Some((Devfn::from_bits(devfn), register))
+    }
+}
+
+impl Handler for EcamWindow {
+    fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+        self.target(offset).map_or(u64::MAX, |(devfn, register)| {
+            u64::from(self.bus.config_read(cx, devfn, register, size))
+        })
+    }
+
+    fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+        let value = u32::try_from(value & Size::Dword.ones()).unwrap_or(u32::MAX);
+        if let Some((devfn, register)) = self.target(offset) {
+            self.bus.config_write(cx, devfn, register, size, value);
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        config_rules()
+    }
+
+    fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
+        let (devfn, register) = self.target(offset)?;
+        self.bus.register(devfn, register, direction)
+    }
+}

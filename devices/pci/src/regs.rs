@@ -1,0 +1,227 @@
+//! Spec: PCI Local Bus Specification 3.0 (2004), chapters 3 and 6; Intel 290549 (82441FX PMC).
+//!
+//! Names, offsets and fields of the type 0 configuration header, of configuration mechanism #1,
+//! and of the host bridge. No behaviour.
+
+use bitfield_struct::bitfield;
+use trapline_regs::Access::{Read, ReadWrite};
+use trapline_regs::{RegMap, row};
+
+/// Vendor ID, 16 bits, read only (PCI 3.0, 6.2.1).
+pub const VENDOR_ID: u16 = 0x00;
+/// Device ID, 16 bits, read only (PCI 3.0, 6.2.1).
+pub const DEVICE_ID: u16 = 0x02;
+/// Command, 16 bits: [`Command`] (PCI 3.0, 6.2.2).
+pub const COMMAND: u16 = 0x04;
+/// Status, 16 bits, error bits cleared by writing ones (PCI 3.0, 6.2.3).
+pub const STATUS: u16 = 0x06;
+/// Revision ID, 8 bits, read only (PCI 3.0, 6.2.1).
+pub const REVISION_ID: u16 = 0x08;
+/// Class code: programming interface, sub-class, base class; 3 x 8 bits, read only (PCI 3.0,
+/// 6.2.1).
+pub const CLASS_CODE: u16 = 0x09;
+/// Cache line size, 8 bits, in dwords (PCI 3.0, 6.2.4).
+pub const CACHE_LINE_SIZE: u16 = 0x0c;
+/// Latency timer, 8 bits, in bus clocks (PCI 3.0, 6.2.4).
+pub const LATENCY_TIMER: u16 = 0x0d;
+/// Header type, 8 bits, read only; bit 7 says that other functions exist (PCI 3.0, 6.2.1).
+pub const HEADER_TYPE: u16 = 0x0e;
+/// Base address registers, 6 x 32 bits (PCI 3.0, 6.2.5.1).
+pub const BAR0: u16 = 0x10;
+/// Subsystem vendor ID, 16 bits, read only (PCI 3.0, 6.2.4).
+pub const SUBSYSTEM_VENDOR_ID: u16 = 0x2c;
+/// Subsystem ID, 16 bits, read only (PCI 3.0, 6.2.4).
+pub const SUBSYSTEM_ID: u16 = 0x2e;
+/// Interrupt line, 8 bits, for software's use only (PCI 3.0, 6.2.4).
+pub const INTERRUPT_LINE: u16 = 0x3c;
+/// Interrupt pin, 8 bits, read only: 0 none, 1 INTA# ... 4 INTD# (PCI 3.0, 6.2.4).
+pub const INTERRUPT_PIN: u16 = 0x3d;
+
+/// Bytes of a conventional function's configuration space (PCI 3.0, 6.1).
+pub const CONFIG_LEN: usize = 256;
+/// Header type bit 7: the device has more than function 0 (PCI 3.0, 6.2.1).
+pub const MULTI_FUNCTION: u8 = 0x80;
+/// Status bits a one clears: master data parity error, signalled and received target abort,
+/// received master abort, signalled system error, detected parity error (PCI 3.0, 6.2.3).
+pub const STATUS_ERRORS: u16 = 0xf900;
+
+/// BAR bit 0: an I/O BAR (PCI 3.0, 6.2.5.1).
+pub const BAR_IO: u32 = 1 << 0;
+/// Memory BAR bits 2:1 = 2: 64 bits wide, with the next BAR (PCI 3.0, 6.2.5.1).
+pub const BAR_MEM64: u32 = 2 << 1;
+/// Memory BAR bit 3: reads have no side effects (PCI 3.0, 6.2.5.1).
+pub const BAR_PREFETCHABLE: u32 = 1 << 3;
+
+/// The type 0 header, for names in traces (PCI 3.0, figure 6-1). Past it comes what the function
+/// itself defines.
+#[rustfmt::skip]
+pub const HEADER: RegMap<()> = RegMap::new(0x40, &[
+    row((), "VENDOR_ID",           0x00, 2, Read),
+    row((), "DEVICE_ID",           0x02, 2, Read),
+    row((), "COMMAND",             0x04, 2, ReadWrite),
+    row((), "STATUS",              0x06, 2, ReadWrite),
+    row((), "REVISION_ID",         0x08, 1, Read),
+    row((), "PROG_IF",             0x09, 1, Read),
+    row((), "SUB_CLASS",           0x0a, 1, Read),
+    row((), "BASE_CLASS",          0x0b, 1, Read),
+    row((), "CACHE_LINE_SIZE",     0x0c, 1, ReadWrite),
+    row((), "LATENCY_TIMER",       0x0d, 1, ReadWrite),
+    row((), "HEADER_TYPE",         0x0e, 1, Read),
+    row((), "BIST",                0x0f, 1, ReadWrite),
+    row((), "BAR0",                0x10, 4, ReadWrite),
+    row((), "BAR1",                0x14, 4, ReadWrite),
+    row((), "BAR2",                0x18, 4, ReadWrite),
+    row((), "BAR3",                0x1c, 4, ReadWrite),
+    row((), "BAR4",                0x20, 4, ReadWrite),
+    row((), "BAR5",                0x24, 4, ReadWrite),
+    row((), "CARDBUS_CIS",         0x28, 4, Read),
+    row((), "SUBSYSTEM_VENDOR_ID", 0x2c, 2, Read),
+    row((), "SUBSYSTEM_ID",        0x2e, 2, Read),
+    row((), "EXPANSION_ROM",       0x30, 4, ReadWrite),
+    row((), "CAPABILITIES",        0x34, 1, Read),
+    row((), "INTERRUPT_LINE",      0x3c, 1, ReadWrite),
+    row((), "INTERRUPT_PIN",       0x3d, 1, Read),
+    row((), "MIN_GNT",             0x3e, 1, Read),
+    row((), "MAX_LAT",             0x3f, 1, Read),
+]);
+
+/// Command register, offset 0x04 (PCI 3.0, 6.2.2). Bits a conventional function need not have
+/// (special cycles, memory write and invalidate, VGA snoop, fast back-to-back) stay 0.
+#[bitfield(u16)]
+pub struct Command {
+    /// Bit 0: answers its I/O BARs.
+    pub io: bool,
+    /// Bit 1: answers its memory BARs.
+    pub memory: bool,
+    /// Bit 2: may be a bus master.
+    pub master: bool,
+    #[bits(3)]
+    __: u8,
+    /// Bit 6: reports parity errors.
+    pub parity: bool,
+    __: bool,
+    /// Bit 8: may assert SERR#.
+    pub serr: bool,
+    __: bool,
+    /// Bit 10: does not assert INTx#.
+    pub interrupt_disable: bool,
+    #[bits(5)]
+    __: u8,
+}
+
+/// CONFIG_ADDRESS, port 0xcf8 (PCI 3.0, 3.2.2.3.2 and figure 3-2).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct ConfigAddress {
+    #[bits(2)]
+    __: u8,
+    /// Bits 7:2: the dword in the function's configuration space.
+    #[bits(6)]
+    pub dword: u8,
+    /// Bits 15:8: device and function, as [`crate::Devfn`] has them.
+    pub devfn: u8,
+    /// Bits 23:16: the bus.
+    pub bus: u8,
+    #[bits(7)]
+    __: u8,
+    /// Bit 31: CONFIG_DATA is translated to configuration cycles.
+    pub enable: bool,
+}
+
+impl ConfigAddress {
+    /// What stays of `value` in the register: reserved bits are read-only zeros.
+    pub const fn from_guest(value: u32) -> Self {
+        Self::from_bits(value & 0x80ff_fffc)
+    }
+}
+
+/// Reset control register, port 0xcf9 (Intel 290550, 82371SB PIIX3, RC; bit 3 as in the ICH
+/// family, RST_CNT).
+#[bitfield(u8)]
+#[derive(PartialEq, Eq)]
+pub struct ResetControl {
+    __: bool,
+    /// Bit 1: the reset is of the whole system, not of the processor only.
+    pub system: bool,
+    /// Bit 2: going from 0 to 1 resets.
+    pub cpu: bool,
+    /// Bit 3: the power is cycled with it.
+    pub full: bool,
+    #[bits(4)]
+    __: u8,
+}
+
+impl ResetControl {
+    /// What stays of `value` in the register.
+    pub const fn from_guest(value: u8) -> Self {
+        Self::from_bits(value & 0x0e)
+    }
+}
+
+/// Offsets within the port region: CONFIG_ADDRESS at 0xcf8 (PCI 3.0, 3.2.2.3.2).
+pub const CONFIG_ADDRESS: u64 = 0;
+/// The byte of CONFIG_ADDRESS's ports that is the reset control register: 0xcf9.
+pub const RESET_CONTROL: u64 = 1;
+/// CONFIG_DATA at 0xcfc, four bytes (PCI 3.0, 3.2.2.3.2).
+pub const CONFIG_DATA: u64 = 4;
+
+/// The 82441FX's vendor: Intel (290549, VID).
+pub const PMC_VENDOR_ID: u16 = 0x8086;
+/// The 82441FX PMC (290549, DID).
+pub const PMC_DEVICE_ID: u16 = 0x1237;
+/// Its revision as most firmware knows it (290549, RID).
+pub const PMC_REVISION: u8 = 0x02;
+/// Class code of a host bridge (PCI 3.0, appendix D).
+pub const CLASS_HOST_BRIDGE: u32 = 0x06_0000;
+/// Command register's reset value: memory and bus master, both hard-wired (290549, PCICMD).
+pub const PMC_COMMAND: Command = Command::new().with_memory(true).with_master(true);
+/// Status register's reset value: fast back-to-back, medium DEVSEL# (290549, PCISTS).
+pub const PMC_STATUS: u16 = 0x0280;
+/// Programmable attribute map, PAM0 to PAM6 (290549, PAM).
+pub const PAM0: u16 = 0x59;
+/// Length of the attribute map in bytes.
+pub const PAM_LEN: u16 = 7;
+/// Writable bits of each PAM byte: read and write enable of its two halves; bits 2, 3, 6 and 7 are
+/// reserved (290549, PAM).
+pub const PAM_MASK: u8 = 0x33;
+/// PAM0's low half is reserved (290549, PAM0).
+pub const PAM0_MASK: u8 = 0x30;
+/// System management RAM control: [`Smram`] (290549, SMRAM).
+pub const SMRAM: u16 = 0x72;
+
+/// SMRAM control, offset 0x72 (290549, SMRAM).
+#[bitfield(u8)]
+pub struct Smram {
+    /// Bits 2:0: the segment, hard-wired to 2 (0xa0000).
+    #[bits(3, default = 2)]
+    pub base_segment: u8,
+    /// Bit 3: SMRAM is enabled.
+    pub enable: bool,
+    /// Bit 4: locked until the next reset.
+    pub lock: bool,
+    /// Bit 5: closed to data accesses.
+    pub close: bool,
+    /// Bit 6: open outside SMM.
+    pub open: bool,
+    __: bool,
+}
+
+impl Smram {
+    /// What stays of `value` in the register.
+    pub const fn from_guest(value: u8) -> Self {
+        Self::from_bits(value & 0x78 | Self::new().into_bits())
+    }
+}
+
+/// The host bridge's own registers, for names in traces (290549, configuration space).
+#[rustfmt::skip]
+pub const PMC: RegMap<()> = RegMap::new(0x100, &[
+    row((), "PAM0",  0x59, 1, ReadWrite),
+    row((), "PAM1",  0x5a, 1, ReadWrite),
+    row((), "PAM2",  0x5b, 1, ReadWrite),
+    row((), "PAM3",  0x5c, 1, ReadWrite),
+    row((), "PAM4",  0x5d, 1, ReadWrite),
+    row((), "PAM5",  0x5e, 1, ReadWrite),
+    row((), "PAM6",  0x5f, 1, ReadWrite),
+    row((), "SMRAM", 0x72, 1, ReadWrite),
+]);

@@ -1,0 +1,184 @@
+//! Everything a snapshot of the controller, its keyboard and its mouse keeps.
+
+use std::collections::VecDeque;
+
+use super::regs::{CommandByte, OutputPort, PortB, keyboard, mouse};
+use super::set3::KeySet;
+
+/// A byte in the output buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// The byte.
+    pub byte: u8,
+    /// Whether it counts as the auxiliary device's.
+    pub aux: bool,
+    /// Whether it is the controller's answer to a command.
+    pub answer: bool,
+}
+
+/// What status bits 7:4 show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Poll {
+    /// The status.
+    #[default]
+    Off,
+    /// Input port bits 3:0.
+    Low,
+    /// Input port bits 7:4.
+    High,
+}
+
+/// The controller with both devices.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Byte 0 of the RAM.
+    pub command_byte: CommandByte,
+    /// The RAM. Byte 0 is not used.
+    pub ram: [u8; 32],
+    /// The output buffer; keeps its byte after it was read.
+    pub output: Output,
+    /// Whether the output buffer holds a byte that was not read yet.
+    pub output_full: bool,
+    /// A device's byte that an answer took the output buffer from. It goes back there next.
+    pub displaced: Option<Output>,
+    /// A command that waits for its argument.
+    pub pending: Option<u8>,
+    /// Whether the last write was a command.
+    pub last_was_command: bool,
+    /// What status bits 7:4 show.
+    pub poll: Poll,
+    /// The output port, but for its interrupt bits.
+    pub output_port: OutputPort,
+    /// A break prefix was swallowed by the translation.
+    pub translating_break: bool,
+    /// Port B's written bits.
+    pub port_b: PortB,
+    /// The keyboard.
+    pub keyboard: Keyboard,
+    /// The mouse.
+    pub mouse: Mouse,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            command_byte: CommandByte::POWER_ON,
+            ram: [0; 32],
+            output: Output::default(),
+            output_full: false,
+            displaced: None,
+            pending: None,
+            last_was_command: true,
+            poll: Poll::Off,
+            output_port: OutputPort::new(),
+            translating_break: false,
+            port_b: PortB::new(),
+            keyboard: Keyboard::default(),
+            mouse: Mouse::default(),
+        }
+    }
+}
+
+/// The scan codes a keyboard sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanSet {
+    /// Set 1: the PC's and PC/XT's.
+    One = 1,
+    /// Set 2: the AT's.
+    Two = 2,
+    /// Set 3: the 3270 PC's, one byte for every key.
+    Three = 3,
+}
+
+/// The keyboard. `default()` is power-on, after its self-test.
+#[derive(Clone, Debug)]
+pub struct Keyboard {
+    /// Scan codes not sent yet, at most [`keyboard::BUFFER_LEN`] and an overrun code.
+    pub codes: VecDeque<u8>,
+    /// Answers to the last command not sent yet, at most three. They go first.
+    pub answers: VecDeque<u8>,
+    /// The last byte sent.
+    pub last: u8,
+    /// A command that waits for its argument.
+    pub pending: Option<u8>,
+    /// Whether keys are scanned.
+    pub enabled: bool,
+    /// The scan code set in use.
+    pub set: ScanSet,
+    /// LEDs: bit 0 scroll lock, 1 num lock, 2 caps lock.
+    pub leds: u8,
+    /// Typematic rate and delay, as set. Repeats come from the host's keyboard.
+    pub rate: u8,
+    /// The keys that send break codes in set 3.
+    pub breaks: KeySet,
+}
+
+impl Default for Keyboard {
+    fn default() -> Self {
+        Self {
+            codes: VecDeque::with_capacity(keyboard::BUFFER_LEN + 1),
+            answers: VecDeque::with_capacity(4),
+            last: 0,
+            pending: None,
+            enabled: true,
+            set: ScanSet::Two,
+            leds: 0,
+            rate: keyboard::DEFAULT_RATE,
+            breaks: KeySet::DEFAULT_BREAKS,
+        }
+    }
+}
+
+/// The mouse. `default()` is power-on, after its self-test.
+#[derive(Clone, Debug)]
+pub struct Mouse {
+    /// Bytes not sent yet: answers to the last command or one report, at most four.
+    pub out: VecDeque<u8>,
+    /// The last answer or report without its acknowledgement, for a resend.
+    pub last: VecDeque<u8>,
+    /// A command that waits for its argument.
+    pub pending: Option<u8>,
+    /// The last byte from the system was not valid.
+    pub erred: bool,
+    /// Whether stream mode reports.
+    pub enabled: bool,
+    /// Remote mode.
+    pub remote: bool,
+    /// Wrap mode.
+    pub wrap: bool,
+    /// Scaling 2:1.
+    pub scaling_2: bool,
+    /// Resolution, 0 to 3.
+    pub resolution: u8,
+    /// Sample rate in reports/s.
+    pub rate: u8,
+    /// Buttons held: bit 0 left, 1 right, 2 middle.
+    pub buttons: u8,
+    /// Buttons as last reported.
+    pub reported_buttons: u8,
+    /// Movement not reported yet, right positive, in counts.
+    pub dx: i32,
+    /// Movement not reported yet, up positive, in counts.
+    pub dy: i32,
+}
+
+impl Default for Mouse {
+    fn default() -> Self {
+        Self {
+            out: VecDeque::with_capacity(4),
+            last: VecDeque::with_capacity(4),
+            pending: None,
+            erred: false,
+            enabled: false,
+            remote: false,
+            wrap: false,
+            scaling_2: false,
+            resolution: mouse::DEFAULT_RESOLUTION,
+            rate: mouse::DEFAULT_RATE,
+            buttons: 0,
+            reported_buttons: 0,
+            dx: 0,
+            dy: 0,
+        }
+    }
+}

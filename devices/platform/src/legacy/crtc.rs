@@ -1,0 +1,77 @@
+//! The CRT controller's index and data ports, 0x3d4 and 0x3d5.
+//!
+//! Spec: Motorola MC6845 data sheet, table "Internal register assignment". There is no display
+//! behind it: what is written is remembered, and nothing is drawn.
+
+use parking_lot::Mutex;
+use trapline_device::{Device, Direction, Handler, IoCx, Rules, Size};
+
+/// The implemented bits of R0 to R15. R16 and R17, the light pen's position, are read-only, and
+/// read 0 as no light pen has ever struck; R18 to R31 do not exist and read 0.
+const MASKS: [u8; 16] = [
+    0xff, 0xff, 0xff, 0x0f, // horizontal total, displayed, sync position, sync width
+    0x7f, 0x1f, 0x7f, 0x7f, // vertical total, total adjust, displayed, sync position
+    0x03, 0x1f, 0x7f, 0x1f, // interlace mode, maximum scan line, cursor start, cursor end
+    0x3f, 0xff, 0x3f, 0xff, // start address and cursor, high and low byte
+];
+
+/// The address register has five bits.
+const INDEX_MASK: u8 = 0x1f;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct State {
+    index: u8,
+    file: [u8; MASKS.len()],
+}
+
+/// A 6845 without a screen, two bytes: index and data. Power-on value of every register 0.
+///
+/// Deviation: on the MC6845 only R14 to R17 can be read. Here the index and R0 to R13 read back
+/// too, as on the controllers (EGA, VGA) that today's drivers know.
+#[derive(Debug, Default)]
+pub struct Crtc(Mutex<State>);
+
+impl Handler for Crtc {
+    fn read(&self, _cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+        let state = self.0.lock();
+        match offset {
+            0 => u64::from(state.index),
+            1 => state.file.get(usize::from(state.index)).copied().map_or(0, u64::from),
+            _ => size.ones(),
+        }
+    }
+
+    fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
+        let value = super::low_byte(value);
+        let mut state = self.0.lock();
+        let index = usize::from(state.index);
+        match offset {
+            0 => state.index = value & INDEX_MASK,
+            1 => {
+                if let (Some(register), Some(mask)) = (state.file.get_mut(index), MASKS.get(index))
+                {
+                    *register = value & mask;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules::BYTES
+    }
+
+    fn register(&self, offset: u64, _direction: Direction) -> Option<&'static str> {
+        match offset {
+            0 => Some("CRTC_INDEX"),
+            1 => Some("CRTC_DATA"),
+            _ => None,
+        }
+    }
+}
+
+impl Device for Crtc {
+    fn reset(&self) {
+        *self.0.lock() = State::default();
+    }
+}

@@ -1,0 +1,86 @@
+//! System control port A, port 0x92: fast A20 and fast reset.
+//!
+//! Spec: IBM Personal System/2 Hardware Interface Technical Reference, "System Control Port A
+//! (hex 0092)".
+
+use std::sync::Arc;
+
+use bitfield_struct::bitfield;
+use parking_lot::Mutex;
+use trapline_device::{Device, Direction, Handler, IoCx, Power, PowerEvent, Rules, Size};
+
+/// The register.
+#[bitfield(u8)]
+#[derive(PartialEq, Eq)]
+struct PortA {
+    /// Bit 0: going from 0 to 1 resets the processor.
+    reset: bool,
+    /// Bit 1: address line 20 is let through.
+    a20: bool,
+    /// Bit 2 reads 0.
+    __: bool,
+    /// Bit 3: locks the CMOS password until the next reset; can not be cleared by a write.
+    security_lock: bool,
+    /// Bit 4: the watchdog has fired; there is none. Bit 5 reads 0.
+    #[bits(2)]
+    __: u8,
+    /// Bits 6 and 7: the disk activity light.
+    #[bits(2)]
+    light: u8,
+}
+
+impl PortA {
+    /// A20 is on from the start: there is no firmware here that expects addresses to wrap.
+    const POWER_ON: Self = Self::new().with_a20(true);
+
+    const fn from_guest(value: u8) -> Self {
+        Self::from_bits(value & 0xcb)
+    }
+}
+
+/// Port 0x92.
+///
+/// Deviation: bit 1 reads back as written, but address line 20 is always let through. A vCPU has
+/// no A20 gate, and nothing since the 80286 needs addresses to wrap.
+pub struct SystemControl {
+    power: Arc<dyn Power>,
+    port: Mutex<PortA>,
+}
+
+impl SystemControl {
+    /// The port after power-on; a reset is asked of `power`.
+    pub fn new(power: Arc<dyn Power>) -> Self {
+        Self { power, port: Mutex::new(PortA::POWER_ON) }
+    }
+}
+
+impl Handler for SystemControl {
+    fn read(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size) -> u64 {
+        u64::from(self.port.lock().into_bits())
+    }
+
+    fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, value: u64) {
+        let new = PortA::from_guest(super::low_byte(value));
+        let mut port = self.port.lock();
+        let old = std::mem::replace(&mut *port, new);
+        port.set_security_lock(old.security_lock() || new.security_lock());
+        drop(port);
+        if new.reset() && !old.reset() {
+            self.power.request(PowerEvent::Reset, "port92");
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules::BYTES
+    }
+
+    fn register(&self, _offset: u64, _direction: Direction) -> Option<&'static str> {
+        Some("PORTA")
+    }
+}
+
+impl Device for SystemControl {
+    fn reset(&self) {
+        *self.port.lock() = PortA::POWER_ON;
+    }
+}

@@ -1,0 +1,154 @@
+//! The UART on its board: a lock around the chip, a backend, a line and a clock.
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use trapline_device::{
+    CharBackend, CharDevice, Clock, Device, Direction, Handler, IoCx, Line, Rules, Size, Timer,
+    Wake,
+};
+
+use super::Uart;
+use super::regs::FIFO_DEPTH;
+
+/// A serial port: eight bytes of [`Uart`] registers, with characters going to and coming from a
+/// [`CharBackend`].
+///
+/// The backend's methods and the timer are called with the port's lock held, so that two vCPUs
+/// can not swap characters. That is free of deadlock because a backend never calls
+/// [`CharDevice::poll`] from inside its methods, nor while it holds a lock those take, and a timer
+/// never calls [`Wake::wake`] from inside [`Timer::arm`].
+pub struct Serial {
+    // Wiring.
+    backend: Arc<dyn CharBackend>,
+    line: Line,
+    clock: Arc<dyn Clock>,
+    timer: Box<dyn Timer>,
+    port: Mutex<Port>,
+}
+
+struct Port {
+    // Book-keeping.
+    /// The backend took less than it was offered and has not called since.
+    stalled: bool,
+    /// The backend may have characters: it has called, or filled all the room it was last given.
+    more: bool,
+    /// The deadline the timer is set to. It may be earlier than the one wanted: re-arming waits
+    /// until it fires, so that a stream of characters costs no timer calls.
+    armed_ns: Option<u64>,
+    uart: Uart,
+}
+
+impl Serial {
+    /// A port after power-on. The backend is to call [`CharDevice::poll`] of what is returned.
+    pub fn new(backend: Arc<dyn CharBackend>, line: Line, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new_cyclic(|me: &Weak<Self>| {
+            let timer = clock.timer(me.clone());
+            let port = Port { stalled: false, more: true, armed_ns: None, uart: Uart::default() };
+            Self { backend, line, clock, timer, port: Mutex::new(port) }
+        })
+    }
+
+    /// Derives everything outside the chip from its state: characters out, characters in, the
+    /// timer, the line.
+    fn sync(&self, port: &mut Port) {
+        self.send(port);
+        self.fill(port);
+        self.schedule(port);
+        self.line.set(port.uart.interrupt());
+    }
+
+    fn send(&self, port: &mut Port) {
+        while !port.stalled {
+            let waiting = port.uart.to_send();
+            if waiting.is_empty() {
+                return;
+            }
+            let taken = self.backend.transmit(waiting);
+            port.stalled = taken < waiting.len();
+            port.uart.sent(taken);
+        }
+    }
+
+    fn fill(&self, port: &mut Port) {
+        while port.more && port.uart.room() > 0 {
+            let mut buf = [0; FIFO_DEPTH];
+            let room = port.uart.room();
+            let Some(free) = buf.get_mut(..room) else { return };
+            let count = self.backend.receive(free);
+            port.more = count >= room;
+            port.uart.receive(buf.get(..count.min(room)).unwrap_or_default(), &*self.clock);
+        }
+    }
+
+    fn schedule(&self, port: &mut Port) {
+        let Some(due_ns) = port.uart.timeout_ns() else { return };
+        if port.armed_ns.is_some_and(|armed_ns| armed_ns <= due_ns) {
+            return;
+        }
+        let now_ns = self.clock.now_ns();
+        if due_ns <= now_ns {
+            port.uart.expire(now_ns);
+        } else {
+            port.armed_ns = Some(due_ns);
+            self.timer.arm(Some(due_ns));
+        }
+    }
+}
+
+impl Handler for Serial {
+    fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
+        let mut port = self.port.lock();
+        let value = port.uart.read(offset, &*self.clock);
+        self.sync(&mut port);
+        u64::from(value)
+    }
+
+    fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
+        let [value, ..] = value.to_le_bytes();
+        let mut port = self.port.lock();
+        port.uart.write(offset, value, &*self.clock);
+        self.sync(&mut port);
+    }
+
+    fn rules(&self) -> Rules {
+        Rules::BYTES
+    }
+
+    fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
+        self.port.lock().uart.register(offset, direction)
+    }
+}
+
+impl CharDevice for Serial {
+    fn poll(&self) {
+        let mut port = self.port.lock();
+        port.stalled = false;
+        port.more = true;
+        self.sync(&mut port);
+    }
+}
+
+impl Wake for Serial {
+    fn wake(&self) {
+        let mut port = self.port.lock();
+        port.armed_ns = None;
+        let now_ns = self.clock.now_ns();
+        port.uart.expire(now_ns);
+        self.sync(&mut port);
+    }
+}
+
+impl Device for Serial {
+    fn reset(&self) {
+        let mut port = self.port.lock();
+        port.uart = Uart::default();
+        self.sync(&mut port);
+    }
+}
+
+impl std::fmt::Debug for Serial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Serial").field("uart", &self.port.lock().uart).finish_non_exhaustive()
+    }
+}
