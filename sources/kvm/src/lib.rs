@@ -1,1 +1,41 @@
+//! KVM as a source of traps: `/dev/kvm`, a VM, its vCPU threads, and what the kernel can take off
+//! the registry's hands.
+//!
+//! ```text
+//!   Kvm ──► Vm ──► Vcpu ──► VcpuSet: one thread per vCPU
+//!            │       │         KVM_RUN ─► Exit ─► trapline::Handle ─► device
+//!            │       └─ CrashReport: why it ended, registers, last accesses
+//!            ├─ line(gsi): interrupt inputs of the in-kernel controllers
+//!            └─ offload(): coalesced zones and doorbells in the kernel
+//! ```
+//!
+//! `kvm_run` is decoded here and not by kvm-ioctls, which throws away the element size of string
+//! port I/O (rust-vmm/kvm issues 166 and 371). What is left out on purpose: addresses and
+//! interrupt numbers (the board's), kernels and tables (the boot crate's), devices.
 
+mod crash;
+mod error;
+mod exit;
+mod ioctl;
+mod kick;
+mod map;
+mod offload;
+mod ring;
+mod run;
+mod stats;
+mod system;
+mod vcpu;
+mod vm;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;
+
+pub use arch::{Start, Table};
+pub use crash::CrashReport;
+pub use error::Error;
+pub use run::{Stop, Stuck, VcpuEvent, VcpuSet};
+pub use stats::{ExitCounters, ExitKind, ExitStats};
+pub use system::{Caps, Kvm, hardware_virtualization};
+pub use vcpu::Vcpu;
+pub use vm::{Irqchip, Memory, Vm, VmOptions};

@@ -1,0 +1,135 @@
+//! The kernel's command line: our defaults, then the user's words.
+
+use trapline_guestmem::GuestMem;
+
+use crate::error::{Error, placing};
+
+/// What kvmtool tells every x86 kernel. Scripts depend on the text. Where Linux has a word for the
+/// opposite, the user's wins, because it comes later; `noapic` has none.
+const MACHINE: &str = "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 \
+                       i8042.nopnp=1 earlyprintk=serial i8042.noaux=1";
+
+/// Where the kernel's messages go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Console {
+    /// The first 16550 UART.
+    #[default]
+    Serial,
+    /// The virtio console.
+    Virtio,
+    /// The hypervisor console; Linux calls it the same as the virtio console.
+    Hypervisor,
+}
+
+/// What of the default command line depends on the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// `console=`.
+    pub console: Console,
+    /// Whether there is a first disk to be the root file system.
+    pub root_disk: bool,
+}
+
+/// The defaults, then `user`. The root disk is not named when `user` names a `root=` itself.
+///
+/// Deviation: kvmtool names `/dev/vda` also when there is no disk but an initrd, where the word
+/// has no effect; without either it names a 9p root, which we do not have.
+pub fn build(defaults: Defaults, user: Option<&str>) -> String {
+    let console = match defaults.console {
+        Console::Serial => "ttyS0",
+        Console::Virtio | Console::Hypervisor => "hvc0",
+    };
+    let mut line = format!("{MACHINE} console={console}");
+    if defaults.root_disk && !user.is_some_and(|user| user.contains("root=")) {
+        line.push_str(" root=/dev/vda rw ");
+    }
+    if let Some(user) = user {
+        line.push(' ');
+        line.push_str(user);
+    }
+    line
+}
+
+/// Writes `line` and its final NUL at `addr`, where the board has `room` bytes. `kernel` takes
+/// at most `max` bytes without the NUL.
+pub(crate) fn write(
+    mem: &GuestMem,
+    line: &str,
+    kernel: &str,
+    max: usize,
+    place: CmdlinePlace,
+) -> Result<(), Error> {
+    if line.contains('\0') {
+        return Err(Error::CmdlineNul);
+    }
+    let max = max.min(place.room.saturating_sub(1));
+    if line.len() > max {
+        return Err(Error::CmdlineTooLong { len: line.len(), name: kernel.to_owned(), max });
+    }
+    let mut bytes = line.as_bytes().to_vec();
+    bytes.push(0);
+    mem.write(place.addr, &bytes).map_err(placing("command line"))
+}
+
+/// Where the board keeps the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CmdlinePlace {
+    /// Its guest physical address, below 4 GiB.
+    pub addr: u64,
+    /// Bytes there are, the final NUL included.
+    pub room: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: CmdlinePlace = CmdlinePlace { addr: 0x100, room: 64 };
+
+    #[test]
+    fn a_disk_gives_kvmtools_text_to_the_letter() {
+        let defaults = Defaults { root_disk: true, ..Defaults::default() };
+        assert_eq!(
+            build(defaults, None),
+            "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 \
+             i8042.nopnp=1 earlyprintk=serial i8042.noaux=1 console=ttyS0 root=/dev/vda rw "
+        );
+    }
+
+    #[test]
+    fn without_a_disk_no_root_is_named_and_the_users_words_come_last() {
+        let line = build(Defaults::default(), Some("quiet init=/bin/sh"));
+        assert!(line.ends_with(" i8042.noaux=1 console=ttyS0 quiet init=/bin/sh"));
+        assert!(!line.contains("root="));
+    }
+
+    #[test]
+    fn a_root_of_the_users_replaces_the_disk() {
+        let defaults = Defaults { root_disk: true, console: Console::Virtio };
+        let line = build(defaults, Some("root=/dev/vdb"));
+        assert!(line.ends_with(" console=hvc0 root=/dev/vdb"));
+        assert!(!line.contains("vda"));
+    }
+
+    #[test]
+    fn the_longest_line_fits_and_one_byte_more_is_refused() {
+        let mem = GuestMem::new(&[(0, 0x1000)]).unwrap();
+        mem.write(0x100, &[0xff; 64]).unwrap();
+        write(&mem, &"a".repeat(20), "vmlinuz", 20, PLACE).unwrap();
+        let mut back = [0; 22];
+        mem.read(0x100, &mut back).unwrap();
+        assert_eq!(&back[..20], "a".repeat(20).as_bytes());
+        assert_eq!(back[20..], [0, 0xff], "one NUL and nothing after it");
+
+        let refused = write(&mem, &"a".repeat(21), "vmlinuz", 20, PLACE).unwrap_err();
+        assert_eq!(refused.to_string(), "command line is 21 bytes, vmlinuz takes at most 20");
+        let refused = write(&mem, &"a".repeat(64), "vmlinuz", 2048, PLACE).unwrap_err();
+        assert_eq!(refused.to_string(), "command line is 64 bytes, vmlinuz takes at most 63");
+    }
+
+    #[test]
+    fn a_nul_is_refused() {
+        let mem = GuestMem::new(&[(0, 0x1000)]).unwrap();
+        assert!(matches!(write(&mem, "a\0b", "k", 20, PLACE), Err(Error::CmdlineNul)));
+    }
+}

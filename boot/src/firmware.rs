@@ -1,0 +1,156 @@
+//! Flat firmware images, started at the reset vector.
+
+use std::ops::Range;
+use std::path::Path;
+
+use trapline_guestmem::GuestMem;
+
+use crate::entry::Entry;
+use crate::error::{Error, placing};
+use crate::image::Image;
+
+/// Where firmware goes on this board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirmwareLayout {
+    /// End (exclusive) of the BIOS area in low memory. The reset vector is 16 bytes below it.
+    pub low_end: u64,
+    /// Bytes of the BIOS area.
+    pub low_len: u64,
+    /// End (exclusive) of the ROM window below 4 GiB.
+    pub high_end: u64,
+    /// Bytes of the ROM window: the largest image.
+    pub high_len: u64,
+}
+
+/// A loaded image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firmware {
+    /// Where the first vCPU starts.
+    pub entry: Entry,
+    /// What of low memory it occupies.
+    pub low: Range<u64>,
+    /// The whole image, when it is larger than the BIOS area: the caller maps it as ROM.
+    pub rom: Option<Rom>,
+}
+
+/// Bytes to be mapped where the guest cannot write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rom {
+    /// First guest physical address.
+    pub addr: u64,
+    /// The contents.
+    pub bytes: Vec<u8>,
+}
+
+/// Puts the last bytes of the image at `path` into the BIOS area, so that it ends where the area
+/// ends and its last paragraph is the reset vector, f000:fff0.
+///
+/// Deviation: kvmtool puts the image at the start of the area, which is the same for an image
+/// that fills it, and misses the reset vector with any other.
+///
+/// # Errors
+/// The file cannot be read, is empty, or is larger than the ROM window.
+pub fn load_firmware(
+    mem: &GuestMem,
+    path: &Path,
+    layout: &FirmwareLayout,
+) -> Result<Firmware, Error> {
+    let image = Image::open(path, |name, source| Error::OpenFirmware { name, source })?;
+    if image.len > layout.high_len {
+        let Image { name, len, .. } = image;
+        return Err(Error::FirmwareTooBig { name, len, max: layout.high_len });
+    }
+    let mut bytes = vec![0; usize::try_from(image.len).unwrap_or(0)];
+    let count = image.read_at(&mut bytes, 0)?;
+    bytes.truncate(count);
+    if bytes.is_empty() {
+        return Err(Error::Empty { name: image.name });
+    }
+    let low_len = usize::try_from(layout.low_len).unwrap_or(usize::MAX);
+    let tail = bytes.get(bytes.len().saturating_sub(low_len)..).unwrap_or(&bytes);
+    let low = layout.low_end.saturating_sub(tail.len() as u64)..layout.low_end;
+    mem.write(low.start, tail).map_err(placing("firmware"))?;
+    let larger = bytes.len() > low_len;
+    let addr = layout.high_end.saturating_sub(bytes.len() as u64);
+    let rom = larger.then_some(Rom { addr, bytes });
+    Ok(Firmware { entry: RESET, low, rom })
+}
+
+/// The reset vector as a real-mode address.
+/// Deviation: a processor starts with a code segment base of 0xffff0000, that is, in the ROM below
+/// 4 GiB; kvmtool starts in the copy below 1 MiB, and so do we: both hold the same bytes.
+const RESET: Entry = Entry::Real { cs: 0xf000, ip: 0xfff0 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYOUT: FirmwareLayout = FirmwareLayout {
+        low_end: 0x10_0000,
+        low_len: 0x2_0000,
+        high_end: 0x1_0000_0000,
+        high_len: 0x4_0000,
+    };
+
+    fn pattern(at: usize) -> u8 {
+        u8::try_from(at % 251).unwrap()
+    }
+
+    fn load(len: usize) -> (GuestMem, Result<Firmware, Error>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bios.bin");
+        let bytes: Vec<u8> = (0..len).map(pattern).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let mem = GuestMem::new(&[(0, 0x20_0000)]).unwrap();
+        let loaded = load_firmware(&mem, &path, &LAYOUT);
+        (mem, loaded)
+    }
+
+    fn byte(mem: &GuestMem, addr: u64) -> u8 {
+        let mut byte = [0];
+        mem.read(addr, &mut byte).unwrap();
+        byte[0]
+    }
+
+    #[test]
+    fn a_full_image_starts_at_0xe0000_and_ends_at_1_mib() {
+        let (mem, loaded) = load(0x2_0000);
+        let loaded = loaded.unwrap();
+        assert_eq!(loaded.entry, Entry::Real { cs: 0xf000, ip: 0xfff0 });
+        assert_eq!(loaded.low, 0xe_0000..0x10_0000);
+        assert_eq!(loaded.rom, None);
+        assert_eq!(byte(&mem, 0xe_0001), 1);
+        assert_eq!(byte(&mem, 0xf_ffff), pattern(0x1_ffff));
+        assert_eq!(byte(&mem, 0x10_0000), 0);
+    }
+
+    #[test]
+    fn a_small_image_still_ends_at_the_reset_vector() {
+        let (mem, loaded) = load(0x100);
+        assert_eq!(loaded.unwrap().low, 0xf_ff00..0x10_0000);
+        assert_eq!(byte(&mem, 0xf_fff0), 0xf0);
+    }
+
+    #[test]
+    fn a_larger_image_leaves_its_tail_low_and_all_of_it_in_rom() {
+        let (mem, loaded) = load(0x4_0000);
+        let loaded = loaded.unwrap();
+        let rom = loaded.rom.unwrap();
+        assert_eq!(loaded.low, 0xe_0000..0x10_0000);
+        assert_eq!((rom.addr, rom.bytes.len()), (0xfffc_0000, 0x4_0000));
+        assert_eq!(byte(&mem, 0xe_0000), rom.bytes[0x2_0000]);
+    }
+
+    #[test]
+    fn images_of_impossible_size_are_refused_in_a_sentence() {
+        let (_, none) = load(0);
+        assert!(none.unwrap_err().to_string().ends_with("bios.bin is empty; name another file"));
+        let (_, big) = load(0x4_0001);
+        let text = big.unwrap_err().to_string();
+        assert!(text.ends_with("is 262145 bytes, at most 262144 fit; use a smaller image"));
+        let missing = Path::new("/nonexistent/bios.bin");
+        let mem = GuestMem::new(&[(0, 0x20_0000)]).unwrap();
+        let refused = load_firmware(&mem, missing, &LAYOUT).unwrap_err();
+        assert_eq!(refused.to_string(), "Unable to open firmware /nonexistent/bios.bin");
+    }
+}

@@ -1,0 +1,125 @@
+//! Kernels: bzImage by the Linux boot protocol, ELF by PVH, or by the 64-bit Linux entry.
+//!
+//! Spec: Linux `Documentation/arch/x86/boot.rst` ("the Linux boot protocol"); Xen
+//! `public/arch-x86/hvm/start_info.h` and `docs/misc/pvh.pandoc` (PVH).
+
+mod bzimage;
+mod elf;
+mod initrd;
+mod search;
+#[cfg(test)]
+pub(crate) mod testelf;
+#[cfg(test)]
+mod tests;
+mod zero_page;
+
+use std::ops::Range;
+use std::path::Path;
+
+use trapline_guestmem::GuestMem;
+
+pub use initrd::Initrd;
+pub use search::{find_host_kernel, host_kernel};
+pub use zero_page::ZERO_PAGE_LEN;
+
+pub use self::elf::START_INFO_LEN;
+use crate::cmdline::CmdlinePlace;
+use crate::e820::E820Entry;
+use crate::entry::{Entry, write_page_tables};
+use crate::error::Error;
+use crate::image::Image;
+
+/// Where this board keeps what a kernel is told. All of it is RAM below [`Self::kernel_floor`]
+/// and no two ranges overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct X86Layout {
+    /// Linux' zero page, [`ZERO_PAGE_LEN`] bytes.
+    pub zero_page: u64,
+    /// PVH's start info with its lists, [`START_INFO_LEN`] bytes, aligned to 8.
+    pub start_info: u64,
+    /// The command line.
+    pub cmdline: CmdlinePlace,
+    /// The descriptor table, [`GDT_LEN`](crate::entry::GDT_LEN) bytes, aligned to 8.
+    pub gdt: u64,
+    /// Page tables, [`PAGE_TABLES_LEN`](crate::entry::PAGE_TABLES_LEN) bytes, aligned to 4 KiB.
+    pub page_tables: u64,
+    /// Top of the stack a 64-bit kernel is given, aligned to 16.
+    pub stack_top: u64,
+    /// The lowest address a kernel may be loaded at: 1 MiB on a PC.
+    pub kernel_floor: u64,
+}
+
+/// What to load and what to tell it.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelRequest<'a> {
+    /// The kernel.
+    pub path: &'a Path,
+    /// Its initial RAM disk.
+    pub initrd: Option<Initrd<'a>>,
+    /// The whole command line, defaults included.
+    pub cmdline: &'a str,
+    /// The board's addresses.
+    pub layout: &'a X86Layout,
+    /// The memory map, from which the guest's RAM is taken too.
+    pub e820: &'a [E820Entry],
+    /// Guest physical address of ACPI's root pointer, if there are ACPI tables.
+    pub rsdp: Option<u64>,
+}
+
+/// How a kernel was recognised, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// bzImage entered at its 64-bit entry.
+    Linux64,
+    /// bzImage entered at its 32-bit entry.
+    Linux32,
+    /// ELF with a PVH note.
+    Pvh,
+    /// `vmlinux` without a PVH note, entered at its 64-bit entry.
+    Vmlinux64,
+}
+
+/// A kernel in memory, ready to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Where the first vCPU starts.
+    pub entry: Entry,
+    /// How it was recognised.
+    pub protocol: Protocol,
+    /// The memory it needs until it has read the memory map.
+    pub kernel: Range<u64>,
+    /// Where its initrd is.
+    pub initrd: Option<Range<u64>>,
+}
+
+/// Loads a kernel, its initrd and its command line, and writes everything its boot protocol wants
+/// to find. Loading again after a reset starts from any state of the memory.
+///
+/// # Errors
+/// A file cannot be opened or read, is no kernel, is truncated, or does not fit; the command line
+/// is too long. Each error's text is one sentence for the user.
+pub fn load_kernel(mem: &GuestMem, request: &KernelRequest<'_>) -> Result<Loaded, Error> {
+    let mut image = Image::open(request.path, |name, source| Error::OpenKernel { name, source })?;
+    let mut magic = [0; 4];
+    image.read_at(&mut magic, 0)?;
+    if magic == *b"\x7fELF" {
+        return elf::load(mem, &mut image, request);
+    }
+    // A bzImage may begin with "MZ" (it is an EFI program too), so only its own magic counts.
+    image.read_at(&mut magic, bzimage::MAGIC_OFFSET)?;
+    if magic == *b"HdrS" {
+        return bzimage::load(mem, &mut image, request);
+    }
+    Err(Error::NotKernel { name: image.name })
+}
+
+/// The state at a 64-bit Linux entry, with its tables written.
+fn long_entry(mem: &GuestMem, rip: u64, layout: &X86Layout) -> Result<Entry, Error> {
+    Ok(Entry::Long {
+        rip,
+        rsi: layout.zero_page,
+        rsp: layout.stack_top,
+        cr3: write_page_tables(mem, layout.page_tables)?,
+        gdt: crate::entry::Gdt::long(mem, layout.gdt)?,
+    })
+}

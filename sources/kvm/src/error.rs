@@ -1,0 +1,92 @@
+//! Why KVM could not be used, in sentences a user can act on.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why KVM could not be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no such file.
+    #[error(
+        "{path} does not exist: load the kernel's KVM module (modprobe kvm-intel or kvm-amd), or \
+         switch virtualization on in the firmware or in the hypervisor this machine runs under",
+        path = .0.display()
+    )]
+    Absent(
+        /// What was to be opened.
+        PathBuf,
+    ),
+    /// The file may not be opened.
+    #[error(
+        "no permission on {path}: add yourself to the group that owns it (usermod -aG kvm USER, \
+         then log in again)",
+        path = .0.display()
+    )]
+    Permission(
+        /// What was to be opened.
+        PathBuf,
+    ),
+    /// The file may not be opened for another reason.
+    #[error("cannot open {path}: {reason}", path = path.display())]
+    Open {
+        /// What was to be opened.
+        path: PathBuf,
+        /// The operating system's words.
+        reason: io::Error,
+    },
+    /// The file is something else.
+    #[error("{path} is not a KVM device", path = .0.display())]
+    NotKvm(
+        /// What was opened.
+        PathBuf,
+    ),
+    /// A KVM of another era.
+    #[error("{path} speaks version {found} of the KVM API, only version 12 is known", path = path.display())]
+    ApiVersion {
+        /// What was opened.
+        path: PathBuf,
+        /// Its version.
+        found: i32,
+    },
+    /// This kernel's KVM lacks something there is no way around.
+    #[error("the host kernel's KVM cannot do {0}: use a newer kernel")]
+    Missing(
+        /// What is lacking.
+        &'static str,
+    ),
+    /// More vCPUs than the kernel admits, or none.
+    #[error("{wanted} vCPUs were asked for: KVM on this host runs 1 to {max}")]
+    Vcpus {
+        /// How many were asked for.
+        wanted: u32,
+        /// The most there can be.
+        max: u32,
+    },
+    /// The registry has no handle left for a vCPU.
+    #[error(transparent)]
+    Handle(#[from] trapline::NoHandle),
+    /// The kernel refused.
+    #[error("KVM refused to {what}: {reason}")]
+    Ioctl {
+        /// What was asked of it.
+        what: &'static str,
+        /// The operating system's words.
+        reason: io::Error,
+    },
+    /// A thread could not be had.
+    #[error("cannot start the thread of vCPU {vcpu}: {reason}")]
+    Thread {
+        /// The vCPU.
+        vcpu: u32,
+        /// The operating system's words.
+        reason: io::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`: names what was asked of the kernel.
+    pub(crate) fn ioctl(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
+        move |errno| Self::Ioctl { what, reason: errno.into() }
+    }
+}

@@ -1,0 +1,283 @@
+//! `struct kvm_run`, the page through which KVM says why a vCPU came back (Linux
+//! `Documentation/virt/kvm/api.rst`, section 5), decoded field by field.
+
+use std::io;
+use std::mem::offset_of;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kvm_bindings::{
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
+    KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_SYSTEM_EVENT, kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_2 as fail_entry,
+    kvm_run__bindgen_ty_1__bindgen_ty_4 as io_exit,
+    kvm_run__bindgen_ty_1__bindgen_ty_6 as mmio_exit,
+    kvm_run__bindgen_ty_1__bindgen_ty_13 as internal_error,
+    kvm_run__bindgen_ty_1__bindgen_ty_19 as system_event,
+};
+use kvm_ioctls::VcpuFd;
+use trapline_device::{Direction, Size};
+
+use crate::ioctl;
+use crate::map::FdMap;
+
+const IMMEDIATE_EXIT: usize = offset_of!(kvm_run, immediate_exit);
+/// Where the part begins whose meaning depends on the reason.
+const DETAILS: usize = offset_of!(kvm_run, __bindgen_anon_1);
+const MMIO_DATA: usize = DETAILS + offset_of!(mmio_exit, data);
+/// The most bytes one port exit carries: KVM gives its data one page.
+pub(crate) const PIO_BYTES_MAX: usize = 4096;
+
+/// The pages shared with KVM, as the thread that runs the vCPU sees them.
+#[derive(Debug)]
+pub(crate) struct RunPage(Arc<FdMap>);
+
+/// What another thread may do to the same pages.
+#[derive(Clone, Debug)]
+pub(crate) struct ImmediateExit(Arc<FdMap>);
+
+/// Why the vCPU came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// `in`, `out`, or a run of elements of their string forms.
+    Io(Io),
+    /// A load or store of `len` (1 to 8) bytes; the data is fetched and put back separately.
+    Mmio {
+        addr: u64,
+        direction: Direction,
+        len: usize,
+    },
+    Halt,
+    Interrupted,
+    Shutdown,
+    FailEntry {
+        reason: u64,
+        cpu: u32,
+    },
+    InternalError {
+        suberror: u32,
+        data: Vec<u64>,
+    },
+    SystemEvent {
+        kind: u32,
+        data: Vec<u64>,
+    },
+    /// A reason nobody asked for, or details that make no sense.
+    Unexpected(u32),
+}
+
+/// A port access.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Io {
+    pub(crate) port: u16,
+    pub(crate) direction: Direction,
+    pub(crate) size: Size,
+    pub(crate) count: u32,
+    /// Where its elements are in the mapping: inside it, `size * count` bytes.
+    pub(crate) data: Range<usize>,
+}
+
+impl RunPage {
+    /// Maps the `len` bytes KVM shares for this vCPU.
+    pub(crate) fn new(vcpu: &VcpuFd, len: usize) -> io::Result<Self> {
+        if len < size_of::<kvm_run>() {
+            return Err(io::Error::other("the kernel's kvm_run is shorter than ours"));
+        }
+        FdMap::new(vcpu, 0, len).map(|map| Self(Arc::new(map)))
+    }
+
+    /// The other threads' end.
+    pub(crate) fn immediate_exit(&self) -> ImmediateExit {
+        ImmediateExit(Arc::clone(&self.0))
+    }
+
+    /// Runs the guest. A pending port or MMIO exit is completed first, from the data put back.
+    pub(crate) fn run(&self, vcpu: &VcpuFd) -> io::Result<Exit> {
+        match ioctl::run(vcpu) {
+            Ok(()) => Ok(self.decode()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
+                Ok(Exit::Interrupted)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Copies the elements of a port exit out.
+    pub(crate) fn io_data(&self, io: &Io, to: &mut [u8]) {
+        self.0.copy_out(io.data.start, to);
+    }
+
+    /// Puts the elements of a port read back.
+    pub(crate) fn set_io_data(&self, io: &Io, from: &[u8]) {
+        self.0.copy_in(io.data.start, from);
+    }
+
+    /// Copies the data of an MMIO write out.
+    pub(crate) fn mmio_data(&self, to: &mut [u8]) {
+        self.0.copy_out(MMIO_DATA, to);
+    }
+
+    /// Puts the data of an MMIO read back.
+    pub(crate) fn set_mmio_data(&self, from: &[u8]) {
+        self.0.copy_in(MMIO_DATA, from);
+    }
+
+    fn decode(&self) -> Exit {
+        let reason = self.u32(offset_of!(kvm_run, exit_reason));
+        match reason {
+            KVM_EXIT_IO => self.io().map_or(Exit::Unexpected(reason), Exit::Io),
+            KVM_EXIT_MMIO => self.mmio(),
+            KVM_EXIT_HLT => Exit::Halt,
+            KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN => Exit::Interrupted,
+            KVM_EXIT_SHUTDOWN => Exit::Shutdown,
+            KVM_EXIT_FAIL_ENTRY => Exit::FailEntry {
+                reason: self.u64(DETAILS + offset_of!(fail_entry, hardware_entry_failure_reason)),
+                cpu: self.u32(DETAILS + offset_of!(fail_entry, cpu)),
+            },
+            KVM_EXIT_INTERNAL_ERROR => Exit::InternalError {
+                suberror: self.u32(DETAILS + offset_of!(internal_error, suberror)),
+                data: self
+                    .words(offset_of!(internal_error, ndata), offset_of!(internal_error, data)),
+            },
+            KVM_EXIT_SYSTEM_EVENT => Exit::SystemEvent {
+                kind: self.u32(DETAILS + offset_of!(system_event, type_)),
+                data: self.words(
+                    offset_of!(system_event, ndata),
+                    offset_of!(system_event, __bindgen_anon_1),
+                ),
+            },
+            _ => Exit::Unexpected(reason),
+        }
+    }
+
+    fn io(&self) -> Option<Io> {
+        let out = u32::from(self.u8(DETAILS + offset_of!(io_exit, direction))) == KVM_EXIT_IO_OUT;
+        let size = Size::new(self.u8(DETAILS + offset_of!(io_exit, size)).into())
+            .filter(|size| *size != Size::Qword)?;
+        let count = self.u32(DETAILS + offset_of!(io_exit, count));
+        let bytes = usize::try_from(count).ok()?.checked_mul(size.bytes())?;
+        let start = usize::try_from(self.u64(DETAILS + offset_of!(io_exit, data_offset))).ok()?;
+        let data = start..start.checked_add(bytes)?;
+        let outside = data.start < size_of::<kvm_run>() || data.end > self.0.len();
+        (bytes != 0 && bytes <= PIO_BYTES_MAX && !outside).then_some(Io {
+            port: self.u16(DETAILS + offset_of!(io_exit, port)),
+            direction: if out { Direction::Write } else { Direction::Read },
+            size,
+            count,
+            data,
+        })
+    }
+
+    fn mmio(&self) -> Exit {
+        let len = self.u32(DETAILS + offset_of!(mmio_exit, len)).clamp(1, 8);
+        let write = self.u8(DETAILS + offset_of!(mmio_exit, is_write)) != 0;
+        Exit::Mmio {
+            addr: self.u64(DETAILS + offset_of!(mmio_exit, phys_addr)),
+            direction: if write { Direction::Write } else { Direction::Read },
+            len: usize::try_from(len).unwrap_or(8),
+        }
+    }
+
+    /// A counted array of at most 16 words.
+    fn words(&self, count: usize, first: usize) -> Vec<u64> {
+        let count = usize::try_from(self.u32(DETAILS + count)).unwrap_or(0).min(16);
+        (0..count).map(|i| self.u64(DETAILS + first + i * 8)).collect()
+    }
+
+    fn u8(&self, offset: usize) -> u8 {
+        self.0.u8_at(offset).map_or(0, |field| field.load(Ordering::Relaxed))
+    }
+
+    fn u16(&self, offset: usize) -> u16 {
+        self.0.u16_at(offset).map_or(0, |field| field.load(Ordering::Relaxed))
+    }
+
+    fn u32(&self, offset: usize) -> u32 {
+        self.0.u32_at(offset).map_or(0, |field| field.load(Ordering::Relaxed))
+    }
+
+    fn u64(&self, offset: usize) -> u64 {
+        self.0.u64_at(offset).map_or(0, |field| field.load(Ordering::Relaxed))
+    }
+}
+
+impl ImmediateExit {
+    /// Whether the next `KVM_RUN` only completes what is pending and comes back interrupted.
+    pub(crate) fn set(&self, on: bool) {
+        if let Some(field) = self.0.u8_at(IMMEDIATE_EXIT) {
+            field.store(on.into(), Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::tests::memory;
+    use kvm_bindings::KVM_EXIT_DEBUG;
+
+    fn page() -> RunPage {
+        RunPage(Arc::new(memory(3 * 4096)))
+    }
+
+    fn set32(page: &RunPage, offset: usize, value: u32) {
+        page.0.u32_at(offset).unwrap().store(value, Ordering::Relaxed);
+    }
+
+    fn io_exit(direction: u8, size: u8, count: u32, offset: u64) -> Exit {
+        let page = page();
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_IO);
+        page.0.copy_in(DETAILS, &[direction, size, 0xf8, 0x03]);
+        set32(&page, DETAILS + 4, count);
+        page.0.u64_at(DETAILS + 8).unwrap().store(offset, Ordering::Relaxed);
+        page.decode()
+    }
+
+    #[test]
+    fn a_string_access_keeps_its_element_size() {
+        let Exit::Io(io) = io_exit(0, 2, 8, 4096) else { panic!() };
+        assert_eq!((io.port, io.size, io.count), (0x3f8, Size::Word, 8));
+        assert_eq!((io.direction, io.data), (Direction::Read, 4096..4112));
+    }
+
+    #[test]
+    fn a_port_exit_that_leaves_its_page_is_not_believed() {
+        let refused = Exit::Unexpected(KVM_EXIT_IO);
+        assert_eq!(io_exit(1, 4, 1025, 4096), refused, "more than a page of data");
+        assert_eq!(io_exit(1, 1, 1, 12288), refused, "past the end");
+        assert_eq!(io_exit(1, 1, 1, u64::MAX), refused, "past everything");
+        assert_eq!(io_exit(1, 1, 1, 0), refused, "on top of kvm_run");
+        assert_eq!(io_exit(1, 3, 1, 4096), refused, "no such size");
+        assert_eq!(io_exit(1, 8, 1, 4096), refused, "no such size of port");
+        assert_eq!(io_exit(1, 4, 0, 4096), refused, "nothing at all");
+        assert!(matches!(io_exit(1, 4, 1024, 8192), Exit::Io(_)));
+    }
+
+    #[test]
+    fn an_mmio_exit_never_claims_more_than_it_carries() {
+        let page = page();
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_MMIO);
+        for (told, believed) in [(0, 1), (3, 3), (8, 8), (9, 8), (u32::MAX, 8)] {
+            set32(&page, DETAILS + offset_of!(mmio_exit, len), told);
+            assert!(matches!(page.decode(), Exit::Mmio { len, .. } if len == believed));
+        }
+    }
+
+    #[test]
+    fn counted_words_end_with_their_array() {
+        let page = page();
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_INTERNAL_ERROR);
+        set32(&page, DETAILS, 3);
+        set32(&page, DETAILS + 4, u32::MAX);
+        let Exit::InternalError { suberror, data } = page.decode() else { panic!() };
+        assert_eq!((suberror, data.len()), (3, 16));
+    }
+
+    #[test]
+    fn exits_nobody_asked_for_keep_their_number() {
+        let page = page();
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_DEBUG);
+        assert_eq!(page.decode(), Exit::Unexpected(KVM_EXIT_DEBUG));
+    }
+}

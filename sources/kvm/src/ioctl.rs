@@ -1,0 +1,97 @@
+//! The ioctls that kvm-ioctls has no safe or no sufficient call for.
+
+#![expect(unsafe_code, reason = "makes system calls that take pointers")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+
+use kvm_bindings::{
+    KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign,
+    kvm_ioeventfd_flag_nr_pio, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use trapline_device::Space;
+use trapline_guestmem::GuestMem;
+use vmm_sys_util::{
+    ioctl::{ioctl, ioctl_with_ref},
+    ioctl_io_nr, ioctl_iow_nr,
+};
+
+ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
+ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
+
+/// Lets the vCPU run until it exits. What it exited for is in its `kvm_run`.
+pub(crate) fn run(vcpu: &VcpuFd) -> io::Result<()> {
+    // SAFETY: the file is a vCPU's, and KVM_RUN takes no argument. It writes guest RAM, which the
+    // VM keeps mapped, and the pages mapped from the vCPU, which are reached through atomics.
+    match unsafe { ioctl(vcpu, KVM_RUN()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Wraps an open file as `/dev/kvm`. Whether it is one shows in its answers.
+pub(crate) fn kvm_from_file(file: File) -> Kvm {
+    // SAFETY: the descriptor is open and owned, and goes over to the Kvm. On a file that is not
+    // /dev/kvm ioctls fail, they do not misbehave: KVM_GET_API_VERSION is asked first.
+    unsafe { Kvm::from_raw_fd(file.into_raw_fd()) }
+}
+
+/// A doorbell as `KVM_IOEVENTFD` knows it.
+pub(crate) struct Doorbell<'a> {
+    /// The bus.
+    pub(crate) space: Space,
+    /// The address written to.
+    pub(crate) addr: u64,
+    /// Length of the write in bytes, 0 for any.
+    pub(crate) len: u32,
+    /// Only for writes of this value.
+    pub(crate) datamatch: Option<u64>,
+    /// What to signal.
+    pub(crate) event: BorrowedFd<'a>,
+}
+
+/// Puts a doorbell into the kernel, or takes it out.
+pub(crate) fn ioeventfd(vm: &VmFd, bell: &Doorbell<'_>, assign: bool) -> io::Result<()> {
+    let flag = |on: bool, nr: u32| if on { 1 << nr } else { 0 };
+    let argument = kvm_ioeventfd {
+        datamatch: bell.datamatch.unwrap_or(0),
+        addr: bell.addr,
+        len: bell.len,
+        fd: bell.event.as_raw_fd(),
+        flags: flag(bell.datamatch.is_some(), kvm_ioeventfd_flag_nr_datamatch)
+            | flag(bell.space == Space::Pio, kvm_ioeventfd_flag_nr_pio)
+            | flag(!assign, kvm_ioeventfd_flag_nr_deassign),
+        ..Default::default()
+    };
+    // SAFETY: the file is a VM's, and the kernel only reads the argument.
+    match unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), &argument) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives the guest every region of `mem`, in slots counted from `slot`, which ends up at the next
+/// free one. The caller keeps `mem` mapped for as long as the VM can run.
+pub(crate) fn set_memory(
+    vm: &VmFd,
+    mem: &GuestMem,
+    slot: &mut u32,
+    flags: u32,
+) -> Result<(), kvm_ioctls::Error> {
+    for region in mem.regions() {
+        let argument = kvm_userspace_memory_region {
+            slot: *slot,
+            flags,
+            guest_phys_addr: region.guest_addr,
+            memory_size: region.len,
+            userspace_addr: region.host_addr,
+        };
+        // SAFETY: the addresses are those of a live mapping of that length, which holds nothing
+        // but guest memory; the caller keeps it until no vCPU can run any more.
+        unsafe { vm.set_user_memory_region(argument)? };
+        *slot += 1;
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! What the kernel takes off the registry's hands: coalesced zones and doorbells.
+//!
+//! A zone leaves the kernel with exactly the bus, address and size it came with:
+//! `KVM_UNREGISTER_COALESCED_MMIO` takes away every zone of the named bus that contains the named
+//! range, so a wrong bus or size takes somebody else's.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use kvm_ioctls::IoEventAddress;
+use trapline::{CoalescedWrite, EventFd, Offload, Zone, ZoneKind};
+use trapline_device::Space;
+
+use crate::ioctl::{self, Doorbell};
+use crate::vm::Vm;
+use crate::{Caps, Error};
+
+/// The VM as an [`Offload`].
+pub(crate) struct KvmOffload(pub(crate) Arc<Vm>);
+
+/// What to do about a zone.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    /// The kernel gets it: a coalesced zone of this many bytes.
+    Coalesce(u32),
+    /// The kernel gets it: a doorbell for writes of this many bytes.
+    Ring(u32),
+    /// The registry does it.
+    Decline,
+    /// Nobody can do it.
+    Refuse(&'static str),
+}
+
+impl Offload for KvmOffload {
+    fn install(&self, zone: &Zone) -> Result<bool, String> {
+        let done = match (plan(self.0.caps(), zone), &zone.kind) {
+            (Plan::Coalesce(size), _) => self
+                .0
+                .fd()
+                .register_coalesced_mmio(address(zone), size)
+                .map_err(|errno| io::Error::from_raw_os_error(errno.errno())),
+            (Plan::Ring(len), ZoneKind::Doorbell { event, datamatch }) => {
+                ioctl::ioeventfd(self.0.fd(), &doorbell(zone, len, event, *datamatch), true)
+            }
+            (Plan::Refuse(why), _) => return Err(why.to_owned()),
+            _ => return Ok(false),
+        };
+        match done {
+            Ok(()) => Ok(true),
+            // The kernel's bus is full: the registry does it, with the same meaning.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => Ok(false),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn remove(&self, zone: &Zone) {
+        let done = match (plan(self.0.caps(), zone), &zone.kind) {
+            (Plan::Coalesce(size), _) => self
+                .0
+                .fd()
+                .unregister_coalesced_mmio(address(zone), size)
+                .map_err(Error::ioctl("give a coalesced zone back")),
+            (Plan::Ring(len), ZoneKind::Doorbell { event, datamatch }) => {
+                ioctl::ioeventfd(self.0.fd(), &doorbell(zone, len, event, *datamatch), false)
+                    .map_err(|reason| Error::Ioctl { what: "give a doorbell back", reason })
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = done {
+            tracing::debug!("{error} ({} {:#x})", zone.space, zone.addr);
+        }
+    }
+
+    fn queued(&self) -> bool {
+        self.0.ring().is_some_and(|ring| ring.queued())
+    }
+
+    fn pop(&self) -> Option<CoalescedWrite> {
+        self.0.ring()?.pop()
+    }
+}
+
+/// Decides by what this host's KVM can do.
+fn plan(caps: &Caps, zone: &Zone) -> Plan {
+    match &zone.kind {
+        ZoneKind::Coalesced if zone.space == Space::Pio && !caps.coalesced_pio => Plan::Refuse(
+            "this host's KVM cannot coalesce port writes (KVM_CAP_COALESCED_PIO, Linux 5.0)",
+        ),
+        ZoneKind::Coalesced if caps.coalesced_page == 0 => Plan::Decline,
+        ZoneKind::Coalesced => u32::try_from(zone.len).map_or(Plan::Decline, Plan::Coalesce),
+        ZoneKind::Doorbell { .. } if !caps.ioeventfd => Plan::Decline,
+        ZoneKind::Doorbell { datamatch, .. } => match zone.len {
+            // The kernel compares a value at a given length only.
+            0 if caps.ioeventfd_any_length && datamatch.is_none() => Plan::Ring(0),
+            1 => Plan::Ring(1),
+            2 => Plan::Ring(2),
+            4 => Plan::Ring(4),
+            8 if zone.space == Space::Mmio => Plan::Ring(8),
+            _ => Plan::Decline,
+        },
+    }
+}
+
+fn address(zone: &Zone) -> IoEventAddress {
+    match zone.space {
+        Space::Pio => IoEventAddress::Pio(zone.addr),
+        Space::Mmio => IoEventAddress::Mmio(zone.addr),
+    }
+}
+
+fn doorbell<'a>(zone: &Zone, len: u32, event: &'a EventFd, datamatch: Option<u64>) -> Doorbell<'a> {
+    Doorbell { space: zone.space, addr: zone.addr, len, datamatch, event: event.as_fd() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zone(space: Space, len: u64, kind: ZoneKind) -> Zone {
+        Zone { space, addr: 0x100, len, kind }
+    }
+
+    fn bell(datamatch: Option<u64>) -> ZoneKind {
+        let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        ZoneKind::Doorbell { event: EventFd::new(fd), datamatch }
+    }
+
+    const ALL: Caps = Caps {
+        coalesced_page: 2,
+        coalesced_pio: true,
+        ioeventfd: true,
+        ioeventfd_any_length: true,
+        ..NOTHING
+    };
+    const NOTHING: Caps = Caps {
+        irqchip: false,
+        pit: false,
+        split_irqchip: false,
+        user_memory: false,
+        readonly_memory: false,
+        set_tss_addr: false,
+        set_identity_map_addr: false,
+        immediate_exit: false,
+        coalesced_page: 0,
+        coalesced_pio: false,
+        ioeventfd: false,
+        ioeventfd_any_length: false,
+        irqfd: false,
+        tsc_deadline: false,
+        robust_singlestep: false,
+        memory_slots: 0,
+        recommended_vcpus: 0,
+        max_vcpus: 0,
+    };
+
+    #[test]
+    fn a_kernel_without_coalesced_ports_refuses_them_in_a_sentence() {
+        let old = Caps { coalesced_pio: false, ..ALL };
+        let Plan::Refuse(why) = plan(&old, &zone(Space::Pio, 8, ZoneKind::Coalesced)) else {
+            panic!("a port zone needs the kernel")
+        };
+        assert!(why.contains("KVM_CAP_COALESCED_PIO"));
+        assert_eq!(plan(&old, &zone(Space::Mmio, 8, ZoneKind::Coalesced)), Plan::Coalesce(8));
+    }
+
+    #[test]
+    fn the_registry_does_what_the_kernel_cannot() {
+        assert_eq!(plan(&NOTHING, &zone(Space::Mmio, 8, ZoneKind::Coalesced)), Plan::Decline);
+        assert_eq!(plan(&NOTHING, &zone(Space::Mmio, 4, bell(None))), Plan::Decline);
+        assert_eq!(plan(&ALL, &zone(Space::Mmio, 0, bell(Some(1)))), Plan::Decline);
+        assert_eq!(plan(&ALL, &zone(Space::Mmio, 0, bell(None))), Plan::Ring(0));
+        let huge = zone(Space::Mmio, 1 << 32, ZoneKind::Coalesced);
+        assert_eq!(plan(&ALL, &huge), Plan::Decline);
+    }
+}

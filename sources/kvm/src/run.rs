@@ -1,0 +1,203 @@
+//! The vCPUs' threads: started together, stopped together.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::kick::Kick;
+use crate::stats::{ExitCounters, ExitStats};
+use crate::{CrashReport, Error, Vcpu, kick};
+
+/// Why a vCPU's thread ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// [`VcpuSet::stop`] was called.
+    Requested,
+    /// It halted, and there is no interrupt controller that could wake it.
+    Halted,
+    /// The guest asked for a reset through a firmware call.
+    Reset,
+    /// The guest asked to be switched off through a firmware call.
+    Off,
+    /// It could not go on.
+    Crash(Box<CrashReport>),
+}
+
+/// The end of one vCPU's thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VcpuEvent {
+    /// The vCPU's index.
+    pub vcpu: u32,
+    /// Why it ended.
+    pub stop: Stop,
+}
+
+/// vCPUs that would not stop: each is in a device that does not return.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Their indices.
+    pub vcpus: Vec<u32>,
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let vcpus: Vec<String> = self.vcpus.iter().map(u32::to_string).collect();
+        write!(f, "a device does not return to vCPU {}", vcpus.join(", "))
+    }
+}
+
+impl std::error::Error for Stuck {}
+
+/// How long a stop waits for devices to return.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a vCPU that has not stopped is kicked again.
+const KICK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Running vCPUs, one thread each. Dropping it stops them.
+pub struct VcpuSet {
+    threads: Mutex<Threads>,
+    ended: Arc<Ended>,
+    counters: Vec<Arc<ExitCounters>>,
+}
+
+#[derive(Default)]
+struct Threads {
+    running: Vec<Running>,
+    stopped: Vec<Vcpu>,
+}
+
+struct Running {
+    index: u32,
+    kick: Kick,
+    thread: JoinHandle<Vcpu>,
+}
+
+/// Wakes who waits for a thread to end.
+#[derive(Default)]
+struct Ended {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl VcpuSet {
+    /// Starts a thread for each vCPU. `on_event` is called once for each when it ends, on its
+    /// thread; it must not call [`VcpuSet::stop`], which would wait for it.
+    ///
+    /// # Errors
+    /// A thread could not be had; those already started have been stopped then.
+    pub fn start(
+        vcpus: Vec<Vcpu>,
+        on_event: Arc<dyn Fn(VcpuEvent) + Send + Sync>,
+    ) -> Result<Self, Error> {
+        let set = Self {
+            counters: vcpus.iter().map(Vcpu::counters).collect(),
+            threads: Mutex::default(),
+            ended: Arc::default(),
+        };
+        for vcpu in vcpus {
+            let index = vcpu.index();
+            vcpu.kick().forget();
+            let kick = vcpu.kick().clone();
+            let (on_event, ended) = (Arc::clone(&on_event), Arc::clone(&set.ended));
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || live(vcpu, &*on_event, &ended))
+                .map_err(|reason| Error::Thread { vcpu: index, reason })?;
+            set.threads.lock().running.push(Running { index, kick, thread });
+        }
+        Ok(set)
+    }
+
+    /// Stops every vCPU, wherever it is, and hands them back in order of their indices.
+    ///
+    /// # Errors
+    /// The vCPUs whose device has not returned within ten seconds. They stop when it does, and
+    /// the others have stopped; calling again waits again.
+    pub fn stop(&self) -> Result<Vec<Vcpu>, Stuck> {
+        self.stop_within(PATIENCE)
+    }
+
+    /// [`VcpuSet::stop`] with a patience of one's own.
+    ///
+    /// # Errors
+    /// The vCPUs whose device has not returned by then.
+    pub fn stop_within(&self, patience: Duration) -> Result<Vec<Vcpu>, Stuck> {
+        let mut threads = self.threads.lock();
+        let deadline = Instant::now() + patience;
+        while !threads.running.is_empty() && Instant::now() < deadline {
+            for running in &threads.running {
+                running.kick.stop(&running.thread);
+            }
+            self.ended.wait(KICK_INTERVAL);
+            threads.collect();
+        }
+        if !threads.running.is_empty() {
+            return Err(Stuck { vcpus: threads.running.iter().map(|r| r.index).collect() });
+        }
+        let mut vcpus = std::mem::take(&mut threads.stopped);
+        vcpus.sort_by_key(Vcpu::index);
+        Ok(vcpus)
+    }
+
+    /// Each vCPU's exits so far, also after they have stopped.
+    pub fn stats(&self) -> Vec<ExitStats> {
+        self.counters.iter().map(|counters| counters.snapshot()).collect()
+    }
+}
+
+impl Drop for VcpuSet {
+    fn drop(&mut self) {
+        if let Err(stuck) = self.stop() {
+            tracing::warn!("{stuck}");
+        }
+    }
+}
+
+impl fmt::Debug for VcpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VcpuSet").field("vcpus", &self.counters.len()).finish_non_exhaustive()
+    }
+}
+
+impl Threads {
+    /// Takes the vCPUs of threads that have ended.
+    fn collect(&mut self) {
+        let (ended, running): (Vec<_>, Vec<_>) =
+            self.running.drain(..).partition(|running| running.thread.is_finished());
+        self.running = running;
+        // A thread that panicked did so in the event callback: its vCPU is lost, and said so.
+        self.stopped.extend(ended.into_iter().filter_map(|running| running.thread.join().ok()));
+    }
+}
+
+impl Ended {
+    fn announce(&self) {
+        *self.count.lock() += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until a thread ends, or for `patience`.
+    fn wait(&self, patience: Duration) {
+        let mut count = self.count.lock();
+        if *count == 0 {
+            let _ = self.changed.wait_for(&mut count, patience);
+        }
+        *count = count.saturating_sub(1);
+    }
+}
+
+/// The life of a vCPU's thread.
+fn live(mut vcpu: Vcpu, on_event: &(dyn Fn(VcpuEvent) + Send + Sync), ended: &Ended) -> Vcpu {
+    kick::listen();
+    // A panic here is a defect of a device or of ours. It must not leave a machine that waits for
+    // a vCPU for ever, so it becomes a report like any other.
+    let stop = catch_unwind(AssertUnwindSafe(|| vcpu.run()))
+        .unwrap_or_else(|_| vcpu.crash("a device panicked while it handled an access".to_owned()));
+    on_event(VcpuEvent { vcpu: vcpu.index(), stop });
+    ended.announce();
+    vcpu
+}

@@ -1,0 +1,347 @@
+//! One vCPU: made, started, run, taken apart.
+
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_INTERNAL_ERROR_SIMUL_EX,
+    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN,
+};
+use kvm_ioctls::VcpuFd;
+use trapline::{Handle, Registry};
+use trapline_device::{Direction, Space};
+
+use crate::arch::{PowerOn, Start};
+use crate::crash::{Access, AccessLog, hex};
+use crate::exit::{Exit, Io, PIO_BYTES_MAX, RunPage};
+use crate::kick::Kick;
+use crate::run::Stop;
+use crate::stats::{ExitCounters, ExitKind};
+use crate::vm::Vm;
+use crate::{CrashReport, Error, arch, kick};
+
+/// One vCPU and its way into the registry. It runs in a [`crate::VcpuSet`], which hands it back
+/// when it has stopped; then it can be started again.
+pub struct Vcpu {
+    index: u32,
+    fd: VcpuFd,
+    page: RunPage,
+    kick: Kick,
+    handle: Handle,
+    registry: Registry,
+    power_on: PowerOn,
+    counters: Arc<ExitCounters>,
+    recent: AccessLog,
+    /// The elements of a string access on their way between device and guest.
+    elements: Box<[u8; PIO_BYTES_MAX]>,
+    /// Last: the VM keeps the guest's memory mapped as long as a vCPU might run.
+    vm: Arc<Vm>,
+}
+
+impl Vcpu {
+    /// Makes vCPU `index` (below [`crate::VmOptions::vcpus`], also its APIC id), whose accesses go
+    /// to `registry`. [`Vcpu::set_start`] says what it does when it runs.
+    ///
+    /// # Errors
+    /// No handle left in the registry, or KVM's refusal.
+    pub fn new(vm: &Arc<Vm>, index: u32, registry: &Registry) -> Result<Self, Error> {
+        kick::prepare()?;
+        let handle = registry.handle(index)?;
+        let fd = vm.fd().create_vcpu(index.into()).map_err(Error::ioctl("create a vCPU"))?;
+        vm.map_ring(&fd)?;
+        let page = RunPage::new(&fd, vm.fd().run_size())
+            .map_err(|reason| Error::Ioctl { what: "map a vCPU's kvm_run", reason })?;
+        vm.cpu_model().give_to(&fd, vm, index)?;
+        let power_on = PowerOn::of(&fd)?;
+        Ok(Self {
+            index,
+            kick: Kick::new(page.immediate_exit()),
+            fd,
+            page,
+            handle,
+            registry: registry.clone(),
+            power_on,
+            counters: Arc::default(),
+            recent: AccessLog::default(),
+            elements: Box::new([0; PIO_BYTES_MAX]),
+            vm: Arc::clone(vm),
+        })
+    }
+
+    /// Its index.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Puts it in its power-on state, and then where `start` says.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn set_start(&mut self, start: &Start) -> Result<(), Error> {
+        self.complete();
+        self.recent.clear();
+        self.power_on.restore(&self.fd, self.vm.options())?;
+        start.apply(&self.fd)
+    }
+
+    /// Its counters, readable while it runs.
+    pub fn counters(&self) -> Arc<ExitCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// KVM's registers of a stopped vCPU, ready to print.
+    pub fn registers(&self) -> String {
+        arch::describe_registers(&self.fd)
+    }
+
+    pub(crate) fn kick(&self) -> &Kick {
+        &self.kick
+    }
+
+    /// Runs the guest until something ends it.
+    pub(crate) fn run(&mut self) -> Stop {
+        loop {
+            let stop = match self.page.run(&self.fd) {
+                Ok(exit) => self.handle_exit(exit),
+                Err(error) => Some(self.crash(format!("KVM could not run it: {error}"))),
+            };
+            if let Some(stop) = stop {
+                return stop;
+            }
+        }
+    }
+
+    /// Completes an access that is half done, without running the guest: until then KVM must not
+    /// have its registers set. A vCPU that was stopped has none, as coming back interrupted says
+    /// that KVM has completed it; one whose device panicked has.
+    fn complete(&self) {
+        // A string instruction may exit again while it is being completed, but not for ever.
+        const ROUNDS_MAX: u32 = 64;
+        self.kick.come_back_at_once();
+        for _ in 0..ROUNDS_MAX {
+            if !matches!(self.page.run(&self.fd), Ok(Exit::Io(_) | Exit::Mmio { .. })) {
+                break;
+            }
+        }
+        self.kick.forget();
+    }
+
+    fn handle_exit(&mut self, exit: Exit) -> Option<Stop> {
+        // Accesses see earlier coalesced writes by the registry's own doing; whatever else made
+        // the vCPU come back is the moment to deliver them too.
+        if !matches!(exit, Exit::Io(_) | Exit::Mmio { .. }) {
+            self.registry.drain();
+        }
+        self.counters.count(kind_of(&exit));
+        match exit {
+            Exit::Io(io) => {
+                self.io(&io);
+                None
+            }
+            Exit::Mmio { addr, direction, len } => {
+                self.mmio(addr, direction, len);
+                None
+            }
+            Exit::Interrupted => self.kick.acknowledge().then_some(Stop::Requested),
+            Exit::Halt => Some(Stop::Halted),
+            Exit::Shutdown => Some(
+                self.crash(
+                    "triple fault: an exception could not be delivered, nor the double fault that \
+                 followed (on AMD processors KVM shows the registers as after a reset)"
+                        .to_owned(),
+                ),
+            ),
+            Exit::FailEntry { reason, cpu } => Some(self.crash(entry_failure(reason, cpu))),
+            Exit::InternalError { suberror, data } => {
+                Some(self.crash(internal_error(suberror, &data)))
+            }
+            Exit::SystemEvent { kind, data } => {
+                Some(system_event(kind, &data).unwrap_or_else(|cause| self.crash(cause)))
+            }
+            Exit::Unexpected(reason) => {
+                Some(self.crash(format!(
+                    "KVM came back for exit reason {reason}, which nobody asked for"
+                )))
+            }
+        }
+    }
+
+    fn io(&mut self, io: &Io) {
+        let Some(data) = self.elements.get_mut(..io.data.len()) else { return };
+        let port = u64::from(io.port);
+        match (io.direction, io.count) {
+            (Direction::Write, 1) => {
+                self.page.io_data(io, data);
+                self.handle.write(Space::Pio, port, data);
+            }
+            (Direction::Write, _) => {
+                self.page.io_data(io, data);
+                self.handle.write_rep(io.port, io.size, data);
+            }
+            (Direction::Read, 1) => {
+                self.handle.read(Space::Pio, port, data);
+                self.page.set_io_data(io, data);
+            }
+            (Direction::Read, _) => {
+                self.handle.read_rep(io.port, io.size, data);
+                self.page.set_io_data(io, data);
+            }
+        }
+        self.recent.push(Access {
+            space: Space::Pio,
+            direction: io.direction,
+            addr: port,
+            len: io.size.bytes(),
+            count: io.count,
+            value: Access::value_of(data, io.size.bytes()),
+        });
+    }
+
+    fn mmio(&mut self, addr: u64, direction: Direction, len: usize) {
+        let mut bytes = [0; 8];
+        let Some(data) = bytes.get_mut(..len) else { return };
+        match direction {
+            Direction::Write => {
+                self.page.mmio_data(data);
+                self.handle.write(Space::Mmio, addr, data);
+            }
+            Direction::Read => {
+                self.handle.read(Space::Mmio, addr, data);
+                self.page.set_mmio_data(data);
+            }
+        }
+        let value = Access::value_of(data, len);
+        self.recent.push(Access { space: Space::Mmio, direction, addr, len, count: 1, value });
+    }
+
+    /// Everything that is known about the vCPU now, and that it is over.
+    pub(crate) fn crash(&self, cause: String) -> Stop {
+        Stop::Crash(Box::new(CrashReport {
+            vcpu: self.index,
+            cause,
+            registers: self.registers(),
+            code: self.code(),
+            accesses: self.recent.describe(&self.registry),
+        }))
+    }
+
+    /// The bytes at the instruction pointer.
+    fn code(&self) -> Option<String> {
+        let addr = arch::code_address(&self.fd)?;
+        let mut bytes = [0; 16];
+        self.vm.peek(addr, &mut bytes).then(|| hex(&bytes))
+    }
+}
+
+fn kind_of(exit: &Exit) -> ExitKind {
+    match exit {
+        Exit::Io(io) if io.count > 1 => ExitKind::PortString,
+        Exit::Io(Io { direction: Direction::Read, .. }) => ExitKind::PortRead,
+        Exit::Io(Io { direction: Direction::Write, .. }) => ExitKind::PortWrite,
+        Exit::Mmio { direction: Direction::Read, .. } => ExitKind::MmioRead,
+        Exit::Mmio { direction: Direction::Write, .. } => ExitKind::MmioWrite,
+        Exit::Halt => ExitKind::Halt,
+        Exit::Interrupted => ExitKind::Interrupted,
+        Exit::Shutdown => ExitKind::Shutdown,
+        Exit::FailEntry { .. } => ExitKind::EntryFailed,
+        Exit::InternalError { .. } => ExitKind::InternalError,
+        Exit::SystemEvent { .. } => ExitKind::SystemEvent,
+        Exit::Unexpected(_) => ExitKind::Other,
+    }
+}
+
+/// A refused entry in words.
+fn entry_failure(reason: u64, cpu: u32) -> String {
+    let hint = arch::entry_failure_hint(reason);
+    format!(
+        "the processor refused to enter the guest, hardware reason {reason:#x} on host CPU \
+         {cpu}{hint}"
+    )
+}
+
+/// What a firmware call of the guest asks for; or, if that is no way to go on, why.
+fn system_event(kind: u32, data: &[u64]) -> Result<Stop, String> {
+    let details = || words(data);
+    match kind {
+        KVM_SYSTEM_EVENT_SHUTDOWN => Ok(Stop::Off),
+        KVM_SYSTEM_EVENT_RESET => Ok(Stop::Reset),
+        KVM_SYSTEM_EVENT_CRASH => {
+            Err(format!("the guest reported a crash of its own, with {}", details()))
+        }
+        _ => Err(format!("the guest made the unknown system event {kind}, with {}", details())),
+    }
+}
+
+/// An internal error of KVM's in words (`Documentation/virt/kvm/api.rst`, `KVM_EXIT_INTERNAL_ERROR`).
+fn internal_error(suberror: u32, data: &[u64]) -> String {
+    let what = match suberror {
+        KVM_INTERNAL_ERROR_EMULATION => "it cannot emulate an instruction",
+        KVM_INTERNAL_ERROR_SIMUL_EX => "exceptions came in a combination it does not handle",
+        KVM_INTERNAL_ERROR_DELIVERY_EV => "delivering an event to the guest failed",
+        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "the processor left the guest unexpectedly",
+        _ => "of an unknown kind",
+    };
+    let mut cause = format!("KVM internal error {suberror}: {what}");
+    match instruction(suberror, data) {
+        Some(bytes) => cause.push_str(&format!(", instruction {}", hex(&bytes))),
+        None if !data.is_empty() => cause.push_str(&format!(", with {}", words(data))),
+        None => {}
+    }
+    cause
+}
+
+/// The instruction bytes of an emulation failure, if KVM gave any: after a word of flags a byte of
+/// length and up to 15 bytes.
+fn instruction(suberror: u32, data: &[u64]) -> Option<Vec<u8>> {
+    let [flags, rest @ ..] = data else { return None };
+    let given = u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
+    if suberror != KVM_INTERNAL_ERROR_EMULATION || flags & given == 0 {
+        return None;
+    }
+    let mut bytes = rest.iter().take(2).flat_map(|word| word.to_le_bytes());
+    let len = usize::from(bytes.next()?).min(15);
+    Some(bytes.take(len).collect()).filter(|bytes: &Vec<u8>| !bytes.is_empty())
+}
+
+fn words(data: &[u64]) -> String {
+    if data.is_empty() {
+        return "no details".to_owned();
+    }
+    let words: Vec<String> = data.iter().map(|word| format!("{word:#x}")).collect();
+    format!("details {}", words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emulation_failure_shows_the_instruction_if_kvm_gave_it() {
+        let bytes = [3, 0x0f, 0xc7, 0x08, 0, 0, 0, 0];
+        let data = [1, u64::from_le_bytes(bytes), 0];
+        assert_eq!(
+            internal_error(1, &data),
+            "KVM internal error 1: it cannot emulate an instruction, instruction 0f c7 08"
+        );
+        let without = internal_error(1, &[0, 0x1234]);
+        assert!(without.ends_with("with details 0x0 0x1234"), "{without}");
+        assert!(internal_error(1, &[]).ends_with("emulate an instruction"));
+        assert!(internal_error(1, &[1, u64::MAX, u64::MAX]).contains("ff ff"), "length is clamped");
+    }
+
+    #[test]
+    fn a_reset_is_a_reset_and_not_a_shutdown() {
+        assert_eq!(system_event(KVM_SYSTEM_EVENT_RESET, &[]), Ok(Stop::Reset));
+        assert_eq!(system_event(KVM_SYSTEM_EVENT_SHUTDOWN, &[0]), Ok(Stop::Off));
+        let crash = system_event(KVM_SYSTEM_EVENT_CRASH, &[0xdead]).unwrap_err();
+        assert!(crash.contains("0xdead"), "{crash}");
+        assert!(system_event(77, &[]).is_err());
+    }
+
+    #[test]
+    fn a_refused_entry_shows_the_hardware_reason_in_hex_with_a_hint() {
+        let told = entry_failure(0x8000_0021, 3);
+        assert!(told.contains("0x80000021") && told.contains("state is not valid"), "{told}");
+    }
+}

@@ -1,0 +1,109 @@
+//! The PC's chips that the kernel emulates: two 8259A, the I/O APIC, the 8254.
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_irq_routing_entry, kvm_irqchip, kvm_pit_config,
+    kvm_pit_state2,
+};
+use kvm_ioctls::VmFd;
+
+use crate::{Caps, Error, Irqchip, VmOptions};
+
+/// Inputs of the I/O APIC.
+const IOAPIC_INPUTS: u32 = 24;
+
+/// Does what must be done before there are vCPUs.
+pub(crate) fn set_up_vm(fd: &VmFd, caps: &Caps, options: &VmOptions) -> Result<(), Error> {
+    if let Some(addr) = options.identity_map_addr.filter(|_| caps.set_identity_map_addr) {
+        fd.set_identity_map_address(addr).map_err(Error::ioctl("place the identity map"))?;
+    }
+    if caps.set_tss_addr {
+        let addr = usize::try_from(options.tss_addr).unwrap_or(usize::MAX);
+        fd.set_tss_address(addr).map_err(Error::ioctl("place the TSS"))?;
+    }
+    if options.irqchip == Irqchip::None {
+        return Ok(());
+    }
+    if !caps.irqchip {
+        return Err(Error::Missing("interrupt controllers"));
+    }
+    fd.create_irq_chip().map_err(Error::ioctl("create the interrupt controllers"))?;
+    route(fd)?;
+    if options.pit {
+        if !caps.pit {
+            return Err(Error::Missing("the interval timer"));
+        }
+        // The flag makes KVM answer port 0x61 too: Linux calibrates its clocks by bit 5 there,
+        // which follows channel 2 of the timer, and that state is in the kernel.
+        let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        fd.create_pit2(config).map_err(Error::ioctl("create the interval timer"))?;
+    }
+    Ok(())
+}
+
+/// Connects the interrupt inputs as a PC does. Those of the ISA bus, GSI 0 to 15, go to an 8259A
+/// and to the I/O APIC; the timer, GSI 0, goes to input 2 of the I/O APIC, which is what the MADT's
+/// usual "interrupt source override" and the MP table's entry say. KVM's default is input 0.
+fn route(fd: &VmFd) -> Result<(), Error> {
+    let mut entries = Vec::new();
+    let mut connect = |gsi, irqchip, pin| {
+        let mut entry =
+            kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+        entry.u.irqchip.irqchip = irqchip;
+        entry.u.irqchip.pin = pin;
+        entries.push(entry);
+    };
+    for gsi in 0..IOAPIC_INPUTS {
+        match gsi {
+            // The cascade of the second 8259A: nothing can be connected there.
+            2 => continue,
+            0..8 => connect(gsi, KVM_IRQCHIP_PIC_MASTER, gsi),
+            8..16 => connect(gsi, KVM_IRQCHIP_PIC_SLAVE, gsi - 8),
+            _ => {}
+        }
+        connect(gsi, KVM_IRQCHIP_IOAPIC, if gsi == 0 { 2 } else { gsi });
+    }
+    let what = "connect the interrupt controllers";
+    let routing = KvmIrqRouting::from_entries(&entries)
+        .map_err(|error| Error::Ioctl { what, reason: std::io::Error::other(error.to_string()) })?;
+    fd.set_gsi_routing(&routing).map_err(Error::ioctl(what))
+}
+
+/// The chips as they were created.
+pub(crate) struct PowerOnChips {
+    irqchips: Vec<kvm_irqchip>,
+    pit: Option<kvm_pit_state2>,
+}
+
+impl PowerOnChips {
+    /// Keeps the present state.
+    pub(crate) fn of(fd: &VmFd, options: &VmOptions) -> Result<Self, Error> {
+        if options.irqchip == Irqchip::None {
+            return Ok(Self { irqchips: Vec::new(), pit: None });
+        }
+        let irqchips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC]
+            .into_iter()
+            .map(|chip_id| {
+                let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+                fd.get_irqchip(&mut chip).map(|()| chip)
+            })
+            .collect::<Result<_, _>>()
+            .map_err(Error::ioctl("read the interrupt controllers"))?;
+        let pit = if options.pit {
+            Some(fd.get_pit2().map_err(Error::ioctl("read the interval timer"))?)
+        } else {
+            None
+        };
+        Ok(Self { irqchips, pit })
+    }
+
+    /// Goes back to it.
+    pub(crate) fn restore(&self, fd: &VmFd) -> Result<(), Error> {
+        for chip in &self.irqchips {
+            fd.set_irqchip(chip).map_err(Error::ioctl("reset the interrupt controllers"))?;
+        }
+        self.pit.as_ref().map_or(Ok(()), |pit| {
+            fd.set_pit2(pit).map_err(Error::ioctl("reset the interval timer"))
+        })
+    }
+}

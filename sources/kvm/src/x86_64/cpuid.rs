@@ -1,0 +1,201 @@
+//! What the guest's processor says of itself: what KVM supports on this host, with the numbers
+//! that differ from vCPU to vCPU put right. All vCPUs are cores of one package, one thread each.
+
+use core::arch::x86_64::__cpuid;
+
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+};
+use kvm_ioctls::VcpuFd;
+
+use crate::vm::Vm;
+use crate::{Error, Irqchip, Kvm};
+
+/// The processor model of a VM.
+pub(crate) struct CpuModel(Vec<kvm_cpuid_entry2>);
+
+/// Who is asked about.
+#[derive(Clone, Copy)]
+struct Place {
+    apic_id: u32,
+    vcpus: u32,
+    /// Whether the local APIC's deadline timer is there.
+    tsc_deadline: bool,
+}
+
+impl CpuModel {
+    /// Everything KVM supports, passed through.
+    pub(crate) fn of(kvm: &Kvm) -> Result<Self, Error> {
+        let cpuid = kvm
+            .fd
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(Error::ioctl("name the processor features it supports"))?;
+        Ok(Self(cpuid.as_slice().to_vec()))
+    }
+
+    /// Makes vCPU `index` of `vm` this model.
+    pub(crate) fn give_to(&self, fd: &VcpuFd, vm: &Vm, index: u32) -> Result<(), Error> {
+        let tsc_deadline = vm.caps().tsc_deadline && vm.options().irqchip == Irqchip::Kernel;
+        let mut entries = self.0.clone();
+        place(&mut entries, Place { apic_id: index, vcpus: vm.options().vcpus, tsc_deadline });
+        let what = "set the processor's features";
+        let cpuid = CpuId::from_entries(&entries).map_err(|error| Error::Ioctl {
+            what,
+            reason: std::io::Error::other(format!("{error:?}")),
+        })?;
+        fd.set_cpuid2(&cpuid).map_err(Error::ioctl(what))
+    }
+}
+
+/// Whether the host's processor shows VMX (Intel SDM volume 2, CPUID leaf 1, ECX bit 5) or SVM
+/// (AMD APM volume 3, leaf 0x8000_0001, ECX bit 2).
+pub(crate) fn hardware_virtualization() -> bool {
+    let vmx = __cpuid(1).ecx & 1 << 5 != 0;
+    let extended = __cpuid(0x8000_0000).eax >= 0x8000_0001;
+    vmx || (extended && __cpuid(0x8000_0001).ecx & 1 << 2 != 0)
+}
+
+/// Puts the entries right for one vCPU (Intel SDM volume 2 and AMD APM volume 3, CPUID).
+fn place(entries: &mut Vec<kvm_cpuid_entry2>, at: Place) {
+    let amd = is_amd(entries);
+    let leaves = |entries: &[kvm_cpuid_entry2], leaf| entries.iter().any(|e| e.function == leaf);
+    let extended: Vec<u32> =
+        [0xb, 0x1f].into_iter().filter(|leaf| leaves(entries, *leaf)).collect();
+    // AMD's extended topology (0x8000_0026) would name the host's; without it guests use 0xb.
+    entries.retain(|entry| !matches!(entry.function, 0xb | 0x1f | 0x8000_0026));
+    for entry in entries.iter_mut() {
+        adjust(entry, at, amd);
+    }
+    for leaf in extended {
+        entries.extend(extended_topology(leaf, at));
+    }
+}
+
+fn adjust(entry: &mut kvm_cpuid_entry2, at: Place, amd: bool) {
+    let Place { apic_id, vcpus, tsc_deadline } = at;
+    let last = vcpus.saturating_sub(1);
+    match entry.function {
+        1 => {
+            let logical = vcpus.checked_next_power_of_two().unwrap_or(255).min(255);
+            entry.ebx = entry.ebx & 0xffff | logical << 16 | apic_id << 24;
+            set(&mut entry.ecx, 31, true); // a hypervisor is present
+            set(&mut entry.ecx, 24, tsc_deadline);
+            set(&mut entry.edx, 28, vcpus > 1); // the logical count in EBX is valid
+        }
+        // Caches, Intel's leaf and AMD's: how many vCPUs share one, and how many cores there are.
+        4 | 0x8000_001d if entry.eax & 0x1f != 0 => {
+            let level = entry.eax >> 5 & 7;
+            let sharing = if level >= 3 { last.min(0xfff) } else { 0 };
+            entry.eax = entry.eax & 0x3fff | sharing << 14;
+            if entry.function == 4 {
+                entry.eax |= last.min(0x3f) << 26;
+            }
+        }
+        0x8000_0001 if amd => set(&mut entry.ecx, 1, vcpus > 1), // CmpLegacy: cores, no threads
+        0x8000_0008 if amd => {
+            entry.ecx = entry.ecx & !0xf0ff | last.min(0xff) | id_bits(vcpus) << 12;
+        }
+        0x8000_001e if amd => {
+            entry.eax = apic_id;
+            entry.ebx = apic_id & 0xff;
+            entry.ecx = 0;
+        }
+        _ => {}
+    }
+}
+
+/// Leaf 0xb or 0x1f: a level of threads, a level of cores, the end.
+fn extended_topology(leaf: u32, at: Place) -> [kvm_cpuid_entry2; 3] {
+    let level = |index: u32, kind: u32, shift: u32, count: u32| kvm_cpuid_entry2 {
+        function: leaf,
+        index,
+        flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+        eax: shift,
+        ebx: count,
+        ecx: index | kind << 8,
+        edx: at.apic_id,
+        ..Default::default()
+    };
+    [level(0, 1, 0, 1), level(1, 2, id_bits(at.vcpus), at.vcpus), level(2, 0, 0, 0)]
+}
+
+/// How many bits of APIC id tell this many vCPUs apart.
+fn id_bits(vcpus: u32) -> u32 {
+    vcpus.checked_next_power_of_two().map_or(32, u32::trailing_zeros)
+}
+
+fn set(register: &mut u32, bit: u32, on: bool) {
+    *register = *register & !(1 << bit) | u32::from(on) << bit;
+}
+
+/// "AuthenticAMD" or "HygonGenuine", by the first four letters in EBX.
+fn is_amd(entries: &[kvm_cpuid_entry2]) -> bool {
+    let amd = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
+    entries.iter().any(|entry| entry.function == 0 && amd.contains(&entry.ebx))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(function: u32, index: u32) -> kvm_cpuid_entry2 {
+        kvm_cpuid_entry2 { function, index, ..Default::default() }
+    }
+
+    fn host(vendor: &[u8; 4]) -> Vec<kvm_cpuid_entry2> {
+        let mut entries = vec![
+            leaf(0, 0),
+            leaf(1, 0),
+            leaf(4, 0),
+            leaf(4, 3),
+            leaf(0xb, 0),
+            leaf(0xb, 1),
+            leaf(0x8000_0008, 0),
+            leaf(0x8000_001e, 0),
+        ];
+        entries[0].ebx = u32::from_le_bytes(*vendor);
+        entries[1].ebx = 0x7f40_0800;
+        entries[2].eax = 0xfc00_c121; // level 1
+        entries[3].eax = 0xfc1f_c163; // level 3
+        entries[5].ebx = 96;
+        entries
+    }
+
+    fn find(entries: &[kvm_cpuid_entry2], function: u32, index: u32) -> kvm_cpuid_entry2 {
+        *entries.iter().find(|e| (e.function, e.index) == (function, index)).unwrap()
+    }
+
+    #[test]
+    fn each_vcpu_has_its_own_place_in_one_package() {
+        let mut entries = host(b"Genu");
+        place(&mut entries, Place { apic_id: 5, vcpus: 6, tsc_deadline: true });
+        let basic = find(&entries, 1, 0);
+        assert_eq!(basic.ebx, 0x0508_0800, "id 5, room for 8, the host's low half");
+        assert_eq!(basic.ecx, 1 << 31 | 1 << 24);
+        assert_eq!(basic.edx, 1 << 28);
+        assert_eq!(find(&entries, 4, 0).eax, 5 << 26 | 0x121, "nobody shares the first level");
+        assert_eq!(find(&entries, 4, 3).eax, 5 << 26 | 5 << 14 | 0x163, "all share the third");
+        let cores = find(&entries, 0xb, 1);
+        assert_eq!((cores.eax, cores.ebx, cores.ecx, cores.edx), (3, 6, 0x201, 5));
+        assert_eq!(entries.iter().filter(|entry| entry.function == 0xb).count(), 3);
+    }
+
+    #[test]
+    fn one_vcpu_is_no_multiprocessor() {
+        let mut entries = host(b"Genu");
+        place(&mut entries, Place { apic_id: 0, vcpus: 1, tsc_deadline: false });
+        let basic = find(&entries, 1, 0);
+        assert_eq!((basic.ebx, basic.edx), (0x0001_0800, 0));
+        assert_eq!(find(&entries, 0xb, 1).eax, 0);
+    }
+
+    #[test]
+    fn amd_leaves_are_filled_on_amd_only() {
+        for (vendor, bits) in [(b"Auth", 3 << 12 | 5), (b"Genu", 0)] {
+            let mut entries = host(vendor);
+            place(&mut entries, Place { apic_id: 5, vcpus: 6, tsc_deadline: true });
+            assert_eq!(find(&entries, 0x8000_0008, 0).ecx, bits);
+            assert_eq!(find(&entries, 0x8000_001e, 0).eax, if bits == 0 { 0 } else { 5 });
+        }
+    }
+}
