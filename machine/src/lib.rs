@@ -1,1 +1,24 @@
+//! Boards: which devices sit where, and the life of a whole machine.
+//!
+//! [`Session`] is one machine from power-on to its [`Ending`], over any number of resets.
+//! [`x86_pc`] lists the PC's devices and is, with its `layout.rs`, the only place that knows their
+//! addresses and interrupts.
+
 #![forbid(unsafe_code)]
+
+pub mod clock;
+mod config;
+mod control;
+mod error;
+mod flusher;
+mod report;
+mod session;
+mod x86_pc;
+
+pub use config::{Boot, Config, Ending, Initrd};
+pub use control::Control;
+pub use error::Error;
+pub use report::Report;
+pub use session::Session;
+pub use trapline_boot as boot;
+pub use trapline_kvm::{CrashReport, hardware_virtualization};

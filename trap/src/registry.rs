@@ -167,13 +167,15 @@ impl Registry {
 
     /// Delivers every coalesced write that is waiting. For moments at which no access is made but
     /// state is looked at: a pause, a snapshot, an idle guest.
-    pub fn drain(&self) {
-        if self.core.anything_queued() {
+    pub fn drain(&self) -> bool {
+        let queued = self.core.anything_queued();
+        if queued {
             let _one_at_a_time = self.core.drainer.lock();
             let index = self.core.counter_sets - 1;
             let stats = Arc::clone(&self.core.drain_stats);
             Handle::new(Arc::clone(&self.core), 0, index, stats).drain();
         }
+        queued
     }
 
     /// The device, region and register that answer `addr`: `serial0/uart THR`.

@@ -1,1 +1,68 @@
-fn main() {}
+//! `cargo xtask`: the project's tasks. `check` is what a compiler and the house lints can say,
+//! `boot` brings a Debian kernel up in trapline, `test` is everything, `bench` measures.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod boot;
+mod check;
+mod deb;
+mod guest;
+mod initrd;
+mod kernel;
+mod lint;
+mod nested;
+mod paths;
+mod proc;
+mod pty;
+mod scenarios;
+mod session;
+mod suite;
+mod terminal;
+mod test;
+mod unit;
+mod vmm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Tasks of the Trapline project.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Format, clippy, documentation and the house lints
+    Check,
+    /// Boot a Debian kernel in trapline, to a shell or to a report
+    Boot(boot::Options),
+    /// Run every test: check, unit tests, guests on /dev/kvm, Linux boots
+    Test(test::Options),
+    /// Measure
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<u8> {
+    terminal::catch_signals()?;
+    match task {
+        Task::Check => check::run(),
+        Task::Boot(options) => boot::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
+    }
+}

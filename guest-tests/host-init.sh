@@ -1,0 +1,12 @@
+#!/bin/busybox sh
+# Init of the outer machine that has KVM: load it, run /run.sh with the arguments /args.sh sets.
+. /prepare.sh
+mount -t debugfs debugfs /sys/kernel/debug
+# ccp is there only where kvm-amd was built to need it.
+for module in ccp irqbypass kvm kvm-amd; do
+    if [ -f "/modules/$module.ko" ]; then insmod "/modules/$module.ko"; fi
+done
+if [ ! -c /dev/kvm ]; then echo "TRAPLINE-HOST: kvm-amd made no /dev/kvm"; fi
+. /args.sh
+. /run.sh
+poweroff -f

@@ -1,0 +1,42 @@
+//! Why a machine could not be built or started.
+
+/// One sentence for the user each.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The guest's software could not be loaded.
+    #[error(transparent)]
+    Boot(#[from] trapline_boot::Error),
+    /// KVM refused.
+    #[error(transparent)]
+    Kvm(#[from] trapline_kvm::Error),
+    /// The host has no room for the guest's RAM.
+    #[error(transparent)]
+    Memory(#[from] trapline_guestmem::Error),
+    /// The board's map is wrong.
+    #[error("the board does not fit together: {0}")]
+    Map(#[from] trapline_device::EditError),
+    /// A function of the PCI bus is in the way of another.
+    #[error("the PCI bus does not fit together: {0}")]
+    Pci(#[from] trapline_pci::BusError),
+    /// Less RAM than a PC can start with.
+    #[error("{bytes} bytes of RAM are too few: a PC needs at least 1 MiB")]
+    TooLittleMemory {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// More vCPUs than the board's interrupt controllers can name.
+    #[error("{wanted} vCPUs are too many: the PC board takes at most {max}")]
+    TooManyCpus {
+        /// What was asked for.
+        wanted: u32,
+        /// The limit.
+        max: u32,
+    },
+    /// A thread of the host's could not be had.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// A vCPU would not stop.
+    #[error(transparent)]
+    Stuck(#[from] trapline_kvm::Stuck),
+}

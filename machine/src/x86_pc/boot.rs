@@ -1,0 +1,212 @@
+//! What the PC tells its guest about itself, and where it starts.
+
+use std::ops::Range;
+
+use trapline_boot::acpi::{self, AcpiConfig, IsaDevice, PciBridge, PowerBlocks, ResetRegister};
+use trapline_boot::cmdline::CmdlinePlace;
+use trapline_boot::e820::{E820Kind, MemoryMap};
+use trapline_boot::entry::{Entry, Gdt};
+use trapline_boot::firmware::{FirmwareLayout, load_firmware};
+use trapline_boot::kernel::{self, KernelRequest, X86Layout, load_kernel};
+use trapline_boot::mptable::{self, MpConfig};
+use trapline_boot::wiring::{IoApic, IrqOverride};
+use trapline_guestmem::GuestMem;
+use trapline_kvm::{Memory, Start, Table, Vm};
+use trapline_platform::acpi_pm::regs::{PM_TMR_OFFSET, PM1_CNT_OFFSET, SLP_TYP_S5};
+use trapline_platform::rtc::regs::CENTURY_INDEX;
+
+use super::layout::{self, boot, irq, port};
+use super::ram_ranges;
+use crate::{Boot, Config, Error, Initrd};
+
+/// Puts the guest's software and the board's tables into memory, over whatever an earlier run
+/// left there, and says where the first vCPU starts.
+pub(crate) fn load(mem: &GuestMem, vm: &Vm, config: &Config, again: bool) -> Result<Start, Error> {
+    match &config.boot {
+        Boot::Firmware(path) => {
+            let firmware = load_firmware(mem, path, &FIRMWARE)?;
+            // ROM is still there after a reset.
+            if let Some(rom) = firmware.rom.filter(|_| !again) {
+                let len = rom.bytes.len() as u64;
+                let chip = GuestMem::new(&[(rom.addr, len)])?;
+                chip.write(rom.addr, &rom.bytes)?;
+                vm.add_memory(&chip, Memory::Rom)?;
+            }
+            Ok(start(firmware.entry))
+        }
+        Boot::Kernel { path, initrd, cmdline } => {
+            let tables = write_tables(mem, config.cpus)?;
+            let map = memory_map(config.mem_bytes, &tables)?;
+            let initrd = match initrd {
+                Initrd::None => None,
+                Initrd::File(path) => Some(kernel::Initrd::File(path)),
+                Initrd::Made(bytes) => {
+                    Some(kernel::Initrd::Bytes { name: "the built-in initramfs", bytes })
+                }
+            };
+            let request = KernelRequest {
+                path,
+                initrd,
+                cmdline,
+                layout: &KERNEL,
+                e820: map.entries(),
+                rsdp: Some(layout::ACPI_TABLES),
+            };
+            Ok(start(load_kernel(mem, &request)?.entry))
+        }
+    }
+}
+
+const FIRMWARE: FirmwareLayout = FirmwareLayout {
+    low_end: layout::HIGH_MEMORY,
+    low_len: layout::HIGH_MEMORY - layout::BIOS_AREA,
+    high_end: layout::HOLE_END,
+    high_len: layout::HOLE_END - layout::TSS_END,
+};
+
+const KERNEL: X86Layout = X86Layout {
+    zero_page: boot::ZERO_PAGE,
+    start_info: boot::PVH_START_INFO,
+    cmdline: CmdlinePlace { addr: boot::CMDLINE, room: boot::CMDLINE_MAX },
+    gdt: boot::GDT,
+    page_tables: boot::PAGE_TABLES,
+    stack_top: boot::STACK_TOP,
+    kernel_floor: layout::HIGH_MEMORY,
+};
+
+/// The first vCPU's state in KVM's words.
+fn start(entry: Entry) -> Start {
+    let table = |gdt: &Gdt| Table { base: gdt.base, limit: gdt.limit };
+    match entry {
+        Entry::Real { cs, ip } => Start::Real { cs, ip, ds: 0, sp: 0 },
+        Entry::Protected { eip, ebx, esi, gdt } => {
+            Start::Protected { eip, esp: 0, ebx, esi, gdt: table(&gdt) }
+        }
+        Entry::Long { rip, rsi, rsp, cr3, gdt } => {
+            Start::Long { rip, rsp, rsi, cr3, gdt: table(&gdt) }
+        }
+    }
+}
+
+/// RAM, and what of it the guest must not use.
+fn memory_map(mem_bytes: u64, acpi: &Range<u64>) -> Result<MemoryMap, Error> {
+    let ram = ram_ranges(mem_bytes)?;
+    let map = ram
+        .into_iter()
+        .fold(MemoryMap::new(), |map, (base, len)| map.with(base..base + len, E820Kind::Ram));
+    Ok(map
+        .with(layout::EBDA..layout::BIOS_AREA, E820Kind::Reserved)
+        .without(layout::VGA_HOLE..layout::BIOS_AREA)
+        .with(layout::BIOS_AREA..layout::HIGH_MEMORY, E820Kind::Reserved)
+        .with(acpi.clone(), E820Kind::AcpiReclaimable)
+        .with(layout::PCI_CAM..layout::PCI_CAM + layout::PCI_CAM_LEN, E820Kind::Reserved)
+        .with(layout::IDENTITY_MAP..layout::TSS_END, E820Kind::Reserved))
+}
+
+/// Offsets of the blocks within [`port::ACPI_PM`], as ports.
+const PM1_CNT: u16 = u16_of(PM1_CNT_OFFSET);
+const PM_TMR: u16 = u16_of(PM_TMR_OFFSET);
+
+#[expect(clippy::cast_possible_truncation, reason = "evaluated by the compiler, and asserted")]
+const fn u16_of(offset: u32) -> u16 {
+    assert!(offset <= 0xffff);
+    offset as u16
+}
+
+/// What KVM's APICs say of themselves.
+const LOCAL_APIC_VERSION: u8 = 0x14;
+const IO_APIC_VERSION: u8 = 0x11;
+/// A P6 with an FPU and an APIC. Guests old enough to look here want no more than that.
+const MP_CPU_SIGNATURE: u32 = 0x600;
+const MP_CPU_FEATURES: u32 = 0x201;
+
+/// ACPI for guests that know it, the MP table for those that do not. Returns what ACPI occupies.
+fn write_tables(mem: &GuestMem, cpus: u32) -> Result<Range<u64>, Error> {
+    let apic_ids: Vec<u32> = (0..cpus).collect();
+    let io_apic =
+        IoApic { id: u8::try_from(cpus).unwrap_or(u8::MAX), addr: layout::IO_APIC, gsi_base: 0 };
+    let overrides = [
+        IrqOverride::timer(irq::TIMER, irq::TIMER_GSI),
+        IrqOverride::sci(irq::SCI, irq::SCI.into()),
+    ];
+    write_acpi(mem, &apic_ids, io_apic, &overrides)?;
+    let bytes: Vec<u8> = apic_ids.iter().filter_map(|id| u8::try_from(*id).ok()).collect();
+    let mp = MpConfig {
+        pointer: layout::MPTABLE,
+        table: layout::MPTABLE + mptable::POINTER_LEN..layout::MPTABLE + layout::MPTABLE_MAX,
+        apic_ids: &bytes,
+        local_apic: layout::LOCAL_APIC,
+        local_apic_version: LOCAL_APIC_VERSION,
+        cpu_signature: MP_CPU_SIGNATURE,
+        cpu_features: MP_CPU_FEATURES,
+        io_apic,
+        io_apic_version: IO_APIC_VERSION,
+        overrides: &overrides,
+        routes: &[],
+    };
+    mptable::write(mem, &mp)?;
+    Ok(layout::ACPI_TABLES..layout::ACPI_TABLES + layout::ACPI_TABLES_MAX)
+}
+
+fn write_acpi(
+    mem: &GuestMem,
+    apic_ids: &[u32],
+    io_apic: IoApic,
+    overrides: &[IrqOverride],
+) -> Result<(), Error> {
+    let serial: Vec<_> = port::SERIAL
+        .into_iter()
+        .zip(irq::SERIAL)
+        .zip(1..)
+        .map(|((base, line), n)| (format!("COM{n}"), [(base, 8)], line))
+        .collect();
+    let keyboard = [(port::I8042, 1), (port::I8042 + 4, 1)];
+    let mut devices: Vec<IsaDevice<'_>> = serial
+        .iter()
+        .zip(1..)
+        .map(|((name, ports, line), uid)| device(name, "PNP0501", uid, ports, Some(*line)))
+        .collect();
+    // The clock is not listed: the FADT says that there is one, and Linux then names its ports
+    // itself (`rtc_cmos`), as it does on kvmtool's board.
+    devices.push(device("KBD0", "PNP0303", 0, &keyboard, Some(irq::KEYBOARD)));
+    devices.push(device("MOU0", "PNP0F13", 0, &[], Some(irq::MOUSE)));
+    let config = AcpiConfig {
+        rsdp: layout::ACPI_TABLES,
+        tables: layout::ACPI_TABLES + acpi::RSDP_LEN..layout::ACPI_TABLES + layout::ACPI_TABLES_MAX,
+        apic_ids,
+        local_apic: layout::LOCAL_APIC,
+        nmi_lint: 1,
+        io_apic,
+        overrides,
+        sci: irq::SCI,
+        power: PowerBlocks {
+            event: port::ACPI_PM,
+            control: port::ACPI_PM + PM1_CNT,
+            timer: Some(port::ACPI_PM + PM_TMR),
+            button: true,
+            off: SLP_TYP_S5,
+        },
+        reset: Some(ResetRegister { port: port::RESET_CONTROL, value: 0x06 }),
+        century: Some(CENTURY_INDEX),
+        vga: false,
+        pci: Some(PciBridge {
+            config: port::PCI_CONF1,
+            ports: &[layout::PCI_PORTS],
+            memory: &[layout::PCI_MEMORY],
+            routes: &[],
+        }),
+        isa: &devices,
+    };
+    acpi::write(mem, &config)?;
+    Ok(())
+}
+
+fn device<'a>(
+    name: &'a str,
+    hid: &'a str,
+    uid: u32,
+    ports: &'a [(u16, u8)],
+    irq: Option<u8>,
+) -> IsaDevice<'a> {
+    IsaDevice { name, hid, uid, ports, irq }
+}

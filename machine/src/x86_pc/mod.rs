@@ -1,0 +1,256 @@
+//! The PC board: kvmtool's map, its devices listed one by one.
+
+mod boot;
+mod layout;
+
+use std::sync::{Arc, Weak};
+
+use layout::{irq, port};
+use trapline::{Edit, EditError, Handler, Mapping, Region, Registry};
+use trapline_device::{CharBackend, CharDevice, Clock, Device, Line, NullBackend, Power};
+use trapline_guestmem::GuestMem;
+use trapline_kvm::{Irqchip, Vm, VmOptions};
+use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout};
+use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
+use trapline_platform::i8042::{I8042, NoTimer2};
+use trapline_platform::legacy::dma::Dma;
+use trapline_platform::legacy::{
+    Crtc, DebugConsole, DebugPort, ExitPort, FpuPorts, Latches, PrinterPort, SystemControl,
+};
+use trapline_platform::rtc::{CmosConfig, Rtc};
+use trapline_platform::serial::Serial;
+
+use crate::{Config, Error};
+
+pub(crate) use boot::load;
+
+/// Local APIC and I/O APIC numbers are a byte in the MP table, and one more is the broadcast.
+const CPUS_MAX: u32 = 254;
+
+/// A built board. Dropping it unmaps everything.
+pub(crate) struct Board {
+    devices: Vec<Arc<dyn Device>>,
+    console: Arc<Serial>,
+    _mappings: Vec<Mapping>,
+}
+
+/// What the devices are wired to.
+pub(crate) struct Wiring<'a> {
+    pub(crate) vm: &'a Arc<Vm>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) power: Arc<dyn Power>,
+    pub(crate) config: &'a Config,
+}
+
+/// How much RAM goes where: `(guest address, length in bytes)`.
+pub(crate) fn ram_ranges(bytes: u64) -> Result<Vec<(u64, u64)>, Error> {
+    if bytes < layout::HIGH_MEMORY {
+        return Err(Error::TooLittleMemory { bytes });
+    }
+    let low = bytes.min(layout::HOLE_START);
+    let mut ranges = vec![(0, low)];
+    if bytes > low {
+        ranges.push((layout::HOLE_END, bytes - low));
+    }
+    Ok(ranges)
+}
+
+/// How KVM is to make the VM.
+pub(crate) fn vm_options(cpus: u32) -> Result<VmOptions, Error> {
+    if cpus > CPUS_MAX {
+        return Err(Error::TooManyCpus { wanted: cpus, max: CPUS_MAX });
+    }
+    Ok(VmOptions {
+        vcpus: cpus,
+        tss_addr: layout::TSS,
+        identity_map_addr: Some(layout::IDENTITY_MAP),
+        irqchip: Irqchip::Kernel,
+        pit: true,
+    })
+}
+
+impl Board {
+    /// Makes the devices and maps them, all in one edit.
+    pub(crate) fn new(registry: &Registry, wiring: &Wiring<'_>) -> Result<Self, Error> {
+        let mut parts = Parts { devices: Vec::new(), regions: Vec::new() };
+        let console = wiring.add_serial_ports(&mut parts);
+        wiring.add_platform(&mut parts);
+        wiring.add_legacy(&mut parts);
+        wiring.add_pci(&mut parts)?;
+        let Parts { devices, regions } = parts;
+        let coalesce = wiring.config.coalesce;
+        let mappings = registry.edit(|edit| map_all(edit, regions, coalesce))?;
+        Ok(Self { devices, console, _mappings: mappings })
+    }
+
+    /// Everything back to power-on, as the reset line does. All vCPUs must be stopped.
+    pub(crate) fn reset(&self) {
+        self.devices.iter().for_each(|device| device.reset());
+    }
+
+    /// The first serial port, for its backend to call.
+    pub(crate) fn console(&self) -> Weak<dyn CharDevice> {
+        let console: Arc<dyn CharDevice> = self.console.clone();
+        Arc::downgrade(&console)
+    }
+}
+
+/// What is collected before the edit.
+struct Parts {
+    devices: Vec<Arc<dyn Device>>,
+    /// Each with the offsets of registers whose writes may be late.
+    regions: Vec<(Region, Option<std::ops::Range<u64>>)>,
+}
+
+impl Parts {
+    fn device<D: Device + 'static>(&mut self, device: D) -> Arc<D> {
+        let device = Arc::new(device);
+        self.devices.push(device.clone());
+        device
+    }
+
+    fn ports(
+        &mut self,
+        base: u16,
+        len: u64,
+        (device, region): (&str, &str),
+        handler: Arc<dyn Handler>,
+    ) {
+        self.regions.push((Region::pio(base, len, device, region, handler), None));
+    }
+
+    /// The writes to these offsets of the last region may be late: they change nothing that is
+    /// seen before the next access, which fetches them.
+    fn coalesce(&mut self, offsets: std::ops::Range<u64>) {
+        if let Some((_, late)) = self.regions.last_mut() {
+            *late = Some(offsets);
+        }
+    }
+}
+
+fn map_all(
+    edit: &mut Edit<'_>,
+    regions: Vec<(Region, Option<std::ops::Range<u64>>)>,
+    coalesce: bool,
+) -> Result<Vec<Mapping>, EditError> {
+    let mut mappings = Vec::with_capacity(regions.len());
+    for (region, late) in regions {
+        let late = late.filter(|_| coalesce);
+        mappings
+            .push(edit.map(late.map_or_else(|| region.clone(), |at| region.clone().coalesce(at)))?);
+    }
+    Ok(mappings)
+}
+
+impl Wiring<'_> {
+    fn line(&self, irq: u8) -> Line {
+        self.vm.line(irq.into())
+    }
+
+    /// Four UARTs on two lines, as on a PC; the console is on the first.
+    fn add_serial_ports(&self, parts: &mut Parts) -> Arc<Serial> {
+        let [first, second, ..] = irq::SERIAL;
+        let (com1, com2) = (self.line(first), self.line(second));
+        let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
+        let lines = [com1.share(), com2.share(), com1, com2];
+        let mut console = None;
+        for (i, (line, base)) in lines.into_iter().zip(port::SERIAL).enumerate() {
+            let backend = if i == 0 { &self.config.console } else { &nothing };
+            let serial = Serial::new(Arc::clone(backend), line, Arc::clone(&self.clock));
+            parts.devices.push(serial.clone());
+            parts.ports(base, 8, (&format!("serial{i}"), "uart"), serial.clone());
+            parts.coalesce(0..1);
+            console.get_or_insert(serial);
+        }
+        console.unwrap_or_else(|| unreachable!("there are four serial ports"))
+    }
+
+    fn add_platform(&self, parts: &mut Parts) {
+        let i8042 = parts.device(I8042::new(
+            self.line(irq::KEYBOARD),
+            self.line(irq::MOUSE),
+            Arc::clone(&self.power),
+            Arc::clone(&self.clock),
+            Box::new(NoTimer2),
+        ));
+        for (offset, region) in [(0u8, "data"), (1, "port-b"), (4, "command")] {
+            let base = port::I8042 + u16::from(offset);
+            let handler: Arc<dyn Handler> = i8042.clone();
+            let region = Region::pio(base, 1, "i8042", region, handler);
+            parts.regions.push((region.device_offset(offset.into()), None));
+        }
+
+        let ranges = ram_ranges(self.config.mem_bytes).unwrap_or_default();
+        let len = |i: usize| ranges.get(i).map_or(0, |range| range.1);
+        let cpus = u8::try_from(self.config.cpus).unwrap_or(u8::MAX);
+        let cmos = CmosConfig { below_4g: len(0), above_4g: len(1), cpus };
+        let rtc = Rtc::new(self.line(irq::RTC), Arc::clone(&self.clock), cmos);
+        parts.devices.push(rtc.clone());
+        parts.ports(port::RTC, trapline_platform::rtc::WINDOW_LEN, ("rtc", "cmos"), rtc);
+        parts.coalesce(0..1);
+
+        let acpi = AcpiPm::new(
+            self.line(irq::SCI),
+            Arc::clone(&self.clock),
+            Arc::clone(&self.power),
+            TimerWidth::Bits24,
+        );
+        parts.devices.push(acpi.clone());
+        let len = u64::from(trapline_platform::acpi_pm::regs::WINDOW_LEN);
+        parts.ports(port::ACPI_PM, len, ("acpi", "pm"), acpi);
+    }
+
+    fn add_legacy(&self, parts: &mut Parts) {
+        let dma1 = parts.device(Dma::bytes());
+        parts.ports(port::DMA1, 0x20, ("dma1", "8237"), dma1);
+        let dma2 = parts.device(Dma::words());
+        parts.ports(port::DMA2, 0x20, ("dma2", "8237"), dma2);
+        let post = parts.device(Latches::post());
+        parts.ports(port::POST, 1, ("post", "code"), post);
+        parts.coalesce(0..1);
+        let pages = parts.device(Latches::dma_pages());
+        let len = pages.len() as u64;
+        parts.ports(port::DMA_PAGES, len, ("dma", "pages"), pages);
+        let control = parts.device(SystemControl::new(Arc::clone(&self.power)));
+        parts.ports(port::SYSTEM_CONTROL_A, 1, ("system", "control-a"), control);
+        let debug = parts.device(DebugPort::new(None));
+        parts.ports(port::KVMTOOL_DEBUG, 1, ("kvmtool", "debug"), debug);
+        let delay = parts.device(Latches::delay());
+        parts.ports(port::DELAY, 1, ("delay", "port"), delay);
+        parts.coalesce(0..1);
+        parts.ports(port::FPU, 2, ("fpu", "busy"), Arc::new(FpuPorts));
+        for (i, base) in port::LPT.into_iter().enumerate() {
+            let printer = parts.device(PrinterPort::default());
+            parts.ports(base, 3, (&format!("lpt{i}"), "spp"), printer);
+        }
+        let crt = parts.device(Crtc::default());
+        parts.ports(port::CRT, 2, ("crt", "6845"), crt);
+        let log = Arc::new(DebugConsole::new(Arc::clone(&self.config.firmware_log)));
+        parts.ports(port::FIRMWARE_DEBUG, 1, ("firmware", "debug"), log);
+        parts.coalesce(0..1);
+        if self.config.exit_port {
+            let exit = Arc::new(ExitPort::new(Arc::clone(&self.power)));
+            parts.ports(port::EXIT, 4, ("test", "exit"), exit);
+        }
+    }
+
+    /// Bus 0 behind both of its doors. The address register may be written late; the reset
+    /// control register shares its ports, so a reset through 0xcf9 can take a moment too.
+    fn add_pci(&self, parts: &mut Parts) -> Result<(), Error> {
+        let bus = Arc::new(Bus::new());
+        bus.insert(Devfn::from_bits(0), Arc::new(HostBridge::new()))?;
+        parts.devices.push(bus.clone());
+        let conf1 = parts.device(Conf1::new(Arc::clone(&bus), Arc::clone(&self.power)));
+        parts.ports(port::PCI_CONF1, 8, ("pci", "conf1"), conf1);
+        parts.coalesce(0..4);
+        let cam: Arc<dyn Handler> = Arc::new(EcamWindow::new(bus, Layout::Cam));
+        let window = Region::mmio(layout::PCI_CAM, layout::PCI_CAM_LEN, "pci", "cam", cam);
+        parts.regions.push((window, None));
+        Ok(())
+    }
+}
+
+/// The guest's RAM as the board has it.
+pub(crate) fn ram(bytes: u64) -> Result<GuestMem, Error> {
+    Ok(GuestMem::new(&ram_ranges(bytes)?)?)
+}

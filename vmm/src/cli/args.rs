@@ -1,0 +1,222 @@
+//! The options of `trapline run` as clap sees them: every one kvmtool's `lkvm run` has, and ours.
+//!
+//! Values stay text here; [`super::options`] judges them, so that what is said about a wrong one
+//! is one sentence of ours.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+// All options, by family. No doc comment: clap would take it for the command's help.
+#[derive(Args, Clone, Debug)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) basic: BasicArgs,
+    #[command(flatten)]
+    pub(super) kernel: KernelArgs,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+    #[command(flatten)]
+    pub(super) devices: DeviceArgs,
+    #[command(flatten)]
+    pub(super) debug: DebugArgs,
+    #[command(flatten)]
+    pub(super) trapline: TraplineArgs,
+    #[command(flatten)]
+    pub(super) arm64: Arm64Args,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Basic options")]
+pub(super) struct BasicArgs {
+    /// A name for the guest [default: guest-<process id>]
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// Number of virtual CPUs [default: the host's online CPUs]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    pub(super) cpus: Option<String>,
+    /// Guest memory; without a unit, in MiB [default: 64M for each CPU and 192M more, at most 80 %
+    /// of the host's]
+    #[arg(short, long, value_name = "SIZE[BKMGTP]", allow_negative_numbers = true)]
+    pub(super) mem: Option<String>,
+    /// Add nothing that was not asked for: no default kernel arguments, no root file system
+    #[arg(long)]
+    pub(super) nodefaults: bool,
+    /// Where the guest's console is: serial (virtio and hv: not yet)
+    #[arg(long, value_name = "CONSOLE")]
+    pub(super) console: Option<String>,
+    /// KVM's device file [default: /dev/kvm]
+    #[arg(long, value_name = "FILE")]
+    pub(super) dev: Option<PathBuf>,
+    /// How much to say on standard error: error, warning, info or debug [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub(super) loglevel: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Kernel options")]
+pub(super) struct KernelArgs {
+    /// Kernel to boot: bzImage or ELF vmlinux [default: a bzImage nearby, or the host's in /boot]
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) initrd: Option<PathBuf>,
+    /// Kernel arguments, appended to the default ones
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(super) params: Option<String>,
+    /// Firmware image to start instead of a kernel
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) firmware: Option<PathBuf>,
+    /// Flash image behind the firmware (not yet)
+    #[arg(short = 'F', long, value_name = "FILE")]
+    pub(super) flash: Option<PathBuf>,
+    /// Kernel to boot, as with --kernel
+    #[arg(value_name = "KERNEL")]
+    pub(super) positional: Vec<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Networking options")]
+pub(super) struct NetworkArgs {
+    /// Add a network card; mode=none: add no card (other modes: not yet)
+    #[arg(
+        short, long, value_name = "KEY=VALUE,...", action = ArgAction::Append,
+        num_args = 0..=1, default_missing_value = "mode=user"
+    )]
+    pub(super) network: Vec<String>,
+    /// Do not configure the guest's network by DHCP (nothing does so yet)
+    #[arg(long)]
+    pub(super) no_dhcp: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Devices that do not exist yet (refused by name)")]
+pub(super) struct DeviceArgs {
+    /// Disk image or root directory
+    #[arg(short, long, value_name = "IMAGE[,ro|,direct]", action = ArgAction::Append)]
+    pub(super) disk: Vec<PathBuf>,
+    /// virtio memory balloon
+    #[arg(long)]
+    pub(super) balloon: bool,
+    /// Display served by VNC
+    #[arg(long)]
+    pub(super) vnc: bool,
+    /// Display in a GTK window
+    #[arg(long)]
+    pub(super) gtk: bool,
+    /// Display in an SDL window
+    #[arg(long)]
+    pub(super) sdl: bool,
+    /// VESA video mode
+    #[arg(long, value_name = "N")]
+    pub(super) vidmode: Option<String>,
+    /// virtio random number generator
+    #[arg(long)]
+    pub(super) rng: bool,
+    /// Host directory shared over 9p
+    #[arg(long = "9p", value_name = "DIR,TAG", action = ArgAction::Append)]
+    pub(super) plan9: Vec<String>,
+    /// virtio socket with this context number
+    #[arg(long, value_name = "CID")]
+    pub(super) vsock: Option<String>,
+    /// Serial port on a pty of the host
+    #[arg(long, value_name = "N", action = ArgAction::Append)]
+    pub(super) tty: Vec<String>,
+    /// Script to run in a guest made of the host's files
+    #[arg(long, value_name = "SCRIPT")]
+    pub(super) sandbox: Option<PathBuf>,
+    /// Guest memory from huge pages
+    #[arg(long, value_name = "PATH")]
+    pub(super) hugetlbfs: Option<PathBuf>,
+    /// Legacy virtio transport
+    #[arg(long)]
+    pub(super) virtio_legacy: bool,
+    /// virtio transport: pci, pci-legacy, mmio or mmio-legacy
+    #[arg(long, value_name = "TRANSPORT")]
+    pub(super) virtio_transport: Option<String>,
+    /// Host PCI device to hand to the guest
+    #[arg(long, value_name = "[DOMAIN:]BUS:DEV.FN", action = ArgAction::Append)]
+    pub(super) vfio_pci: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Debug options")]
+pub(super) struct DebugArgs {
+    /// As --loglevel=debug
+    #[arg(long)]
+    pub(super) debug: bool,
+    /// List the ports the guest used and no device answered
+    #[arg(long)]
+    pub(super) debug_ioport: bool,
+    /// List the memory addresses the guest used and no device answered
+    #[arg(long)]
+    pub(super) debug_mmio: bool,
+    /// Single stepping (not yet)
+    #[arg(long)]
+    pub(super) debug_single_step: bool,
+    /// Delay of every I/O access in milliseconds (not yet)
+    #[arg(long, value_name = "MS")]
+    pub(super) debug_iodelay: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Trapline's own options")]
+pub(super) struct TraplineArgs {
+    /// When the guest has ended, print what it accessed, by device
+    #[arg(long)]
+    pub(super) stat: bool,
+    /// End when the guest resets, instead of starting it again
+    #[arg(long)]
+    pub(super) no_reboot: bool,
+    /// Give the guest a port that ends the run with an exit status, for tests
+    #[arg(long)]
+    pub(super) exit_port: bool,
+    /// Trap every access at once; writes that may be late are not queued by the kernel
+    #[arg(long)]
+    pub(super) no_coalesce: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "arm64 options (refused for other guests)")]
+pub(super) struct Arm64Args {
+    /// 32-bit guest
+    #[arg(long)]
+    pub(super) aarch32: bool,
+    /// Performance monitors
+    #[arg(long)]
+    pub(super) pmu: bool,
+    /// No memory tagging
+    #[arg(long)]
+    pub(super) disable_mte: bool,
+    /// Host CPUs the virtual ones may use
+    #[arg(long, value_name = "CPULIST")]
+    pub(super) vcpu_affinity: Option<String>,
+    /// Seed of the kernel's address randomization
+    #[arg(long, value_name = "N")]
+    pub(super) kaslr_seed: Option<String>,
+    /// No stolen time
+    #[arg(long)]
+    pub(super) no_pvtime: bool,
+    /// Longest SVE vector in bits
+    #[arg(long, value_name = "BITS")]
+    pub(super) sve_max_vl: Option<String>,
+    /// Nested virtualization
+    #[arg(long)]
+    pub(super) nested: bool,
+    /// Write the device tree to a file
+    #[arg(long, value_name = "FILE")]
+    pub(super) dump_dtb: Option<PathBuf>,
+    /// Timer frequency to tell the guest
+    #[arg(long, value_name = "HZ")]
+    pub(super) override_bad_firmware_cntfrq: Option<String>,
+    /// virtio over PCI
+    #[arg(long)]
+    pub(super) force_pci: bool,
+    /// Interrupt controller: gicv2, gicv2m, gicv3 or gicv3-its
+    #[arg(long, value_name = "CHIP")]
+    pub(super) irqchip: Option<String>,
+    /// Where firmware is loaded
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) firmware_address: Option<String>,
+}

@@ -1,0 +1,161 @@
+//! The command line: kvmtool's commands and options under kvmtool's names.
+//!
+//! A wrong argument is one sentence, so clap's answers of several lines are put into one here;
+//! help stays as clap prints it.
+
+mod args;
+mod host;
+mod options;
+mod refused;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+
+use anyhow::anyhow;
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+
+pub use host::Host;
+pub use options::{Boot, LogLevel, RunOptions};
+
+/// What the arguments ask for.
+#[derive(Clone, Debug)]
+pub enum Parsed {
+    /// To run a guest.
+    Run(Box<RunOptions>),
+    /// To print this on standard output and be done.
+    Text(String),
+}
+
+/// kvmtool's commands that have nothing to talk to yet.
+const LATER: [(&str, &str); 9] = [
+    ("setup", "Make a root file system for guests"),
+    ("pause", "Stop a guest's CPUs"),
+    ("resume", "Let a paused guest go on"),
+    ("list", "List the running guests"),
+    ("debug", "Show or poke a running guest's CPUs"),
+    ("balloon", "Change a running guest's memory"),
+    ("stop", "End a running guest"),
+    ("stat", "Show what a running guest did"),
+    ("sandbox", "Run one command in a guest"),
+];
+
+/// The sentence in the middle is how other projects' scripts recognize a command line of this
+/// kind; kvm-unit-tests looks for its first four words.
+const HELP: &str = "
+ To start a guest with this machine's own kernel, run 'trapline run'
+
+usage: trapline COMMAND [ARGS]
+
+ The most commonly used trapline commands are:
+{subcommands}
+
+ See 'trapline help COMMAND' for more information on a specific command.
+";
+
+const RUN_AFTER_HELP: &str = "While the guest runs:
+  Ctrl-a x  end the guest
+  Ctrl-a s  show what it has accessed so far
+  Ctrl-a h  show these keys
+  Ctrl-a a  send Ctrl-a to the guest (also Ctrl-a Ctrl-a)";
+
+/// Understands the process's arguments, the first of which is its own name.
+///
+/// # Errors
+/// One sentence for the user about what is wrong with them.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<Parsed> {
+    parse_on(args, &Host::this())
+}
+
+/// [`parse`] for a host with other CPUs and memory, for tests.
+///
+/// # Errors
+/// One sentence for the user about what is wrong with them.
+pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow::Result<Parsed> {
+    let matches = match command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => return asked_for_text(&error),
+    };
+    match matches.subcommand() {
+        Some(("run", matches)) => run_options(matches, host),
+        Some(("version", _)) => Ok(Parsed::Text(version())),
+        Some((name, _)) => Err(anyhow!("trapline {name}: not available yet in this version")),
+        None => Ok(Parsed::Text(command().render_help().to_string())),
+    }
+}
+
+fn run_options(matches: &ArgMatches, host: &Host) -> anyhow::Result<Parsed> {
+    let args = args::RunArgs::from_arg_matches(matches).map_err(|e| anyhow!(sentence(&e)))?;
+    Ok(Parsed::Run(Box::new(RunOptions::new(args, host)?)))
+}
+
+fn version() -> String {
+    format!("trapline {}\n", env!("CARGO_PKG_VERSION"))
+}
+
+fn command() -> Command {
+    let run = Command::new("run")
+        .about("Run a guest")
+        .override_usage("trapline run [OPTIONS] [KERNEL]")
+        .after_help(RUN_AFTER_HELP)
+        // As in kvmtool, options may be shortened and the last of several wins.
+        .infer_long_args(true)
+        .args_override_self(true);
+    let all = Command::new("trapline")
+        .version(env!("CARGO_PKG_VERSION"))
+        .help_template(StyledStr::from(HELP))
+        .subcommand(args::RunArgs::augment_args(run))
+        .subcommand(Command::new("version").about("Print the version"));
+    LATER.iter().fold(all, |all, (name, about)| {
+        let ignored = Arg::new("args").num_args(0..).allow_hyphen_values(true);
+        all.subcommand(
+            Command::new(*name)
+                .about(format!("{about} (not available yet)"))
+                .disable_help_flag(true)
+                .arg(ignored.trailing_var_arg(true)),
+        )
+    })
+}
+
+/// Help and versions come out of clap as errors.
+fn asked_for_text(error: &clap::Error) -> anyhow::Result<Parsed> {
+    match error.kind() {
+        ErrorKind::DisplayHelp => Ok(Parsed::Text(error.render().to_string())),
+        ErrorKind::DisplayVersion => Ok(Parsed::Text(version())),
+        _ => Err(anyhow!(sentence(error))),
+    }
+}
+
+fn sentence(error: &clap::Error) -> String {
+    let of = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    };
+    let arg = of(ContextKind::InvalidArg);
+    let option = arg.split([' ', '[']).next().unwrap_or_default();
+    match error.kind() {
+        ErrorKind::UnknownArgument => match of(ContextKind::SuggestedArg).as_str() {
+            "" => format!("{arg}: no such option; 'trapline run --help' lists them"),
+            near => format!("{arg}: no such option; did you mean {near}?"),
+        },
+        ErrorKind::InvalidSubcommand => {
+            let name = of(ContextKind::InvalidSubcommand);
+            format!("{name}: no such command; 'trapline --help' lists them")
+        }
+        ErrorKind::InvalidValue if of(ContextKind::InvalidValue).is_empty() => {
+            format!("{arg}: the value is missing")
+        }
+        ErrorKind::TooManyValues => format!("{option}: takes no value"),
+        ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8".to_owned(),
+        _ => {
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.strip_prefix("error: ").unwrap_or(first).to_owned()
+        }
+    }
+}

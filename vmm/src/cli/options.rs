@@ -1,0 +1,159 @@
+//! The options of a run, judged and with every default filled in.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+
+use super::args::{BasicArgs, KernelArgs, RunArgs};
+use super::units::{self, BadNumber};
+use super::{Host, refused};
+
+/// Everything a run needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunOptions {
+    /// The guest's name, for messages.
+    pub name: String,
+    /// Virtual CPUs, at least 1.
+    pub cpus: u32,
+    /// Guest memory in bytes, a multiple of 4 KiB, no more than the host has.
+    pub mem_bytes: u64,
+    /// KVM's device file.
+    pub dev: PathBuf,
+    /// What to start.
+    pub boot: Boot,
+    /// Nothing is added that was not asked for; above all, the kernel's arguments are
+    /// [`Boot::Kernel`]'s `params` and nothing else.
+    pub nodefaults: bool,
+    /// Ports that nobody answers are listed.
+    pub debug_ioport: bool,
+    /// Memory addresses that nobody answers are listed.
+    pub debug_mmio: bool,
+    /// The trap statistics are printed at the end.
+    pub stat: bool,
+    /// A guest that resets starts again.
+    pub reboot: bool,
+    /// The guest gets the exit port.
+    pub exit_port: bool,
+    /// The kernel may queue writes that can be late.
+    pub coalesce: bool,
+    /// How much is said on standard error.
+    pub loglevel: LogLevel,
+}
+
+/// What the guest starts with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// A kernel.
+    Kernel {
+        /// Its file; `None` is the first of kvmtool's usual places that has one.
+        path: Option<PathBuf>,
+        /// Its initial RAM disk.
+        initrd: Option<PathBuf>,
+        /// The user's arguments for it.
+        params: String,
+    },
+    /// A firmware image.
+    Firmware(PathBuf),
+}
+
+/// How much is said on standard error; each level includes those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// What went wrong.
+    Error,
+    /// What may surprise.
+    Warning,
+    /// What happens.
+    #[default]
+    Info,
+    /// Everything.
+    Debug,
+}
+
+impl RunOptions {
+    pub(super) fn new(args: RunArgs, host: &Host) -> anyhow::Result<Self> {
+        if let Some(reason) = refused::first(&args) {
+            bail!(reason);
+        }
+        let cpus = cpus(&args.basic, host)?;
+        let mem_bytes = mem_bytes(&args.basic, cpus, host)?;
+        Ok(Self {
+            cpus,
+            mem_bytes,
+            boot: boot(args.kernel)?,
+            loglevel: loglevel(&args.basic, args.debug.debug)?,
+            name: args.basic.name.unwrap_or_else(|| format!("guest-{}", std::process::id())),
+            dev: args.basic.dev.unwrap_or_else(|| "/dev/kvm".into()),
+            nodefaults: args.basic.nodefaults,
+            debug_ioport: args.debug.debug_ioport,
+            debug_mmio: args.debug.debug_mmio,
+            stat: args.trapline.stat,
+            reboot: !args.trapline.no_reboot,
+            exit_port: args.trapline.exit_port,
+            coalesce: !args.trapline.no_coalesce,
+        })
+    }
+}
+
+fn cpus(args: &BasicArgs, host: &Host) -> anyhow::Result<u32> {
+    let Some(text) = &args.cpus else { return Ok(host.default_cpus()) };
+    let count = match units::count(text) {
+        Ok(0) => bail!("-c {text}: a guest needs at least one CPU"),
+        Ok(count) => count,
+        Err(BadNumber::TooLarge) => u64::MAX,
+        Err(BadNumber::NotANumber) => bail!("-c {text}: not a number of CPUs"),
+    };
+    u32::try_from(count)
+        .ok()
+        .with_context(|| format!("-c {text}: no guest can have that many CPUs"))
+}
+
+fn mem_bytes(args: &BasicArgs, cpus: u32, host: &Host) -> anyhow::Result<u64> {
+    const PAGE: u64 = 4096;
+    let Some(text) = &args.mem else {
+        return Ok(host.default_mem_bytes(cpus) / PAGE * PAGE);
+    };
+    let size = match units::size(text) {
+        Ok(0) => bail!("-m {text}: a guest needs memory"),
+        Ok(size) => size,
+        Err(BadNumber::TooLarge) => u64::MAX,
+        Err(BadNumber::NotANumber) => {
+            bail!("-m {text}: not a memory size; write MiB, or a unit as in 512M or 2G")
+        }
+    };
+    if let Some(ram) = host.ram_bytes {
+        ensure!(size <= ram, "-m {text}: more than the host's {} MiB of RAM", ram >> 20);
+    }
+    size.checked_next_multiple_of(PAGE).with_context(|| format!("-m {text}: too much memory"))
+}
+
+fn boot(args: KernelArgs) -> anyhow::Result<Boot> {
+    let mut kernels = args.kernel.into_iter().chain(args.positional);
+    let path = kernels.next();
+    if let Some(second) = kernels.next() {
+        bail!("{}: a kernel was already given", second.display());
+    }
+    match (path, args.firmware) {
+        (Some(_), Some(_)) => bail!("--firmware: a guest starts with a kernel or with firmware"),
+        (None, Some(_)) if args.initrd.is_some() => {
+            bail!("--initrd: firmware takes no initial RAM disk")
+        }
+        (None, Some(firmware)) => Ok(Boot::Firmware(firmware)),
+        (path, None) => {
+            let params = args.params.unwrap_or_default();
+            Ok(Boot::Kernel { path, initrd: args.initrd, params })
+        }
+    }
+}
+
+fn loglevel(args: &BasicArgs, debug: bool) -> anyhow::Result<LogLevel> {
+    let level = match args.loglevel.as_deref() {
+        None => LogLevel::default(),
+        Some("error") => LogLevel::Error,
+        Some("warning") => LogLevel::Warning,
+        Some("info") => LogLevel::Info,
+        Some("debug") => LogLevel::Debug,
+        Some(text) => bail!("--loglevel {text}: not one of error, warning, info and debug"),
+    };
+    Ok(if debug { LogLevel::Debug } else { level })
+}

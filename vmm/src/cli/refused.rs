@@ -1,0 +1,111 @@
+//! Options we know but cannot honour yet. They are refused by name: a guest without the disk its
+//! user asked for is worse than no guest.
+
+use super::args::{Arm64Args, BasicArgs, DeviceArgs, NetworkArgs, RunArgs};
+
+/// Why the arguments cannot be honoured: the first reason, in the order of the help text.
+pub(super) fn first(args: &RunArgs) -> Option<String> {
+    console(&args.basic)
+        .or_else(|| network(&args.network))
+        .or_else(|| device(&args.devices))
+        .or_else(|| other(args))
+        .or_else(|| arm64(&args.arm64))
+}
+
+fn missing(option: &str, device: &str) -> String {
+    format!("{option}: {device} does not exist yet in this version")
+}
+
+fn given(table: &[(bool, &str, &str)]) -> Option<String> {
+    table.iter().find(|row| row.0).map(|(_, option, device)| missing(option, device))
+}
+
+fn console(args: &BasicArgs) -> Option<String> {
+    match args.console.as_deref() {
+        None | Some("serial") => None,
+        Some("virtio") => Some(missing("--console virtio", "the virtio-console device")),
+        Some("hv") => Some(missing("--console hv", "the hypervisor console")),
+        Some(text) => Some(format!("--console {text}: not one of serial, virtio and hv")),
+    }
+}
+
+/// As in kvmtool, `mode=none` anywhere means no card at all.
+fn network(args: &NetworkArgs) -> Option<String> {
+    const KEYS: [&str; 10] = [
+        "guest_mac",
+        "guest_ip",
+        "host_ip",
+        "script",
+        "downscript",
+        "trans",
+        "tapif",
+        "vhost",
+        "fd",
+        "mq",
+    ];
+    let mut wanted = None;
+    let mut none = false;
+    for text in &args.network {
+        wanted.get_or_insert(text);
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            match part.split_once('=') {
+                Some(("mode", "none")) => none = true,
+                Some(("mode", "user" | "tap")) => {}
+                Some(("mode", mode)) => {
+                    return Some(format!("-n mode={mode}: not one of user, tap and none"));
+                }
+                Some((key, _)) if KEYS.contains(&key) => {}
+                _ => return Some(format!("-n {part}: no such network parameter")),
+            }
+        }
+    }
+    wanted.filter(|_| !none).map(|text| missing(&format!("-n {text}"), "the virtio-net device"))
+}
+
+fn device(args: &DeviceArgs) -> Option<String> {
+    given(&[
+        (!args.disk.is_empty(), "--disk", "the virtio-blk device"),
+        (args.balloon, "--balloon", "the virtio-balloon device"),
+        (args.vnc, "--vnc", "the VESA display"),
+        (args.gtk, "--gtk", "the VESA display"),
+        (args.sdl, "--sdl", "the VESA display"),
+        (args.vidmode.is_some(), "--vidmode", "the VESA display"),
+        (args.rng, "--rng", "the virtio-rng device"),
+        (!args.plan9.is_empty(), "--9p", "the virtio-9p device"),
+        (args.vsock.is_some(), "--vsock", "the virtio-vsock device"),
+        (!args.tty.is_empty(), "--tty", "a serial port on a pty of its own"),
+        (args.sandbox.is_some(), "--sandbox", "the virtio-9p device behind it"),
+        (args.hugetlbfs.is_some(), "--hugetlbfs", "guest memory from huge pages"),
+        (args.virtio_legacy, "--virtio-legacy", "the virtio transport"),
+        (args.virtio_transport.is_some(), "--virtio-transport", "the virtio transport"),
+        (!args.vfio_pci.is_empty(), "--vfio-pci", "an assigned device"),
+    ])
+}
+
+fn other(args: &RunArgs) -> Option<String> {
+    given(&[
+        (args.kernel.flash.is_some(), "--flash", "the CFI flash device"),
+        (args.debug.debug_single_step, "--debug-single-step", "single stepping"),
+        (args.debug.debug_iodelay.is_some(), "--debug-iodelay", "a delay of accesses"),
+    ])
+}
+
+fn arm64(args: &Arm64Args) -> Option<String> {
+    let table = [
+        (args.aarch32, "--aarch32"),
+        (args.pmu, "--pmu"),
+        (args.disable_mte, "--disable-mte"),
+        (args.vcpu_affinity.is_some(), "--vcpu-affinity"),
+        (args.kaslr_seed.is_some(), "--kaslr-seed"),
+        (args.no_pvtime, "--no-pvtime"),
+        (args.sve_max_vl.is_some(), "--sve-max-vl"),
+        (args.nested, "--nested"),
+        (args.dump_dtb.is_some(), "--dump-dtb"),
+        (args.override_bad_firmware_cntfrq.is_some(), "--override-bad-firmware-cntfrq"),
+        (args.force_pci, "--force-pci"),
+        (args.irqchip.is_some(), "--irqchip"),
+        (args.firmware_address.is_some(), "--firmware-address"),
+    ];
+    let (_, option) = table.iter().find(|row| row.0)?;
+    Some(format!("{option}: arm64 guests have it, and they do not exist yet in this version"))
+}

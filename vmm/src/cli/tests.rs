@@ -1,0 +1,282 @@
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const HOST: Host = Host { cpus: 4, ram_bytes: Some(8 << 30) };
+
+fn parse(args: &str) -> anyhow::Result<Parsed> {
+    parse_list(&args.split_whitespace().collect::<Vec<_>>())
+}
+
+fn parse_list(args: &[&str]) -> anyhow::Result<Parsed> {
+    parse_on(std::iter::once("trapline").chain(args.iter().copied()).map(OsString::from), &HOST)
+}
+
+fn run(args: &str) -> RunOptions {
+    match parse(&format!("run {args}")) {
+        Ok(Parsed::Run(options)) => *options,
+        other => panic!("{args}: {other:?}"),
+    }
+}
+
+fn text(args: &str) -> String {
+    match parse(args) {
+        Ok(Parsed::Text(text)) => text,
+        other => panic!("{args}: {other:?}"),
+    }
+}
+
+fn refusal(args: &str) -> String {
+    let error = parse(args).expect_err(args);
+    let sentence = format!("{error:#}");
+    assert!(!sentence.contains('\n'), "one line: {sentence}");
+    sentence
+}
+
+fn kernel(options: &RunOptions) -> (Option<PathBuf>, Option<PathBuf>, &str) {
+    match &options.boot {
+        Boot::Kernel { path, initrd, params } => (path.clone(), initrd.clone(), params),
+        Boot::Firmware(path) => panic!("firmware {}", path.display()),
+    }
+}
+
+#[test]
+fn the_defaults_are_kvmtools() {
+    let options = run("");
+    assert_eq!(options.name, format!("guest-{}", std::process::id()));
+    assert_eq!(options.cpus, 4);
+    assert_eq!(options.mem_bytes, (64 << 20) * 7);
+    assert_eq!(options.dev, PathBuf::from("/dev/kvm"));
+    assert_eq!(kernel(&options), (None, None, ""));
+    assert_eq!(options.loglevel, LogLevel::Info);
+    assert!(options.reboot && !options.stat && !options.exit_port && !options.nodefaults);
+}
+
+#[test]
+fn the_default_memory_leaves_the_host_a_fifth() {
+    let small = Host { cpus: 8, ram_bytes: Some(500 << 20) };
+    assert_eq!(small.default_mem_bytes(8), 400 << 20);
+}
+
+#[test]
+fn the_command_line_of_kvm_unit_tests_is_understood() {
+    let options = run("--nodefaults --network mode=none --loglevel=warning --kernel a.flat \
+         --params x --initrd env --cpus 2 --mem 256");
+    assert_eq!(kernel(&options), (Some("a.flat".into()), Some("env".into()), "x"));
+    assert_eq!((options.cpus, options.mem_bytes), (2, 256 << 20));
+    assert_eq!(options.loglevel, LogLevel::Warning);
+    assert!(options.nodefaults);
+}
+
+#[test]
+fn short_long_and_shortened_options_are_the_same() {
+    let long =
+        run("--kernel k --initrd i --mem 64 --cpus 3 --params p --network mode=none --name n");
+    let short = run("-k k -i i -m 64 -c 3 -p p -n mode=none --name n");
+    let tight = run("-kk -ii -m64 -c3 -pp -nmode=none --name=n");
+    let shortened = run("--kern k --init i --me 64 --cp 3 --par p --netw mode=none --nam n");
+    assert_eq!(long, short);
+    assert_eq!(long, tight);
+    assert_eq!(long, shortened);
+}
+
+#[test]
+fn the_kernel_can_stand_alone_anywhere() {
+    assert_eq!(kernel(&run("bzImage -m 64")).0, Some("bzImage".into()));
+    assert_eq!(kernel(&run("-m 64 bzImage")).0, Some("bzImage".into()));
+    assert_eq!(refusal("run -k a b"), "b: a kernel was already given");
+}
+
+#[test]
+fn parameters_may_hold_anything() {
+    let Ok(Parsed::Run(options)) = parse_list(&["run", "-p", "--foo -b = ü"]) else { panic!() };
+    assert_eq!(kernel(&options).2, "--foo -b = ü");
+}
+
+#[test]
+fn the_last_of_several_wins() {
+    assert_eq!(run("-c 1 --cpus 3").cpus, 3);
+    assert_eq!(kernel(&run("-p a -p b")).2, "b");
+}
+
+#[test]
+fn memory_sizes_take_kvmtools_units() {
+    for (written, bytes) in [
+        ("256", 256u64 << 20),
+        ("512M", 512 << 20),
+        ("2G", 2 << 30),
+        ("1g", 1 << 30),
+        ("4096K", 4 << 20),
+        ("8192b", 8192),
+        ("5000B", 8192),
+    ] {
+        assert_eq!(run(&format!("-m {written}")).mem_bytes, bytes, "{written}");
+    }
+}
+
+#[test]
+fn wrong_memory_sizes_are_refused_with_the_reason() {
+    assert_eq!(refusal("run -m 0"), "-m 0: a guest needs memory");
+    assert_eq!(refusal("run -m 0G"), "-m 0G: a guest needs memory");
+    assert_eq!(refusal("run -m 99999"), "-m 99999: more than the host's 8192 MiB of RAM");
+    for huge in ["16384P", "99999999999999999999"] {
+        let more = format!("-m {huge}: more than the host's 8192 MiB of RAM");
+        assert_eq!(refusal(&format!("run -m {huge}")), more);
+    }
+    for wrong in ["much", "12X", "1.5G", "-5", "+5", "G", "0x10", "5 M", "1MB", "512@0"] {
+        let args = ["run", "-m", wrong];
+        let error = parse_list(&args).expect_err(wrong).to_string();
+        assert!(error.starts_with(&format!("-m {wrong}: not a memory size")), "{error}");
+    }
+}
+
+#[test]
+fn wrong_numbers_of_cpus_are_refused_with_the_reason() {
+    assert_eq!(run("-c 0x10").cpus, 16);
+    assert_eq!(refusal("run -c 0"), "-c 0: a guest needs at least one CPU");
+    assert_eq!(refusal("run -c two"), "-c two: not a number of CPUs");
+    assert_eq!(refusal("run -c -1"), "-c -1: not a number of CPUs");
+    assert_eq!(refusal("run -c 99999999999"), "-c 99999999999: no guest can have that many CPUs");
+}
+
+#[test]
+fn a_guest_starts_with_one_thing() {
+    assert_eq!(run("-f bios.bin").boot, Boot::Firmware("bios.bin".into()));
+    assert!(refusal("run -f a -k b").starts_with("--firmware: "));
+    assert!(refusal("run -f a -i b").starts_with("--initrd: "));
+}
+
+#[test]
+fn debugging_options_are_taken() {
+    let options = run("--debug --debug-ioport --debug-mmio --stat --no-reboot --exit-port");
+    assert_eq!(options.loglevel, LogLevel::Debug);
+    assert!(options.debug_ioport && options.debug_mmio && options.stat && options.exit_port);
+    assert!(!options.reboot);
+    assert_eq!(refusal("run --loglevel loud").split(':').next(), Some("--loglevel loud"));
+}
+
+#[test]
+fn network_modes_other_than_none_are_refused() {
+    run("-n mode=none");
+    run("--network=mode=none --no-dhcp");
+    let wanted = "the virtio-net device does not exist yet in this version";
+    assert_eq!(refusal("run -n mode=user"), format!("-n mode=user: {wanted}"));
+    assert_eq!(refusal("run -n mode=tap,tapif=t"), format!("-n mode=tap,tapif=t: {wanted}"));
+    assert_eq!(refusal("run -n"), format!("-n mode=user: {wanted}"));
+    assert_eq!(refusal("run -n mode=fast").split(':').next(), Some("-n mode=fast"));
+    assert_eq!(refusal("run -n colour=red"), "-n colour=red: no such network parameter");
+}
+
+/// kvmtool's options whose device or guest does not exist yet.
+const REFUSED: &str = "-d x|--disk x,ro|--balloon|--vnc|--gtk|--sdl|--rng|--9p /,t|--vsock 3|--tty 0\
+    |--sandbox s|--hugetlbfs /h|--virtio-legacy|--virtio-transport pci|--vfio-pci 0:1.0|-F f\
+    |--flash f|--vidmode 3|--debug-single-step|--debug-iodelay 5|--console virtio|--console hv\
+    |--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime|--sve-max-vl 128\
+    |--nested|--dump-dtb f|--override-bad-firmware-cntfrq 1|--force-pci|--irqchip=gicv3\
+    |--firmware-address 0";
+
+#[test]
+fn options_without_a_device_are_refused_by_name() {
+    for option in REFUSED.split('|') {
+        let option = option.trim();
+        let sentence = refusal(&format!("run {option}"));
+        let name = option.split([' ', '=']).next().unwrap();
+        let long = match name {
+            "-d" => "--disk",
+            "-F" => "--flash",
+            long => long,
+        };
+        assert!(sentence.starts_with(long), "{option}: {sentence}");
+        assert!(sentence.ends_with("not exist yet in this version"), "{option}: {sentence}");
+    }
+    assert_eq!(
+        refusal("run --rng"),
+        "--rng: the virtio-rng device does not exist yet in this version"
+    );
+}
+
+#[test]
+fn help_is_what_test_suites_and_people_look_for() {
+    for args in ["", "--help", "-h", "help"] {
+        let text = text(args);
+        assert!(text.contains("The most commonly used trapline commands are:"), "{text}");
+        assert!(text.contains("  run "), "{text}");
+        assert!(text.contains("  sandbox "), "{text}");
+    }
+    for args in ["run --help", "help run", "run -h"] {
+        let text = text(args);
+        for heading in
+            ["Basic options:", "Kernel options:", "Networking options:", "Debug options:"]
+        {
+            assert!(text.contains(heading), "{heading} in {text}");
+        }
+        assert!(text.contains("Ctrl-a x"), "{text}");
+    }
+}
+
+#[test]
+fn every_option_has_help() {
+    let all = command();
+    let run = all.find_subcommand("run").unwrap();
+    for arg in run.get_arguments() {
+        assert!(arg.get_help().is_some(), "{}", arg.get_id());
+    }
+    command().debug_assert();
+}
+
+#[test]
+fn the_version_is_a_line() {
+    let line = concat!("trapline ", env!("CARGO_PKG_VERSION"), "\n");
+    for args in ["version", "--version", "-V"] {
+        assert_eq!(text(args), line);
+    }
+}
+
+#[test]
+fn commands_to_come_are_refused_by_name() {
+    for (name, _) in LATER {
+        for rest in ["", " -a", " --name x", " --help"] {
+            let wanted = format!("trapline {name}: not available yet in this version");
+            assert_eq!(refusal(&format!("{name}{rest}")), wanted);
+        }
+    }
+}
+
+#[test]
+fn mistakes_are_one_sentence_that_names_them() {
+    assert_eq!(refusal("runn"), "runn: no such command; 'trapline --help' lists them");
+    assert_eq!(
+        refusal("run --colour"),
+        "--colour: no such option; 'trapline run --help' lists them"
+    );
+    assert_eq!(refusal("run --kernal x"), "--kernal: no such option; did you mean --kernel?");
+    assert_eq!(refusal("run -k"), "--kernel <FILE>: the value is missing");
+    assert!(refusal("run --stat=yes").starts_with("--stat: "));
+}
+
+#[test]
+fn lists_of_cpus_are_counted() {
+    assert_eq!(host::count_cpus("0\n"), Some(1));
+    assert_eq!(host::count_cpus("0-3,8,10-11\n"), Some(7));
+    for wrong in ["", "3-1", "a", "0-", "0-4294967295"] {
+        assert_eq!(host::count_cpus(wrong), None, "{wrong}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_arguments_are_too_strange(args: Vec<String>) {
+        let list: Vec<&str> = std::iter::once("run").chain(args.iter().map(String::as_str)).collect();
+        let _ = parse_list(&list);
+    }
+
+    #[test]
+    fn a_size_is_never_above_the_hosts_memory(number: u64, unit in "[BKMGTPbkmgtp]?") {
+        if let Ok(Parsed::Run(options)) = parse(&format!("run -m {number}{unit}")) {
+            prop_assert!(options.mem_bytes > 0 && options.mem_bytes <= 8 << 30);
+            prop_assert_eq!(options.mem_bytes % 4096, 0);
+        }
+    }
+}

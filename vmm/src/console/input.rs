@@ -1,0 +1,89 @@
+//! The reader thread.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use super::Console;
+use super::escape::{self, Escape, Key};
+use crate::request::Request;
+
+/// Reads the console's input from `stdin` until the console is closed or the input has an end.
+/// The guest does not notice an end: its terminal is one where nobody types any more.
+pub(super) fn read_all(console: &Console, stdin: &impl AsFd) {
+    let mut escape = Escape::default();
+    let mut buf = [0; 4096];
+    loop {
+        let room = console.input.lock().room();
+        let ready = wait(console, stdin, room > 0);
+        if console.end_reader.load(Ordering::Relaxed) {
+            return;
+        }
+        if !ready {
+            continue;
+        }
+        // An escape is longer than what it sends, so what is read fits.
+        let most = room.min(buf.len());
+        let Some(space) = buf.get_mut(..most) else { continue };
+        match rustix::io::read(stdin, space) {
+            Ok(0) => return,
+            Ok(count) => take(console, &mut escape, buf.get(..count).unwrap_or_default()),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(error) => {
+                // The terminal has gone away; if that matters, SIGHUP says so.
+                tracing::debug!("nothing more to read from standard input: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until there is something to read, if `reading`, or until woken; says whether there is.
+fn wait(console: &Console, stdin: &impl AsFd, reading: bool) -> bool {
+    let mut fds =
+        [PollFd::new(&console.wake_reader, PollFlags::IN), PollFd::new(stdin, PollFlags::IN)];
+    let watched = if reading { &mut fds[..] } else { &mut fds[..1] };
+    if poll(watched, None).is_err() {
+        return false;
+    }
+    let [wake, input] = &fds;
+    if !wake.revents().is_empty() {
+        let _ = rustix::io::read(&console.wake_reader, &mut [0; 8]);
+    }
+    reading && !input.revents().is_empty()
+}
+
+fn take(console: &Console, escape: &mut Escape, typed: &[u8]) {
+    let mut sent = Vec::with_capacity(typed.len());
+    for byte in typed {
+        match escape.feed(*byte) {
+            Key::Guest(byte) => sent.push(byte),
+            Key::Nothing => {}
+            command => {
+                // What was typed before a command arrives before it is obeyed.
+                hand_over(console, &mut sent);
+                obey(console, command);
+            }
+        }
+    }
+    hand_over(console, &mut sent);
+}
+
+fn hand_over(console: &Console, sent: &mut Vec<u8>) {
+    if !sent.is_empty() {
+        console.input.lock().push(sent);
+        sent.clear();
+        console.poll_device();
+    }
+}
+
+fn obey(console: &Console, command: Key) {
+    match command {
+        Key::Help => console.message(escape::HELP),
+        Key::Quit => console.requests.make(Request::Quit),
+        Key::Statistics => console.requests.make(Request::Statistics),
+        Key::Guest(_) | Key::Nothing => {}
+    }
+}

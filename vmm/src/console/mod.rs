@@ -1,0 +1,211 @@
+//! The guest's console: its first serial port on the process's standard input and output.
+//!
+//! ```text
+//!  serial port ─ transmit ─► OutQueue, 64 KiB ─► writer thread ─► stdout
+//!      ▲  └───── receive ──◄ InQueue,  64 KiB ◄─ reader thread ◄─ stdin
+//!      └───────── poll ───── both threads            └─► Ctrl-a commands ─► Requests
+//! ```
+//!
+//! A vCPU never waits for the terminal: when nobody reads what the guest prints, the serial port's
+//! transmitter stays busy, as with flow control on a real line, and nothing is lost. When the
+//! guest does not read what is typed, standard input is left alone until it does; Ctrl-a commands
+//! behind 64 KiB of unread input wait with it.
+
+mod escape;
+mod input;
+mod output;
+mod queue;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{EventfdFlags, eventfd};
+use trapline_device::{CharBackend, CharDevice};
+
+use crate::request::Requests;
+use queue::{InQueue, OutQueue};
+
+/// Bytes the guest can be ahead of the terminal.
+const OUT_ROOM: usize = 64 << 10;
+
+/// Bytes the terminal can be ahead of the guest.
+const IN_ROOM: usize = 64 << 10;
+
+/// This much output is written at once, without waiting for more to go with it.
+const LARGE: usize = 16 << 10;
+
+/// The console. Made before the machine, as its serial port's back end; its threads start later,
+/// when [`Console::start`] gives it a terminal.
+pub struct Console {
+    output: Mutex<Output>,
+    /// Notified when [`Output`] changes: there is output, much output, or the end.
+    changed: Condvar,
+    input: Mutex<InQueue>,
+    device: Mutex<Option<Weak<dyn CharDevice>>>,
+    requests: Requests,
+    /// Wakes the reader thread: there is room, or it shall end.
+    wake_reader: OwnedFd,
+    end_reader: AtomicBool,
+    /// Standard output is a terminal, so our messages can go between the guest's lines.
+    on_terminal: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Output {
+    queue: OutQueue,
+    phase: Phase,
+}
+
+/// The life of the output.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Bytes are queued, and written once there is a writer.
+    Open,
+    /// The writer ends when it has written what is queued.
+    Closing,
+    /// Nobody writes any more; bytes are swallowed.
+    Closed,
+}
+
+impl Console {
+    /// A console without a terminal: it queues.
+    ///
+    /// # Errors
+    /// What the kernel says when it has no event file descriptor for us.
+    pub fn new(requests: Requests) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            output: Mutex::new(Output { queue: OutQueue::new(OUT_ROOM), phase: Phase::Open }),
+            changed: Condvar::new(),
+            input: Mutex::new(InQueue::new(IN_ROOM)),
+            device: Mutex::new(None),
+            requests,
+            wake_reader: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            end_reader: AtomicBool::new(false),
+            on_terminal: AtomicBool::new(false),
+            threads: Mutex::new(Vec::new()),
+        }))
+    }
+
+    /// Names the serial port that is told when there is input or room for output.
+    pub fn attach(&self, device: Weak<dyn CharDevice>) {
+        *self.device.lock() = Some(device);
+        // Something may have been typed before there was anybody to tell.
+        self.poll_device();
+    }
+
+    /// Starts to read `stdin` and to write `stdout`. Once per console.
+    ///
+    /// # Errors
+    /// What the kernel says when it refuses a thread.
+    pub fn start<I, O>(self: &Arc<Self>, stdin: I, stdout: O) -> io::Result<()>
+    where
+        I: AsFd + Send + 'static,
+        O: AsFd + Send + 'static,
+    {
+        self.on_terminal.store(rustix::termios::isatty(&stdout), Ordering::Relaxed);
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let writer = Arc::clone(self);
+        let writer = thread("console-out").spawn(move || output::write_all(&writer, &stdout))?;
+        self.threads.lock().push(writer);
+        let reader = Arc::clone(self);
+        let reader = thread("console-in").spawn(move || input::read_all(&reader, &stdin))?;
+        self.threads.lock().push(reader);
+        Ok(())
+    }
+
+    /// Shows `text`, a message of ours, in its place among the guest's output; on standard error
+    /// when standard output is a file or a pipe.
+    pub fn message(&self, text: &str) {
+        if self.on_terminal.load(Ordering::Relaxed) {
+            self.output.lock().queue.push_message(text.replace('\n', "\r\n").as_bytes());
+            self.changed.notify_all();
+        } else {
+            let newline = if crate::terminal::is_raw() { "\r\n" } else { "\n" };
+            // A message nobody can see is no reason to end the guest.
+            let _ = io::stderr().lock().write_all(text.replace('\n', newline).as_bytes());
+        }
+    }
+
+    /// Writes what the guest has sent and ends the threads; call it when no vCPU runs any more.
+    /// Gives up after `patience`, if one is given, on a reader that does not read; says whether
+    /// everything was written.
+    pub fn flush_and_join(&self, patience: Option<Duration>) -> bool {
+        self.end_reader.store(true, Ordering::Relaxed);
+        self.wake_reader();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let written = threads.is_empty() || self.close_output(patience);
+        for thread in threads {
+            // A writer that is stuck in a write ends with the process.
+            if written {
+                let _ = thread.join();
+            }
+        }
+        written
+    }
+
+    fn close_output(&self, patience: Option<Duration>) -> bool {
+        let give_up = patience.and_then(|patience| Instant::now().checked_add(patience));
+        let mut output = self.output.lock();
+        if output.phase == Phase::Open {
+            output.phase = Phase::Closing;
+        }
+        self.changed.notify_all();
+        while output.phase != Phase::Closed {
+            match give_up {
+                Some(at) if self.changed.wait_until(&mut output, at).timed_out() => {
+                    return output.phase == Phase::Closed;
+                }
+                Some(_) => {}
+                None => self.changed.wait(&mut output),
+            }
+        }
+        true
+    }
+
+    /// Tells the serial port to look. Never with a lock of ours held: it calls back.
+    fn poll_device(&self) {
+        let device = self.device.lock().as_ref().and_then(Weak::upgrade);
+        if let Some(device) = device {
+            device.poll();
+        }
+    }
+
+    fn wake_reader(&self) {
+        // It fails only when the counter is full, and then the reader is awake.
+        let _ = rustix::io::write(&self.wake_reader, &1u64.to_ne_bytes());
+    }
+}
+
+impl CharBackend for Console {
+    fn transmit(&self, data: &[u8]) -> usize {
+        let mut output = self.output.lock();
+        if output.phase == Phase::Closed {
+            return data.len();
+        }
+        let before = output.queue.len();
+        let taken = output.queue.push(data);
+        let after = output.queue.len();
+        drop(output);
+        // The writer waits for the first byte, and then for a large piece.
+        if (before == 0 && after > 0) || (before < LARGE && after >= LARGE) {
+            self.changed.notify_all();
+        }
+        taken
+    }
+
+    fn receive(&self, buf: &mut [u8]) -> usize {
+        let (count, room_again) = self.input.lock().pop(buf);
+        if room_again {
+            self.wake_reader();
+        }
+        count
+    }
+}

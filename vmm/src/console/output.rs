@@ -1,0 +1,66 @@
+//! The writer thread.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use super::{Console, LARGE, OUT_ROOM, Phase};
+use crate::request::Request;
+
+/// How long a little output waits for more to go with it: too short to see, long enough for the
+/// rest of a line that a guest prints byte by byte.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// Writes the console's output to `stdout` until the console is closed or `stdout` is.
+pub(super) fn write_all(console: &Console, stdout: &impl AsFd) {
+    let mut spare = Vec::with_capacity(OUT_ROOM);
+    let mut result = Ok(());
+    while result.is_ok() {
+        let Some((piece, starved)) = next_piece(console, spare) else { break };
+        if starved {
+            console.poll_device();
+        }
+        result = write_piece(stdout, &piece);
+        spare = piece;
+        spare.clear();
+    }
+    console.output.lock().phase = Phase::Closed;
+    console.changed.notify_all();
+    if let Err(error) = result {
+        // A guest that was turned away sends the rest to nowhere.
+        console.poll_device();
+        console.requests.make(Request::OutputLost(error.to_string()));
+    }
+}
+
+/// Waits for output; `None` is its end. `spare` is empty memory for what comes meanwhile.
+fn next_piece(console: &Console, spare: Vec<u8>) -> Option<(Vec<u8>, bool)> {
+    let mut output = console.output.lock();
+    while output.queue.len() == 0 {
+        if output.phase == Phase::Closing {
+            return None;
+        }
+        console.changed.wait(&mut output);
+    }
+    if output.phase == Phase::Open && output.queue.len() < LARGE {
+        console.changed.wait_for(&mut output, GATHER);
+    }
+    Some(output.queue.take(spare))
+}
+
+fn write_piece(stdout: &impl AsFd, mut piece: &[u8]) -> Result<(), Errno> {
+    while !piece.is_empty() {
+        match rustix::io::write(stdout, piece) {
+            Ok(count) => piece = piece.get(count..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            // Whoever else has the file open made it non-blocking.
+            Err(Errno::AGAIN) => {
+                let _ = poll(&mut [PollFd::new(stdout, PollFlags::OUT)], None);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! The `trapline` command: its options, the terminal it runs on, the guest's console, and the init
+//! it is when a guest starts it as process 1.
+//!
+//! The path of a run: [`cli`] turns the arguments into [`cli::RunOptions`], [`run`] builds the
+//! machine from them, [`session`] holds the terminal, the console's threads and the signals while
+//! the guest runs.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+pub mod cli;
+pub mod console;
+pub mod guest_init;
+pub mod logging;
+pub mod request;
+pub mod run;
+pub mod session;
+pub mod signals;
+pub mod terminal;
+
+/// What `main` does: the command line, or init when the kernel of a guest started us.
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if std::process::id() == 1 && guest_init::is_init(args.first()) {
+        return guest_init::main();
+    }
+    terminal::restore_on_panic();
+    match cli::parse(args) {
+        Ok(cli::Parsed::Text(text)) => say(&text),
+        Ok(cli::Parsed::Run(options)) => {
+            logging::start(options.loglevel);
+            run::run(&options).unwrap_or_else(|error| logging::fatal(&error))
+        }
+        Err(error) => logging::fatal(&error),
+    }
+}
+
+/// Prints text that was asked for. A reader that has gone away (`trapline --help | head -1`) has
+/// seen what it wanted.
+fn say(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}

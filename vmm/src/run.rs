@@ -1,0 +1,230 @@
+//! `trapline run`: from options to a machine, and from its end to an exit status.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use parking_lot::Mutex;
+use trapline_device::CharBackend;
+use trapline_machine::boot::{cmdline, initramfs, kernel};
+use trapline_machine::{Config, Control, Ending, Initrd, Report, Session as Machine};
+
+use crate::cli::{Boot, RunOptions};
+use crate::console::Console;
+use crate::request::{Request, Requests};
+use crate::session::Session;
+
+/// How long a reader of the guest's output is waited for when somebody waits for the end.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs one guest; returns when it has ended.
+///
+/// # Errors
+/// Why it could not be started, or did not end well.
+pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
+    check_files(&options.boot)?;
+    let requests = Requests::default();
+    let console = Console::new(requests.clone())?;
+    let config = config(options, &console)?;
+    if matches!(config.boot, trapline_machine::Boot::Kernel { .. }) {
+        warn_of_software_kvm();
+    }
+    let mut machine = Machine::new(config)?;
+    console.attach(machine.console_device());
+    tracing::info!("# {}", command_line(options));
+
+    let session = Session::start(&console, &requests)?;
+    let control = machine.control();
+    let wish = Arc::new(Mutex::new(None));
+    serve(&requests, &control, &console, &wish);
+    let ending = machine.run();
+    requests.unserve();
+
+    let wish = wish.lock().take();
+    console.message(last_line(&ending, wish.as_ref()));
+    session.finish(wish.is_some().then_some(PATIENCE));
+    let report = control.report();
+    drop(machine);
+    say(&report, options);
+    conclude(ending?, wish)
+}
+
+/// Obeys the person at the console, and the host. Runs on their threads, so it only asks.
+fn serve(
+    requests: &Requests,
+    control: &Control,
+    console: &Arc<Console>,
+    wish: &Arc<Mutex<Option<Request>>>,
+) {
+    let (control, console, wish) = (control.clone(), Arc::downgrade(console), Arc::clone(wish));
+    requests.serve(move |request| {
+        if request == Request::Statistics {
+            if let Some(console) = console.upgrade() {
+                console.message(&format!("\n{}", control.report()));
+            }
+            return;
+        }
+        wish.lock().get_or_insert(request);
+        control.stop();
+    });
+}
+
+/// What the console shows last, in kvmtool's words.
+fn last_line(
+    ending: &Result<Ending, trapline_machine::Error>,
+    wish: Option<&Request>,
+) -> &'static str {
+    match (ending, wish) {
+        (Ok(Ending::Stopped), Some(Request::Quit)) => "\n  # KVM session terminated.\n",
+        (Ok(Ending::Off | Ending::Reset | Ending::Exit(_)), _) => {
+            "\n  # KVM session ended normally.\n"
+        }
+        _ => "\n",
+    }
+}
+
+/// The exit status: 0 for a guest that ended in order or was ended by its user, its own for one
+/// that used the exit port, 128 and the signal's number for a signal.
+fn conclude(ending: Ending, wish: Option<Request>) -> anyhow::Result<ExitCode> {
+    match (ending, wish) {
+        (Ending::Exit(status), _) => Ok(ExitCode::from(status)),
+        (Ending::Off | Ending::Reset, _) => Ok(ExitCode::SUCCESS),
+        (Ending::Crashed(report), _) => {
+            // The report is several lines; the sentence after it is the one that counts.
+            let _ = write!(std::io::stderr(), "{report}");
+            bail!("the guest cannot go on: {}", report.cause)
+        }
+        (Ending::Stopped, Some(Request::Signal(number))) => {
+            Ok(ExitCode::from(128 + u8::try_from(number).unwrap_or(127)))
+        }
+        (Ending::Stopped, Some(Request::OutputLost(why))) => {
+            bail!("cannot write the guest's output: {why}")
+        }
+        (Ending::Stopped, _) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Prints what was asked for. A reader that has gone away has seen what it wanted.
+fn say(report: &Report, options: &RunOptions) {
+    let mut err = std::io::stderr().lock();
+    if options.stat {
+        let _ = write!(err, "{report}");
+        return;
+    }
+    for (key, count) in &report.traps.unclaimed {
+        let wanted = match key.space {
+            trapline_device::Space::Pio => options.debug_ioport,
+            trapline_device::Space::Mmio => options.debug_mmio,
+        };
+        if wanted {
+            let (space, addr, direction, len) = (key.space, key.addr, key.direction, key.len);
+            let _ = writeln!(err, "unclaimed: {space} {addr:#x} {direction} of {len}: {count}");
+        }
+    }
+}
+
+fn config(options: &RunOptions, console: &Arc<Console>) -> anyhow::Result<Config> {
+    let backend: Arc<dyn CharBackend> = Arc::clone(console) as _;
+    Ok(Config {
+        cpus: options.cpus,
+        mem_bytes: options.mem_bytes,
+        kvm_device: options.dev.clone(),
+        boot: boot(options)?,
+        console: Arc::clone(&backend),
+        firmware_log: backend,
+        exit_port: options.exit_port,
+        reboot: options.reboot,
+        coalesce: options.coalesce,
+    })
+}
+
+fn boot(options: &RunOptions) -> anyhow::Result<trapline_machine::Boot> {
+    let (path, initrd, params) = match &options.boot {
+        Boot::Firmware(path) => return Ok(trapline_machine::Boot::Firmware(path.clone())),
+        Boot::Kernel { path, initrd, params } => (path, initrd, params),
+    };
+    let path = path.clone().map_or_else(host_kernel, Ok)?;
+    let initrd = match initrd {
+        Some(path) => Initrd::File(path.clone()),
+        None if options.nodefaults || params.contains("root=") => Initrd::None,
+        None => made_initramfs()?,
+    };
+    let user = (!params.is_empty()).then_some(params.as_str());
+    let cmdline = if options.nodefaults {
+        params.clone()
+    } else {
+        cmdline::build(cmdline::Defaults::default(), user)
+    };
+    Ok(trapline_machine::Boot::Kernel { path, initrd, cmdline })
+}
+
+/// The kernel nobody named.
+fn host_kernel() -> anyhow::Result<PathBuf> {
+    kernel::find_host_kernel().with_context(|| {
+        let looked: Vec<String> =
+            kernel::host_kernel().iter().map(|path| path.display().to_string()).collect();
+        format!("no kernel found; name one with -k (looked for {})", looked.join(", "))
+    })
+}
+
+/// An initramfs of our own: this program as init, and a shell of the host's.
+fn made_initramfs() -> anyhow::Result<Initrd> {
+    let init = std::env::current_exe().context("cannot find this program's own file")?;
+    let request = initramfs::InitramfsRequest { init: &init, host: Path::new("/") };
+    let (bytes, contents) = initramfs::build(&request)?;
+    match &contents.shell {
+        Some(shell) => tracing::info!("no initrd: made one with {}", shell.host_path.display()),
+        None => tracing::warn!("no initrd, and no shell on this host to make one with"),
+    }
+    Ok(Initrd::Made(Arc::new(bytes)))
+}
+
+fn warn_of_software_kvm() {
+    if !trapline_machine::hardware_virtualization() {
+        tracing::warn!(
+            "this processor shows no hardware virtualization: KVM emulates the guest's kernel, \
+             and a stock Linux will appear to hang"
+        );
+    }
+}
+
+/// Opens what the user named, so that a wrong name is the first thing said. Test suites look for
+/// the words "Unable to open kernel NAME" and want nothing after them.
+fn check_files(boot: &Boot) -> anyhow::Result<()> {
+    let check = |what: &str, path: &Path| {
+        let name = path.display();
+        let meta =
+            File::open(path).and_then(|file| file.metadata()).map_err(|error| {
+                match error.kind() {
+                    std::io::ErrorKind::NotFound => anyhow::anyhow!("Unable to open {what} {name}"),
+                    _ => anyhow::anyhow!("Unable to open {what} {name}: {error}"),
+                }
+            })?;
+        if meta.is_dir() {
+            bail!("Unable to open {what} {name}: it is a directory");
+        }
+        Ok(())
+    };
+    match boot {
+        Boot::Firmware(path) => check("firmware", path),
+        Boot::Kernel { path, initrd, .. } => {
+            path.iter().try_for_each(|path| check("kernel", path))?;
+            initrd.iter().try_for_each(|path| check("initrd", path))
+        }
+    }
+}
+
+/// The run as a command somebody can repeat.
+fn command_line(options: &RunOptions) -> String {
+    let boot = match &options.boot {
+        Boot::Kernel { path: Some(path), .. } => format!(" -k {}", path.display()),
+        Boot::Kernel { path: None, .. } => String::new(),
+        Boot::Firmware(path) => format!(" --firmware {}", path.display()),
+    };
+    let (mem, cpus, name) = (options.mem_bytes >> 20, options.cpus, &options.name);
+    format!("trapline run{boot} -m {mem} -c {cpus} --name {name}")
+}

@@ -1,0 +1,54 @@
+//! The time a guest runs: raw terminal, console threads, signals. Begun when the machine is built,
+//! so that whatever is wrong with it is said on an untouched terminal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::console::Console;
+use crate::request::Requests;
+use crate::signals::SignalThread;
+use crate::terminal::Terminal;
+
+/// How long output may take to be read when something has gone wrong.
+const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A session. Dropping it ends it as [`Session::finish`] does, but does not wait long for somebody
+/// to read the guest's output.
+#[must_use = "dropping it ends the session"]
+pub struct Session {
+    console: Arc<Console>,
+    // In the order they are to be dropped: signals restore the terminal until it is restored.
+    _terminal: Terminal,
+    _signals: SignalThread,
+}
+
+impl Session {
+    /// Makes the terminal raw and starts the threads of `console` and of the signals.
+    ///
+    /// # Errors
+    /// What could not be started.
+    pub fn start(console: &Arc<Console>, requests: &Requests) -> anyhow::Result<Self> {
+        let signals = SignalThread::start(requests.clone()).context("cannot catch signals")?;
+        let terminal = Terminal::raw().context("cannot set up the terminal")?;
+        let session = Self { console: Arc::clone(console), _terminal: terminal, _signals: signals };
+        console
+            .start(rustix::stdio::stdin(), rustix::stdio::stdout())
+            .context("cannot start the console")?;
+        Ok(session)
+    }
+
+    /// Ends the session once no vCPU runs any more: writes what the guest has sent, then restores
+    /// the terminal. `patience` is for an end that somebody waits for, by Ctrl-a x or a signal:
+    /// then a reader that does not read does not hold it up. Says whether all was written.
+    pub fn finish(self, patience: Option<Duration>) -> bool {
+        self.console.flush_and_join(patience)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.console.flush_and_join(Some(SHORT_PATIENCE));
+    }
+}

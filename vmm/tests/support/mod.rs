@@ -1,0 +1,225 @@
+//! Runs a program in a pty of its own, types on it and watches it.
+//!
+//! The program gets the pty as its controlling terminal through util-linux's `setsid --ctty`,
+//! which becomes the program, so signals and exit statuses are the program's own.
+
+#![allow(dead_code, unreachable_pub, reason = "every test file includes it and uses its part")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "clippy sees no test here")]
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Termios, tcgetattr};
+
+/// How long anything may take. Generous: it is only ever used up by a failure.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The `trapline` binary under test.
+pub const TRAPLINE: &str = env!("CARGO_BIN_EXE_trapline");
+
+/// An example of this package, which `cargo test` has built next to the tests.
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name)
+}
+
+/// What can be compared of a terminal's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings(String);
+
+impl Settings {
+    fn of(termios: &Termios) -> Self {
+        Self(format!("{termios:?}"))
+    }
+}
+
+/// A terminal, before and after a program runs in it.
+pub struct Pty {
+    user: std::fs::File,
+    /// Keeps the terminal alive and its settings readable when no program has it open.
+    program: OwnedFd,
+}
+
+impl Pty {
+    /// A new terminal with the kernel's settings for one: line editing, echo, signals.
+    pub fn new() -> Self {
+        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&user).unwrap();
+        unlockpt(&user).unwrap();
+        let name = ptsname(&user, Vec::new()).unwrap();
+        let flags =
+            rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+        let program = rustix::fs::open(&name, flags, rustix::fs::Mode::empty()).unwrap();
+        Self { user: user.into(), program }
+    }
+
+    /// The settings now.
+    pub fn settings(&self) -> Settings {
+        Settings::of(&tcgetattr(&self.program).unwrap())
+    }
+
+    /// The settings now, to look at.
+    pub fn termios(&self) -> Termios {
+        tcgetattr(&self.program).unwrap()
+    }
+
+    /// One end of the terminal for a program's standard input, output or error.
+    pub fn stdio(&self) -> Stdio {
+        self.program.try_clone().unwrap().into()
+    }
+
+    /// Starts `program` with the terminal as its standard input, output and error.
+    pub fn spawn(&self, program: impl Into<PathBuf>, args: &[&str]) -> Running<'_> {
+        self.spawn_with(program, args, |_| {})
+    }
+
+    /// As [`Pty::spawn`], after `change` has changed the command, its standard output for one.
+    pub fn spawn_with(
+        &self,
+        program: impl Into<PathBuf>,
+        args: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Running<'_> {
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg("--").arg(program.into()).args(args);
+        command.stdin(self.stdio()).stdout(self.stdio()).stderr(self.stdio());
+        change(&mut command);
+        Running { pty: self, child: command.spawn().unwrap(), screen: Vec::new() }
+    }
+
+    /// Starts `program` with `stdin` as its standard input and the terminal as its standard output
+    /// and error only.
+    pub fn spawn_shown(
+        &self,
+        program: impl Into<PathBuf>,
+        args: &[&str],
+        stdin: impl Into<Stdio>,
+    ) -> Running<'_> {
+        let mut command = Command::new(program.into());
+        command.args(args).stdin(stdin).stdout(self.stdio()).stderr(self.stdio());
+        Running { pty: self, child: command.spawn().unwrap(), screen: Vec::new() }
+    }
+}
+
+/// A program that runs in a [`Pty`]. Killed when dropped.
+pub struct Running<'a> {
+    pty: &'a Pty,
+    child: Child,
+    screen: Vec<u8>,
+}
+
+impl Running<'_> {
+    /// Types.
+    pub fn send(&mut self, keys: &[u8]) {
+        (&self.pty.user).write_all(keys).unwrap();
+    }
+
+    /// Reads until `text` has appeared; returns everything up to its end, and forgets that much.
+    pub fn expect(&mut self, text: &str) -> String {
+        let start = Instant::now();
+        loop {
+            if let Some(at) = find(&self.screen, text.as_bytes()) {
+                let seen: Vec<u8> = self.screen.drain(..at + text.len()).collect();
+                return String::from_utf8_lossy(&seen).into_owned();
+            }
+            let left = PATIENCE.saturating_sub(start.elapsed());
+            assert!(!left.is_zero() && self.read(left), "no {text:?} in {:?}", self.screen());
+        }
+    }
+
+    /// Everything that has appeared and was not [expected](Self::expect).
+    pub fn screen(&self) -> String {
+        String::from_utf8_lossy(&self.screen).into_owned()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits until the program's state in `/proc/PID/stat` is `state`, such as 'T' for stopped.
+    pub fn until_state(&self, state: char) {
+        let stat = format!("/proc/{}/stat", self.child.id());
+        until("the process changes state", || {
+            let text = std::fs::read_to_string(&stat).unwrap();
+            text.rsplit(')').next().unwrap().trim_start().starts_with(state)
+        });
+    }
+
+    /// Waits until the terminal's settings are `settings`.
+    pub fn until_settings(&self, settings: &Settings) {
+        until("the terminal has those settings", || self.pty.settings() == *settings);
+    }
+
+    /// Waits for the end; returns the exit status and what is left on the screen.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let start = Instant::now();
+        let status = loop {
+            // A full terminal would keep the program from ending.
+            while self.read(Duration::ZERO) {}
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(start.elapsed() < PATIENCE, "still running, with {:?}", self.screen());
+            self.read(Duration::from_millis(5));
+        };
+        while self.read(Duration::ZERO) {}
+        (status, self.screen())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Reads what there is within `timeout`; says whether there was anything.
+    fn read(&mut self, timeout: Duration) -> bool {
+        let timeout = Timespec::try_from(timeout).unwrap();
+        let mut fds = [PollFd::new(&self.pty.user, PollFlags::IN)];
+        if poll(&mut fds, Some(&timeout)).unwrap_or(0) == 0 {
+            return false;
+        }
+        let mut buf = [0; 4096];
+        let count = (&self.pty.user).read(&mut buf).unwrap_or(0);
+        self.screen.extend_from_slice(&buf[..count]);
+        count > 0
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until `done`, and fails when it takes too long.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The status a shell would show: 128 plus the signal for a process a signal has killed.
+pub fn shell_status(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// Runs the `trapline` binary without a terminal; returns exit status, standard output and error.
+pub fn trapline(args: &[&str]) -> (i32, String, String) {
+    let output = Command::new(TRAPLINE).args(args).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (shell_status(output.status), text(output.stdout), text(output.stderr))
+}
+
+fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    text.windows(part.len()).position(|window| window == part)
+}

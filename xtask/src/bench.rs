@@ -1,0 +1,180 @@
+//! `cargo xtask bench`: numbers, beside those recorded for kvmtool.
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
+
+use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
+use crate::session::{Watch, last_lines};
+
+const MEMORY_MIB: u32 = 256;
+/// What the project promises: memory beside guest RAM, in KiB.
+const MOST_OWN_KIB: u64 = 5 * 1024;
+
+/// One of KVM's counters in the table.
+struct Counter {
+    /// Its file in debugfs.
+    name: &'static str,
+    /// What it counts.
+    what: &'static str,
+    /// kvmtool's least and most, where they were recorded for the same kernel with
+    /// `console=ttyS0` and kvmtool's own command line.
+    kvmtool: Option<(u64, u64)>,
+}
+
+#[rustfmt::skip]
+const COUNTERS: [Counter; 6] = [
+    Counter { name: "exits", what: "exits from the guest", kvmtool: Some((76_987, 79_824)) },
+    Counter { name: RETURNS, what: "returns to user space", kvmtool: Some((43_125, MOST_RETURNS)) },
+    Counter { name: "io_exits", what: "of the exits: port I/O", kvmtool: None },
+    Counter { name: "mmio_exits", what: "of the exits: MMIO", kvmtool: None },
+    Counter { name: "halt_exits", what: "of the exits: halt", kvmtool: None },
+    Counter { name: "irq_exits", what: "of the exits: host interrupts", kvmtool: None },
+];
+const RETURNS: &str = "host_state_reload";
+const MOST_RETURNS: u64 = 45_042;
+const KVMTOOL_OWN: &str = "1.2 MiB";
+
+/// What `cargo xtask bench` takes.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Exits and memory from the VMM's start to the guest's first userspace line
+    Boot {
+        /// Further options of `trapline run`
+        #[arg(last = true)]
+        run: Vec<String>,
+    },
+}
+
+/// Measures and prints a table; the status is trapline's.
+pub(crate) fn run(options: &Options) -> Result<u8> {
+    let What::Boot { run } = &options.what;
+    let ready = Ready::make()?;
+    let memory = MEMORY_MIB.to_string();
+    let fixed = ["-c", "1", "-m", &memory, "--stat"].map(str::to_owned);
+    let boot = Boot {
+        name: format!("bench-{}", std::process::id()),
+        place: Place::best(),
+        image: Image::Bzimage,
+        init: "init-bench.sh".to_owned(),
+        options: fixed.into_iter().chain(run.iter().cloned()).collect(),
+        script: Script {
+            file: Some("host-bench.sh"),
+            variables: vec![("RAM_KIB".to_owned(), (MEMORY_MIB * 1024).to_string())],
+        },
+        watch: Watch { show: false, input: false, timeout: Some(TIMEOUT) },
+    };
+    eprintln!("Booting {} once", ready.kernel.release);
+    let outcome = boot.run(&ready)?;
+    let last = last_lines(&outcome.text);
+    ensure!(outcome.status == 0, "trapline ended with status {}:\n{last}", outcome.status);
+    print!("{}", report(&outcome.text).with_context(|| format!("last lines:\n{last}"))?);
+    Ok(outcome.status)
+}
+
+fn report(text: &str) -> Result<String> {
+    ensure!(
+        counter(text, "exits") != Some(0),
+        "KVM counted nothing up to the first userspace line"
+    );
+    let row = |name: &str, ours: &str, kvmtool: &str| format!("{name:48} {ours:>10}  {kvmtool}\n");
+    let mut table = row("VMM start to the first userspace line", "trapline", "kvmtool (recorded)");
+    for Counter { name, what, kvmtool } in COUNTERS {
+        let Some(count) = counter(text, name) else { continue };
+        let recorded =
+            kvmtool.map(|(least, most)| format!("{} to {}", grouped(least), grouped(most)));
+        table +=
+            &row(&format!("{what} (kvm/{name})"), &grouped(count), &recorded.unwrap_or_default());
+    }
+    let own = counter(text, "own_kib").context("no sample of trapline's memory was taken")?;
+    table += &row("peak memory beside guest RAM, KiB", &grouped(own), KVMTOOL_OWN);
+    table += "\nexits by kind, whole run (trapline run --stat)\n";
+    for (kind, count) in exits_by_kind(text) {
+        table += &row(&format!("  {kind}"), &grouped(count), "");
+    }
+    table += "\n";
+    if let Some(returns) = counter(text, RETURNS) {
+        table += &verdict("no more returns to user space than kvmtool", returns <= MOST_RETURNS);
+    }
+    table += &verdict("less than 5 MiB beside guest RAM", own < MOST_OWN_KIB);
+    Ok(table)
+}
+
+fn verdict(goal: &str, met: bool) -> String {
+    format!("goal: {goal}: {}\n", if met { "met" } else { "MISSED" })
+}
+
+/// A value that `host-bench.sh` printed.
+fn counter(text: &str, name: &str) -> Option<u64> {
+    let lines = text.lines().filter_map(|line| line.split_once("TRAPLINE-KVM: "));
+    let mut pairs = lines.filter_map(|(_, pair)| pair.trim().split_once(' '));
+    pairs.find(|(found, _)| *found == name).and_then(|(_, value)| value.parse().ok())
+}
+
+/// The exits in the output of `trapline run --stat`: pairs of a name and a count, in either order,
+/// on the line that starts with `exits:` and on the indented lines that follow it.
+fn exits_by_kind(text: &str) -> Vec<(String, u64)> {
+    let mut lines = text.lines().skip_while(|line| !line.starts_with("exits:"));
+    let first = lines.next().and_then(|line| line.strip_prefix("exits:")).unwrap_or_default();
+    let more = lines.take_while(|line| line.starts_with([' ', '\t']));
+    let parts = std::iter::once(first).chain(more).flat_map(|line| line.split(','));
+    parts.filter_map(pair).collect()
+}
+
+fn pair(part: &str) -> Option<(String, u64)> {
+    let is_count = |word: &&str| word.parse::<u64>().is_ok();
+    let words = || part.split(|c: char| c.is_whitespace() || "=:".contains(c));
+    let count = words().find(is_count)?.parse().ok()?;
+    let name: Vec<&str> = words().filter(|word| !word.is_empty() && !is_count(word)).collect();
+    let name = if name.is_empty() { "all".to_owned() } else { name.join(" ") };
+    Some((name, count))
+}
+
+/// `12345` as `12,345`.
+fn grouped(number: impl std::fmt::Display) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (digit, left) in digits.chars().zip((0..digits.len()).rev()) {
+        text.push(digit);
+        if left > 0 && left % 3 == 0 {
+            text.push(',');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "noise\nTRAPLINE-KVM: exits 76000\nTRAPLINE-KVM: host_state_reload 45043\n\
+                          TRAPLINE-KVM: own_kib 5119\nexits: 120\n  port-out 100\n  mmio read: 20\nend 7\n";
+
+    #[test]
+    fn kinds_are_read_from_one_line_or_from_several() {
+        let expected = [("all", 120), ("port-out", 100), ("mmio read", 20)];
+        assert_eq!(exits_by_kind(OUTPUT), expected.map(|(name, count)| (name.to_owned(), count)));
+        let one = exits_by_kind("exits: io=5, hlt=6, 7 mmio");
+        assert_eq!(one, [("io", 5), ("hlt", 6), ("mmio", 7)].map(|(n, c)| (n.to_owned(), c)));
+        assert_eq!(exits_by_kind("nothing"), []);
+    }
+
+    #[test]
+    fn the_goals_are_judged_at_their_limits() {
+        let table = report(OUTPUT).unwrap();
+        assert!(table.contains("kvmtool: MISSED") && table.contains("guest RAM: met"), "{table}");
+        assert!(table.contains("76,987 to 79,824"), "{table}");
+        assert!(report("nothing").is_err());
+        assert!(report(&OUTPUT.replace("exits 76000", "exits 0")).is_err());
+    }
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        assert_eq!([7, 999, 1000, 1_234_567].map(grouped), ["7", "999", "1,000", "1,234,567"]);
+    }
+}

@@ -1,0 +1,31 @@
+//! `cargo xtask check`: what rustfmt, clippy, rustdoc and the house lints say.
+
+use anyhow::Result;
+
+use crate::suite::{self, Tally, Task};
+use crate::{lint, proc};
+
+/// Runs all of it; the status is 0 when nobody complains.
+pub(crate) fn run() -> Result<u8> {
+    Ok(suite::conclude(&suite::perform(&tasks())))
+}
+
+/// The tasks, fastest complaint first.
+pub(crate) fn tasks() -> Vec<Task> {
+    let mut tasks = vec![Task::new("fmt", "cargo fmt --check", || {
+        let mut command = proc::cargo()?;
+        Ok(Tally::of(proc::succeeds(command.args(["fmt", "--all", "--check"]))?))
+    })];
+    tasks.extend(lint::tasks());
+    tasks.push(Task::new("clippy", "cargo clippy, warnings are errors", || {
+        let mut command = proc::cargo()?;
+        command.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-Dwarnings"]);
+        Ok(Tally::of(proc::succeeds(&mut command)?))
+    }));
+    tasks.push(Task::new("docs", "cargo doc, warnings are errors", || {
+        let mut command = proc::cargo()?;
+        command.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+        Ok(Tally::of(proc::succeeds(command.env("RUSTDOCFLAGS", "-Dwarnings"))?))
+    }));
+    tasks
+}

@@ -1,0 +1,103 @@
+//! Initial RAM disks: newc cpio archives whose bytes depend on nothing but their content.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use cpio::newc::{Builder, trailer};
+
+use crate::{deb, paths};
+
+const FILE: u32 = 0o100_000;
+const DIRECTORY: u32 = 0o040_000;
+const CHARACTER_DEVICE: u32 = 0o020_000;
+
+/// An archive being made, in memory.
+pub(crate) struct Archive {
+    bytes: Vec<u8>,
+    inode: u32,
+}
+
+impl Archive {
+    /// An archive with the folders every init here expects and the console the kernel opens for it.
+    pub(crate) fn new() -> Result<Self> {
+        let mut archive = Self { bytes: Vec::new(), inode: 0 };
+        for dir in ["bin", "dev", "guest", "modules", "proc", "sys", "tmp"] {
+            archive.add(Builder::new(dir).mode(DIRECTORY | 0o755), &[])?;
+        }
+        let console = Builder::new("dev/console").mode(CHARACTER_DEVICE | 0o600);
+        archive.add(console.rdev_major(5).rdev_minor(1), &[])?;
+        Ok(archive)
+    }
+
+    /// Adds a file; `name` has no leading slash.
+    pub(crate) fn file(&mut self, name: &str, permissions: u32, content: &[u8]) -> Result<()> {
+        self.add(Builder::new(name).mode(FILE | permissions), content)
+    }
+
+    /// Adds busybox, what every init sources first (`/prepare.sh`) and `init` itself.
+    pub(crate) fn init(&mut self, init: &str) -> Result<()> {
+        let busybox = deb::unpacked("busybox-static")?;
+        let binary = ["bin/busybox", "usr/bin/busybox"].map(|name| busybox.join(name));
+        let binary = binary.iter().find(|path| path.is_file());
+        let binary = binary.context("The package busybox-static has no bin/busybox")?;
+        self.file("bin/busybox", 0o755, &fs::read(binary)?)?;
+        self.file("prepare.sh", 0o644, paths::guest_test("guest-prepare.sh")?.as_bytes())?;
+        self.file("init", 0o755, paths::guest_test(init)?.as_bytes())
+    }
+
+    /// The finished archive.
+    pub(crate) fn finish(self) -> Result<Vec<u8>> {
+        Ok(trailer(self.bytes)?)
+    }
+
+    fn add(&mut self, entry: Builder, content: &[u8]) -> Result<()> {
+        self.inode += 1;
+        let size = u32::try_from(content.len()).context("A file of 4 GiB in an initrd")?;
+        let bytes = std::mem::take(&mut self.bytes);
+        let mut writer = entry.ino(self.inode).nlink(1).mtime(0).write(bytes, size);
+        writer.write_all(content)?;
+        self.bytes = writer.finish()?;
+        Ok(())
+    }
+}
+
+/// A guest's initrd with `guest-tests/INIT` as its init, made anew in `build/`.
+pub(crate) fn guest(init: &str) -> Result<PathBuf> {
+    let mut archive = Archive::new()?;
+    archive.init(init)?;
+    let name = init.trim_end_matches(".sh");
+    let path = paths::build()?.join(format!("guest-{name}.cpio"));
+    paths::write_whole(&path, &archive.finish()?)?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        let mut archive = Archive::new().unwrap();
+        archive.file("bin/tool", 0o755, b"content").unwrap();
+        archive.finish().unwrap()
+    }
+
+    #[test]
+    fn the_same_content_makes_the_same_bytes() {
+        assert_eq!(sample(), sample());
+    }
+
+    #[test]
+    fn a_file_and_the_console_are_found_again_with_their_modes() {
+        let mut reader = cpio::newc::Reader::new(std::io::Cursor::new(sample())).unwrap();
+        let mut seen = Vec::new();
+        while !reader.entry().is_trailer() {
+            let entry = reader.entry();
+            seen.push((entry.name().to_owned(), entry.mode(), entry.rdev_major()));
+            reader = cpio::newc::Reader::new(reader.finish().unwrap()).unwrap();
+        }
+        assert!(seen.contains(&("dev/console".to_owned(), 0o020_600, 5)), "{seen:?}");
+        assert!(seen.contains(&("bin/tool".to_owned(), 0o100_755, 0)), "{seen:?}");
+    }
+}

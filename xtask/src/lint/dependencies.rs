@@ -1,0 +1,76 @@
+//! The direction of dependencies, as ARCHITECTURE.md draws it: nothing points up.
+
+use super::{Finding, Tree};
+
+/// Package, and the packages of ours that it may name.
+#[rustfmt::skip]
+const MAY_NAME: &[(&str, &[&str])] = &[
+    ("trapline-regs", &[]),
+    ("trapline-guestmem", &[]),
+    ("trapline-device", &["trapline-guestmem"]),
+    ("trapline", &["trapline-device"]),
+    ("trapline-kvm", &["trapline", "trapline-device", "trapline-guestmem"]),
+    ("trapline-platform", &["trapline-regs", "trapline-device", "trapline-guestmem"]),
+    ("trapline-pci", &["trapline-regs", "trapline-device", "trapline-guestmem"]),
+    ("trapline-boot", &["trapline-guestmem", "trapline-device"]),
+    ("trapline-machine", &["trapline", "trapline-boot", "trapline-device", "trapline-guestmem",
+        "trapline-kvm", "trapline-pci", "trapline-platform", "trapline-regs"]),
+    ("trapline-vmm", &["trapline", "trapline-device", "trapline-machine"]),
+    ("trapline-testkit", &["trapline", "trapline-device", "trapline-guestmem", "trapline-regs"]),
+    ("xtask", &[]),
+];
+
+pub(super) fn check(tree: &Tree) -> Vec<Finding> {
+    let ours = |name: &str| tree.packages.iter().any(|package| package.name == name);
+    let mut findings = Vec::new();
+    for package in &tree.packages {
+        let Some((_, allowed)) = MAY_NAME.iter().find(|(name, _)| *name == package.name) else {
+            findings.push(Finding(format!("{}: give it a row in {}", package.name, file!())));
+            continue;
+        };
+        for (name, tests_only) in package.dependencies.iter().filter(|(name, _)| ours(name)) {
+            let testing = *tests_only && name == "trapline-testkit";
+            if !testing && !allowed.contains(&name.as_str()) {
+                findings.push(Finding(format!("{} must not depend on {name}", package.name)));
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Package;
+    use super::super::testing::texts;
+    use super::*;
+
+    #[test]
+    fn a_device_may_not_name_the_registry_but_its_tests_may_name_the_testkit() {
+        let package = |name: &str, dependencies: &[(&str, bool)]| Package {
+            name: name.to_owned(),
+            dependencies: dependencies.iter().map(|(name, dev)| ((*name).into(), *dev)).collect(),
+            targets: vec![],
+        };
+        let platform = [
+            ("serde", false),
+            ("trapline", false),
+            ("trapline-testkit", true),
+            ("trapline-regs", false),
+        ];
+        let testkit = package("trapline-testkit", &[]);
+        let packages = vec![
+            package("trapline-platform", &platform),
+            package("trapline", &[]),
+            testkit,
+            package("trapline-regs", &[("trapline-testkit", false)]),
+        ];
+        let findings = check(&Tree { files: vec![], packages });
+        assert_eq!(
+            texts(&findings),
+            [
+                "trapline-platform must not depend on trapline",
+                "trapline-regs must not depend on trapline-testkit",
+            ]
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! Real KVM on a machine without hardware virtualization: a Debian kernel in QEMU's emulated
+//! AMD-V loads `kvm-amd`, and trapline runs inside it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::initrd::Archive;
+use crate::kernel::{KVM_MODULES, Kernel};
+use crate::session::{self, Transcript, Watch, last_lines};
+use crate::{deb, paths};
+
+const MEMORY_MIB: u32 = 2048;
+const STATUS: &str = "TRAPLINE-HOST: exit status ";
+
+/// One run of trapline in the outer machine.
+pub(crate) struct NestedRun {
+    /// A name for its files in `build/`, different from any other run's at the same time.
+    pub(crate) name: String,
+    /// The outer machine's kernel.
+    pub(crate) kernel: Kernel,
+    /// The static binary, found there as `trapline`.
+    pub(crate) vmm: PathBuf,
+    /// The arguments that `script` sees as `"$@"`.
+    pub(crate) args: Vec<String>,
+    /// Shell variables that `script` sees.
+    pub(crate) variables: Vec<(String, String)>,
+    /// Further files: their names there, without the leading slash, and here.
+    pub(crate) files: Vec<(String, PathBuf)>,
+    /// What to do there: a file of `guest-tests/` that prints the exit status at its end.
+    pub(crate) script: String,
+    /// How many processors the outer machine has.
+    pub(crate) smp: u32,
+    /// How to watch it.
+    pub(crate) watch: Watch,
+}
+
+/// What a run printed and trapline's exit status.
+pub(crate) struct Outcome {
+    /// All output of the outer machine.
+    pub(crate) text: String,
+    /// How trapline ended.
+    pub(crate) status: u8,
+}
+
+impl NestedRun {
+    /// Boots the outer machine and returns when it has powered off.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU cannot be had, does not end in time, or ends before trapline did.
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        let initrd = paths::build()?.join(format!("host-{}.cpio", self.name));
+        paths::write_whole(&initrd, &self.archive()?)?;
+        let done = session::run(&mut self.qemu(&initrd)?, self.watch);
+        // Tens of megabytes, made anew for every run.
+        let _ = fs::remove_file(&initrd);
+        let Transcript { text, status } = done?;
+        match parse_status(&text) {
+            Some(status) => Ok(Outcome { text, status }),
+            None => bail!(
+                "QEMU ended ({status}) before trapline did; its last lines:\n{}",
+                last_lines(&text)
+            ),
+        }
+    }
+
+    fn archive(&self) -> Result<Vec<u8>> {
+        let mut archive = Archive::new()?;
+        archive.init("host-init.sh")?;
+        archive.file("run.sh", 0o644, paths::guest_test(&self.script)?.as_bytes())?;
+        archive.file("args.sh", 0o644, self.settings().as_bytes())?;
+        archive.file("bin/trapline", 0o755, &read(&self.vmm)?)?;
+        for module in KVM_MODULES {
+            if let Some(content) = self.kernel.module(module)? {
+                archive.file(&format!("modules/{module}.ko"), 0o644, &content)?;
+            }
+        }
+        for (name, path) in &self.files {
+            archive.file(name, 0o644, &read(path)?)?;
+        }
+        archive.finish()
+    }
+
+    fn settings(&self) -> String {
+        let mut lines = String::new();
+        for (name, value) in &self.variables {
+            lines += &format!("{name}={}\n", quoted(value));
+        }
+        let args: Vec<String> = self.args.iter().map(|arg| quoted(arg)).collect();
+        lines + "set -- " + &args.join(" ") + "\n"
+    }
+
+    fn qemu(&self, initrd: &std::path::Path) -> Result<Command> {
+        let program = deb::program("qemu-system-x86_64", &["qemu-system-x86", "seabios"])?;
+        let mut command = Command::new(program);
+        command.args(["-accel", "tcg", "-cpu", "max,+svm,+npt"]);
+        command.args(["-m", &MEMORY_MIB.to_string(), "-smp", &self.smp.to_string()]);
+        command.args(["-display", "none", "-monitor", "none", "-no-reboot", "-net", "none"]);
+        // Every byte belongs to the machine inside: Ctrl-a and Ctrl-c are trapline's.
+        command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+        command.arg("-kernel").arg(&self.kernel.bzimage).arg("-initrd").arg(initrd);
+        command.args(["-append", "console=ttyS0 panic=-1 quiet"]);
+        Ok(command)
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("Cannot read {}", path.display()))
+}
+
+/// A word for the shell, whatever it contains.
+pub(crate) fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The exit status a script of `guest-tests/` printed at its end.
+pub(crate) fn parse_status(text: &str) -> Option<u8> {
+    let (_, rest) = text.rsplit_once(STATUS)?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_status_counts_and_a_missing_one_is_none() {
+        assert_eq!(parse_status("x TRAPLINE-HOST: exit status 3\nPower down\n"), Some(3));
+        assert_eq!(parse_status("x TRAPLINE-HOST: exit st"), None);
+    }
+
+    #[test]
+    fn the_shell_gives_a_quoted_word_back() {
+        let word = "a 'b' $c \"d\" `e` \\ *";
+        let mut echo = Command::new("sh");
+        let said = echo.args(["-c", &format!("printf %s {}", quoted(word))]).output().unwrap();
+        assert_eq!(String::from_utf8(said.stdout).unwrap(), word);
+    }
+}

@@ -1,0 +1,121 @@
+//! Linux boots to test, as data.
+
+use crate::guest::Image;
+use crate::pty::Step;
+
+/// Where a scenario's expectations say this, the kernel's release stands.
+pub(crate) const RELEASE: &str = "{release}";
+
+/// One boot and what must come of it.
+pub(crate) struct Scenario {
+    /// What a user calls it.
+    pub(crate) name: &'static str,
+    /// One line about it.
+    pub(crate) about: &'static str,
+    /// The kernel's form.
+    pub(crate) image: Image,
+    /// Options of `trapline run`.
+    pub(crate) options: &'static [&'static str],
+    /// Who sits in front of it.
+    pub(crate) user: User,
+    /// Texts that must occur in the output, in this order.
+    pub(crate) expect: &'static [&'static str],
+    /// A text that must occur exactly once, if any.
+    pub(crate) once: Option<&'static str>,
+}
+
+/// Who sits in front of the machine.
+pub(crate) enum User {
+    /// Nobody: the guest runs this init of `guest-tests/` and ends by itself.
+    Nobody(&'static str),
+    /// Somebody who typed `cargo xtask boot` at a terminal and goes through these steps.
+    Typing(&'static [Step]),
+}
+
+/// The report of a guest that found every device.
+const REPORT: &[&str] = &[
+    "TRAPLINE-GUEST: uname {release}\n",
+    "TRAPLINE-GUEST: cpus 1\n",
+    "TRAPLINE-GUEST: file /proc/interrupts",
+    "i8042",
+    "ttyS0",
+    "rtc0",
+    "TRAPLINE-GUEST: file /proc/ioports",
+    "keyboard",
+    "rtc",
+    "serial",
+    "PCI conf1",
+    "TRAPLINE-GUEST: file /proc/iomem",
+    "System RAM",
+    "TRAPLINE-GUEST: done",
+];
+
+const SHELL: Step = Step { seen: "TRAPLINE-GUEST: shell", typed: "" };
+const PROMPT: &str = " # ";
+
+/// All of them.
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "boot-bzimage",
+        about: "Debian's vmlinuz reports its devices and powers off",
+        image: Image::Bzimage,
+        options: &["-c", "1"],
+        user: User::Nobody("init-smoke.sh"),
+        expect: REPORT,
+        once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "boot-two-cpus",
+        about: "the same with two vCPUs",
+        image: Image::Bzimage,
+        options: &["-c", "2"],
+        user: User::Nobody("init-smoke.sh"),
+        expect: &["uname {release}\n", "TRAPLINE-GUEST: cpus 2\n", "CPU0", "CPU1", "GUEST: done"],
+        once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "boot-vmlinux",
+        about: "the same kernel as an ELF image, by its PVH note",
+        image: Image::Vmlinux,
+        options: &["-c", "1"],
+        user: User::Nobody("init-smoke.sh"),
+        expect: REPORT,
+        once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "shell",
+        about: "typed text reaches the guest's shell; Ctrl-a x leaves a sane terminal",
+        image: Image::Bzimage,
+        options: &["-c", "1"],
+        user: User::Typing(&[
+            SHELL,
+            Step { seen: PROMPT, typed: "echo $((6*7))\r" },
+            Step { seen: "\n42\n", typed: "\x01x" },
+        ]),
+        expect: &["42"],
+        once: None,
+    },
+    Scenario {
+        name: "reboot",
+        about: "the guest's reboot starts it again",
+        image: Image::Bzimage,
+        options: &["-c", "1"],
+        user: User::Typing(&[
+            SHELL,
+            Step { seen: PROMPT, typed: "reboot -f\r" },
+            SHELL,
+            Step { seen: PROMPT, typed: "poweroff -f\r" },
+        ]),
+        expect: &["TRAPLINE-GUEST: shell", "TRAPLINE-GUEST: shell"],
+        once: None,
+    },
+    Scenario {
+        name: "no-reboot",
+        about: "with --no-reboot the guest's reset ends trapline",
+        image: Image::Bzimage,
+        options: &["-c", "1", "--no-reboot"],
+        user: User::Nobody("init-reset.sh"),
+        expect: &["TRAPLINE-GUEST: resetting"],
+        once: Some("TRAPLINE-GUEST: resetting"),
+    },
+];

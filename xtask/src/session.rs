@@ -1,0 +1,187 @@
+//! One program running a machine: what it prints is kept (and shown, if wanted), and it ends by
+//! itself, at a deadline, or when we are asked to end.
+
+use std::io::{Read, Write, stdout};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{proc, terminal};
+
+/// How often a wait looks at its child, its deadline and the signals.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a program may take to end after being asked to.
+const GRACE: Duration = Duration::from_secs(2);
+/// How much of a transcript an error shows.
+const LAST_LINES: usize = 20;
+
+/// How to watch a program.
+#[derive(Clone, Copy)]
+pub(crate) struct Watch {
+    /// Copy what it prints to our standard output.
+    pub(crate) show: bool,
+    /// Give it our standard input, raw if that is a terminal.
+    pub(crate) input: bool,
+    /// End it after this long.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// What a program printed and how it ended.
+pub(crate) struct Transcript {
+    /// Standard output and error as they came, without carriage returns.
+    pub(crate) text: String,
+    /// How the program ended.
+    pub(crate) status: ExitStatus,
+}
+
+/// What a program has printed so far, shared between its readers and whoever waits for a line.
+#[derive(Clone, Default)]
+pub(crate) struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl Printed {
+    /// Reads until the end, on a thread of its own.
+    pub(crate) fn fill(
+        &self,
+        mut from: impl Read + Send + 'static,
+        show: bool,
+    ) -> thread::JoinHandle<()> {
+        let all = Arc::clone(&self.0);
+        thread::spawn(move || {
+            let mut buffer = vec![0; 4096];
+            while let Ok(len) = from.read(&mut buffer) {
+                let Some(part) = buffer.get(..len).filter(|part| !part.is_empty()) else { break };
+                if show {
+                    // Whoever closed our output still gets the exit status.
+                    let _ = stdout().write_all(part).and_then(|()| stdout().flush());
+                }
+                all.lock().extend_from_slice(part);
+            }
+        })
+    }
+
+    /// Everything so far, without carriage returns.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock()).replace('\r', "")
+    }
+}
+
+/// The end of a transcript, indented, for an error message.
+pub(crate) fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(LAST_LINES);
+    lines.iter().skip(from).map(|line| format!("    {line}\n")).collect()
+}
+
+/// A child that does not outlive us.
+pub(crate) struct Owned(Child);
+
+impl Owned {
+    /// Starts the program.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+        let child = command.spawn();
+        child.map(Self).with_context(|| format!("Cannot run `{}`", proc::spelled(command)))
+    }
+
+    /// Waits for the end; at the deadline, or on a signal, makes it end and returns an error.
+    /// `progress` is called between looks and may give up by returning an error.
+    pub(crate) fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        mut progress: impl FnMut() -> Result<()>,
+    ) -> Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status);
+            }
+            if terminal::ended() {
+                bail!("interrupted");
+            }
+            if let Some(limit) = timeout.filter(|limit| start.elapsed() >= *limit) {
+                bail!("not finished after {} s", limit.as_secs());
+            }
+            progress()?;
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Asks first: QEMU leaves the terminal as it found it when it is asked to end.
+    fn end(&mut self) {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        if let (Ok(None), Some(pid)) = (self.0.try_wait(), pid) {
+            let _ = kill_process(pid, Signal::TERM);
+            let asked = Instant::now();
+            while asked.elapsed() < GRACE && matches!(self.0.try_wait(), Ok(None)) {
+                thread::sleep(LOOK);
+            }
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+///
+/// When it cannot be started, or had to be ended: the message shows the last lines it printed.
+pub(crate) fn run(command: &mut Command, watch: Watch) -> Result<Transcript> {
+    let _raw = if watch.input { Some(terminal::Raw::stdin()?) } else { None };
+    command.stdin(if watch.input { Stdio::inherit() } else { Stdio::null() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = Owned::spawn(command)?;
+    let printed = Printed::default();
+    let out = child.0.stdout.take().map(|pipe| printed.fill(pipe, watch.show));
+    let err = child.0.stderr.take().map(|pipe| printed.fill(pipe, watch.show));
+    let waited = child.wait(watch.timeout, || Ok(()));
+    drop(child);
+    for reader in [out, err].into_iter().flatten() {
+        let _ = reader.join();
+    }
+    let text = printed.text();
+    match waited {
+        Ok(status) => Ok(Transcript { text, status }),
+        Err(error) if watch.show => Err(error),
+        Err(error) => bail!("{error}; its last lines:\n{}", last_lines(&text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quiet(timeout_ms: u64) -> Watch {
+        Watch { show: false, input: false, timeout: Some(Duration::from_millis(timeout_ms)) }
+    }
+
+    #[test]
+    fn a_transcript_has_both_outputs_and_the_status() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "printf 'one\\r\\n'; echo two >&2; exit 7"]);
+        let done = run(&mut command, quiet(10_000)).unwrap();
+        assert_eq!(done.status.code(), Some(7));
+        assert!(done.text.contains("one\n") && done.text.contains("two\n"), "{}", done.text);
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_is_ended_and_its_last_lines_are_shown() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "for i in $(seq 30); do echo line $i; done; exec sleep 60"]);
+        let start = Instant::now();
+        let error = run(&mut command, quiet(500)).err().unwrap().to_string();
+        assert!(start.elapsed() < Duration::from_secs(30));
+        assert!(error.contains("not finished") && error.contains("line 30"), "{error}");
+        assert!(!error.contains("line 10\n"), "only the last lines are shown: {error}");
+    }
+}

@@ -1,0 +1,180 @@
+//! `cargo xtask test`: everything, with a table at the end.
+
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use parking_lot::Mutex;
+
+use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
+use crate::scenarios::{RELEASE, SCENARIOS, Scenario, User};
+use crate::session::{Watch, last_lines};
+use crate::suite::{self, Row, Tally, Task};
+use crate::{check, pty, unit};
+
+/// How many boots run at the same time: each keeps about one processor busy.
+const AT_ONCE: usize = 2;
+
+/// What `cargo xtask test` takes.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Run only the tests whose name contains one of these
+    names: Vec<String>,
+    /// List the tests instead
+    #[arg(long)]
+    list: bool,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|part| name.contains(part.as_str()))
+    }
+}
+
+/// Runs the tests; the status is 0 when none failed.
+pub(crate) fn run(options: &Options) -> Result<u8> {
+    let mut tasks = check::tasks();
+    tasks.extend(unit::tasks());
+    tasks.retain(|task| options.wants(&task.name));
+    let boots: Vec<&Scenario> =
+        SCENARIOS.iter().filter(|scenario| options.wants(scenario.name)).collect();
+    if options.list {
+        let lines = tasks.iter().map(|task| (task.name.as_str(), task.about));
+        for (name, about) in lines.chain(boots.iter().map(|boot| (boot.name, boot.about))) {
+            println!("{name:20} {about}");
+        }
+        return Ok(0);
+    }
+    if tasks.is_empty() && boots.is_empty() {
+        bail!("No test has such a name; see cargo xtask test --list");
+    }
+    let mut rows = suite::perform(&tasks);
+    if !boots.is_empty() && !crate::terminal::ended() {
+        rows.extend(boot_all(&boots));
+    }
+    Ok(suite::conclude(&rows))
+}
+
+fn boot_all(scenarios: &[&'static Scenario]) -> Vec<Row> {
+    let place = Place::best();
+    let tasks: Vec<Task> = match Ready::make() {
+        Ok(ready) => {
+            scenarios.iter().map(|scenario| task(scenario, place, ready.clone())).collect()
+        }
+        Err(error) => {
+            eprintln!("No boot is possible: {error:#}");
+            let broken = || bail!("kernel, initrd or trapline could not be made");
+            scenarios.iter().map(|boot| Task::new(boot.name, boot.about, broken)).collect()
+        }
+    };
+    let next = Mutex::new(tasks.iter().enumerate());
+    let rows = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while !crate::terminal::ended() {
+                    let Some((index, task)) = next.lock().next() else { break };
+                    let row = task.perform();
+                    rows.lock().push((index, row));
+                }
+            });
+        }
+    });
+    let mut rows = rows.into_inner();
+    rows.sort_by_key(|(index, _)| *index);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
+    Task::new(scenario.name, scenario.about, move || {
+        let text = match &scenario.user {
+            User::Nobody(init) => boot(scenario, init, place, &ready)?,
+            User::Typing(steps) => type_at(scenario, steps, place)?,
+        };
+        judge(scenario, &text, &ready.kernel.release)
+            .map_err(|error| error.context(format!("last lines:\n{}", last_lines(&text))))?;
+        Ok(Tally::of(true))
+    })
+}
+
+fn boot(scenario: &Scenario, init: &str, place: Place, ready: &Ready) -> Result<String> {
+    let boot = Boot {
+        name: scenario.name.to_owned(),
+        place,
+        image: scenario.image,
+        init: init.to_owned(),
+        options: scenario.options.iter().map(|&option| option.to_owned()).collect(),
+        script: Script::default(),
+        watch: Watch { show: false, input: false, timeout: Some(TIMEOUT) },
+    };
+    let outcome = boot.run(ready)?;
+    let last = last_lines(&outcome.text);
+    ensure!(outcome.status == 0, "trapline ended with status {}:\n{last}", outcome.status);
+    Ok(outcome.text)
+}
+
+/// The way a user goes: `cargo xtask boot` on a terminal.
+fn type_at(scenario: &Scenario, steps: &[pty::Step], place: Place) -> Result<String> {
+    let mut command = Command::new(std::env::current_exe().context("Cannot find xtask")?);
+    command.args(["boot", if place == Place::Direct { "--direct" } else { "--nested" }]);
+    command.arg("--").args(scenario.options);
+    let done = pty::run(&mut command, steps, TIMEOUT)?;
+    let last = last_lines(&done.text);
+    ensure!(done.status.success(), "cargo xtask boot ended with {}:\n{last}", done.status);
+    if place == Place::Nested {
+        let intact = done.text.contains("TRAPLINE-HOST: terminal as before");
+        ensure!(intact, "trapline did not restore its terminal:\n{last}");
+    }
+    Ok(done.text)
+}
+
+fn judge(scenario: &Scenario, text: &str, release: &str) -> Result<()> {
+    let mut rest = text;
+    for expected in scenario.expect {
+        let expected = expected.replace(RELEASE, release);
+        let Some((_, after)) = rest.split_once(&expected) else {
+            bail!("{expected:?} does not occur where it should");
+        };
+        rest = after;
+    }
+    if let Some(once) = scenario.once {
+        let count = text.matches(once).count();
+        ensure!(count == 1, "{once:?} occurs {count} times");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::Image;
+
+    const SAMPLE: Scenario = Scenario {
+        name: "sample",
+        about: "",
+        image: Image::Bzimage,
+        options: &[],
+        user: User::Nobody("none"),
+        expect: &["uname {release}\n", "serial"],
+        once: Some("done"),
+    };
+
+    #[test]
+    fn expectations_are_checked_in_order_and_with_the_release() {
+        assert!(judge(&SAMPLE, "uname 6.1\nserial\ndone\n", "6.1").is_ok());
+        assert!(judge(&SAMPLE, "uname 6.10\nserial\ndone\n", "6.1").is_err());
+        assert!(judge(&SAMPLE, "serial\nuname 6.1\ndone\n", "6.1").is_err());
+        assert!(judge(&SAMPLE, "uname 6.1\nserial\ndone\ndone\n", "6.1").is_err());
+    }
+
+    #[test]
+    fn every_scenario_has_its_init_and_a_name_of_its_own() {
+        for scenario in SCENARIOS {
+            if let User::Nobody(init) = &scenario.user {
+                crate::paths::guest_test(init).unwrap();
+            }
+            assert_eq!(SCENARIOS.iter().filter(|other| other.name == scenario.name).count(), 1);
+        }
+    }
+}
