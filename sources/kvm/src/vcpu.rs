@@ -131,7 +131,7 @@ impl Vcpu {
         // Accesses see earlier coalesced writes by the registry's own doing; whatever else made
         // the vCPU come back is the moment to deliver them too.
         if !matches!(exit, Exit::Io(_) | Exit::Mmio { .. }) {
-            self.registry.drain();
+            self.handle.drain();
         }
         self.counters.count(kind_of(&exit));
         match exit {
