@@ -11,8 +11,8 @@ use crate::spans::{Slot, Span};
 /// No slot.
 pub(crate) const NONE: Slot = Slot::MAX;
 
-/// Slots per bucket: one 64-bit load holds a bucket.
-const WAYS: usize = 4;
+/// Slots per bucket beyond the first.
+const FURTHER: usize = 3;
 /// Regions of more pages are found by search.
 const PAGES_MAX: u64 = 16;
 const PAGE_SHIFT: u32 = 12;
@@ -21,7 +21,9 @@ const PAGE_SHIFT: u32 = 12;
 /// bucket is found by search.
 #[derive(Clone)]
 pub(crate) struct PageHash {
-    buckets: Box<[[Slot; WAYS]]>,
+    /// The first slot of each bucket, apart from the others: it is the one most accesses need.
+    first: Box<[Slot]>,
+    further: Box<[[Slot; FURTHER]]>,
     /// 64 - log2(buckets).
     shift: u32,
     pages: usize,
@@ -35,18 +37,31 @@ impl Default for PageHash {
 
 impl PageHash {
     fn with_bits(bits: u32) -> Self {
-        let buckets = vec![[NONE; WAYS]; 1 << bits].into_boxed_slice();
-        Self { buckets, shift: 64 - bits, pages: 0 }
+        let first = vec![NONE; 1 << bits].into_boxed_slice();
+        let further = vec![[NONE; FURTHER]; 1 << bits].into_boxed_slice();
+        Self { first, further, shift: 64 - bits, pages: 0 }
     }
 
-    /// The slots that may hold `addr`; the first [`NONE`] ends them.
+    /// The slot that most likely holds `addr`, or [`NONE`].
     #[inline]
-    pub(crate) fn guesses(&self, addr: u64) -> [Slot; WAYS] {
-        self.buckets.get(self.bucket(addr >> PAGE_SHIFT)).copied().unwrap_or([NONE; WAYS])
+    pub(crate) fn guess(&self, addr: u64) -> Slot {
+        self.first.get(self.bucket(addr >> PAGE_SHIFT)).copied().unwrap_or(NONE)
+    }
+
+    /// The other slots that may hold `addr`, some of them [`NONE`].
+    pub(crate) fn further(&self, addr: u64) -> [Slot; FURTHER] {
+        self.further.get(self.bucket(addr >> PAGE_SHIFT)).copied().unwrap_or([NONE; FURTHER])
+    }
+
+    /// All ways of a page's bucket.
+    fn ways(&mut self, page: u64) -> impl Iterator<Item = &mut Slot> {
+        let at = self.bucket(page);
+        let further = self.further.get_mut(at).into_iter().flatten();
+        self.first.get_mut(at).into_iter().chain(further)
     }
 
     pub(crate) fn insert(&mut self, span: Span, all: impl Iterator<Item = Span>) {
-        if (self.pages + 1) * 2 > self.buckets.len() {
+        if (self.pages + 1) * 2 > self.first.len() {
             // Rebuilt from the sorted spans, which have the new one already.
             *self = Self::with_bits(64 - self.shift + 1);
             all.for_each(|span| self.add(span));
@@ -58,10 +73,7 @@ impl PageHash {
     fn add(&mut self, span: Span) {
         for page in pages(span) {
             self.pages += 1;
-            let at = self.bucket(page);
-            if let Some(way) =
-                self.buckets.get_mut(at).and_then(|b| b.iter_mut().find(|way| **way == NONE))
-            {
+            if let Some(way) = self.ways(page).find(|way| **way == NONE) {
                 *way = span.slot;
             }
         }
@@ -70,17 +82,8 @@ impl PageHash {
     pub(crate) fn remove(&mut self, span: Span) {
         for page in pages(span) {
             self.pages -= 1;
-            let at = self.bucket(page);
-            if let Some(bucket) = self.buckets.get_mut(at)
-                && let Some(i) = bucket.iter().position(|way| *way == span.slot)
-            {
-                // Keep the bucket dense, so that the first NONE ends it.
-                if let Some(rest) = bucket.get_mut(i..) {
-                    rest.rotate_left(1);
-                }
-                if let Some(end) = bucket.last_mut() {
-                    *end = NONE;
-                }
+            if let Some(way) = self.ways(page).find(|way| **way == span.slot) {
+                *way = NONE;
             }
         }
     }
@@ -105,13 +108,13 @@ const LEAVES: usize = 64;
 /// A slot for each of the 65,536 ports, in leaves that snapshots share.
 #[derive(Clone)]
 pub(crate) struct PortTable {
-    leaves: Box<[Arc<[Slot; PORTS_PER_LEAF]>; LEAVES]>,
+    leaves: [Arc<[Slot; PORTS_PER_LEAF]>; LEAVES],
 }
 
 impl Default for PortTable {
     fn default() -> Self {
         let empty = Arc::new([NONE; PORTS_PER_LEAF]);
-        Self { leaves: Box::new(std::array::from_fn(|_| Arc::clone(&empty))) }
+        Self { leaves: std::array::from_fn(|_| Arc::clone(&empty)) }
     }
 }
 

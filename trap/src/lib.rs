@@ -11,13 +11,19 @@
 //! * Edits are all or nothing, and judged on their result: two regions can swap places.
 //! * What a region had the kernel do leaves with the region's guard ([`Mapping`]).
 //! * Accesses across the borders of regions are split; what nobody claims reads as all ones.
+//! * Devices and debuggers reach RAM and regions through one [`AddressSpace`].
+//! * Regions can be watched while the guest runs ([`Registry::trace`]).
 //! * Everything is counted, per region and handle, and unclaimed accesses by address.
 
 #![forbid(unsafe_code)]
 
+mod address_space;
 mod counters;
+mod drain;
+mod entry;
 mod guess;
 mod handle;
+mod observer;
 mod offload;
 mod pieces;
 mod publish;
@@ -29,8 +35,11 @@ mod stats;
 mod sync;
 mod transaction;
 
+pub use address_space::{AddressSpace, NoRam, Ram, Transfer};
 pub use counters::{Counts, Unclaimed};
+pub use entry::Watch;
 pub use handle::Handle;
+pub use observer::{Observer, Outcome, TraceRecord};
 pub use offload::{CoalescedWrite, EventFd, Offload, Zone, ZoneKind};
 pub use region::{Delivery, Region, Window};
 pub use registry::{Builder, Edit, Mapping, NoHandle, Registry};

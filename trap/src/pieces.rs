@@ -2,20 +2,35 @@
 
 use trapline_device::{Handler, IoCx, Limits, Rules, Size};
 
-use crate::region::Entry;
+use crate::entry::Entry;
 
 /// Little-endian bytes as a number; missing high bytes are zero.
 #[inline]
 pub(crate) fn load(bytes: &[u8]) -> u64 {
-    let mut value = [0; 8];
-    value.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-    u64::from_le_bytes(value)
+    match *bytes {
+        [a] => a.into(),
+        [a, b] => u16::from_le_bytes([a, b]).into(),
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => {
+            let mut value = [0; 8];
+            value.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            u64::from_le_bytes(value)
+        }
+    }
 }
 
 /// The low bytes of `value` into `bytes`, lowest first.
 #[inline]
 pub(crate) fn store(bytes: &mut [u8], value: u64) {
-    bytes.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    match bytes.len() {
+        1 => bytes.copy_from_slice(&[a]),
+        2 => bytes.copy_from_slice(&[a, b]),
+        4 => bytes.copy_from_slice(&[a, b, c, d]),
+        8 => bytes.copy_from_slice(&[a, b, c, d, e, f, g, h]),
+        _ => bytes.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from),
+    }
 }
 
 /// Reads `buf.len()` bytes at the handler's `offset`. Whether the region accepts that shape; `buf`

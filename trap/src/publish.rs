@@ -2,27 +2,49 @@
 //! inside a region any more.
 //!
 //! The writer replaces `current` and then raises `generation`. A reader, before each lookup, says
-//! "I am looking" in its own mark and only then compares generations. Both are sequentially
-//! consistent, so one of the two sees the other: either the reader sees the new generation, or the
-//! writer sees the mark (the pattern of Dekker's algorithm). After the lookup the mark names the
-//! region found, so a writer waits for readers of *its* region and for no one else.
+//! "I am looking" in its own mark and only then compares generations. Between the two stands a full
+//! barrier, and another between the writer's new generation and its look at the marks, so one of
+//! the two sees the other: either the reader sees the new generation, or the writer sees the mark
+//! (the pattern of Dekker's algorithm). After the lookup the mark names the region found, so a
+//! writer waits for readers of *its* region and for no one else.
+//!
+//! Readers are many and writers few, so where the kernel has `membarrier` the writer pays for both
+//! barriers: it makes all threads pass one when it wants to know, and a reader only has to keep
+//! the compiler from reordering. Where the kernel has none, everybody has barriers of their own.
+
+#[cfg(all(test, loom))]
+mod model;
 
 use std::sync::Arc;
 
-use crate::sync::{AtomicU64, Mutex, Ordering, Padded, relax};
+use crate::sync::{
+    AtomicU64, Mutex, Ordering, Padded, fence, has_heavy_barrier, heavy_barrier, light_barrier,
+    relax,
+};
 
 /// Nobody inside.
 const IDLE: u64 = 0;
-/// The reader is between "I am looking" and the end of its lookup; the rest counts lookups, so
-/// that a later lookup, which sees newer snapshots, is not mistaken for this one.
+/// The reader is between "I am looking" and the end of its lookup; the rest is the generation it
+/// had before. A writer so knows a lookup that may still see what it removed from later ones.
 const LOOKING: u64 = 1 << 63;
 
 /// The latest snapshot, and everybody who reads it.
 pub(crate) struct Published<T> {
     /// Locked to copy or replace the pointer, nothing else.
     current: Mutex<(u64, Arc<T>)>,
+    /// The number of `current`, with [`LOOKING`] set: a reader's mark while it looks with it.
     generation: Padded<AtomicU64>,
     marks: Mutex<Vec<Arc<Mark>>>,
+    barriers: Barriers,
+}
+
+/// Who pays for the barriers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Barriers {
+    /// The writer, for everybody.
+    Writers,
+    /// Everybody for themselves.
+    Everybody,
 }
 
 type Mark = Padded<AtomicU64>;
@@ -30,17 +52,24 @@ type Mark = Padded<AtomicU64>;
 /// One thread's view.
 pub(crate) struct Reader<T> {
     snapshot: Arc<T>,
+    /// The number of `snapshot`, with [`LOOKING`] set.
     generation: u64,
     mark: Arc<Mark>,
-    looks: u64,
+    barriers: Barriers,
 }
 
 impl<T> Published<T> {
     pub(crate) fn new(first: T) -> Self {
+        let writers = has_heavy_barrier();
+        Self::with(first, if writers { Barriers::Writers } else { Barriers::Everybody })
+    }
+
+    fn with(first: T, barriers: Barriers) -> Self {
         Self {
-            current: Mutex::new((0, Arc::new(first))),
-            generation: Padded::new(AtomicU64::new(0)),
+            current: Mutex::new((LOOKING, Arc::new(first))),
+            generation: Padded::new(AtomicU64::new(LOOKING)),
             marks: Mutex::new(Vec::new()),
+            barriers,
         }
     }
 
@@ -56,7 +85,7 @@ impl<T> Published<T> {
         let generation = current.0 + 1;
         let old = std::mem::replace(&mut *current, (generation, next));
         drop(current);
-        self.generation.store(generation, Ordering::SeqCst);
+        self.generation.store(generation, Ordering::Release);
         old.1
     }
 
@@ -65,19 +94,23 @@ impl<T> Published<T> {
         let mark = Arc::new(Padded::new(AtomicU64::new(IDLE)));
         self.marks.lock().push(Arc::clone(&mark));
         let (generation, snapshot) = self.copy_current();
-        Reader { snapshot, generation, mark, looks: 0 }
+        Reader { snapshot, generation, mark, barriers: self.barriers }
     }
 
     /// Waits until no reader can be inside region `id`, which the latest snapshot no longer has.
     pub(crate) fn wait_for(&self, id: u64) {
+        let now = self.generation.load(Ordering::Acquire);
+        match self.barriers {
+            Barriers::Writers => heavy_barrier(),
+            Barriers::Everybody => fence(Ordering::SeqCst),
+        }
         let marks: Vec<_> = self.marks.lock().clone();
         for mark in marks {
-            let first = mark.load(Ordering::SeqCst);
-            let looking = first & LOOKING != 0;
             let mut spins = 0;
             loop {
-                let now = mark.load(Ordering::SeqCst);
-                if now != id && !(looking && now == first) {
+                let seen = mark.load(Ordering::Acquire);
+                let may_find_it = seen & LOOKING != 0 && seen < now;
+                if seen != id && !may_find_it {
                     break;
                 }
                 relax(&mut spins);
@@ -96,14 +129,30 @@ impl<T> Published<T> {
 }
 
 impl<T> Reader<T> {
+    /// Starts a lookup if [`Reader::snapshot`] is the latest.
+    #[inline]
+    pub(crate) fn look_if_current(&self, published: &Published<T>) -> Option<Marker<'_>> {
+        self.say_looking();
+        let marker = self.marker();
+        (published.generation.load(Ordering::Acquire) == self.generation).then_some(marker)
+    }
+
     /// Starts a lookup: says so, and makes sure that [`Reader::snapshot`] is the latest. Take a
     /// [`Reader::marker`] next; its end is the end of the lookup.
     #[inline]
     pub(crate) fn look(&mut self, published: &Published<T>) {
-        self.looks = (self.looks + 1) & !LOOKING;
-        self.mark.swap(LOOKING | self.looks, Ordering::SeqCst);
-        if published.generation.load(Ordering::SeqCst) != self.generation {
+        self.say_looking();
+        if published.generation.load(Ordering::Acquire) != self.generation {
             self.refresh(published);
+        }
+    }
+
+    #[inline]
+    fn say_looking(&self) {
+        self.mark.store(self.generation, Ordering::Relaxed);
+        match self.barriers {
+            Barriers::Writers => light_barrier(),
+            Barriers::Everybody => fence(Ordering::SeqCst),
         }
     }
 

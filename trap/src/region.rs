@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use trapline_device::{EditError, Handler, RegionName, Rules, Space};
 
-use crate::counters::Counters;
 use crate::offload::{EventFd, Zone, ZoneKind};
 
 /// A region to be mapped: built, then given to [`crate::Registry::map`] or [`crate::Edit::map`].
@@ -178,6 +177,10 @@ impl Window {
         Zone { space, addr: base + self.offset, len: self.len, kind }
     }
 
+    pub(crate) fn is_coalesced(&self) -> bool {
+        matches!(self.delivery, Delivery::Coalesced)
+    }
+
     /// What an error or a table calls this delivery.
     pub(crate) fn what(&self) -> &'static str {
         match self.delivery {
@@ -185,64 +188,4 @@ impl Window {
             Delivery::Doorbell { .. } => "doorbell",
         }
     }
-}
-
-/// What stays with a region wherever it is moved.
-pub(crate) struct Shared {
-    pub(crate) id: u64,
-    pub(crate) space: Space,
-    pub(crate) len: u64,
-    pub(crate) name: RegionName,
-    pub(crate) rules: Rules,
-    pub(crate) windows: Box<[Window]>,
-    /// One per handle; each is written by its handle's owner only.
-    pub(crate) counters: Box<[Counters]>,
-}
-
-/// A region at its place, as a snapshot holds it.
-#[derive(Clone)]
-pub(crate) struct Entry {
-    pub(crate) base: u64,
-    pub(crate) last: u64,
-    pub(crate) handler: Arc<dyn Handler>,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) device_offset: u64,
-    /// Access sizes in bytes, as a bit set, that go to the handler as they are.
-    pub(crate) direct: u8,
-    /// Whether those must be naturally aligned to do so.
-    pub(crate) direct_aligned: bool,
-    /// Doorbells the source did not take over, which the registry rings itself.
-    pub(crate) soft_doorbells: Option<Arc<[Window]>>,
-}
-
-impl Entry {
-    /// Whether an access of `len` bytes at `addr`, known to start in this region, can go straight
-    /// to the handler.
-    pub(crate) fn is_direct(&self, addr: u64, len: usize) -> bool {
-        let bit = u8::try_from(len).unwrap_or(0);
-        let misaligned = self.offset_of(addr) & (u64::from(bit).wrapping_sub(1)) != 0;
-        self.direct & bit != 0
-            && len.is_power_of_two()
-            && self.last - addr >= u64::from(bit) - 1
-            && !(misaligned && self.direct_aligned)
-    }
-
-    /// The offset the handler sees for `addr`.
-    pub(crate) fn offset_of(&self, addr: u64) -> u64 {
-        (addr - self.base).wrapping_add(self.device_offset)
-    }
-}
-
-/// The bit set for [`Entry::direct`].
-pub(crate) fn direct_sizes(rules: Rules) -> u8 {
-    [1usize, 2, 4, 8]
-        .into_iter()
-        .zip([1u8, 2, 4, 8])
-        .filter(|(bytes, _)| {
-            let within = |limits: trapline_device::Limits| {
-                limits.min.bytes() <= *bytes && *bytes <= limits.max.bytes()
-            };
-            within(rules.valid) && within(rules.handled)
-        })
-        .fold(0, |set, (_, bit)| set | bit)
 }

@@ -1,19 +1,22 @@
 //! The registry as its manager sees it: edits, guards, statistics.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, ReentrantMutex};
 use trapline_device::{Direction, EditError, RegionId, RegionName, Regions, Space};
 
-use crate::counters::{Counts, UnclaimedCounts};
+use crate::counters::{Books, CounterSet, Counts, Number, UnclaimedCounts};
+use crate::entry::Entry;
 use crate::handle::Handle;
+use crate::observer::Observer;
 use crate::offload::{CoalescedWrite, Offload};
 use crate::publish::Published;
-use crate::region::{Entry, Region};
+use crate::region::Region;
 use crate::snapshot::Snapshot;
-use crate::transaction::{Garbage, Master, Op, Source};
+use crate::transaction::{Garbage, Master, Op, Source, WatchChange};
 
 /// One registry: two address spaces, their regions, and everything that is known about them.
 /// Clones are handles on the same registry.
@@ -30,32 +33,43 @@ pub(crate) struct Core {
     /// The edit lock: writers take turns. No device and no reader is ever waited for inside.
     master: Mutex<Master>,
     next_id: AtomicU64,
-    handles: Mutex<Vec<Arc<HandleStats>>>,
-    /// Sets of counters per region: one for each handle, and the last for [`Registry::drain`].
-    counter_sets: usize,
-    drainer: Mutex<()>,
-    drain_stats: Arc<HandleStats>,
+    pub(crate) books: Books,
+    /// What [`Registry::handle`] gives out.
+    handles: Box<[Arc<HandleStats>]>,
+    /// For the registry's own accesses: as many as were ever made at once.
+    spares: Mutex<Vec<Arc<HandleStats>>>,
+    /// Accesses by devices that were too deep in each other; see [`crate::AddressSpace`].
+    pub(crate) too_deep: AtomicU64,
 }
+
+/// No source has more writes queued than this: KVM's ring is one page, and the largest page, of
+/// 64 KiB, holds 2,730.
+pub(crate) const QUEUED_MAX: usize = 4096;
+
+/// Writes that an edit took out of the source, and whose they are.
+pub(crate) type Stash = VecDeque<(CoalescedWrite, Option<Entry>)>;
 
 /// Writes that the source queued, on their way to their handlers.
 #[derive(Default)]
 pub(crate) struct Coalesced {
     /// Held while queued writes are delivered: whoever has it delivers in order, whoever waits
-    /// for it knows that all earlier writes have arrived.
-    pub(crate) turn: Mutex<()>,
+    /// for it knows that all earlier writes have arrived. Says whether its holder is at it now.
+    pub(crate) turn: ReentrantMutex<Cell<bool>>,
     /// Whether somebody is delivering.
     pub(crate) delivering: AtomicBool,
+    /// Whether the source was ever asked to queue anything. Until then nobody looks.
+    pub(crate) in_use: AtomicBool,
     /// Writes taken out of the source's queue by an edit, with the region they were made to. A
     /// leaf lock, which also keeps `Offload::pop` to one caller.
-    pub(crate) queue: Mutex<VecDeque<(CoalescedWrite, Option<Entry>)>>,
+    pub(crate) queue: Mutex<Stash>,
     /// Whether `queue` holds anything.
     pub(crate) stashed: AtomicBool,
 }
 
 /// What a handle keeps besides per-region counters.
-#[derive(Default)]
 pub(crate) struct HandleStats {
     pub(crate) unclaimed: Mutex<UnclaimedCounts>,
+    pub(crate) counters: Arc<CounterSet>,
     taken: AtomicBool,
 }
 
@@ -92,17 +106,18 @@ impl Builder {
 
     /// An empty registry.
     pub fn build(self) -> Registry {
-        let handles = self.handles.unwrap_or(1);
+        let books = Books::default();
+        let handles = (0..self.handles.unwrap_or(1)).map(|_| HandleStats::new(&books)).collect();
         let core = Core {
             published: Published::new(Snapshot::default()),
             offload: self.offload,
             coalesced: Coalesced::default(),
             master: Mutex::new(Master::default()),
             next_id: AtomicU64::new(1),
-            handles: Mutex::new((0..handles).map(|_| Arc::default()).collect()),
-            counter_sets: handles + 1,
-            drainer: Mutex::new(()),
-            drain_stats: Arc::default(),
+            books,
+            handles,
+            spares: Mutex::default(),
+            too_deep: AtomicU64::new(0),
         };
         Registry { core: Arc::new(core) }
     }
@@ -139,13 +154,17 @@ impl Registry {
     }
 
     /// Unmaps a region and waits until none of its handlers runs on any other thread. Waits for
-    /// that region only. Must not be called from inside a handler, which would wait for itself;
-    /// handlers have [`Regions::place`].
+    /// that region only; if writes to it are coalesced, also for what was queued before them.
+    /// Must not be called from inside a handler, which would wait for itself; handlers have
+    /// [`Regions::place`]. The caller must hold no lock that the region's handler takes.
     pub fn remove_sync(&self, mapping: Mapping) {
-        let id = mapping.id;
+        let number = Arc::clone(&mapping.number);
+        let coalesces = self.core.coalesces(mapping.id);
         drop(mapping);
-        self.drain();
-        self.core.published.wait_for(id.0);
+        if coalesces {
+            self.drain();
+        }
+        self.core.published.wait_for(number.mark());
         self.core.collect_retired();
     }
 
@@ -154,28 +173,61 @@ impl Registry {
     /// # Errors
     /// [`NoHandle`] when as many as [`Builder::handles`] exist already.
     pub fn handle(&self, vcpu: u32) -> Result<Handle, NoHandle> {
-        let handles = self.core.handles.lock();
-        let limit = handles.len();
-        let free = handles
-            .iter()
-            .enumerate()
-            .find(|(_, stats)| !stats.taken.swap(true, Ordering::AcqRel))
-            .map(|(index, stats)| (index, Arc::clone(stats)));
-        let (index, stats) = free.ok_or(NoHandle { limit })?;
-        Ok(Handle::new(Arc::clone(&self.core), vcpu, index, stats))
+        let handles = &self.core.handles;
+        let free = handles.iter().find(|stats| stats.take());
+        let stats = Arc::clone(free.ok_or(NoHandle { limit: handles.len() })?);
+        Ok(Handle::new(Arc::clone(&self.core), vcpu, stats))
     }
 
-    /// Delivers every coalesced write that is waiting. For moments at which no access is made but
-    /// state is looked at: a pause, a snapshot, an idle guest.
+    /// Delivers every coalesced write that is waiting; whether there may have been any. For moments
+    /// at which no access is made but state is looked at: a pause, a snapshot, an idle guest. The
+    /// caller must hold no lock that a handler takes.
     pub fn drain(&self) -> bool {
         let queued = self.core.anything_queued();
         if queued {
-            let _one_at_a_time = self.core.drainer.lock();
-            let index = self.core.counter_sets - 1;
-            let stats = Arc::clone(&self.core.drain_stats);
-            Handle::new(Arc::clone(&self.core), 0, index, stats).drain();
+            self.spare_handle(0).drain();
         }
         queued
+    }
+
+    /// A handle that is not one of [`Builder::handles`], for a short time: while it exists it may
+    /// keep regions from being freed.
+    pub(crate) fn spare_handle(&self, vcpu: u32) -> Handle {
+        let mut spares = self.core.spares.lock();
+        let free = spares.iter().find(|stats| stats.take()).cloned();
+        let stats = free.unwrap_or_else(|| {
+            let stats = HandleStats::new(&self.core.books);
+            stats.take();
+            spares.push(Arc::clone(&stats));
+            stats
+        });
+        drop(spares);
+        Handle::new(Arc::clone(&self.core), vcpu, stats)
+    }
+
+    /// Starts or ends telling the observer of every access to a region, after it was made. While
+    /// it is off it costs nothing.
+    ///
+    /// # Errors
+    /// [`EditError::Unknown`] when the region is gone.
+    pub fn trace(&self, id: RegionId, on: bool) -> Result<(), EditError> {
+        let change = WatchChange { trace: Some(on), ..WatchChange::default() };
+        self.core.commit(vec![Op::Watch(id, change)])
+    }
+
+    /// Starts or ends telling the observer of every access to a region before it is made, so that
+    /// it can hold the vCPU there. While it is off it costs nothing.
+    ///
+    /// # Errors
+    /// [`EditError::Unknown`] when the region is gone.
+    pub fn stop_at(&self, id: RegionId, on: bool) -> Result<(), EditError> {
+        let change = WatchChange { stop: Some(on), ..WatchChange::default() };
+        self.core.commit(vec![Op::Watch(id, change)])
+    }
+
+    /// Sets who hears of accesses to watched regions from now on, or that nobody does.
+    pub fn observe(&self, observer: Option<Arc<dyn Observer>>) {
+        self.core.replace(|next| next.observer = observer);
     }
 
     /// The device, region and register that answer `addr`: `serial0/uart THR`.
@@ -206,8 +258,9 @@ impl Edit<'_> {
     pub fn map(&mut self, region: Region) -> Result<Mapping, EditError> {
         region.check()?;
         let id = RegionId(self.core.next_id.fetch_add(1, Ordering::Relaxed));
-        self.ops.push(Op::Add(id, Box::new(region)));
-        Ok(Mapping { id, core: Arc::downgrade(self.core) })
+        let number = Arc::new(self.core.books.open());
+        self.ops.push(Op::Add(id, Arc::clone(&number), Box::new(region)));
+        Ok(Mapping { id, number, core: Arc::downgrade(self.core) })
     }
 
     /// Moves a region to a new base, or out of its space.
@@ -226,6 +279,8 @@ impl Edit<'_> {
 #[must_use = "a region is unmapped when its guard is dropped"]
 pub struct Mapping {
     id: RegionId,
+    /// Kept so that it means this region as long as somebody may ask for it.
+    number: Arc<Number>,
     core: Weak<Core>,
 }
 
@@ -257,12 +312,15 @@ impl Core {
         // Dropped last, without the lock: a device's destructor may edit.
         let mut garbage = Garbage::default();
         let mut free = Vec::new();
+        if self.offload.is_some() && ops.iter().any(Op::coalesces) {
+            self.coalesced.in_use.store(true, Ordering::SeqCst);
+        }
         let mut master = self.master.lock();
         let current = self.published.latest();
         let source = Source { offload: self.offload.as_deref(), stash: &|| self.stash(&current) };
-        let outcome = master.apply(ops, &current, &source, self.counter_sets, &mut garbage);
+        let outcome = master.apply(ops, &current, &source, &self.books, &mut garbage);
         let (next, outcome) = match outcome {
-            Ok(next) => (Some(next.snapshot), Ok(())),
+            Ok(next) => (Some(next), Ok(())),
             Err(refused) => (refused.repaired.map(|mended| *mended), Err(refused.error)),
         };
         drop(current);
@@ -273,6 +331,22 @@ impl Core {
         }
         drop(master);
         outcome
+    }
+
+    /// Changes something in the snapshot that is no region's.
+    fn replace(&self, change: impl FnOnce(&mut Snapshot)) {
+        let mut free = Vec::new();
+        let mut master = self.master.lock();
+        let mut next = (*self.published.latest()).clone();
+        change(&mut next);
+        let old = self.published.publish(Arc::new(next));
+        master.retire(old);
+        master.collect_retired(&mut free);
+        drop(master);
+    }
+
+    fn coalesces(&self, id: RegionId) -> bool {
+        self.master.lock().coalesces(id)
     }
 
     /// Frees replaced snapshots, and with them the handlers of regions that are gone, as far as
@@ -287,14 +361,28 @@ impl Core {
     fn stash(&self, before: &Snapshot) {
         let Some(offload) = &self.offload else { return };
         let mut queue = self.coalesced.queue.lock();
-        while let Some(write) = offload.pop() {
+        // Said before anything is taken: who then finds the source empty must find this.
+        self.coalesced.stashed.store(true, Ordering::Release);
+        // The guest may go on queueing to other regions, but that is not for an edit to take.
+        for write in std::iter::from_fn(|| offload.pop()).take(QUEUED_MAX) {
             let entry = before.find(write.space, write.addr).cloned();
             queue.push_back((write, entry));
         }
         self.coalesced.stashed.store(!queue.is_empty(), Ordering::Release);
     }
 
+    /// Whether the source was ever asked to queue writes.
+    #[inline]
+    pub(crate) fn is_coalescing(&self) -> bool {
+        self.coalesced.in_use.load(Ordering::Relaxed)
+    }
+
+    /// Whether a coalesced write may be on its way.
     pub(crate) fn anything_queued(&self) -> bool {
+        self.is_coalescing() && self.is_queued()
+    }
+
+    fn is_queued(&self) -> bool {
         self.offload.as_ref().is_some_and(|offload| offload.queued())
             || self.coalesced.stashed.load(Ordering::Acquire)
             || self.coalesced.delivering.load(Ordering::Acquire)
@@ -307,13 +395,24 @@ impl Core {
     }
 
     pub(crate) fn handle_stats(&self) -> Vec<Arc<HandleStats>> {
-        let mut all = self.handles.lock().clone();
-        all.push(Arc::clone(&self.drain_stats));
-        all
+        self.handles.iter().chain(&*self.spares.lock()).cloned().collect()
     }
 }
 
 impl HandleStats {
+    fn new(books: &Books) -> Arc<Self> {
+        Arc::new(Self {
+            unclaimed: Mutex::default(),
+            counters: books.new_set(),
+            taken: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes it for a handle, unless another has it.
+    fn take(&self) -> bool {
+        !self.taken.swap(true, Ordering::AcqRel)
+    }
+
     pub(crate) fn release(&self) {
         self.taken.store(false, Ordering::Release);
     }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use trapline_device::Space;
 
+use crate::entry::{Entry, Placement, Quick};
 use crate::guess::{NONE, PageHash, PortTable};
-use crate::region::{Entry, Window};
+use crate::observer::Observer;
 use crate::spans::{Slot, Span, Spans};
 
 /// Entries per chunk: an edit copies one chunk and one pointer per other chunk.
@@ -14,7 +15,12 @@ const CHUNK: usize = 32;
 /// The most regions a registry can hold.
 pub(crate) const REGIONS_MAX: usize = NONE as usize;
 
-type Chunk = [Option<Entry>; CHUNK];
+/// Entries, and what ordinary accesses need of them.
+#[derive(Clone)]
+struct Chunk {
+    quick: [Quick; CHUNK],
+    entries: [Option<Arc<Entry>>; CHUNK],
+}
 
 /// Everything a dispatch needs.
 #[derive(Clone, Default)]
@@ -25,33 +31,43 @@ pub(crate) struct Snapshot {
     mmio_pages: PageHash,
     pio: Spans,
     pio_ports: PortTable,
+    /// Who hears of accesses to watched regions.
+    pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
 impl Snapshot {
-    /// The region that contains `addr`.
+    /// What most likely answers `addr`, to be asked whether it does.
     #[inline]
-    pub(crate) fn find(&self, space: Space, addr: u64) -> Option<&Entry> {
+    pub(crate) fn guess(&self, space: Space, addr: u64) -> Option<&Quick> {
+        let slot = usize::from(self.likely(space, addr));
+        self.chunks.get(slot / CHUNK)?.quick.get(slot % CHUNK)
+    }
+
+    #[inline]
+    fn likely(&self, space: Space, addr: u64) -> Slot {
         match space {
-            Space::Mmio => {
-                for slot in self.mmio_pages.guesses(addr) {
-                    if slot == NONE {
-                        break;
-                    }
-                    let Some(entry) = self.entry(slot) else { continue };
-                    if entry.base <= addr && addr <= entry.last {
-                        return Some(entry);
-                    }
-                }
-                self.search(addr)
-            }
-            // The port table is exact: it has every port of every region.
-            Space::Pio => self.entry(self.pio_ports.guess(addr)),
+            Space::Mmio => self.mmio_pages.guess(addr),
+            Space::Pio => self.pio_ports.guess(addr),
         }
     }
 
-    #[cold]
-    fn search(&self, addr: u64) -> Option<&Entry> {
-        self.entry(self.mmio.find(addr)?.slot)
+    /// The region that contains `addr`.
+    pub(crate) fn find(&self, space: Space, addr: u64) -> Option<&Entry> {
+        let likely = self.entry(self.likely(space, addr)).filter(|entry| entry.contains(addr));
+        match likely {
+            None if space == Space::Mmio => self.find_further(addr),
+            // The port table is exact: it has every port of every region.
+            likely => likely,
+        }
+    }
+
+    /// Where the first guess was wrong: several regions have pages in one bucket, a region is too
+    /// large for the hash, or nobody claims the address.
+    fn find_further(&self, addr: u64) -> Option<&Entry> {
+        let mut further = self.mmio_pages.further(addr).into_iter();
+        further
+            .find_map(|slot| self.entry(slot).filter(|entry| entry.contains(addr)))
+            .or_else(|| self.entry(self.mmio.find(addr)?.slot))
     }
 
     /// The first address at or after `addr` that some region answers.
@@ -77,9 +93,7 @@ impl Snapshot {
             Space::Mmio => self.mmio_pages.insert(span, self.mmio.iter()),
             Space::Pio => self.pio_ports.set(span, slot),
         }
-        if let Some(place) = self.place(slot) {
-            *place = Some(entry);
-        }
+        self.set(slot, Some(entry));
         Ok(())
     }
 
@@ -98,9 +112,7 @@ impl Snapshot {
                 self.pio_ports.set(span, NONE);
             }
         }
-        if let Some(place) = self.place(span.slot) {
-            *place = None;
-        }
+        self.set(span.slot, None);
         self.give_slot(span.slot);
     }
 
@@ -111,15 +123,20 @@ impl Snapshot {
         }
     }
 
-    #[inline]
     fn entry(&self, slot: Slot) -> Option<&Entry> {
         let slot = usize::from(slot);
-        self.chunks.get(slot / CHUNK)?.get(slot % CHUNK)?.as_ref()
+        self.chunks.get(slot / CHUNK)?.entries.get(slot % CHUNK)?.as_deref()
     }
 
-    fn place(&mut self, slot: Slot) -> Option<&mut Option<Entry>> {
+    fn set(&mut self, slot: Slot, entry: Option<Entry>) {
         let slot = usize::from(slot);
-        Arc::make_mut(self.chunks.get_mut(slot / CHUNK)?).get_mut(slot % CHUNK)
+        let Some(chunk) = self.chunks.get_mut(slot / CHUNK).map(Arc::make_mut) else { return };
+        if let Some(quick) = chunk.quick.get_mut(slot % CHUNK) {
+            *quick = entry.as_ref().map(Quick::new).unwrap_or_default();
+        }
+        if let Some(place) = chunk.entries.get_mut(slot % CHUNK) {
+            *place = entry.map(Arc::new);
+        }
     }
 
     fn take_slot(&mut self) -> Option<Slot> {
@@ -128,7 +145,10 @@ impl Snapshot {
             if first + CHUNK > REGIONS_MAX {
                 return None;
             }
-            self.chunks.push(Arc::new([const { None }; CHUNK]));
+            self.chunks.push(Arc::new(Chunk {
+                quick: std::array::from_fn(|_| Quick::default()),
+                entries: [const { None }; CHUNK],
+            }));
             let free = Arc::make_mut(&mut self.free);
             free.extend((first..first + CHUNK).rev().filter_map(|slot| Slot::try_from(slot).ok()));
         }
@@ -141,18 +161,10 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Says which doorbells of the region at `base` are the registry's to ring.
-    pub(crate) fn set_soft_doorbells(
-        &mut self,
-        space: Space,
-        base: u64,
-        doorbells: Option<Arc<[Window]>>,
-    ) {
+    /// Changes what is special about the region at `base`.
+    pub(crate) fn place(&mut self, space: Space, base: u64, placement: Placement) {
         let Some(span) = self.spans(space).find(base) else { return };
-        let unchanged = doorbells.is_none()
-            && self.entry(span.slot).is_some_and(|e| e.soft_doorbells.is_none());
-        if !unchanged && let Some(Some(entry)) = self.place(span.slot) {
-            entry.soft_doorbells = doorbells;
-        }
+        let entry = self.entry(span.slot).map(|entry| entry.with(placement));
+        self.set(span.slot, entry);
     }
 }

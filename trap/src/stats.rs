@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use trapline_device::{Direction, RegionName, Space};
 
 use crate::counters::{Counts, Unclaimed};
+use crate::entry::Watch;
 use crate::region::{Delivery, Window};
 use crate::registry::Registry;
 
@@ -20,6 +22,8 @@ pub struct Stats {
     pub unclaimed: BTreeMap<Unclaimed, u64>,
     /// Unclaimed accesses beyond those told apart.
     pub unclaimed_others: u64,
+    /// Transfers of an [`crate::AddressSpace`] that were nested too deep.
+    pub too_deep: u64,
 }
 
 /// One region in a [`Stats`].
@@ -35,6 +39,8 @@ pub struct RegionStats {
     pub deliveries: Vec<(Window, bool)>,
     /// What went through it.
     pub counts: Counts,
+    /// Which accesses the observer hears of.
+    pub watch: Watch,
 }
 
 impl Registry {
@@ -48,13 +54,15 @@ impl Registry {
                 space: info.shared.space,
                 range: info.range(),
                 deliveries: info.shared.windows.iter().cloned().zip(info.installed).collect(),
-                counts: info.shared.counts(),
+                counts: self.core().books.counts(&info.shared.number),
+                watch: info.watch,
             })
             .collect();
         regions.sort_by_key(|region| {
             (region.range.is_none(), region.space, region.range, region.name.clone())
         });
-        let mut stats = Stats { regions, departed, ..Stats::default() };
+        let too_deep = self.core().too_deep.load(Ordering::Relaxed);
+        let mut stats = Stats { regions, departed, too_deep, ..Stats::default() };
         for handle in self.core().handle_stats() {
             let counts = handle.unclaimed.lock();
             stats.unclaimed_others += counts.others;
@@ -96,6 +104,7 @@ impl Stats {
             *self.unclaimed.entry(*key).or_default() += n;
         }
         self.unclaimed_others += earlier.unclaimed_others;
+        self.too_deep += earlier.too_deep;
     }
 }
 
@@ -104,8 +113,16 @@ impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<4} {:<29} {:<26} {:>9} {:>9} {:>8} {:>8} {:>8}  delivery",
-            "", "range", "device/region", "reads", "writes", "str.in", "str.out", "refused"
+            "{:<4} {:<29} {:<26} {:>9} {:>9} {:>8} {:>8} {:>8}  {:<5} delivery",
+            "",
+            "range",
+            "device/region",
+            "reads",
+            "writes",
+            "str.in",
+            "str.out",
+            "refused",
+            "watch"
         )?;
         for region in &self.regions {
             let range = region.range.map_or_else(
@@ -119,7 +136,7 @@ impl fmt::Display for Stats {
                 region.deliveries.iter().map(|(window, taken)| window.describe(*taken)).collect();
             let delivery =
                 if deliveries.is_empty() { "trap".to_owned() } else { deliveries.join(", ") };
-            row(f, (region.space, &range), &region.name, region.counts, &delivery)?;
+            row(f, region, &range, &delivery)?;
         }
         for (name, counts) in &self.departed {
             writeln!(f, "{:<34} {:<26} {}", "(unmapped)", name.to_string(), columns(*counts))?;
@@ -131,20 +148,28 @@ impl fmt::Display for Stats {
         if self.unclaimed_others > 0 {
             writeln!(f, "     unclaimed elsewhere: {}", self.unclaimed_others)?;
         }
+        if self.too_deep > 0 {
+            writeln!(f, "     device transfers nested too deep: {}", self.too_deep)?;
+        }
         Ok(())
     }
 }
 
 fn row(
     f: &mut fmt::Formatter<'_>,
-    (space, range): (Space, &str),
-    name: &RegionName,
-    counts: Counts,
+    region: &RegionStats,
+    range: &str,
     delivery: &str,
 ) -> fmt::Result {
-    let space = space.to_string();
-    let name = name.to_string();
-    writeln!(f, "{space:<4} {range:<29} {name:<26} {}  {delivery}", columns(counts))
+    let (space, name) = (region.space.to_string(), region.name.to_string());
+    let watch = match (region.watch.trace, region.watch.stop) {
+        (false, false) => "-",
+        (true, false) => "trace",
+        (false, true) => "stop",
+        (true, true) => "both",
+    };
+    let counts = columns(region.counts);
+    writeln!(f, "{space:<4} {range:<29} {name:<26} {counts}  {watch:<5} {delivery}")
 }
 
 fn columns(counts: Counts) -> String {
@@ -172,7 +197,6 @@ impl Window {
     }
 }
 
-/// Whether a key is about reads; keeps [`Direction`] in the table's order of columns.
 impl Unclaimed {
     /// Whether the guest read.
     pub fn is_read(&self) -> bool {

@@ -5,7 +5,41 @@
 mod real {
     pub(crate) use crossbeam_utils::CachePadded as Padded;
     pub(crate) use parking_lot::Mutex;
-    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+    /// Orders the calling thread's earlier stores before its later loads, provided that whoever
+    /// relies on it calls [`heavy_barrier`]: the compiler keeps the order, and the heavy barrier
+    /// makes the processor keep it where that matters.
+    #[inline]
+    pub(crate) fn light_barrier() {
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Whether [`heavy_barrier`] can be had from this kernel.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn has_heavy_barrier() -> bool {
+        use rustix::thread::{MembarrierCommand, membarrier};
+        membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
+    }
+
+    /// Has every thread of the process that is running pass a full memory barrier; the others
+    /// pass one before they run again (Linux `membarrier(2)`).
+    #[cfg(target_os = "linux")]
+    pub(crate) fn heavy_barrier() {
+        use rustix::thread::{MembarrierCommand, membarrier};
+        let barrier = || membarrier(MembarrierCommand::PrivateExpedited);
+        // A process that was forked off may have to register again.
+        let done = barrier().is_ok() || (has_heavy_barrier() && barrier().is_ok());
+        assert!(done, "a kernel that has registered a process for membarrier lets it use it");
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn has_heavy_barrier() -> bool {
+        false
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn heavy_barrier() {}
 
     /// Waits a little, then a little more: the one who is waited for runs a device.
     pub(crate) fn relax(spins: &mut u32) {
@@ -20,7 +54,7 @@ mod real {
 
 #[cfg(loom)]
 mod modelled {
-    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
     use std::ops::Deref;
 
     pub(crate) struct Padded<T>(T);
@@ -44,6 +78,19 @@ mod modelled {
         pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
             self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
         }
+    }
+
+    /// What a heavy barrier makes of it.
+    pub(crate) fn light_barrier() {
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_heavy_barrier() -> bool {
+        true
+    }
+
+    pub(crate) fn heavy_barrier() {
+        fence(Ordering::SeqCst);
     }
 
     pub(crate) fn relax(_spins: &mut u32) {

@@ -4,18 +4,34 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use trapline_device::{EditError, RegionId, RegionName, Rules};
+use trapline_device::{EditError, RegionId, RegionName};
 
-use crate::counters::{Counters, Counts};
+use crate::counters::{Books, Counts, Number};
+use crate::entry::{Entry, Placement, Shared, Watch};
 use crate::offload::{Offload, Zone, ZoneKind};
-use crate::region::{Delivery, Entry, Region, Shared, Window, direct_sizes};
+use crate::region::{Delivery, Region, Window};
 use crate::snapshot::{REGIONS_MAX, Snapshot};
 
 /// One wish.
 pub(crate) enum Op {
-    Add(RegionId, Box<Region>),
+    Add(RegionId, Arc<Number>, Box<Region>),
     Place(RegionId, Option<u64>),
     Remove(RegionId),
+    Watch(RegionId, WatchChange),
+}
+
+impl Op {
+    /// Whether this may have the source queue writes.
+    pub(crate) fn coalesces(&self) -> bool {
+        matches!(self, Self::Add(.., region) if region.windows.iter().any(Window::is_coalesced))
+    }
+}
+
+/// Flags to be changed; `None` leaves one as it is.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct WatchChange {
+    pub(crate) trace: Option<bool>,
+    pub(crate) stop: Option<bool>,
 }
 
 /// The writers' side of the registry.
@@ -38,11 +54,7 @@ struct Held {
     base: Option<u64>,
     /// Which windows the source has taken over.
     installed: Vec<bool>,
-}
-
-/// What an edit leads to.
-pub(crate) struct Next {
-    pub(crate) snapshot: Snapshot,
+    watch: Watch,
 }
 
 /// Why an edit leads nowhere.
@@ -67,6 +79,7 @@ pub(crate) struct RegionInfo {
     pub(crate) shared: Arc<Shared>,
     pub(crate) base: Option<u64>,
     pub(crate) installed: Vec<bool>,
+    pub(crate) watch: Watch,
 }
 
 /// Where the source comes in.
@@ -82,6 +95,39 @@ struct Change {
     from: Option<u64>,
     to: Option<u64>,
     removed: bool,
+    watch: Watch,
+    watch_before: Watch,
+}
+
+impl Change {
+    /// Nothing changes yet.
+    fn none(id: RegionId, held: &Held) -> Self {
+        let (base, watch) = (held.base, held.watch);
+        Self { id, from: base, to: base, removed: false, watch, watch_before: watch }
+    }
+
+    fn moves(&self) -> bool {
+        self.removed || self.from != self.to
+    }
+
+    /// Books one more wish about the same region.
+    fn take(&mut self, wish: Wish) {
+        match wish {
+            Wish::Place(to) => self.to = to,
+            Wish::Remove => (self.to, self.removed) = (None, true),
+            Wish::Watch(change) => {
+                self.watch.trace = change.trace.unwrap_or(self.watch.trace);
+                self.watch.stop = change.stop.unwrap_or(self.watch.stop);
+            }
+        }
+    }
+}
+
+/// An [`Op`] without the region it is about.
+enum Wish {
+    Place(Option<u64>),
+    Remove,
+    Watch(WatchChange),
 }
 
 impl Master {
@@ -91,13 +137,13 @@ impl Master {
         ops: Vec<Op>,
         current: &Snapshot,
         source: &Source<'_>,
-        handles: usize,
+        books: &Books,
         garbage: &mut Garbage,
-    ) -> Result<Next, Refused> {
-        let (changes, added) = self.plan(ops, handles, garbage)?;
+    ) -> Result<Snapshot, Refused> {
+        let (changes, added) = self.plan(ops, garbage)?;
         let outcome = self.attempt(&changes, current, source);
         match &outcome {
-            Ok(_) => self.settle(&changes, garbage),
+            Ok(_) => self.settle(&changes, books, garbage),
             Err(_) => {
                 garbage.0.extend(added.iter().filter_map(|id| self.regions.remove(id)));
             }
@@ -116,11 +162,19 @@ impl Master {
         free.extend(self.retired.extract_if(.., |old| Arc::strong_count(old) == 1));
     }
 
+    /// Whether writes to a region may be waiting: of one that an edit has unmapped already nobody
+    /// knows any more, so they may.
+    pub(crate) fn coalesces(&self, id: RegionId) -> bool {
+        let held = self.regions.get(&id);
+        held.is_none_or(|held| held.shared.windows.iter().any(Window::is_coalesced))
+    }
+
     pub(crate) fn regions(&self) -> impl Iterator<Item = RegionInfo> + '_ {
         self.regions.values().map(|held| RegionInfo {
             shared: Arc::clone(&held.shared),
             base: held.base,
             installed: held.installed.clone(),
+            watch: held.watch,
         })
     }
 
@@ -129,29 +183,32 @@ impl Master {
     fn plan(
         &mut self,
         ops: Vec<Op>,
-        handles: usize,
         garbage: &mut Garbage,
     ) -> Result<(Vec<Change>, Vec<RegionId>), EditError> {
         let mut changes: Vec<Change> = Vec::with_capacity(ops.len());
         let mut added = Vec::new();
         let mut ops = ops.into_iter();
         while let Some(op) = ops.next() {
-            let (id, to, removed) = match op {
-                Op::Add(id, region) => {
+            let (id, wish) = match op {
+                Op::Add(id, number, region) => {
                     let to = region.base;
-                    self.regions.insert(id, Held::new(id, region, handles));
+                    self.regions.insert(id, Held::new(id, number, region));
                     added.push(id);
-                    (id, to, false)
+                    (id, Wish::Place(to))
                 }
-                Op::Place(id, to) => (id, to, false),
-                Op::Remove(id) => (id, None, true),
+                Op::Place(id, to) => (id, Wish::Place(to)),
+                Op::Remove(id) => (id, Wish::Remove),
+                Op::Watch(id, change) => (id, Wish::Watch(change)),
             };
-            let known = self.regions.get(&id);
-            match (changes.iter_mut().find(|change| change.id == id), known) {
-                (Some(change), _) if !change.removed => (change.to, change.removed) = (to, removed),
-                (None, Some(held)) => changes.push(Change { id, from: held.base, to, removed }),
+            match (changes.iter_mut().find(|change| change.id == id), self.regions.get(&id)) {
+                (Some(change), _) if !change.removed => change.take(wish),
+                (None, Some(held)) => {
+                    let mut change = Change::none(id, held);
+                    change.take(wish);
+                    changes.push(change);
+                }
                 // Removing what is gone is no mistake: guards do it.
-                _ if removed => {}
+                _ if matches!(wish, Wish::Remove) => {}
                 _ => {
                     garbage.0.extend(added.iter().filter_map(|id| self.regions.remove(id)));
                     garbage.1.extend(ops);
@@ -167,9 +224,9 @@ impl Master {
         changes: &[Change],
         current: &Snapshot,
         source: &Source<'_>,
-    ) -> Result<Next, Refused> {
+    ) -> Result<Snapshot, Refused> {
         let mut snapshot = current.clone();
-        let moving = || changes.iter().filter(|change| change.removed || change.from != change.to);
+        let moving = || changes.iter().filter(|change| change.moves());
         for change in moving() {
             if let (Some(held), Some(base)) = (self.regions.get(&change.id), change.from) {
                 snapshot.remove(held.shared.space, base);
@@ -187,12 +244,16 @@ impl Master {
                 Refused { error, repaired: repaired.map(Box::new) }
             })?;
         }
-        for change in moving() {
+        for change in changes {
             if let (Some(held), Some(base)) = (self.regions.get(&change.id), change.to) {
-                snapshot.set_soft_doorbells(held.shared.space, base, held.soft_doorbells());
+                let rings = change.moves() && !held.region.windows.is_empty();
+                if rings || change.watch != Watch::default() || change.watch != change.watch_before
+                {
+                    snapshot.place(held.shared.space, base, held.placement(change.watch));
+                }
             }
         }
-        Ok(Next { snapshot })
+        Ok(snapshot)
     }
 
     /// Gives the source's zones at the old places back and asks for those at the new ones. On an
@@ -243,24 +304,24 @@ impl Master {
             if held.install(base, offload).is_err() {
                 held.uninstall(base, offload);
             }
-            repaired.get_or_insert_with(|| current.clone()).set_soft_doorbells(
+            repaired.get_or_insert_with(|| current.clone()).place(
                 held.shared.space,
                 base,
-                held.soft_doorbells(),
+                held.placement(held.watch),
             );
         }
         repaired
     }
 
     /// Books what has been decided.
-    fn settle(&mut self, changes: &[Change], garbage: &mut Garbage) {
+    fn settle(&mut self, changes: &[Change], books: &Books, garbage: &mut Garbage) {
         for change in changes {
             if !change.removed {
                 if let Some(held) = self.regions.get_mut(&change.id) {
-                    held.base = change.to;
+                    (held.base, held.watch) = (change.to, change.watch);
                 }
             } else if let Some(held) = self.regions.remove(&change.id) {
-                let counts = held.shared.counts();
+                let counts = books.counts(&held.shared.number);
                 if let Some(sum) = self.departed.get_mut(&held.shared.name) {
                     *sum = sum.plus(counts);
                 } else if counts.total() != 0 && self.departed.len() < DEPARTED_MAX {
@@ -273,18 +334,19 @@ impl Master {
 }
 
 impl Held {
-    fn new(id: RegionId, region: Box<Region>, handles: usize) -> Self {
+    fn new(id: RegionId, number: Arc<Number>, region: Box<Region>) -> Self {
         let shared = Shared {
             id: id.0,
             space: region.space,
             len: region.len,
             name: region.name.clone(),
             rules: region.rules,
+            device_offset: region.device_offset,
             windows: region.windows.clone().into_boxed_slice(),
-            counters: (0..handles).map(|_| Counters::default()).collect(),
+            number,
         };
         let installed = vec![false; region.windows.len()];
-        Self { region, shared: Arc::new(shared), base: None, installed }
+        Self { region, shared: Arc::new(shared), base: None, installed, watch: Watch::default() }
     }
 
     fn insert_into(&self, snapshot: &mut Snapshot, base: u64) -> Result<(), EditError> {
@@ -293,17 +355,8 @@ impl Held {
             base.checked_add(len - 1).filter(|last| *last <= space.last()).ok_or_else(|| {
                 EditError::PastEnd { name: name.clone(), space: *space, base, len: *len }
             })?;
-        let Rules { handled, .. } = self.shared.rules;
-        let entry = Entry {
-            base,
-            last,
-            handler: Arc::clone(&self.region.handler),
-            shared: Arc::clone(&self.shared),
-            device_offset: self.region.device_offset,
-            direct: direct_sizes(self.shared.rules),
-            direct_aligned: !handled.unaligned || !self.shared.rules.valid.unaligned,
-            soft_doorbells: None,
-        };
+        let handler = Arc::clone(&self.region.handler);
+        let entry = Entry::new(base, last, handler, Arc::clone(&self.shared));
         snapshot.insert(entry).map_err(|in_the_way| match in_the_way {
             Some(existing) => EditError::Overlap {
                 space: *space,
@@ -349,6 +402,10 @@ impl Held {
         coalesced
     }
 
+    fn placement(&self, watch: Watch) -> Placement {
+        Placement { soft_doorbells: self.soft_doorbells(), watch }
+    }
+
     /// The doorbells that are ours to ring.
     fn soft_doorbells(&self) -> Option<Arc<[Window]>> {
         let soft: Vec<Window> = self
@@ -362,12 +419,6 @@ impl Held {
             .map(|(window, _)| window.clone())
             .collect();
         (!soft.is_empty()).then(|| soft.into())
-    }
-}
-
-impl Shared {
-    pub(crate) fn counts(&self) -> Counts {
-        self.counters.iter().map(Counters::get).fold(Counts::default(), Counts::plus)
     }
 }
 

@@ -1,0 +1,210 @@
+//! Guest memory and I/O together: the address space as a device that does DMA, or a debugger,
+//! sees it.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use trapline_device::{Size, Space};
+
+use crate::handle::Handle;
+use crate::registry::Registry;
+
+/// Guest RAM, as an [`AddressSpace`] uses it. Where it answers, no region is asked, as the
+/// hypervisor does not trap there either.
+pub trait Ram: Send + Sync {
+    /// Copies from RAM at `addr` into `data` from its start on, as far as RAM goes without a gap;
+    /// returns how many bytes that were. 0: there is no RAM at `addr`.
+    fn read(&self, addr: u64, data: &mut [u8]) -> usize;
+
+    /// Copies `data` to RAM likewise, and marks what it wrote as dirty where the owner keeps
+    /// track. 0: there is no RAM that can be written at `addr`; it may be ROM, whose writes trap.
+    fn write(&self, addr: u64, data: &[u8]) -> usize;
+
+    /// The first address at or after `addr` that is RAM, or `None` if there is none.
+    fn next(&self, addr: u64) -> Option<u64>;
+}
+
+/// No RAM at all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoRam;
+
+impl Ram for NoRam {
+    fn read(&self, _addr: u64, _data: &mut [u8]) -> usize {
+        0
+    }
+
+    fn write(&self, _addr: u64, _data: &[u8]) -> usize {
+        0
+    }
+
+    fn next(&self, _addr: u64) -> Option<u64> {
+        None
+    }
+}
+
+/// Where the bytes of a transfer went. They sum up to its length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transfer {
+    /// Bytes read from or written to RAM.
+    pub ram: usize,
+    /// Bytes that regions were asked for.
+    pub trapped: usize,
+    /// Bytes that nobody has: read as ones, or dropped.
+    pub unclaimed: usize,
+    /// Bytes not tried, because transfers were nested too deep; read as ones, or dropped.
+    pub too_deep: usize,
+}
+
+/// The guest physical address space: RAM and the MMIO regions of a registry.
+///
+/// Transfers of any length may cross from one to the other; they are made page by page. A region
+/// that is written to may itself start a transfer, as a device programmed to do DMA into its own
+/// registers does: at the eighth level such transfers end, read as ones or dropped, and are
+/// counted ([`crate::Stats::too_deep`]).
+///
+/// A transfer first has queued writes delivered, unless another thread is delivering: it may be
+/// waiting for a lock the caller holds.
+#[derive(Clone)]
+pub struct AddressSpace {
+    registry: Registry,
+    ram: Arc<dyn Ram>,
+}
+
+/// How many transfers may be nested in each other on one thread.
+const DEPTH_MAX: u32 = 8;
+
+const PAGE: u64 = 4096;
+
+thread_local! {
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// One level of nesting.
+struct Level;
+
+impl Level {
+    fn enter() -> Option<Self> {
+        let depth = DEPTH.get();
+        (depth < DEPTH_MAX).then(|| {
+            DEPTH.set(depth + 1);
+            Self
+        })
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+    }
+}
+
+impl AddressSpace {
+    /// The MMIO space of `registry` with `ram` in it.
+    pub fn new(registry: &Registry, ram: Arc<dyn Ram>) -> Self {
+        Self { registry: registry.clone(), ram }
+    }
+
+    /// Reads `data.len()` bytes at `addr`. Fills all of `data`; bytes that nobody has are all
+    /// ones, and so are those past the end of the space.
+    pub fn read(&self, addr: u64, data: &mut [u8]) -> Transfer {
+        data.fill(0xff);
+        self.transfer(addr, Dma::Read(data))
+    }
+
+    /// Writes `data` at `addr`. Bytes that nobody has vanish.
+    pub fn write(&self, addr: u64, data: &[u8]) -> Transfer {
+        self.transfer(addr, Dma::Write(data))
+    }
+
+    fn transfer(&self, addr: u64, mut data: Dma<'_>) -> Transfer {
+        let mut sum = Transfer::default();
+        let Some(_level) = Level::enter() else {
+            self.registry.core().too_deep.fetch_add(1, Ordering::Relaxed);
+            return Transfer { too_deep: data.len(), ..sum };
+        };
+        let mut handle = None;
+        let mut done = 0;
+        while done < data.len() {
+            let Some(at) = addr.checked_add(done as u64) else {
+                sum.unclaimed += data.len() - done;
+                break;
+            };
+            let left_in_page = PAGE - at % PAGE;
+            let most = to_usize(left_in_page).min(data.len() - done);
+            let mut part = data.part(done, most);
+            let in_ram = part.copy(&*self.ram, at).min(most);
+            sum.ram += in_ram;
+            done += in_ram;
+            if in_ram > 0 {
+                continue;
+            }
+            // Up to the next RAM; for a write to ROM, which is RAM as well, one access.
+            let gap = self.ram.next(at).map_or(u64::MAX, |next| next.saturating_sub(at));
+            let len = most.min(if gap == 0 { 8 } else { to_usize(gap) });
+            let handle = handle.get_or_insert_with(|| self.handle());
+            let (len, claimed) = trap(handle, at, data.part(done, len));
+            *(if claimed { &mut sum.trapped } else { &mut sum.unclaimed }) += len;
+            done += len;
+        }
+        sum
+    }
+
+    fn handle(&self) -> Handle {
+        let mut handle = self.registry.spare_handle(0);
+        handle.drain_unless_busy();
+        handle
+    }
+}
+
+/// Has the regions answer the beginning of `data`: one access as wide as the region takes and the
+/// address allows, or all bytes up to the next region. How many bytes that were, and whether there
+/// was a region.
+fn trap(handle: &mut Handle, at: u64, mut data: Dma<'_>) -> (usize, bool) {
+    let (width, claimed) = match handle.widest(at) {
+        Ok(widest) => {
+            let most = data.len().min(to_usize(widest));
+            (Size::largest_aligned(at, most).bytes(), true)
+        }
+        Err(gap) => (data.len().min(to_usize(gap)), false),
+    };
+    match data.part(0, width) {
+        Dma::Read(data) => handle.read_undrained(Space::Mmio, at, data),
+        Dma::Write(data) => handle.write_undrained(Space::Mmio, at, data),
+    }
+    (width, claimed)
+}
+
+/// What a transfer moves, and which way.
+enum Dma<'a> {
+    Read(&'a mut [u8]),
+    Write(&'a [u8]),
+}
+
+impl Dma<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Read(data) => data.len(),
+            Self::Write(data) => data.len(),
+        }
+    }
+
+    fn part(&mut self, start: usize, len: usize) -> Dma<'_> {
+        match self {
+            Self::Read(data) => Dma::Read(data.get_mut(start..start + len).unwrap_or_default()),
+            Self::Write(data) => Dma::Write(data.get(start..start + len).unwrap_or_default()),
+        }
+    }
+
+    /// To or from RAM, as far as that goes.
+    fn copy(&mut self, ram: &dyn Ram, at: u64) -> usize {
+        match self {
+            Self::Read(data) => ram.read(at, data),
+            Self::Write(data) => ram.write(at, data),
+        }
+    }
+}
+
+fn to_usize(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,131 @@
+//! Late writes: from the source's queue to their handlers, in order and one at a time.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::ReentrantMutexGuard;
+use trapline_device::{Direction, IoCx};
+
+use crate::counters::mark;
+use crate::entry::Entry;
+use crate::handle::{Handle, Kind};
+use crate::observer::{Outcome, Witness};
+use crate::offload::CoalescedWrite;
+use crate::pieces;
+use crate::registry::{Core, QUEUED_MAX, Stash};
+
+impl Handle {
+    /// Delivers every coalesced write made so far, by any vCPU, in order. When this returns they
+    /// have all reached their handlers, whichever thread delivered them. Waits for that thread, so
+    /// the caller must hold no lock that a handler takes.
+    #[inline]
+    pub fn drain(&mut self) {
+        if self.core.anything_queued() {
+            self.drain_queue();
+        }
+    }
+
+    #[cold]
+    fn drain_queue(&mut self) {
+        let core = Arc::clone(&self.core);
+        let turn = core.coalesced.turn.lock();
+        self.deliver_all(&core, turn);
+    }
+
+    /// Delivers what is queued unless another thread is at it. For devices, which may hold a lock
+    /// that the other thread is waiting for.
+    pub(crate) fn drain_unless_busy(&mut self) {
+        if self.core.anything_queued() {
+            let core = Arc::clone(&self.core);
+            if let Some(turn) = core.coalesced.turn.try_lock() {
+                self.deliver_all(&core, turn);
+            }
+        }
+    }
+
+    fn deliver_all(&mut self, core: &Core, turn: ReentrantMutexGuard<'_, Cell<bool>>) {
+        if turn.replace(true) {
+            // A handler that is being delivered to makes an access itself: what is queued behind
+            // its write stays behind it.
+            return;
+        }
+        let _delivering = Delivering::new(&turn, &core.coalesced.delivering);
+        // What edits took out of the source, and as much as the source can have had: not what the
+        // guest goes on queueing meanwhile, which could hold us without end.
+        let most = core.coalesced.queue.lock().len() + QUEUED_MAX;
+        for _ in 0..most {
+            if !self.deliver_next(core) {
+                break;
+            }
+        }
+    }
+
+    /// The oldest late write: to the region it was made to if an edit remembered that, or to
+    /// whoever has the address. Whether there was one.
+    fn deliver_next(&mut self, core: &Core) -> bool {
+        // An edit takes what was queued out of the source before it publishes, under this lock. So
+        // a write that is still in the source was made to a region that is still in the snapshot,
+        // and it is looked up before an edit can have the lock: after that it would be lost.
+        let mut queue = core.coalesced.queue.lock();
+        self.reader.look(&core.published);
+        let marker = self.reader.marker();
+        let snapshot = self.reader.snapshot();
+        let Some((write, before)) = core.next_coalesced(&mut queue) else { return false };
+        let entry = before.as_ref().or_else(|| snapshot.find(write.space, write.addr));
+        let covered = entry.filter(|e| e.last - write.addr >= u64::from(write.len.max(1)) - 1);
+        if let Some(entry) = covered {
+            marker.found(mark(entry.number()));
+        }
+        drop(queue);
+        let Some(entry) = covered else {
+            drop(marker);
+            self.write_pieces(write.space, write.addr, write.bytes(), Kind::Single);
+            return true;
+        };
+        self.tally.access(entry.number(), Direction::Write);
+        self.tally.coalesced(entry.number());
+        let (cx, data) = (IoCx::new(self.vcpu, &*self.core), write.bytes());
+        let what = (write.addr, Direction::Write, data.len());
+        let witness = Witness::new(snapshot, entry, self.vcpu, what);
+        witness.before(data);
+        let taken = pieces::write(entry, &cx, entry.offset_of(write.addr), data);
+        if !taken {
+            self.tally.refused(entry.number());
+        }
+        witness.after(data, if taken { Outcome::Coalesced } else { Outcome::Refused });
+        true
+    }
+}
+
+/// Somebody is delivering queued writes, until this is dropped: also when a handler panics.
+struct Delivering<'a> {
+    this_thread: &'a Cell<bool>,
+    anybody: &'a AtomicBool,
+}
+
+impl<'a> Delivering<'a> {
+    fn new(this_thread: &'a Cell<bool>, anybody: &'a AtomicBool) -> Self {
+        anybody.store(true, Ordering::SeqCst);
+        Self { this_thread, anybody }
+    }
+}
+
+impl Drop for Delivering<'_> {
+    fn drop(&mut self) {
+        self.anybody.store(false, Ordering::Release);
+        self.this_thread.set(false);
+    }
+}
+
+impl Core {
+    /// The oldest queued write: first those an edit took out of the source, then the source's.
+    fn next_coalesced(&self, queue: &mut Stash) -> Option<(CoalescedWrite, Option<Entry>)> {
+        if let Some(first) = queue.pop_front() {
+            self.coalesced.stashed.store(!queue.is_empty(), Ordering::Release);
+            return Some(first);
+        }
+        let write = self.offload.as_ref()?.pop()?;
+        Some((write, None))
+    }
+}

@@ -1,0 +1,178 @@
+//! A region at its place, as a snapshot holds it: once with everything, and once with the little
+//! that an ordinary access needs, so that many regions fit in the cache.
+
+use std::sync::Arc;
+
+use trapline_device::{Direction, Handler, Limits, RegionName, Rules, Size, Space};
+
+use crate::counters::Number;
+use crate::region::Window;
+
+/// What stays with a region wherever it is moved.
+pub(crate) struct Shared {
+    pub(crate) id: u64,
+    pub(crate) space: Space,
+    pub(crate) len: u64,
+    pub(crate) name: RegionName,
+    pub(crate) rules: Rules,
+    pub(crate) device_offset: u64,
+    pub(crate) windows: Box<[Window]>,
+    /// Where handles count for it.
+    pub(crate) number: Arc<Number>,
+}
+
+/// Which accesses the observer hears of; see [`crate::Registry::trace`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// [`crate::Observer::access`] is called after each access.
+    pub trace: bool,
+    /// [`crate::Observer::stop`] is called before each access.
+    pub stop: bool,
+}
+
+impl Watch {
+    /// Whether the observer hears of nothing.
+    pub fn is_off(self) -> bool {
+        !self.trace && !self.stop
+    }
+}
+
+/// What differs from one placement of a region to the next, but no ordinary access asks for.
+#[derive(Clone, Default)]
+pub(crate) struct Placement {
+    /// Doorbells the source did not take over, which the registry rings itself.
+    pub(crate) soft_doorbells: Option<Arc<[Window]>>,
+    pub(crate) watch: Watch,
+}
+
+/// A region at its place.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub(crate) base: u64,
+    pub(crate) last: u64,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) placement: Placement,
+    /// Access sizes in bytes, as a bit set, that the handler takes as they are.
+    whole: u8,
+    /// Whether those must be naturally aligned.
+    aligned: bool,
+}
+
+impl Entry {
+    pub(crate) fn new(
+        base: u64,
+        last: u64,
+        handler: Arc<dyn Handler>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let Rules { valid, handled } = shared.rules;
+        Self {
+            base,
+            last,
+            handler,
+            whole: whole_sizes(shared.rules),
+            aligned: !valid.unaligned || !handled.unaligned,
+            shared,
+            placement: Placement::default(),
+        }
+    }
+
+    /// The same with another placement.
+    pub(crate) fn with(&self, placement: Placement) -> Self {
+        Self { placement, ..self.clone() }
+    }
+
+    /// Its number in counters and marks.
+    pub(crate) fn number(&self) -> u32 {
+        self.shared.number.get()
+    }
+
+    pub(crate) fn contains(&self, addr: u64) -> bool {
+        self.base <= addr && addr <= self.last
+    }
+
+    /// Whether the handler takes an access at `addr`, known to start in this region, as it is.
+    pub(crate) fn is_whole(&self, addr: u64, size: Size) -> bool {
+        let below = size.bytes() as u64 - 1;
+        let misaligned = self.aligned && self.offset_of(addr) & below != 0;
+        self.whole & size as u8 != 0 && self.last - addr >= below && !misaligned
+    }
+
+    /// Whether nobody but the handler wants to know of accesses in this direction.
+    pub(crate) fn is_plain(&self, direction: Direction) -> bool {
+        let rings = direction == Direction::Write && self.placement.soft_doorbells.is_some();
+        self.placement.watch.is_off() && !rings
+    }
+
+    /// The offset the handler sees for `addr`.
+    pub(crate) fn offset_of(&self, addr: u64) -> u64 {
+        (addr - self.base).wrapping_add(self.shared.device_offset)
+    }
+}
+
+/// As much of an [`Entry`] as an ordinary access needs, two to a cache line. What does not fit in
+/// here takes the other way, through the entry.
+#[derive(Clone, Default)]
+#[repr(C, align(32))]
+pub(crate) struct Quick {
+    base: u64,
+    handler: Option<Arc<dyn Handler>>,
+    /// Length less one; shorter than the region where that has more than 4 GiB.
+    span: u32,
+    number: u16,
+    /// Access sizes in bytes that go to the handler as they are with nothing else to be done, as
+    /// a bit set: reads, and four bits up writes.
+    sizes: u8,
+    /// All ones if those must be naturally aligned.
+    align: u8,
+}
+
+const _: () = assert!(size_of::<Quick>() == 32, "two quick entries share a cache line");
+
+impl Quick {
+    pub(crate) fn new(entry: &Entry) -> Self {
+        let number = u16::try_from(entry.number());
+        let suits = number.is_ok() && entry.shared.device_offset == 0;
+        let sizes = |direction| if suits && entry.is_plain(direction) { entry.whole } else { 0 };
+        Self {
+            base: entry.base,
+            handler: Some(Arc::clone(&entry.handler)),
+            span: u32::try_from(entry.last - entry.base).unwrap_or(u32::MAX),
+            number: number.unwrap_or_default(),
+            sizes: sizes(Direction::Read) | sizes(Direction::Write) << 4,
+            align: if entry.aligned { u8::MAX } else { 0 },
+        }
+    }
+
+    /// The handler, the offset it sees, and the region's number, if the access needs no more.
+    #[inline]
+    pub(crate) fn admit(
+        &self,
+        addr: u64,
+        size: Size,
+        direction: Direction,
+    ) -> Option<(&dyn Handler, u64, u32)> {
+        let offset = addr.wrapping_sub(self.base);
+        let left = u64::from(self.span).checked_sub(offset)?;
+        let sizes = match direction {
+            Direction::Read => self.sizes,
+            Direction::Write => self.sizes >> 4,
+        };
+        let size = size as u8;
+        let below = size - 1;
+        if sizes & size == 0 || left < below.into() || offset & u64::from(below & self.align) != 0 {
+            return None;
+        }
+        Some((self.handler.as_deref()?, offset, self.number.into()))
+    }
+}
+
+/// The sizes in bytes, as a bit set, that need no splitting and no widening.
+fn whole_sizes(rules: Rules) -> u8 {
+    let within = |limits: Limits, size: Size| limits.min <= size && size <= limits.max;
+    [Size::Byte, Size::Word, Size::Dword, Size::Qword]
+        .into_iter()
+        .filter(|size| within(rules.valid, *size) && within(rules.handled, *size))
+        .fold(0, |set, size| set | size as u8)
+}
