@@ -1,10 +1,13 @@
 # Run trapline with the arguments given, count KVM's exits when the guest's first userspace line
 # comes out, and sample the memory trapline keeps beside guest RAM. Runs in the outer machine and,
 # with hardware virtualization, on the host itself.
+# The VMM stands still meanwhile: KVM forgets a machine's counters when it ends.
 counters() {
+    kill -STOP "$1"
     for counter in /sys/kernel/debug/kvm/*; do
         if [ -f "$counter" ]; then echo "TRAPLINE-KVM: ${counter##*/} $(cat "$counter")"; fi
     done
+    kill -CONT "$1"
 }
 # Guest RAM, $RAM_KIB in one mapping or in several, is every mapping of half of it or more; the
 # rest is the VMM's own.
@@ -33,7 +36,7 @@ sampler=$!
 while IFS= read -r line <&3; do
     echo "$line"
     case "$line" in
-    *"TRAPLINE-GUEST: first userspace line"*) counters ;;
+    *"TRAPLINE-GUEST: first userspace line"*) counters "$pid" ;;
     esac
 done
 status=0

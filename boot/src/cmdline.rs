@@ -6,8 +6,12 @@ use crate::error::{Error, placing};
 
 /// What kvmtool tells every x86 kernel. Scripts depend on the text. Where Linux has a word for the
 /// opposite, the user's wins, because it comes later; `noapic` has none.
-const MACHINE: &str = "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 \
-                       i8042.nopnp=1 earlyprintk=serial i8042.noaux=1";
+const MACHINE: &str =
+    "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1";
+/// What kvmtool goes on with when there is no display.
+const NO_DISPLAY: &str = "earlyprintk=serial i8042.noaux=1";
+/// What it goes on with when there is one.
+const DISPLAY: &str = "video=vesafb";
 
 /// Where the kernel's messages go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,11 +25,26 @@ pub enum Console {
     Hypervisor,
 }
 
+/// The display, if there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Display {
+    /// There is none.
+    #[default]
+    None,
+    /// Somebody looks at it: the kernel's messages go there too, and programs talk to
+    /// [`Defaults::console`].
+    Watched,
+    /// Somebody sits in front of it: programs talk to it too.
+    Used,
+}
+
 /// What of the default command line depends on the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
     /// `console=`.
     pub console: Console,
+    /// The display.
+    pub display: Display,
     /// Whether there is a first disk to be the root file system.
     pub root_disk: bool,
 }
@@ -33,13 +52,19 @@ pub struct Defaults {
 /// The defaults, then `user`. The root disk is not named when `user` names a `root=` itself.
 ///
 /// Deviation: kvmtool names `/dev/vda` also when there is no disk but an initrd, where the word
-/// has no effect; without either it names a 9p root, which we do not have.
+/// has no effect; without either it names a 9p root, which we do not have. With a display it names
+/// `console=tty0` alone; here the other console stays a console, so that there is something to see
+/// on the terminal too. Linux gives programs the last one it is told of.
 pub fn build(defaults: Defaults, user: Option<&str>) -> String {
     let console = match defaults.console {
         Console::Serial => "ttyS0",
         Console::Virtio | Console::Hypervisor => "hvc0",
     };
-    let mut line = format!("{MACHINE} console={console}");
+    let mut line = match defaults.display {
+        Display::None => format!("{MACHINE} {NO_DISPLAY} console={console}"),
+        Display::Watched => format!("{MACHINE} {DISPLAY} console=tty0 console={console}"),
+        Display::Used => format!("{MACHINE} {DISPLAY} console={console} console=tty0"),
+    };
     if defaults.root_disk && !user.is_some_and(|user| user.contains("root=")) {
         line.push_str(" root=/dev/vda rw ");
     }
@@ -97,6 +122,15 @@ mod tests {
     }
 
     #[test]
+    fn a_display_is_a_console_and_the_last_console_is_the_programs() {
+        let with = |display| build(Defaults { display, ..Defaults::default() }, None);
+        assert!(with(Display::Watched).ends_with("video=vesafb console=tty0 console=ttyS0"));
+        assert!(with(Display::Used).ends_with("video=vesafb console=ttyS0 console=tty0"));
+        // The display comes with a mouse.
+        assert!(!with(Display::Used).contains("noaux"));
+    }
+
+    #[test]
     fn without_a_disk_no_root_is_named_and_the_users_words_come_last() {
         let line = build(Defaults::default(), Some("quiet init=/bin/sh"));
         assert!(line.ends_with(" i8042.noaux=1 console=ttyS0 quiet init=/bin/sh"));
@@ -105,7 +139,8 @@ mod tests {
 
     #[test]
     fn a_root_of_the_users_replaces_the_disk() {
-        let defaults = Defaults { root_disk: true, console: Console::Virtio };
+        let defaults =
+            Defaults { root_disk: true, console: Console::Virtio, ..Defaults::default() };
         let line = build(defaults, Some("root=/dev/vdb"));
         assert!(line.ends_with(" console=hvc0 root=/dev/vdb"));
         assert!(!line.contains("vda"));

@@ -29,21 +29,22 @@ pub struct Firmware {
     pub entry: Entry,
     /// What of low memory it occupies.
     pub low: Range<u64>,
-    /// The whole image, when it is larger than the BIOS area: the caller maps it as ROM.
-    pub rom: Option<Rom>,
+    /// The whole image, which the caller maps as ROM: firmware finds itself there too.
+    pub rom: Rom,
 }
 
 /// Bytes to be mapped where the guest cannot write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rom {
-    /// First guest physical address.
+    /// First guest physical address, a multiple of 4 KiB.
     pub addr: u64,
-    /// The contents.
+    /// The contents, a multiple of 4 KiB: the image, with zeros before it.
     pub bytes: Vec<u8>,
 }
 
 /// Puts the last bytes of the image at `path` into the BIOS area, so that it ends where the area
-/// ends and its last paragraph is the reset vector, f000:fff0.
+/// ends and its last paragraph is the reset vector, f000:fff0. All of it is below 4 GiB as well,
+/// as on a PC: SeaBIOS goes there to make the BIOS area writable.
 ///
 /// Deviation: kvmtool puts the image at the start of the area, which is the same for an image
 /// that fills it, and misses the reset vector with any other.
@@ -70,10 +71,14 @@ pub fn load_firmware(
     let tail = bytes.get(bytes.len().saturating_sub(low_len)..).unwrap_or(&bytes);
     let low = layout.low_end.saturating_sub(tail.len() as u64)..layout.low_end;
     mem.write(low.start, tail).map_err(placing("firmware"))?;
-    let larger = bytes.len() > low_len;
-    let addr = layout.high_end.saturating_sub(bytes.len() as u64);
-    let rom = larger.then_some(Rom { addr, bytes });
-    Ok(Firmware { entry: RESET, low, rom })
+    Ok(Firmware { entry: RESET, low, rom: rom(&bytes, layout.high_end) })
+}
+
+/// The chip below `end`: whole pages, of which the image is the last bytes.
+fn rom(image: &[u8], end: u64) -> Rom {
+    let mut bytes = vec![0; image.len().next_multiple_of(0x1000) - image.len()];
+    bytes.extend(image);
+    Rom { addr: end.saturating_sub(bytes.len() as u64), bytes }
 }
 
 /// The reset vector as a real-mode address.
@@ -118,7 +123,7 @@ mod tests {
         let loaded = loaded.unwrap();
         assert_eq!(loaded.entry, Entry::Real { cs: 0xf000, ip: 0xfff0 });
         assert_eq!(loaded.low, 0xe_0000..0x10_0000);
-        assert_eq!(loaded.rom, None);
+        assert_eq!((loaded.rom.addr, loaded.rom.bytes.len()), (0xfffe_0000, 0x2_0000));
         assert_eq!(byte(&mem, 0xe_0001), 1);
         assert_eq!(byte(&mem, 0xf_ffff), pattern(0x1_ffff));
         assert_eq!(byte(&mem, 0x10_0000), 0);
@@ -127,15 +132,18 @@ mod tests {
     #[test]
     fn a_small_image_still_ends_at_the_reset_vector() {
         let (mem, loaded) = load(0x100);
-        assert_eq!(loaded.unwrap().low, 0xf_ff00..0x10_0000);
+        let loaded = loaded.unwrap();
+        assert_eq!(loaded.low, 0xf_ff00..0x10_0000);
         assert_eq!(byte(&mem, 0xf_fff0), 0xf0);
+        assert_eq!((loaded.rom.addr, loaded.rom.bytes.len()), (0xffff_f000, 0x1000));
+        assert_eq!((loaded.rom.bytes[0xeff], loaded.rom.bytes[0xff0]), (0, 0xf0));
     }
 
     #[test]
     fn a_larger_image_leaves_its_tail_low_and_all_of_it_in_rom() {
         let (mem, loaded) = load(0x4_0000);
         let loaded = loaded.unwrap();
-        let rom = loaded.rom.unwrap();
+        let rom = loaded.rom;
         assert_eq!(loaded.low, 0xe_0000..0x10_0000);
         assert_eq!((rom.addr, rom.bytes.len()), (0xfffc_0000, 0x4_0000));
         assert_eq!(byte(&mem, 0xe_0000), rom.bytes[0x2_0000]);

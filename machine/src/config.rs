@@ -20,6 +20,8 @@ pub struct Config {
     pub console: Arc<dyn CharBackend>,
     /// Behind the firmware's debug port (0x402).
     pub firmware_log: Arc<dyn CharBackend>,
+    /// The display, if there is one.
+    pub display: Option<trapline_display::Mode>,
     /// Whether a port is there through which the guest can end the machine with a status.
     pub exit_port: bool,
     /// Whether a guest that resets is booted again; if not, its run ends.

@@ -1,12 +1,13 @@
 //! The handle that other threads have on a running machine, and the events that end a run.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline::Registry;
 use trapline_device::{Power, PowerEvent};
-use trapline_kvm::{ExitCounters, VcpuEvent};
+use trapline_kvm::{ExitCounters, VcpuEvent, VcpuSet};
 
 use crate::report::Report;
 
@@ -28,6 +29,10 @@ const EVENTS_MAX: usize = 64;
 #[derive(Clone)]
 pub struct Control {
     events: SyncSender<Event>,
+    /// The host wants it to end, whatever becomes of the event that says so.
+    stopped: Arc<AtomicBool>,
+    /// The vCPUs that run.
+    running: Arc<Mutex<Weak<VcpuSet>>>,
     live: Arc<Mutex<Live>>,
 }
 
@@ -42,12 +47,19 @@ struct Live {
 impl Control {
     pub(crate) fn new() -> (Self, Receiver<Event>) {
         let (events, inbox) = sync_channel(EVENTS_MAX);
-        (Self { events, live: Arc::default() }, inbox)
+        let (stopped, running, live) = Default::default();
+        (Self { events, stopped, running, live }, inbox)
     }
 
     /// Ends the run; [`crate::Session::run`] returns soon.
     pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
         self.send(Event::Stop);
+    }
+
+    /// Whether [`Control::stop`] was called.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
     }
 
     /// What the guest has done so far, over all its resets.
@@ -75,6 +87,11 @@ impl Control {
         live.exits = exits;
     }
 
+    /// Says who is to leave the guest when the guest asks for its end.
+    pub(crate) fn runs(&self, vcpus: &Arc<VcpuSet>) {
+        *self.running.lock() = Arc::downgrade(vcpus);
+    }
+
     pub(crate) fn count_reset(&self) {
         self.live.lock().resets += 1;
     }
@@ -83,5 +100,10 @@ impl Control {
 impl Power for Control {
     fn request(&self, event: PowerEvent, device: &'static str) {
         self.send(Event::Power(event, device));
+        // A guest that has switched itself off executes nothing more.
+        let running = self.running.lock().upgrade();
+        if let Some(vcpus) = running {
+            vcpus.ask_to_stop();
+        }
     }
 }

@@ -19,6 +19,9 @@ pub enum Error {
     /// A function of the PCI bus is in the way of another.
     #[error("the PCI bus does not fit together: {0}")]
     Pci(#[from] trapline_pci::BusError),
+    /// The table of interrupt lines is wrong.
+    #[error("the interrupts do not fit together: {0}")]
+    Routes(#[from] trapline_intc::RouteError),
     /// Less RAM than a PC can start with.
     #[error("{bytes} bytes of RAM are too few: a PC needs at least 1 MiB")]
     TooLittleMemory {

@@ -1,7 +1,8 @@
 //! Boards: which devices sit where, and the life of a whole machine.
 //!
-//! [`Session`] is one machine from power-on to its [`Ending`], over any number of resets.
-//! [`x86_pc`] lists the PC's devices and is, with its `layout.rs`, the only place that knows their
+//! [`Session`] is one machine from power-on to its [`Ending`], over any number of resets;
+//! [`qtest::Machine`] is the same board with no vCPU, for a client that plays one.
+//! `x86_pc` lists the PC's devices and is, with its `layout.rs`, the only place that knows their
 //! addresses and interrupts.
 
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ mod config;
 mod control;
 mod error;
 mod flusher;
+pub mod qtest;
 mod report;
 mod session;
 mod x86_pc;
@@ -21,4 +23,5 @@ pub use error::Error;
 pub use report::Report;
 pub use session::Session;
 pub use trapline_boot as boot;
+pub use trapline_display as display;
 pub use trapline_kvm::{CrashReport, hardware_virtualization};

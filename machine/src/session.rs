@@ -5,13 +5,14 @@ use std::sync::{Arc, Weak};
 
 use trapline::Registry;
 use trapline_device::{CharDevice, Clock, Power, PowerEvent};
+use trapline_display::{Input, Screen};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
 
 use crate::clock::HostClock;
 use crate::control::{Control, Event};
 use crate::flusher::Flusher;
-use crate::x86_pc::{self, Board, Wiring};
+use crate::x86_pc::{self, Board, Display, Options, Wiring};
 use crate::{Config, Ending, Error};
 
 /// A machine that has been built and not yet switched on.
@@ -20,6 +21,9 @@ pub struct Session {
     control: Control,
     events: Receiver<Event>,
     vcpus: Vec<Vcpu>,
+    /// Where the first vCPU starts, until it has.
+    start: Option<Start>,
+    display: Option<Display>,
     board: Board,
     registry: Registry,
     vm: Arc<Vm>,
@@ -27,10 +31,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens KVM, maps RAM, builds the board and its vCPUs.
+    /// Opens KVM, maps RAM, builds the board and its vCPUs, and loads the guest's software.
     ///
     /// # Errors
-    /// What cannot be had, in a sentence.
+    /// What cannot be had or loaded, in a sentence.
     pub fn new(config: Config) -> Result<Self, Error> {
         let options = x86_pc::vm_options(config.cpus)?;
         let kvm = Kvm::open(&config.kvm_device)?;
@@ -41,12 +45,19 @@ impl Session {
         let (control, events) = Control::new();
         let clock: Arc<dyn Clock> = Arc::new(HostClock::new().map_err(Error::Thread)?);
         let power: Arc<dyn Power> = Arc::new(control.clone());
-        let board = Board::new(&registry, &Wiring { vm: &vm, clock, power, config: &config })?;
+        let wiring =
+            Wiring { lines: &vm, controllers: None, clock, power, options: options_of(&config) };
+        let mut board = Board::new(&registry, &wiring)?;
+        let display = match config.display {
+            Some(mode) => Some(Display::new(mode, &vm, &registry, &mut board)?),
+            None => None,
+        };
         let vcpus = (0..config.cpus)
             .map(|index| Vcpu::new(&vm, index, &registry))
             .collect::<Result<Vec<_>, _>>()?;
         control.watch(registry.clone(), vcpus.iter().map(Vcpu::counters).collect());
-        Ok(Self { config, control, events, vcpus, board, registry, vm, mem })
+        let start = Some(x86_pc::load(&mem, &vm, &config, false)?);
+        Ok(Self { config, control, events, vcpus, start, display, board, registry, vm, mem })
     }
 
     /// The handle for other threads.
@@ -59,22 +70,36 @@ impl Session {
         self.board.console()
     }
 
+    /// The screen of [`Config::display`].
+    pub fn screen(&self) -> Option<Arc<Screen>> {
+        self.display.as_ref().map(Display::screen)
+    }
+
+    /// The keyboard and the mouse.
+    pub fn input(&self) -> Arc<dyn Input> {
+        self.board.input()
+    }
+
     /// Runs the machine until it ends, booting it again after each reset.
     ///
     /// # Errors
-    /// The guest's software cannot be loaded, or KVM refuses. Nothing of the guest runs any more.
+    /// The guest's software cannot be loaded again, or KVM refuses. Nothing of the guest runs any
+    /// more.
     pub fn run(&mut self) -> Result<Ending, Error> {
         let _flusher = Flusher::start(self.registry.clone()).map_err(Error::Thread)?;
-        let mut again = false;
         loop {
-            let start = x86_pc::load(&self.mem, &self.vm, &self.config, again)?;
+            let start = match self.start.take() {
+                Some(start) => start,
+                None => x86_pc::load(&self.mem, &self.vm, &self.config, true)?,
+            };
             match self.run_once(start)? {
+                // A guest that resets again and again must not outrun who wants to end it.
+                Ending::Reset if self.control.is_stopped() => return Ok(Ending::Stopped),
                 Ending::Reset if self.config.reboot => {
                     self.control.count_reset();
                     tracing::info!("the guest was reset, booting it again");
                     self.board.reset();
                     self.vm.reset()?;
-                    again = true;
                 }
                 ending => return Ok(ending),
             }
@@ -90,7 +115,8 @@ impl Session {
         }
         let control = self.control.clone();
         let on_event = move |event| control.send(Event::Vcpu(event));
-        let running = VcpuSet::start(vcpus, Arc::new(on_event))?;
+        let running = Arc::new(VcpuSet::start(vcpus, Arc::new(on_event))?);
+        self.control.runs(&running);
         let ending = self.wait();
         self.vcpus = running.stop()?;
         self.registry.drain();
@@ -121,5 +147,16 @@ impl Session {
                 },
             }
         }
+    }
+}
+
+fn options_of(config: &Config) -> Options {
+    Options {
+        cpus: config.cpus,
+        mem_bytes: config.mem_bytes,
+        console: Arc::clone(&config.console),
+        firmware_log: Arc::clone(&config.firmware_log),
+        exit_port: config.exit_port,
+        coalesce: config.coalesce,
     }
 }

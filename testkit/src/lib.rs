@@ -1,7 +1,11 @@
 //! Test doubles for the device contract: a clock that is stepped, a line that is watched, and the
-//! driver's side of an access. For tests only.
+//! driver's side of an access; and small guests for real processors. For tests only.
 
 #![forbid(unsafe_code)]
+
+pub mod storm;
+
+pub mod realmode;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -204,6 +208,12 @@ impl Power for TestPower {
     fn request(&self, event: PowerEvent, _device: &'static str) {
         self.0.lock().push(event);
     }
+}
+
+/// Says that a test cannot run here and why; the test then returns. The test runner lists it as
+/// skipped. `name` is the test's own.
+pub fn skip(name: &str, reason: &str) {
+    eprintln!("SKIPPED {name}: {reason}");
 }
 
 /// The context of an access that no registry dispatched.

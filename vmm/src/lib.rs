@@ -13,8 +13,10 @@ use std::process::ExitCode;
 
 pub mod cli;
 pub mod console;
+pub mod display;
 pub mod guest_init;
 pub mod logging;
+pub mod qtest;
 pub mod request;
 pub mod run;
 pub mod session;
@@ -33,6 +35,10 @@ pub fn main() -> ExitCode {
         Ok(cli::Parsed::Run(options)) => {
             logging::start(options.loglevel);
             run::run(&options).unwrap_or_else(|error| logging::fatal(&error))
+        }
+        Ok(cli::Parsed::Qtest(options)) => {
+            logging::start(cli::LogLevel::default());
+            qtest::run(&options).unwrap_or_else(|error| logging::fatal(&error))
         }
         Err(error) => logging::fatal(&error),
     }

@@ -15,6 +15,7 @@ use trapline_machine::{Config, Control, Ending, Initrd, Report, Session as Machi
 
 use crate::cli::{Boot, RunOptions};
 use crate::console::Console;
+use crate::display::{self, Display};
 use crate::request::{Request, Requests};
 use crate::session::Session;
 
@@ -27,15 +28,20 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Why it could not be started, or did not end well.
 pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     check_files(&options.boot)?;
+    let mut display = Display::open(options)?;
     let requests = Requests::default();
     let console = Console::new(requests.clone())?;
-    let config = config(options, &console)?;
-    if matches!(config.boot, trapline_machine::Boot::Kernel { .. }) {
+    let (boot, remark) = boot(options)?;
+    let kernel = matches!(boot, trapline_machine::Boot::Kernel { .. });
+    let mut machine = Machine::new(config(options, boot, &console))?;
+    console.attach(machine.console_device());
+    // Said only now: whoever cannot run has one sentence to read.
+    remark.iter().for_each(Remark::say);
+    if kernel {
         warn_of_software_kvm();
     }
-    let mut machine = Machine::new(config)?;
-    console.attach(machine.console_device());
     tracing::info!("# {}", command_line(options));
+    let viewers = display.serve(&machine, &options.name)?;
 
     let session = Session::start(&console, &requests)?;
     let control = machine.control();
@@ -47,10 +53,13 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let wish = wish.lock().take();
     console.message(last_line(&ending, wish.as_ref()));
     session.finish(wish.is_some().then_some(PATIENCE));
+    drop(viewers);
+    let dumped = display.dump(machine.screen().as_deref());
     let report = control.report();
     drop(machine);
     say(&report, options);
-    conclude(ending?, wish)
+    let status = conclude(ending?, wish)?;
+    dumped.map(|()| status)
 }
 
 /// Obeys the person at the console, and the host. Runs on their threads, so it only asks.
@@ -127,39 +136,60 @@ fn say(report: &Report, options: &RunOptions) {
     }
 }
 
-fn config(options: &RunOptions, console: &Arc<Console>) -> anyhow::Result<Config> {
+fn config(options: &RunOptions, boot: trapline_machine::Boot, console: &Arc<Console>) -> Config {
     let backend: Arc<dyn CharBackend> = Arc::clone(console) as _;
-    Ok(Config {
+    Config {
         cpus: options.cpus,
         mem_bytes: options.mem_bytes,
         kvm_device: options.dev.clone(),
-        boot: boot(options)?,
+        boot,
         console: Arc::clone(&backend),
         firmware_log: backend,
+        display: display::mode(options),
         exit_port: options.exit_port,
         reboot: options.reboot,
         coalesce: options.coalesce,
-    })
+    }
 }
 
-fn boot(options: &RunOptions) -> anyhow::Result<trapline_machine::Boot> {
+/// What the user may want to know about a run that could be started.
+enum Remark {
+    /// An initramfs was made, with this shell of the host's.
+    Shell(PathBuf),
+    /// An initramfs was made, without a shell.
+    NoShell,
+}
+
+impl Remark {
+    fn say(&self) {
+        match self {
+            Self::Shell(path) => tracing::info!("no initrd: made one with {}", path.display()),
+            Self::NoShell => {
+                tracing::warn!("no initrd, and no shell on this host to make one with");
+            }
+        }
+    }
+}
+
+fn boot(options: &RunOptions) -> anyhow::Result<(trapline_machine::Boot, Option<Remark>)> {
     let (path, initrd, params) = match &options.boot {
-        Boot::Firmware(path) => return Ok(trapline_machine::Boot::Firmware(path.clone())),
+        Boot::Firmware(path) => return Ok((trapline_machine::Boot::Firmware(path.clone()), None)),
         Boot::Kernel { path, initrd, params } => (path, initrd, params),
     };
     let path = path.clone().map_or_else(host_kernel, Ok)?;
-    let initrd = match initrd {
-        Some(path) => Initrd::File(path.clone()),
-        None if options.nodefaults || params.contains("root=") => Initrd::None,
+    let (initrd, remark) = match initrd {
+        Some(path) => (Initrd::File(path.clone()), None),
+        None if options.nodefaults || params.contains("root=") => (Initrd::None, None),
         None => made_initramfs()?,
     };
     let user = (!params.is_empty()).then_some(params.as_str());
     let cmdline = if options.nodefaults {
         params.clone()
     } else {
-        cmdline::build(cmdline::Defaults::default(), user)
+        let display = display::console(options);
+        cmdline::build(cmdline::Defaults { display, ..Default::default() }, user)
     };
-    Ok(trapline_machine::Boot::Kernel { path, initrd, cmdline })
+    Ok((trapline_machine::Boot::Kernel { path, initrd, cmdline }, remark))
 }
 
 /// The kernel nobody named.
@@ -172,15 +202,12 @@ fn host_kernel() -> anyhow::Result<PathBuf> {
 }
 
 /// An initramfs of our own: this program as init, and a shell of the host's.
-fn made_initramfs() -> anyhow::Result<Initrd> {
+fn made_initramfs() -> anyhow::Result<(Initrd, Option<Remark>)> {
     let init = std::env::current_exe().context("cannot find this program's own file")?;
     let request = initramfs::InitramfsRequest { init: &init, host: Path::new("/") };
     let (bytes, contents) = initramfs::build(&request)?;
-    match &contents.shell {
-        Some(shell) => tracing::info!("no initrd: made one with {}", shell.host_path.display()),
-        None => tracing::warn!("no initrd, and no shell on this host to make one with"),
-    }
-    Ok(Initrd::Made(Arc::new(bytes)))
+    let shell = contents.shell.map(|shell| Remark::Shell(shell.host_path));
+    Ok((Initrd::Made(Arc::new(bytes)), Some(shell.unwrap_or(Remark::NoShell))))
 }
 
 fn warn_of_software_kvm() {

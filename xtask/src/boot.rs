@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         (Place::Direct, _) => {}
     }
     let boot = Boot {
-        name: format!("boot-{}", std::process::id()),
+        name: format!("run-{}", std::process::id()),
         place,
         image: options.kernel,
         init: if options.smoke { "init-smoke.sh" } else { "init-shell.sh" }.to_owned(),

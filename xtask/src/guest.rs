@@ -25,6 +25,8 @@ pub(crate) enum Image {
     Bzimage,
     /// The ELF image inside it, by its PVH note
     Vmlinux,
+    /// The vmlinuz of Debian's kernel for real machines, which drives displays
+    Full,
 }
 
 /// Where trapline runs.
@@ -110,6 +112,7 @@ impl Boot {
         let kernel = match self.image {
             Image::Bzimage => &ready.kernel.bzimage,
             Image::Vmlinux => &ready.kernel.vmlinux,
+            Image::Full => &kernel::debian_full()?,
         };
         let initrd = initrd::guest(&self.init)?;
         match self.place {
@@ -151,7 +154,7 @@ impl Boot {
         shell.args(["-c", &paths::guest_test(script)?, "sh"]).args(args);
         shell.env("PATH", format!("{}:{path}", folder.display()));
         shell.envs(self.script.variables.iter().cloned());
-        let done = session::run(&mut shell, self.watch)?;
+        let done = session::run(&self.name, &mut shell, self.watch)?;
         let status = parse_status(&done.text).context("The script ended before trapline did")?;
         Ok(Outcome { text: done.text, status })
     }
@@ -163,7 +166,7 @@ impl Boot {
             // The terminal is trapline's own business.
             (String::new(), command.status()?)
         } else {
-            let done = session::run(&mut command, self.watch)?;
+            let done = session::run(&self.name, &mut command, self.watch)?;
             (done.text, done.status)
         };
         // A signal has no exit status; what a shell reports for one is 128 and more.

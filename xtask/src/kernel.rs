@@ -28,22 +28,33 @@ pub(crate) struct Kernel {
 
 /// Debian's current cloud kernel, from `build/` or from the network.
 pub(crate) fn debian_cloud() -> Result<Kernel> {
-    let name = deb::dependency("linux-image-cloud-amd64", "linux-image-")?;
-    let package = deb::unpacked(&name)?;
-    let bzimage = fs::read_dir(package.join("boot"))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| file_name(path).starts_with("vmlinuz-"))
-        .with_context(|| format!("{name} has no vmlinuz"))?;
+    let (package, bzimage) = debian("linux-image-cloud-amd64")?;
     let release = file_name(&bzimage).trim_start_matches("vmlinuz-").to_owned();
     let vmlinux = paths::build()?.join(format!("vmlinux-{release}"));
     if !vmlinux.is_file() {
         eprintln!("Unpacking vmlinux from {}", file_name(&bzimage));
         let image = fs::read(&bzimage)?;
         let elf = unpack(payload(&image)?)?;
-        ensure!(elf.starts_with(b"\x7fELF"), "The payload of {name}'s vmlinuz is no ELF image");
+        ensure!(elf.starts_with(b"\x7fELF"), "The payload of {release}'s vmlinuz is no ELF image");
         paths::write_whole(&vmlinux, &elf)?;
     }
     Ok(Kernel { release, bzimage, vmlinux, package })
+}
+
+/// The bzImage of Debian's current kernel for real machines, which drives displays.
+pub(crate) fn debian_full() -> Result<PathBuf> {
+    Ok(debian("linux-image-amd64")?.1)
+}
+
+/// The content of the kernel package that `meta` depends on, and the bzImage in it.
+fn debian(meta: &str) -> Result<(PathBuf, PathBuf)> {
+    let name = deb::dependency(meta, "linux-image-")?;
+    let package = deb::unpacked(&name)?;
+    let bzimage = fs::read_dir(package.join("boot"))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| file_name(path).starts_with("vmlinuz-"))
+        .with_context(|| format!("{name} has no vmlinuz"))?;
+    Ok((package, bzimage))
 }
 
 impl Kernel {

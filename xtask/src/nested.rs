@@ -2,11 +2,12 @@
 //! AMD-V loads `kvm-amd`, and trapline runs inside it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::heartbeat::Heartbeat;
 use crate::initrd::Archive;
 use crate::kernel::{KVM_MODULES, Kernel};
 use crate::session::{self, Transcript, Watch, last_lines};
@@ -54,7 +55,13 @@ impl NestedRun {
     pub(crate) fn run(&self) -> Result<Outcome> {
         let initrd = paths::build()?.join(format!("host-{}.cpio", self.name));
         paths::write_whole(&initrd, &self.archive()?)?;
-        let done = session::run(&mut self.qemu(&initrd)?, self.watch);
+        // Not in the build folder: a socket's name has room for about a hundred bytes.
+        let monitor = format!("trapline-{}-{}", std::process::id(), self.name);
+        let monitor = std::env::temp_dir().join(monitor);
+        let mut qemu = self.qemu(&initrd, &monitor)?;
+        let heartbeat = Heartbeat::start(monitor);
+        let done = session::run(&self.name, &mut qemu, self.watch);
+        drop(heartbeat);
         // Tens of megabytes, made anew for every run.
         let _ = fs::remove_file(&initrd);
         let Transcript { text, status } = done?;
@@ -93,12 +100,13 @@ impl NestedRun {
         lines + "set -- " + &args.join(" ") + "\n"
     }
 
-    fn qemu(&self, initrd: &std::path::Path) -> Result<Command> {
+    fn qemu(&self, initrd: &Path, monitor: &Path) -> Result<Command> {
         let program = deb::program("qemu-system-x86_64", &["qemu-system-x86", "seabios"])?;
         let mut command = Command::new(program);
         command.args(["-accel", "tcg", "-cpu", "max,+svm,+npt"]);
         command.args(["-m", &MEMORY_MIB.to_string(), "-smp", &self.smp.to_string()]);
-        command.args(["-display", "none", "-monitor", "none", "-no-reboot", "-net", "none"]);
+        command.args(["-display", "none", "-no-reboot", "-net", "none"]);
+        command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
         // Every byte belongs to the machine inside: Ctrl-a and Ctrl-c are trapline's.
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         command.arg("-kernel").arg(&self.kernel.bzimage).arg("-initrd").arg(initrd);
@@ -107,7 +115,7 @@ impl NestedRun {
     }
 }
 
-fn read(path: &std::path::Path) -> Result<Vec<u8>> {
+fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("Cannot read {}", path.display()))
 }
 

@@ -11,7 +11,7 @@ use rustix::io::write;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, tcgetattr};
 
-use crate::session::{Owned, Printed, Transcript, last_lines};
+use crate::session::{Owned, Printed, Transcript, keep, last_lines};
 
 /// When this appears (after what the step before saw), type that.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,12 @@ pub(crate) struct Step {
 
 /// Runs the program on a terminal of its own and goes through the steps. Afterwards the terminal
 /// must be as it was before.
-pub(crate) fn run(command: &mut Command, steps: &[Step], timeout: Duration) -> Result<Transcript> {
+pub(crate) fn run(
+    name: &str,
+    command: &mut Command,
+    steps: &[Step],
+    timeout: Duration,
+) -> Result<Transcript> {
     let (master, slave) = pair().context("Cannot make a pseudo terminal")?;
     let before = tcgetattr(&slave)?;
     for set in [Command::stdin, Command::stdout, Command::stderr] {
@@ -41,6 +46,7 @@ pub(crate) fn run(command: &mut Command, steps: &[Step], timeout: Duration) -> R
     drop((child, slave));
     let _ = reader.join();
     let text = printed.text();
+    keep(name, &text);
     let status = match waited {
         Ok(status) => status,
         Err(error) => bail!("{error}{}; last lines:\n{}", script.waiting(), last_lines(&text)),
@@ -121,20 +127,22 @@ mod tests {
             Step { seen: "42", typed: "" },
         ];
         let mut command = shell("echo ready; read a; echo again; read b; echo $((a*b)); exit 3");
-        let done = run(&mut command, &steps, LONG).unwrap();
+        let done = run("pty-test", &mut command, &steps, LONG).unwrap();
         assert_eq!(done.status.code(), Some(3));
     }
 
     #[test]
     fn a_line_that_never_comes_fails_by_name() {
         let steps = [Step { seen: "never", typed: "" }];
-        let error = run(&mut shell("echo other"), &steps, LONG).err().unwrap().to_string();
+        let error =
+            run("pty-test", &mut shell("echo other"), &steps, LONG).err().unwrap().to_string();
         assert!(error.contains("\"never\"") && error.contains("other"), "{error}");
     }
 
     #[test]
     fn a_terminal_left_raw_fails() {
-        let error = run(&mut shell("stty raw -echo"), &[], LONG).err().unwrap().to_string();
+        let error =
+            run("pty-test", &mut shell("stty raw -echo"), &[], LONG).err().unwrap().to_string();
         assert!(error.contains("left without"), "{error}");
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Scenario {
 pub(crate) enum User {
     /// Nobody: the guest runs this init of `guest-tests/` and ends by itself.
     Nobody(&'static str),
+    /// Nobody, but somebody wants to see the display at the end: it must show [`DISPLAYED`].
+    Looking(&'static str),
     /// Somebody who typed `cargo xtask boot` at a terminal and goes through these steps.
     Typing(&'static [Step]),
 }
@@ -42,13 +44,16 @@ const REPORT: &[&str] = &[
     "rtc0",
     "TRAPLINE-GUEST: file /proc/ioports",
     "keyboard",
-    "rtc",
+    "rtc_cmos",
     "serial",
     "PCI conf1",
     "TRAPLINE-GUEST: file /proc/iomem",
     "System RAM",
     "TRAPLINE-GUEST: done",
 ];
+
+/// What `init-display.sh` writes on the display.
+pub(crate) const DISPLAYED: &str = "TRAPLINE-GUEST: display works";
 
 const SHELL: Step = Step { seen: "TRAPLINE-GUEST: shell", typed: "" };
 const PROMPT: &str = " # ";
@@ -80,6 +85,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         options: &["-c", "1"],
         user: User::Nobody("init-smoke.sh"),
         expect: REPORT,
+        once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "display",
+        about: "a kernel with a console on the VESA display; the picture shows its text",
+        image: Image::Full,
+        // Every line of all the messages would scroll the whole screen, which is slow when nested.
+        options: &["-c", "1", "-p", "loglevel=6"],
+        user: User::Looking("init-display.sh"),
+        expect: &["GUEST: fb 0 VESA VGA\n", "virtual_size 640,480\n", ": vesafb\n", "GUEST: done"],
         once: Some("TRAPLINE-GUEST: done"),
     },
     Scenario {

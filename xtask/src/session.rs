@@ -1,7 +1,7 @@
 //! One program running a machine: what it prints is kept (and shown, if wanted), and it ends by
 //! itself, at a deadline, or when we are asked to end.
 
-use std::io::{Read, Write, stdout};
+use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{proc, terminal};
 
 /// How often a wait looks at its child, its deadline and the signals.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a program may take to end after being asked to.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long a program may take to end after being asked to, and to end what it started itself.
+const GRACE: Duration = Duration::from_secs(5);
 /// How much of a transcript an error shows.
 const LAST_LINES: usize = 20;
 
@@ -57,7 +59,7 @@ impl Printed {
                 let Some(part) = buffer.get(..len).filter(|part| !part.is_empty()) else { break };
                 if show {
                     // Whoever closed our output still gets the exit status.
-                    let _ = stdout().write_all(part).and_then(|()| stdout().flush());
+                    let _ = show_all(part);
                 }
                 all.lock().extend_from_slice(part);
             }
@@ -67,6 +69,33 @@ impl Printed {
     /// Everything so far, without carriage returns.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock()).replace('\r', "")
+    }
+}
+
+/// Writes to our standard output, past Rust's buffer. QEMU makes the terminal it reads from
+/// non-blocking, and with it our output, which is the same open file: a terminal that is full for a
+/// moment then refuses, and buffered output would wait for the next write to come out.
+fn show_all(mut part: &[u8]) -> rustix::io::Result<()> {
+    let out = rustix::stdio::stdout();
+    while !part.is_empty() {
+        match rustix::io::write(out, part) {
+            Ok(count) => part = part.get(count..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                poll(&mut [PollFd::new(&out, PollFlags::OUT)], None)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Keeps a transcript as `build/logs/NAME.log`, whole, for whoever looks into a failure. Not being
+/// able to is no reason to fail.
+pub(crate) fn keep(name: &str, text: &str) {
+    if let Ok(folder) = crate::paths::build().map(|build| build.join("logs")) {
+        let _ = std::fs::create_dir_all(&folder);
+        let _ = std::fs::write(folder.join(format!("{name}.log")), text);
     }
 }
 
@@ -131,12 +160,12 @@ impl Drop for Owned {
     }
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end and [`keep`]s what it printed under `name`.
 ///
 /// # Errors
 ///
 /// When it cannot be started, or had to be ended: the message shows the last lines it printed.
-pub(crate) fn run(command: &mut Command, watch: Watch) -> Result<Transcript> {
+pub(crate) fn run(name: &str, command: &mut Command, watch: Watch) -> Result<Transcript> {
     let _raw = if watch.input { Some(terminal::Raw::stdin()?) } else { None };
     command.stdin(if watch.input { Stdio::inherit() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -150,6 +179,7 @@ pub(crate) fn run(command: &mut Command, watch: Watch) -> Result<Transcript> {
         let _ = reader.join();
     }
     let text = printed.text();
+    keep(name, &text);
     match waited {
         Ok(status) => Ok(Transcript { text, status }),
         Err(error) if watch.show => Err(error),
@@ -169,7 +199,7 @@ mod tests {
     fn a_transcript_has_both_outputs_and_the_status() {
         let mut command = Command::new("sh");
         command.args(["-c", "printf 'one\\r\\n'; echo two >&2; exit 7"]);
-        let done = run(&mut command, quiet(10_000)).unwrap();
+        let done = run("session-test", &mut command, quiet(10_000)).unwrap();
         assert_eq!(done.status.code(), Some(7));
         assert!(done.text.contains("one\n") && done.text.contains("two\n"), "{}", done.text);
     }
@@ -179,7 +209,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "for i in $(seq 30); do echo line $i; done; exec sleep 60"]);
         let start = Instant::now();
-        let error = run(&mut command, quiet(500)).err().unwrap().to_string();
+        let error = run("session-test", &mut command, quiet(500)).err().unwrap().to_string();
         assert!(start.elapsed() < Duration::from_secs(30));
         assert!(error.contains("not finished") && error.contains("line 30"), "{error}");
         assert!(!error.contains("line 10\n"), "only the last lines are shown: {error}");

@@ -8,10 +8,10 @@ use clap::Args;
 use parking_lot::Mutex;
 
 use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
-use crate::scenarios::{RELEASE, SCENARIOS, Scenario, User};
+use crate::scenarios::{DISPLAYED, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
 use crate::suite::{self, Row, Tally, Task};
-use crate::{check, pty, unit};
+use crate::{check, picture, pty, unit};
 
 /// How many boots run at the same time: each keeps about one processor busy.
 const AT_ONCE: usize = 2;
@@ -89,7 +89,13 @@ fn boot_all(scenarios: &[&'static Scenario]) -> Vec<Row> {
 fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
     Task::new(scenario.name, scenario.about, move || {
         let text = match &scenario.user {
-            User::Nobody(init) => boot(scenario, init, place, &ready)?,
+            User::Nobody(init) => boot(scenario, init, Script::default(), place, &ready)?,
+            User::Looking(init) => {
+                let script = Script { file: Some("host-display.sh"), ..Script::default() };
+                let text = boot(scenario, init, script, place, &ready)?;
+                picture::keep(scenario.name, &text)?.expect(DISPLAYED)?;
+                text
+            }
             User::Typing(steps) => type_at(scenario, steps, place)?,
         };
         judge(scenario, &text, &ready.kernel.release)
@@ -98,14 +104,20 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
     })
 }
 
-fn boot(scenario: &Scenario, init: &str, place: Place, ready: &Ready) -> Result<String> {
+fn boot(
+    scenario: &Scenario,
+    init: &str,
+    script: Script,
+    place: Place,
+    ready: &Ready,
+) -> Result<String> {
     let boot = Boot {
         name: scenario.name.to_owned(),
         place,
         image: scenario.image,
         init: init.to_owned(),
         options: scenario.options.iter().map(|&option| option.to_owned()).collect(),
-        script: Script::default(),
+        script,
         watch: Watch { show: false, input: false, timeout: Some(TIMEOUT) },
     };
     let outcome = boot.run(ready)?;
@@ -119,7 +131,7 @@ fn type_at(scenario: &Scenario, steps: &[pty::Step], place: Place) -> Result<Str
     let mut command = Command::new(std::env::current_exe().context("Cannot find xtask")?);
     command.args(["boot", if place == Place::Direct { "--direct" } else { "--nested" }]);
     command.arg("--").args(scenario.options);
-    let done = pty::run(&mut command, steps, TIMEOUT)?;
+    let done = pty::run(scenario.name, &mut command, steps, TIMEOUT)?;
     let last = last_lines(&done.text);
     ensure!(done.status.success(), "cargo xtask boot ended with {}:\n{last}", done.status);
     if place == Place::Nested {
@@ -171,7 +183,7 @@ mod tests {
     #[test]
     fn every_scenario_has_its_init_and_a_name_of_its_own() {
         for scenario in SCENARIOS {
-            if let User::Nobody(init) = &scenario.user {
+            if let User::Nobody(init) | User::Looking(init) = &scenario.user {
                 crate::paths::guest_test(init).unwrap();
             }
             assert_eq!(SCENARIOS.iter().filter(|other| other.name == scenario.name).count(), 1);

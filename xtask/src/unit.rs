@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::suite::{Tally, Task};
-use crate::{guest, proc};
+use crate::{deb, guest, proc};
 
 /// Which binaries need `/dev/kvm`, in nextest's filter language.
 const NEEDS_KVM: &str = "binary(/^kvm_/)";
@@ -27,6 +27,8 @@ pub(crate) fn tasks() -> Vec<Task> {
 }
 
 fn unit() -> Result<Tally> {
+    // The differential tests compare with it, and would skip themselves by name without it.
+    deb::program("qemu-system-x86_64", &["qemu-system-x86", "seabios"])?;
     let refusal = guest::kvm_refusal();
     let nextest = proc::succeeds(
         proc::cargo()?.args(["nextest", "--version"]).stdout(std::process::Stdio::null()),

@@ -79,6 +79,10 @@ fn read_header(image: &Image) -> Result<setup_header, Error> {
     let mut header = setup_header::default();
     image.read_at(header.as_mut_slice(), HEADER_OFFSET)?;
     let end = header.as_slice().get(HEADER_END).copied().unwrap_or(0);
+    let needed = MAGIC_OFFSET + u64::from(end);
+    if image.len < needed {
+        return Err(Error::Truncated { name: image.name.clone(), missing: needed - image.len });
+    }
     // Bytes after the header's own end are code; a kernel that sees them takes them for fields.
     let past = header.as_mut_slice().get_mut(HEADER_END + 1 + usize::from(end)..);
     past.unwrap_or_default().fill(0);

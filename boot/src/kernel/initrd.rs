@@ -77,7 +77,8 @@ impl Room<'_> {
         Err(Error::InitrdDoesNotFit {
             name: name.to_owned(),
             mib: len.div_ceil(MIB),
-            ram_mib: ram_bytes(self.e820) / MIB,
+            // What is reserved below 1 MiB is no news to who said -m.
+            ram_mib: ram_bytes(self.e820).div_ceil(MIB),
         })
     }
 }

@@ -64,6 +64,24 @@ pub struct KernelRequest<'a> {
     pub e820: &'a [E820Entry],
     /// Guest physical address of ACPI's root pointer, if there are ACPI tables.
     pub rsdp: Option<u64>,
+    /// The display that is there from the start. Told to Linux through its zero page; PVH has no
+    /// words for it.
+    pub framebuffer: Option<Framebuffer>,
+}
+
+/// A linear frame buffer of 32 bits a pixel: blue in the lowest byte, then green, then red.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framebuffer {
+    /// Guest physical address.
+    pub base: u32,
+    /// Bytes of memory there, at least the picture's.
+    pub len: u32,
+    /// Pixels across.
+    pub width: u16,
+    /// Pixels down.
+    pub height: u16,
+    /// Bytes from one line to the next.
+    pub stride: u16,
 }
 
 /// How a kernel was recognised, for messages.

@@ -27,6 +27,7 @@ struct Bench {
     map: MemoryMap,
     initrd: Option<Vec<u8>>,
     cmdline: String,
+    framebuffer: Option<Framebuffer>,
 }
 
 impl Bench {
@@ -41,6 +42,7 @@ impl Bench {
             map,
             initrd: None,
             cmdline: "console=ttyS0 quiet".to_owned(),
+            framebuffer: None,
         }
     }
 
@@ -62,6 +64,7 @@ impl Bench {
             layout: &LAYOUT,
             e820: self.map.entries(),
             rsdp: Some(0xe_0000),
+            framebuffer: self.framebuffer,
         };
         load_kernel(&self.mem, &request)
     }
@@ -160,6 +163,22 @@ fn a_modern_bzimage_starts_at_its_64_bit_entry_with_everything_in_the_zero_page(
 }
 
 #[test]
+fn a_display_is_in_the_zero_page_as_after_a_vesa_mode_was_set() {
+    let mut bench = Bench::new();
+    bench.load(&modern()).unwrap();
+    assert_eq!(bench.zero_page().screen_info, Default::default());
+    let (base, len) = (0xd000_0000, 2 << 20);
+    bench.framebuffer = Some(Framebuffer { base, len, width: 640, height: 480, stride: 2560 });
+    bench.load(&modern()).unwrap();
+    // At the offsets of Linux' include/uapi/linux/screen_info.h.
+    let at = |offset, len| bench.word(LAYOUT.zero_page + offset, len);
+    assert_eq!(at(0x0f, 1), 0x23, "orig_video_isVGA: VIDEO_TYPE_VLFB");
+    assert_eq!((at(0x12, 2), at(0x14, 2), at(0x16, 2)), (640, 480, 32));
+    assert_eq!((at(0x18, 4), at(0x1c, 4), at(0x24, 2)), (0xd000_0000, 32, 2560));
+    assert_eq!(bench.bytes(LAYOUT.zero_page + 0x26, 8), [8, 16, 8, 8, 8, 0, 8, 24]);
+}
+
+#[test]
 fn an_older_bzimage_starts_at_its_32_bit_entry() {
     let bench = Bench::new();
     for (version, xloadflags) in [(0x020f, 0), (0x0206, 0xffff)] {
@@ -233,6 +252,7 @@ fn a_missing_initrd_is_named() {
         layout: &LAYOUT,
         e820: bench.map.entries(),
         rsdp: None,
+        framebuffer: None,
     };
     let refused = load_kernel(&bench.mem, &request).unwrap_err();
     assert_eq!(refused.to_string(), "Unable to open initrd /nonexistent/initrd");
@@ -322,7 +342,7 @@ fn an_initrd_stays_clear_of_the_kernel_and_below_its_limit() {
     bench.initrd = Some(vec![1; (40 << 20) + 1]);
     assert_eq!(
         bench.refusal(&modern()),
-        "initrd initrd (41 MiB) does not fit into 63 MiB of guest RAM beside the kernel; give \
+        "initrd initrd (41 MiB) does not fit into 64 MiB of guest RAM beside the kernel; give \
          the guest more memory with -m"
     );
     bench.initrd = Some(vec![1; 0x1000]);

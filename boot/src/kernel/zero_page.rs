@@ -5,12 +5,13 @@
 use std::ops::Range;
 
 use linux_loader::bootparam::{
-    E820_MAX_ENTRIES_ZEROPAGE, LOADED_HIGH, boot_e820_entry, boot_params, setup_header,
+    E820_MAX_ENTRIES_ZEROPAGE, LOADED_HIGH, VIDEO_TYPE_VLFB, boot_e820_entry, boot_params,
+    screen_info, setup_header,
 };
 use trapline_guestmem::GuestMem;
 use vm_memory::ByteValued;
 
-use super::KernelRequest;
+use super::{Framebuffer, KernelRequest};
 use crate::e820::E820Entry;
 use crate::error::{Error, below_4g, placing};
 
@@ -59,6 +60,9 @@ impl ZeroPage {
         // Linux older than protocol 2.14 does not know this field and looks for the pointer's
         // signature in the BIOS area instead.
         self.params.acpi_rsdp_addr = request.rsdp.unwrap_or(0);
+        if let Some(framebuffer) = request.framebuffer {
+            self.params.screen_info = screen_info_of(framebuffer);
+        }
         self.memory_map(request.e820)?;
         mem.write(request.layout.zero_page, self.params.as_slice()).map_err(placing("zero page"))
     }
@@ -75,5 +79,36 @@ impl ZeroPage {
         self.params.e820_table = table;
         self.params.e820_entries = count;
         Ok(())
+    }
+}
+
+/// Units of `lfb_size` for a VESA frame buffer.
+const LFB_SIZE_UNIT: u32 = 0x1_0000;
+
+/// `struct screen_info`, as a boot loader fills it in that has set a VESA mode (Linux
+/// `include/uapi/linux/screen_info.h` and `arch/x86/boot/video-vesa.c`).
+fn screen_info_of(framebuffer: Framebuffer) -> screen_info {
+    screen_info {
+        orig_video_isVGA: VIDEO_TYPE_VLFB,
+        lfb_base: framebuffer.base,
+        lfb_size: framebuffer.len.div_ceil(LFB_SIZE_UNIT),
+        lfb_width: framebuffer.width,
+        lfb_height: framebuffer.height,
+        lfb_depth: 32,
+        lfb_linelength: framebuffer.stride,
+        red_size: 8,
+        red_pos: 16,
+        green_size: 8,
+        green_pos: 8,
+        blue_size: 8,
+        blue_pos: 0,
+        rsvd_size: 8,
+        rsvd_pos: 24,
+        // Pictures the memory has room for; Linux pans over no more than one.
+        pages: 1,
+        // Bit 0 of a mode's attributes is "supported by this hardware", 3 colour, 4 graphics, 7 a
+        // linear frame buffer (VESA BIOS Extension 3.0, function 01h, ModeAttributes).
+        vesa_attributes: 0x0099,
+        ..screen_info::default()
     }
 }

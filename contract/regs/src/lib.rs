@@ -4,6 +4,7 @@
 //! compiler checks the table ([`RegMap::new`] fails to evaluate when rows overlap, are out of
 //! order, misaligned or outside the window), and the device matches on names, never on offsets.
 
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 /// Which accesses reach a register.

@@ -26,7 +26,8 @@ pub(crate) fn load(mem: &GuestMem, vm: &Vm, config: &Config, again: bool) -> Res
         Boot::Firmware(path) => {
             let firmware = load_firmware(mem, path, &FIRMWARE)?;
             // ROM is still there after a reset.
-            if let Some(rom) = firmware.rom.filter(|_| !again) {
+            if !again {
+                let rom = firmware.rom;
                 let len = rom.bytes.len() as u64;
                 let chip = GuestMem::new(&[(rom.addr, len)])?;
                 chip.write(rom.addr, &rom.bytes)?;
@@ -35,7 +36,7 @@ pub(crate) fn load(mem: &GuestMem, vm: &Vm, config: &Config, again: bool) -> Res
             Ok(start(firmware.entry))
         }
         Boot::Kernel { path, initrd, cmdline } => {
-            let tables = write_tables(mem, config.cpus)?;
+            let tables = write_tables(mem, config)?;
             let map = memory_map(config.mem_bytes, &tables)?;
             let initrd = match initrd {
                 Initrd::None => None,
@@ -51,6 +52,7 @@ pub(crate) fn load(mem: &GuestMem, vm: &Vm, config: &Config, again: bool) -> Res
                 layout: &KERNEL,
                 e820: map.entries(),
                 rsdp: Some(layout::ACPI_TABLES),
+                framebuffer: config.display.map(super::display::framebuffer),
             };
             Ok(start(load_kernel(mem, &request)?.entry))
         }
@@ -121,7 +123,8 @@ const MP_CPU_SIGNATURE: u32 = 0x600;
 const MP_CPU_FEATURES: u32 = 0x201;
 
 /// ACPI for guests that know it, the MP table for those that do not. Returns what ACPI occupies.
-fn write_tables(mem: &GuestMem, cpus: u32) -> Result<Range<u64>, Error> {
+fn write_tables(mem: &GuestMem, config: &Config) -> Result<Range<u64>, Error> {
+    let cpus = config.cpus;
     let apic_ids: Vec<u32> = (0..cpus).collect();
     let io_apic =
         IoApic { id: u8::try_from(cpus).unwrap_or(u8::MAX), addr: layout::IO_APIC, gsi_base: 0 };
@@ -129,7 +132,7 @@ fn write_tables(mem: &GuestMem, cpus: u32) -> Result<Range<u64>, Error> {
         IrqOverride::timer(irq::TIMER, irq::TIMER_GSI),
         IrqOverride::sci(irq::SCI, irq::SCI.into()),
     ];
-    write_acpi(mem, &apic_ids, io_apic, &overrides)?;
+    write_acpi(mem, &apic_ids, io_apic, &overrides, config.display.is_some())?;
     let bytes: Vec<u8> = apic_ids.iter().filter_map(|id| u8::try_from(*id).ok()).collect();
     let mp = MpConfig {
         pointer: layout::MPTABLE,
@@ -153,6 +156,7 @@ fn write_acpi(
     apic_ids: &[u32],
     io_apic: IoApic,
     overrides: &[IrqOverride],
+    display: bool,
 ) -> Result<(), Error> {
     let serial: Vec<_> = port::SERIAL
         .into_iter()
@@ -170,6 +174,9 @@ fn write_acpi(
     // itself (`rtc_cmos`), as it does on kvmtool's board.
     devices.push(device("KBD0", "PNP0303", 0, &keyboard, Some(irq::KEYBOARD)));
     devices.push(device("MOU0", "PNP0F13", 0, &[], Some(irq::MOUSE)));
+    // The frame buffer must be in a window, or the guest moves it away from where it is shown.
+    let windows = [layout::DISPLAY_FRAMES, layout::PCI_MEMORY];
+    let windows = windows.get(usize::from(!display)..).unwrap_or_default();
     let config = AcpiConfig {
         rsdp: layout::ACPI_TABLES,
         tables: layout::ACPI_TABLES + acpi::RSDP_LEN..layout::ACPI_TABLES + layout::ACPI_TABLES_MAX,
@@ -192,7 +199,7 @@ fn write_acpi(
         pci: Some(PciBridge {
             config: port::PCI_CONF1,
             ports: &[layout::PCI_PORTS],
-            memory: &[layout::PCI_MEMORY],
+            memory: windows,
             routes: &[],
         }),
         isa: &devices,

@@ -47,6 +47,14 @@ pub(crate) const MPTABLE_MAX: u64 = HIGH_MEMORY - MPTABLE;
 pub(crate) const PCI_CAM: u64 = 0xd100_0000;
 /// Its length: 256 buses.
 pub(crate) const PCI_CAM_LEN: u64 = 0x100_0000;
+/// The display's frame buffer until the guest moves it (kvmtool's `VESA_MEM_ADDR`), and the window
+/// for it.
+pub(crate) const DISPLAY_FRAME: u32 = 0xd000_0000;
+pub(crate) const DISPLAY_FRAMES: RangeInclusive<u32> = DISPLAY_FRAME..=0xd0ff_ffff;
+/// The display's ports: the last ones, as others are handed out from the first.
+pub(crate) const DISPLAY_PORTS: u16 = 0xff00;
+/// The display's place on bus 0: the last one, for the same reason.
+pub(crate) const DISPLAY_DEVICE: u8 = 31;
 /// Memory BARs.
 pub(crate) const PCI_MEMORY: RangeInclusive<u32> = 0xd200_0000..=IO_APIC - 1;
 /// I/O BARs (from kvmtool's `PCI_IOPORT_START`).
@@ -66,11 +74,14 @@ pub(crate) const TSS_END: u64 = TSS + 0x3000;
 /// Ports.
 pub(crate) mod port {
     pub(crate) const DMA1: u16 = 0x00;
+    pub(crate) const PIC1: u16 = 0x20;
+    pub(crate) const PIT: u16 = 0x40;
     pub(crate) const I8042: u16 = 0x60;
     pub(crate) const RTC: u16 = 0x70;
     pub(crate) const POST: u16 = 0x80;
     pub(crate) const DMA_PAGES: u16 = 0x81;
     pub(crate) const SYSTEM_CONTROL_A: u16 = 0x92;
+    pub(crate) const PIC2: u16 = 0xa0;
     pub(crate) const DMA2: u16 = 0xc0;
     pub(crate) const KVMTOOL_DEBUG: u16 = 0xe0;
     pub(crate) const DELAY: u16 = 0xed;
@@ -80,6 +91,8 @@ pub(crate) mod port {
     pub(crate) const CRT: u16 = 0x3d4;
     pub(crate) const SERIAL: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
     pub(crate) const FIRMWARE_DEBUG: u16 = 0x402;
+    /// Edge/level control registers of both 8259s.
+    pub(crate) const ELCR: u16 = 0x4d0;
     /// ACPI's fixed registers: event block, control block, timer.
     pub(crate) const ACPI_PM: u16 = 0x600;
     pub(crate) const PCI_CONF1: u16 = 0xcf8;

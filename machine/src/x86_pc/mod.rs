@@ -1,6 +1,8 @@
 //! The PC board: kvmtool's map, its devices listed one by one.
 
 mod boot;
+mod display;
+mod intc;
 mod layout;
 
 use std::sync::{Arc, Weak};
@@ -12,7 +14,7 @@ use trapline_guestmem::GuestMem;
 use trapline_kvm::{Irqchip, Vm, VmOptions};
 use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout};
 use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
-use trapline_platform::i8042::{I8042, NoTimer2};
+use trapline_platform::i8042::{I8042, NoTimer2, Timer2};
 use trapline_platform::legacy::dma::Dma;
 use trapline_platform::legacy::{
     Crtc, DebugConsole, DebugPort, ExitPort, FpuPorts, Latches, PrinterPort, SystemControl,
@@ -20,9 +22,11 @@ use trapline_platform::legacy::{
 use trapline_platform::rtc::{CmosConfig, Rtc};
 use trapline_platform::serial::Serial;
 
-use crate::{Config, Error};
+use crate::Error;
 
 pub(crate) use boot::load;
+pub(crate) use display::Display;
+pub(crate) use intc::Controllers;
 
 /// Local APIC and I/O APIC numbers are a byte in the MP table, and one more is the broadcast.
 const CPUS_MAX: u32 = 254;
@@ -31,15 +35,42 @@ const CPUS_MAX: u32 = 254;
 pub(crate) struct Board {
     devices: Vec<Arc<dyn Device>>,
     console: Arc<Serial>,
+    i8042: Arc<I8042>,
+    bus: Arc<Bus>,
     _mappings: Vec<Mapping>,
+}
+
+/// Where the devices' interrupt lines end.
+pub(crate) trait Lines {
+    /// The line into input `gsi` of the interrupt controllers, low. Asked for once for each input;
+    /// further holders share it.
+    fn line(&self, gsi: u32) -> Line;
+}
+
+impl Lines for Arc<Vm> {
+    fn line(&self, gsi: u32) -> Line {
+        Vm::line(self, gsi)
+    }
 }
 
 /// What the devices are wired to.
 pub(crate) struct Wiring<'a> {
-    pub(crate) vm: &'a Arc<Vm>,
+    pub(crate) lines: &'a dyn Lines,
+    /// The controllers behind the lines, unless they are the source's.
+    pub(crate) controllers: Option<&'a Controllers>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) power: Arc<dyn Power>,
-    pub(crate) config: &'a Config,
+    pub(crate) options: Options,
+}
+
+/// What there is to choose about the board.
+pub(crate) struct Options {
+    pub(crate) cpus: u32,
+    pub(crate) mem_bytes: u64,
+    pub(crate) console: Arc<dyn CharBackend>,
+    pub(crate) firmware_log: Arc<dyn CharBackend>,
+    pub(crate) exit_port: bool,
+    pub(crate) coalesce: bool,
 }
 
 /// How much RAM goes where: `(guest address, length in bytes)`.
@@ -74,13 +105,13 @@ impl Board {
     pub(crate) fn new(registry: &Registry, wiring: &Wiring<'_>) -> Result<Self, Error> {
         let mut parts = Parts { devices: Vec::new(), regions: Vec::new() };
         let console = wiring.add_serial_ports(&mut parts);
-        wiring.add_platform(&mut parts);
+        let i8042 = wiring.add_platform(&mut parts);
         wiring.add_legacy(&mut parts);
-        wiring.add_pci(&mut parts)?;
+        let bus = wiring.add_pci(&mut parts)?;
         let Parts { devices, regions } = parts;
-        let coalesce = wiring.config.coalesce;
+        let coalesce = wiring.options.coalesce;
         let mappings = registry.edit(|edit| map_all(edit, regions, coalesce))?;
-        Ok(Self { devices, console, _mappings: mappings })
+        Ok(Self { devices, console, i8042, bus, _mappings: mappings })
     }
 
     /// Everything back to power-on, as the reset line does. All vCPUs must be stopped.
@@ -144,7 +175,7 @@ fn map_all(
 
 impl Wiring<'_> {
     fn line(&self, irq: u8) -> Line {
-        self.vm.line(irq.into())
+        self.lines.line(irq.into())
     }
 
     /// Four UARTs on two lines, as on a PC; the console is on the first.
@@ -155,7 +186,7 @@ impl Wiring<'_> {
         let lines = [com1.share(), com2.share(), com1, com2];
         let mut console = None;
         for (i, (line, base)) in lines.into_iter().zip(port::SERIAL).enumerate() {
-            let backend = if i == 0 { &self.config.console } else { &nothing };
+            let backend = if i == 0 { &self.options.console } else { &nothing };
             let serial = Serial::new(Arc::clone(backend), line, Arc::clone(&self.clock));
             parts.devices.push(serial.clone());
             parts.ports(base, 8, (&format!("serial{i}"), "uart"), serial.clone());
@@ -165,13 +196,17 @@ impl Wiring<'_> {
         console.unwrap_or_else(|| unreachable!("there are four serial ports"))
     }
 
-    fn add_platform(&self, parts: &mut Parts) {
+    fn add_platform(&self, parts: &mut Parts) -> Arc<I8042> {
+        let timer2 = self.controllers.map_or_else(
+            || -> Box<dyn Timer2> { Box::new(NoTimer2) },
+            |chips| chips.add(parts, self.line(irq::TIMER), Arc::clone(&self.clock)),
+        );
         let i8042 = parts.device(I8042::new(
             self.line(irq::KEYBOARD),
             self.line(irq::MOUSE),
             Arc::clone(&self.power),
             Arc::clone(&self.clock),
-            Box::new(NoTimer2),
+            timer2,
         ));
         for (offset, region) in [(0u8, "data"), (1, "port-b"), (4, "command")] {
             let base = port::I8042 + u16::from(offset);
@@ -180,9 +215,9 @@ impl Wiring<'_> {
             parts.regions.push((region.device_offset(offset.into()), None));
         }
 
-        let ranges = ram_ranges(self.config.mem_bytes).unwrap_or_default();
+        let ranges = ram_ranges(self.options.mem_bytes).unwrap_or_default();
         let len = |i: usize| ranges.get(i).map_or(0, |range| range.1);
-        let cpus = u8::try_from(self.config.cpus).unwrap_or(u8::MAX);
+        let cpus = u8::try_from(self.options.cpus).unwrap_or(u8::MAX);
         let cmos = CmosConfig { below_4g: len(0), above_4g: len(1), cpus };
         let rtc = Rtc::new(self.line(irq::RTC), Arc::clone(&self.clock), cmos);
         parts.devices.push(rtc.clone());
@@ -198,6 +233,7 @@ impl Wiring<'_> {
         parts.devices.push(acpi.clone());
         let len = u64::from(trapline_platform::acpi_pm::regs::WINDOW_LEN);
         parts.ports(port::ACPI_PM, len, ("acpi", "pm"), acpi);
+        i8042
     }
 
     fn add_legacy(&self, parts: &mut Parts) {
@@ -225,10 +261,10 @@ impl Wiring<'_> {
         }
         let crt = parts.device(Crtc::default());
         parts.ports(port::CRT, 2, ("crt", "6845"), crt);
-        let log = Arc::new(DebugConsole::new(Arc::clone(&self.config.firmware_log)));
+        let log = Arc::new(DebugConsole::new(Arc::clone(&self.options.firmware_log)));
         parts.ports(port::FIRMWARE_DEBUG, 1, ("firmware", "debug"), log);
         parts.coalesce(0..1);
-        if self.config.exit_port {
+        if self.options.exit_port {
             let exit = Arc::new(ExitPort::new(Arc::clone(&self.power)));
             parts.ports(port::EXIT, 4, ("test", "exit"), exit);
         }
@@ -236,17 +272,17 @@ impl Wiring<'_> {
 
     /// Bus 0 behind both of its doors. The address register may be written late; the reset
     /// control register shares its ports, so a reset through 0xcf9 can take a moment too.
-    fn add_pci(&self, parts: &mut Parts) -> Result<(), Error> {
+    fn add_pci(&self, parts: &mut Parts) -> Result<Arc<Bus>, Error> {
         let bus = Arc::new(Bus::new());
         bus.insert(Devfn::from_bits(0), Arc::new(HostBridge::new()))?;
         parts.devices.push(bus.clone());
         let conf1 = parts.device(Conf1::new(Arc::clone(&bus), Arc::clone(&self.power)));
         parts.ports(port::PCI_CONF1, 8, ("pci", "conf1"), conf1);
         parts.coalesce(0..4);
-        let cam: Arc<dyn Handler> = Arc::new(EcamWindow::new(bus, Layout::Cam));
+        let cam: Arc<dyn Handler> = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Cam));
         let window = Region::mmio(layout::PCI_CAM, layout::PCI_CAM_LEN, "pci", "cam", cam);
         parts.regions.push((window, None));
-        Ok(())
+        Ok(bus)
     }
 }
 

@@ -74,7 +74,7 @@ pub(crate) struct Io {
     pub(crate) direction: Direction,
     pub(crate) size: Size,
     pub(crate) count: u32,
-    /// Where its elements are in the mapping: inside it, `size * count` bytes.
+    /// Where its elements are in the mapping: inside it and aligned, `size * count` bytes.
     pub(crate) data: Range<usize>,
 }
 
@@ -113,14 +113,32 @@ impl RunPage {
         self.0.copy_in(io.data.start, from);
     }
 
-    /// Copies the data of an MMIO write out.
-    pub(crate) fn mmio_data(&self, to: &mut [u8]) {
-        self.0.copy_out(MMIO_DATA, to);
+    /// The value of a port write of one element.
+    pub(crate) fn io_value(&self, io: &Io) -> u64 {
+        let start = io.data.start;
+        match io.size {
+            Size::Byte => self.u8(start).into(),
+            Size::Word => self.u16(start).into(),
+            Size::Dword | Size::Qword => self.u32(start).into(),
+        }
     }
 
-    /// Puts the data of an MMIO read back.
-    pub(crate) fn set_mmio_data(&self, from: &[u8]) {
-        self.0.copy_in(MMIO_DATA, from);
+    /// Puts the value of a port read of one element back.
+    pub(crate) fn set_io_value(&self, io: &Io, value: u64) {
+        let bytes = value.to_le_bytes();
+        self.0.copy_in(io.data.start, bytes.get(..io.size.bytes()).unwrap_or(&bytes));
+    }
+
+    /// The eight bytes of which an MMIO write carries the first ones.
+    pub(crate) fn mmio_data(&self) -> [u8; 8] {
+        self.u64(MMIO_DATA).to_ne_bytes()
+    }
+
+    /// Puts the data of an MMIO read back; KVM takes as many bytes as the guest wants.
+    pub(crate) fn set_mmio_data(&self, data: [u8; 8]) {
+        if let Some(field) = self.0.u64_at(MMIO_DATA) {
+            field.store(u64::from_ne_bytes(data), Ordering::Relaxed);
+        }
     }
 
     fn decode(&self) -> Exit {
@@ -160,7 +178,8 @@ impl RunPage {
         let start = usize::try_from(self.u64(DETAILS + offset_of!(io_exit, data_offset))).ok()?;
         let data = start..start.checked_add(bytes)?;
         let outside = data.start < size_of::<kvm_run>() || data.end > self.0.len();
-        (bytes != 0 && bytes <= PIO_BYTES_MAX && !outside).then_some(Io {
+        let aligned = data.start.is_multiple_of(size.bytes());
+        (bytes != 0 && bytes <= PIO_BYTES_MAX && aligned && !outside).then_some(Io {
             port: self.u16(DETAILS + offset_of!(io_exit, port)),
             direction: if out { Direction::Write } else { Direction::Read },
             size,
@@ -251,6 +270,7 @@ mod tests {
         assert_eq!(io_exit(1, 3, 1, 4096), refused, "no such size");
         assert_eq!(io_exit(1, 8, 1, 4096), refused, "no such size of port");
         assert_eq!(io_exit(1, 4, 0, 4096), refused, "nothing at all");
+        assert_eq!(io_exit(1, 4, 1, 4097), refused, "not where an element can be");
         assert!(matches!(io_exit(1, 4, 1024, 8192), Exit::Io(_)));
     }
 

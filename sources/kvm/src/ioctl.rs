@@ -7,12 +7,12 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 
 use kvm_bindings::{
-    KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign,
-    kvm_ioeventfd_flag_nr_pio, kvm_userspace_memory_region,
+    KVM_MEM_LOG_DIRTY_PAGES, KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch,
+    kvm_ioeventfd_flag_nr_deassign, kvm_ioeventfd_flag_nr_pio, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use trapline_device::Space;
-use trapline_guestmem::GuestMem;
+use trapline_guestmem::{GuestMem, RamRegion};
 use vmm_sys_util::{
     ioctl::{ioctl, ioctl_with_ref},
     ioctl_io_nr, ioctl_iow_nr,
@@ -94,4 +94,25 @@ pub(crate) fn set_memory(
         *slot += 1;
     }
     Ok(())
+}
+
+/// Shows `region` to the guest at `base` through slot `slot`, with a log of the pages it writes, or
+/// takes it out. The caller keeps the region mapped for as long as the VM can run.
+pub(crate) fn set_window(
+    vm: &VmFd,
+    slot: u32,
+    region: &RamRegion,
+    base: Option<u64>,
+) -> Result<(), kvm_ioctls::Error> {
+    let argument = kvm_userspace_memory_region {
+        slot,
+        flags: KVM_MEM_LOG_DIRTY_PAGES,
+        guest_phys_addr: base.unwrap_or(0),
+        // A slot of no length is a deleted one.
+        memory_size: if base.is_some() { region.len } else { 0 },
+        userspace_addr: region.host_addr,
+    };
+    // SAFETY: the addresses are those of a live mapping of that length, which holds nothing but
+    // guest memory; the caller keeps it until no vCPU can run any more.
+    unsafe { vm.set_user_memory_region(argument) }
 }

@@ -26,6 +26,7 @@ mod stats;
 mod system;
 mod vcpu;
 mod vm;
+mod window;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
@@ -39,3 +40,4 @@ pub use stats::{ExitCounters, ExitKind, ExitStats};
 pub use system::{Caps, Kvm, hardware_virtualization};
 pub use vcpu::Vcpu;
 pub use vm::{Irqchip, Memory, Vm, VmOptions};
+pub use window::MemoryWindow;

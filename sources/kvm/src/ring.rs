@@ -6,11 +6,9 @@
 //! instead, so how many entries it uses is its business: kernels up to 6.1 report full at half.
 
 use std::mem::offset_of;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kvm_bindings::{kvm_coalesced_mmio, kvm_coalesced_mmio_ring};
-use parking_lot::Mutex;
 use trapline::CoalescedWrite;
 use trapline_device::Space;
 
@@ -28,18 +26,16 @@ const DATA: usize = offset_of!(kvm_coalesced_mmio, data);
 /// Our end of the ring.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    page: Arc<FdMap>,
+    page: FdMap,
     /// How many entries the page holds (170 of 4096 bytes).
     entries: u32,
-    /// Held while an entry is taken: KVM has one ring for all vCPUs.
-    taking: Mutex<()>,
 }
 
 impl Ring {
     /// The ring in `page`.
     pub(crate) fn new(page: FdMap) -> Self {
         let entries = u32::try_from((page.len().saturating_sub(ENTRIES)) / STRIDE).unwrap_or(0);
-        Self { page: Arc::new(page), entries, taking: Mutex::new(()) }
+        Self { page, entries }
     }
 
     /// Whether anything is in the ring. Who finds it empty because somebody took the last entry
@@ -48,9 +44,10 @@ impl Ring {
         self.index(FIRST, Ordering::Acquire) != self.index(LAST, Ordering::Acquire)
     }
 
-    /// Takes the oldest write.
+    /// Takes the oldest write. One caller at a time, which the registry promises
+    /// ([`trapline::Offload::pop`]): KVM has one ring for all vCPUs, and two that took at once
+    /// would both get the same write.
     pub(crate) fn pop(&self) -> Option<CoalescedWrite> {
-        let _taking = self.taking.lock();
         // Pairs with KVM's write barrier between filling an entry and stepping `last`.
         let last = self.index(LAST, Ordering::Acquire)?;
         // Only we write `first`, but it sits in the same shared page. An index that is none is

@@ -112,6 +112,18 @@ impl VcpuSet {
         Ok(set)
     }
 
+    /// Asks every vCPU to stop and waits for none: whichever asks enters the guest no more, and the
+    /// others leave it. For devices, which run on the vCPUs' own threads; [`VcpuSet::stop`] is to
+    /// follow from elsewhere.
+    pub fn ask_to_stop(&self) {
+        // Whoever holds the lock is stopping them.
+        if let Some(threads) = self.threads.try_lock() {
+            for running in &threads.running {
+                running.kick.stop(&running.thread);
+            }
+        }
+    }
+
     /// Stops every vCPU, wherever it is, and hands them back in order of their indices.
     ///
     /// # Errors

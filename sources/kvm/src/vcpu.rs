@@ -10,7 +10,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 use trapline::{Handle, Registry};
-use trapline_device::{Direction, Space};
+use trapline_device::{Direction, Size, Space};
 
 use crate::arch::{PowerOn, Start};
 use crate::crash::{Access, AccessLog, hex};
@@ -168,51 +168,80 @@ impl Vcpu {
     }
 
     fn io(&mut self, io: &Io) {
-        let Some(data) = self.elements.get_mut(..io.data.len()) else { return };
-        let port = u64::from(io.port);
-        match (io.direction, io.count) {
-            (Direction::Write, 1) => {
-                self.page.io_data(io, data);
-                self.handle.write(Space::Pio, port, data);
+        let value = if io.count == 1 { self.port(io) } else { self.port_string(io) };
+        self.recent.push(Access {
+            space: Space::Pio,
+            direction: io.direction,
+            addr: io.port.into(),
+            len: io.size.bytes(),
+            count: io.count,
+            value,
+        });
+    }
+
+    /// One element: its value.
+    fn port(&mut self, io: &Io) -> u64 {
+        let port = io.port.into();
+        match io.direction {
+            Direction::Write => {
+                let value = self.page.io_value(io);
+                self.handle.write_value(Space::Pio, port, io.size, value);
+                value
             }
-            (Direction::Write, _) => {
+            Direction::Read => {
+                let value = self.handle.read_value(Space::Pio, port, io.size);
+                self.page.set_io_value(io, value);
+                value
+            }
+        }
+    }
+
+    /// Several elements: the value of the first.
+    fn port_string(&mut self, io: &Io) -> u64 {
+        let Some(data) = self.elements.get_mut(..io.data.len()) else { return 0 };
+        match io.direction {
+            Direction::Write => {
                 self.page.io_data(io, data);
                 self.handle.write_rep(io.port, io.size, data);
             }
-            (Direction::Read, 1) => {
-                self.handle.read(Space::Pio, port, data);
-                self.page.set_io_data(io, data);
-            }
-            (Direction::Read, _) => {
+            Direction::Read => {
                 self.handle.read_rep(io.port, io.size, data);
                 self.page.set_io_data(io, data);
             }
         }
-        self.recent.push(Access {
-            space: Space::Pio,
-            direction: io.direction,
-            addr: port,
-            len: io.size.bytes(),
-            count: io.count,
-            value: Access::value_of(data, io.size.bytes()),
-        });
+        Access::value_of(data, io.size.bytes())
     }
 
     fn mmio(&mut self, addr: u64, direction: Direction, len: usize) {
-        let mut bytes = [0; 8];
-        let Some(data) = bytes.get_mut(..len) else { return };
+        let value = match (direction, Size::new(len)) {
+            (Direction::Write, Some(size)) => {
+                let value = u64::from_le_bytes(self.page.mmio_data()) & size.ones();
+                self.handle.write_value(Space::Mmio, addr, size, value);
+                value
+            }
+            (Direction::Read, Some(size)) => {
+                let value = self.handle.read_value(Space::Mmio, addr, size);
+                self.page.set_mmio_data(value.to_le_bytes());
+                value
+            }
+            (_, None) => self.odd_mmio(addr, direction, len),
+        };
+        self.recent.push(Access { space: Space::Mmio, direction, addr, len, count: 1, value });
+    }
+
+    /// An access of 3, 5, 6 or 7 bytes: its value.
+    fn odd_mmio(&mut self, addr: u64, direction: Direction, len: usize) -> u64 {
+        let mut bytes = self.page.mmio_data();
+        let Some(data) = bytes.get_mut(..len) else { return 0 };
         match direction {
-            Direction::Write => {
-                self.page.mmio_data(data);
-                self.handle.write(Space::Mmio, addr, data);
-            }
-            Direction::Read => {
-                self.handle.read(Space::Mmio, addr, data);
-                self.page.set_mmio_data(data);
-            }
+            Direction::Write => self.handle.write(Space::Mmio, addr, data),
+            Direction::Read => self.handle.read(Space::Mmio, addr, data),
         }
         let value = Access::value_of(data, len);
-        self.recent.push(Access { space: Space::Mmio, direction, addr, len, count: 1, value });
+        if direction == Direction::Read {
+            self.page.set_mmio_data(bytes);
+        }
+        value
     }
 
     /// Everything that is known about the vCPU now, and that it is over.

@@ -68,6 +68,8 @@ pub struct Vm {
 struct Slots {
     next: u32,
     kept: Vec<GuestMem>,
+    /// Behind [`crate::MemoryWindow`]s, which the guest sees at other addresses than ours.
+    windows: Vec<GuestMem>,
 }
 
 impl Vm {
@@ -112,6 +114,15 @@ impl Vm {
         memory.kept.push(mem.clone());
         ioctl::set_memory(&self.fd, mem, &mut memory.next, flags)
             .map_err(Error::ioctl("map guest memory"))
+    }
+
+    /// A slot for memory that comes and goes, which is kept mapped from now on.
+    pub(crate) fn reserve_slot(&self, mem: &GuestMem) -> u32 {
+        let mut memory = self.memory.lock();
+        memory.windows.push(mem.clone());
+        let slot = memory.next;
+        memory.next += 1;
+        slot
     }
 
     /// The line into input `gsi` of the in-kernel interrupt controllers, low; unconnected where

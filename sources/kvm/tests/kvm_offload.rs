@@ -9,11 +9,10 @@
 
 mod support;
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use support::{Asm, HOLE, MMIO, MMIO_SEGMENT, Machine, Recorder, Seen, until};
-use trapline::{EventFd, Region};
+use support::{Asm, HOLE, MMIO, MMIO_SEGMENT, Machine, Recorder, Seen, eventfd, rung, until};
+use trapline::Region;
 use trapline_kvm::{ExitKind, ExitStats, Stop};
 
 /// Runs `code` to its halt; the exits it made.
@@ -23,20 +22,6 @@ fn exits(machine: &mut Machine, code: &Asm) -> ExitStats {
     let vcpus = running.set.stop().unwrap();
     machine.give_back(vcpus);
     running.set.stats()[0]
-}
-
-fn eventfd() -> EventFd {
-    let flags = rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC;
-    EventFd::new(rustix::event::eventfd(0, flags).unwrap())
-}
-
-/// How often it was rung since it was asked last.
-fn rung(event: &EventFd) -> u64 {
-    let mut count = [0; 8];
-    match rustix::io::read(event.as_fd(), &mut count) {
-        Ok(_) => u64::from_ne_bytes(count),
-        Err(_) => 0,
-    }
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) network: NetworkArgs,
     #[command(flatten)]
+    pub(super) display: DisplayArgs,
+    #[command(flatten)]
     pub(super) devices: DeviceArgs,
     #[command(flatten)]
     pub(super) debug: DebugArgs,
@@ -29,7 +31,7 @@ pub(super) struct RunArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Basic options")]
 pub(super) struct BasicArgs {
-    /// A name for the guest [default: guest-<process id>]
+    /// A name for the guest [default: guest-PID]
     #[arg(long, value_name = "NAME")]
     pub(super) name: Option<String>,
     /// Number of virtual CPUs [default: the host's online CPUs]
@@ -91,6 +93,22 @@ pub(super) struct NetworkArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Display options")]
+pub(super) struct DisplayArgs {
+    /// Give the guest a display and serve it by VNC, to anybody who can connect
+    /// [default: 127.0.0.1:5900]
+    // The address needs its `=`, as kvmtool's --vnc has no value and may stand before a kernel.
+    #[arg(
+        long, value_name = "ADDRESS:PORT", num_args = 0..=1, require_equals = true,
+        default_missing_value = ""
+    )]
+    pub(super) vnc: Option<String>,
+    /// Give the guest a display and write what it shows at the end to this file, as PNG
+    #[arg(long, value_name = "FILE")]
+    pub(super) screendump: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Devices that do not exist yet (refused by name)")]
 pub(super) struct DeviceArgs {
     /// Disk image or root directory
@@ -99,9 +117,6 @@ pub(super) struct DeviceArgs {
     /// virtio memory balloon
     #[arg(long)]
     pub(super) balloon: bool,
-    /// Display served by VNC
-    #[arg(long)]
-    pub(super) vnc: bool,
     /// Display in a GTK window
     #[arg(long)]
     pub(super) gtk: bool,

@@ -6,6 +6,7 @@
 mod args;
 mod host;
 mod options;
+mod qtest;
 mod refused;
 mod units;
 
@@ -21,12 +22,15 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
 pub use host::Host;
 pub use options::{Boot, LogLevel, RunOptions};
+pub use qtest::QtestOptions;
 
 /// What the arguments ask for.
 #[derive(Clone, Debug)]
 pub enum Parsed {
     /// To run a guest.
     Run(Box<RunOptions>),
+    /// To build a machine without a CPU for a client to drive.
+    Qtest(Box<QtestOptions>),
     /// To print this on standard output and be done.
     Text(String),
 }
@@ -82,6 +86,11 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
     };
     match matches.subcommand() {
         Some(("run", matches)) => run_options(matches, host),
+        Some(("qtest", matches)) => {
+            let args = qtest::QtestArgs::from_arg_matches(matches);
+            let args = args.map_err(|e| anyhow!(sentence(&e)))?;
+            Ok(Parsed::Qtest(Box::new(QtestOptions::new(&args)?)))
+        }
         Some(("version", _)) => Ok(Parsed::Text(version())),
         Some((name, _)) => Err(anyhow!("trapline {name}: not available yet in this version")),
         None => Ok(Parsed::Text(command().render_help().to_string())),
@@ -105,10 +114,14 @@ fn command() -> Command {
         // As in kvmtool, options may be shortened and the last of several wins.
         .infer_long_args(true)
         .args_override_self(true);
+    let qtest = Command::new("qtest")
+        .about("Serve a machine without a CPU to a client of QEMU's qtest protocol")
+        .override_usage("trapline qtest [OPTIONS] --socket ADDRESS | --stdio");
     let all = Command::new("trapline")
         .version(env!("CARGO_PKG_VERSION"))
         .help_template(StyledStr::from(HELP))
         .subcommand(args::RunArgs::augment_args(run))
+        .subcommand(qtest::QtestArgs::augment_args(qtest))
         .subcommand(Command::new("version").about("Print the version"));
     LATER.iter().fold(all, |all, (name, about)| {
         let ignored = Arg::new("args").num_args(0..).allow_hyphen_values(true);

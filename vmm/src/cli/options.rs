@@ -1,5 +1,6 @@
 //! The options of a run, judged and with every default filled in.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
@@ -24,6 +25,10 @@ pub struct RunOptions {
     /// Nothing is added that was not asked for; above all, the kernel's arguments are
     /// [`Boot::Kernel`]'s `params` and nothing else.
     pub nodefaults: bool,
+    /// Where viewers of the display connect.
+    pub vnc: Option<SocketAddr>,
+    /// Where the display's last picture goes.
+    pub screendump: Option<PathBuf>,
     /// Ports that nobody answers are listed.
     pub debug_ioport: bool,
     /// Memory addresses that nobody answers are listed.
@@ -85,6 +90,8 @@ impl RunOptions {
             name: args.basic.name.unwrap_or_else(|| format!("guest-{}", std::process::id())),
             dev: args.basic.dev.unwrap_or_else(|| "/dev/kvm".into()),
             nodefaults: args.basic.nodefaults,
+            vnc: args.display.vnc.as_deref().map(vnc).transpose()?,
+            screendump: args.display.screendump,
             debug_ioport: args.debug.debug_ioport,
             debug_mmio: args.debug.debug_mmio,
             stat: args.trapline.stat,
@@ -144,6 +151,21 @@ fn boot(args: KernelArgs) -> anyhow::Result<Boot> {
             Ok(Boot::Kernel { path, initrd: args.initrd, params })
         }
     }
+}
+
+/// VNC's first port.
+const VNC_PORT: u16 = 5900;
+
+/// An address, a port, or both; nothing is all defaults. Nobody outside this host gets in unless
+/// the user says so.
+fn vnc(text: &str) -> anyhow::Result<SocketAddr> {
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let text = if text.is_empty() { "127.0.0.1" } else { text };
+    let address = text.parse().ok();
+    let address = address.or_else(|| Some(SocketAddr::new(text.parse().ok()?, VNC_PORT)));
+    address.or_else(|| Some(SocketAddr::new(here, text.parse().ok()?))).with_context(|| {
+        format!("--vnc={text}: not an address to listen on; write 127.0.0.1:5900, or a port")
+    })
 }
 
 fn loglevel(args: &BasicArgs, debug: bool) -> anyhow::Result<LogLevel> {

@@ -66,10 +66,9 @@ fn device(args: &DeviceArgs) -> Option<String> {
     given(&[
         (!args.disk.is_empty(), "--disk", "the virtio-blk device"),
         (args.balloon, "--balloon", "the virtio-balloon device"),
-        (args.vnc, "--vnc", "the VESA display"),
-        (args.gtk, "--gtk", "the VESA display"),
-        (args.sdl, "--sdl", "the VESA display"),
-        (args.vidmode.is_some(), "--vidmode", "the VESA display"),
+        (args.gtk, "--gtk", "a window for the display"),
+        (args.sdl, "--sdl", "a window for the display"),
+        (args.vidmode.is_some(), "--vidmode", "a choice of video modes"),
         (args.rng, "--rng", "the virtio-rng device"),
         (!args.plan9.is_empty(), "--9p", "the virtio-9p device"),
         (args.vsock.is_some(), "--vsock", "the virtio-vsock device"),

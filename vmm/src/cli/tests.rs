@@ -169,8 +169,24 @@ fn network_modes_other_than_none_are_refused() {
     assert_eq!(refusal("run -n colour=red"), "-n colour=red: no such network parameter");
 }
 
+#[test]
+fn vnc_listens_on_this_host_only_unless_told_otherwise() {
+    let vnc = |args: &str| run(args).vnc.map(|address| address.to_string());
+    assert_eq!(vnc(""), None);
+    assert_eq!(vnc("--vnc").as_deref(), Some("127.0.0.1:5900"));
+    assert_eq!(vnc("--vnc=5901").as_deref(), Some("127.0.0.1:5901"));
+    assert_eq!(vnc("--vnc=0.0.0.0").as_deref(), Some("0.0.0.0:5900"));
+    assert_eq!(vnc("--vnc=[::1]:7").as_deref(), Some("[::1]:7"));
+    // As in kvmtool, what follows is a kernel.
+    assert_eq!(kernel(&run("--vnc bzImage")).0, Some("bzImage".into()));
+    for wrong in ["x", ":1", "1.2.3.4:", "65536", "host:5900"] {
+        assert!(refusal(&format!("run --vnc={wrong}")).starts_with(&format!("--vnc={wrong}: not")));
+    }
+    assert_eq!(run("--screendump x.png").screendump, Some("x.png".into()));
+}
+
 /// kvmtool's options whose device or guest does not exist yet.
-const REFUSED: &str = "-d x|--disk x,ro|--balloon|--vnc|--gtk|--sdl|--rng|--9p /,t|--vsock 3|--tty 0\
+const REFUSED: &str = "-d x|--disk x,ro|--balloon|--gtk|--sdl|--rng|--9p /,t|--vsock 3|--tty 0\
     |--sandbox s|--hugetlbfs /h|--virtio-legacy|--virtio-transport pci|--vfio-pci 0:1.0|-F f\
     |--flash f|--vidmode 3|--debug-single-step|--debug-iodelay 5|--console virtio|--console hv\
     |--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime|--sve-max-vl 128\
@@ -279,4 +295,34 @@ proptest! {
             prop_assert_eq!(options.mem_bytes % 4096, 0);
         }
     }
+}
+
+#[test]
+fn qtest_takes_a_machine_and_a_client() {
+    use trapline_qtest::Way;
+    let qtest = |args: &str| match parse(&format!("qtest {args}")) {
+        Ok(Parsed::Qtest(options)) => *options,
+        other => panic!("{args}: {other:?}"),
+    };
+    let address = |text: &str| text.parse().unwrap();
+    let options = qtest("--machine x86-pc --socket unix:a/b");
+    assert_eq!(options.way, Way::Listen(address("unix:a/b")));
+    assert_eq!((options.mem_bytes, options.exit_port), (64 << 20, false));
+    assert_eq!(options.utc_start_ns, 946_684_800_000_000_000);
+    let connect = qtest("--socket tcp:127.0.0.1:7 --connect --mem 1G --exit-port");
+    assert_eq!(connect.way, Way::Connect(address("tcp:127.0.0.1:7")));
+    assert_eq!((connect.mem_bytes, connect.exit_port), (1 << 30, true));
+    let stdio = qtest("--stdio --rtc-base 2026-01-01T00:00:00");
+    assert_eq!((stdio.way, stdio.utc_start_ns), (Way::Stdio, 1_767_225_600_000_000_000));
+    let refusals = [
+        ("", "trapline qtest: where is the client? Give --socket or --stdio"),
+        ("--stdio --machine vax", "--machine vax: no such board; there is x86-pc"),
+        ("--stdio -m x", "-m x: not a memory size"),
+        ("--stdio --rtc-base noon", "--rtc-base noon: write it as 2000-01-01T00:00:00"),
+        ("--socket x", "x: a socket is unix:PATH or tcp:HOST:PORT"),
+    ];
+    for (args, sentence) in refusals {
+        assert_eq!(refusal(&format!("qtest {args}")), sentence);
+    }
+    assert!(text("qtest --help").contains("--connect"));
 }

@@ -6,6 +6,9 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file includes it and uses its part")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "clippy sees no test here")]
 
+pub mod flat;
+pub mod guest;
+
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;

@@ -9,6 +9,9 @@ use super::{Finding, Tree};
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let targets = tree.packages.iter().flat_map(|package| &package.targets);
     let mut open: Vec<(String, bool)> = targets.map(|t| (t.root.clone(), true)).collect();
+    // The fuzz targets are a workspace of their own.
+    let fuzz = tree.files.iter().filter(|file| file.path.starts_with("fuzz/fuzz_targets/"));
+    open.extend(fuzz.map(|file| (file.path.clone(), true)));
     let mut reached = BTreeSet::new();
     while let Some((path, is_root)) = open.pop() {
         let Some(file) = tree.files.iter().find(|file| file.path == path) else { continue };

@@ -15,7 +15,7 @@ impl State {
     pub(super) fn status(&self) -> u8 {
         let status = Status::new()
             .with_output_full(self.output_full)
-            .with_system(self.command_byte.system())
+            .with_system(self.system)
             .with_command(self.last_was_command)
             .with_unlocked(true)
             .with_aux_output(self.output_full && self.output.aux)
@@ -87,7 +87,7 @@ impl State {
             command::SELF_TEST => {
                 // Deviation: KBC has only the command byte set the system flag; chips also set it
                 // when the test has passed, and firmware looks for that.
-                self.command_byte.set_system(true);
+                self.system = true;
                 self.reply(command::SELF_TEST_OK);
             }
             command::DISABLE_KEYBOARD => self.command_byte.set_keyboard_disable(true),
@@ -151,6 +151,7 @@ impl State {
         match index {
             0 => {
                 self.command_byte = CommandByte::from_guest(value);
+                self.system = self.command_byte.system();
                 self.translating_break &= self.command_byte.translate();
             }
             _ => {

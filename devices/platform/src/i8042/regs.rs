@@ -44,7 +44,8 @@ pub struct Status {
     pub output_full: bool,
     /// Bit 1, IBF: the controller has not taken the last write yet. Always 0 here: it has.
     pub input_full: bool,
-    /// Bit 2, SYS: system flag; the command byte's bit 2.
+    /// Bit 2, SYS: system flag; the command byte's bit 2 when that was last written, 1 after a
+    /// self-test.
     pub system: bool,
     /// Bit 3, A2: the last write was a command.
     pub command: bool,

@@ -33,6 +33,8 @@ pub enum Poll {
 pub struct State {
     /// Byte 0 of the RAM.
     pub command_byte: CommandByte,
+    /// The status register's system flag: what the command byte last said, or 1 since a self-test.
+    pub system: bool,
     /// The RAM. Byte 0 is not used.
     pub ram: [u8; 32],
     /// The output buffer; keeps its byte after it was read.
@@ -63,6 +65,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             command_byte: CommandByte::POWER_ON,
+            system: CommandByte::POWER_ON.system(),
             ram: [0; 32],
             output: Output::default(),
             output_full: false,

@@ -245,6 +245,15 @@ fn status_tells_commands_from_data_and_shows_the_system_flag() {
 }
 
 #[test]
+fn a_self_test_sets_the_system_flag_and_leaves_the_command_byte_alone() {
+    let pc = pc();
+    pc.command_with(0x60, 0x61);
+    assert_eq!(pc.ask(0xaa), 0x55);
+    assert_eq!(pc.status() & 0x04, 0x04);
+    assert_eq!(pc.ask(0x20), 0x61);
+}
+
+#[test]
 fn keys_wait_while_the_interface_is_off_and_sending_switches_it_on() {
     let pc = pc().untranslated();
     pc.command(0xad);

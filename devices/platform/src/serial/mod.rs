@@ -198,10 +198,11 @@ impl Uart {
         }
     }
 
-    /// The oldest character; 0 when there is none, which the data sheet leaves undefined.
+    /// The oldest character. Where there is none, which the data sheet leaves undefined, a 16450's
+    /// buffer still holds the last one, and an empty FIFO reads 0.
     fn read_rbr(&mut self, clock: &dyn Clock) -> u8 {
         let Some(received) = self.state.rx.pop_front() else {
-            return 0;
+            return if self.state.fcr.enable() { 0 } else { self.state.rbr };
         };
         self.state.timed_out = false;
         self.show_top_errors();
@@ -334,6 +335,9 @@ impl Uart {
     /// Section 8.4, bit 1: an overrun replaces the character in the buffer of a 16450, and leaves
     /// a full FIFO as it is.
     fn arrive(&mut self, received: Received) {
+        if !self.state.fcr.enable() {
+            self.state.rbr = received.data;
+        }
         if self.state.rx.len() < self.depth() {
             self.state.rx.push_back(received);
         } else {

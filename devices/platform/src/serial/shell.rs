@@ -108,6 +108,9 @@ impl Handler for Serial {
         let [value, ..] = value.to_le_bytes();
         let mut port = self.port.lock();
         port.uart.write(offset, value, &*self.clock);
+        // What the write has answered, before the character leaves and asks again: an interrupt
+        // controller that goes by edges has to see both.
+        self.line.set(port.uart.interrupt());
         self.sync(&mut port);
     }
 

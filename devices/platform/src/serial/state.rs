@@ -35,6 +35,8 @@ pub struct State {
     pub divisor: u16,
     /// The receiver FIFO, or the receiver buffer while FIFOs are disabled. Oldest first.
     pub rx: VecDeque<Received>,
+    /// The last character that arrived while FIFOs were disabled: the receiver buffer keeps it.
+    pub rbr: u8,
     /// The transmitter FIFO, or the holding register. Oldest first.
     pub tx: VecDeque<u8>,
     /// The THRE interrupt has been raised and neither identified nor answered.
@@ -59,6 +61,7 @@ impl Default for State {
             // 9600 baud, which PC firmware leaves behind.
             divisor: 12,
             rx: VecDeque::new(),
+            rbr: 0,
             tx: VecDeque::new(),
             thre_raised: false,
             timed_out: false,

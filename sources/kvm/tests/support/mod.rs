@@ -1,19 +1,22 @@
-//! Small guests on the real `/dev/kvm`: an assembler of a few instructions, a device that
-//! remembers, and a machine that runs the one against the other.
+//! Small guests on the real `/dev/kvm`: a device that remembers, and a machine that runs a program
+//! against it.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use trapline::{Mapping, Region, Registry};
+use trapline::{EventFd, Mapping, Offload, Region, Registry, Zone};
 use trapline_device::{Handler, IoCx, Size};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{
     CrashReport, Irqchip, Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm, VmOptions,
 };
+
+pub(crate) use trapline_testkit::realmode::Asm;
 
 /// Where programs are loaded and started, in segment 0.
 pub(crate) const CODE: u16 = 0x1000;
@@ -26,131 +29,6 @@ pub(crate) const MMIO_SEGMENT: u16 = 0xd000;
 pub(crate) const MMIO: u64 = 0xd_0000;
 /// Long enough for everything here; nothing is expected to take it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// 16-bit instructions, in order (Intel SDM volume 2 for the encodings).
-#[derive(Clone, Default)]
-pub(crate) struct Asm(pub(crate) Vec<u8>);
-
-impl Asm {
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-    pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {
-        self.0.extend(bytes);
-        self
-    }
-    fn op16(self, op: &[u8], operand: u16) -> Self {
-        self.bytes(op).bytes(&operand.to_le_bytes())
-    }
-    pub(crate) fn mov_al(self, value: u8) -> Self {
-        self.bytes(&[0xb0, value])
-    }
-    pub(crate) fn mov_ax(self, value: u16) -> Self {
-        self.op16(&[0xb8], value)
-    }
-    pub(crate) fn mov_eax(self, value: u32) -> Self {
-        self.bytes(&[0x66, 0xb8]).bytes(&value.to_le_bytes())
-    }
-    pub(crate) fn mov_cx(self, value: u16) -> Self {
-        self.op16(&[0xb9], value)
-    }
-    pub(crate) fn mov_dx(self, value: u16) -> Self {
-        self.op16(&[0xba], value)
-    }
-    pub(crate) fn mov_si(self, value: u16) -> Self {
-        self.op16(&[0xbe], value)
-    }
-    pub(crate) fn mov_di(self, value: u16) -> Self {
-        self.op16(&[0xbf], value)
-    }
-    /// `mov ds, ax`, by way of AX.
-    pub(crate) fn mov_ds(self, segment: u16) -> Self {
-        self.mov_ax(segment).bytes(&[0x8e, 0xd8])
-    }
-    pub(crate) fn out_al(self) -> Self {
-        self.bytes(&[0xee])
-    }
-    pub(crate) fn out_ax(self) -> Self {
-        self.bytes(&[0xef])
-    }
-    pub(crate) fn out_eax(self) -> Self {
-        self.bytes(&[0x66, 0xef])
-    }
-    pub(crate) fn in_al(self) -> Self {
-        self.bytes(&[0xec])
-    }
-    pub(crate) fn in_ax(self) -> Self {
-        self.bytes(&[0xed])
-    }
-    pub(crate) fn in_eax(self) -> Self {
-        self.bytes(&[0x66, 0xed])
-    }
-    /// `out port, al`, port and value given.
-    pub(crate) fn outb(self, port: u16, value: u8) -> Self {
-        self.mov_dx(port).mov_al(value).out_al()
-    }
-    pub(crate) fn outw(self, port: u16, value: u16) -> Self {
-        self.mov_dx(port).mov_ax(value).out_ax()
-    }
-    pub(crate) fn rep_outsb(self) -> Self {
-        self.bytes(&[0xfc, 0xf3, 0x6e]) // cld; rep outsb
-    }
-    pub(crate) fn rep_outsw(self) -> Self {
-        self.bytes(&[0xfc, 0xf3, 0x6f])
-    }
-    pub(crate) fn rep_insb(self) -> Self {
-        self.bytes(&[0xfc, 0xf3, 0x6c])
-    }
-    pub(crate) fn rep_insw(self) -> Self {
-        self.bytes(&[0xfc, 0xf3, 0x6d])
-    }
-    pub(crate) fn load_al(self, addr: u16) -> Self {
-        self.op16(&[0xa0], addr) // mov al, [addr]
-    }
-    pub(crate) fn load_ax(self, addr: u16) -> Self {
-        self.op16(&[0xa1], addr)
-    }
-    pub(crate) fn load_eax(self, addr: u16) -> Self {
-        self.op16(&[0x66, 0xa1], addr)
-    }
-    pub(crate) fn store_al(self, addr: u16) -> Self {
-        self.op16(&[0xa2], addr) // mov [addr], al
-    }
-    pub(crate) fn store_ax(self, addr: u16) -> Self {
-        self.op16(&[0xa3], addr)
-    }
-    pub(crate) fn store_eax(self, addr: u16) -> Self {
-        self.op16(&[0x66, 0xa3], addr)
-    }
-    /// `mov es:[addr], eax`: ES stays at 0 while DS points at a device.
-    pub(crate) fn keep_eax(self, addr: u16) -> Self {
-        self.op16(&[0x26, 0x66, 0xa3], addr)
-    }
-    /// `movq mm0, [addr]`
-    pub(crate) fn load_mm0(self, addr: u16) -> Self {
-        self.op16(&[0x0f, 0x6f, 0x06], addr)
-    }
-    /// `movq [addr], mm0`
-    pub(crate) fn store_mm0(self, addr: u16) -> Self {
-        self.op16(&[0x0f, 0x7f, 0x06], addr)
-    }
-    /// `movq es:[addr], mm0`
-    pub(crate) fn keep_mm0(self, addr: u16) -> Self {
-        self.op16(&[0x26, 0x0f, 0x7f, 0x06], addr)
-    }
-    /// Runs `body` CX times: `body; loop body`. The body must keep CX.
-    pub(crate) fn repeat(self, times: u16, body: Self) -> Self {
-        let back = -(i8::try_from(body.0.len()).unwrap() + 2);
-        self.mov_cx(times).bytes(&body.0).bytes(&[0xe2]).bytes(&back.to_le_bytes())
-    }
-    pub(crate) fn hlt(self) -> Self {
-        self.bytes(&[0xf4])
-    }
-    /// `jmp $`
-    pub(crate) fn spin(self) -> Self {
-        self.bytes(&[0xeb, 0xfe])
-    }
-}
 
 /// What a device was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,7 +88,30 @@ impl Handler for Recorder {
     }
 }
 
-/// A VM with RAM below 0xa0000 (but for a page),  its registry, and guards of what is mapped.
+/// Who delivers what is not an ordinary trap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offloading {
+    /// KVM, as far as it can.
+    Kernel,
+    /// The registry, which has nobody to ask.
+    Absent,
+    /// The registry, having asked in vain.
+    Declining,
+}
+
+/// A source that takes nothing over.
+struct Declining;
+
+impl Offload for Declining {
+    fn install(&self, _zone: &Zone) -> Result<bool, String> {
+        Ok(false)
+    }
+    fn remove(&self, zone: &Zone) {
+        panic!("{zone:?} was never taken");
+    }
+}
+
+/// A VM with RAM below 0xa0000 (but for a page), its registry, and guards of what is mapped.
 pub(crate) struct Machine {
     pub(crate) vm: Arc<Vm>,
     pub(crate) mem: GuestMem,
@@ -236,6 +137,10 @@ impl Machine {
     }
 
     pub(crate) fn with(vcpus: u32, irqchip: Irqchip) -> Self {
+        Self::built(vcpus, irqchip, Offloading::Kernel)
+    }
+
+    pub(crate) fn built(vcpus: u32, irqchip: Irqchip, offloading: Offloading) -> Self {
         let hole = u64::from(HOLE);
         let above = hole + 0x1000;
         let mem = GuestMem::new(&[(0, hole), (above, RAM - above)]).unwrap();
@@ -247,10 +152,12 @@ impl Machine {
             pit: irqchip == Irqchip::Kernel,
         };
         let vm = Vm::new(&kvm(), &mem, options).unwrap();
-        let registry = Registry::builder()
-            .handles(usize::try_from(vcpus).unwrap())
-            .offload(vm.offload())
-            .build();
+        let builder = Registry::builder().handles(usize::try_from(vcpus).unwrap());
+        let registry = match offloading {
+            Offloading::Kernel => builder.offload(vm.offload()).build(),
+            Offloading::Absent => builder.build(),
+            Offloading::Declining => builder.offload(Arc::new(Declining)).build(),
+        };
         let vcpus = (0..vcpus).map(|index| Vcpu::new(&vm, index, &registry).unwrap()).collect();
         Self { vm, mem, registry, mappings: Vec::new(), vcpus }
     }
@@ -279,6 +186,20 @@ impl Machine {
         for vcpu in &mut vcpus {
             let start = if vcpu.index() == 0 { first } else { &Start::WaitForSipi };
             vcpu.set_start(start).unwrap();
+        }
+        let (sender, events) = channel();
+        let on_event = Arc::new(move |event| {
+            let _ = sender.send(event);
+        });
+        Running { set: VcpuSet::start(vcpus, on_event).unwrap(), events }
+    }
+
+    /// Starts every vCPU in real mode, each on its program.
+    pub(crate) fn start_all(&mut self, codes: &[Asm]) -> Running {
+        let mut vcpus = std::mem::take(&mut self.vcpus);
+        for ((vcpu, code), ip) in vcpus.iter_mut().zip(codes).zip((CODE..).step_by(0x1000)) {
+            self.mem.write(ip.into(), &code.0).unwrap();
+            vcpu.set_start(&Start::Real { cs: 0, ip, ds: 0, sp: 0xf000 }).unwrap();
         }
         let (sender, events) = channel();
         let on_event = Arc::new(move |event| {
@@ -322,6 +243,21 @@ impl Running {
     /// The first vCPU's end.
     pub(crate) fn wait(&self) -> Stop {
         self.events.recv_timeout(PATIENCE).expect("the guest hangs").stop
+    }
+}
+
+/// An event nobody has rung.
+pub(crate) fn eventfd() -> EventFd {
+    let flags = rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC;
+    EventFd::new(rustix::event::eventfd(0, flags).unwrap())
+}
+
+/// How often it was rung since it was asked last.
+pub(crate) fn rung(event: &EventFd) -> u64 {
+    let mut count = [0; 8];
+    match rustix::io::read(event.as_fd(), &mut count) {
+        Ok(_) => u64::from_ne_bytes(count),
+        Err(_) => 0,
     }
 }
 

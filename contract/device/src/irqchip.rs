@@ -1,0 +1,43 @@
+//! What a source of traps and an interrupt controller outside of it say to each other.
+//!
+//! With the whole interrupt controller in the source (KVM's), none of this is used. With only the
+//! local APICs there, the rest of the controller is a device like any other:
+//!
+//! ```text
+//!   8259 pair ──INTR Line──► source ──ExtInt::acknowledge──► 8259 pair    (INTA cycle)
+//!   I/O APIC  ──MsiSink────► source ──EoiSink::eoi─────────► I/O APIC     (EOI broadcast)
+//!             ──LevelRoutes─►                    (which EOIs are worth an exit)
+//! ```
+
+use crate::Msi;
+
+/// An external interrupt controller, as the processor's INTR and INTA pins see it.
+///
+/// The controller also drives a [`crate::Line`] with the level of INTR; the source's end of that
+/// line wakes the processor, which then asks here.
+pub trait ExtInt: Send + Sync {
+    /// The level of INTR. Cheap; asked before every entry into the guest.
+    fn pending(&self) -> bool;
+
+    /// One interrupt acknowledge: the controller marks its most urgent request as in service and
+    /// gives its vector. When there is no request any more, that is the spurious interrupt's.
+    ///
+    /// To be called only when the processor takes the interrupt next, as nothing can undo it.
+    fn acknowledge(&self) -> u8;
+}
+
+/// Hears the local APICs' end-of-interrupt messages.
+pub trait EoiSink: Send + Sync {
+    /// A level-triggered interrupt with this vector has ended on some processor. Called with no
+    /// lock of the source held; may send messages before it returns.
+    fn eoi(&self, vector: u8);
+}
+
+/// Is told which messages are level-triggered. A source that reports only the EOIs somebody waits
+/// for (KVM's split irqchip) learns the vectors here.
+pub trait LevelRoutes: Send + Sync {
+    /// From now on the I/O APIC's `pin` sends `message` while its input is asserted (`None`: the
+    /// pin is masked or edge triggered, and waits for no EOI). Called on changes only, before the
+    /// first such message is sent. A leaf: it calls no device.
+    fn set_level_route(&self, pin: u8, message: Option<Msi>);
+}

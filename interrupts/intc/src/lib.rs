@@ -1,0 +1,21 @@
+//! The PC's interrupt controllers and its timer, and the table that says which of their inputs an
+//! interrupt line ends in.
+//!
+//! ```text
+//!             ┌─► pic     8259A pair ──INTR──► the processor (ExtInt), I/O APIC pin 0
+//!   Line ─► route
+//!             └─► ioapic  I/O APIC ────MsiSink──► local APICs ──EoiSink──► ioapic
+//!   Clock ──► pit     8254: channel 0 ──► Line, channel 2 ◄─► port 0x61
+//! ```
+//!
+//! Each chip is complete by its data sheet, knows no address and no interrupt number, and can be
+//! saved and restored.
+
+#![forbid(unsafe_code)]
+
+pub mod ioapic;
+pub mod pic;
+pub mod pit;
+mod route;
+
+pub use route::{ISA_LINES, Outputs, RouteError, Routes, Target, pc_table};

@@ -1,0 +1,235 @@
+//! What a snapshot of the timer keeps.
+
+use serde::{Deserialize, Serialize};
+use trapline_device::{Form, StateError};
+
+use super::regs::{BOTH, CHANNELS, Control, LATCH, LSB};
+
+/// What a counter is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Waits for a count after a control word.
+    #[default]
+    NoCount,
+    /// Has a count that is not in the counting element yet.
+    Armed,
+    /// Counts towards the end, which will change OUT.
+    Counting,
+    /// Has ended (modes 0, 1, 4 and 5); counts on and on without any effect on OUT.
+    Ended,
+}
+
+/// One counter. The data sheet leaves power-on open: it is as after a control word for mode 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel {
+    /// The control word, without SC.
+    pub control: Control,
+    /// The level of the gate.
+    pub gate: bool,
+    /// The level of the output.
+    pub out: bool,
+    /// What it is doing.
+    pub phase: Phase,
+    /// The count register (CR), as of the last completely written count.
+    pub register: u16,
+    /// The counting element (CE).
+    pub element: u16,
+    /// The counting element is loaded at the next clock.
+    pub load: bool,
+    /// The count being counted in mode 3 is odd.
+    pub odd: bool,
+    /// The count register was written and is not in the counting element yet.
+    pub null_count: bool,
+    /// The least significant byte of a two-byte count, waiting for the other one.
+    pub written_low: Option<u8>,
+    /// The next read of a two-byte count is of the most significant byte.
+    pub read_high: bool,
+    /// A latched count.
+    pub latched_count: Option<u16>,
+    /// A latched status.
+    pub latched_status: Option<u8>,
+}
+
+impl Default for Channel {
+    fn default() -> Self {
+        Self {
+            control: Control::new().with_rw(BOTH),
+            gate: true,
+            out: false,
+            phase: Phase::NoCount,
+            register: 0,
+            element: 0,
+            load: false,
+            odd: false,
+            null_count: true,
+            written_low: None,
+            read_high: false,
+            latched_count: None,
+            latched_status: None,
+        }
+    }
+}
+
+/// The chip. On a PC the gates of counters 0 and 1 are tied high, and that of counter 2 is low
+/// until port 0x61 says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The counters.
+    pub channels: [Channel; CHANNELS],
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let high = Channel::default();
+        Self { channels: [high, high, Channel { gate: false, ..high }] }
+    }
+}
+
+/// [`State`], version 1, as of the moment of the snapshot.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedV1 {
+    channels: [ChannelV1; CHANNELS],
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ChannelV1 {
+    control: u8,
+    gate: bool,
+    out: bool,
+    phase: Phase,
+    register: u16,
+    element: u16,
+    load: bool,
+    odd: bool,
+    null_count: bool,
+    written_low: Option<u8>,
+    read_high: bool,
+    latched_count: Option<u16>,
+    latched_status: Option<u8>,
+}
+
+impl Form for SavedV1 {
+    const NAME: &'static str = "i8254";
+    const VERSION: u32 = 1;
+}
+
+impl From<&State> for SavedV1 {
+    fn from(state: &State) -> Self {
+        let State { channels } = state;
+        Self { channels: channels.map(ChannelV1::from) }
+    }
+}
+
+impl From<Channel> for ChannelV1 {
+    fn from(channel: Channel) -> Self {
+        let Channel {
+            control,
+            gate,
+            out,
+            phase,
+            register,
+            element,
+            load,
+            odd,
+            null_count,
+            written_low,
+            read_high,
+            latched_count,
+            latched_status,
+        } = channel;
+        Self {
+            control: control.into_bits(),
+            gate,
+            out,
+            phase,
+            register,
+            element,
+            load,
+            odd,
+            null_count,
+            written_low,
+            read_high,
+            latched_count,
+            latched_status,
+        }
+    }
+}
+
+impl TryFrom<SavedV1> for State {
+    type Error = StateError;
+
+    fn try_from(saved: SavedV1) -> Result<Self, StateError> {
+        let SavedV1 { channels: [zero, one, two] } = saved;
+        let channels = [zero.try_into()?, one.try_into()?, two.try_into()?];
+        let [zero, one, _]: &[Channel; CHANNELS] = &channels;
+        StateError::check::<SavedV1>(zero.gate && one.gate, "gates 0 and 1 are tied high")?;
+        Ok(Self { channels })
+    }
+}
+
+impl TryFrom<ChannelV1> for Channel {
+    type Error = StateError;
+
+    /// Refuses what no sequence of accesses leads to and the arithmetic relies on.
+    fn try_from(saved: ChannelV1) -> Result<Self, StateError> {
+        let ChannelV1 {
+            control,
+            gate,
+            out,
+            phase,
+            register,
+            element,
+            load,
+            odd,
+            null_count,
+            written_low,
+            read_high,
+            latched_count,
+            latched_status,
+        } = saved;
+        let control = Control::from_bits(control);
+        let channel = Self {
+            control,
+            gate,
+            out,
+            phase,
+            register,
+            element,
+            load,
+            odd,
+            null_count,
+            written_low,
+            read_high,
+            latched_count,
+            latched_status,
+        };
+        channel.check()?;
+        Ok(channel)
+    }
+}
+
+impl Channel {
+    fn check(&self) -> Result<(), StateError> {
+        let check = StateError::check::<SavedV1>;
+        let (rw, mode) = (self.control.rw(), self.mode());
+        let started = matches!(self.phase, Phase::Counting | Phase::Ended);
+        check(self.control.sc() == 0, "the counter's number is not kept")?;
+        check(rw != LATCH, "a latch command is not kept")?;
+        check(rw == BOTH || self.written_low.is_none(), "a half count needs two-byte access")?;
+        check(rw == BOTH || !self.read_high, "a half read needs two-byte access")?;
+        check(rw != LSB || self.register < 0x100, "the byte that is not written is zero")?;
+        check(!self.load || self.phase != Phase::NoCount, "only a count can be loaded")?;
+        check(
+            self.phase != Phase::NoCount || self.out == (mode != 0),
+            "OUT has its initial level until there is a count",
+        )?;
+        check(self.null_count || self.phase != Phase::NoCount, "no count is a null count")?;
+        check(self.phase != Phase::Ended || !matches!(mode, 2 | 3), "a periodic mode has no end")?;
+        check(mode == 3 || !self.odd, "only mode 3 knows odd counts")?;
+        check(mode != 3 || self.element & 1 == 0 || !started, "mode 3 counts in twos")?;
+        check(
+            self.gate || self.out || !matches!(mode, 2 | 3),
+            "a low gate holds OUT high in modes 2 and 3",
+        )
+    }
+}

@@ -1,0 +1,56 @@
+//! The property test's storm for as long as wanted: `storm --seconds 600`.
+//!
+//! Prints the number of machines, actions and actions per second. A finding is a panic; the seed
+//! in front of it brings it back with `--seed`.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use support::Victim;
+
+/// Bytes thrown at one machine.
+const BYTES: usize = 4096;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (seconds, first) = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => (Some(10), 0),
+        ["--seconds", n] => (n.parse().ok(), 0),
+        ["--seconds", n, "--seed", seed] => (n.parse().ok(), seed.parse().unwrap_or_default()),
+        _ => (None, 0),
+    };
+    let Some(seconds) = seconds else {
+        eprintln!("usage: storm [--seconds N [--seed N]]");
+        return ExitCode::FAILURE;
+    };
+    let start = Instant::now();
+    let (mut seed, mut actions) = (first, 0);
+    while start.elapsed() < Duration::from_secs(seconds) {
+        let bytes = bytes(seed);
+        let hit = std::panic::catch_unwind(|| Victim::new().suffer(&bytes));
+        let Ok(count) = hit else {
+            eprintln!("found with --seed {seed}");
+            return ExitCode::FAILURE;
+        };
+        actions += count;
+        seed += 1;
+    }
+    let rate = actions as f64 / start.elapsed().as_secs_f64();
+    println!("{} machines, {actions} actions, {rate:.0} actions/s", seed - first);
+    ExitCode::SUCCESS
+}
+
+/// The same bytes for the same seed (SplitMix64).
+fn bytes(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x2545_f491_4f6c_dd1d);
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    (0..BYTES / 8).flat_map(|_| next().to_le_bytes()).collect()
+}

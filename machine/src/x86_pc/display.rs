@@ -1,0 +1,126 @@
+//! The PC's display: its frame buffer as memory of the guest's, its function on bus 0, and the
+//! keyboard and mouse in front of it.
+
+use std::sync::Arc;
+
+use trapline::{Mapping, Region, Registry};
+use trapline_boot::kernel::Framebuffer;
+use trapline_device::{Device, Space};
+use trapline_display::vesa::regs::{PORTS_BAR, PORTS_LEN};
+use trapline_display::vesa::{EmptyPorts, Place};
+use trapline_display::{FrameMemory, Input, Mode, Screen, Vesa};
+use trapline_guestmem::GuestMem;
+use trapline_kvm::{MemoryWindow, Vm};
+use trapline_pci::Devfn;
+use trapline_platform::i8042::I8042;
+
+use super::{Board, layout};
+use crate::Error;
+
+/// A display on a board. Dropping it unmaps its ports.
+pub(crate) struct Display {
+    screen: Arc<Screen>,
+    _ports: Mapping,
+}
+
+impl Display {
+    /// Makes a display whose frame buffer KVM shows to the guest, and puts it on the board.
+    pub(crate) fn new(
+        mode: Mode,
+        vm: &Arc<Vm>,
+        registry: &Registry,
+        board: &mut Board,
+    ) -> Result<Self, Error> {
+        let frame = GuestMem::new(&[(0, mode.memory_len().into())])?;
+        let window = MemoryWindow::new(vm, &frame)?;
+        window.place(Some(layout::DISPLAY_FRAME.into()))?;
+        let memory: Arc<dyn FrameMemory> = Arc::new(KvmFrame(window));
+        let screen = Arc::new(Screen::new(mode, frame, Arc::clone(&memory)));
+        let place = Place { ports: layout::DISPLAY_PORTS, frame: layout::DISPLAY_FRAME };
+        let vesa = Arc::new(Vesa::new(Arc::clone(&screen), memory, place));
+
+        let devfn = Devfn::from_bits(layout::DISPLAY_DEVICE << 3);
+        board.bus.insert(devfn, vesa.clone())?;
+        let base = Some(layout::DISPLAY_PORTS.into());
+        let names = ("vesa", "ports");
+        let region = Region::new(Space::Pio, base, PORTS_LEN.into(), names, Arc::new(EmptyPorts));
+        let ports = registry.map(region)?;
+        vesa.connect(PORTS_BAR, ports.id());
+        // After the bus, whose reset is the display's.
+        board.devices.push(Arc::new(PortsReset { registry: registry.clone(), vesa }));
+        Ok(Self { screen, _ports: ports })
+    }
+
+    /// What it shows.
+    pub(crate) fn screen(&self) -> Arc<Screen> {
+        Arc::clone(&self.screen)
+    }
+}
+
+impl Board {
+    /// The keyboard and the mouse.
+    pub(crate) fn input(&self) -> Arc<dyn Input> {
+        Arc::new(Keys(Arc::clone(&self.i8042)))
+    }
+}
+
+/// The display as a kernel is told of it.
+pub(crate) fn framebuffer(mode: Mode) -> Framebuffer {
+    Framebuffer {
+        base: layout::DISPLAY_FRAME,
+        len: mode.memory_len(),
+        width: mode.width(),
+        height: mode.height(),
+        stride: u16::try_from(mode.stride()).unwrap_or(u16::MAX),
+    }
+}
+
+/// A frame buffer in a slot of KVM's.
+struct KvmFrame(MemoryWindow);
+
+impl FrameMemory for KvmFrame {
+    fn place(&self, base: Option<u64>) {
+        // KVM refuses a place where there is RAM. A PC's RAM wins there too, and the frame buffer
+        // is not to be seen.
+        let _ = self.0.place(base);
+    }
+
+    fn take_dirty(&self) -> Vec<u64> {
+        self.0.take_dirty()
+    }
+
+    fn touch(&self) {
+        self.0.touch();
+    }
+}
+
+/// Puts the ports back to where they are after power-on.
+struct PortsReset {
+    registry: Registry,
+    vesa: Arc<Vesa>,
+}
+
+impl Device for PortsReset {
+    fn reset(&self) {
+        let places = self.vesa.places();
+        let moved = self.registry.edit(|edit| {
+            places.into_iter().for_each(|(id, base)| edit.place(id, base));
+            Ok(())
+        });
+        if let Err(error) = moved {
+            tracing::warn!("the display's ports stay where they were: {error}");
+        }
+    }
+}
+
+struct Keys(Arc<I8042>);
+
+impl Input for Keys {
+    fn key(&self, set2: &[u8]) {
+        self.0.key(set2);
+    }
+
+    fn movement(&self, dx: i32, dy: i32, buttons: u8) {
+        self.0.movement(dx, dy, buttons);
+    }
+}

@@ -1,0 +1,87 @@
+//! Our own interrupt controllers and timer, for a source of traps that has none.
+
+use std::sync::Arc;
+
+use trapline::{Handler, Region};
+use trapline_device::{Clock, LevelRoutes, Line, LineSink, MsiSink};
+use trapline_intc::ioapic::{self, IoApic};
+use trapline_intc::pic::{Pic, regs as pic_regs};
+use trapline_intc::pit::{self, Pit};
+use trapline_intc::{Outputs, Routes, pc_table};
+use trapline_platform::i8042::Timer2;
+
+use super::layout::{self, port};
+use super::{Lines, Parts};
+use crate::Error;
+
+/// The 8259 pair and the I/O APIC, with the lines into both.
+pub(crate) struct Controllers {
+    outputs: Outputs,
+    routes: Routes,
+}
+
+impl Controllers {
+    /// Controllers after power-on, whose messages go to `messages`. `intr` makes the line at the
+    /// end of the 8259s' INTR, which also is pin 0 of the I/O APIC, out of that pin.
+    pub(crate) fn new(
+        messages: Arc<dyn MsiSink>,
+        level_routes: Option<Arc<dyn LevelRoutes>>,
+        intr: impl FnOnce(Box<dyn LineSink>) -> Line,
+    ) -> Result<Self, Error> {
+        let ioapic = IoApic::new(Arc::clone(&messages), level_routes);
+        let pic = Pic::new(intr(Box::new(ioapic.pin(0))));
+        let outputs = Outputs { pic, ioapic, messages };
+        // Pin 0 is INTR's, and the table gives it to no line.
+        let routes = Routes::new(&outputs, &pc_table())?;
+        Ok(Self { outputs, routes })
+    }
+
+    /// Adds the controllers and a timer, which is returned for port B.
+    pub(super) fn add(
+        &self,
+        parts: &mut Parts,
+        timer: Line,
+        clock: Arc<dyn Clock>,
+    ) -> Box<dyn Timer2> {
+        let Outputs { pic, ioapic, .. } = &self.outputs;
+        parts.devices.push(pic.clone());
+        let windows = [
+            ("primary", port::PIC1, pic_regs::PRIMARY_OFFSET),
+            ("secondary", port::PIC2, pic_regs::SECONDARY_OFFSET),
+            ("elcr", port::ELCR, pic_regs::ELCR_OFFSET),
+        ];
+        for (name, base, offset) in windows {
+            let handler: Arc<dyn Handler> = pic.clone();
+            let region = Region::pio(base, 2, "pic", name, handler).device_offset(offset);
+            parts.regions.push((region, None));
+        }
+        parts.devices.push(ioapic.clone());
+        let len = ioapic::regs::WINDOW_LEN.into();
+        let handler: Arc<dyn Handler> = ioapic.clone();
+        let region = Region::mmio(layout::IO_APIC.into(), len, "ioapic", "registers", handler);
+        parts.regions.push((region, None));
+        let pit = Pit::new(Some(timer), clock);
+        parts.devices.push(pit.clone());
+        parts.ports(port::PIT, pit::regs::WINDOW_LEN.into(), ("pit", "8254"), pit.clone());
+        Box::new(Channel2(pit))
+    }
+}
+
+impl Lines for Controllers {
+    fn line(&self, gsi: u32) -> Line {
+        self.routes.line(gsi)
+    }
+}
+
+/// The timer's channel 2, as port B reaches it.
+struct Channel2(Arc<Pit>);
+
+impl Timer2 for Channel2 {
+    fn gate(&self, on: bool) {
+        self.0.gate2(on);
+    }
+
+    fn output(&self) -> bool {
+        self.0.output2()
+    }
+}

@@ -1,0 +1,28 @@
+//! Nothing a guest can do to the board panics, hangs or grows it.
+
+mod support;
+
+use proptest::prelude::*;
+use support::Victim;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #[test]
+    fn no_accesses_steps_or_resets_hurt_the_board(
+        bytes in prop::collection::vec(any::<u8>(), 1..4096),
+    ) {
+        Victim::new().suffer(&bytes);
+    }
+}
+
+#[test]
+fn the_same_bytes_do_the_same() {
+    let bytes: Vec<u8> =
+        (0..20_000u32).map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let after = || {
+        let mut victim = Victim::new();
+        victim.suffer(&bytes);
+        victim.picture()
+    };
+    assert_eq!(after(), after());
+}

@@ -1,0 +1,220 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use trapline::{Handler, IoCx, Mapping, Region};
+use trapline_device::{Line, LineSink, Size, Timer, Wake};
+
+use super::*;
+use crate::wires::Pin;
+
+/// A latch that raises line 4 while it is not 0, and a port that asks for the machine's end.
+struct Latch {
+    value: Mutex<u64>,
+    line: Line,
+    end: Arc<AtomicBool>,
+}
+
+impl Handler for Latch {
+    fn read(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size) -> u64 {
+        *self.value.lock()
+    }
+
+    fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
+        if offset >= 8 {
+            self.end.store(true, Ordering::Relaxed);
+            return;
+        }
+        *self.value.lock() = value;
+        self.line.set(value != 0);
+    }
+}
+
+/// Flips its line every microsecond.
+struct Ticker {
+    clock: VirtualClock,
+    timer: Box<dyn Timer>,
+    line: Line,
+}
+
+impl Wake for Ticker {
+    fn wake(&self) {
+        self.line.set(!self.line.level());
+        self.timer.arm(Some(self.clock.now_ns() + 1000));
+    }
+}
+
+struct Nothing;
+
+impl LineSink for Nothing {
+    fn set_level(&self, _level: bool) {}
+}
+
+struct Board {
+    registry: Registry,
+    ram: GuestMem,
+    clock: VirtualClock,
+    wires: Wires,
+    end: Arc<AtomicBool>,
+    ticker: Arc<Ticker>,
+    _mappings: Vec<Mapping>,
+}
+
+impl Board {
+    fn new() -> Self {
+        let registry = Registry::builder().build();
+        let (clock, wires, end) = (VirtualClock::new(0), Wires::default(), Arc::default());
+        let pin = |number| Pin { device: "ioapic", side: Side::In, number };
+        let line = wires.line(pin(4), Nothing);
+        let latch = Arc::new(Latch { value: Mutex::default(), line, end: Arc::clone(&end) });
+        let ticker = Arc::new_cyclic(|me: &std::sync::Weak<Ticker>| Ticker {
+            clock: clock.clone(),
+            timer: clock.timer(me.clone()),
+            line: wires.line(pin(8), Nothing),
+        });
+        let regions = [
+            Region::pio(0x100, 16, "latch", "port", latch.clone()),
+            Region::mmio(0x10_0000, 0x1000, "latch", "page", latch),
+        ];
+        let mappings = regions.map(|region| registry.map(region).unwrap()).into();
+        let ram = GuestMem::new(&[(0, 0x2000)]).unwrap();
+        Self { registry, ram, clock, wires, end, ticker, _mappings: mappings }
+    }
+
+    /// What a client that sends this receives.
+    fn converse(&self, lines: &str) -> (String, End) {
+        let mut output = Vec::new();
+        let mut session = Session::new(self).unwrap();
+        let end = session.run(lines.as_bytes(), &mut output).unwrap();
+        (String::from_utf8(output).unwrap(), end)
+    }
+
+    #[track_caller]
+    fn check(&self, dialogue: &[(&str, &str)]) {
+        let lines: String = dialogue.iter().map(|(line, _)| format!("{line}\n")).collect();
+        let answers: String = dialogue.iter().map(|(_, answer)| format!("{answer}\n")).collect();
+        assert_eq!(self.converse(&lines).0, answers);
+    }
+}
+
+impl Target for Board {
+    fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn ram(&self) -> &GuestMem {
+        &self.ram
+    }
+
+    fn clock(&self) -> &VirtualClock {
+        &self.clock
+    }
+
+    fn wires(&self) -> &Wires {
+        &self.wires
+    }
+
+    fn settle(&self) -> Option<PowerEvent> {
+        self.end.swap(false, Ordering::Relaxed).then_some(PowerEvent::Exit(3))
+    }
+}
+
+#[test]
+fn answers_have_qemus_form() {
+    Board::new().check(&[
+        ("outb 0x100 0x141", "OK"),
+        ("inb 0x100", "OK 0x0041"),
+        ("inl 0x100", "OK 0x0041"),
+        ("inl 0xee00", "OK 0xffffffff"),
+        ("inb 0xee00", "OK 0x00ff"),
+        ("writel 0x10 0x11223344", "OK"),
+        ("readq 0x10", "OK 0x0000000011223344"),
+        ("readb 0x100000", "OK 0x0000000000000041"),
+        ("read 0x10 0x5", "OK 0x4433221100"),
+        ("b64read 0x10 3", "OK RDMi"),
+        ("b64write 0x20 3 AQID", "OK"),
+        ("read 0x20 3", "OK 0x010203"),
+        ("memset 0x20 2 0xff", "OK"),
+        ("read 0x20 3", "OK 0xffff03"),
+        ("endianness", "OK little"),
+        ("rtas ibm,x 0 0 0 0", "FAIL Unknown command 'rtas'"),
+        ("", "FAIL Empty command"),
+    ]);
+}
+
+#[test]
+fn a_block_crosses_from_ram_to_nothing() {
+    Board::new().check(&[
+        ("write 0x1ffe 4 0x01020304", "OK"),
+        ("read 0x1ffd 5", "OK 0x000102ffff"),
+        ("read 0xffffffffffffffff 1", "OK 0xff"),
+    ]);
+}
+
+#[test]
+fn interrupts_are_told_before_the_answer_and_only_when_asked_for() {
+    Board::new().check(&[
+        ("outb 0x100 1", "OK"),
+        ("irq_intercept_in ioapic", "OK"),
+        ("outb 0x100 0", "IRQ lower 4\nOK"),
+        ("outw 0x100 1", "IRQ raise 4\nOK"),
+        ("irq_intercept_in /machine/unattached/ioapic[0]", "OK"),
+        ("irq_intercept_out ioapic", "FAIL No such pins"),
+        ("irq_intercept_in ide", "FAIL Unknown device"),
+    ]);
+}
+
+#[test]
+fn a_client_is_one_more_holder_of_a_line() {
+    Board::new().check(&[
+        ("irq_intercept_in ioapic", "OK"),
+        ("set_irq_in ioapic unnamed-gpio-in 4 1", "IRQ raise 4\nOK"),
+        ("outb 0x100 1", "OK"),
+        ("set_irq_in ioapic unnamed-gpio-in 4 0", "OK"),
+        ("outb 0x100 0", "IRQ lower 4\nOK"),
+        ("set_irq_in ioapic unnamed-gpio-in 5 1", "FAIL No such pin"),
+        ("set_irq_in ioapic other 4 1", "FAIL No such pin"),
+    ]);
+}
+
+#[test]
+fn time_passes_in_steps_to_deadlines() {
+    let board = Board::new();
+    board.check(&[("clock_step", "FAIL There is no deadline to step to")]);
+    board.ticker.timer.arm(Some(500));
+    board.check(&[
+        ("irq_intercept_in ioapic", "OK"),
+        ("clock_step", "IRQ raise 8\nOK 500"),
+        ("clock_step 999", "OK 1499"),
+        ("clock_set 2500", "IRQ lower 8\nIRQ raise 8\nOK 2500"),
+        ("clock_set 2499", "FAIL 2500"),
+    ]);
+}
+
+#[test]
+fn a_step_over_too_many_deadlines_ends_early() {
+    let board = Board::new();
+    board.ticker.timer.arm(Some(1000));
+    board.check(&[("clock_step 0x7fffffffffffffff", "FAIL 4194304000 after 4194304 deadlines")]);
+}
+
+#[test]
+fn the_next_client_finds_the_machine_but_not_the_intercepts() {
+    let board = Board::new();
+    board.check(&[("irq_intercept_in ioapic", "OK"), ("outb 0x100 7", "IRQ raise 4\nOK")]);
+    board.check(&[("inb 0x100", "OK 0x0007"), ("outb 0x100 0", "OK")]);
+}
+
+#[test]
+fn the_machines_end_is_answered_and_ends_the_session() {
+    let (text, end) = Board::new().converse("outb 0x108 1\ninb 0x100\n");
+    assert_eq!((text.as_str(), end), ("OK\n", End::Machine(PowerEvent::Exit(3))));
+}
+
+#[test]
+fn a_line_without_an_end_is_no_command_and_an_endless_one_is_refused() {
+    let board = Board::new();
+    assert_eq!(board.converse("inb 0x100"), (String::new(), End::Closed));
+    let long = "x".repeat(2 * DATA_MAX + 5000) + "\ninb 0x100\n";
+    assert_eq!(board.converse(&long).0, "FAIL The line is too long\nOK 0x0000\n");
+}

@@ -1,0 +1,91 @@
+//! The options of `trapline qtest`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{anyhow, bail, ensure};
+use clap::Args;
+use trapline_qtest::{Address, Way};
+
+use super::units::{self, BadNumber};
+
+// No doc comment: clap would take it for the command's help.
+#[derive(Args, Clone, Debug)]
+pub(super) struct QtestArgs {
+    /// The board: x86-pc
+    #[arg(long, value_name = "BOARD", default_value = "x86-pc", hide_default_value = true)]
+    machine: String,
+    /// Memory; without a unit, in MiB
+    #[arg(short, long, value_name = "SIZE[BKMGTP]", default_value = "64")]
+    mem: String,
+    /// Where the client is: a socket of this host
+    #[arg(long, value_name = "unix:PATH|tcp:HOST:PORT", conflicts_with = "stdio")]
+    socket: Option<String>,
+    /// Connect to the socket instead of listening on it
+    #[arg(long, requires = "socket")]
+    connect: bool,
+    /// The client is on standard input and output
+    #[arg(long)]
+    stdio: bool,
+    /// What UTC is when the machine starts
+    #[arg(long, value_name = "YYYY-MM-DDTHH:MM:SS", default_value = "2000-01-01T00:00:00")]
+    rtc_base: String,
+    /// Give the machine a port that ends it with an exit status
+    #[arg(long)]
+    exit_port: bool,
+}
+
+/// Everything `trapline qtest` needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QtestOptions {
+    /// Memory in bytes, a multiple of 4 KiB.
+    pub mem_bytes: u64,
+    /// Who the client is.
+    pub way: Way,
+    /// UTC at the start, in nanoseconds since 1970.
+    pub utc_start_ns: u64,
+    /// The machine gets the exit port.
+    pub exit_port: bool,
+}
+
+impl QtestOptions {
+    pub(super) fn new(args: &QtestArgs) -> anyhow::Result<Self> {
+        let machine = &args.machine;
+        ensure!(machine == "x86-pc", "--machine {machine}: no such board; there is x86-pc");
+        Ok(Self {
+            mem_bytes: mem_bytes(&args.mem)?,
+            way: way(args)?,
+            utc_start_ns: utc_start_ns(&args.rtc_base)?,
+            exit_port: args.exit_port,
+        })
+    }
+}
+
+fn mem_bytes(text: &str) -> anyhow::Result<u64> {
+    match units::size(text) {
+        Ok(0) => bail!("-m {text}: a machine needs memory"),
+        Ok(size) => size.checked_next_multiple_of(4096),
+        Err(BadNumber::TooLarge) => None,
+        Err(BadNumber::NotANumber) => bail!("-m {text}: not a memory size"),
+    }
+    .ok_or_else(|| anyhow!("-m {text}: too much memory"))
+}
+
+fn way(args: &QtestArgs) -> anyhow::Result<Way> {
+    let address = |text: &String| -> anyhow::Result<Address> { Ok(text.parse()?) };
+    match &args.socket {
+        _ if args.stdio => Ok(Way::Stdio),
+        Some(socket) if args.connect => Ok(Way::Connect(address(socket)?)),
+        Some(socket) => Ok(Way::Listen(address(socket)?)),
+        None => bail!("trapline qtest: where is the client? Give --socket or --stdio"),
+    }
+}
+
+fn utc_start_ns(text: &str) -> anyhow::Result<u64> {
+    let time: SystemTime = humantime::parse_rfc3339_weak(text)
+        .map_err(|_| anyhow!("--rtc-base {text}: write it as 2000-01-01T00:00:00"))?;
+    let since = time.duration_since(UNIX_EPOCH).ok();
+    // Devices count nanoseconds in 64 bits, and time is to go on from here.
+    let ns = since.and_then(|since| u64::try_from(since.as_nanos()).ok());
+    ns.filter(|ns| *ns <= i64::MAX.unsigned_abs())
+        .ok_or_else(|| anyhow!("--rtc-base {text}: not between 1970 and 2262"))
+}

@@ -1,0 +1,36 @@
+//! `trapline qtest`: a machine without a CPU, for a client to drive.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use trapline_device::{NullBackend, PowerEvent};
+use trapline_machine::qtest::{Config, Machine};
+use trapline_qtest::{Address, End, Session, Way, serve};
+
+use crate::cli::QtestOptions;
+
+/// Builds the machine and serves its clients; returns when there are none to come, or when the
+/// machine has ended.
+///
+/// # Errors
+/// Why it could not be built, or its client not be reached.
+pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
+    let machine = Machine::new(&Config {
+        mem_bytes: options.mem_bytes,
+        utc_start_ns: options.utc_start_ns,
+        console: Arc::new(NullBackend),
+        exit_port: options.exit_port,
+    })?;
+    let mut session = Session::new(&machine).context("the machine has a client already")?;
+    let ready = |address: &Address| tracing::info!("waiting for a client on {address}");
+    let end = serve(&mut session, &options.way, ready).with_context(|| match &options.way {
+        Way::Listen(address) => format!("cannot listen on {address}"),
+        Way::Connect(address) => format!("cannot talk to {address}"),
+        Way::Stdio => "cannot talk to standard input and output".to_owned(),
+    })?;
+    Ok(match end {
+        End::Machine(PowerEvent::Exit(status)) => ExitCode::from(status),
+        End::Machine(PowerEvent::Off | PowerEvent::Reset) | End::Closed => ExitCode::SUCCESS,
+    })
+}

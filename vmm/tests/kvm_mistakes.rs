@@ -1,0 +1,247 @@
+//! What cannot be run: one sentence each, status 1, no backtrace.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use support::TRAPLINE;
+use support::flat::{Flat, bzimage, pvh};
+use support::guest::{Ended, Guest, finish};
+use tempfile::TempDir;
+use trapline_testkit::realmode::Asm;
+use trapline_testkit::skip;
+
+/// A directory with files to name.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn make(&self, name: &str, content: &[u8]) -> String {
+        std::fs::write(self.path(name), content).unwrap();
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// A file of zeros that takes no room.
+    fn make_long(&self, name: &str, len: u64) -> String {
+        let path = self.make(name, b"");
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(len).unwrap();
+        path
+    }
+}
+
+fn trapline(args: &[&str]) -> Ended {
+    let mut command = Command::new(TRAPLINE);
+    command.args(args).env("RUST_BACKTRACE", "1").stdin(Stdio::null());
+    finish(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+/// Runs trapline in vain; returns what it says after `Fatal: `.
+#[track_caller]
+fn refusal(args: &[&str]) -> String {
+    sentence(trapline(args), &format!("{args:?}"))
+}
+
+#[track_caller]
+fn sentence(ended: Ended, what: &str) -> String {
+    let Ended { status, out, err } = ended;
+    assert_eq!((status, out.as_slice()), (1, &b""[..]), "{what}: {err}");
+    let line = err.strip_suffix('\n').unwrap_or_default();
+    let said = line.strip_prefix("Fatal: ").unwrap_or_else(|| panic!("{what}: {err}"));
+    assert!(!said.is_empty() && !said.contains('\n'), "{what}: {err}");
+    said.to_owned()
+}
+
+fn kernel() -> Vec<u8> {
+    bzimage(&Flat::new().exit(0))
+}
+
+#[test]
+fn a_file_that_is_missing_is_named_in_kvmtools_words() {
+    assert_eq!(refusal(&["run", "-k", "/no/such"]), "Unable to open kernel /no/such");
+    assert_eq!(refusal(&["run", "/no/such"]), "Unable to open kernel /no/such");
+    assert_eq!(refusal(&["run", "-f", "/no/such"]), "Unable to open firmware /no/such");
+    let files = Files::new();
+    let kernel = files.make("kernel", &kernel());
+    let said = refusal(&["run", "-k", &kernel, "-i", "/no/such"]);
+    assert_eq!(said, "Unable to open initrd /no/such");
+}
+
+#[test]
+fn a_file_that_is_no_kernel_is_refused_with_the_reason() {
+    let files = Files::new();
+    let kernel = kernel();
+    let pvh = pvh(&Flat::new().exit(0));
+    let mut old = kernel.clone();
+    old[0x206] = 5;
+    for (name, content, said) in [
+        (
+            "text",
+            &b"#!/bin/sh\necho I am a script, and long enough to have a header\n"[..],
+            "is not a kernel",
+        ),
+        ("empty", b"", "is not a kernel"),
+        ("zeros", &[0; 0x1000], "is not a kernel"),
+        ("cut", &kernel[..kernel.len() - 1], "is truncated, 1 bytes are missing"),
+        ("header", &kernel[..0x210], "truncated"),
+        ("old", &old, "bzImage protocol 2.05 is too old"),
+        ("pvh-cut", &pvh[..pvh.len() - 1], "truncated"),
+        ("elf-cut", &pvh[..40], "damaged ELF file"),
+    ] {
+        let path = files.make(name, content);
+        let refused = refusal(&["run", "-k", &path, "-m", "16", "--nodefaults"]);
+        assert!(refused.contains(said) && refused.contains(&path), "{name}: {refused}");
+    }
+    let refused = refusal(&["run", "-k", "/bin/true", "--nodefaults"]);
+    assert!(refused.starts_with("/bin/true is not a kernel we can enter"), "{refused}");
+}
+
+#[test]
+fn an_initrd_or_a_kernel_that_does_not_fit_is_refused() {
+    let files = Files::new();
+    let large = files.make_long("initrd", 32 << 20);
+    for (name, image) in [("bzImage", kernel()), ("elf", pvh(&Flat::new().exit(0)))] {
+        let kernel = files.make(name, &image);
+        let said = refusal(&["run", "-k", &kernel, "-i", &large, "-m", "16"]);
+        assert!(
+            said.contains(&large) && said.contains("32 MiB") && said.contains("16 MiB"),
+            "{said}"
+        );
+        let empty = files.make("empty", b"");
+        let said = refusal(&["run", "-k", &kernel, "-i", &empty, "-m", "16"]);
+        assert!(said.contains("is empty"), "{said}");
+        // At 1 MiB there is no RAM.
+        let said = refusal(&["run", "-k", &kernel, "-m", "1", "--nodefaults"]);
+        assert!(said.contains("-m"), "{said}");
+    }
+}
+
+#[test]
+fn a_size_no_guest_can_have_is_refused() {
+    let files = Files::new();
+    let image = files.make("rom", &Asm::new().hlt().rom());
+    let ram = refusal(&["run", "-f", &image, "-m", "1000000000"]);
+    assert!(ram.contains("more than the host's"), "{ram}");
+    for (option, value, said) in [
+        ("-m", "0", "a guest needs memory"),
+        ("-m", "", "not a memory size"),
+        ("-m", "-1", "not a memory size"),
+        ("-m", "lots", "not a memory size"),
+        ("-m", "99999999999999999999P", "more than the host's"),
+        ("-m", "4K", "at least 1 MiB"),
+        ("-c", "0", "at least one CPU"),
+        ("-c", "two", "not a number"),
+        ("-c", "100000", "100000 vCPUs are too many"),
+        ("-c", "99999999999999999999", "no guest can have that many CPUs"),
+    ] {
+        let refused = refusal(&["run", "-f", &image, option, value]);
+        assert!(refused.contains(said), "{option} {value}: {refused}");
+    }
+}
+
+#[test]
+fn a_command_line_that_is_too_long_is_refused_with_both_lengths() {
+    let files = Files::new();
+    let long = "a".repeat(2048);
+    for (name, image) in [("bzImage", kernel()), ("elf", pvh(&Flat::new().exit(0)))] {
+        let kernel = files.make(name, &image);
+        let args = ["run", "-k", &kernel, "-m", "16", "--nodefaults", "-p"];
+        let said = refusal(&[&args[..], &[&long]].concat());
+        assert!(said.contains("2048 bytes") && said.ends_with("at most 2047"), "{said}");
+        let longest = Guest::kernel(&image).with(&["--exit-port", "-p", &long[1..]]);
+        let ended = longest.run().expect_status(1);
+        assert!(!ended.err.contains("Fatal"), "{}", ended.err);
+    }
+}
+
+#[test]
+fn a_device_file_that_is_not_kvms_is_refused() {
+    let files = Files::new();
+    let image = files.make("rom", &Asm::new().hlt().rom());
+    let said = refusal(&["run", "-f", &image, "--dev", "/nonexistent"]);
+    assert!(
+        said.starts_with("/nonexistent does not exist: load the kernel's KVM module"),
+        "{said}"
+    );
+    let said = refusal(&["run", "-f", &image, "--dev", "/dev/null"]);
+    assert_eq!(said, "/dev/null is not a KVM device");
+    let said = refusal(&["run", "-f", &image, "--dev", "/"]);
+    assert!(said.starts_with("cannot open /: "), "{said}");
+}
+
+#[test]
+fn a_device_file_without_permission_is_refused_with_what_to_do() {
+    let files = Files::new();
+    let image = files.make("rom", &Asm::new().hlt().rom());
+    let dev = files.make("kvm", b"");
+    let allow = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    allow(Path::new(&dev), 0);
+    let args = ["run", "-f", &image, "-m", "2", "--dev", &dev];
+    let ended = if rustix::process::geteuid().is_root() {
+        // Root may open everything; nobody may, once it can reach the files.
+        allow(files.0.path(), 0o755);
+        let program = files.path("trapline");
+        std::fs::copy(TRAPLINE, &program).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(&program).args(args).stdin(Stdio::null());
+        match command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+            Ok(child) => finish(child),
+            Err(error) => {
+                let test = "a_device_file_without_permission_is_refused_with_what_to_do";
+                skip(
+                    &format!("kvm_mistakes {test}"),
+                    &format!("runs as root, no setpriv: {error}"),
+                );
+                return;
+            }
+        }
+    } else {
+        trapline(&args)
+    };
+    let said = sentence(ended, "no permission");
+    let wanted = format!("no permission on {dev}: add yourself to the group that owns it");
+    assert!(said.starts_with(&wanted), "{said}");
+}
+
+#[test]
+fn firmware_that_cannot_be_mapped_is_refused() {
+    let files = Files::new();
+    let empty = files.make("empty", b"");
+    assert!(refusal(&["run", "-f", &empty]).contains("is empty"));
+    let huge = files.make_long("huge", 1 << 30);
+    let said = refusal(&["run", "-f", &huge]);
+    assert!(said.contains("1073741824 bytes, at most"), "{said}");
+    let said = refusal(&["run", "-f", "/"]);
+    assert_eq!(said, "Unable to open firmware /: it is a directory");
+}
+
+#[test]
+fn options_nobody_can_honour_are_refused_by_name() {
+    for (args, said) in [
+        (&["--frobnicate"][..], "--frobnicate: no such option"),
+        (&["--rng"], "--rng: the virtio-rng device does not exist yet"),
+        (&["--balloon"], "--balloon: the virtio-balloon device does not exist yet"),
+        (&["-d", "disk.img"], "--disk: the virtio-blk device does not exist yet"),
+        (&["-n", "mode=tap"], "-n mode=tap: the virtio-net device does not exist yet"),
+        (&["--console", "virtio"], "--console virtio: the virtio-console device"),
+        (&["--irqchip", "gicv3"], "--irqchip: arm64 guests have it"),
+        (&["-k", "/dev/null", "-f", "/dev/null"], "--firmware: a guest starts with"),
+        (&["-m"], "-m"),
+    ] {
+        let refused = refusal(&[&["run"], args].concat());
+        assert!(refused.contains(said), "{args:?}: {refused}");
+    }
+}

@@ -1,0 +1,119 @@
+//! How guests end: by the exit port, switching themselves off, resetting and crashing.
+
+mod support;
+
+use support::flat::{Flat, pvh};
+use support::guest::{Guest, run};
+use trapline_testkit::realmode::{Asm, EXIT};
+
+/// ACPI's control register, and what switches off: SLP_TYP 5 and SLP_EN (ACPI 6.5, 4.8.3.2.1).
+const PM1_CNT: u16 = 0x604;
+const SLEEP_S5: u16 = 5 << 10 | 1 << 13;
+
+/// Battery-backed bytes nobody claims.
+const BOOTS: u8 = 0x50;
+
+fn off() -> Asm {
+    Asm::new().outw(PM1_CNT, SLEEP_S5)
+}
+
+/// Counts its boots in CMOS RAM and says how many and the last POST code; switches off after the
+/// third, before that resets by `reset`.
+fn counter(reset: &Asm) -> Asm {
+    let count = Asm::new().outb(0x70, BOOTS).inb(0x71).bytes(&[0xfe, 0xc0, 0x88, 0xc3]); // inc al; mov bl, al
+    let keep = count.send_al().outb(0x70, BOOTS).bytes(&[0x88, 0xd8]).mov_dx(0x71).out_al();
+    let post = keep.inb(0x80).send_al().outb(0x80, 0xaa);
+    post.bytes(&[0x88, 0xd8]).if_al_is(3, off().spin()).then(reset).spin()
+}
+
+#[test]
+fn the_exit_port_ends_the_run_with_twice_the_value_and_one() {
+    for value in [0, 1, 42, 127] {
+        let ended = run(&Asm::new().exit(value), &["--exit-port"]);
+        ended.expect_status(i32::from(value) * 2 + 1);
+    }
+}
+
+#[test]
+fn vcpus_that_nobody_started_do_not_keep_the_machine_running() {
+    let ended = run(&Asm::new().print(b"alone").then(&off()), &["-c", "3"]).expect_status(0);
+    assert_eq!(ended.out, b"alone");
+}
+
+#[test]
+fn what_was_printed_before_the_exit_port_is_written() {
+    let ended = run(&Asm::new().print(b"last words").exit(0), &["--exit-port"]).expect_status(1);
+    assert_eq!(ended.out, b"last words");
+}
+
+/// B2: kvmtool ends the vCPU at the first unclaimed port when it is to list them.
+#[test]
+fn without_its_option_the_exit_port_is_a_port_like_any_other_and_listed() {
+    let program = Asm::new().outb(EXIT, 7).inw(0x510).print(b"on").then(&off());
+    let ended = run(&program, &["--debug-ioport"]).expect_status(0);
+    assert_eq!(ended.out, b"on");
+    let unclaimed: Vec<&str> =
+        ended.err.lines().filter(|line| line.starts_with("unclaimed: ")).collect();
+    let expected = ["unclaimed: pio 0xf4 write of 1: 1", "unclaimed: pio 0x510 read of 2: 1"];
+    assert_eq!(unclaimed, expected);
+    assert!(!run(&program, &[]).expect_status(0).err.contains("unclaimed"));
+}
+
+/// The instructions after the one that switches off are not executed.
+#[test]
+fn acpi_switches_the_machine_off_at_once() {
+    let ended = run(&Asm::new().print(b"bye").then(&off()).print(b" and on").spin(), &[]);
+    let ended = ended.expect_status(0);
+    assert_eq!(ended.out, b"bye");
+    assert!(ended.err.contains("# KVM session ended normally."), "{}", ended.err);
+}
+
+/// B10: kvmtool ends at a reset.
+#[test]
+fn each_way_to_reset_boots_again_with_cmos_ram_kept_and_devices_at_power_on() {
+    let ways = [
+        ("keyboard controller", Asm::new().outb(0x64, 0xfe)),
+        ("port 0x92", Asm::new().outb(0x92, 0x01)),
+        ("port 0xcf9", Asm::new().outb(0xcf9, 0x02).outb(0xcf9, 0x06)),
+    ];
+    for (name, reset) in ways {
+        let ended = run(&counter(&reset), &["--stat"]).expect_status(0);
+        assert_eq!(ended.out, [1, 0, 2, 0, 3, 0], "{name}: {}", ended.err);
+        assert!(ended.err.contains(", resets 2\n"), "{name}: {}", ended.err);
+        let ended = run(&counter(&reset), &["--no-reboot"]).expect_status(0);
+        assert_eq!(ended.out, [1, 0], "{name}: {}", ended.err);
+    }
+}
+
+#[test]
+fn a_triple_fault_is_reported_with_registers_and_accesses_by_name() {
+    // ud2 in protected mode without an interrupt table.
+    let code = Flat::new().outb(0x92, 2).outb(0x3f9, 0).outb(0x510, 3).bytes(&[0x0f, 0x0b]);
+    let err = Guest::kernel(&pvh(&code)).run().expect_status(1).err;
+    let last = err.lines().last().unwrap();
+    assert!(last.starts_with("Fatal: the guest cannot go on: triple fault"), "{err}");
+    for part in [
+        "vCPU 0 stopped: triple fault",
+        "  rip ",
+        "  cs ",
+        "  cr0 ",
+        "  system/control-a PORTA (pio 0x92) write 1 byte 0x2\n",
+        "  serial0/uart IER (pio 0x3f9) write 1 byte 0x0\n",
+        "  unclaimed (pio 0x510) write 1 byte 0x3\n",
+    ] {
+        assert!(err.contains(part), "no {part:?}: {err}");
+    }
+}
+
+#[test]
+fn a_jump_to_where_nothing_is_is_reported() {
+    // jmp ffff:fff0 is above 1 MiB, where the RAM of a machine with 1 MiB ends.
+    let program = Asm::new().bytes(&[0xea, 0xf0, 0xff, 0xff, 0xff]);
+    let ended = Guest::new(&program).with(&["-m", "1"]).run().expect_status(1);
+    assert!(
+        ended.err.contains("Fatal: the guest cannot go on: KVM internal error"),
+        "{}",
+        ended.err
+    );
+    assert!(ended.err.contains("It had not accessed any device."), "{}", ended.err);
+}
