@@ -15,6 +15,9 @@ use crate::{paths, proc};
 ///
 /// Without apt-get and dpkg, or when the download fails: says what was wanted.
 pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
+    // Boots run side by side and want the same packages.
+    static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock();
     let dir = paths::build()?.join("deb").join(package);
     if dir.is_dir() {
         return Ok(dir);
@@ -32,7 +35,10 @@ pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
     fs::create_dir_all(&scratch)?;
     let fetched = fetch(package, &scratch).and_then(|()| {
         let content = scratch.join("content");
-        fs::rename(&content, &dir).with_context(|| format!("Cannot make {}", dir.display()))
+        // Another process may have been quicker, with the same content.
+        fs::rename(&content, &dir)
+            .or_else(|error| if dir.is_dir() { Ok(()) } else { Err(error) })
+            .with_context(|| format!("Cannot make {}", dir.display()))
     });
     fs::remove_dir_all(&scratch)?;
     fetched.with_context(|| format!("Cannot get the Debian package {package}"))?;

@@ -17,7 +17,7 @@ use trapline_device::{Device, Direction, Handler, HandlerMut, IoCx, Locked, Rule
 use self::regs::{ChannelBit, MAP, Reg, WINDOW_LEN};
 pub use self::state::{Channel, State};
 
-/// The chip. Hardware reset is [`Dma::default`].
+/// The chip. Hardware reset makes a new one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Chip {
     state: State,
