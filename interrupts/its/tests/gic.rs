@@ -1,0 +1,155 @@
+//! The distributor, redistributors and processor interfaces, as drivers and processors use them.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
+mod support;
+
+use gicv3_its::gic::{Gic, SPURIOUS};
+use gicv3_its::{Config, GuestMemory, Lpi, LpiSink, Target};
+use support::ram::Ram;
+use support::{Bench, CONFIG, PENDING};
+
+const CPU0: Target = Target(0);
+const CPU1: Target = Target(1);
+
+/// Everything on: both groups, all SPIs and private interrupts in Group 1 at priority 0xa0.
+fn gic() -> (Gic, Ram) {
+    let (mut gic, ram) = (Gic::new(2, 64), Ram::default());
+    gic.write_distributor(0, 4, 0x13);
+    for n in 1..3u64 {
+        gic.write_distributor(0x80 + n * 4, 4, 0xffff_ffff);
+        gic.write_distributor(0x100 + n * 4, 4, 0xffff_ffff);
+    }
+    for target in [CPU0, CPU1] {
+        gic.write_redistributor(target, 0x1_0080, 4, 0xffff_ffff, &ram);
+        gic.write_redistributor(target, 0x1_0100, 4, 0xffff_ffff, &ram);
+        for byte in 0..32 {
+            gic.write_redistributor(target, 0x1_0400 + byte, 1, 0xa7, &ram);
+        }
+    }
+    for intid in 32..96 {
+        gic.write_distributor(0x400 + intid, 1, 0xa0);
+    }
+    for cpu in &mut gic.cpus {
+        (cpu.mask, cpu.group0, cpu.group1) = (0xff, true, true);
+    }
+    (gic, ram)
+}
+
+#[test]
+fn identification_says_lpis_16_bits_and_three_times_32_interrupts() {
+    let mut gic = gic().0;
+    assert_eq!(gic.read_distributor(4, 4), 15 << 19 | 1 << 17 | 2);
+    assert_eq!(gic.read_distributor(0, 4), 0x53);
+    assert_eq!(gic.read_distributor(0xffe8, 4), 0x3b);
+    assert_eq!(gic.read_distributor(0xffe0, 4), 0x92);
+    assert_eq!((gic.read_distributor(1, 4), gic.bad_accesses), (0, 1));
+}
+
+#[test]
+fn a_level_spi_stays_pending_until_its_line_falls_and_an_edge_until_it_is_taken() {
+    let (mut gic, ram) = gic();
+    gic.set_spi(40, true);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 40);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), SPURIOUS, "it is active");
+    gic.end(CPU0, true, 40);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 40, "the line is still high");
+    gic.set_spi(40, false);
+    gic.end(CPU0, true, 40);
+    assert_eq!(gic.signalled(CPU0, &ram), None);
+    // Interrupt 41 becomes edge-triggered.
+    gic.write_distributor(0xc08, 4, 2 << 18);
+    gic.set_spi(41, true);
+    gic.set_spi(41, false);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 41);
+    gic.end(CPU0, true, 41);
+    assert_eq!(gic.signalled(CPU0, &ram), None);
+}
+
+#[test]
+fn spis_go_where_they_are_routed() {
+    let (mut gic, ram) = gic();
+    gic.write_distributor(0x6000 + 8 * 50, 8, 1);
+    assert_eq!(gic.read_distributor(0x6000 + 8 * 50, 8), 1);
+    gic.set_spi(50, true);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), SPURIOUS);
+    assert_eq!(gic.acknowledge(CPU1, true, &ram), 50);
+    gic.write_distributor(0x6000 + 8 * 51, 4, 1 << 31);
+    gic.set_spi(51, true);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 51, "any processor: the first");
+}
+
+#[test]
+fn sgis_reach_the_processors_named_or_all_others() {
+    let (mut gic, ram) = gic();
+    gic.send_sgi(CPU0, 5 << 24 | 0b10);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), SPURIOUS);
+    assert_eq!(gic.acknowledge(CPU1, true, &ram), 5);
+    gic.end(CPU1, true, 5);
+    gic.send_sgi(CPU1, 6 << 24 | 1 << 40);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 6);
+    assert_eq!(gic.acknowledge(CPU1, true, &ram), SPURIOUS);
+}
+
+#[test]
+fn a_higher_priority_preempts_and_an_equal_one_waits() {
+    let (mut gic, ram) = gic();
+    gic.set_ppi(CPU0, 27, true);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 27);
+    gic.set_spi(33, true);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), SPURIOUS, "an equal priority waits");
+    gic.write_distributor(0x400 + 33, 1, 0x90);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 33);
+    assert_eq!(gic.cpus.first().unwrap().running(), 0x90);
+    gic.end(CPU0, true, 33);
+    assert_eq!(gic.cpus.first().unwrap().running(), 0xa0);
+    for cpu in &mut gic.cpus {
+        cpu.mask = 0x90;
+    }
+    gic.end(CPU0, true, 27);
+    assert_eq!(gic.signalled(CPU0, &ram), None, "0x90 is not above the mask");
+}
+
+#[test]
+fn groups_are_enabled_and_taken_apart() {
+    let (mut gic, ram) = gic();
+    gic.write_distributor(0x84, 4, 0);
+    gic.set_spi(34, true);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), SPURIOUS, "it is of Group 0");
+    gic.write_distributor(0, 4, 2);
+    assert_eq!(gic.acknowledge(CPU0, false, &ram), SPURIOUS, "Group 0 is off");
+    gic.write_distributor(0, 4, 3);
+    assert_eq!(gic.acknowledge(CPU0, false, &ram), 34);
+}
+
+#[test]
+fn lpis_compete_with_other_interrupts() {
+    let (mut gic, ram) = gic();
+    ram.write(CONFIG, &[0x81]).unwrap();
+    for (offset, size, value) in [(0x70, 8, CONFIG | 15), (0x78, 8, PENDING), (0, 4, 1)] {
+        gic.write_redistributor(CPU0, offset, size, value, &ram);
+    }
+    gic.set_spi(35, true);
+    gic.redistributors.sink(&ram).set_pending(CPU0, Lpi::new(8192).unwrap());
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 8192, "of the higher priority");
+    gic.end(CPU0, true, 8192);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 35);
+    let unused = Bench::reset(Config::new());
+    assert!(!unused.its.enabled());
+}
+
+#[test]
+fn any_access_of_any_frame_is_harmless() {
+    let (mut gic, ram) = gic();
+    for offset in 0..0x2_0100u64 {
+        for size in [1, 2, 4, 8] {
+            gic.write_distributor(offset, size, u64::MAX);
+            gic.write_redistributor(CPU1, offset, size, u64::MAX, &ram);
+            gic.read_distributor(offset, size);
+            gic.read_redistributor(CPU1, offset, size);
+        }
+    }
+    gic.set_spi(5000, true);
+    gic.set_ppi(Target(9), 20, true);
+    gic.end(Target(9), true, 20);
+    assert_eq!(gic.acknowledge(Target(9), true, &ram), SPURIOUS);
+}

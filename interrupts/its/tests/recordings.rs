@@ -1,0 +1,65 @@
+//! Recordings of another implementation, driven over qtest with its processors stopped, replayed.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
+#[path = "../examples/replay/machine.rs"]
+mod machine;
+#[path = "../examples/replay/player.rs"]
+mod player;
+#[path = "../examples/replay/ram.rs"]
+mod ram;
+#[path = "../examples/replay/record.rs"]
+mod record;
+
+fn replay(text: &str) -> (u64, u64) {
+    let report = player::play(text).unwrap();
+    report.lines.iter().for_each(|line| eprintln!("{line}"));
+    (report.checks, report.differences)
+}
+
+macro_rules! recordings {
+    ($($test:ident: $file:literal, $checks:literal;)*) => {$(
+        #[test]
+        fn $test() {
+            assert_eq!(replay(include_str!(concat!("data/", $file, ".jsonl"))), ($checks, 0));
+        }
+    )*};
+}
+
+recordings! {
+    all_twelve_commands: "commands", 103;
+    illegal_commands_of_every_kind: "illegal", 86;
+    flat_and_two_level_tables_of_all_page_sizes: "two_level", 183;
+    the_queue_wraps_at_1_2_and_256_pages: "wrap", 1086;
+    registers_whole_and_by_halves: "registers", 132;
+    enable_bits_tables_and_queues_change: "toggle", 115;
+    acknowledgements_in_order: "acknowledge", 44;
+}
+
+#[test]
+fn a_recording_that_differs_is_noticed() {
+    let meta = r#"{"op":"meta","ncpu":1}"#;
+    let play = |line: &str| replay(&format!("{meta}\n{line}\n"));
+    assert_eq!(play(r#"{"op":"its_r","off":"0x90","size":8,"val":"0x20"}"#), (1, 1));
+    assert_eq!(play(r#"{"op":"expect","what":"pending","cpu":0,"lpi":8192,"val":1}"#), (1, 1));
+    assert_eq!(play(r#"{"op":"expect","what":"pending_set","cpu":0,"lpis":[8192]}"#), (1, 1));
+    assert_eq!(play(r#"{"op":"ack","cpu":0,"intid":8192}"#), (1, 1));
+    assert_eq!(play(r#"{"op":"msi","devid":0,"data":0,"size":4,"lpi":8192,"cpu":0}"#), (1, 1));
+    assert_eq!(play(r#"{"op":"exec","cmd":"SYNC"}"#), (1, 1));
+    assert_eq!(play(r#"{"op":"gicr_r","cpu":0,"off":112,"size":8,"val":1}"#), (1, 1));
+    // What is marked as specific to its origin is executed and not compared.
+    let quirk = "{\"op\":\"quirk\",\"on\":true}\n{\"op\":\"exec\",\"cmd\":\"SYNC\"}";
+    assert_eq!(play(quirk), (0, 0));
+}
+
+#[test]
+fn text_that_is_not_of_the_format_is_an_error_with_its_line() {
+    let meta = r#"{"op":"meta","ncpu":1}"#;
+    for (text, line) in [
+        ("{\"op\":\"note\"}", "1:"),
+        (&format!("{meta}\n{{\"op\":\"what\"}}"), "2:"),
+        (&format!("{meta}\n{{\"op\":\"its_w\",\"off\":0,\"size\":4}}"), "2:"),
+        (&format!("{meta}\nnonsense"), "2:"),
+    ] {
+        assert!(player::play(text).is_err_and(|error| error.starts_with(line)), "{text}");
+    }
+}

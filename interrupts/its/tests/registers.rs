@@ -1,0 +1,414 @@
+//! Registers and commands where recordings of another implementation can not speak: what is
+//! this model's own choice, and what goes beyond a guest's own mistakes.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
+mod support;
+
+use gicv3_its::command::Command;
+use gicv3_its::lint::{Finding, Linter};
+use gicv3_its::redist::regs::typer;
+use gicv3_its::redist::{RedistConfig, Redistributors};
+use gicv3_its::{
+    Blocked, CommandError, Config, ConfigError, DeviceId, EventId, GuestMemory, Its, MemoryErrors,
+    Progress, Target, TranslationCache,
+};
+use support::{
+    Bench, COLLECTIONS, CONFIG, DEVICES, ITT, PENDING, QUEUE, SYNC, VALID, int, mapc, mapd, mapti,
+    unmapd,
+};
+
+#[test]
+fn wrong_widths_and_alignments_read_zero_are_ignored_and_counted() {
+    let mut bench = Bench::new(Config::new());
+    let mut bad = 0;
+    for (offset, size) in [
+        (0, 1),
+        (0, 2),
+        (0, 8),
+        (1, 4),
+        (2, 4),
+        (4, 8),
+        (8, 1),
+        (8, 2),
+        (0x84, 8),
+        (0x82, 4),
+        (0x88, 3),
+        (0x100, 16),
+        (0xffe8, 1),
+        (0xffe8, 8),
+        (0x200, 4),
+        (0x1_0040, 4),
+        (0x1_0040, 2),
+        (0x2_0000, 4),
+        (u64::MAX, 4),
+    ] {
+        let before = bench.observe();
+        assert_eq!(bench.read(offset, size), 0, "{size} bytes at {offset:#x}");
+        let sink = &mut bench.redist.sink(&bench.ram);
+        let _idle = bench.its.write(offset, size, u64::MAX, &bench.ram, sink);
+        assert_eq!(bench.observe(), before, "{size} bytes at {offset:#x}");
+        bad += 2;
+        assert_eq!(bench.its.counters().bad_accesses, bad);
+    }
+}
+
+#[test]
+fn a_store_of_a_cpu_to_translater_signals_nothing() {
+    let mut bench = Bench::new(Config::new());
+    bench.run(&[mapc(0, 0), mapd(0, 1), mapti(0, 0, 8192, 0)]);
+    let _idle = bench.write32(0x1_0040, 0);
+    assert_eq!(bench.pending(0), []);
+    assert!(bench.signal(0, 0).is_ok());
+}
+
+#[test]
+fn enabling_needs_both_tables_and_the_queue() {
+    for missing in [0x100, 0x108, 0x80] {
+        let mut bench = Bench::new(Config::new());
+        let _idle = bench.write32(0, 0);
+        let value = bench.read(missing, 8);
+        let _idle = bench.write(missing, value & !VALID);
+        let _idle = bench.write32(0, 1);
+        assert_eq!(bench.read(0, 4), 0x8000_0000, "the driver sees that it failed");
+        assert_eq!(bench.its.counters().bad_enables, 1);
+    }
+}
+
+#[test]
+fn cwriter_outside_the_queue_is_ignored_and_counted() {
+    let mut bench = Bench::new(Config::new());
+    for bad in [0x1000, 0x1fe0, 0xf_ffe0] {
+        let _idle = bench.write(0x88, bad);
+        assert_eq!(bench.read(0x88, 8), 0);
+    }
+    assert_eq!(bench.its.counters().bad_cwriter, 3);
+    let _idle = bench.write(0x88, 0xfff0_0000_0000_0000 | 0x3f);
+    assert_eq!(bench.read(0x88, 8), 0x20, "reserved bits and Retry read zero");
+}
+
+#[test]
+fn a_full_queue_is_worked_off_within_the_budget_of_each_access() {
+    let mut bench = Bench::new(Config { budget: 64, ..Config::new() });
+    let _idle = bench.write32(0, 0);
+    let _idle = bench.write(0x80, VALID | QUEUE | 0xff);
+    let _idle = bench.write32(0, 1);
+    let mut progress = bench.write32(0x88, 0xf_ffe0);
+    let mut accesses = 0;
+    let mut before = 64;
+    assert_eq!(bench.its.counters().commands, before);
+    while bench.its.peek(0x90, 8) != 0xf_ffe0 {
+        // A driver that only polls makes progress, and no access does more than the budget.
+        bench.read(if accesses % 2 == 0 { 0x90 } else { 0 }, 4);
+        accesses += 1;
+        assert!(bench.its.counters().commands - before <= 64);
+        before = bench.its.counters().commands;
+        progress = bench.process(0);
+    }
+    assert_eq!((bench.its.counters().commands, accesses), (32_767, 511));
+    assert_eq!(progress, Progress::Idle);
+}
+
+#[test]
+fn a_stalling_its_waits_for_retry_and_goes_on() {
+    let config = Config { memory_errors: MemoryErrors::Stall, ..Config::new() };
+    let mut bench = Bench::new(config);
+    let _idle = bench.write32(0, 0);
+    let _idle = bench.write(0x100, VALID | 1 << 62 | DEVICES | 0x200);
+    let _idle = bench.write32(0, 1);
+    bench.ram.write(DEVICES, &(VALID | 0x8000_0000u64).to_le_bytes()).unwrap();
+    bench.queue(&[mapc(0, 0), mapd(0, 1), mapti(0, 0, 8192, 0), int(0, 0)]);
+    let next = bench.next;
+    assert_eq!(bench.write32(0x88, next), Progress::Stalled);
+    assert_eq!(bench.read(0x90, 8), 0x21, "at MAPD, Stalled");
+    assert_eq!(bench.write32(0x88, next), Progress::Stalled, "not without Retry");
+    assert_eq!(bench.write32(0x88, next | 1), Progress::Stalled, "and not with it in vain");
+    bench.ram.write(DEVICES, &(VALID | 0x4700_0000u64).to_le_bytes()).unwrap();
+    assert_eq!(bench.write32(0x88, next | 1), Progress::Idle);
+    assert_eq!(bench.read(0x90, 8), 0x80);
+    assert_eq!(bench.pending(0), [8192]);
+    assert_eq!(bench.its.counters().refused(CommandError::TableMemory), 2);
+}
+
+#[test]
+fn memory_that_is_not_ram_is_skipped_and_counted() {
+    let mut bench = Bench::new(Config::new());
+    let itt = Command::Mapd { device: DeviceId(1), size: 3, itt: 0x9000_0000, valid: true };
+    bench.run(&[mapc(0, 0), itt, mapti(1, 0, 8192, 0), int(1, 0), mapd(1, 3)]);
+    assert_eq!(bench.its.counters().refused(CommandError::TableMemory), 2);
+    assert_eq!(bench.read(0x90, 8), 5 * 32);
+    assert_eq!(bench.signal(1, 0), Err(Blocked::Interrupt));
+}
+
+#[test]
+fn refused_commands_carry_the_architectures_numbers_in_the_order_of_checks() {
+    let mut bench = Bench::new(Config::new());
+    bench.run(&[mapc(0, 0), mapd(0, 1)]);
+    let invall = Command::Invall { collection: gicv3_its::CollectionId(9) };
+    let virtual_command = Command::Virtual { name: "VMAPP", opcode: 0x29 };
+    for (command, number) in [
+        // Where two things are wrong, the first check in the table speaks.
+        (mapd(0x1_0000, 31), 0x01_0801),
+        (mapd(0, 16), 0x01_0802),
+        (mapc(0xffff, 4), 0x01_0902),
+        (mapc(0x2000, 0), 0x01_0903),
+        (mapti(1, 99, 0, 0xffff), 0x01_0a04),
+        (mapti(0, 4, 0, 0xffff), 0x01_0a05),
+        (mapti(0, 0, 8191, 0xffff), 0x01_0a06),
+        (mapti(0, 0, 8192, 0x2000), 0x01_0a03),
+        (int(0, 0), 0x01_0307),
+        (invall, 0x01_0d09),
+        (virtual_command, 0x02_0001),
+        (Command::Unknown { opcode: 0x77 }, 0x02_0002),
+    ] {
+        let before = bench.its.counters().clone();
+        bench.run(&[command]);
+        let error = CommandError::ALL.iter().find(|error| error.number() == number).unwrap();
+        let refused = bench.its.counters().refused(*error) - before.refused(*error);
+        assert_eq!(refused, 1, "{command}: {error}");
+    }
+}
+
+#[test]
+fn a_device_is_unmapped_whatever_its_size_says() {
+    let mut bench = Bench::new(Config::new());
+    let unmap = Command::Mapd { device: DeviceId(0), size: 31, itt: 0, valid: false };
+    bench.run(&[mapc(0, 0), mapd(0, 1), mapti(0, 3, 8192, 0), mapti(0, 2, 8193, 7)]);
+    assert_eq!(bench.number(ITT + 24) >> 48, 0, "nothing comes after the last event");
+    assert_eq!(bench.number(ITT + 16) >> 48, 1);
+    let unmapped = bench.its.collections().find(|(id, _)| id.0 == 7);
+    assert_eq!(unmapped, Some((gicv3_its::CollectionId(7), None)), "named, without a target");
+    bench.run(&[unmap]);
+    assert_eq!(bench.signal(0, 3), Err(Blocked::Device));
+    assert_eq!(bench.its.counters().all_refused(), 0);
+}
+
+#[test]
+fn mapti_honours_propbaser_only_if_configured() {
+    for (check_propbaser, refused) in [(true, 1), (false, 0)] {
+        let mut bench = Bench::new(Config { check_propbaser, ..Config::new() });
+        for cpu in 0..4 {
+            bench.redistributor(cpu, 0, 0);
+            bench.redistributor(cpu, 0x70, CONFIG | 13);
+            bench.redistributor(cpu, 0, 1);
+        }
+        bench.run(&[mapc(0, 0), mapd(0, 1), mapti(0, 0, 16_384, 0), int(0, 0)]);
+        assert_eq!(bench.its.counters().refused(CommandError::MaptiIntid), refused);
+        assert_eq!(bench.pending(0), [], "beyond IDbits nothing becomes pending");
+    }
+}
+
+#[test]
+fn a_collection_unmapped_and_mapped_again_still_has_its_events() {
+    let mut bench = Bench::new(Config::new());
+    bench.run(&[mapc(3, 0), mapd(0, 1), mapti(0, 0, 8192, 3)]);
+    let unmap = Command::Mapc {
+        collection: gicv3_its::CollectionId(3),
+        target: gicv3_its::command::RdBase(0xffff),
+        valid: false,
+    };
+    bench.run(&[unmap]);
+    assert_eq!(bench.signal(0, 0), Err(Blocked::Collection));
+    bench.run(&[mapc(3, 2)]);
+    assert_eq!(bench.signal(0, 0).map(|(_, target)| target), Ok(Target(2)));
+}
+
+#[test]
+fn remembered_translations_are_void_after_every_command_that_could_change_them() {
+    let mut bench = Bench::new(Config::new());
+    let mut cache = TranslationCache::new();
+    let moved = Command::Movi {
+        device: DeviceId(0),
+        event: EventId(0),
+        collection: gicv3_its::CollectionId(1),
+    };
+    let discard = Command::Discard { device: DeviceId(0), event: EventId(0) };
+    bench.run(&[mapc(0, 0), mapc(1, 1), mapd(0, 1)]);
+    for command in [
+        mapti(0, 0, 8192, 0),
+        moved,
+        mapc(1, 2),
+        mapti(0, 0, 8200, 1),
+        unmapd(0),
+        mapd(0, 1),
+        discard,
+        mapti(0, 0, 8192, 0),
+    ] {
+        bench.run(&[command]);
+        for _ in 0..2 {
+            let plain = bench.its.translate(&bench.ram, DeviceId(0), EventId(0));
+            let cached = cache.translate(&bench.its, &bench.ram, DeviceId(0), EventId(0));
+            assert_eq!(plain, cached, "after {command}");
+        }
+    }
+    let _idle = bench.write32(0, 0);
+    let cached = cache.translate(&bench.its, &bench.ram, DeviceId(0), EventId(0));
+    assert_eq!(cached, Err(Blocked::Disabled));
+}
+
+#[test]
+fn disabling_lpis_writes_the_pending_table_back_and_leaves_the_first_kib() {
+    let mut bench = Bench::new(Config::new());
+    bench.ram.write(PENDING, &[0x5a; 1024]).unwrap();
+    bench.run(&[mapc(0, 0), mapd(0, 3), mapti(0, 0, 8192, 0), mapti(0, 1, 65_535, 0)]);
+    bench.run(&[int(0, 0), int(0, 1)]);
+    bench.redistributor(0, 0, 0);
+    assert_eq!(bench.number(PENDING + 1024), 1);
+    assert_eq!(bench.number(PENDING + 8184), 1 << 63);
+    assert_eq!(bench.number(PENDING + 1016), 0x5a5a_5a5a_5a5a_5a5a);
+    bench.run(&[int(0, 1), SYNC]);
+    bench.redistributor(0, 0, 1);
+    assert_eq!(bench.pending(0), [8192, 65_535]);
+    // A table that is said to be zero is not read.
+    bench.redistributor(0, 0, 0);
+    bench.redistributor(0, 0x78, PENDING | 1 << 62);
+    assert_eq!(bench.redist.read(Target(0), 0x78, 8), PENDING, "PTZ reads zero");
+    bench.redistributor(0, 0, 1);
+    assert_eq!(bench.pending(0), []);
+}
+
+#[test]
+fn configuration_bytes_are_kept_until_they_are_invalidated() {
+    let mut bench = Bench::new(Config::new());
+    bench.run(&[mapc(0, 0), mapd(0, 3), mapti(0, 0, 8192, 0), mapti(0, 1, 8193, 0)]);
+    bench.ram.write(CONFIG, &[0xa2, 0xa2]).unwrap();
+    bench.run(&[int(0, 0), int(0, 1)]);
+    assert_eq!(bench.next_lpi(0), None);
+    bench.ram.write(CONFIG, &[0xa3, 0x83]).unwrap();
+    assert_eq!(bench.next_lpi(0), None, "nobody said that they changed");
+    bench.run(&[int(0, 0)]);
+    assert_eq!(bench.next_lpi(0), None, "pending already, nothing new");
+    let inv = Command::Inv { device: DeviceId(0), event: EventId(0) };
+    bench.run(&[inv]);
+    assert_eq!(bench.next_lpi(0), Some(8192), "one of them did");
+    bench.redistributor(0, 0xa0, 8191);
+    bench.redistributor(0, 0xa0, 0xffff_ffff);
+    assert_eq!(bench.next_lpi(0), Some(8192), "no LPI, no effect");
+    bench.redistributor(0, 0xa0, 8193);
+    assert_eq!(bench.next_lpi(0), Some(8193), "the other one too, and it has priority");
+    bench.ram.write(CONFIG, &[0x03, 0x02]).unwrap();
+    bench.redistributor(0, 0xb0, 0);
+    assert_eq!(bench.next_lpi(0), Some(8192));
+}
+
+#[test]
+fn tables_of_64_kib_pages_have_52_address_bits() {
+    let mut bench = Bench::new(Config::new());
+    let _idle = bench.write32(0, 0);
+    let _idle = bench.write(0x100, VALID | DEVICES | 0x1000 | 0x200);
+    let _idle = bench.write32(0, 1);
+    bench.run(&[mapd(0, 1)]);
+    assert_eq!(bench.its.counters().refused(CommandError::TableMemory), 1, "1 << 48 is not RAM");
+}
+
+#[test]
+fn a_table_longer_than_its_numbers_does_not_make_more_of_them() {
+    let mut bench = Bench::new(Config::new());
+    let _idle = bench.write32(0, 0);
+    let _idle = bench.write(0x100, VALID | 0x4600_0000 | 0x20f);
+    let _idle = bench.write32(0, 1);
+    bench.run(&[mapd(0xffff, 1), mapd(0x1_0000, 1)]);
+    assert_eq!(bench.its.counters().refused(CommandError::MapdDevice), 1);
+}
+
+#[test]
+fn lpis_are_of_the_lower_half_where_there_are_two_security_states() {
+    let mut bench = Bench::new(Config::new());
+    let config = RedistConfig { two_security_states: true, ..RedistConfig::default() };
+    bench.redist = Redistributors::new(config, [typer(0, 1)]);
+    for (offset, value) in [(0x70, CONFIG | 15), (0x78, PENDING), (0, 1)] {
+        bench.redistributor(0, offset, value);
+    }
+    bench.run(&[mapc(0, 0), mapd(0, 1), mapti(0, 0, 8192, 0), int(0, 0)]);
+    let next = bench.redist.next(Target(0), &bench.ram).unwrap();
+    assert_eq!((next.lpi.intid(), next.priority), (8192, 0xa0 >> 1 | 0x80));
+}
+
+#[test]
+fn the_tables_of_lpis_do_not_change_while_they_are_enabled() {
+    let mut bench = Bench::new(Config::new());
+    bench.redistributor(0, 0x70, 0);
+    bench.redistributor(0, 0x78, 0);
+    let read = |bench: &mut Bench, at| bench.redist.read(Target(0), at, 8);
+    assert_eq!((read(&mut bench, 0x70), read(&mut bench, 0x78)), (CONFIG | 15, PENDING));
+}
+
+#[test]
+fn kvms_identity_lets_only_kvms_bits_stick() {
+    let mut bench = Bench::reset(Config::kvm());
+    assert_eq!((bench.read(8, 8), bench.read(4, 4)), (0x1_ef71, 0x4b00_043b));
+    let _idle = bench.write(0x108, VALID | 1 << 62 | COLLECTIONS | 0x100);
+    assert_eq!(bench.read(0x108, 8) >> 62, 2, "no indirect collections");
+    assert_eq!(bench.read(0x108, 8) >> 8 & 3, 2, "64 KiB pages");
+    let _idle = bench.write(0x80, VALID | 2 << 10 | (QUEUE + 0x3000));
+    let cbaser = bench.read(0x80, 8);
+    assert_eq!((cbaser & 0xff_ffff_f000, cbaser >> 10 & 3), (QUEUE, 1));
+}
+
+#[test]
+fn a_configuration_that_contradicts_itself_is_refused() {
+    let good = Config::new();
+    let typer = good.typer;
+    for (config, error) in [
+        (Config { typer: typer.with_virtual_lpis(true), ..good }, ConfigError::Virtual),
+        (Config { typer: typer.with_pta(true), ..good }, ConfigError::Targets),
+        (Config { typer: typer.with_itt_entry_size(6), ..good }, ConfigError::EntrySize),
+        (Config { typer: typer.with_id_bits(16), ..good }, ConfigError::Bits),
+        (Config { iidr: 0x1000, ..good }, ConfigError::Revision),
+        (Config { budget: 0, ..good }, ConfigError::Budget),
+    ] {
+        assert_eq!(Its::new(config).err(), Some(error));
+    }
+}
+
+#[test]
+fn the_report_shows_devices_collections_and_refusals() {
+    let mut bench = Bench::new(Config::new());
+    bench.run(&[mapc(0, 1), mapd(2, 1), mapti(2, 3, 8200, 0), int(9, 9), int(2, 3)]);
+    let _blocked = bench.signal(2, 1);
+    let report = bench.its.report(&bench.ram, 1 << 20);
+    assert_eq!(report.devices.len(), 1);
+    let text = report.to_string();
+    for part in [
+        "ITS enabled, CREADR 0xa0, CWRITER 0xa0",
+        &format!("0x2         4 events at {:#x}, 1 mapped", ITT + 0x2000),
+        "refused: 0x010307 INT: event or its collection not mapped",
+        "blocked: 0x030003 event not mapped",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    assert!(bench.its.report(&bench.ram, 3).truncated);
+}
+
+#[test]
+fn the_linter_finds_what_works_here_by_luck() {
+    let mut linter = Linter::new();
+    let mut judge = |command: Command| linter.decoded(&command);
+    let (device, event) = (DeviceId(1), EventId(0));
+    let inv = Command::Inv { device, event };
+    assert_eq!(judge(mapti(1, 0, 8192, 0)), [Finding::UnmappedDevice(device)]);
+    assert_eq!(judge(mapd(1, 0)), []);
+    assert_eq!(judge(inv), [Finding::UnmappedEvent(device, event)]);
+    let collection = gicv3_its::CollectionId(0);
+    assert_eq!(judge(mapti(1, 0, 8192, 0)), [Finding::UnmappedCollection(collection)]);
+    assert_eq!(judge(mapc(0, 0)), []);
+    assert_eq!(judge(mapti(1, 0, 8193, 0)), [Finding::Remapped(device, event)]);
+    assert_eq!(
+        judge(mapti(1, 1, 8193, 0)),
+        [Finding::SharedLpi(gicv3_its::Lpi::new(8193).unwrap())]
+    );
+    assert_eq!(judge(mapti(1, 2, 8193, 0)), [Finding::EventOutOfRange(device, EventId(2))]);
+    assert_eq!(judge(mapc(0, 1)), [Finding::PendingLeftBehind(collection)]);
+    assert_eq!(judge(unmapd(1)), [Finding::EventsLeft(device, 2)]);
+    assert_eq!(judge(SYNC), [Finding::SyncOfNobody(gicv3_its::command::RdBase(0))]);
+    let overlap = Command::Mapd { device: DeviceId(3), size: 9, itt: ITT, valid: true };
+    assert_eq!(judge(mapd(0, 1)), []);
+    assert_eq!(judge(overlap), [Finding::OverlappingTables(DeviceId(3), DeviceId(0))]);
+    assert_eq!(judge(mapti(0, 0, 8300, 0)), []);
+    assert_eq!(linter.signal(DeviceId(0), event), [Finding::NoSync(DeviceId(0), event)]);
+    let sync = Command::Sync { target: gicv3_its::command::RdBase(1) };
+    assert_eq!(linter.decoded(&sync), []);
+    assert_eq!(linter.signal(DeviceId(0), event), []);
+    let mut words = sync.encode();
+    words[1] = 1;
+    assert_eq!(linter.command(words), [Finding::ReservedBits]);
+}
