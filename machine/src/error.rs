@@ -28,6 +28,14 @@ pub enum Error {
         /// What was asked for.
         bytes: u64,
     },
+    /// RAM where the arm64 board has devices.
+    #[error("RAM cannot begin at {base:#x}: below {lowest:#x} are the devices of the board")]
+    RamAddress {
+        /// What was asked for.
+        base: u64,
+        /// The lowest address it may have.
+        lowest: u64,
+    },
     /// More vCPUs than the board's interrupt controllers can name.
     #[error("{wanted} vCPUs are too many: the PC board takes at most {max}")]
     TooManyCpus {

@@ -2,16 +2,19 @@
 //!
 //! [`Session`] is one machine from power-on to its [`Ending`], over any number of resets;
 //! [`qtest::Machine`] is the same board with no vCPU, for a client that plays one.
-//! `x86_pc` lists the PC's devices and is, with its `layout.rs`, the only place that knows their
-//! addresses and interrupts.
+//! `x86_pc` and `arm64_virt` list the devices of their board and are, with their `layout.rs`, the
+//! only places that know addresses and interrupts. Both are built of the same devices and without
+//! KVM; their `kvm.rs` and `qtest.rs` connect them to a source of accesses.
 
 #![forbid(unsafe_code)]
 
+mod arm64_virt;
 pub mod clock;
 mod config;
 mod control;
 mod error;
 mod flusher;
+mod parts;
 pub mod qtest;
 mod report;
 mod session;

@@ -1,45 +1,62 @@
-//! The PC board with no vCPU: what a qtest client drives.
+//! A board with no vCPU: what a qtest client drives.
 //!
-//! Every interrupt line is a pin of `ioapic` that the client can watch and drive, numbered as the
-//! global system interrupts are; behind the pins are our own 8259s and I/O APIC, whatever other
-//! sources have. INTR of the 8259s is pin 0 of what `i8259` puts out. There are no local APICs to
-//! take the I/O APIC's messages, and nobody ends its level-triggered interrupts.
+//! Every interrupt line of the board is a pin of its interrupt controller that the client can watch
+//! and drive. What the pins are called, and what is behind them, is the board's: see `qtest.rs`
+//! beside it.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline::Registry;
-use trapline_device::{CharBackend, Line, LineSink, MsiSink, NullBackend, Power, PowerEvent};
+use trapline_device::{CharBackend, Clock, Device, Line, LineSink, Power, PowerEvent};
 use trapline_guestmem::GuestMem;
-use trapline_qtest::{Pin, Side, Target, VirtualClock, Wires};
+use trapline_qtest::{Target, VirtualClock, Wires};
 
-use crate::Error;
-use crate::x86_pc::{self, Board, Controllers, Lines, Options, Wiring};
+use crate::{Error, arm64_virt, x86_pc};
 
 /// One handle for the client, one for whoever else wants to make accesses.
 const HANDLES: usize = 2;
 
+/// Which board it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BoardKind {
+    /// The PC.
+    #[default]
+    X86Pc,
+    /// The arm64 board.
+    Arm64Virt,
+}
+
 /// A machine without vCPUs, as its user describes it.
 #[derive(Clone)]
 pub struct Config {
+    /// The board.
+    pub board: BoardKind,
     /// RAM in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
     /// What UTC is when the machine starts, in nanoseconds since 1970.
     pub utc_start_ns: u64,
     /// Behind the first serial port.
     pub console: Arc<dyn CharBackend>,
-    /// Whether the port is there that ends the machine with a status.
+    /// Whether the port is there that ends the machine with a status. The PC's only.
     pub exit_port: bool,
 }
 
-/// The PC board, its RAM, and time that stands still.
+/// A board, its RAM, and time that stands still.
 pub struct Machine {
-    board: Board,
+    board: Box<dyn Device>,
     registry: Registry,
     ram: GuestMem,
     clock: VirtualClock,
     wires: Wires,
     asked: Arc<Asked>,
+}
+
+/// What a board is connected to here.
+pub(crate) struct Bench {
+    pub(crate) wires: Wires,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) power: Arc<dyn Power>,
 }
 
 impl Machine {
@@ -48,29 +65,18 @@ impl Machine {
     /// # Errors
     /// What cannot be had, in a sentence.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let ram = x86_pc::ram(config.mem_bytes)?;
         let registry = Registry::builder().handles(HANDLES).build();
         let clock = VirtualClock::new(config.utc_start_ns);
         let (wires, asked) = (Wires::default(), Arc::<Asked>::default());
-        let options = Options {
-            cpus: 1,
-            mem_bytes: config.mem_bytes,
-            console: Arc::clone(&config.console),
-            firmware_log: Arc::new(NullBackend),
-            exit_port: config.exit_port,
-            coalesce: false,
-        };
-        let controllers = Controllers::new(Arc::new(NoLocalApics), None, |pin0| {
-            wires.line(Pin { device: "i8259", side: Side::Out, number: 0 }, End(pin0))
-        })?;
-        let wiring = Wiring {
-            lines: &PinLines { wires: &wires, controllers: &controllers },
-            controllers: Some(&controllers),
+        let bench = Bench {
+            wires: wires.clone(),
             clock: Arc::new(clock.clone()),
-            power: asked.clone(),
-            options,
+            power: Arc::<Asked>::clone(&asked),
         };
-        let board = Board::new(&registry, &wiring)?;
+        let (board, ram) = match config.board {
+            BoardKind::X86Pc => x86_pc::build(config, &registry, &bench)?,
+            BoardKind::Arm64Virt => arm64_virt::build(config, &registry, &bench)?,
+        };
         Ok(Self { board, registry, ram, clock, wires, asked })
     }
 
@@ -117,38 +123,11 @@ impl Power for Asked {
     }
 }
 
-/// Lines into the pins, and on into the controllers.
-struct PinLines<'a> {
-    wires: &'a Wires,
-    controllers: &'a Controllers,
-}
-
-impl Lines for PinLines<'_> {
-    fn line(&self, gsi: u32) -> Line {
-        let pin = Pin { device: "ioapic", side: Side::In, number: gsi };
-        self.wires.line(pin, Behind(self.controllers.line(gsi)))
-    }
-}
-
 /// What is behind a pin.
-struct Behind(Line);
+pub(crate) struct Behind(pub(crate) Line);
 
 impl LineSink for Behind {
     fn set_level(&self, level: bool) {
         self.0.set(level);
     }
-}
-
-struct End(Box<dyn LineSink>);
-
-impl LineSink for End {
-    fn set_level(&self, level: bool) {
-        self.0.set_level(level);
-    }
-}
-
-struct NoLocalApics;
-
-impl MsiSink for NoLocalApics {
-    fn send(&self, _address: u64, _data: u32) {}
 }

@@ -4,16 +4,58 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
 use trapline::Registry;
-use trapline_device::{CharDevice, Clock, Power, PowerEvent};
+use trapline_device::{CharDevice, Clock, PowerEvent};
 use trapline_display::{Input, Screen};
-use trapline_guestmem::GuestMem;
 use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
 
 use crate::clock::HostClock;
 use crate::control::{Control, Event};
 use crate::flusher::Flusher;
-use crate::x86_pc::{self, Board, Display, Options, Wiring};
+#[cfg(target_arch = "x86_64")]
+use crate::x86_pc::PcOnKvm as HostBoard;
 use crate::{Config, Ending, Error};
+
+/// A board with KVM's processors and interrupt controllers: what differs between the boards in the
+/// life of a machine. A host's KVM runs its own processors, so each host has one such board.
+pub(crate) trait OnKvm: Sized {
+    /// Where the vCPUs but the first start.
+    const OTHERS: Start;
+
+    /// Maps RAM, makes the VM and builds the board.
+    fn new(
+        kvm: &Kvm,
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        control: &Control,
+    ) -> Result<Self, Error>;
+
+    /// The VM, for its vCPUs.
+    fn vm(&self) -> &Arc<Vm>;
+
+    /// Where the vCPUs' accesses go.
+    fn registry(&self) -> &Registry;
+
+    /// The vCPUs are there: what had to wait for them. Called once.
+    fn complete(&mut self, _vcpus: &mut [Vcpu]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Puts the guest's software into memory, over whatever an earlier run left there, and says
+    /// where the first vCPU starts. `again`: not for the first time.
+    fn load(&self, config: &Config, again: bool) -> Result<Start, Error>;
+
+    /// Everything but RAM and the vCPUs back to power-on. All vCPUs are stopped.
+    fn reset(&self) -> Result<(), Error>;
+
+    /// The device behind [`Config::console`].
+    fn console(&self) -> Weak<dyn CharDevice>;
+
+    /// The screen of [`Config::display`].
+    fn screen(&self) -> Option<Arc<Screen>>;
+
+    /// The keyboard and the mouse, if the board has them.
+    fn input(&self) -> Option<Arc<dyn Input>>;
+}
 
 /// A machine that has been built and not yet switched on.
 pub struct Session {
@@ -23,11 +65,7 @@ pub struct Session {
     vcpus: Vec<Vcpu>,
     /// Where the first vCPU starts, until it has.
     start: Option<Start>,
-    display: Option<Display>,
-    board: Board,
-    registry: Registry,
-    vm: Arc<Vm>,
-    mem: GuestMem,
+    board: HostBoard,
 }
 
 impl Session {
@@ -36,28 +74,17 @@ impl Session {
     /// # Errors
     /// What cannot be had or loaded, in a sentence.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let options = x86_pc::vm_options(config.cpus)?;
         let kvm = Kvm::open(&config.kvm_device)?;
-        let mem = x86_pc::ram(config.mem_bytes)?;
-        let vm = Vm::new(&kvm, &mem, options)?;
-        let handles = usize::try_from(config.cpus).unwrap_or(usize::MAX);
-        let registry = Registry::builder().handles(handles).offload(vm.offload()).build();
         let (control, events) = Control::new();
         let clock: Arc<dyn Clock> = Arc::new(HostClock::new().map_err(Error::Thread)?);
-        let power: Arc<dyn Power> = Arc::new(control.clone());
-        let wiring =
-            Wiring { lines: &vm, controllers: None, clock, power, options: options_of(&config) };
-        let mut board = Board::new(&registry, &wiring)?;
-        let display = match config.display {
-            Some(mode) => Some(Display::new(mode, &vm, &registry, &mut board)?),
-            None => None,
-        };
-        let vcpus = (0..config.cpus)
-            .map(|index| Vcpu::new(&vm, index, &registry))
+        let mut board = HostBoard::new(&kvm, &config, clock, &control)?;
+        let mut vcpus = (0..config.cpus)
+            .map(|index| Vcpu::new(board.vm(), index, board.registry()))
             .collect::<Result<Vec<_>, _>>()?;
-        control.watch(registry.clone(), vcpus.iter().map(Vcpu::counters).collect());
-        let start = Some(x86_pc::load(&mem, &vm, &config, false)?);
-        Ok(Self { config, control, events, vcpus, start, display, board, registry, vm, mem })
+        board.complete(&mut vcpus)?;
+        control.watch(board.registry().clone(), vcpus.iter().map(Vcpu::counters).collect());
+        let start = Some(board.load(&config, false)?);
+        Ok(Self { config, control, events, vcpus, start, board })
     }
 
     /// The handle for other threads.
@@ -72,11 +99,11 @@ impl Session {
 
     /// The screen of [`Config::display`].
     pub fn screen(&self) -> Option<Arc<Screen>> {
-        self.display.as_ref().map(Display::screen)
+        self.board.screen()
     }
 
-    /// The keyboard and the mouse.
-    pub fn input(&self) -> Arc<dyn Input> {
+    /// The keyboard and the mouse, if the board has them.
+    pub fn input(&self) -> Option<Arc<dyn Input>> {
         self.board.input()
     }
 
@@ -86,11 +113,11 @@ impl Session {
     /// The guest's software cannot be loaded again, or KVM refuses. Nothing of the guest runs any
     /// more.
     pub fn run(&mut self) -> Result<Ending, Error> {
-        let _flusher = Flusher::start(self.registry.clone()).map_err(Error::Thread)?;
+        let _flusher = Flusher::start(self.board.registry().clone()).map_err(Error::Thread)?;
         loop {
             let start = match self.start.take() {
                 Some(start) => start,
-                None => x86_pc::load(&self.mem, &self.vm, &self.config, true)?,
+                None => self.board.load(&self.config, true)?,
             };
             match self.run_once(start)? {
                 // A guest that resets again and again must not outrun who wants to end it.
@@ -98,8 +125,7 @@ impl Session {
                 Ending::Reset if self.config.reboot => {
                     self.control.count_reset();
                     tracing::info!("the guest was reset, booting it again");
-                    self.board.reset();
-                    self.vm.reset()?;
+                    self.board.reset()?;
                 }
                 ending => return Ok(ending),
             }
@@ -110,7 +136,7 @@ impl Session {
     fn run_once(&mut self, start: Start) -> Result<Ending, Error> {
         let mut vcpus = std::mem::take(&mut self.vcpus);
         for vcpu in &mut vcpus {
-            let start = if vcpu.index() == 0 { start } else { Start::WaitForSipi };
+            let start = if vcpu.index() == 0 { start } else { HostBoard::OTHERS };
             vcpu.set_start(&start)?;
         }
         let control = self.control.clone();
@@ -119,7 +145,7 @@ impl Session {
         self.control.runs(&running);
         let ending = self.wait();
         self.vcpus = running.stop()?;
-        self.registry.drain();
+        self.board.registry().drain();
         // Requests that came after the first one were made by a machine that was ending.
         while self.events.try_recv().is_ok() {}
         Ok(ending)
@@ -147,16 +173,5 @@ impl Session {
                 },
             }
         }
-    }
-}
-
-fn options_of(config: &Config) -> Options {
-    Options {
-        cpus: config.cpus,
-        mem_bytes: config.mem_bytes,
-        console: Arc::clone(&config.console),
-        firmware_log: Arc::clone(&config.firmware_log),
-        exit_port: config.exit_port,
-        coalesce: config.coalesce,
     }
 }

@@ -4,6 +4,7 @@ mod support;
 
 use proptest::prelude::*;
 use support::Victim;
+use trapline_machine::qtest::BoardKind;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
@@ -12,6 +13,11 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), 1..4096),
     ) {
         Victim::new().suffer(&bytes);
+    }
+
+    #[test]
+    fn nor_do_they_hurt_the_arm64_board(bytes in prop::collection::vec(any::<u8>(), 1..4096)) {
+        Victim::on(BoardKind::Arm64Virt).suffer(&bytes);
     }
 }
 

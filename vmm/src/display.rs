@@ -57,10 +57,12 @@ impl Display {
     /// # Errors
     /// The system has no thread to spare.
     pub fn serve(&mut self, machine: &Session, name: &str) -> anyhow::Result<Option<Server>> {
-        let (Some(listener), Some(screen)) = (self.listener.take(), machine.screen()) else {
+        let (Some(listener), Some(screen), Some(input)) =
+            (self.listener.take(), machine.screen(), machine.input())
+        else {
             return Ok(None);
         };
-        let server = Server::start(listener, name, screen, machine.input());
+        let server = Server::start(listener, name, screen, input);
         let server = server.context("cannot start the VNC server")?;
         let address = server.address();
         tracing::info!("the display is served by VNC on {address}");

@@ -17,6 +17,7 @@ use crate::cli::QtestOptions;
 /// Why it could not be built, or its client not be reached.
 pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
     let machine = Machine::new(&Config {
+        board: options.board,
         mem_bytes: options.mem_bytes,
         utc_start_ns: options.utc_start_ns,
         console: Arc::new(NullBackend),

@@ -28,6 +28,6 @@ pub use edit::{EditError, NoRegions, RegionId, RegionName, Regions};
 pub use handler::{Device, Handler, HandlerMut, IoCx, Limits, Locked, Rules};
 pub use irqchip::{EoiSink, ExtInt, LevelRoutes};
 pub use line::{Line, LineSink};
-pub use msi::{Msi, MsiSink};
+pub use msi::{Msi, MsiController, MsiSink};
 pub use power::{Power, PowerEvent};
 pub use save::{Form, SaveState, Saved, StateError};

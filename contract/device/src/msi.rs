@@ -1,6 +1,7 @@
 //! Message-signalled interrupts: a write of 32 bits that an interrupt controller answers.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// One message: what is written, and where.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -26,4 +27,14 @@ pub trait MsiSink: Send + Sync {
     /// Delivers the message of `data` written to `address`, as in [`Msi`]. One that nobody accepts
     /// vanishes.
     fn send(&self, address: u64, data: u32);
+}
+
+/// What takes the messages of a bus: gives each function a sink of its own.
+///
+/// Some controllers tell functions apart by who sends (the ITS of a GICv3: by DeviceID); a
+/// function does not know who it is, so its sink does.
+pub trait MsiController: Send + Sync {
+    /// The sink of the function whose PCI Requester ID is `requester`: bus in bits 15:8, device
+    /// in bits 7:3, function in bits 2:0.
+    fn sink(&self, requester: u16) -> Arc<dyn MsiSink>;
 }

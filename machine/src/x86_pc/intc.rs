@@ -11,8 +11,8 @@ use trapline_intc::{Outputs, Routes, pc_table};
 use trapline_platform::i8042::Timer2;
 
 use super::layout::{self, port};
-use super::{Lines, Parts};
 use crate::Error;
+use crate::parts::{Lines, Parts};
 
 /// The 8259 pair and the I/O APIC, with the lines into both.
 pub(crate) struct Controllers {

@@ -1,17 +1,25 @@
 //! The PC board: kvmtool's map, its devices listed one by one.
 
+#[cfg(target_arch = "x86_64")]
 mod boot;
+#[cfg(target_arch = "x86_64")]
 mod display;
 mod intc;
+#[cfg(target_arch = "x86_64")]
+mod kvm;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "what guests are told is unused")
+)]
 mod layout;
+mod qtest;
 
 use std::sync::{Arc, Weak};
 
 use layout::{irq, port};
-use trapline::{Edit, EditError, Handler, Mapping, Region, Registry};
+use trapline::{Handler, Mapping, Region, Registry};
 use trapline_device::{CharBackend, CharDevice, Clock, Device, Line, NullBackend, Power};
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Irqchip, Vm, VmOptions};
 use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout};
 use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
 use trapline_platform::i8042::{I8042, NoTimer2, Timer2};
@@ -24,14 +32,15 @@ use trapline_platform::serial::Serial;
 
 use crate::Error;
 
-pub(crate) use boot::load;
-pub(crate) use display::Display;
-pub(crate) use intc::Controllers;
+use intc::Controllers;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use kvm::PcOnKvm;
+pub(crate) use qtest::build;
 
-/// Local APIC and I/O APIC numbers are a byte in the MP table, and one more is the broadcast.
-const CPUS_MAX: u32 = 254;
+use crate::parts::{Lines, Parts};
 
 /// A built board. Dropping it unmaps everything.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only KVM wants the rest"))]
 pub(crate) struct Board {
     devices: Vec<Arc<dyn Device>>,
     console: Arc<Serial>,
@@ -40,16 +49,9 @@ pub(crate) struct Board {
     _mappings: Vec<Mapping>,
 }
 
-/// Where the devices' interrupt lines end.
-pub(crate) trait Lines {
-    /// The line into input `gsi` of the interrupt controllers, low. Asked for once for each input;
-    /// further holders share it.
-    fn line(&self, gsi: u32) -> Line;
-}
-
-impl Lines for Arc<Vm> {
-    fn line(&self, gsi: u32) -> Line {
-        Vm::line(self, gsi)
+impl Device for Board {
+    fn reset(&self) {
+        self.devices.iter().for_each(|device| device.reset());
     }
 }
 
@@ -86,91 +88,24 @@ pub(crate) fn ram_ranges(bytes: u64) -> Result<Vec<(u64, u64)>, Error> {
     Ok(ranges)
 }
 
-/// How KVM is to make the VM.
-pub(crate) fn vm_options(cpus: u32) -> Result<VmOptions, Error> {
-    if cpus > CPUS_MAX {
-        return Err(Error::TooManyCpus { wanted: cpus, max: CPUS_MAX });
-    }
-    Ok(VmOptions {
-        vcpus: cpus,
-        tss_addr: layout::TSS,
-        identity_map_addr: Some(layout::IDENTITY_MAP),
-        irqchip: Irqchip::Kernel,
-        pit: true,
-    })
-}
-
 impl Board {
     /// Makes the devices and maps them, all in one edit.
     pub(crate) fn new(registry: &Registry, wiring: &Wiring<'_>) -> Result<Self, Error> {
-        let mut parts = Parts { devices: Vec::new(), regions: Vec::new() };
+        let mut parts = Parts::default();
         let console = wiring.add_serial_ports(&mut parts);
         let i8042 = wiring.add_platform(&mut parts);
         wiring.add_legacy(&mut parts);
         let bus = wiring.add_pci(&mut parts)?;
-        let Parts { devices, regions } = parts;
-        let coalesce = wiring.options.coalesce;
-        let mappings = registry.edit(|edit| map_all(edit, regions, coalesce))?;
+        let (devices, mappings) = parts.map(registry, wiring.options.coalesce)?;
         Ok(Self { devices, console, i8042, bus, _mappings: mappings })
     }
 
-    /// Everything back to power-on, as the reset line does. All vCPUs must be stopped.
-    pub(crate) fn reset(&self) {
-        self.devices.iter().for_each(|device| device.reset());
-    }
-
     /// The first serial port, for its backend to call.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "qtest has no console"))]
     pub(crate) fn console(&self) -> Weak<dyn CharDevice> {
         let console: Arc<dyn CharDevice> = self.console.clone();
         Arc::downgrade(&console)
     }
-}
-
-/// What is collected before the edit.
-struct Parts {
-    devices: Vec<Arc<dyn Device>>,
-    /// Each with the offsets of registers whose writes may be late.
-    regions: Vec<(Region, Option<std::ops::Range<u64>>)>,
-}
-
-impl Parts {
-    fn device<D: Device + 'static>(&mut self, device: D) -> Arc<D> {
-        let device = Arc::new(device);
-        self.devices.push(device.clone());
-        device
-    }
-
-    fn ports(
-        &mut self,
-        base: u16,
-        len: u64,
-        (device, region): (&str, &str),
-        handler: Arc<dyn Handler>,
-    ) {
-        self.regions.push((Region::pio(base, len, device, region, handler), None));
-    }
-
-    /// The writes to these offsets of the last region may be late: they change nothing that is
-    /// seen before the next access, which fetches them.
-    fn coalesce(&mut self, offsets: std::ops::Range<u64>) {
-        if let Some((_, late)) = self.regions.last_mut() {
-            *late = Some(offsets);
-        }
-    }
-}
-
-fn map_all(
-    edit: &mut Edit<'_>,
-    regions: Vec<(Region, Option<std::ops::Range<u64>>)>,
-    coalesce: bool,
-) -> Result<Vec<Mapping>, EditError> {
-    let mut mappings = Vec::with_capacity(regions.len());
-    for (region, late) in regions {
-        let late = late.filter(|_| coalesce);
-        mappings
-            .push(edit.map(late.map_or_else(|| region.clone(), |at| region.clone().coalesce(at)))?);
-    }
-    Ok(mappings)
 }
 
 impl Wiring<'_> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use trapline_device::NullBackend;
-use trapline_machine::qtest::{Config, Machine};
+use trapline_machine::qtest::{BoardKind, Config, Machine};
 use trapline_qtest::Session;
 
 use crate::client::Client;
@@ -36,8 +36,13 @@ pub(crate) fn ours() -> Client {
     let (theirs, mine) = UnixStream::pair().unwrap();
     thread::spawn(move || {
         let console = Arc::new(NullBackend);
-        let config =
-            Config { mem_bytes: 16 << 20, utc_start_ns: UTC_START_NS, console, exit_port: false };
+        let config = Config {
+            board: BoardKind::X86Pc,
+            mem_bytes: 16 << 20,
+            utc_start_ns: UTC_START_NS,
+            console,
+            exit_port: false,
+        };
         let machine = Machine::new(&config).unwrap();
         Session::new(&machine).unwrap().run(&theirs, &theirs).unwrap();
     });

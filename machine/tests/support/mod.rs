@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use trapline_device::{Clock, NullBackend};
-use trapline_machine::qtest::{Config, Machine};
+use trapline_machine::qtest::{BoardKind, Config, Machine};
 use trapline_qtest::Target;
 use trapline_testkit::storm::{Event, Storm};
 
@@ -19,13 +19,20 @@ pub(crate) struct Victim {
 }
 
 impl Victim {
-    /// A machine after power-on.
+    /// A PC after power-on.
     pub(crate) fn new() -> Self {
+        Self::on(BoardKind::X86Pc)
+    }
+
+    /// A machine after power-on.
+    #[allow(dead_code, reason = "not everybody has a choice")]
+    pub(crate) fn on(board: BoardKind) -> Self {
         let machine = Machine::new(&Config {
+            board,
             mem_bytes: 1 << 20,
             utc_start_ns: 946_684_800_000_000_000,
             console: Arc::new(NullBackend),
-            exit_port: true,
+            exit_port: board == BoardKind::X86Pc,
         });
         let machine = machine.unwrap_or_else(|error| panic!("{error}"));
         let storm = Storm::new(machine.registry());

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail, ensure};
 use clap::Args;
+use trapline_machine::qtest::BoardKind;
 use trapline_qtest::{Address, Way};
 
 use super::units::{self, BadNumber};
@@ -11,8 +12,8 @@ use super::units::{self, BadNumber};
 // No doc comment: clap would take it for the command's help.
 #[derive(Args, Clone, Debug)]
 pub(super) struct QtestArgs {
-    /// The board: x86-pc
-    #[arg(long, value_name = "BOARD", default_value = "x86-pc", hide_default_value = true)]
+    /// The board: x86-pc or arm64-virt
+    #[arg(long, value_name = "BOARD", default_value = "x86-pc")]
     machine: String,
     /// Memory; without a unit, in MiB
     #[arg(short, long, value_name = "SIZE[BKMGTP]", default_value = "64")]
@@ -37,6 +38,8 @@ pub(super) struct QtestArgs {
 /// Everything `trapline qtest` needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QtestOptions {
+    /// The board.
+    pub board: BoardKind,
     /// Memory in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
     /// Who the client is.
@@ -49,14 +52,27 @@ pub struct QtestOptions {
 
 impl QtestOptions {
     pub(super) fn new(args: &QtestArgs) -> anyhow::Result<Self> {
-        let machine = &args.machine;
-        ensure!(machine == "x86-pc", "--machine {machine}: no such board; there is x86-pc");
+        let board = board(&args.machine)?;
+        ensure!(
+            board == BoardKind::X86Pc || !args.exit_port,
+            "--exit-port: the board {} has no such port",
+            args.machine
+        );
         Ok(Self {
+            board,
             mem_bytes: mem_bytes(&args.mem)?,
             way: way(args)?,
             utc_start_ns: utc_start_ns(&args.rtc_base)?,
             exit_port: args.exit_port,
         })
+    }
+}
+
+fn board(name: &str) -> anyhow::Result<BoardKind> {
+    match name {
+        "x86-pc" => Ok(BoardKind::X86Pc),
+        "arm64-virt" => Ok(BoardKind::Arm64Virt),
+        _ => bail!("--machine {name}: no such board; there are x86-pc and arm64-virt"),
     }
 }
 

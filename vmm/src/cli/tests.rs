@@ -299,6 +299,7 @@ proptest! {
 
 #[test]
 fn qtest_takes_a_machine_and_a_client() {
+    use trapline_machine::qtest::BoardKind;
     use trapline_qtest::Way;
     let qtest = |args: &str| match parse(&format!("qtest {args}")) {
         Ok(Parsed::Qtest(options)) => *options,
@@ -309,6 +310,8 @@ fn qtest_takes_a_machine_and_a_client() {
     assert_eq!(options.way, Way::Listen(address("unix:a/b")));
     assert_eq!((options.mem_bytes, options.exit_port), (64 << 20, false));
     assert_eq!(options.utc_start_ns, 946_684_800_000_000_000);
+    assert_eq!(options.board, BoardKind::X86Pc);
+    assert_eq!(qtest("--stdio --machine arm64-virt").board, BoardKind::Arm64Virt);
     let connect = qtest("--socket tcp:127.0.0.1:7 --connect --mem 1G --exit-port");
     assert_eq!(connect.way, Way::Connect(address("tcp:127.0.0.1:7")));
     assert_eq!((connect.mem_bytes, connect.exit_port), (1 << 30, true));
@@ -316,7 +319,11 @@ fn qtest_takes_a_machine_and_a_client() {
     assert_eq!((stdio.way, stdio.utc_start_ns), (Way::Stdio, 1_767_225_600_000_000_000));
     let refusals = [
         ("", "trapline qtest: where is the client? Give --socket or --stdio"),
-        ("--stdio --machine vax", "--machine vax: no such board; there is x86-pc"),
+        ("--stdio --machine vax", "--machine vax: no such board; there are x86-pc and arm64-virt"),
+        (
+            "--stdio --machine arm64-virt --exit-port",
+            "--exit-port: the board arm64-virt has no such port",
+        ),
         ("--stdio -m x", "-m x: not a memory size"),
         ("--stdio --rtc-base noon", "--rtc-base noon: write it as 2000-01-01T00:00:00"),
         ("--socket x", "x: a socket is unix:PATH or tcp:HOST:PORT"),

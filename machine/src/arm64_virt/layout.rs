@@ -1,0 +1,63 @@
+//! Where everything of the arm64 board is. The only place with guest addresses and interrupt
+//! numbers; the map is kvmtool's (with the UARTs and the RTC at 16 MiB), so that guests and scripts
+//! made for it fit.
+
+use std::ops::Range;
+
+/// PCI's I/O space, port 0 at the first byte: I/O BARs answer here, at their own numbers.
+pub(crate) const PCI_IO: Range<u64> = 0..0x1_0000;
+
+/// The UARTs, 4 KiB apart.
+pub(crate) const SERIAL: [u64; 4] = [0x100_0000, 0x100_1000, 0x100_2000, 0x100_3000];
+/// Index and data register of the real-time clock.
+pub(crate) const RTC: u64 = 0x101_0000;
+
+/// Where the kernel tells a guest how much of its time was taken (Arm DEN0057, stolen time).
+pub(crate) const PV_TIME: Range<u64> = 0x102_0000..0x103_0000;
+/// CFI flash, at most this much.
+pub(crate) const FLASH: Range<u64> = 0x200_0000..0x300_0000;
+
+/// The GIC's distributor, of every GIC. Everything else of a GIC is below it.
+pub(crate) const GIC_DIST: Range<u64> = 0x3fff_0000..0x4000_0000;
+/// GICv2: the CPU interface.
+pub(crate) const GIC_CPU: Range<u64> = 0x3ffd_0000..GIC_DIST.start;
+/// GICv2m: the message frame.
+pub(crate) const GIC_V2M: Range<u64> = 0x3ffc_f000..GIC_CPU.start;
+/// GICv3: one redistributor, two frames of 64 KiB.
+const GIC_REDIST_LEN: u64 = 0x2_0000;
+/// GICv3: the ITS, two frames of 64 KiB.
+const GIC_ITS_LEN: u64 = 0x2_0000;
+
+/// GICv3: the redistributors of `cpus` processors, in order.
+pub(crate) const fn gic_redist(cpus: u32) -> Range<u64> {
+    GIC_DIST.start - cpus as u64 * GIC_REDIST_LEN..GIC_DIST.start
+}
+
+/// GICv3: the ITS of a machine with `cpus` processors.
+pub(crate) const fn gic_its(cpus: u32) -> Range<u64> {
+    let end = gic_redist(cpus).start;
+    end - GIC_ITS_LEN..end
+}
+
+/// Configuration space, 4 KiB a function (ECAM). Room for 256 buses, of which there is one.
+pub(crate) const PCI_ECAM: Range<u64> = 0x4000_0000..0x5000_0000;
+
+/// Memory BARs.
+pub(crate) const PCI_MEMORY: Range<u64> = PCI_ECAM.end..RAM;
+
+/// RAM begins here unless the user says otherwise.
+pub(crate) const RAM: u64 = 0x8000_0000;
+
+/// Shared peripheral interrupts, counted from 0 (INTID 32).
+pub(crate) mod spi {
+    /// One for each UART.
+    pub(crate) const SERIAL: [u32; 4] = [0, 1, 2, 3];
+    /// The pins of the first device on PCI's bus 0; each further device has the next one.
+    pub(crate) const PCI: u32 = 4;
+    /// The first of those that GICv2m raises on messages.
+    pub(crate) const V2M: u32 = 64;
+    /// How many GICv2m has.
+    pub(crate) const V2M_COUNT: u32 = 64;
+    /// How many there are at all: the GIC has 160 INTIDs with those of the processors.
+    pub(crate) const COUNT: u32 = V2M + V2M_COUNT;
+}

@@ -1,0 +1,127 @@
+//! The arm64 board: kvmtool's map, its devices listed one by one. They are the PC's, reached by
+//! address instead of by port.
+
+#[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "KVM wants the rest"))]
+mod layout;
+mod qtest;
+
+use std::sync::{Arc, Weak};
+
+use trapline::{Handler, Mapping, Registry};
+use trapline_device::{CharBackend, CharDevice, Clock, Device, Line, MsiController, NullBackend};
+use trapline_guestmem::GuestMem;
+use trapline_pci::{Bus, EcamWindow, Layout};
+use trapline_platform::rtc::{CmosConfig, Rtc};
+use trapline_platform::serial::Serial;
+
+pub(crate) use qtest::build;
+
+use crate::Error;
+use crate::parts::{Lines, Parts};
+
+/// A built board. Dropping it unmaps everything.
+#[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "only KVM wants the rest"))]
+pub(crate) struct Board {
+    devices: Vec<Arc<dyn Device>>,
+    console: Arc<Serial>,
+    bus: Arc<Bus>,
+    _mappings: Vec<Mapping>,
+}
+
+/// Interrupt controllers of ours, for a source of traps that has none.
+pub(crate) trait Controllers {
+    /// Adds their registers, at the board's addresses.
+    fn add(&self, parts: &mut Parts);
+}
+
+/// What the devices are wired to.
+#[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "only KVM wants the rest"))]
+pub(crate) struct Wiring<'a> {
+    /// The shared peripheral interrupts, counted from 0.
+    pub(crate) lines: &'a dyn Lines,
+    /// Where PCI functions' messages go, if the interrupt controller takes any.
+    pub(crate) msi: Option<&'a dyn MsiController>,
+    /// The controllers behind both, unless they are the source's.
+    pub(crate) controllers: Option<&'a dyn Controllers>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: Options,
+}
+
+/// What there is to choose about the board.
+pub(crate) struct Options {
+    pub(crate) console: Arc<dyn CharBackend>,
+    pub(crate) coalesce: bool,
+}
+
+impl Board {
+    /// Makes the devices and maps them, all in one edit.
+    pub(crate) fn new(registry: &Registry, wiring: &Wiring<'_>) -> Result<Self, Error> {
+        let mut parts = Parts::default();
+        let console = wiring.add_serial_ports(&mut parts);
+        wiring.add_rtc(&mut parts);
+        let bus = add_pci(&mut parts);
+        if let Some(controllers) = wiring.controllers {
+            controllers.add(&mut parts);
+        }
+        let (devices, mappings) = parts.map(registry, wiring.options.coalesce)?;
+        Ok(Self { devices, console, bus, _mappings: mappings })
+    }
+
+    /// The first serial port, for its backend to call.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "qtest has no console"))]
+    pub(crate) fn console(&self) -> Weak<dyn CharDevice> {
+        let console: Arc<dyn CharDevice> = self.console.clone();
+        Arc::downgrade(&console)
+    }
+}
+
+impl Device for Board {
+    fn reset(&self) {
+        self.devices.iter().for_each(|device| device.reset());
+    }
+}
+
+impl Wiring<'_> {
+    /// Four UARTs, each with a line of its own; the console is on the first.
+    fn add_serial_ports(&self, parts: &mut Parts) -> Arc<Serial> {
+        let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
+        let mut console = None;
+        for (i, (base, spi)) in layout::SERIAL.into_iter().zip(layout::spi::SERIAL).enumerate() {
+            let backend = if i == 0 { &self.options.console } else { &nothing };
+            let line = self.lines.line(spi);
+            let serial = Serial::new(Arc::clone(backend), line, Arc::clone(&self.clock));
+            parts.devices.push(serial.clone());
+            parts.mmio(base, 8, (&format!("serial{i}"), "uart"), serial.clone());
+            parts.coalesce(0..1);
+            console.get_or_insert(serial);
+        }
+        console.unwrap_or_else(|| unreachable!("there are four serial ports"))
+    }
+
+    /// The clock, whose interrupt leads nowhere, as on kvmtool's board. No firmware looks for a
+    /// memory size in its RAM.
+    fn add_rtc(&self, parts: &mut Parts) {
+        let cmos = CmosConfig { below_4g: 0, above_4g: 0, cpus: 1 };
+        let rtc = Rtc::new(Line::unconnected(), Arc::clone(&self.clock), cmos);
+        parts.devices.push(rtc.clone());
+        parts.mmio(layout::RTC, trapline_platform::rtc::WINDOW_LEN, ("rtc", "cmos"), rtc);
+        parts.coalesce(0..1);
+    }
+}
+
+/// Bus 0 behind its window.
+fn add_pci(parts: &mut Parts) -> Arc<Bus> {
+    let bus = parts.device(Bus::new());
+    let ecam: Arc<dyn Handler> = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Ecam));
+    let window = layout::PCI_ECAM;
+    parts.mmio(window.start, window.end - window.start, ("pci", "ecam"), ecam);
+    bus
+}
+
+/// `bytes` of RAM from `base`.
+pub(crate) fn ram(base: u64, bytes: u64) -> Result<GuestMem, Error> {
+    if base < layout::RAM {
+        return Err(Error::RamAddress { base, lowest: layout::RAM });
+    }
+    Ok(GuestMem::new(&[(base, bytes)])?)
+}
