@@ -55,6 +55,8 @@ enum What {
     Trap,
     /// Nanoseconds per exit on /dev/kvm, beside a bare KVM_RUN loop
     Exit,
+    /// The GICv3 ITS: translations and commands per second, from 1 to 1,000,000 mapped events
+    Its,
 }
 
 /// Measures and prints a table; the status is that of what was measured.
@@ -63,6 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         What::Boot { run } => boot(run),
         What::Trap => cargo_bench("trapline", "dispatch"),
         What::Exit => cargo_bench("trapline-kvm", "exit"),
+        What::Its => cargo_bench("gicv3-its", "its"),
     }
 }
 

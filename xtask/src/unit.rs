@@ -27,8 +27,9 @@ pub(crate) fn tasks() -> Vec<Task> {
 }
 
 fn unit() -> Result<Tally> {
-    // The differential tests compare with it, and would skip themselves by name without it.
+    // The differential tests compare with these, and would skip themselves by name without them.
     deb::program("qemu-system-x86_64", &["qemu-system-x86", "seabios"])?;
+    deb::program("qemu-system-aarch64", &["qemu-system-arm"])?;
     let refusal = guest::kvm_refusal();
     let nextest = proc::succeeds(
         proc::cargo()?.args(["nextest", "--version"]).stdout(std::process::Stdio::null()),

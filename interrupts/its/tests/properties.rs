@@ -239,6 +239,7 @@ fn registers_that_can_not_be_are_refused() {
         gicv3_its::State { cwriter: 0x10, ..good },
         gicv3_its::State { cbaser: good.cbaser | 0x100, ..good },
         gicv3_its::State { ctlr: 2, ..good },
+        gicv3_its::State { creadr: 1, ..good },
         gicv3_its::State { basers: [0; 8], ..good },
         gicv3_its::State { cbaser: good.cbaser & !VALID, ..good },
     ];

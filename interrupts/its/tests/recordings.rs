@@ -52,6 +52,44 @@ fn a_recording_that_differs_is_noticed() {
 }
 
 #[test]
+fn what_other_implementations_may_do_can_be_replayed() {
+    let play = |lines: &[&str]| replay(&lines.join("\n"));
+    let meta = r#"{"op":"meta","ncpu":1}"#;
+    let lpis = [
+        meta,
+        r#"{"op":"gicr_w","cpu":0,"off":"0x70","size":8,"val":"0x4230000f"}"#,
+        r#"{"op":"gicr_w","cpu":0,"off":"0x78","size":8,"val":"0x42400000"}"#,
+        r#"{"op":"gicr_w","cpu":0,"off":0,"size":4,"val":1}"#,
+    ];
+    // The pending table is written although it is the redistributor's.
+    let set = r#"{"op":"memw","pa":"0x42400400","hex":"05"}"#;
+    let seen = r#"{"op":"expect","what":"pending_set","cpu":0,"lpis":[8192,8194]}"#;
+    assert_eq!(play(&[&lpis[..], &[set, seen]].concat()), (1, 0));
+    // A signal that comes to nothing may be said to be one, and memory may be no RAM.
+    let blocked = r#"{"op":"msi","devid":8,"data":0,"size":4,"lpi":0}"#;
+    let nowhere = r#"{"op":"memset","pa":"0x1000","len":8,"byte":1}"#;
+    assert_eq!(play(&[meta, blocked, nowhere]), (1, 0));
+    // An implementation that stalls at a table outside RAM.
+    let stalls = [
+        meta,
+        r#"{"op":"its_w","off":"0x100","size":8,"val":"0x8000000090000200"}"#,
+        r#"{"op":"its_w","off":"0x108","size":8,"val":"0x8000000042200200"}"#,
+        r#"{"op":"its_w","off":"0x80","size":8,"val":"0x8000000042000000"}"#,
+        r#"{"op":"its_w","off":0,"size":4,"val":1}"#,
+        r#"{"op":"memw","pa":"0x42000000","hex":"08"}"#,
+        r#"{"op":"its_w","off":"0x88","size":8,"val":"0x20"}"#,
+    ];
+    let stalled = r#"{"op":"its_r","off":"0x90","size":8,"val":1}"#;
+    let skipped = r#"{"op":"its_r","off":"0x90","size":8,"val":"0x20"}"#;
+    assert_eq!(play(&[&stalls[..], &[stalled]].concat()), (1, 0));
+    assert_eq!(play(&[&stalls[..], &[skipped]].concat()), (1, 0));
+    // A GICv4 is not modelled, whether its record says so or its TYPER.
+    let typer = r#"{"op":"its_r","off":8,"size":8,"val":"0x3f0001efb3"}"#;
+    assert_eq!(play(&[meta, typer]), (0, 0));
+    assert_eq!(play(&[r#"{"op":"meta","ncpu":1,"gic":4}"#, skipped]), (0, 0));
+}
+
+#[test]
 fn text_that_is_not_of_the_format_is_an_error_with_its_line() {
     let meta = r#"{"op":"meta","ncpu":1}"#;
     for (text, line) in [

@@ -412,3 +412,22 @@ fn the_linter_finds_what_works_here_by_luck() {
     words[1] = 1;
     assert_eq!(linter.command(words), [Finding::ReservedBits]);
 }
+
+#[test]
+fn what_the_new_target_can_not_have_pending_stays_with_the_old_one() {
+    let mut bench = Bench::new(Config { check_propbaser: false, ..Config::new() });
+    bench.redistributor(1, 0, 0);
+    bench.redistributor(1, 0x70, CONFIG | 13);
+    bench.redistributor(1, 0, 1);
+    bench.run(&[mapc(0, 0), mapc(1, 1), mapd(0, 1), mapti(0, 0, 8192, 0), mapti(0, 1, 16_384, 0)]);
+    let movi = Command::Movi {
+        device: DeviceId(0),
+        event: EventId(1),
+        collection: gicv3_its::CollectionId(1),
+    };
+    let (from, to) = (gicv3_its::command::RdBase(0), gicv3_its::command::RdBase(1));
+    bench.run(&[int(0, 0), int(0, 1), movi]);
+    assert_eq!((bench.pending(0), bench.pending(1)), (vec![8192, 16_384], vec![]));
+    bench.run(&[Command::Movall { from, to }]);
+    assert_eq!((bench.pending(0), bench.pending(1)), (vec![16_384], vec![8192]));
+}

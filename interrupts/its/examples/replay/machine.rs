@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use gicv3_its::command::Executed;
 use gicv3_its::id_registers::{Component, IdRegisters};
-use gicv3_its::redist::regs::typer;
-use gicv3_its::redist::{Pending, RedistConfig, Redistributors, Sink};
+use gicv3_its::redist::regs::{PENDBASER_ADDRESS, typer};
+use gicv3_its::redist::{Pending, RedistConfig, RedistributorState, Redistributors, Sink};
 use gicv3_its::regs::{Baser, Typer};
-use gicv3_its::{Config, Its, Lpi, LpiSink, Progress, Target};
+use gicv3_its::{Config, GuestMemory, Its, Lpi, LpiSink, MemoryErrors, Progress, Target};
 
 use crate::ram::Ram;
 
@@ -33,6 +33,11 @@ impl Identity {
         };
         let typers = (0..count).map(|number| typer(number, count.into())).collect();
         Self { its: Config::qemu(), redist, typers }
+    }
+
+    /// `CREADR` was seen stalled: memory errors stop the queue.
+    pub(crate) fn stalls(&mut self) {
+        self.its.memory_errors = MemoryErrors::Stall;
     }
 
     /// A read of a read-only ITS register said this.
@@ -154,6 +159,24 @@ impl Machine {
     pub(crate) fn its_read(&mut self, offset: u64, size: u32) -> u64 {
         let Self { its, redist, ram, executed, .. } = self;
         its.read(offset, size, ram, &mut Recorder { sink: redist.sink(ram), executed })
+    }
+
+    /// The guest writes memory; what is not RAM takes nothing.
+    ///
+    /// An implementation that keeps the pending tables in RAM sees what is written to them even
+    /// while LPIs are enabled (software must not, but a test may). So this one looks there, too.
+    pub(crate) fn memory_write(&mut self, address: u64, data: &[u8]) {
+        let end = address.saturating_add(data.len() as u64);
+        let touched = (0..self.redist.count()).map(Target).any(|target| {
+            let table = self.redist.read(target, 0x78, 8) & PENDBASER_ADDRESS;
+            self.redist.enabled(target) && address < table + 0x2000 && table < end
+        });
+        let mut states = vec![RedistributorState::default(); self.interfaces.len()];
+        let written = touched && self.redist.save(&self.ram, &mut states).is_ok();
+        let _no_ram = self.ram.write(address, data);
+        if written && let Err(error) = self.redist.restore(&states, &self.ram) {
+            unreachable!("redistributors take back what they gave: {error}");
+        }
     }
 
     pub(crate) fn gicr_write(&mut self, target: Target, offset: u64, size: u32, value: u64) {

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use gicv3_its::command::{Command, Executed};
-use gicv3_its::{DeviceId, EventId, GuestMemory, Lpi};
+use gicv3_its::regs::CREADR_STALLED;
+use gicv3_its::{DeviceId, EventId, LPI_BASE, Lpi};
 use serde_json::Value;
 
 use crate::machine::{Identity, Machine};
@@ -35,6 +36,9 @@ pub(crate) trait Observer {
 }
 
 impl Observer for () {}
+
+/// Offset of `GITS_CREADR`.
+const CREADR: u64 = 0x90;
 
 /// How many differences are told one by one.
 const LINES: usize = 50;
@@ -105,6 +109,10 @@ impl<'a> Player<'a> {
         let count = optional(meta, "ncpu").map_err(located)?.unwrap_or(1);
         let count = u16::try_from(count).map_err(|_| located("ncpu out of range".to_owned()))?;
         let identity = identity(count, rest)?;
+        if identity.its.typer.virtual_lpis() {
+            report.lines.push(format!("{line}: a machine with a GICv4's TYPER left out"));
+            return Ok(());
+        }
         let machine = Machine::new(&identity, group1(rest)).map_err(located)?;
         let mut player = Self {
             machine,
@@ -136,11 +144,12 @@ impl<'a> Player<'a> {
             "quirk" => self.quirk = truth(record, "on")?,
             "memset" => {
                 let byte = u8::try_from(number(record, "byte")?).map_err(|_| "byte")?;
-                self.memory(record, &vec![byte; length(record)?])?;
+                let data = vec![byte; length(record)?];
+                self.machine.memory_write(number(record, "pa")?, &data);
             }
             "memw" => {
                 let data = bytes(text(record, "hex").ok_or("no hex")?)?;
-                self.memory(record, &data)?;
+                self.machine.memory_write(number(record, "pa")?, &data);
             }
             "its_w" => {
                 let (offset, size) = place(record)?;
@@ -195,11 +204,6 @@ impl<'a> Player<'a> {
             let at = if test.is_empty() { String::new() } else { format!("[{test}] ") };
             self.report.lines.push(format!("{line}: {at}{difference}"));
         }
-    }
-
-    fn memory(&mut self, record: &Record, data: &[u8]) -> Fallible<()> {
-        let address = number(record, "pa")?;
-        self.machine.ram.write(address, data).map_err(|_| format!("no RAM at {address:#x}"))
     }
 
     fn its_read(&mut self, record: &Record) -> Fallible<()> {
@@ -279,9 +283,13 @@ impl<'a> Player<'a> {
         let result = self.machine.signal(device, size, data);
         if let Some(lpi) = optional(record, "lpi")? {
             let cpu = optional(record, "cpu")?;
-            let same = result.is_some_and(|(to, target)| {
-                u64::from(to.intid()) == lpi && cpu.is_none_or(|cpu| u64::from(target.0) == cpu)
-            });
+            let same = match result {
+                Some((to, target)) => {
+                    u64::from(to.intid()) == lpi && cpu.is_none_or(|cpu| u64::from(target.0) == cpu)
+                }
+                // No LPI has such a number: the signal came to nothing.
+                None => lpi < LPI_BASE.into(),
+            };
             self.check(same, || format!("signal became {result:?}, recorded {lpi} on {cpu:?}"));
         }
         Ok(())
@@ -402,8 +410,12 @@ fn fields(command: &Command) -> HashMap<&'static str, u64> {
 fn identity(count: u16, records: &[(u64, Record)]) -> Fallible<Identity> {
     let mut identity = Identity::new(count);
     let mut seen = std::collections::HashSet::new();
+    let mut quirk = false;
     for (line, record) in records {
         let located = |error| format!("{line}: {error}");
+        if op(Some(record)) == Some("quirk") {
+            quirk = truth(record, "on").map_err(located)?;
+        }
         let (its, write) = match op(Some(record)) {
             Some("its_r") => (true, false),
             Some("its_w") => (true, true),
@@ -420,10 +432,16 @@ fn identity(count: u16, records: &[(u64, Record)]) -> Fallible<Identity> {
         if good && (!write || !fixed) {
             seen.extend(halves.into_iter().map(|half| (its, cpu, half)));
         }
-        if !good || write || !fresh || wide32(its, offset, size) {
+        if !good || write || wide32(its, offset, size) {
             continue;
         }
         let value = number(record, "val").map_err(located)?;
+        if its && offset == CREADR && value & CREADR_STALLED != 0 && !quirk {
+            identity.stalls();
+        }
+        if !fresh {
+            continue;
+        }
         if its {
             identity.its_read(offset, size, value);
         } else {

@@ -10,6 +10,7 @@ use core::fmt;
 use super::tables::Walk;
 use super::{Core, Its, Progress};
 use crate::CollectionId;
+use crate::config::MemoryErrors;
 use crate::host::{GuestMemory, LpiSink};
 use crate::queue::Queue;
 use crate::regs::{
@@ -182,6 +183,9 @@ impl Its {
         }
         let enabled = ctlr & CTLR_ENABLED != 0;
         let queue = restore_queue(cbaser, cwriter, creadr)?;
+        if queue.stalled() && config.memory_errors != MemoryErrors::Stall {
+            return Err(RestoreError::Register("GITS_CREADR"));
+        }
         let mut core = Core { basers: restore_basers(&config, &basers)?, ..Core::new(config) };
         if ctlr & !(CTLR_ENABLED | CTLR_QUIESCENT) != 0
             || (enabled && !(core.tables_valid() && queue.base().valid()))

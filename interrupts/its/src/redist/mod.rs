@@ -319,6 +319,15 @@ pub struct Sink<'a, M> {
     mem: &'a M,
 }
 
+impl<M> Sink<'_, M> {
+    /// One past the largest INTID that can be pending on both; 0 unless both have their LPIs
+    /// enabled.
+    fn common_end(&mut self, one: Target, other: Target) -> u32 {
+        let mut end = |target| self.redistributors.active(target).map(|(_, tables)| tables.end());
+        end(one).zip(end(other)).map_or(0, |(one, other)| one.min(other))
+    }
+}
+
 impl<M: GuestMemory> LpiSink for Sink<'_, M> {
     fn targets(&self) -> u32 {
         self.redistributors.count()
@@ -341,21 +350,19 @@ impl<M: GuestMemory> LpiSink for Sink<'_, M> {
     }
 
     fn move_pending(&mut self, from: Target, to: Target, lpi: Lpi) {
-        if !self.redistributors.enabled(from) || !self.redistributors.enabled(to) {
-            return;
-        }
-        if self.redistributors.pending(from, lpi, self.mem) {
+        // Beyond what both admit nothing can be pending, or would get lost on the way.
+        if lpi.intid() < self.common_end(from, to)
+            && self.redistributors.pending(from, lpi, self.mem)
+        {
             self.clear_pending(from, lpi);
             self.set_pending(to, lpi);
         }
     }
 
     fn move_all_pending(&mut self, from: Target, to: Target) {
-        if !self.redistributors.enabled(to) {
-            return;
-        }
-        let Some((frame, tables)) = self.redistributors.active(from) else { return };
-        let taken = frame.lpis.take(tables.end());
+        let end = self.common_end(from, to);
+        let Some((frame, _)) = self.redistributors.active(from) else { return };
+        let taken = frame.lpis.take(end);
         if let Some((frame, tables)) = self.redistributors.active(to) {
             taken.into_iter().for_each(|lpi| frame.lpis.set(self.mem, &tables, lpi));
         }

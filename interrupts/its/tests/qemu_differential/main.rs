@@ -2,6 +2,8 @@
 //! qtest, compared after every batch: `CREADR`, every pending table, and each
 //! processor's highest priority pending LPI.
 //!
+//! `reconfigured.rs` does the same while the tables, the queue and the enable bits change.
+//!
 //! QEMU's processors never run; a pending LPI shows in the pending table, which QEMU keeps in
 //! guest RAM. Two choices of QEMU's are taken over for the comparison (`Config::qemu`,
 //! `mapd_checks_size_always`); tables stay inside RAM, as QEMU stalls where this model skips.
@@ -12,148 +14,46 @@
     reason = "a test that can not go on fails"
 )]
 
+mod qemu;
+mod reconfigured;
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command as Process, Stdio};
+use std::process::{Command as Process, Stdio};
 
 use gicv3_its::redist::regs::typer;
 use gicv3_its::redist::{RedistConfig, Redistributors};
 use gicv3_its::{Config, GuestMemory};
+use qemu::{CPUS, DISTRIBUTOR, ITS, PROGRAM, Qemu, REDISTRIBUTORS};
 use support::{Bench, COLLECTIONS, CONFIG, DEVICES, PENDING, QUEUE, VALID};
 
-const PROGRAM: &str = "qemu-system-aarch64";
-const CPUS: u16 = 3;
 /// Commands of each of the two runs, flat and two-level.
 const COMMANDS: u64 = 8_000;
 const TABLES: u64 = 0x4800_0000;
 const LEVEL2: u64 = 0x4600_0000;
-const ITS: u64 = 0x0808_0000;
-const DISTRIBUTOR: u64 = 0x0800_0000;
-const REDISTRIBUTORS: u64 = 0x080a_0000;
-
-/// QEMU behind its qtest socket.
-struct Qemu {
-    process: Child,
-    out: UnixStream,
-    answers: BufReader<UnixStream>,
-    path: std::path::PathBuf,
-    /// Where QEMU logs each processor's highest priority pending interrupt.
-    log: BufReader<std::fs::File>,
-    highest: Vec<Option<(u32, u8)>>,
-}
-
-impl Qemu {
-    fn start(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("its-{}-{name}", std::process::id()));
-        let listener = UnixListener::bind(&path).unwrap();
-        let process = Process::new(PROGRAM)
-            .args(["-M", "virt,gic-version=3", "-accel", "tcg", "-S", "-m", "512"])
-            .args(["-nodefaults", "-display", "none", "-smp", &CPUS.to_string()])
-            .args(["-qtest", &format!("unix:{}", path.display())])
-            .args(["-d", "trace:gicv3_cpuif_update", "-D"])
-            .arg(path.with_extension("log"))
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let (out, _) = listener.accept().unwrap();
-        let answers = BufReader::new(out.try_clone().unwrap());
-        let log = BufReader::new(std::fs::File::open(path.with_extension("log")).unwrap());
-        Self { process, out, answers, path, log, highest: vec![None; CPUS.into()] }
-    }
-
-    /// Each processor's highest priority pending LPI and its priority.
-    fn highest(&mut self) -> &[Option<(u32, u8)>] {
-        let mut line = String::new();
-        while self.log.read_line(&mut line).unwrap() > 0 {
-            // "... CPU i/f 0x1 HPPI update: irq 8192 group 2 prio 160"
-            let mut words = line.split_whitespace().skip_while(|word| *word != "i/f").skip(1);
-            if let Some(cpu) = words.next().and_then(|word| word.strip_prefix("0x")) {
-                let cpu = usize::from_str_radix(cpu, 16).unwrap();
-                let numbers: Vec<u32> = words.filter_map(|word| word.parse().ok()).collect();
-                let (intid, priority) = (numbers[0], u8::try_from(numbers[2]).unwrap());
-                self.highest[cpu] = (priority != 0xff).then_some((intid, priority));
-            }
-            line.clear();
-        }
-        &self.highest
-    }
-
-    fn ask(&mut self, line: &str) -> String {
-        writeln!(self.out, "{line}").unwrap();
-        loop {
-            let mut answer = String::new();
-            self.answers.read_line(&mut answer).unwrap();
-            if !answer.starts_with("IRQ") {
-                let answer = answer.trim().strip_prefix("OK").expect("qtest refused");
-                return answer.trim().to_owned();
-            }
-        }
-    }
-
-    fn write(&mut self, address: u64, size: u32, value: u64) {
-        let word = if size == 8 { "writeq" } else { "writel" };
-        self.ask(&format!("{word} {address:#x} {value:#x}"));
-    }
-
-    fn read(&mut self, address: u64) -> u64 {
-        let answer = self.ask(&format!("readq {address:#x}"));
-        u64::from_str_radix(answer.trim_start_matches("0x"), 16).unwrap()
-    }
-
-    fn ram(&mut self, address: u64, data: &[u8]) {
-        let hex: String = data.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.ask(&format!("write {address:#x} {} 0x{hex}", data.len()));
-    }
-
-    /// The LPIs 8192 to 8447 that are pending; all others are checked for being none.
-    fn pending(&mut self, cpu: u64) -> Vec<u32> {
-        let table = PENDING + cpu * 0x1_0000 + 1024;
-        let hex = self.ask(&format!("read {table:#x} 32"));
-        let digits = hex.trim_start_matches("0x").as_bytes().as_chunks::<2>().0;
-        let bytes = digits
-            .iter()
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap());
-        let bytes: Vec<u8> = bytes.collect();
-        (0..256u32)
-            .filter(|n| bytes[*n as usize / 8] >> (n % 8) & 1 != 0)
-            .map(|n| 8192 + n)
-            .collect()
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        let _gone = self.process.kill().and_then(|()| self.process.wait().map(drop));
-        let _removed = std::fs::remove_file(&self.path);
-        let _removed = std::fs::remove_file(self.path.with_extension("log"));
-    }
-}
 
 /// Numbers that are the same every time (xorshift64*).
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    fn of(&mut self, list: &[u64]) -> u64 {
+    pub(crate) fn of(&mut self, list: &[u64]) -> u64 {
         list[usize::try_from(self.below(list.len() as u64)).unwrap()]
     }
 }
 
 /// A command, most of them legal or almost.
-fn command(random: &mut Random) -> [u64; 4] {
+pub(crate) fn command(random: &mut Random) -> [u64; 4] {
     let odd = random.below(12) == 0;
     let device = if odd {
         random.of(&[9, 600, 0x1fff, 0x2000, 0x1_0000, 0xffff_ffff])
@@ -277,7 +177,7 @@ fn compare(name: &str, indirect: bool, seed: u64) {
         let (ours, theirs) = (bench.read(0x90, 8), qemu.read(ITS + 0x90));
         let mut same = ours == theirs && ours == next;
         for cpu in 0..CPUS {
-            let (ours, theirs) = (bench.pending(cpu.into()), qemu.pending(cpu.into()));
+            let (ours, theirs) = (bench.pending(cpu.into()), qemu.pending(cpu.into(), 8192));
             same &= ours == theirs;
             set += ours.len();
             if ours != theirs {
@@ -305,7 +205,7 @@ fn compare(name: &str, indirect: bool, seed: u64) {
     println!("{name}: {done} commands, 0 differences, {set} pending LPIs seen");
 }
 
-fn available(test: &str) -> bool {
+pub(crate) fn available(test: &str) -> bool {
     let found = Process::new(PROGRAM).arg("--version").stdout(Stdio::null()).status().is_ok();
     if !found {
         println!("SKIPPED {test}: {PROGRAM} is not installed (Debian: qemu-system-arm)");
