@@ -63,6 +63,35 @@ pub enum Error {
         /// The most there can be.
         max: u32,
     },
+    /// None of the interrupt controllers asked for can be made.
+    #[error(
+        "KVM on this host cannot make {wanted} for {vcpus} vCPUs: choose another one with --irqchip"
+    )]
+    Gic {
+        /// Those tried, in words.
+        wanted: String,
+        /// How many vCPUs they were to serve.
+        vcpus: u32,
+    },
+    /// The guest's memory ends where this host's processors cannot reach.
+    #[error(
+        "the guest's memory ends at an address of {needed} bits, and KVM on this host has {host}"
+    )]
+    AddressBits {
+        /// Bits of its last address.
+        needed: u32,
+        /// Bits the host has.
+        host: u32,
+    },
+    /// The host has no vectors of that length.
+    #[error("this host has no SVE vectors of {bits} bits")]
+    VectorLength {
+        /// The length asked for.
+        bits: u32,
+    },
+    /// The host has no room for memory that KVM writes.
+    #[error(transparent)]
+    Memory(#[from] trapline_guestmem::Error),
     /// The registry has no handle left for a vCPU.
     #[error(transparent)]
     Handle(#[from] trapline::NoHandle),

@@ -13,6 +13,8 @@
 //! port I/O (rust-vmm/kvm issues 166 and 371). What is left out on purpose: addresses and
 //! interrupt numbers (the board's), kernels and tables (the boot crate's), devices.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod crash;
 mod error;
 mod exit;
@@ -29,15 +31,20 @@ mod vm;
 mod window;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+#[cfg(target_arch = "aarch64")]
+use aarch64 as arch;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;
 
-pub use arch::{Start, Table};
+#[cfg(target_arch = "aarch64")]
+pub use arch::{Gic, Pmu, Start, VmOptions};
+#[cfg(target_arch = "x86_64")]
+pub use arch::{Irqchip, Start, Table, VmOptions};
 pub use crash::CrashReport;
 pub use error::Error;
 pub use run::{Stop, Stuck, VcpuEvent, VcpuSet};
 pub use stats::{ExitCounters, ExitKind, ExitStats};
 pub use system::{Caps, Kvm, hardware_virtualization};
 pub use vcpu::Vcpu;
-pub use vm::{Irqchip, Memory, Vm, VmOptions};
+pub use vm::{Memory, Vm};
 pub use window::MemoryWindow;

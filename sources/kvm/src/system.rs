@@ -4,11 +4,14 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use kvm_bindings::{KVM_API_VERSION, KVM_CAP_IOEVENTFD_ANY_LENGTH};
+use kvm_bindings::{KVM_API_VERSION, KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_SPLIT_IRQCHIP};
 use kvm_ioctls::Cap;
 
 use crate::Error;
 use crate::ioctl::kvm_from_file;
+
+/// Linux `include/uapi/linux/kvm.h`; the bindings name it on x86-64 only, and elsewhere KVM says no.
+const KVM_CAP_PIT2: u32 = 33;
 
 /// An open `/dev/kvm`.
 #[derive(Debug)]
@@ -101,11 +104,12 @@ impl Caps {
     fn probe(fd: &kvm_ioctls::Kvm) -> Self {
         let has = |cap| fd.check_extension(cap);
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let any_length = fd.check_extension_raw(KVM_CAP_IOEVENTFD_ANY_LENGTH.into()) > 0;
+        // Those that kvm-ioctls has no name for, or on some architectures only.
+        let has_raw = |cap: u32| fd.check_extension_raw(cap.into()) > 0;
         Self {
             irqchip: has(Cap::Irqchip),
-            pit: has(Cap::Pit2),
-            split_irqchip: has(Cap::SplitIrqchip),
+            pit: has_raw(KVM_CAP_PIT2),
+            split_irqchip: has_raw(KVM_CAP_SPLIT_IRQCHIP),
             user_memory: has(Cap::UserMemory),
             readonly_memory: has(Cap::ReadonlyMem),
             set_tss_addr: has(Cap::SetTssAddr),
@@ -114,7 +118,7 @@ impl Caps {
             coalesced_page: u32::try_from(fd.check_extension_int(Cap::CoalescedMmio)).unwrap_or(0),
             coalesced_pio: has(Cap::CoalescedPio),
             ioeventfd: has(Cap::Ioeventfd),
-            ioeventfd_any_length: any_length,
+            ioeventfd_any_length: has_raw(KVM_CAP_IOEVENTFD_ANY_LENGTH),
             irqfd: has(Cap::Irqfd),
             tsc_deadline: has(Cap::TscDeadlineTimer),
             robust_singlestep: has(Cap::X86RobustSinglestep),
@@ -125,9 +129,9 @@ impl Caps {
     }
 }
 
-/// Whether this processor shows hardware virtualization (VMX or SVM). For information only: a
-/// software KVM does without, but a stock Linux guest appears to hang on one, which is worth a
-/// warning.
+/// Whether this processor shows hardware virtualization (VMX or SVM; on arm64 always, as KVM does not
+/// exist without). For information only: a software KVM does without, but a stock Linux guest
+/// appears to hang on one, which is worth a warning.
 pub fn hardware_virtualization() -> bool {
     crate::arch::hardware_virtualization()
 }

@@ -53,7 +53,7 @@ impl Vcpu {
         let page = RunPage::new(&fd, vm.fd().run_size())
             .map_err(|reason| Error::Ioctl { what: "map a vCPU's kvm_run", reason })?;
         vm.cpu_model().give_to(&fd, vm, index)?;
-        let power_on = PowerOn::of(&fd)?;
+        let power_on = PowerOn::of(&fd, vm, index)?;
         Ok(Self {
             index,
             kick: Kick::new(page.immediate_exit()),
@@ -81,7 +81,7 @@ impl Vcpu {
     pub fn set_start(&mut self, start: &Start) -> Result<(), Error> {
         self.complete();
         self.recent.clear();
-        self.power_on.restore(&self.fd, self.vm.options())?;
+        self.power_on.restore(&self.fd, &self.vm)?;
         start.apply(&self.fd)
     }
 
@@ -369,8 +369,8 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_entry_shows_the_hardware_reason_in_hex_with_a_hint() {
+    fn a_refused_entry_shows_the_hardware_reason_in_hex() {
         let told = entry_failure(0x8000_0021, 3);
-        assert!(told.contains("0x80000021") && told.contains("state is not valid"), "{told}");
+        assert!(told.contains("0x80000021 on host CPU 3"), "{told}");
     }
 }

@@ -9,20 +9,11 @@ use trapline::Offload;
 use trapline_device::{Line, LineSink};
 use trapline_guestmem::GuestMem;
 
-use crate::arch::{CpuModel, PowerOnChips};
+use crate::arch::{self, Chips, CpuModel, VmOptions};
 use crate::map::FdMap;
 use crate::offload::KvmOffload;
 use crate::ring::Ring;
-use crate::{Caps, Error, Kvm, arch, ioctl};
-
-/// Where interrupt controllers are emulated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Irqchip {
-    /// In the kernel.
-    Kernel,
-    /// Nowhere. A halted vCPU ends with [`crate::Stop::Halted`], as nothing can wake it.
-    None,
-}
+use crate::{Caps, Error, Kvm, ioctl};
 
 /// What a piece of memory is to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,31 +24,13 @@ pub enum Memory {
     Rom,
 }
 
-/// How a VM is to be made.
-#[derive(Clone, Copy, Debug)]
-pub struct VmOptions {
-    /// How many vCPUs it will have, 1 or more. Goes into CPUID.
-    pub vcpus: u32,
-    /// Guest physical address of three pages KVM may use on Intel processors to run real mode.
-    /// Must not be RAM.
-    pub tss_addr: u64,
-    /// The same of one more page, for a page table; KVM's own choice is 0xfffbc000.
-    pub identity_map_addr: Option<u64>,
-    /// The interrupt controllers.
-    pub irqchip: Irqchip,
-    /// Whether the kernel emulates the interval timer (ports 0x40 to 0x43). It then also answers
-    /// port 0x61, whose bit 5 is the output of the timer's channel 2 and calibrates clocks: only
-    /// who has the timer can answer it. Needs [`Irqchip::Kernel`].
-    pub pit: bool,
-}
-
 /// A virtual machine.
 pub struct Vm {
     fd: VmFd,
     caps: Caps,
     options: VmOptions,
     cpu_model: CpuModel,
-    power_on: PowerOnChips,
+    chips: Chips,
     /// Set when the first vCPU is made: the ring is mapped from one.
     ring: OnceLock<Ring>,
     /// What the guest has been given stays mapped as long as the VM.
@@ -82,20 +55,18 @@ impl Vm {
         if options.vcpus == 0 || options.vcpus > caps.max_vcpus {
             return Err(Error::Vcpus { wanted: options.vcpus, max: caps.max_vcpus });
         }
-        let cpu_model = CpuModel::of(kvm)?;
-        let fd = kvm.fd.create_vm().map_err(Error::ioctl("create a VM"))?;
-        arch::set_up_vm(&fd, &caps, &options)?;
-        let power_on = PowerOnChips::of(&fd, &options)?;
+        let (fd, cpu_model, chips) = arch::create(kvm, mem, &options)?;
         let vm = Self {
             fd,
             caps,
             options,
             cpu_model,
-            power_on,
+            chips,
             ring: OnceLock::new(),
             memory: Mutex::default(),
         };
         vm.add_memory(mem, Memory::Ram)?;
+        arch::add_own_memory(&vm)?;
         Ok(Arc::new(vm))
     }
 
@@ -127,10 +98,13 @@ impl Vm {
 
     /// The line into input `gsi` of the in-kernel interrupt controllers, low; unconnected where
     /// there are none. Every holder of that input must be a share of one line.
+    ///
+    /// x86-64: a global system interrupt. arm64: a shared peripheral interrupt, from 0 (which is
+    /// INTID 32).
     pub fn line(self: &Arc<Self>, gsi: u32) -> Line {
-        match self.options.irqchip {
-            Irqchip::Kernel => Line::new(KernelLine { vm: Arc::clone(self), gsi }),
-            Irqchip::None => Line::unconnected(),
+        match self.options.input(gsi) {
+            Some(irq) => Line::new(KernelLine { vm: Arc::clone(self), irq }),
+            None => Line::unconnected(),
         }
     }
 
@@ -145,7 +119,7 @@ impl Vm {
     /// # Errors
     /// KVM's refusal.
     pub fn reset(&self) -> Result<(), Error> {
-        self.power_on.restore(&self.fd)
+        self.chips().reset(&self.fd)
     }
 
     /// What this host's KVM can do.
@@ -155,6 +129,10 @@ impl Vm {
 
     pub(crate) fn options(&self) -> &VmOptions {
         &self.options
+    }
+
+    pub(crate) fn chips(&self) -> &Chips {
+        &self.chips
     }
 
     pub(crate) fn cpu_model(&self) -> &CpuModel {
@@ -180,7 +158,9 @@ impl Vm {
         if page == 0 || self.ring.get().is_some() {
             return Ok(());
         }
-        let map = FdMap::new(vcpu, page * PAGE, PAGE)
+        // KVM counts the ring's place in the host's pages, which arm64 has of three sizes.
+        let size = rustix::param::page_size();
+        let map = FdMap::new(vcpu, page * size, size)
             .map_err(|reason| Error::Ioctl { what: "map the coalesced ring", reason })?;
         // Losing a race leaves the other's mapping of the same page.
         let _ = self.ring.set(Ring::new(map));
@@ -188,17 +168,15 @@ impl Vm {
     }
 }
 
-/// The size of a page on x86-64, which KVM counts the ring's place in.
-const PAGE: usize = 4096;
-
 struct KernelLine {
     vm: Arc<Vm>,
-    gsi: u32,
+    /// KVM's number for the input.
+    irq: u32,
 }
 
 impl LineSink for KernelLine {
     fn set_level(&self, level: bool) {
         // KVM refuses inputs that do not exist only, and those lead nowhere.
-        let _ = self.vm.fd.set_irq_line(self.gsi, level);
+        let _ = self.vm.fd.set_irq_line(self.irq, level);
     }
 }

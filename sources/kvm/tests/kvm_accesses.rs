@@ -1,5 +1,6 @@
 //! What a guest's accesses look like to a device, and its answers to the guest, byte by byte.
 
+#![cfg(target_arch = "x86_64")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -2,6 +2,7 @@
 //! without a pause, another one makes ordinary accesses, which deliver what the first one queued,
 //! and meanwhile the region is replaced, moved and removed.
 
+#![cfg(target_arch = "x86_64")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

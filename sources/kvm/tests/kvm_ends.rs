@@ -1,5 +1,6 @@
 //! How guests end: by their own doing, by ours, and by accident.
 
+#![cfg(target_arch = "x86_64")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -6,6 +6,7 @@
 //! queues writes in the order they were made, and what it does not queue comes after all it has.
 //! Only a doorbell has no place in that order, as its ringing meets no device; it is counted.
 
+#![cfg(target_arch = "x86_64")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

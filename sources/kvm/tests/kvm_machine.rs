@@ -1,5 +1,6 @@
 //! Chips in the kernel, several vCPUs, memory of several kinds, and a second life.
 
+#![cfg(target_arch = "x86_64")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,6 @@
 //! What the kernel takes off the registry's hands, and that nobody can tell but by the exits.
 
+#![cfg(target_arch = "x86_64")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,6 @@
 //! Memory that the guest finds where it was put, with a log of what it wrote.
 
+#![cfg(target_arch = "x86_64")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -70,12 +70,12 @@ fn route(fd: &VmFd) -> Result<(), Error> {
 }
 
 /// The chips as they were created.
-pub(crate) struct PowerOnChips {
+pub(crate) struct Chips {
     irqchips: Vec<kvm_irqchip>,
     pit: Option<kvm_pit_state2>,
 }
 
-impl PowerOnChips {
+impl Chips {
     /// Keeps the present state.
     pub(crate) fn of(fd: &VmFd, options: &VmOptions) -> Result<Self, Error> {
         if options.irqchip == Irqchip::None {
@@ -98,7 +98,7 @@ impl PowerOnChips {
     }
 
     /// Goes back to it.
-    pub(crate) fn restore(&self, fd: &VmFd) -> Result<(), Error> {
+    pub(crate) fn reset(&self, fd: &VmFd) -> Result<(), Error> {
         for chip in &self.irqchips {
             fd.set_irqchip(chip).map_err(Error::ioctl("reset the interrupt controllers"))?;
         }

@@ -2,12 +2,37 @@
 
 mod chips;
 mod cpuid;
+mod options;
 mod power_on;
 mod registers;
 mod start;
 
-pub(crate) use chips::{PowerOnChips, set_up_vm};
+use kvm_ioctls::VmFd;
+use trapline_guestmem::GuestMem;
+
+use crate::{Error, Kvm, Vm};
+
+pub(crate) use chips::Chips;
 pub(crate) use cpuid::{CpuModel, hardware_virtualization};
+pub use options::{Irqchip, VmOptions};
 pub(crate) use power_on::PowerOn;
 pub(crate) use registers::{code_address, describe_registers, entry_failure_hint};
 pub use start::{Start, Table};
+
+/// Makes a VM with the chips `options` ask for, and knows what its processors are like.
+pub(crate) fn create(
+    kvm: &Kvm,
+    _mem: &GuestMem,
+    options: &VmOptions,
+) -> Result<(VmFd, CpuModel, Chips), Error> {
+    let cpu_model = CpuModel::of(kvm)?;
+    let fd = kvm.fd.create_vm().map_err(Error::ioctl("create a VM"))?;
+    chips::set_up_vm(&fd, kvm.caps(), options)?;
+    let chips = Chips::of(&fd, options)?;
+    Ok((fd, cpu_model, chips))
+}
+
+/// Adds the memory that KVM itself writes: none.
+pub(crate) fn add_own_memory(_vm: &Vm) -> Result<(), Error> {
+    Ok(())
+}

@@ -6,7 +6,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-use crate::{Error, Irqchip, VmOptions};
+use crate::{Error, Irqchip, Vm};
 
 /// Everything a start must find as after power-on. What the host's KVM does not have is left out.
 pub(crate) struct PowerOn {
@@ -20,7 +20,7 @@ pub(crate) struct PowerOn {
 
 impl PowerOn {
     /// Keeps the state of a new vCPU.
-    pub(crate) fn of(fd: &VcpuFd) -> Result<Self, Error> {
+    pub(crate) fn of(fd: &VcpuFd, _vm: &Vm, _index: u32) -> Result<Self, Error> {
         Ok(Self {
             regs: fd.get_regs().map_err(Error::ioctl("read the registers"))?,
             sregs: fd.get_sregs().map_err(Error::ioctl("read the segment registers"))?,
@@ -33,10 +33,10 @@ impl PowerOn {
 
     /// Goes back to it, with model-specific registers, FPU and interrupt pins as firmware leaves
     /// them.
-    pub(crate) fn restore(&self, fd: &VcpuFd, options: &VmOptions) -> Result<(), Error> {
+    pub(crate) fn restore(&self, fd: &VcpuFd, vm: &Vm) -> Result<(), Error> {
         fd.set_sregs(&self.sregs).map_err(Error::ioctl("set the segment registers"))?;
         set_msrs(fd);
-        if options.irqchip == Irqchip::Kernel {
+        if vm.options().irqchip == Irqchip::Kernel {
             let state = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
             fd.set_mp_state(state).map_err(Error::ioctl("make a vCPU runnable"))?;
             if let Some(lapic) = &self.lapic {

@@ -1,0 +1,158 @@
+//! The vGIC (Linux `Documentation/virt/kvm/devices/arm-vgic.rst`, `arm-vgic-v3.rst`,
+//! `arm-vgic-its.rst`).
+
+use kvm_bindings::{
+    KVM_CREATE_DEVICE_TEST, KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR,
+    KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_VGIC_ITS_ADDR_TYPE,
+    KVM_VGIC_V2_ADDR_TYPE_CPU, KVM_VGIC_V2_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_DIST,
+    KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_create_device, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
+};
+use kvm_ioctls::{DeviceFd, VmFd};
+use parking_lot::Mutex;
+
+use super::attr::{command, has, set_u32, set_u64};
+use crate::{Error, VmOptions};
+
+/// An interrupt controller and where it is, guest physical addresses all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gic {
+    /// GICv2 (Arm IHI 0048), for 8 vCPUs at most.
+    V2 {
+        /// The distributor, 4 KiB.
+        distributor: u64,
+        /// The CPU interface, 8 KiB.
+        cpu_interface: u64,
+    },
+    /// GICv3 (Arm IHI 0069).
+    V3 {
+        /// The distributor, 64 KiB.
+        distributor: u64,
+        /// The redistributors, 128 KiB for each vCPU.
+        redistributors: u64,
+        /// The interrupt translation service, 128 KiB, if there is to be one.
+        its: Option<u64>,
+    },
+}
+
+/// vCPUs a GICv2 can have.
+const V2_VCPUS_MAX: u32 = 8;
+/// INTIDs that are not shared: software-generated and private peripheral interrupts.
+const PRIVATE: u32 = 32;
+/// The most INTIDs there can be, with the special ones.
+const INTIDS_MAX: u32 = 1024;
+
+impl Gic {
+    fn name(self) -> &'static str {
+        match self {
+            Self::V2 { .. } => "a GICv2",
+            Self::V3 { its: None, .. } => "a GICv3",
+            Self::V3 { its: Some(_), .. } => "a GICv3 with an ITS",
+        }
+    }
+
+    /// Whether KVM has it, on this host and for so many vCPUs. Asks without making anything, as
+    /// what a VM has once been given it never loses.
+    fn possible(self, fd: &VmFd, vcpus: u32) -> bool {
+        let known = |type_| {
+            let flags = KVM_CREATE_DEVICE_TEST;
+            fd.create_device(&mut kvm_create_device { type_, fd: 0, flags }).is_ok()
+        };
+        match self {
+            Self::V2 { .. } => {
+                vcpus <= V2_VCPUS_MAX && known(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2)
+            }
+            Self::V3 { its, .. } => {
+                known(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)
+                    && (its.is_none() || known(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS))
+            }
+        }
+    }
+}
+
+/// A vGIC.
+pub(super) struct KernelGic {
+    what: Gic,
+    fd: DeviceFd,
+    its: Option<DeviceFd>,
+    intids: u32,
+    /// The vCPUs' MPIDRs, once all have been made.
+    mpidrs: Mutex<Vec<u64>>,
+}
+
+impl KernelGic {
+    /// Makes the first of these that KVM can make.
+    pub(super) fn first_of(fd: &VmFd, gics: &[Gic], options: &VmOptions) -> Result<Self, Error> {
+        let found = gics.iter().find(|gic| gic.possible(fd, options.vcpus));
+        let Some(&what) = found else {
+            let names: Vec<&str> = gics.iter().map(|gic| gic.name()).collect();
+            return Err(Error::Gic { wanted: names.join(", "), vcpus: options.vcpus });
+        };
+        let (device, its) = match what {
+            Gic::V2 { distributor, cpu_interface } => (v2(fd, distributor, cpu_interface)?, None),
+            Gic::V3 { distributor, redistributors, its } => {
+                let device = v3(fd, distributor, redistributors)?;
+                (device, its.map(|base| create_its(fd, base)).transpose()?)
+            }
+        };
+        let spis = options.spis.next_multiple_of(32).max(32);
+        let intids = spis.saturating_add(PRIVATE).min(INTIDS_MAX);
+        Ok(Self { what, fd: device, its, intids, mpidrs: Mutex::default() })
+    }
+
+    pub(super) fn what(&self) -> Gic {
+        self.what
+    }
+
+    /// All vCPUs are there: the controller can be built.
+    pub(super) fn finish(&self, mpidrs: Vec<u64>) -> Result<(), Error> {
+        if has(&self.fd, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0) {
+            set_u32(&self.fd, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, self.intids)
+                .map_err(Error::ioctl("set the number of interrupts"))?;
+        }
+        if has(&self.fd, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT) {
+            command(&self.fd, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT)
+                .map_err(Error::ioctl("build the interrupt controller"))?;
+        }
+        *self.mpidrs.lock() = mpidrs;
+        Ok(())
+    }
+
+    /// As after power-on.
+    pub(super) fn reset(&self) -> Result<(), Error> {
+        let _ = &self.its;
+        Ok(())
+    }
+}
+
+fn v2(fd: &VmFd, distributor: u64, cpu_interface: u64) -> Result<DeviceFd, Error> {
+    let device = create(fd, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2)?;
+    place(&device, KVM_VGIC_V2_ADDR_TYPE_CPU, cpu_interface)?;
+    place(&device, KVM_VGIC_V2_ADDR_TYPE_DIST, distributor)?;
+    Ok(device)
+}
+
+fn v3(fd: &VmFd, distributor: u64, redistributors: u64) -> Result<DeviceFd, Error> {
+    let device = create(fd, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)?;
+    place(&device, KVM_VGIC_V3_ADDR_TYPE_REDIST, redistributors)?;
+    place(&device, KVM_VGIC_V3_ADDR_TYPE_DIST, distributor)?;
+    Ok(device)
+}
+
+fn create_its(fd: &VmFd, base: u64) -> Result<DeviceFd, Error> {
+    let device = create(fd, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)?;
+    place(&device, KVM_VGIC_ITS_ADDR_TYPE, base)?;
+    command(&device, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT)
+        .map_err(Error::ioctl("build the interrupt translation service"))?;
+    Ok(device)
+}
+
+fn create(fd: &VmFd, type_: u32) -> Result<DeviceFd, Error> {
+    fd.create_device(&mut kvm_create_device { type_, fd: 0, flags: 0 })
+        .map_err(Error::ioctl("create the interrupt controller"))
+}
+
+fn place(device: &DeviceFd, part: u32, base: u64) -> Result<(), Error> {
+    set_u64(device, KVM_DEV_ARM_VGIC_GRP_ADDR, part.into(), base)
+        .map_err(Error::ioctl("place the interrupt controller"))
+}

@@ -1,0 +1,103 @@
+//! What is particular to arm64.
+//!
+//! The vGIC must be told when all vCPUs are there, and a PMU when the vGIC knows: the first start
+//! of a vCPU does both ([`Chips::finish`], [`PowerOn::restore`]), so no vCPU can be made after it.
+
+mod attr;
+mod chips;
+mod gic;
+mod model;
+mod options;
+mod pmu;
+mod power_on;
+mod registers;
+mod start;
+
+use kvm_bindings::{KVM_CAP_ARM_MTE, KVM_CAP_ARM_SYSTEM_SUSPEND, kvm_enable_cap};
+use kvm_ioctls::{Cap, VmFd};
+use trapline_guestmem::GuestMem;
+
+use crate::{Error, Kvm, Memory, Vm};
+
+pub(crate) use chips::Chips;
+pub use gic::Gic;
+pub(crate) use model::CpuModel;
+pub use options::VmOptions;
+pub use pmu::Pmu;
+pub(crate) use power_on::PowerOn;
+pub(crate) use registers::{code_address, describe_registers, entry_failure_hint};
+pub use start::Start;
+
+/// Whether the processor virtualizes in hardware. KVM on arm64 does not exist without.
+pub(crate) fn hardware_virtualization() -> bool {
+    true
+}
+
+/// Makes a VM with the chips `options` ask for, and knows what its processors are like.
+pub(crate) fn create(
+    kvm: &Kvm,
+    mem: &GuestMem,
+    options: &VmOptions,
+) -> Result<(VmFd, CpuModel, Chips), Error> {
+    let fd = kvm.fd.create_vm_with_type(vm_type(kvm, mem)?).map_err(Error::ioctl("create a VM"))?;
+    // Without it, KVM tells a guest that it cannot be suspended, which is an answer too.
+    enable(&fd, KVM_CAP_ARM_SYSTEM_SUSPEND);
+    if options.mte && !options.aarch32 {
+        enable(&fd, KVM_CAP_ARM_MTE);
+    }
+    let model = CpuModel::of(&fd, options)?;
+    let chips = Chips::new(&fd, options)?;
+    Ok((fd, model, chips))
+}
+
+/// Adds the memory that KVM itself writes: the vCPUs' stolen time.
+pub(crate) fn add_own_memory(vm: &Vm) -> Result<(), Error> {
+    /// A page on every host, which has them of up to this size.
+    const LEN: u64 = 0x1_0000;
+    let Some(base) = vm.cpu_model().stolen_time() else { return Ok(()) };
+    vm.add_memory(&GuestMem::new(&[(base, LEN)])?, Memory::Ram)
+}
+
+/// Enables a capability of the VM where the kernel has it.
+fn enable(fd: &VmFd, cap: u32) {
+    if fd.check_extension_raw(cap.into()) > 0 {
+        let done = fd.enable_cap(&kvm_enable_cap { cap, ..Default::default() });
+        tracing::debug!("KVM capability {cap}: {done:?}");
+    }
+}
+
+/// The type of VM (`KVM_CREATE_VM`): how many bits a guest physical address has, as many as the
+/// memory needs and 32 at least; 0, KVM's default of 40, on kernels that cannot choose.
+fn vm_type(kvm: &Kvm, mem: &GuestMem) -> Result<u64, Error> {
+    if !kvm.fd.check_extension(Cap::ArmVmIPASize) {
+        return Ok(0);
+    }
+    let host = u32::try_from(kvm.fd.get_host_ipa_limit()).unwrap_or(0);
+    let last = mem
+        .regions()
+        .iter()
+        .map(|region| region.guest_addr.saturating_add(region.len.saturating_sub(1)))
+        .max();
+    let bits = address_bits(last.unwrap_or(0));
+    if bits > host {
+        return Err(Error::AddressBits { needed: bits, host });
+    }
+    Ok(bits.into())
+}
+
+fn address_bits(last: u64) -> u32 {
+    (u64::BITS - last.leading_zeros()).max(32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_space_holds_the_last_byte_of_memory_and_four_gigabytes_at_least() {
+        assert_eq!(address_bits(0), 32);
+        assert_eq!(address_bits(0xffff_ffff), 32);
+        assert_eq!(address_bits(0x1_0000_0000), 33);
+        assert_eq!(address_bits(u64::MAX), 64);
+    }
+}
