@@ -2,8 +2,10 @@
 
 use anyhow::Result;
 
+use crate::arch::Arch;
+use crate::cross::Toolchain;
 use crate::suite::{self, Tally, Task};
-use crate::{lint, proc};
+use crate::{lint, paths, proc};
 
 /// Runs all of it; the status is 0 when nobody complains.
 pub(crate) fn run() -> Result<u8> {
@@ -22,10 +24,26 @@ pub(crate) fn tasks() -> Vec<Task> {
         command.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-Dwarnings"]);
         Ok(Tally::of(proc::succeeds(&mut command)?))
     }));
+    tasks.push(Task::new("clippy-other", "the same for the other architecture", other_clippy));
     tasks.push(Task::new("docs", "cargo doc, warnings are errors", || {
         let mut command = proc::cargo()?;
         command.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
         Ok(Tally::of(proc::succeeds(command.env("RUSTDOCFLAGS", "-Dwarnings"))?))
     }));
     tasks
+}
+
+/// Whether the code for the architecture that is not this machine's is as clean as the rest. Test
+/// and bench programs are left out that only run on the other one.
+fn other_clippy() -> Result<Tally> {
+    let other = Arch::host().other();
+    let toolchain = Toolchain::for_arch(other)?;
+    let mut command = match toolchain.clippy() {
+        Some(program) => proc::in_root(&program)?,
+        None => proc::cargo()?,
+    };
+    command.args(["clippy", "--quiet", "--workspace", "--lib", "--bins", "--tests"]);
+    command.arg("--target-dir").arg(paths::target()?.join("other"));
+    toolchain.apply(&mut command);
+    Ok(Tally::of(proc::succeeds(command.args(["--", "-Dwarnings"]))?))
 }

@@ -9,16 +9,29 @@ use anyhow::{Context, Result, bail};
 
 use crate::{paths, proc};
 
-/// The folder with the unpacked content of `package`, downloaded if it is not there yet.
+/// The folder with the unpacked content of `package`, downloaded if it is not there yet. Packages
+/// are amd64's, or of the architecture named behind a colon.
 ///
 /// # Errors
 ///
 /// Without apt-get and dpkg, or when the download fails: says what was wanted.
 pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
+    // Folders end up in lists that are separated by colons.
+    unpacked_together(&package.replace(':', "."), &[package.to_owned()])
+}
+
+/// The folder `name` with the unpacked content of several packages, for programs that look for each
+/// other's files.
+///
+/// # Errors
+///
+/// As for one package.
+pub(crate) fn unpacked_together(name: &str, packages: &[String]) -> Result<PathBuf> {
     // Boots run side by side and want the same packages.
     static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock();
-    let dir = paths::build()?.join("deb").join(package);
+    let dir = paths::build()?.join("deb").join(name);
+    let names = packages.join(" ");
     if dir.is_dir() {
         return Ok(dir);
     }
@@ -26,14 +39,15 @@ pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
         if proc::find(tool).is_none() {
             bail!(
                 "This is no Debian-like system ({tool} is missing): unpack the Debian package \
-                 {package} (amd64) into {} yourself",
+                 {names} (amd64, if nothing else is said) into {} yourself",
                 dir.display()
             );
         }
     }
     let scratch = paths::draft(&dir);
     fs::create_dir_all(&scratch)?;
-    let fetched = fetch(package, &scratch).and_then(|()| {
+    let all = packages.iter().try_for_each(|package| fetch(package, &scratch));
+    let fetched = all.and_then(|()| {
         let content = scratch.join("content");
         // Another process may have been quicker, with the same content.
         fs::rename(&content, &dir)
@@ -41,14 +55,14 @@ pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
             .with_context(|| format!("Cannot make {}", dir.display()))
     });
     fs::remove_dir_all(&scratch)?;
-    fetched.with_context(|| format!("Cannot get the Debian package {package}"))?;
+    fetched.with_context(|| format!("Cannot get the Debian package {names}"))?;
     Ok(dir)
 }
 
-/// The package that `package` depends on whose name starts with `prefix`: how a meta package
-/// leads to the real one.
+/// The package that `package` depends on whose name starts with `prefix`, without its
+/// architecture: how a meta package leads to the real one.
 pub(crate) fn dependency(package: &str, prefix: &str) -> Result<String> {
-    let record = paths::build()?.join("deb").join(format!("{package}.depends"));
+    let record = paths::build()?.join("deb").join(format!("{}.depends", package.replace(':', ".")));
     if let Ok(name) = fs::read_to_string(&record) {
         return Ok(name);
     }
@@ -64,7 +78,8 @@ pub(crate) fn dependency(package: &str, prefix: &str) -> Result<String> {
 
 fn parse_depends(said: &str, prefix: &str) -> Option<String> {
     let names = said.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-    names.map(str::trim).find(|name| name.starts_with(prefix)).map(str::to_owned)
+    let names = names.map(|name| name.trim().split(':').next().unwrap_or_default());
+    names.into_iter().find(|name| name.starts_with(prefix)).map(str::to_owned)
 }
 
 fn fetch(package: &str, scratch: &Path) -> Result<()> {
@@ -77,7 +92,8 @@ fn fetch(package: &str, scratch: &Path) -> Result<()> {
         .context("apt-get download left no file")?;
     eprintln!("Unpacking {package}");
     let mut unpack = Command::new("dpkg");
-    proc::output(unpack.arg("-x").arg(archive).arg(scratch.join("content")))?;
+    proc::output(unpack.arg("-x").arg(&archive).arg(scratch.join("content")))?;
+    fs::remove_file(&archive)?;
     Ok(())
 }
 
@@ -108,6 +124,9 @@ fn apt(program: &str) -> Result<Command> {
         command.args(["-o", "APT::Sandbox::User=root"]);
     }
     command.args(["-o", "APT::Architecture=amd64"]);
+    for arch in ["amd64", "arm64"] {
+        command.args(["-o", &format!("APT::Architectures::={arch}")]);
+    }
     Ok(command)
 }
 
@@ -162,5 +181,8 @@ mod tests {
         let found = parse_depends(said, "linux-image-");
         assert_eq!(found.as_deref(), Some("linux-image-6.1.0-9-cloud-amd64"));
         assert_eq!(parse_depends(said, "busybox"), None);
+        let foreign = "linux-image-arm64:arm64\n  Depends: linux-image-6.1.0-9-arm64:arm64\n";
+        let found = parse_depends(foreign, "linux-image-");
+        assert_eq!(found.as_deref(), Some("linux-image-6.1.0-9-arm64"));
     }
 }

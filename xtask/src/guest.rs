@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+use crate::arch::Arch;
 use crate::kernel::{self, Kernel};
 use crate::nested::{NestedRun, Outcome, parse_status};
 use crate::session::{self, Watch};
@@ -74,7 +75,7 @@ pub(crate) struct Ready {
 impl Ready {
     /// Fetches and builds whatever is not there yet.
     pub(crate) fn make() -> Result<Self> {
-        Ok(Self { kernel: kernel::debian_cloud()?, vmm: vmm::build()? })
+        Ok(Self { kernel: kernel::debian_cloud()?, vmm: vmm::build(Arch::X86_64)? })
     }
 }
 

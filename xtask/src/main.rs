@@ -1,10 +1,12 @@
 //! `cargo xtask`: the project's tasks. `check` is what a compiler and the house lints can say,
-//! `boot` brings a Debian kernel up in trapline, `test` is everything, `bench` measures.
+//! `build` makes the binary, `boot` brings a Debian kernel up in trapline, `test` is everything, `bench` measures.
 #![forbid(unsafe_code)]
 
+mod arch;
 mod bench;
 mod boot;
 mod check;
+mod cross;
 mod deb;
 mod guest;
 mod heartbeat;
@@ -41,6 +43,8 @@ struct Cli {
 enum Task {
     /// Format, clippy, documentation and the house lints
     Check,
+    /// Build the static trapline binary, also for another architecture, and print its path
+    Build(vmm::Options),
     /// Boot a Debian kernel in trapline, to a shell or to a report
     Boot(boot::Options),
     /// Run every test: check, unit tests, guests on /dev/kvm, Linux boots
@@ -63,6 +67,7 @@ fn run(task: Task) -> Result<u8> {
     terminal::catch_signals()?;
     match task {
         Task::Check => check::run(),
+        Task::Build(options) => vmm::run(&options),
         Task::Boot(options) => boot::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),

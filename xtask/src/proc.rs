@@ -19,7 +19,11 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 /// Cargo, as it was called.
 pub(crate) fn cargo() -> Result<Command> {
-    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    in_root(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// A program that takes cargo's place, at the root of the repository.
+pub(crate) fn in_root(program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = Command::new(program);
     // Set by the cargo that runs xtask, for xtask; a build script or test must not see them.
     for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {

@@ -3,27 +3,50 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use clap::Args;
 
+use crate::arch::Arch;
+use crate::cross::Toolchain;
 use crate::{paths, proc};
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// What `cargo xtask build` takes.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The hosts' architecture
+    #[arg(long, value_enum, default_value_t = Arch::host())]
+    arch: Arch,
+}
+
+/// Builds and prints where the binary is.
+pub(crate) fn run(options: &Options) -> Result<u8> {
+    println!("{}", build(options.arch)?.display());
+    Ok(0)
+}
 
 /// Builds the release binary in a target folder of its own, because its flags differ from every
 /// other build's, and returns its path. `TRAPLINE_BINARY` names one to take instead: another
-/// version to compare with, say.
-pub(crate) fn build() -> Result<PathBuf> {
-    if let Some(binary) = std::env::var_os("TRAPLINE_BINARY") {
+/// version to compare with, say; `TRAPLINE_BINARY_AARCH64` and `TRAPLINE_BINARY_X86_64` do so for
+/// an architecture that is not this machine's.
+pub(crate) fn build(arch: Arch) -> Result<PathBuf> {
+    let foreign = arch != Arch::host();
+    let suffix = if foreign { format!("_{arch}").to_uppercase() } else { String::new() };
+    if let Some(binary) = std::env::var_os(format!("TRAPLINE_BINARY{suffix}")) {
         return Ok(PathBuf::from(binary));
     }
     let target = paths::target()?.join("static");
     let mut cargo = proc::cargo()?;
-    cargo.args(["build", "--quiet", "--release", "-p", "trapline-vmm", "--target", TARGET]);
+    cargo.args(["build", "--quiet", "--release", "-p", "trapline-vmm"]);
     cargo.arg("--target-dir").arg(&target);
     cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    eprintln!("Building trapline (release, static)");
-    if !proc::succeeds(&mut cargo)? {
-        bail!("trapline does not build");
+    if foreign {
+        Toolchain::for_arch(arch)?.apply(&mut cargo);
+    } else {
+        cargo.args(["--target", arch.target()]);
     }
-    Ok(target.join(TARGET).join("release").join("trapline"))
+    eprintln!("Building trapline for {arch} (release, static)");
+    if !proc::succeeds(&mut cargo)? {
+        bail!("trapline does not build for {arch}");
+    }
+    Ok(target.join(arch.target()).join("release").join("trapline"))
 }
