@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_ARM_NISV, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
     KVM_EXIT_SYSTEM_EVENT, kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_2 as fail_entry,
     kvm_run__bindgen_ty_1__bindgen_ty_4 as io_exit,
     kvm_run__bindgen_ty_1__bindgen_ty_6 as mmio_exit,
     kvm_run__bindgen_ty_1__bindgen_ty_13 as internal_error,
     kvm_run__bindgen_ty_1__bindgen_ty_19 as system_event,
+    kvm_run__bindgen_ty_1__bindgen_ty_22 as arm_nisv,
 };
 use kvm_ioctls::VcpuFd;
 use trapline_device::{Direction, Size};
@@ -62,6 +63,10 @@ pub(crate) enum Exit {
     SystemEvent {
         kind: u32,
         data: Vec<u64>,
+    },
+    /// arm64: an access to a device address by an instruction that the processor does not describe.
+    Undecoded {
+        addr: u64,
     },
     /// A reason nobody asked for, or details that make no sense.
     Unexpected(u32),
@@ -165,6 +170,9 @@ impl RunPage {
                     offset_of!(system_event, __bindgen_anon_1),
                 ),
             },
+            KVM_EXIT_ARM_NISV => {
+                Exit::Undecoded { addr: self.u64(DETAILS + offset_of!(arm_nisv, fault_ipa)) }
+            }
             _ => Exit::Unexpected(reason),
         }
     }
@@ -292,6 +300,14 @@ mod tests {
         set32(&page, DETAILS + 4, u32::MAX);
         let Exit::InternalError { suberror, data } = page.decode() else { panic!() };
         assert_eq!((suberror, data.len()), (3, 16));
+    }
+
+    #[test]
+    fn an_undecoded_access_has_its_address() {
+        let page = page();
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_ARM_NISV);
+        set32(&page, DETAILS + 8, 0x0100_0000);
+        assert_eq!(page.decode(), Exit::Undecoded { addr: 0x0100_0000 });
     }
 
     #[test]

@@ -116,3 +116,19 @@ pub(crate) fn set_window(
     // guest memory; the caller keeps it until no vCPU can run any more.
     unsafe { vm.set_user_memory_region(argument) }
 }
+
+/// Reads an attribute of a device that is a register of 32 or of 64 bits.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn device_attr(
+    device: &kvm_ioctls::DeviceFd,
+    group: u32,
+    attr: u64,
+) -> Result<u64, kvm_ioctls::Error> {
+    let mut value = 0_u64;
+    let addr = std::ptr::from_mut(&mut value).expose_provenance() as u64;
+    let mut argument = kvm_bindings::kvm_device_attr { group, attr, addr, flags: 0 };
+    // SAFETY: the address is that of a live value of 64 bits, the most that a register has; the
+    // groups asked for here have nothing but registers.
+    unsafe { device.get_device_attr(&mut argument)? };
+    Ok(value)
+}

@@ -99,8 +99,9 @@ impl Vcpu {
         &self.kick
     }
 
-    /// Runs the guest until something ends it.
+    /// Runs the guest until something ends it, on the calling thread.
     pub(crate) fn run(&mut self) -> Stop {
+        arch::prepare_thread(self.vm.options());
         loop {
             let stop = match self.page.run(&self.fd) {
                 Ok(exit) => self.handle_exit(exit),
@@ -156,14 +157,21 @@ impl Vcpu {
             Exit::InternalError { suberror, data } => {
                 Some(self.crash(internal_error(suberror, &data)))
             }
-            Exit::SystemEvent { kind, data } => {
-                Some(system_event(kind, &data).unwrap_or_else(|cause| self.crash(cause)))
-            }
+            Exit::SystemEvent { kind, data } => self.system_event(kind, &data),
+            Exit::Undecoded { addr } => Some(self.crash(undecoded(addr))),
             Exit::Unexpected(reason) => {
                 Some(self.crash(format!(
                     "KVM came back for exit reason {reason}, which nobody asked for"
                 )))
             }
+        }
+    }
+
+    fn system_event(&self, kind: u32, data: &[u64]) -> Option<Stop> {
+        match arch::system_event(&self.fd, &self.vm, kind) {
+            Some(Ok(())) => None,
+            Some(Err(error)) => Some(self.crash(error.to_string())),
+            None => Some(system_event(kind, data).unwrap_or_else(|cause| self.crash(cause))),
         }
     }
 
@@ -276,8 +284,17 @@ fn kind_of(exit: &Exit) -> ExitKind {
         Exit::FailEntry { .. } => ExitKind::EntryFailed,
         Exit::InternalError { .. } => ExitKind::InternalError,
         Exit::SystemEvent { .. } => ExitKind::SystemEvent,
-        Exit::Unexpected(_) => ExitKind::Other,
+        Exit::Undecoded { .. } | Exit::Unexpected(_) => ExitKind::Other,
     }
+}
+
+/// An access that nobody can make for the guest, in words.
+fn undecoded(addr: u64) -> String {
+    format!(
+        "it accessed the device address {addr:#x} with an instruction of which the processor does \
+         not tell register and size, like a load of a pair or one with write-back: devices take \
+         single loads and stores only"
+    )
 }
 
 /// A refused entry in words.

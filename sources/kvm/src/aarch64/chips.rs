@@ -50,7 +50,7 @@ impl Chips {
     /// All vCPUs have been made. Does nothing when called again.
     pub(super) fn finish(&self) -> Result<(), Error> {
         let Some(mpidrs) = self.waiting.lock().take() else { return Ok(()) };
-        self.gic.as_ref().map_or(Ok(()), |gic| gic.finish(mpidrs))
+        self.gic.as_ref().map_or(Ok(()), |gic| gic.finish(&mpidrs))
     }
 
     /// Everything as after power-on.

@@ -1,17 +1,20 @@
 //! The vGIC (Linux `Documentation/virt/kvm/devices/arm-vgic.rst`, `arm-vgic-v3.rst`,
 //! `arm-vgic-its.rst`).
 
+use std::sync::OnceLock;
+
 use kvm_bindings::{
-    KVM_CREATE_DEVICE_TEST, KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR,
-    KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_VGIC_ITS_ADDR_TYPE,
-    KVM_VGIC_V2_ADDR_TYPE_CPU, KVM_VGIC_V2_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_DIST,
-    KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_create_device, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
-    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
+    KVM_CREATE_DEVICE_TEST, KVM_DEV_ARM_ITS_CTRL_RESET, KVM_DEV_ARM_VGIC_CTRL_INIT,
+    KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
+    KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V2_ADDR_TYPE_CPU, KVM_VGIC_V2_ADDR_TYPE_DIST,
+    KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_create_device,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
 };
 use kvm_ioctls::{DeviceFd, VmFd};
-use parking_lot::Mutex;
 
 use super::attr::{command, has, set_u32, set_u64};
+use super::gic_state::{PowerOnState, Version};
 use crate::{Error, VmOptions};
 
 /// An interrupt controller and where it is, guest physical addresses all.
@@ -76,8 +79,8 @@ pub(super) struct KernelGic {
     fd: DeviceFd,
     its: Option<DeviceFd>,
     intids: u32,
-    /// The vCPUs' MPIDRs, once all have been made.
-    mpidrs: Mutex<Vec<u64>>,
+    /// Once all vCPUs have been made.
+    power_on: OnceLock<PowerOnState>,
 }
 
 impl KernelGic {
@@ -97,7 +100,7 @@ impl KernelGic {
         };
         let spis = options.spis.next_multiple_of(32).max(32);
         let intids = spis.saturating_add(PRIVATE).min(INTIDS_MAX);
-        Ok(Self { what, fd: device, its, intids, mpidrs: Mutex::default() })
+        Ok(Self { what, fd: device, its, intids, power_on: OnceLock::new() })
     }
 
     pub(super) fn what(&self) -> Gic {
@@ -105,7 +108,7 @@ impl KernelGic {
     }
 
     /// All vCPUs are there: the controller can be built.
-    pub(super) fn finish(&self, mpidrs: Vec<u64>) -> Result<(), Error> {
+    pub(super) fn finish(&self, mpidrs: &[u64]) -> Result<(), Error> {
         if has(&self.fd, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0) {
             set_u32(&self.fd, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, self.intids)
                 .map_err(Error::ioctl("set the number of interrupts"))?;
@@ -114,14 +117,27 @@ impl KernelGic {
             command(&self.fd, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT)
                 .map_err(Error::ioctl("build the interrupt controller"))?;
         }
-        *self.mpidrs.lock() = mpidrs;
+        let vcpus = u32::try_from(mpidrs.len()).unwrap_or(u32::MAX);
+        let version = match self.what {
+            Gic::V2 { .. } => Version::V2(vcpus),
+            Gic::V3 { .. } => Version::V3(mpidrs),
+        };
+        let state = PowerOnState::of(&self.fd, version, self.intids)?;
+        // Only the first of two would count, and there is one.
+        let _ = self.power_on.set(state);
         Ok(())
     }
 
-    /// As after power-on.
+    /// As after power-on. All vCPUs are stopped.
     pub(super) fn reset(&self) -> Result<(), Error> {
-        let _ = &self.its;
-        Ok(())
+        if let Some(its) = &self.its
+            && has(its, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_ITS_CTRL_RESET)
+        {
+            command(its, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_ITS_CTRL_RESET)
+                .map_err(Error::ioctl("reset the interrupt translation service"))?;
+        }
+        // A controller that is not built yet is as after power-on.
+        self.power_on.get().map_or(Ok(()), |state| state.restore(&self.fd))
     }
 }
 

@@ -6,14 +6,18 @@
 mod attr;
 mod chips;
 mod gic;
+mod gic_state;
 mod model;
 mod options;
 mod pmu;
 mod power_on;
 mod registers;
 mod start;
+mod suspend;
 
-use kvm_bindings::{KVM_CAP_ARM_MTE, KVM_CAP_ARM_SYSTEM_SUSPEND, kvm_enable_cap};
+use kvm_bindings::{
+    KVM_CAP_ARM_MTE, KVM_CAP_ARM_NISV_TO_USER, KVM_CAP_ARM_SYSTEM_SUSPEND, kvm_enable_cap,
+};
 use kvm_ioctls::{Cap, VmFd};
 use trapline_guestmem::GuestMem;
 
@@ -27,6 +31,7 @@ pub use pmu::Pmu;
 pub(crate) use power_on::PowerOn;
 pub(crate) use registers::{code_address, describe_registers, entry_failure_hint};
 pub use start::Start;
+pub(crate) use suspend::system_event;
 
 /// Whether the processor virtualizes in hardware. KVM on arm64 does not exist without.
 pub(crate) fn hardware_virtualization() -> bool {
@@ -42,6 +47,8 @@ pub(crate) fn create(
     let fd = kvm.fd.create_vm_with_type(vm_type(kvm, mem)?).map_err(Error::ioctl("create a VM"))?;
     // Without it, KVM tells a guest that it cannot be suspended, which is an answer too.
     enable(&fd, KVM_CAP_ARM_SYSTEM_SUSPEND);
+    // Without it, KVM_RUN fails for such an access and does not tell the address.
+    enable(&fd, KVM_CAP_ARM_NISV_TO_USER);
     if options.mte && !options.aarch32 {
         enable(&fd, KVM_CAP_ARM_MTE);
     }
@@ -56,6 +63,19 @@ pub(crate) fn add_own_memory(vm: &Vm) -> Result<(), Error> {
     const LEN: u64 = 0x1_0000;
     let Some(base) = vm.cpu_model().stolen_time() else { return Ok(()) };
     vm.add_memory(&GuestMem::new(&[(base, LEN)])?, Memory::Ram)
+}
+
+/// Keeps the calling thread, a vCPU's, on the host CPUs the options name.
+pub(crate) fn prepare_thread(options: &VmOptions) {
+    if options.affinity.is_empty() {
+        return;
+    }
+    let mut cpus = rustix::thread::CpuSet::new();
+    let known = options.affinity.iter().filter_map(|cpu| usize::try_from(*cpu).ok());
+    known.filter(|cpu| *cpu < rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| cpus.set(cpu));
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &cpus) {
+        tracing::warn!("a vCPU cannot be kept on the host CPUs asked for: {error}");
+    }
 }
 
 /// Enables a capability of the VM where the kernel has it.

@@ -14,9 +14,14 @@ const fn core(offset: usize) -> u64 {
     KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE as u64 | (offset / 4) as u64
 }
 
-/// The number of a system register by its encoding.
-pub(super) const fn system(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
-    let encoding = op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2;
+/// The encoding of a system register (Arm ARM, section C5.1).
+pub(super) const fn encoding(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
+    op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
+}
+
+/// The number of a system register.
+const fn system(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
+    let encoding = encoding(op0, op1, crn, crm, op2);
     KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM64_SYSREG as u64 | encoding
 }
 
@@ -53,6 +58,13 @@ pub(super) fn get(fd: &VcpuFd, register: u64) -> Result<u64, kvm_ioctls::Error> 
 /// Writes a register of 64 bits.
 pub(super) fn set(fd: &VcpuFd, register: u64, value: u64) -> Result<(), kvm_ioctls::Error> {
     fd.set_one_reg(register, &value.to_ne_bytes()).map(drop)
+}
+
+/// Writes registers, in this order.
+pub(super) fn set_all(fd: &VcpuFd, registers: &[(u64, u64)]) -> Result<(), crate::Error> {
+    registers.iter().try_for_each(|(register, value)| {
+        set(fd, *register, *value).map_err(crate::Error::ioctl("set the registers"))
+    })
 }
 
 /// The registers as a block of lines.

@@ -44,14 +44,19 @@ impl Start {
             let state = kvm_mp_state { mp_state: KVM_MP_STATE_STOPPED };
             return fd.set_mp_state(state).map_err(Error::ioctl("switch a vCPU off"));
         }
-        for (register, value) in self.registers() {
-            registers::set(fd, register, value).map_err(Error::ioctl("set the registers"))?;
-        }
-        Ok(())
+        registers::set_all(fd, &self.registers())
+    }
+
+    /// Where a 32-bit guest goes on after a suspension: the state in which `CPU_ON` starts a CPU too,
+    /// in Thumb when the address is odd (Arm DEN0022, section 6.4).
+    pub(super) fn resume32(entry: u64, context: u64) -> Vec<(u64, u64)> {
+        const THUMB: u64 = 1 << 5;
+        let thumb = if entry & 1 == 0 { 0 } else { THUMB };
+        vec![(PSTATE, SVC_MASKED | thumb), (x(0), context), (PC, entry & !1)]
     }
 
     /// Registers and their values.
-    fn registers(&self) -> Vec<(u64, u64)> {
+    pub(super) fn registers(&self) -> Vec<(u64, u64)> {
         match *self {
             Self::Boot { pc, x0 } => {
                 vec![(PSTATE, EL1H_MASKED), (x(0), x0), (x(1), 0), (x(2), 0), (x(3), 0), (PC, pc)]
@@ -79,6 +84,7 @@ mod tests {
         assert!(registers.contains(&(PSTATE, 0x3c5)));
         assert_eq!(registers.last(), Some(&(PC, 0x8020_0000)));
         let old = Start::Boot32 { pc: 0x8000_8000, r1: u32::MAX, r2: 0x8fe0_0000 }.registers();
+        assert_eq!(Start::resume32(0x8001, 7), [(PSTATE, 0xf3), (x(0), 7), (PC, 0x8000)]);
         assert!(old.contains(&(x(1), 0xffff_ffff)) && old.contains(&(x(2), 0x8fe0_0000)));
     }
 }

@@ -7,7 +7,7 @@ mod power_on;
 mod registers;
 mod start;
 
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{VcpuFd, VmFd};
 use trapline_guestmem::GuestMem;
 
 use crate::{Error, Kvm, Vm};
@@ -36,3 +36,11 @@ pub(crate) fn create(
 pub(crate) fn add_own_memory(_vm: &Vm) -> Result<(), Error> {
     Ok(())
 }
+
+/// Does what a system event asks of the vCPU, if it is no end: there are none.
+pub(crate) fn system_event(_fd: &VcpuFd, _vm: &Vm, _kind: u32) -> Option<Result<(), Error>> {
+    None
+}
+
+/// A vCPU's thread is like any other.
+pub(crate) fn prepare_thread(_options: &VmOptions) {}
