@@ -51,6 +51,24 @@ pub enum Error {
         /// The file.
         name: String,
     },
+    /// A kernel for other processors, or in a form only other loaders take.
+    #[error("{name} is not a kernel for this guest: {found}; {wanted}")]
+    ForeignKernel {
+        /// The file.
+        name: String,
+        /// What it is.
+        found: &'static str,
+        /// What to do instead.
+        wanted: &'static str,
+    },
+    /// A compressed kernel that cannot be unpacked.
+    #[error("kernel {name} cannot be unpacked: {reason}")]
+    Unpack {
+        /// The file.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
     /// A bzImage from before protocol 2.06.
     #[error("{name}: bzImage protocol {major}.{minor:02} is too old, 2.06 needed")]
     OldProtocol {
@@ -145,6 +163,27 @@ pub enum Error {
     /// A NUL would end the command line early.
     #[error("the command line contains a NUL byte, where the kernel would stop reading it")]
     CmdlineNul,
+    /// Firmware is loaded into RAM, with its device tree behind it.
+    #[error(
+        "Bad firmware destination {address:#x}: provide --firmware-address an address in RAM, \
+         {start:#x} to {end:#x}, with room for {need} bytes"
+    )]
+    FirmwareAddress {
+        /// What was asked for.
+        address: u64,
+        /// First address of RAM.
+        start: u64,
+        /// End (exclusive) of RAM.
+        end: u64,
+        /// What the firmware and its device tree take.
+        need: u64,
+    },
+    /// A device tree cannot be made of what it was to say.
+    #[error("cannot describe the machine in a device tree: {reason}")]
+    DeviceTree {
+        /// Why not.
+        reason: String,
+    },
     /// No firmware of that size can be mapped.
     #[error("firmware {name} is {len} bytes, at most {max} fit; use a smaller image")]
     FirmwareTooBig {

@@ -11,10 +11,12 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+pub mod arm64;
 pub mod cmdline;
 pub mod e820;
 pub mod entry;
 mod error;
+pub mod fdt;
 pub mod firmware;
 mod image;
 pub mod initramfs;

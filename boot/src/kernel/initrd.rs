@@ -23,6 +23,30 @@ pub enum Initrd<'a> {
     },
 }
 
+impl Initrd<'_> {
+    /// Copies it to where `find` says, given its name and length.
+    pub(crate) fn put(
+        self,
+        mem: &GuestMem,
+        find: impl FnOnce(&str, u64) -> Result<Range<u64>, Error>,
+    ) -> Result<Range<u64>, Error> {
+        match self {
+            Self::File(path) => {
+                let mut image =
+                    Image::open(path, |name, source| Error::OpenInitrd { name, source })?;
+                let place = find(&image.name, image.len)?;
+                image.load(mem, "initrd", 0, image.len, place.start)?;
+                Ok(place)
+            }
+            Self::Bytes { name, bytes } => {
+                let place = find(name, bytes.len() as u64)?;
+                mem.write(place.start, bytes).map_err(placing("initrd"))?;
+                Ok(place)
+            }
+        }
+    }
+}
+
 /// An initrd begins on a page: Linux gives its pages back when it has unpacked them.
 const ALIGN: u64 = 0x1000;
 
@@ -43,21 +67,7 @@ impl Room<'_> {
         mem: &GuestMem,
         initrd: Option<Initrd<'_>>,
     ) -> Result<Option<Range<u64>>, Error> {
-        match initrd {
-            None => Ok(None),
-            Some(Initrd::File(path)) => {
-                let mut image =
-                    Image::open(path, |name, source| Error::OpenInitrd { name, source })?;
-                let place = self.find(&image.name, image.len)?;
-                image.load(mem, "initrd", 0, image.len, place.start)?;
-                Ok(Some(place))
-            }
-            Some(Initrd::Bytes { name, bytes }) => {
-                let place = self.find(name, bytes.len() as u64)?;
-                mem.write(place.start, bytes).map_err(placing("initrd"))?;
-                Ok(Some(place))
-            }
-        }
+        initrd.map(|initrd| initrd.put(mem, |name, len| self.find(name, len))).transpose()
     }
 
     fn find(&self, name: &str, len: u64) -> Result<Range<u64>, Error> {

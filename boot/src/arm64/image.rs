@@ -1,0 +1,208 @@
+//! What a kernel file is: by its header, or for want of one.
+
+use std::io::Read;
+use std::path::Path;
+
+use flate2::read::GzDecoder;
+use trapline_guestmem::GuestMem;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use crate::error::{Error, placing};
+use crate::image::Image;
+
+/// The header of a 64-bit `Image` (`booting.rst`, section 4).
+#[derive(FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Header {
+    code0: U32,
+    code1: U32,
+    /// Where it wants to be, above a multiple of 2 MiB.
+    text_offset: U64,
+    /// How much memory it takes, with what it does not bring. 0 before Linux 3.17.
+    image_size: U64,
+    flags: U64,
+    res2: U64,
+    res3: U64,
+    res4: U64,
+    magic: [u8; 4],
+    res5: U32,
+}
+
+const MAGIC: [u8; 4] = *b"ARM\x64";
+/// Kernels without a usable header are loaded here (`booting.rst`, on `image_size` 0), and so are
+/// flat programs.
+const TEXT_OFFSET: u64 = 0x8_0000;
+
+/// The magic of a 32-bit zImage, and where it is (`Documentation/arch/arm/booting.rst`, section 4).
+const ZIMAGE_MAGIC: u32 = 0x016f_2818;
+const ZIMAGE_MAGIC_AT: usize = 0x24;
+/// Where 32-bit kernels and programs are loaded, from the start of RAM.
+const TEXT_OFFSET_32: u64 = 0x8000;
+
+/// Enough of a file to see what it is.
+const HEAD: usize = 0x400;
+
+/// A kernel, found out about and not yet loaded.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    /// Where it goes, above a multiple of 2 MiB.
+    pub(super) text_offset: u64,
+    /// How much memory it takes.
+    pub(super) footprint: u64,
+    content: Content,
+}
+
+enum Content {
+    /// The file as it is.
+    File(Image),
+    /// What was packed into it.
+    Unpacked(String, Vec<u8>),
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Content {
+    fn name(&self) -> &str {
+        match self {
+            Self::File(image) => &image.name,
+            Self::Unpacked(name, _) => name,
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::File(image) => image.len,
+            Self::Unpacked(_, bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// The first bytes, with zeros where there are no more.
+    fn head(&self) -> Result<[u8; HEAD], Error> {
+        let mut head = [0; HEAD];
+        match self {
+            Self::File(image) => {
+                image.read_at(&mut head, 0)?;
+            }
+            Self::Unpacked(_, bytes) => {
+                head.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            }
+        }
+        Ok(head)
+    }
+}
+
+impl Kernel {
+    /// Opens a kernel for a guest with `room` bytes of RAM, and unpacks it if it is packed.
+    pub(super) fn open(path: &Path, aarch32: bool, room: u64) -> Result<Self, Error> {
+        let image = Image::open(path, |name, source| Error::OpenKernel { name, source })?;
+        if image.len == 0 {
+            return Err(Error::Empty { name: image.name });
+        }
+        let content = unpack(image, room)?;
+        let head = content.head()?;
+        if let Some((found, wanted)) = foreign(&head, aarch32) {
+            return Err(Error::ForeignKernel { name: content.name().to_owned(), found, wanted });
+        }
+        let len = content.len();
+        let (text_offset, footprint) = match header(&head) {
+            _ if aarch32 => (TEXT_OFFSET_32, len),
+            Some(header) if header.image_size.get() != 0 => {
+                (header.text_offset.get(), header.image_size.get().max(len))
+            }
+            _ => (TEXT_OFFSET, len),
+        };
+        Ok(Self { text_offset, footprint, content })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.content.name()
+    }
+
+    /// Copies it to guest address `addr`.
+    pub(super) fn load(&mut self, mem: &GuestMem, addr: u64) -> Result<(), Error> {
+        match &mut self.content {
+            Content::File(image) => image.load(mem, "kernel", 0, image.len, addr),
+            Content::Unpacked(_, bytes) => mem.write(addr, bytes).map_err(placing("kernel")),
+        }
+    }
+}
+
+/// The header of a 64-bit `Image`.
+fn header(head: &[u8]) -> Option<&Header> {
+    let (header, _) = Header::ref_from_prefix(head).ok()?;
+    (header.magic == MAGIC).then_some(header)
+}
+
+/// Files that are certainly something else; any other one may be a flat program.
+fn foreign(head: &[u8; HEAD], aarch32: bool) -> Option<(&'static str, &'static str)> {
+    let word = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
+    if head.starts_with(b"\x7fELF") {
+        return Some(("an ELF file", "use arch/arm64/boot/Image"));
+    }
+    if head.get(0x202..0x206) == Some(b"HdrS") {
+        return Some(("a bzImage for x86", "name a kernel for arm64"));
+    }
+    if aarch32 && header(head).is_some() {
+        return Some(("a 64-bit kernel", "leave out --aarch32 or name a 32-bit zImage"));
+    }
+    if !aarch32 && word(ZIMAGE_MAGIC_AT) == Some(ZIMAGE_MAGIC) {
+        return Some(("a 32-bit zImage", "run it with --aarch32"));
+    }
+    None
+}
+
+/// What the file packs, if it is gzip or an EFI program that unpacks a kernel; else the file.
+fn unpack(image: Image, room: u64) -> Result<Content, Error> {
+    let mut head = [0; ZBOOT_HEADER];
+    image.read_at(&mut head, 0)?;
+    if head.starts_with(&[0x1f, 0x8b]) {
+        let len = image.len;
+        return gunzip(image, 0, len, room);
+    }
+    let Some((start, len, compression)) = zboot(&head) else { return Ok(Content::File(image)) };
+    match compression {
+        b"gzip" => gunzip(image, start, len, room),
+        other => Err(Error::Unpack {
+            name: image.name,
+            reason: format!(
+                "it is packed with {}, and only gzip is known; name the unpacked Image",
+                String::from_utf8_lossy(other)
+            ),
+        }),
+    }
+}
+
+/// Bytes of `zboot-header.S` up to the end of the name of the compression.
+const ZBOOT_HEADER: usize = 0x20;
+
+/// First byte, length and compression of the kernel in an EFI program that unpacks it.
+fn zboot(head: &[u8; ZBOOT_HEADER]) -> Option<(u64, u64, &[u8])> {
+    let word = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
+    let magic = head.starts_with(b"MZ") && head.get(4..8) == Some(b"zimg");
+    let name = head.get(0x18..)?;
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    Some((word(8)?.into(), word(12)?.into(), name.get(..end)?)).filter(|_| magic)
+}
+
+/// Unpacks `len` bytes from `start` of the file, but no more than a guest has room for.
+fn gunzip(image: Image, start: u64, len: u64, room: u64) -> Result<Content, Error> {
+    let mut packed = vec![0; usize::try_from(len.min(image.len)).unwrap_or(0)];
+    let count = image.read_at(&mut packed, start)?;
+    packed.truncate(count);
+    let failed = |reason: String| Error::Unpack { name: image.name.clone(), reason };
+    let mut bytes = Vec::new();
+    GzDecoder::new(packed.as_slice())
+        .take(room.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| failed(error.to_string()))?;
+    if bytes.len() as u64 > room {
+        let mib = room >> 20;
+        return Err(failed(format!("it does not fit into {mib} MiB of guest RAM")));
+    }
+    Ok(Content::Unpacked(image.name, bytes))
+}
