@@ -28,6 +28,67 @@ pub struct Config {
     pub reboot: bool,
     /// Whether writes that may be late are queued by the kernel.
     pub coalesce: bool,
+    /// What only arm64 machines have; the PC takes no notice.
+    pub arm64: Arm64,
+}
+
+/// What only arm64 machines have. The default is what kvmtool does without options.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arm64 {
+    /// Where RAM begins; where the board has it, if not said.
+    pub mem_base: Option<u64>,
+    /// The interrupt controller; the first of [`Irqchip::ORDER`] that KVM can make, if not said.
+    pub irqchip: Option<Irqchip>,
+    /// The guest is a 32-bit one.
+    pub aarch32: bool,
+    /// The processors have performance monitors.
+    pub pmu: bool,
+    /// Memory tagging is kept from the guest.
+    pub disable_mte: bool,
+    /// Stolen time is kept from the guest.
+    pub no_pvtime: bool,
+    /// The longest SVE vector in bits.
+    pub sve_max_vl: Option<u32>,
+    /// Host CPUs the vCPUs may run on; empty for all.
+    pub vcpu_affinity: Vec<u32>,
+    /// The timers' frequency in Hz, where the host's firmware tells a wrong one.
+    pub timer_hz: Option<u32>,
+    /// Seed of the kernel's address randomization; 0 is none.
+    pub kaslr_seed: u64,
+    /// Where firmware is loaded; to the start of RAM, if not said.
+    pub firmware_address: Option<u64>,
+    /// What firmware is to tell the kernel it starts (`bootargs`).
+    pub firmware_params: Option<String>,
+    /// Where a copy of the device tree goes.
+    pub dump_dtb: Option<PathBuf>,
+}
+
+/// An arm64 machine's interrupt controllers, with or without a way in for messages (MSI).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Irqchip {
+    /// GICv2, for 8 vCPUs at most; no messages.
+    Gicv2,
+    /// GICv2 with a GICv2m frame.
+    Gicv2m,
+    /// GICv3; no messages.
+    Gicv3,
+    /// GICv3 with an interrupt translation service.
+    Gicv3Its,
+}
+
+impl Irqchip {
+    /// Which one is taken: the first that can be had.
+    pub const ORDER: [Self; 4] = [Self::Gicv3Its, Self::Gicv3, Self::Gicv2m, Self::Gicv2];
+
+    /// What kvmtool's `--irqchip` calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gicv2 => "gicv2",
+            Self::Gicv2m => "gicv2m",
+            Self::Gicv3 => "gicv3",
+            Self::Gicv3Its => "gicv3-its",
+        }
+    }
 }
 
 /// What runs first.

@@ -20,7 +20,7 @@ mod report;
 mod session;
 mod x86_pc;
 
-pub use config::{Boot, Config, Ending, Initrd};
+pub use config::{Arm64, Boot, Config, Ending, Initrd, Irqchip};
 pub use control::Control;
 pub use error::Error;
 pub use report::Report;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use trapline_device::{Direction, Handler, IoCx, Rules, Size};
+use trapline_device::{Direction, FdtDevice, FdtNode, Handler, IoCx, Rules, Size};
 
 use crate::bus::{Bus, Devfn};
 use crate::conf1::config_rules;
@@ -72,5 +72,27 @@ impl Handler for EcamWindow {
     fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
         let (devfn, register) = self.target(offset)?;
         self.bus.register(devfn, register, direction)
+    }
+}
+
+impl FdtDevice for EcamWindow {
+    /// A host bridge that needs no driver of its own, with the one bus there is. The board adds
+    /// the windows of its BARs (`ranges`) and what becomes of its interrupts.
+    ///
+    /// Spec: Linux `Documentation/devicetree/bindings/pci/host-generic-pci.yaml`; IEEE 1275 PCI
+    /// bus binding 2.1.
+    fn fdt_node(&self) -> FdtNode {
+        let compatible = match self.layout {
+            Layout::Cam => "pci-host-cam-generic",
+            Layout::Ecam => "pci-host-ecam-generic",
+        };
+        FdtNode::new("pci")
+            .text("device_type", "pci")
+            .text("compatible", compatible)
+            .cells("#address-cells", [3])
+            .cells("#size-cells", [2])
+            .cells("#interrupt-cells", [1])
+            .cells("bus-range", [0, 0])
+            .flag("dma-coherent")
     }
 }

@@ -8,6 +8,8 @@
 //!   Clock ──► pit     8254: channel 0 ──► Line, channel 2 ◄─► port 0x61
 //! ```
 //!
+//! And of the arm64 board, the frame that lets a GICv2 take messages (v2m).
+//!
 //! Each chip is complete by its data sheet, knows no address and no interrupt number, and can be
 //! saved and restored.
 
@@ -17,5 +19,6 @@ pub mod ioapic;
 pub mod pic;
 pub mod pit;
 mod route;
+pub mod v2m;
 
 pub use route::{ISA_LINES, Outputs, RouteError, Routes, Target, pc_table};

@@ -48,6 +48,14 @@ pub(crate) const PCI_MEMORY: Range<u64> = PCI_ECAM.end..RAM;
 /// RAM begins here unless the user says otherwise.
 pub(crate) const RAM: u64 = 0x8000_0000;
 
+/// Private peripheral interrupts, counted from 0 (INTID 16).
+pub(crate) mod ppi {
+    /// The generic timer's: secure and non-secure physical, virtual, hypervisor's.
+    pub(crate) const TIMERS: [u32; 4] = [13, 14, 11, 10];
+    /// The performance monitors'.
+    pub(crate) const PMU: u32 = 7;
+}
+
 /// Shared peripheral interrupts, counted from 0 (INTID 32).
 pub(crate) mod spi {
     /// One for each UART.

@@ -4,14 +4,18 @@
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "KVM wants the rest"))]
 mod layout;
 mod qtest;
+#[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "KVM's guests read it"))]
+mod tree;
 
 use std::sync::{Arc, Weak};
 
-use trapline::{Handler, Mapping, Registry};
-use trapline_device::{CharBackend, CharDevice, Clock, Device, Line, MsiController, NullBackend};
+use trapline::{Mapping, Registry};
+use trapline_device::{
+    CharBackend, CharDevice, Clock, Device, FdtDevice, FdtNode, Line, MsiController, NullBackend,
+};
 use trapline_guestmem::GuestMem;
 use trapline_pci::{Bus, EcamWindow, Layout};
-use trapline_platform::rtc::{CmosConfig, Rtc};
+use trapline_platform::rtc::{CmosConfig, Rtc, WINDOW_LEN};
 use trapline_platform::serial::Serial;
 
 pub(crate) use qtest::build;
@@ -19,12 +23,17 @@ pub(crate) use qtest::build;
 use crate::Error;
 use crate::parts::{Lines, Parts};
 
+/// Registers of a UART, one byte each.
+const SERIAL_LEN: u64 = 8;
+
 /// A built board. Dropping it unmaps everything.
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "only KVM wants the rest"))]
 pub(crate) struct Board {
     devices: Vec<Arc<dyn Device>>,
     console: Arc<Serial>,
     bus: Arc<Bus>,
+    /// What the devices with an address of their own say in the device tree.
+    nodes: Vec<FdtNode>,
     _mappings: Vec<Mapping>,
 }
 
@@ -56,15 +65,15 @@ pub(crate) struct Options {
 impl Board {
     /// Makes the devices and maps them, all in one edit.
     pub(crate) fn new(registry: &Registry, wiring: &Wiring<'_>) -> Result<Self, Error> {
-        let mut parts = Parts::default();
-        let console = wiring.add_serial_ports(&mut parts);
-        wiring.add_rtc(&mut parts);
-        let bus = add_pci(&mut parts);
+        let (mut parts, mut nodes) = (Parts::default(), Vec::new());
+        let console = wiring.add_serial_ports(&mut parts, &mut nodes);
+        wiring.add_rtc(&mut parts, &mut nodes);
+        let bus = wiring.add_pci(&mut parts, &mut nodes);
         if let Some(controllers) = wiring.controllers {
             controllers.add(&mut parts);
         }
         let (devices, mappings) = parts.map(registry, wiring.options.coalesce)?;
-        Ok(Self { devices, console, bus, _mappings: mappings })
+        Ok(Self { devices, console, bus, nodes, _mappings: mappings })
     }
 
     /// The first serial port, for its backend to call.
@@ -83,7 +92,7 @@ impl Device for Board {
 
 impl Wiring<'_> {
     /// Four UARTs, each with a line of its own; the console is on the first.
-    fn add_serial_ports(&self, parts: &mut Parts) -> Arc<Serial> {
+    fn add_serial_ports(&self, parts: &mut Parts, nodes: &mut Vec<FdtNode>) -> Arc<Serial> {
         let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
         let mut console = None;
         for (i, (base, spi)) in layout::SERIAL.into_iter().zip(layout::spi::SERIAL).enumerate() {
@@ -91,8 +100,10 @@ impl Wiring<'_> {
             let line = self.lines.line(spi);
             let serial = Serial::new(Arc::clone(backend), line, Arc::clone(&self.clock));
             parts.devices.push(serial.clone());
-            parts.mmio(base, 8, (&format!("serial{i}"), "uart"), serial.clone());
+            parts.mmio(base, SERIAL_LEN, (&format!("serial{i}"), "uart"), serial.clone());
             parts.coalesce(0..1);
+            let node = serial.fdt_node().at(base..base + SERIAL_LEN);
+            nodes.push(tree::interrupt(node, spi));
             console.get_or_insert(serial);
         }
         console.unwrap_or_else(|| unreachable!("there are four serial ports"))
@@ -100,22 +111,24 @@ impl Wiring<'_> {
 
     /// The clock, whose interrupt leads nowhere, as on kvmtool's board. No firmware looks for a
     /// memory size in its RAM.
-    fn add_rtc(&self, parts: &mut Parts) {
+    fn add_rtc(&self, parts: &mut Parts, nodes: &mut Vec<FdtNode>) {
         let cmos = CmosConfig { below_4g: 0, above_4g: 0, cpus: 1 };
         let rtc = Rtc::new(Line::unconnected(), Arc::clone(&self.clock), cmos);
         parts.devices.push(rtc.clone());
-        parts.mmio(layout::RTC, trapline_platform::rtc::WINDOW_LEN, ("rtc", "cmos"), rtc);
+        nodes.push(rtc.fdt_node().at(layout::RTC..layout::RTC + WINDOW_LEN));
+        parts.mmio(layout::RTC, WINDOW_LEN, ("rtc", "cmos"), rtc);
         parts.coalesce(0..1);
     }
-}
 
-/// Bus 0 behind its window.
-fn add_pci(parts: &mut Parts) -> Arc<Bus> {
-    let bus = parts.device(Bus::new());
-    let ecam: Arc<dyn Handler> = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Ecam));
-    let window = layout::PCI_ECAM;
-    parts.mmio(window.start, window.end - window.start, ("pci", "ecam"), ecam);
-    bus
+    /// Bus 0 behind its window.
+    fn add_pci(&self, parts: &mut Parts, nodes: &mut Vec<FdtNode>) -> Arc<Bus> {
+        let bus = parts.device(Bus::new());
+        let ecam = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Ecam));
+        nodes.push(tree::pci(ecam.fdt_node(), self.msi.is_some()));
+        let window = layout::PCI_ECAM;
+        parts.mmio(window.start, window.end - window.start, ("pci", "ecam"), ecam);
+        bus
+    }
 }
 
 /// `bytes` of RAM from `base`.

@@ -39,7 +39,9 @@ mod tests;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use trapline_device::{Clock, Device, Direction, Handler, IoCx, Line, Rules, Size, Timer, Wake};
+use trapline_device::{
+    Clock, Device, Direction, FdtDevice, FdtNode, Handler, IoCx, Line, Rules, Size, Timer, Wake,
+};
 
 pub use chip::{Mc146818, Outputs};
 pub use cmos::{BOOT_FLAGS_1, BOOT_FLAGS_2, CmosConfig, EQUIPMENT, SHUTDOWN_STATUS};
@@ -135,6 +137,13 @@ impl Handler for Rtc {
             regs::DATA => Some(self.inner.lock().chip.selected_name()),
             _ => None,
         }
+    }
+}
+
+impl FdtDevice for Rtc {
+    /// Spec: Linux `Documentation/devicetree/bindings/rtc/rtc-cmos.yaml`.
+    fn fdt_node(&self) -> FdtNode {
+        FdtNode::new("rtc").text("compatible", "motorola,mc146818")
     }
 }
 

@@ -4,12 +4,12 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
-    CharBackend, CharDevice, Clock, Device, Direction, Handler, IoCx, Line, Rules, Size, Timer,
-    Wake,
+    CharBackend, CharDevice, Clock, Device, Direction, FdtDevice, FdtNode, Handler, IoCx, Line,
+    Rules, Size, Timer, Wake,
 };
 
 use super::Uart;
-use super::regs::FIFO_DEPTH;
+use super::regs::{CLOCK_HZ, FIFO_DEPTH};
 
 /// A serial port: eight bytes of [`Uart`] registers, with characters going to and coming from a
 /// [`CharBackend`].
@@ -120,6 +120,14 @@ impl Handler for Serial {
 
     fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
         self.port.lock().uart.register(offset, direction)
+    }
+}
+
+impl FdtDevice for Serial {
+    /// Spec: Linux `Documentation/devicetree/bindings/serial/8250.yaml`.
+    fn fdt_node(&self) -> FdtNode {
+        let clock = u32::try_from(CLOCK_HZ).unwrap_or(u32::MAX);
+        FdtNode::new("serial").text("compatible", "ns16550a").cells("clock-frequency", [clock])
     }
 }
 

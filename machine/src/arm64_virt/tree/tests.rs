@@ -1,0 +1,225 @@
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use trapline::Registry;
+use trapline_device::{FdtValue, MsiController, MsiSink, NullBackend};
+use trapline_testkit::{TestClock, TestLine, skip};
+
+use super::*;
+use crate::arm64_virt::{Options, Wiring};
+use crate::parts::Lines;
+
+struct AnyLines;
+
+impl Lines for AnyLines {
+    fn line(&self, _number: u32) -> trapline_device::Line {
+        TestLine::default().line()
+    }
+}
+
+struct Nowhere;
+
+impl MsiController for Nowhere {
+    fn sink(&self, _requester: u16) -> Arc<dyn MsiSink> {
+        Arc::new(Self)
+    }
+}
+
+impl MsiSink for Nowhere {
+    fn send(&self, _address: u64, _data: u32) {}
+}
+
+fn board(irqchip: Irqchip) -> Board {
+    let msi = matches!(irqchip, Irqchip::Gicv2m | Irqchip::Gicv3Its);
+    let wiring = Wiring {
+        lines: &AnyLines,
+        msi: msi.then_some(&Nowhere),
+        controllers: None,
+        clock: Arc::new(TestClock::default()),
+        options: Options { console: Arc::new(NullBackend), coalesce: false },
+    };
+    Board::new(&Registry::builder().handles(1).build(), &wiring).unwrap()
+}
+
+/// The machine of kvmtool's recorded tree.
+fn facts() -> Facts<'static> {
+    Facts {
+        ram: 0x8000_0000..0x9000_0000,
+        affinities: &[0x8000_0000, 0x8000_0001],
+        irqchip: Irqchip::Gicv3Its,
+        aarch32: false,
+        pmu: false,
+        timer_hz: None,
+        kaslr_seed: 0,
+        bootargs: Some(" console=ttyS0 root=/dev/vda rw  console=ttyS0"),
+        initrd: Some(0x8fd0_ed44..0x8fdf_fffc),
+    }
+}
+
+/// Machines as different as they can be.
+fn variants() -> Vec<Facts<'static>> {
+    let mut variants = Vec::new();
+    for irqchip in Irqchip::ORDER {
+        variants.push(Facts { irqchip, ..facts() });
+        variants.push(Facts {
+            irqchip,
+            ram: 0x1_0000_0000..0x11_0000_0000,
+            affinities: &[0x8000_0000],
+            pmu: true,
+            aarch32: true,
+            timer_hz: Some(24_000_000),
+            kaslr_seed: 0x0123_4567_89ab_cdef,
+            bootargs: None,
+            initrd: None,
+        });
+    }
+    variants
+}
+
+fn tree(facts: &Facts<'_>) -> FdtNode {
+    board(facts.irqchip).describe(facts)
+}
+
+/// The tree as a person reads it.
+fn source(node: &FdtNode, depth: usize, out: &mut String) {
+    let indent = "    ".repeat(depth);
+    for (name, value) in &node.properties {
+        let _ = match value {
+            FdtValue::Empty => writeln!(out, "{indent}{name};"),
+            FdtValue::Cells(cells) => {
+                let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:#x}")).collect();
+                writeln!(out, "{indent}{name} = <{}>;", cells.join(" "))
+            }
+            FdtValue::Strings(strings) => {
+                let strings: Vec<String> = strings.iter().map(|text| format!("{text:?}")).collect();
+                writeln!(out, "{indent}{name} = {};", strings.join(", "))
+            }
+        };
+    }
+    for child in &node.children {
+        let _ = writeln!(out, "{indent}{} {{", child.name);
+        source(child, depth + 1, out);
+        let _ = writeln!(out, "{indent}}};");
+    }
+}
+
+fn text(facts: &Facts<'_>) -> String {
+    let mut out = String::new();
+    source(&tree(facts), 0, &mut out);
+    out
+}
+
+#[test]
+fn the_tree_of_a_gicv3_with_an_its() {
+    insta::assert_snapshot!(text(&facts()));
+}
+
+#[test]
+fn the_tree_of_a_32_bit_machine_with_gicv2m_and_performance_monitors() {
+    let facts =
+        variants().into_iter().find(|facts| facts.aarch32 && facts.irqchip == Irqchip::Gicv2m);
+    insta::assert_snapshot!(text(&facts.unwrap()));
+}
+
+/// The device tree compiler has an eye for what is not as the specification wants it.
+#[test]
+fn the_device_tree_compiler_has_nothing_to_say() {
+    if Command::new("dtc").arg("--version").output().is_err() {
+        return skip("the_device_tree_compiler_has_nothing_to_say", "dtc is missing");
+    }
+    for facts in variants() {
+        let blob = trapline_boot::fdt::flatten(&tree(&facts)).unwrap();
+        let mut dtc = Command::new("dtc")
+            .args(["-I", "dtb", "-O", "dts", "-o", "/dev/null", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        dtc.stdin.take().unwrap().write_all(&blob).unwrap();
+        let output = dtc.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{facts:?}: {said}");
+    }
+}
+
+#[derive(Deserialize)]
+struct Kvmtool {
+    node: Vec<Node>,
+    difference: Vec<Difference>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    kvmtool: String,
+    ours: String,
+    #[serde(flatten)]
+    properties: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Value {
+    Cells(Vec<u32>),
+    Strings(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct Difference {
+    /// Nodes with another name, and `NODE PROPERTY` with another value.
+    what: Vec<String>,
+    why: String,
+}
+
+impl Value {
+    fn is(&self, ours: &FdtValue) -> bool {
+        match (self, ours) {
+            (Self::Cells(cells), FdtValue::Empty) => cells.is_empty(),
+            (Self::Cells(theirs), FdtValue::Cells(ours)) => theirs == ours,
+            (Self::Strings(theirs), FdtValue::Strings(ours)) => theirs == ours,
+            _ => false,
+        }
+    }
+}
+
+/// Every node below `node` by its path.
+fn paths<'a>(node: &'a FdtNode, path: &str, all: &mut BTreeMap<String, &'a FdtNode>) {
+    all.insert(if path.is_empty() { "/".to_owned() } else { path.to_owned() }, node);
+    for child in &node.children {
+        paths(child, &format!("{path}/{}", child.name), all);
+    }
+}
+
+#[test]
+fn kvmtool_tells_its_guest_the_same_but_for_what_is_listed() {
+    let kvmtool: Kvmtool = toml::from_str(include_str!("kvmtool.toml")).unwrap();
+    let root = tree(&facts());
+    let mut ours = BTreeMap::new();
+    paths(&root, "", &mut ours);
+    let mut found = Vec::new();
+    for node in &kvmtool.node {
+        let Some(same) = ours.remove(&node.ours) else { panic!("we have no {}", node.ours) };
+        // A child's path differs with its parent's name, which counts once.
+        if node.kvmtool.rsplit('/').next() != node.ours.rsplit('/').next() {
+            found.push(node.ours.clone());
+        }
+        let mut properties: BTreeMap<_, _> = same.properties.iter().cloned().collect();
+        for (name, value) in &node.properties {
+            let ours = properties.remove(name.as_str());
+            if !ours.is_some_and(|ours| value.is(&ours)) {
+                found.push(format!("{} {name}", node.ours));
+            }
+        }
+        found.extend(properties.keys().map(|name| format!("{} {name}", node.ours)));
+    }
+    found.extend(ours.into_keys());
+    assert!(kvmtool.difference.iter().all(|difference| !difference.why.is_empty()));
+    let mut listed: Vec<String> =
+        kvmtool.difference.into_iter().flat_map(|difference| difference.what).collect();
+    found.sort();
+    listed.sort();
+    assert_eq!(found, listed);
+}
