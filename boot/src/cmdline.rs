@@ -13,6 +13,21 @@ const NO_DISPLAY: &str = "earlyprintk=serial i8042.noaux=1";
 /// What it goes on with when there is one.
 const DISPLAY: &str = "video=vesafb";
 
+/// Which board the kernel runs on. kvmtool has something to tell it on a PC only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Machine {
+    /// The PC.
+    #[default]
+    Pc,
+    /// The arm64 board.
+    Arm64,
+}
+
+impl Machine {
+    /// The board of this host's guests.
+    pub const HOST: Self = if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::Pc };
+}
+
 /// Where the kernel's messages go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Console {
@@ -41,6 +56,8 @@ pub enum Display {
 /// What of the default command line depends on the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
+    /// The board.
+    pub machine: Machine,
     /// `console=`.
     pub console: Console,
     /// The display.
@@ -61,6 +78,7 @@ pub fn build(defaults: Defaults, user: Option<&str>) -> String {
         Console::Virtio | Console::Hypervisor => "hvc0",
     };
     let mut line = match defaults.display {
+        _ if defaults.machine == Machine::Arm64 => format!("console={console}"),
         Display::None => format!("{MACHINE} {NO_DISPLAY} console={console}"),
         Display::Watched => format!("{MACHINE} {DISPLAY} console=tty0 console={console}"),
         Display::Used => format!("{MACHINE} {DISPLAY} console={console} console=tty0"),
@@ -77,6 +95,7 @@ pub fn build(defaults: Defaults, user: Option<&str>) -> String {
 
 /// Writes `line` and its final NUL at `addr`, where the board has `room` bytes. `kernel` takes
 /// at most `max` bytes without the NUL.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "a device tree has it"))]
 pub(crate) fn write(
     mem: &GuestMem,
     line: &str,
@@ -119,6 +138,12 @@ mod tests {
             "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 \
              i8042.nopnp=1 earlyprintk=serial i8042.noaux=1 console=ttyS0 root=/dev/vda rw "
         );
+    }
+
+    #[test]
+    fn on_arm64_only_the_console_is_named() {
+        let defaults = Defaults { machine: Machine::Arm64, root_disk: true, ..Defaults::default() };
+        assert_eq!(build(defaults, Some("quiet")), "console=ttyS0 root=/dev/vda rw  quiet");
     }
 
     #[test]

@@ -118,6 +118,17 @@ pub enum Initrd {
     Made(Arc<Vec<u8>>),
 }
 
+/// The loader's word for an initial RAM disk.
+pub(crate) fn initrd(initrd: &Initrd) -> Option<trapline_boot::Initrd<'_>> {
+    match initrd {
+        Initrd::None => None,
+        Initrd::File(path) => Some(trapline_boot::Initrd::File(path)),
+        Initrd::Made(bytes) => {
+            Some(trapline_boot::Initrd::Bytes { name: "the built-in initramfs", bytes })
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub enum Ending {

@@ -36,6 +36,25 @@ pub enum Error {
         /// The lowest address it may have.
         lowest: u64,
     },
+    /// RAM that a 32-bit guest cannot reach.
+    #[error("RAM ends at {end:#x}, and a 32-bit guest reaches {limit:#x}: give it less memory")]
+    TooHigh {
+        /// End (exclusive) of RAM.
+        end: u64,
+        /// The highest it may be.
+        limit: u64,
+    },
+    /// The device tree cannot be written to a file.
+    #[error("cannot write the device tree to {}: {reason}", path.display())]
+    DumpTree {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        reason: std::io::Error,
+    },
+    /// The source made no interrupt controller.
+    #[error("the machine needs an interrupt controller")]
+    NoIrqchip,
     /// More vCPUs than the board's interrupt controllers can name.
     #[error("{wanted} vCPUs are too many: the PC board takes at most {max}")]
     TooManyCpus {

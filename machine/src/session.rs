@@ -8,6 +8,8 @@ use trapline_device::{CharDevice, Clock, PowerEvent};
 use trapline_display::{Input, Screen};
 use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
 
+#[cfg(target_arch = "aarch64")]
+use crate::arm64_virt::VirtOnKvm as HostBoard;
 use crate::clock::HostClock;
 use crate::control::{Control, Event};
 use crate::flusher::Flusher;

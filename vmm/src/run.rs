@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use trapline_device::CharBackend;
-use trapline_machine::boot::{cmdline, initramfs, kernel};
+use trapline_machine::boot::{cmdline, initramfs, search};
 use trapline_machine::{Config, Control, Ending, Initrd, Report, Session as Machine};
 
 use crate::cli::{Boot, RunOptions};
@@ -188,16 +188,17 @@ fn boot(options: &RunOptions) -> anyhow::Result<(trapline_machine::Boot, Option<
         params.clone()
     } else {
         let display = display::console(options);
-        cmdline::build(cmdline::Defaults { display, ..Default::default() }, user)
+        let machine = cmdline::Machine::HOST;
+        cmdline::build(cmdline::Defaults { machine, display, ..Default::default() }, user)
     };
     Ok((trapline_machine::Boot::Kernel { path, initrd, cmdline }, remark))
 }
 
 /// The kernel nobody named.
 fn host_kernel() -> anyhow::Result<PathBuf> {
-    kernel::find_host_kernel().with_context(|| {
+    search::find_host_kernel().with_context(|| {
         let looked: Vec<String> =
-            kernel::host_kernel().iter().map(|path| path.display().to_string()).collect();
+            search::host_kernel().iter().map(|path| path.display().to_string()).collect();
         format!("no kernel found; name one with -k (looked for {})", looked.join(", "))
     })
 }

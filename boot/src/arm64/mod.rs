@@ -26,7 +26,7 @@ pub use firmware::load_firmware;
 use self::image::Kernel;
 use crate::error::Error;
 use crate::fdt::FDT_MAX;
-use crate::kernel::Initrd;
+use crate::initrd::Initrd;
 
 /// What to load and where there is room for it.
 #[derive(Clone, Debug)]

@@ -6,7 +6,6 @@
 mod bzimage;
 mod elf;
 mod initrd;
-mod search;
 #[cfg(test)]
 pub(crate) mod testelf;
 #[cfg(test)]
@@ -18,8 +17,7 @@ use std::path::Path;
 
 use trapline_guestmem::GuestMem;
 
-pub use initrd::Initrd;
-pub use search::{find_host_kernel, host_kernel};
+pub use crate::initrd::Initrd;
 pub use zero_page::ZERO_PAGE_LEN;
 
 pub use self::elf::START_INFO_LEN;

@@ -1,6 +1,10 @@
 //! The arm64 board: kvmtool's map, its devices listed one by one. They are the PC's, reached by
 //! address instead of by port.
 
+#[cfg(target_arch = "aarch64")]
+mod frame;
+#[cfg(target_arch = "aarch64")]
+mod kvm;
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "KVM wants the rest"))]
 mod layout;
 mod qtest;
@@ -18,6 +22,8 @@ use trapline_pci::{Bus, EcamWindow, Layout};
 use trapline_platform::rtc::{CmosConfig, Rtc, WINDOW_LEN};
 use trapline_platform::serial::Serial;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use kvm::VirtOnKvm;
 pub(crate) use qtest::build;
 
 use crate::Error;

@@ -7,7 +7,7 @@ use trapline_boot::cmdline::CmdlinePlace;
 use trapline_boot::e820::{E820Kind, MemoryMap};
 use trapline_boot::entry::{Entry, Gdt};
 use trapline_boot::firmware::{FirmwareLayout, load_firmware};
-use trapline_boot::kernel::{self, KernelRequest, X86Layout, load_kernel};
+use trapline_boot::kernel::{KernelRequest, X86Layout, load_kernel};
 use trapline_boot::mptable::{self, MpConfig};
 use trapline_boot::wiring::{IoApic, IrqOverride};
 use trapline_guestmem::GuestMem;
@@ -17,7 +17,7 @@ use trapline_platform::rtc::regs::CENTURY_INDEX;
 
 use super::layout::{self, boot, irq, port};
 use super::ram_ranges;
-use crate::{Boot, Config, Error, Initrd};
+use crate::{Boot, Config, Error};
 
 /// Puts the guest's software and the board's tables into memory, over whatever an earlier run
 /// left there, and says where the first vCPU starts.
@@ -38,16 +38,9 @@ pub(crate) fn load(mem: &GuestMem, vm: &Vm, config: &Config, again: bool) -> Res
         Boot::Kernel { path, initrd, cmdline } => {
             let tables = write_tables(mem, config)?;
             let map = memory_map(config.mem_bytes, &tables)?;
-            let initrd = match initrd {
-                Initrd::None => None,
-                Initrd::File(path) => Some(kernel::Initrd::File(path)),
-                Initrd::Made(bytes) => {
-                    Some(kernel::Initrd::Bytes { name: "the built-in initramfs", bytes })
-                }
-            };
             let request = KernelRequest {
                 path,
-                initrd,
+                initrd: crate::config::initrd(initrd),
                 cmdline,
                 layout: &KERNEL,
                 e820: map.entries(),

@@ -74,6 +74,15 @@ impl Vcpu {
         self.index
     }
 
+    /// Its affinity, as the guest reads it from MPIDR_EL1.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    #[cfg(target_arch = "aarch64")]
+    pub fn mpidr(&self) -> Result<u64, Error> {
+        arch::mpidr(&self.fd)
+    }
+
     /// Puts it in its power-on state, and then where `start` says.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ pub(crate) use model::CpuModel;
 pub use options::VmOptions;
 pub use pmu::Pmu;
 pub(crate) use power_on::PowerOn;
-pub(crate) use registers::{code_address, describe_registers, entry_failure_hint};
+pub(crate) use registers::{code_address, describe_registers, entry_failure_hint, mpidr};
 pub use start::Start;
 pub(crate) use suspend::system_event;
 

@@ -16,9 +16,7 @@ pub(crate) struct PowerOn {
 impl PowerOn {
     /// A new vCPU of `vm`.
     pub(crate) fn of(fd: &VcpuFd, vm: &Vm, _index: u32) -> Result<Self, Error> {
-        let mpidr = registers::get(fd, registers::MPIDR_EL1)
-            .map_err(Error::ioctl("read a vCPU's affinity"))?;
-        vm.chips().add_vcpu(mpidr);
+        vm.chips().add_vcpu(registers::mpidr(fd)?);
         Ok(Self { started: AtomicBool::new(false) })
     }
 

@@ -9,6 +9,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
+use crate::Error;
+
 /// The number of the general register at this offset of `kvm_regs`.
 const fn core(offset: usize) -> u64 {
     KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE as u64 | (offset / 4) as u64
@@ -39,7 +41,7 @@ const SP_EL1: u64 = core(offset_of!(kvm_regs, sp_el1));
 const ELR_EL1: u64 = core(offset_of!(kvm_regs, elr_el1));
 const SPSR_EL1: u64 = core(offset_of!(kvm_regs, spsr));
 /// Multiprocessor affinity.
-pub(super) const MPIDR_EL1: u64 = system(3, 0, 0, 0, 5);
+const MPIDR_EL1: u64 = system(3, 0, 0, 0, 5);
 const SCTLR_EL1: u64 = system(3, 0, 1, 0, 0);
 const TTBR0_EL1: u64 = system(3, 0, 2, 0, 0);
 const TTBR1_EL1: u64 = system(3, 0, 2, 0, 1);
@@ -61,10 +63,15 @@ pub(super) fn set(fd: &VcpuFd, register: u64, value: u64) -> Result<(), kvm_ioct
 }
 
 /// Writes registers, in this order.
-pub(super) fn set_all(fd: &VcpuFd, registers: &[(u64, u64)]) -> Result<(), crate::Error> {
+pub(super) fn set_all(fd: &VcpuFd, registers: &[(u64, u64)]) -> Result<(), Error> {
     registers.iter().try_for_each(|(register, value)| {
-        set(fd, *register, *value).map_err(crate::Error::ioctl("set the registers"))
+        set(fd, *register, *value).map_err(Error::ioctl("set the registers"))
     })
+}
+
+/// A vCPU's affinity.
+pub(crate) fn mpidr(fd: &VcpuFd) -> Result<u64, Error> {
+    get(fd, MPIDR_EL1).map_err(Error::ioctl("read a vCPU's affinity"))
 }
 
 /// The registers as a block of lines.

@@ -14,12 +14,17 @@ pub fn find_host_kernel() -> Option<PathBuf> {
     host_kernel().into_iter().find(|path| path.is_file())
 }
 
+/// What a kernel's build leaves, by architecture.
+const BUILT: &str =
+    if cfg!(target_arch = "aarch64") { "arm64/boot/Image" } else { "x86/boot/bzImage" };
+
 fn candidates(release: &str) -> Vec<PathBuf> {
+    let name = BUILT.rsplit('/').next().unwrap_or(BUILT);
     let mut paths: Vec<PathBuf> =
-        ["./bzImage", "arch/x86/boot/bzImage", "../../arch/x86/boot/bzImage"]
+        [format!("./{name}"), format!("arch/{BUILT}"), format!("../../arch/{BUILT}")]
             .map(PathBuf::from)
             .into();
-    paths.extend(["vmlinuz", "bzImage"].map(|name| format!("/boot/{name}-{release}").into()));
+    paths.extend(["vmlinuz", name].map(|name| format!("/boot/{name}-{release}").into()));
     paths
 }
 
@@ -27,6 +32,7 @@ fn candidates(release: &str) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn a_kernel_tree_comes_before_the_hosts_kernel() {
         let found: Vec<String> =
