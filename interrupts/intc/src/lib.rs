@@ -1,5 +1,5 @@
-//! The PC's interrupt controllers and its timer, and the table that says which of their inputs an
-//! interrupt line ends in.
+//! The PC's interrupt controllers and its timer, the table that says which of their inputs an
+//! interrupt line ends in; and the GICv3 of arm64 boards.
 //!
 //! ```text
 //!             ┌─► pic     8259A pair ──INTR──► the processor (ExtInt), I/O APIC pin 0
@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod gicv3;
 pub mod ioapic;
 pub mod pic;
 pub mod pit;

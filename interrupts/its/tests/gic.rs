@@ -1,9 +1,9 @@
 //! The distributor, redistributors and processor interfaces, as drivers and processors use them.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that can not go on fails")]
 
 mod support;
 
-use gicv3_its::gic::{Gic, SPURIOUS};
+use gicv3_its::gic::{Gic, GicState, SPURIOUS};
 use gicv3_its::{Config, GuestMemory, Lpi, LpiSink, Target};
 use support::ram::Ram;
 use support::{Bench, CONFIG, PENDING};
@@ -81,11 +81,11 @@ fn spis_go_where_they_are_routed() {
 #[test]
 fn sgis_reach_the_processors_named_or_all_others() {
     let (mut gic, ram) = gic();
-    gic.send_sgi(CPU0, 5 << 24 | 0b10);
+    gic.send_sgi(CPU0, true, 5 << 24 | 0b10);
     assert_eq!(gic.acknowledge(CPU0, true, &ram), SPURIOUS);
     assert_eq!(gic.acknowledge(CPU1, true, &ram), 5);
     gic.end(CPU1, true, 5);
-    gic.send_sgi(CPU1, 6 << 24 | 1 << 40);
+    gic.send_sgi(CPU1, true, 6 << 24 | 1 << 40);
     assert_eq!(gic.acknowledge(CPU0, true, &ram), 6);
     assert_eq!(gic.acknowledge(CPU1, true, &ram), SPURIOUS);
 }
@@ -152,4 +152,74 @@ fn any_access_of_any_frame_is_harmless() {
     gic.set_ppi(Target(9), 20, true);
     gic.end(Target(9), true, 20);
     assert_eq!(gic.acknowledge(Target(9), true, &ram), SPURIOUS);
+}
+
+#[test]
+fn an_sgi_is_sent_through_the_register_of_its_group() {
+    let (mut gic, ram) = gic();
+    gic.write_redistributor(CPU1, 0x1_0080, 4, !(1 << 5), &ram);
+    gic.send_sgi(CPU0, true, 5 << 24 | 0b10);
+    assert_eq!(gic.signalled(CPU1, &ram), None, "it is of Group 0");
+    gic.send_sgi(CPU0, false, 5 << 24 | 0b10);
+    assert_eq!(gic.acknowledge(CPU1, true, &ram), SPURIOUS);
+    assert_eq!(gic.acknowledge(CPU1, false, &ram), 5);
+}
+
+#[test]
+fn registers_without_a_function_here_read_zero_and_are_no_mistake() {
+    let (mut gic, ram) = gic();
+    for offset in [0xc, 0x10, 0x820, 0xd00, 0xe08, 0xf00, 0xf10] {
+        gic.write_distributor(offset, 4, u64::MAX);
+        gic.write_redistributor(CPU0, 0x1_0000 + offset, 4, u64::MAX, &ram);
+        assert_eq!(gic.read_distributor(offset, 4), 0);
+        assert_eq!(gic.read_redistributor(CPU0, 0x1_0000 + offset, 4), 0);
+    }
+    assert_eq!(gic.bad_accesses, 0);
+}
+
+#[test]
+fn what_was_saved_goes_on_elsewhere_as_if_nothing_had_happened() {
+    let (mut gic, ram) = gic();
+    for (offset, size, value) in [(0x70, 8, CONFIG | 15), (0x78, 8, PENDING), (0, 4, 1)] {
+        gic.write_redistributor(CPU0, offset, size, value, &ram);
+    }
+    ram.write(CONFIG, &[0x81]).unwrap();
+    gic.write_distributor(0x6000 + 8 * 50, 8, 1);
+    gic.write_distributor(0xc08, 4, 2 << 18);
+    gic.set_spi(40, true);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 40);
+    gic.set_spi(41, true);
+    gic.set_spi(41, false);
+    gic.set_spi(50, true);
+    gic.send_sgi(CPU1, true, 6 << 24 | 0b1);
+    gic.redistributors.sink(&ram).set_pending(CPU0, Lpi::new(8192).unwrap());
+    let state = gic.save(&ram);
+    let mut other = Gic::new(2, 64);
+    other.restore(&state, &ram).unwrap();
+    assert_eq!(other.save(&ram), state);
+    for gic in [&mut gic, &mut other] {
+        assert_eq!(gic.acknowledge(CPU0, true, &ram), 8192, "it preempts");
+        gic.end(CPU0, true, 8192);
+        gic.set_spi(40, false);
+        gic.end(CPU0, true, 40);
+        assert_eq!(gic.acknowledge(CPU0, true, &ram), 6);
+        gic.end(CPU0, true, 6);
+        assert_eq!(gic.acknowledge(CPU0, true, &ram), 41);
+        assert_eq!(gic.acknowledge(CPU1, true, &ram), 50);
+    }
+    for (n, bad) in [
+        GicState { ctlr: 4, ..state.clone() },
+        GicState { shared: state.shared[1..].to_vec(), ..state.clone() },
+        GicState { processors: state.processors[1..].to_vec(), ..state.clone() },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = other.save(&ram);
+        assert!(other.restore(&bad, &ram).is_err(), "state {n}");
+        assert_eq!(other.save(&ram), before, "state {n}");
+    }
+    other.reset();
+    assert!(other.interrupt(CPU0, 50).unwrap().line, "a line is not the controller's");
+    assert_eq!(other.signalled(CPU0, &ram), None);
 }

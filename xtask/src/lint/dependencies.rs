@@ -16,7 +16,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("trapline-display", &["trapline-device", "trapline-guestmem", "trapline-pci",
         "trapline-regs"]),
     ("gicv3-its", &["trapline-regs"]),
-    ("trapline-intc", &["trapline-regs", "trapline-device"]),
+    ("trapline-intc", &["gicv3-its", "trapline-regs", "trapline-device", "trapline-guestmem"]),
     ("trapline-boot", &["trapline-guestmem", "trapline-device"]),
     ("trapline-machine", &["trapline", "trapline-boot", "trapline-device", "trapline-display",
         "trapline-guestmem", "trapline-intc", "trapline-kvm", "trapline-pci", "trapline-platform",

@@ -70,6 +70,19 @@ impl Interrupts {
         Self { first: 32, list: vec![Interrupt::default(); count] }
     }
 
+    /// Back to reset; the lines stay.
+    pub(crate) fn reset(&mut self) {
+        for (intid, interrupt) in (self.first..).zip(&mut self.list) {
+            let line = interrupt.line;
+            *interrupt = Interrupt { line, edge: intid < 16, ..Interrupt::default() };
+        }
+    }
+
+    /// Replaces all of them.
+    pub(crate) fn put(&mut self, list: Vec<Interrupt>) {
+        self.list = list;
+    }
+
     fn index(&self, intid: u32) -> Option<usize> {
         usize::try_from(intid.checked_sub(self.first)?).ok()
     }

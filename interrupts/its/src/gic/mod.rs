@@ -8,9 +8,11 @@ mod cpu;
 mod interrupts;
 mod registers;
 pub mod regs;
+mod state;
 
 pub use cpu::{CpuInterface, IDLE};
 pub use interrupts::Interrupt;
+pub use state::{GicState, InterruptState, ProcessorState};
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -109,9 +111,10 @@ impl Gic {
         }
     }
 
-    /// A processor's write of `ICC_SGI1R_EL1`: makes a Group 1 SGI pending on every processor
-    /// named, or (IRM) on every one but itself. IHI 0069, `ICC_SGI1R_EL1`.
-    pub fn send_sgi(&mut self, from: Target, value: u64) {
+    /// A processor's write of `ICC_SGI1R_EL1` (`group1`) or `ICC_SGI0R_EL1`: makes an SGI pending
+    /// on every processor named, or (IRM) on every one but itself, where it is of that group. IHI
+    /// 0069, `ICC_SGI1R_EL1`.
+    pub fn send_sgi(&mut self, from: Target, group1: bool, value: u64) {
         let intid = u32::try_from((value >> 24) & 0xf).unwrap_or(0);
         let others = value & 1 << 40 != 0;
         let cluster =
@@ -125,7 +128,8 @@ impl Gic {
             let listed =
                 affinity & !0xff == cluster && bit.is_some_and(|bit| value >> bit & 1 != 0);
             let meant = if others { target != from } else { listed };
-            if let Some(sgi) = self.interrupt_mut(target, intid).filter(|sgi| meant && sgi.group1) {
+            let sgi = self.interrupt_mut(target, intid);
+            if let Some(sgi) = sgi.filter(|sgi| meant && sgi.group1 == group1) {
                 sgi.latched = true;
             }
         }

@@ -2,7 +2,8 @@
 
 use super::Gic;
 use super::regs::{
-    Bank, CTLR_ARE, CTLR_DS, CTLR_ENABLE_GROUP0, CTLR_ENABLE_GROUP1, IROUTER_WRITABLE, SGI_BASE,
+    Bank, CTLR_ARE, CTLR_DS, CTLR_ENABLE_GROUP0, CTLR_ENABLE_GROUP1, IIDR, IROUTER_WRITABLE,
+    SGI_BASE,
 };
 use crate::Target;
 use crate::error::bump;
@@ -22,7 +23,8 @@ impl Gic {
         let value = match (offset, size) {
             (0x0, 4) => Some(u64::from(self.ctlr | CTLR_ARE | CTLR_DS)),
             (0x4, 4) => Some(self.typer().into()),
-            (0x8, 4) => Some(0x5400_043b),
+            (0x8, 4) => Some(IIDR.into()),
+            _ if reserved(offset, size) => Some(0),
             (0xffd0.., 4) => IdRegisters::new(Component::Distributor).read(offset).map(u64::from),
             (0x6100..0x8000, 4 | 8) if offset.is_multiple_of(size.into()) => {
                 let route = self.shared.get(route_of(offset)).map_or(0, |spi| spi.route);
@@ -44,6 +46,7 @@ impl Gic {
                 let groups = u32::try_from(value & 3).unwrap_or(0);
                 self.ctlr = groups & (CTLR_ENABLE_GROUP0 | CTLR_ENABLE_GROUP1);
             }
+            _ if reserved(offset, size) => {}
             (0x6100..0x8000, 4 | 8) if offset.is_multiple_of(size.into()) => {
                 let Some(spi) = self.shared.get_mut(route_of(offset)) else { return };
                 let shift = if size == 8 { 0 } else { (offset & 4) * 8 };
@@ -64,6 +67,9 @@ impl Gic {
             return self.redistributors.read(target, offset, size);
         };
         let place = usize::try_from(target.0).ok().and_then(|n| self.private.get(n));
+        if place.is_some() && reserved(within, size) {
+            return 0;
+        }
         match place.zip(bank(within, size)) {
             Some((private, (bank, within))) => private.read(bank, within, size),
             None => {
@@ -87,11 +93,24 @@ impl Gic {
             return;
         };
         let place = usize::try_from(target.0).ok().and_then(|n| self.private.get_mut(n));
+        if place.is_some() && reserved(within, size) {
+            return;
+        }
         match place.zip(bank(within, size)) {
             Some((private, (bank, within))) => private.write(bank, within, size, value),
             None => bump(&mut self.bad_accesses),
         }
     }
+}
+
+/// Registers that are there and do nothing with one security state and affinity routing:
+/// `GICD_TYPER2`, `GICD_STATUSR`, `GICD_ITARGETSR<n>`, `GICD_IGRPMODR<n>`, `GICD_NSACR<n>`,
+/// `GICD_SGIR`, `GICD_CPENDSGIR<n>` and `GICD_SPENDSGIR<n>`; and in `SGI_base` those of the same
+/// names and offsets.
+fn reserved(offset: u64, size: u32) -> bool {
+    let bytes = matches!(offset, 0x800..0xc00 | 0xf10..0xf30);
+    let words = matches!(offset, 0x00c | 0x010 | 0xd00..0xd80 | 0xe00..0xf04);
+    offset.is_multiple_of(size.into()) && ((bytes && size == 1) || ((bytes || words) && size == 4))
 }
 
 /// The INTID of a `GICD_IROUTER<n>`.

@@ -11,6 +11,8 @@ pub const SGI_BASE: u64 = 0x1_0000;
 /// Length of a redistributor's two frames, bytes.
 pub const GICR_FRAMES: u64 = 0x2_0000;
 
+/// `GICD_IIDR`: product 0x54, implementer Arm, as the redistributors' and the ITS's.
+pub const IIDR: u32 = 0x5400_043b;
 /// `GICD_CTLR.EnableGrp0`. IHI 0069, `GICD_CTLR`.
 pub const CTLR_ENABLE_GROUP0: u32 = 1 << 0;
 /// `GICD_CTLR.EnableGrp1` (one security state). IHI 0069, `GICD_CTLR`.
@@ -72,4 +74,42 @@ impl Bank {
             _ => 1,
         }
     }
+}
+
+/// The name of a register of the distributor, or (INTIDs 0 to 31) of `SGI_base`, for traces.
+pub const fn name(offset: u64, distributor: bool) -> Option<&'static str> {
+    if distributor {
+        match offset & !3 {
+            0x0 => return Some("GICD_CTLR"),
+            0x4 => return Some("GICD_TYPER"),
+            0x8 => return Some("GICD_IIDR"),
+            0xc => return Some("GICD_TYPER2"),
+            0x6100..0x8000 => return Some("GICD_IROUTER"),
+            0xffd0..0xffe0 => return Some("GICD_PIDR4-7"),
+            0xffe0..0xfff0 => return Some("GICD_PIDR0-3"),
+            0xfff0..0x1_0000 => return Some("GICD_CIDR"),
+            _ => {}
+        }
+    }
+    let Some((bank, _)) = Bank::at(offset) else { return None };
+    Some(match (bank, distributor) {
+        (Bank::Group, true) => "GICD_IGROUPR",
+        (Bank::SetEnable, true) => "GICD_ISENABLER",
+        (Bank::ClearEnable, true) => "GICD_ICENABLER",
+        (Bank::SetPending, true) => "GICD_ISPENDR",
+        (Bank::ClearPending, true) => "GICD_ICPENDR",
+        (Bank::SetActive, true) => "GICD_ISACTIVER",
+        (Bank::ClearActive, true) => "GICD_ICACTIVER",
+        (Bank::Priority, true) => "GICD_IPRIORITYR",
+        (Bank::Config, true) => "GICD_ICFGR",
+        (Bank::Group, false) => "GICR_IGROUPR0",
+        (Bank::SetEnable, false) => "GICR_ISENABLER0",
+        (Bank::ClearEnable, false) => "GICR_ICENABLER0",
+        (Bank::SetPending, false) => "GICR_ISPENDR0",
+        (Bank::ClearPending, false) => "GICR_ICPENDR0",
+        (Bank::SetActive, false) => "GICR_ISACTIVER0",
+        (Bank::ClearActive, false) => "GICR_ICACTIVER0",
+        (Bank::Priority, false) => "GICR_IPRIORITYR",
+        (Bank::Config, false) => "GICR_ICFGR",
+    })
 }

@@ -167,11 +167,38 @@ impl Its {
         size: u32,
         data: u32,
     ) -> Result<(Lpi, Target), Blocked> {
-        let result = match size {
-            4 => self.translate(mem, device, EventId(data)),
-            2 => self.translate(mem, device, EventId(data & 0xffff)),
-            _ => Err(Blocked::Size),
+        let result = match event(size, data) {
+            Some(event) => self.translate(mem, device, event),
+            None => Err(Blocked::Size),
         };
+        self.deliver(result, sink)
+    }
+
+    /// As [`msi`](Self::msi), with a cache in front of the tables.
+    ///
+    /// # Errors
+    /// Why it came to nothing.
+    pub fn msi_cached(
+        &mut self,
+        cache: &mut TranslationCache,
+        mem: &impl GuestMemory,
+        sink: &mut impl LpiSink,
+        device: DeviceId,
+        size: u32,
+        data: u32,
+    ) -> Result<(Lpi, Target), Blocked> {
+        let result = match event(size, data) {
+            Some(event) => cache.translate(self, mem, device, event),
+            None => Err(Blocked::Size),
+        };
+        self.deliver(result, sink)
+    }
+
+    fn deliver(
+        &mut self,
+        result: Result<(Lpi, Target), Blocked>,
+        sink: &mut impl LpiSink,
+    ) -> Result<(Lpi, Target), Blocked> {
         self.core.counters.signal(&result);
         if let Ok((lpi, target)) = result {
             sink.set_pending(target, lpi);
@@ -181,5 +208,14 @@ impl Its {
 
     fn bad_access(&mut self) {
         bump(&mut self.core.counters.bad_accesses);
+    }
+}
+
+/// The event a write of `size` bytes signals.
+fn event(size: u32, data: u32) -> Option<EventId> {
+    match size {
+        4 => Some(EventId(data)),
+        2 => Some(EventId(data & 0xffff)),
+        _ => None,
     }
 }

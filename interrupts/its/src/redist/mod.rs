@@ -117,6 +117,11 @@ impl Redistributors {
         self.frames.iter_mut().for_each(|frame| *frame = Frame::new(frame.typer));
     }
 
+    /// The register of an `RD_base` frame an access of `offset` would reach, for traces.
+    pub fn register_name(offset: u64) -> Option<&'static str> {
+        MAP.for_read(offset).map(|row| row.name)
+    }
+
     /// How many processors there are.
     pub fn count(&self) -> u32 {
         u32::try_from(self.frames.len()).unwrap_or(u32::MAX)

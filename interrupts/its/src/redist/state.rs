@@ -26,21 +26,23 @@ impl Redistributors {
     /// every `n` in order, in `states`, which has as many places as there are processors.
     ///
     /// # Errors
-    /// A pending table is not in RAM.
+    /// A pending table is not in RAM; the others are written, and all registers returned,
+    /// nevertheless.
     pub fn save(
         &self,
         mem: &impl GuestMemory,
         states: &mut [RedistributorState],
     ) -> Result<(), MemoryError> {
+        let mut result = Ok(());
         for (frame, state) in self.frames.iter().zip(states) {
             let Frame { enabled, waker, propbaser, pendbaser, .. } = *frame;
-            if enabled {
-                frame.lpis.store(mem, &frame.tables(&self.config))?;
+            if enabled && let Err(error) = frame.lpis.store(mem, &frame.tables(&self.config)) {
+                result = Err(error);
             }
             let ctlr = if enabled { CTLR_ENABLE_LPIS } else { 0 };
             *state = RedistributorState { ctlr, waker, propbaser, pendbaser };
         }
-        Ok(())
+        result
     }
 
     /// Takes saved registers over and reads the pending tables from guest RAM.
