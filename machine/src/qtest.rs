@@ -4,12 +4,13 @@
 //! and drive. What the pins are called, and what is behind them, is the board's: see `qtest.rs`
 //! beside it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use trapline::Registry;
 use trapline_device::{CharBackend, Clock, Device, Line, LineSink, Power, PowerEvent};
 use trapline_guestmem::GuestMem;
+use trapline_intc::gicv3::GicV3;
 use trapline_qtest::{Target, VirtualClock, Wires};
 
 use crate::{Error, arm64_virt, x86_pc};
@@ -32,6 +33,10 @@ pub enum BoardKind {
 pub struct Config {
     /// The board.
     pub board: BoardKind,
+    /// Processors that the interrupt controller serves. None of them runs; the PC has one.
+    pub cpus: u32,
+    /// Educational devices on PCI bus 0, from 00:01.0 on, at most 31. On the arm64 board only.
+    pub edu: u8,
     /// RAM in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
     /// What UTC is when the machine starts, in nanoseconds since 1970.
@@ -50,6 +55,7 @@ pub struct Machine {
     clock: VirtualClock,
     wires: Wires,
     asked: Arc<Asked>,
+    gic: Option<Arc<GicV3>>,
 }
 
 /// What a board is connected to here.
@@ -57,6 +63,8 @@ pub(crate) struct Bench {
     pub(crate) wires: Wires,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) power: Arc<dyn Power>,
+    /// The board's GICv3, if it has one of ours.
+    pub(crate) gic: OnceLock<Arc<GicV3>>,
 }
 
 impl Machine {
@@ -72,12 +80,14 @@ impl Machine {
             wires: wires.clone(),
             clock: Arc::new(clock.clone()),
             power: Arc::<Asked>::clone(&asked),
+            gic: OnceLock::new(),
         };
         let (board, ram) = match config.board {
             BoardKind::X86Pc => x86_pc::build(config, &registry, &bench)?,
             BoardKind::Arm64Virt => arm64_virt::build(config, &registry, &bench)?,
         };
-        Ok(Self { board, registry, ram, clock, wires, asked })
+        let gic = bench.gic.into_inner();
+        Ok(Self { board, registry, ram, clock, wires, asked, gic })
     }
 
     /// Everything on the board back to power-on; RAM and time stay.
@@ -103,7 +113,16 @@ impl Target for Machine {
         &self.wires
     }
 
+    fn info(&self, what: &str) -> Option<String> {
+        let gic = self.gic.as_ref().filter(|_| what == "its")?;
+        Some(gic.report().to_string())
+    }
+
     fn settle(&self) -> Option<PowerEvent> {
+        // What one access left of the ITS's command queue: a ring at most, in slices.
+        if let Some(gic) = &self.gic {
+            while gic.work() {}
+        }
         let event = self.asked.0.lock().take()?;
         if event == PowerEvent::Reset {
             self.reset();

@@ -18,6 +18,8 @@ use crate::cli::QtestOptions;
 pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
     let machine = Machine::new(&Config {
         board: options.board,
+        cpus: options.cpus,
+        edu: options.edu,
         mem_bytes: options.mem_bytes,
         utc_start_ns: options.utc_start_ns,
         console: Arc::new(NullBackend),

@@ -19,7 +19,11 @@ mod bus;
 mod conf1;
 mod config;
 mod ecam;
+pub mod edu;
+#[cfg(test)]
+mod edu_tests;
 mod host_bridge;
+mod msi;
 pub mod regs;
 mod state;
 #[cfg(test)]
@@ -29,5 +33,7 @@ pub use bus::{Bus, BusError, Devfn, Function};
 pub use conf1::Conf1;
 pub use config::{Bar, BarWindow, ConfigSpace, Identity, Pin};
 pub use ecam::{EcamWindow, Layout};
+pub use edu::Edu;
 pub use host_bridge::HostBridge;
+pub use msi::MsiCapability;
 pub use state::{Conf1State, ConfigState};

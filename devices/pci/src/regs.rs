@@ -1,11 +1,12 @@
-//! Spec: PCI Local Bus Specification 3.0 (2004), chapters 3 and 6; Intel 290549 (82441FX PMC).
+//! Spec: PCI Local Bus Specification 3.0 (2004), chapters 3 and 6; Intel 290549 (82441FX PMC);
+//! QEMU, `docs/specs/edu.rst`.
 //!
-//! Names, offsets and fields of the type 0 configuration header, of configuration mechanism #1,
-//! and of the host bridge. No behaviour.
+//! Names, offsets and fields of the type 0 configuration header, of the MSI capability, of
+//! configuration mechanism #1, of the host bridge, and of the educational device. No behaviour.
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite};
-use trapline_regs::{RegMap, row};
+use trapline_regs::{Access, RegMap, row};
 
 /// Vendor ID, 16 bits, read only (PCI 3.0, 6.2.1).
 pub const VENDOR_ID: u16 = 0x00;
@@ -32,6 +33,8 @@ pub const BAR0: u16 = 0x10;
 pub const SUBSYSTEM_VENDOR_ID: u16 = 0x2c;
 /// Subsystem ID, 16 bits, read only (PCI 3.0, 6.2.4).
 pub const SUBSYSTEM_ID: u16 = 0x2e;
+/// Offset of the first capability, 8 bits, read only (PCI 3.0, 6.7).
+pub const CAPABILITIES: u16 = 0x34;
 /// Interrupt line, 8 bits, for software's use only (PCI 3.0, 6.2.4).
 pub const INTERRUPT_LINE: u16 = 0x3c;
 /// Interrupt pin, 8 bits, read only: 0 none, 1 INTA# ... 4 INTD# (PCI 3.0, 6.2.4).
@@ -44,6 +47,22 @@ pub const MULTI_FUNCTION: u8 = 0x80;
 /// Status bits a one clears: master data parity error, signalled and received target abort,
 /// received master abort, signalled system error, detected parity error (PCI 3.0, 6.2.3).
 pub const STATUS_ERRORS: u16 = 0xf900;
+
+/// Status bit 4: there are capabilities (PCI 3.0, 6.2.3).
+pub const STATUS_CAPABILITIES: u8 = 1 << 4;
+
+/// Capability ID of message-signalled interrupts (PCI 3.0, appendix H).
+pub const MSI_CAPABILITY_ID: u8 = 0x05;
+/// Message control in the capability, 16 bits (PCI 3.0, 6.8.1.3).
+pub const MSI_CONTROL: u16 = 2;
+/// Message control bit 0: messages instead of the pin (PCI 3.0, 6.8.1.3).
+pub const MSI_ENABLE: u16 = 1 << 0;
+/// Message control bit 7: 64 bits of address (PCI 3.0, 6.8.1.3).
+pub const MSI_64_BIT: u16 = 1 << 7;
+/// Message address in the capability, 64 bits, a multiple of 4 (PCI 3.0, 6.8.1.4).
+pub const MSI_ADDRESS: u16 = 4;
+/// Message data behind 64 bits of address, 16 bits (PCI 3.0, 6.8.1.6).
+pub const MSI_DATA: u16 = 12;
 
 /// BAR bit 0: an I/O BAR (PCI 3.0, 6.2.5.1).
 pub const BAR_IO: u32 = 1 << 0;
@@ -224,4 +243,54 @@ pub const PMC: RegMap<()> = RegMap::new(0x100, &[
     row((), "PAM5",  0x5e, 1, ReadWrite),
     row((), "PAM6",  0x5f, 1, ReadWrite),
     row((), "SMRAM", 0x72, 1, ReadWrite),
+]);
+
+/// The educational device's vendor, QEMU (edu.rst).
+pub const EDU_VENDOR_ID: u16 = 0x1234;
+/// The educational device (edu.rst).
+pub const EDU_DEVICE_ID: u16 = 0x11e8;
+/// Its revision (edu.rst).
+pub const EDU_REVISION: u8 = 0x10;
+/// Class code of what has no class (PCI 3.0, appendix D).
+pub const EDU_CLASS: u32 = 0xff_0000;
+/// Length of its BAR in bytes (edu.rst).
+pub const EDU_BAR_LEN: u32 = 1 << 20;
+/// Where its MSI capability is.
+pub const EDU_MSI_OFFSET: u16 = 0x40;
+/// What its identification register says: version 1.0 (edu.rst).
+pub const EDU_IDENTIFICATION: u32 = 0x0100_00ed;
+/// Status bit 7: raise an interrupt when a factorial is done (edu.rst).
+pub const EDU_STATUS_IRQ: u32 = 0x80;
+/// The interrupt status bit of that interrupt (edu.rst).
+pub const FACTORIAL_IRQ: u32 = 0x01;
+
+/// A register of the educational device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EduReg {
+    /// Which device and version it is.
+    Identification,
+    /// Reads the complement of what was written.
+    Liveness,
+    /// Reads the factorial of what was written.
+    Factorial,
+    /// [`EDU_STATUS_IRQ`].
+    Status,
+    /// Which interrupts were raised.
+    InterruptStatus,
+    /// Raises interrupts.
+    Raise,
+    /// Takes them back.
+    Acknowledge,
+}
+
+/// The educational device's registers (edu.rst, "MMIO area spec").
+#[rustfmt::skip]
+pub const EDU: RegMap<EduReg> = RegMap::new(EDU_BAR_LEN, &[
+    row(EduReg::Identification,  "IDENTIFICATION",   0x00, 4, Read),
+    row(EduReg::Liveness,        "LIVENESS",         0x04, 4, ReadWrite),
+    row(EduReg::Factorial,       "FACTORIAL",        0x08, 4, ReadWrite),
+    row(EduReg::Status,          "STATUS",           0x20, 4, ReadWrite),
+    row(EduReg::InterruptStatus, "INTERRUPT_STATUS", 0x24, 4, Read),
+    row(EduReg::Raise,           "INTERRUPT_RAISE",  0x60, 4, Access::Write),
+    row(EduReg::Acknowledge,     "INTERRUPT_ACK",    0x64, 4, Access::Write),
 ]);

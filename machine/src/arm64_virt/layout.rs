@@ -39,6 +39,15 @@ pub(crate) const fn gic_its(cpus: u32) -> Range<u64> {
     end - GIC_ITS_LEN..end
 }
 
+/// GICv3: one processor's interface, for a client that plays the processors. Not kvmtool's.
+const GIC_INTERFACE_LEN: u64 = 0x1000;
+
+/// GICv3: the processors' interfaces, which only such clients find there.
+pub(crate) const fn gic_interfaces(cpus: u32) -> Range<u64> {
+    let end = gic_its(cpus).start;
+    end - cpus as u64 * GIC_INTERFACE_LEN..end
+}
+
 /// Configuration space, 4 KiB a function (ECAM). Room for 256 buses, of which there is one.
 pub(crate) const PCI_ECAM: Range<u64> = 0x4000_0000..0x5000_0000;
 

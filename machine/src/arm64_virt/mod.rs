@@ -1,8 +1,10 @@
 //! The arm64 board: kvmtool's map, its devices listed one by one. They are the PC's, reached by
 //! address instead of by port.
 
+mod edu;
 #[cfg(target_arch = "aarch64")]
 mod frame;
+mod gic;
 #[cfg(target_arch = "aarch64")]
 mod kvm;
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "KVM wants the rest"))]

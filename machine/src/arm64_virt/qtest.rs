@@ -1,13 +1,18 @@
 //! The arm64 board with no vCPU.
 //!
 //! Every shared peripheral interrupt is a pin of `gic` that the client can watch and drive,
-//! numbered from 0 (INTID 32) as QEMU's `virt` machine numbers its own.
+//! numbered from 0 (INTID 32) as QEMU's `virt` machine numbers its own. Behind them is our own
+//! GICv3 with its ITS. What goes out of `gic` are the processors' interrupt inputs, numbered as
+//! QEMU numbers them: IRQ of each, then FIQ of each.
 
 use trapline::Registry;
 use trapline_device::{Device, Line};
 use trapline_guestmem::GuestMem;
+use trapline_intc::gicv3::Outputs;
 use trapline_qtest::{Pin, Side, Wires};
 
+use super::edu::Edus;
+use super::gic::Gic;
 use super::{Board, Options, Wiring, layout, ram};
 use crate::Error;
 use crate::parts::Lines;
@@ -20,24 +25,50 @@ pub(crate) fn build(
     bench: &Bench,
 ) -> Result<(Box<dyn Device>, GuestMem), Error> {
     let mem = ram(layout::RAM, config.mem_bytes)?;
+    let cpus = config.cpus;
+    let output = |number| {
+        let pin = Pin { device: "gic", side: Side::Out, number };
+        bench.wires.line(pin, Behind(Line::unconnected()))
+    };
+    let outputs = |cpu| Outputs { irq: output(cpu), fiq: output(cpus + cpu) };
+    let gic = Gic::new(cpus, mem.clone(), true, outputs)?;
+    bench.gic.get_or_init(|| gic.chip().clone());
+    let messages = gic.messages();
+    let lines = PinLines { wires: &bench.wires, gic: &gic };
     let wiring = Wiring {
-        lines: &PinLines { wires: &bench.wires },
-        msi: None,
-        controllers: None,
+        lines: &lines,
+        msi: Some(&*messages),
+        controllers: Some(&gic),
         clock: bench.clock.clone(),
         options: Options { console: config.console.clone(), coalesce: false },
     };
-    Ok((Box::new(Board::new(registry, &wiring)?), mem))
+    let board = Board::new(registry, &wiring)?;
+    let edus = Edus::new(config.edu, registry, &board, &lines, &*messages)?;
+    Ok((Box::new(WithEdus { board, edus }), mem))
 }
 
-/// Lines into the pins. Nothing is behind them.
+/// The board, with devices for the client to play.
+struct WithEdus {
+    board: Board,
+    edus: Edus,
+}
+
+impl Device for WithEdus {
+    fn reset(&self) {
+        self.board.reset();
+        self.edus.reset();
+    }
+}
+
+/// Lines into the pins, and on into the GIC.
 struct PinLines<'a> {
     wires: &'a Wires,
+    gic: &'a Gic,
 }
 
 impl Lines for PinLines<'_> {
     fn line(&self, number: u32) -> Line {
         let pin = Pin { device: "gic", side: Side::In, number };
-        self.wires.line(pin, Behind(Line::unconnected()))
+        self.wires.line(pin, Behind(self.gic.line(number)))
     }
 }

@@ -10,12 +10,13 @@ pub(crate) struct Client {
     input: BufReader<UnixStream>,
     output: UnixStream,
     changes: Vec<Change>,
+    table: Vec<String>,
 }
 
 impl Client {
     pub(crate) fn new(stream: UnixStream) -> Self {
         let input = BufReader::new(stream.try_clone().unwrap());
-        Self { input, output: stream, changes: Vec::new() }
+        Self { input, output: stream, changes: Vec::new(), table: Vec::new() }
     }
 
     /// Sends a command that must succeed; what follows `OK`.
@@ -31,6 +32,7 @@ impl Client {
                     let (verb, number) = change.split_once(' ').unwrap();
                     self.changes.push((number.parse().unwrap(), verb == "raise"));
                 }
+                ("INFO", text) => self.table.push(text.to_owned()),
                 _ => panic!("{command}: {line}"),
             }
         }
@@ -40,6 +42,13 @@ impl Client {
     pub(crate) fn number(&mut self, command: &str) -> u64 {
         let answer = self.ask(command);
         u64::from_str_radix(answer.trim_start_matches("0x"), 16).unwrap()
+    }
+
+    /// Asks for a table; its lines.
+    #[allow(dead_code, reason = "QEMU has none")]
+    pub(crate) fn table(&mut self, part: &str) -> Vec<String> {
+        self.ask(&format!("info {part}"));
+        std::mem::take(&mut self.table)
     }
 
     /// The interrupts that came with the answers since the last call.

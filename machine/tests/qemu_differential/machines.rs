@@ -38,6 +38,8 @@ pub(crate) fn ours() -> Client {
         let console = Arc::new(NullBackend);
         let config = Config {
             board: BoardKind::X86Pc,
+            cpus: 1,
+            edu: 0,
             mem_bytes: 16 << 20,
             utc_start_ns: UTC_START_NS,
             console,

@@ -29,6 +29,8 @@ impl Victim {
     pub(crate) fn on(board: BoardKind) -> Self {
         let machine = Machine::new(&Config {
             board,
+            cpus: 1,
+            edu: 2,
             mem_bytes: 1 << 20,
             utc_start_ns: 946_684_800_000_000_000,
             console: Arc::new(NullBackend),

@@ -110,6 +110,8 @@ pub enum Command {
     },
     /// `endianness`.
     Endianness,
+    /// `info`, not QEMU's: a table about a part of the machine.
+    Info(String),
 }
 
 /// Why a line was not taken: what follows the word `FAIL`.
@@ -193,6 +195,7 @@ fn command(name: &str, words: &mut Words<'_>) -> Result<Command, Refusal> {
             Command::SetIrq { device, group, number, level: words.level()? }
         }
         "endianness" => Command::Endianness,
+        "info" => Command::Info(words.text("the part")?.to_owned()),
         _ => return Err(Refusal::Unknown(name.chars().take(ECHO_MAX).collect())),
     })
 }

@@ -35,6 +35,12 @@ pub trait Target {
     /// The pins a client can watch and drive.
     fn wires(&self) -> &Wires;
 
+    /// A table about a part of the machine, `what` being the client's word; `None` if there is no
+    /// such part.
+    fn info(&self, _what: &str) -> Option<String> {
+        None
+    }
+
     /// Called with no device running: resets the machine if that was asked for since the last
     /// call; returns the request that ends it, if there was one.
     fn settle(&self) -> Option<PowerEvent>;
@@ -192,6 +198,7 @@ impl<T: Target, W: Write> Client<'_, T, W> {
                 self.set_irq(&device, &group, number, level)
             }
             Command::Endianness => "OK little".to_owned(),
+            Command::Info(what) => self.info(&what)?,
         })
     }
 
@@ -273,6 +280,17 @@ impl<T: Target, W: Write> Client<'_, T, W> {
             Advance::Done => format!("OK {now}"),
             Advance::BrokenOff => format!("FAIL {now} after {WAKES_MAX} deadlines"),
         })
+    }
+
+    /// A table, line by line before the answer.
+    fn info(&mut self, what: &str) -> io::Result<String> {
+        let Some(table) = self.target.info(what) else {
+            return Ok("FAIL No such part".to_owned());
+        };
+        for line in table.lines() {
+            self.say(&format!("INFO {line}"))?;
+        }
+        Ok("OK".to_owned())
     }
 
     /// As in QEMU, the first device a client asks for is the only one.

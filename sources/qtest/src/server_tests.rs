@@ -114,9 +114,22 @@ impl Target for Board {
         &self.wires
     }
 
+    fn info(&self, what: &str) -> Option<String> {
+        (what == "board").then(|| "two\nlines\n".to_owned())
+    }
+
     fn settle(&self) -> Option<PowerEvent> {
         self.end.swap(false, Ordering::Relaxed).then_some(PowerEvent::Exit(3))
     }
+}
+
+#[test]
+fn a_table_comes_line_by_line_before_its_answer() {
+    Board::new().check(&[
+        ("info board", "INFO two\nINFO lines\nOK"),
+        ("info its", "FAIL No such part"),
+        ("info", "FAIL the part is missing"),
+    ]);
 }
 
 #[test]

@@ -15,6 +15,12 @@ pub(super) struct QtestArgs {
     /// The board: x86-pc or arm64-virt
     #[arg(long, value_name = "BOARD", default_value = "x86-pc")]
     machine: String,
+    /// Processors that the interrupt controller serves; none of them runs
+    #[arg(short, long, value_name = "N", default_value = "1")]
+    cpus: u32,
+    /// Educational devices (QEMU's edu), which raise interrupts and send messages when told to
+    #[arg(long, value_name = "N", default_value = "0", value_parser = clap::value_parser!(u8).range(..=31))]
+    edu: u8,
     /// Memory; without a unit, in MiB
     #[arg(short, long, value_name = "SIZE[BKMGTP]", default_value = "64")]
     mem: String,
@@ -40,6 +46,10 @@ pub(super) struct QtestArgs {
 pub struct QtestOptions {
     /// The board.
     pub board: BoardKind,
+    /// Processors, of which none runs.
+    pub cpus: u32,
+    /// Educational devices on the PCI bus.
+    pub edu: u8,
     /// Memory in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
     /// Who the client is.
@@ -58,8 +68,21 @@ impl QtestOptions {
             "--exit-port: the board {} has no such port",
             args.machine
         );
+        ensure!(
+            board == BoardKind::Arm64Virt || args.cpus == 1,
+            "--cpus {}: under qtest the board {} has one processor",
+            args.cpus,
+            args.machine
+        );
+        ensure!(
+            board == BoardKind::Arm64Virt || args.edu == 0,
+            "--edu: under qtest the board {} has no such devices",
+            args.machine
+        );
         Ok(Self {
             board,
+            edu: args.edu,
+            cpus: args.cpus,
             mem_bytes: mem_bytes(&args.mem)?,
             way: way(args)?,
             utc_start_ns: utc_start_ns(&args.rtc_base)?,

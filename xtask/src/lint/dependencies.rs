@@ -18,7 +18,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("gicv3-its", &["trapline-regs"]),
     ("trapline-intc", &["gicv3-its", "trapline-regs", "trapline-device", "trapline-guestmem"]),
     ("trapline-boot", &["trapline-guestmem", "trapline-device"]),
-    ("trapline-machine", &["trapline", "trapline-boot", "trapline-device", "trapline-display",
+    ("trapline-machine", &["gicv3-its", "trapline", "trapline-boot", "trapline-device", "trapline-display",
         "trapline-guestmem", "trapline-intc", "trapline-kvm", "trapline-pci", "trapline-platform",
         "trapline-qtest", "trapline-regs"]),
     ("trapline-vmm", &["trapline", "trapline-device", "trapline-machine", "trapline-qtest"]),

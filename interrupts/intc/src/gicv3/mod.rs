@@ -27,11 +27,10 @@ mod tests;
 use std::sync::Arc;
 
 use gicv3_its::gic::Gic;
+pub use gicv3_its::regs::TRANSLATER;
 use gicv3_its::report::Report;
-use gicv3_its::{
-    Config, ConfigError, DeviceId, GuestMemory, Its, MemoryError, Progress, Target,
-    TranslationCache,
-};
+pub use gicv3_its::{Config, ConfigError};
+use gicv3_its::{DeviceId, GuestMemory, Its, MemoryError, Progress, Target, TranslationCache};
 use parking_lot::Mutex;
 use trapline_device::{Device, Handler, Line, LineSink, MsiController, MsiSink};
 use trapline_guestmem::GuestMem;
