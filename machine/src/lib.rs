@@ -18,6 +18,7 @@ mod parts;
 pub mod qtest;
 mod report;
 mod session;
+mod snapshot;
 mod x86_pc;
 
 pub use config::{Arm64, Boot, Config, Ending, Initrd, Irqchip};
@@ -25,6 +26,7 @@ pub use control::Control;
 pub use error::Error;
 pub use report::Report;
 pub use session::Session;
+pub use snapshot::{Snapshot, SnapshotError};
 pub use trapline_boot as boot;
 pub use trapline_display as display;
 pub use trapline_kvm::{CrashReport, hardware_virtualization};

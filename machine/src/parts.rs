@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use trapline::{EditError, Handler, Mapping, Region, Registry};
-use trapline_device::{Device, Line};
+use trapline_device::Line;
+
+pub(crate) use crate::snapshot::{Devices, Part};
 
 /// Where the devices' interrupt lines end.
 pub(crate) trait Lines {
@@ -14,9 +16,6 @@ pub(crate) trait Lines {
     /// for each input; further holders share it.
     fn line(&self, number: u32) -> Line;
 }
-
-/// What is reset with the board.
-pub(crate) type Devices = Vec<Arc<dyn Device>>;
 
 /// What is collected before the edit.
 #[derive(Default)]
@@ -27,10 +26,10 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Keeps a device that is to be reset with the board.
-    pub(crate) fn device<D: Device + 'static>(&mut self, device: D) -> Arc<D> {
+    /// Keeps a device that is to be reset and saved with the board, under a name of its own.
+    pub(crate) fn device<D: Part + 'static>(&mut self, name: &str, device: D) -> Arc<D> {
         let device = Arc::new(device);
-        self.devices.push(device.clone());
+        self.devices.add(name, device.clone());
         device
     }
 

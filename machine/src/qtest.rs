@@ -4,16 +4,18 @@
 //! and drive. What the pins are called, and what is behind them, is the board's: see `qtest.rs`
 //! beside it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use trapline::Registry;
-use trapline_device::{CharBackend, Clock, Device, Line, LineSink, Power, PowerEvent};
+use trapline_device::{CharBackend, CharDevice, Clock, Device, Line, LineSink, Power, PowerEvent};
+use trapline_display::Input;
 use trapline_guestmem::GuestMem;
 use trapline_intc::gicv3::GicV3;
 use trapline_qtest::{Target, VirtualClock, Wires};
 
-use crate::{Error, arm64_virt, x86_pc};
+use crate::parts::Devices;
+use crate::{Error, Snapshot, SnapshotError, arm64_virt, x86_pc};
 
 /// One handle for the client, one for whoever else wants to make accesses.
 const HANDLES: usize = 2;
@@ -49,13 +51,25 @@ pub struct Config {
 
 /// A board, its RAM, and time that stands still.
 pub struct Machine {
-    board: Box<dyn Device>,
+    board: Box<dyn OnBench>,
     registry: Registry,
     ram: GuestMem,
     clock: VirtualClock,
     wires: Wires,
     asked: Arc<Asked>,
     gic: Option<Arc<GicV3>>,
+}
+
+/// A board as it is used here.
+pub(crate) trait OnBench: Device {
+    /// Everything that is saved and restored.
+    fn devices(&self) -> &Devices;
+
+    /// The first serial port.
+    fn console(&self) -> Weak<dyn CharDevice>;
+
+    /// The keyboard and the mouse, if it has any.
+    fn input(&self) -> Arc<dyn Input>;
 }
 
 /// What a board is connected to here.
@@ -93,6 +107,38 @@ impl Machine {
     /// Everything on the board back to power-on; RAM and time stay.
     pub fn reset(&self) {
         self.board.reset();
+    }
+
+    /// The devices' state as of now; RAM is not in it.
+    pub fn save(&self) -> Snapshot {
+        Snapshot { now_ns: self.clock.now_ns(), devices: self.board.devices().save() }
+    }
+
+    /// Goes on from a snapshot of such a machine, at the time it was taken.
+    ///
+    /// # Errors
+    /// What is wrong with the snapshot. Nothing has changed then.
+    pub fn restore(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
+        let before = self.save();
+        self.put(snapshot).inspect_err(|_| {
+            let undone = self.put(&before);
+            assert!(undone.is_ok(), "a machine takes back what it has just saved: {undone:?}");
+        })
+    }
+
+    fn put(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
+        self.clock.set(snapshot.now_ns);
+        self.board.devices().restore(&snapshot.devices)
+    }
+
+    /// The keyboard and the mouse, if the board has any.
+    pub fn input(&self) -> Arc<dyn Input> {
+        self.board.input()
+    }
+
+    /// The device behind [`Config::console`], to be polled by it.
+    pub fn console_device(&self) -> Weak<dyn CharDevice> {
+        self.board.console()
     }
 }
 

@@ -21,6 +21,24 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #[test]
+    fn a_machine_that_is_saved_and_restored_elsewhere_goes_on_as_it_would_have(
+        before in prop::collection::vec(any::<u8>(), 1..4096),
+        after in prop::collection::vec(any::<u8>(), 1..2048),
+    ) {
+        let mut one = Victim::new();
+        one.suffer(&before);
+        let mut other = one.twin();
+        one.forget();
+        other.forget();
+        one.suffer(&after);
+        other.suffer(&after);
+        prop_assert_eq!(one.difference(&other), None);
+    }
+}
+
 #[test]
 fn the_same_bytes_do_the_same() {
     let bytes: Vec<u8> =

@@ -7,6 +7,8 @@ pub mod storm;
 
 pub mod realmode;
 
+pub mod saved;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -165,9 +167,19 @@ impl TestTerminal {
         self.0.lock().typed.extend(keys);
     }
 
+    /// What was typed and not taken by the device yet.
+    pub fn waiting(&self) -> Vec<u8> {
+        self.0.lock().typed.iter().copied().collect()
+    }
+
     /// Everything the device has sent.
     pub fn screen(&self) -> Vec<u8> {
         self.0.lock().screen.clone()
+    }
+
+    /// Forgets what the device has sent.
+    pub fn clear(&self) {
+        self.0.lock().screen.clear();
     }
 
     /// Accepts only `room` more characters.

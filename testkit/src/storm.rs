@@ -14,6 +14,21 @@ pub enum Event {
     NextDeadline,
     /// The machine is reset.
     Reset,
+    /// A key, a character or a movement of the mouse arrives, as the byte says.
+    Input(u8),
+    /// The machine is saved and restored.
+    Restore,
+}
+
+/// What a read has brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Where from.
+    pub space: Space,
+    /// The first address.
+    pub addr: u64,
+    /// The bytes, made up with zeros.
+    pub data: Vec<u8>,
 }
 
 /// One place accesses are thrown at.
@@ -33,6 +48,7 @@ const STEP_MAX_NS: u64 = 1 << 30;
 pub struct Storm {
     spots: Vec<Spot>,
     handle: Handle,
+    heard: Vec<Heard>,
 }
 
 impl Storm {
@@ -53,7 +69,16 @@ impl Storm {
         assert!(!spots.is_empty(), "something is registered");
         let handle = registry.handle(0);
         let handle = handle.unwrap_or_else(|error| panic!("a handle is left: {error}"));
-        Self { spots, handle }
+        Self { spots, handle, heard: Vec::new() }
+    }
+
+    /// Everything that has been read so far, in order.
+    pub fn heard(&self) -> &[Heard] {
+        &self.heard
+    }
+
+    fn hear(&mut self, space: Space, addr: u64, data: &[u8]) {
+        self.heard.push(Heard { space, addr, data: data.to_vec() });
     }
 
     /// Does what `bytes` say, at most one action for each of them; returns how many it were.
@@ -65,6 +90,8 @@ impl Storm {
                 0..=9 => event(Event::Step(bytes.wide() % STEP_MAX_NS)),
                 10..=19 => event(Event::NextDeadline),
                 20 => event(Event::Reset),
+                21..=27 => event(Event::Input(bytes.next().unwrap_or_default())),
+                28 => event(Event::Restore),
                 _ => self.access(action, &mut bytes),
             }
         }
@@ -90,6 +117,7 @@ impl Storm {
             (0..=2, _) => {
                 let value = self.handle.read_value(space, addr, size);
                 assert!(value <= size.ones(), "bits above the width");
+                self.hear(space, addr, &value.to_le_bytes());
             }
             (3..=5, _) => self.handle.write_value(space, addr, size, bytes.wide()),
             // KVM hands out MMIO of odd lengths.
@@ -97,6 +125,7 @@ impl Storm {
                 let mut data = [0; 7];
                 let len = usize::from(action & 7).min(6) + 1;
                 self.handle.read(space, addr, data.get_mut(..len).unwrap_or_default());
+                self.hear(space, addr, &data);
             }
             (_, Space::Mmio) => {
                 let data = bytes.wide().to_le_bytes();
@@ -116,6 +145,7 @@ impl Storm {
         let size = if size == Size::Qword { Size::Dword } else { size };
         if read {
             self.handle.read_rep(port, size, string);
+            self.heard.push(Heard { space: Space::Pio, addr, data: string.to_vec() });
         } else {
             string.iter_mut().for_each(|byte| *byte = bytes.next().unwrap_or_default());
             self.handle.write_rep(port, size, string);

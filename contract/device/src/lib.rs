@@ -21,6 +21,7 @@ mod line;
 mod msi;
 mod power;
 mod save;
+mod saved_form;
 
 pub use access::{Direction, Size, Space};
 pub use chardev::{CharBackend, CharDevice, NullBackend};
@@ -32,4 +33,4 @@ pub use irqchip::{EoiSink, ExtInt, LevelRoutes};
 pub use line::{Line, LineSink};
 pub use msi::{Msi, MsiController, MsiSink};
 pub use power::{Power, PowerEvent};
-pub use save::{Form, SaveState, Saved, StateError};
+pub use save::{Form, SaveState, Saved, SavedBytes, StateError, WrongLength, restore_all};

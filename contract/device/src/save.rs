@@ -1,45 +1,11 @@
 //! Saved state: what a device gives to a snapshot, and takes back.
 //!
 //! A device keeps its run-time `State` and its saved form apart. The saved form is a plain struct
-//! that is never edited once released; the next version is a new struct. Both conversions
-//! destructure exhaustively, so a new field does not compile until somebody has decided about it:
+//! that is never edited once released; the next version is a new struct. [`saved_form!`] declares
+//! one, and writes both conversions so that a new field does not compile until somebody has decided
+//! about it.
 //!
-//! ```
-//! use serde::{Deserialize, Serialize};
-//! use trapline_device::{Form, SaveState, Saved, StateError};
-//!
-//! #[derive(Default)]
-//! struct State { latch: u8, phase: u8 }
-//!
-//! #[derive(Serialize, Deserialize)]
-//! struct SavedV1 { latch: u8, phase: u8 }
-//!
-//! impl Form for SavedV1 {
-//!     const NAME: &'static str = "toy";
-//!     const VERSION: u32 = 1;
-//! }
-//!
-//! impl From<&State> for SavedV1 {
-//!     fn from(state: &State) -> Self {
-//!         let State { latch, phase } = *state;
-//!         Self { latch, phase }
-//!     }
-//! }
-//!
-//! impl TryFrom<SavedV1> for State {
-//!     type Error = StateError;
-//!     fn try_from(saved: SavedV1) -> Result<Self, StateError> {
-//!         let SavedV1 { latch, phase } = saved;
-//!         StateError::check::<SavedV1>(phase < 4, "phase is one of 0 to 3")?;
-//!         Ok(Self { latch, phase })
-//!     }
-//! }
-//!
-//! let saved = Saved::encode(&SavedV1::from(&State { latch: 7, phase: 3 }));
-//! let state = State::try_from(saved.decode::<SavedV1>()?)?;
-//! assert_eq!((state.latch, state.phase), (7, 3));
-//! # Ok::<(), StateError>(())
-//! ```
+//! [`saved_form!`]: crate::saved_form
 
 use std::borrow::Cow;
 
@@ -104,6 +70,43 @@ impl Saved {
     }
 }
 
+/// A register file or the like in a saved form: `N` bytes, of which there may be more than serde
+/// knows arrays of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
+pub struct SavedBytes<const N: usize>([u8; N]);
+
+impl<const N: usize> From<[u8; N]> for SavedBytes<N> {
+    fn from(bytes: [u8; N]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl<const N: usize> From<SavedBytes<N>> for [u8; N] {
+    fn from(saved: SavedBytes<N>) -> Self {
+        saved.0
+    }
+}
+
+impl<const N: usize> From<SavedBytes<N>> for Vec<u8> {
+    fn from(saved: SavedBytes<N>) -> Self {
+        saved.0.to_vec()
+    }
+}
+
+impl<const N: usize> TryFrom<Vec<u8>> for SavedBytes<N> {
+    type Error = WrongLength;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, WrongLength> {
+        bytes.try_into().map(Self).map_err(|_| WrongLength)
+    }
+}
+
+/// There are more or fewer bytes than the register file has.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a register file of another length")]
+pub struct WrongLength;
+
 /// Why a device did not take a saved state. It is as it was before, then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -159,8 +162,12 @@ impl StateError {
 ///
 /// State is what the guest and time have made of the device; wiring and configuration are the
 /// board's, which builds the same device before it restores. Inputs are part of the state (the
-/// level of a pin, say), outputs are not: they follow from it, and `restore` drives them. So the
-/// order in which a machine's devices are restored does not matter.
+/// level of a pin, say), outputs are not: they follow from it, and `restore` drives them. So a
+/// machine restores its interrupt controllers last: the levels of their inputs are what they were
+/// by then, and what the lines did meanwhile is forgotten.
+///
+/// Times in a state are the machine's ([`Clock::now_ns`](crate::Clock::now_ns)), which goes on from
+/// where it was: whoever restores a machine sets its clock first.
 pub trait SaveState {
     /// Everything the device remembers, as of now. Called with every vCPU stopped.
     fn save(&self) -> Saved;
@@ -171,6 +178,28 @@ pub trait SaveState {
     /// # Errors
     /// When `saved` is not a possible state of this device. Nothing has changed then.
     fn restore(&self, saved: &Saved) -> Result<(), StateError>;
+}
+
+/// Restores several devices, or none of them.
+///
+/// # Errors
+/// The first device's that refuses; those before it are what they were again.
+pub fn restore_all<'a>(
+    parts: impl IntoIterator<Item = (&'a dyn SaveState, &'a Saved)>,
+) -> Result<(), StateError> {
+    let mut done: Vec<(&dyn SaveState, Saved)> = Vec::new();
+    for (device, saved) in parts {
+        let before = device.save();
+        if let Err(error) = device.restore(saved) {
+            for (device, before) in done {
+                let undone = device.restore(&before);
+                assert!(undone.is_ok(), "a device takes back what it has just saved: {undone:?}");
+            }
+            return Err(error);
+        }
+        done.push((device, before));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -232,9 +261,42 @@ mod tests {
     }
 
     #[test]
+    fn a_register_file_has_one_length() {
+        let file = postcard::to_allocvec(&SavedBytes::from([7; 40])).unwrap();
+        assert_eq!(postcard::from_bytes::<SavedBytes<40>>(&file), Ok(SavedBytes([7; 40])));
+        assert!(postcard::from_bytes::<SavedBytes<41>>(&file).is_err());
+        assert!(postcard::from_bytes::<SavedBytes<39>>(&file).is_err());
+    }
+
+    #[test]
     fn a_saved_state_survives_being_written_to_a_file_and_read_back() {
         let saved = Saved::encode(&ToyV1 { a: 7, b: None });
         let file = postcard::to_allocvec(&saved).unwrap();
         assert_eq!(postcard::from_bytes::<Saved>(&file), Ok(saved));
+    }
+
+    struct Toy(std::cell::Cell<u8>);
+
+    impl SaveState for Toy {
+        fn save(&self) -> Saved {
+            Saved::encode(&ToyV1 { a: self.0.get(), b: None })
+        }
+
+        fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+            self.0.set(saved.decode::<ToyV1>()?.a);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn of_several_devices_all_are_restored_or_none() {
+        let [one, two] = [1, 2].map(|a| Toy(a.into()));
+        let [three, four] = [3, 4].map(|a| Saved::encode(&ToyV1 { a, b: None }));
+        let bad = Saved { version: 9, ..four.clone() };
+        let refused = restore_all([(&one as &dyn SaveState, &three), (&two, &bad)]).unwrap_err();
+        assert!(matches!(refused, StateError::Version { found: 9, .. }));
+        assert_eq!((one.0.get(), two.0.get()), (1, 2));
+        restore_all([(&one as &dyn SaveState, &three), (&two, &four)]).unwrap();
+        assert_eq!((one.0.get(), two.0.get()), (3, 4));
     }
 }

@@ -4,7 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use trapline_device::{Device, Direction, IoCx, Size};
+use serde::{Deserialize, Serialize};
+use trapline_device::{
+    Device, Direction, Form, IoCx, SaveState, Saved, Size, StateError, restore_all,
+};
 
 use crate::regs::HEADER;
 
@@ -50,7 +53,7 @@ impl fmt::Display for Devfn {
 
 /// One PCI function as its bus sees it. Accesses are bytes, words or dwords at a multiple of their
 /// size.
-pub trait Function: Device {
+pub trait Function: Device + SaveState {
     /// Answers a read of configuration space. `offset` is below 4096; a conventional function has
     /// 256 bytes, and answers all ones above.
     fn config_read(&self, cx: &IoCx<'_>, offset: u16, size: Size) -> u32;
@@ -123,9 +126,13 @@ impl Bus {
 
     /// Every place that is taken, in order.
     pub fn occupied(&self) -> Vec<Devfn> {
-        let functions = self.functions.read();
-        let places = (0..=u8::MAX).map(Devfn).zip(functions.iter());
-        places.filter_map(|(devfn, slot)| slot.is_some().then_some(devfn)).collect()
+        self.plugged().map(|(devfn, _)| devfn).collect()
+    }
+
+    /// Every function with its place, in order. As of now: the bus is not locked meanwhile.
+    fn plugged(&self) -> impl Iterator<Item = (Devfn, Arc<dyn Function>)> + use<> {
+        let slots = self.functions.read().clone();
+        (0..=u8::MAX).map(Devfn).zip(slots).filter_map(|(devfn, slot)| Some((devfn, slot?)))
     }
 
     /// A configuration read. All ones where nobody is: the host bridge ends the transaction with
@@ -159,7 +166,35 @@ impl Bus {
 
 impl Device for Bus {
     fn reset(&self) {
-        let plugged: Vec<_> = self.functions.read().iter().flatten().cloned().collect();
-        plugged.iter().for_each(|function| function.reset());
+        self.plugged().for_each(|(_, function)| function.reset());
+    }
+}
+
+/// The functions' states, each with its place, in order. Version 1.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedV1 {
+    functions: Vec<(u8, Saved)>,
+}
+
+impl Form for SavedV1 {
+    const NAME: &'static str = "pci-bus";
+    const VERSION: u32 = 1;
+}
+
+impl SaveState for Bus {
+    fn save(&self) -> Saved {
+        let functions = self.plugged().map(|(Devfn(place), function)| (place, function.save()));
+        Saved::encode(&SavedV1 { functions: functions.collect() })
+    }
+
+    /// The same functions have to be plugged in.
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let SavedV1 { functions: saved } = saved.decode()?;
+        let plugged: Vec<_> = self.plugged().collect();
+        let same =
+            plugged.iter().map(|(devfn, _)| devfn.0).eq(saved.iter().map(|(place, _)| *place));
+        StateError::check::<SavedV1>(same, "the same functions are plugged in")?;
+        let functions = plugged.iter().map(|(_, function)| -> &dyn SaveState { &**function });
+        restore_all(functions.zip(saved.iter().map(|(_, saved)| saved)))
     }
 }

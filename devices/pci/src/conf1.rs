@@ -4,11 +4,14 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use trapline_device::{Device, Direction, Handler, IoCx, Limits, Power, PowerEvent, Rules, Size};
+use trapline_device::{
+    Device, Direction, Handler, IoCx, Limits, Power, PowerEvent, Rules, SaveState, Saved, Size,
+    StateError,
+};
 
 use crate::bus::{Bus, Devfn};
 use crate::regs::{CONFIG_ADDRESS, CONFIG_DATA, ConfigAddress, RESET_CONTROL, ResetControl};
-use crate::state::Conf1State;
+use crate::state::{Conf1State, Conf1V1};
 
 /// The two registers and the bus behind them. Eight ports: CONFIG_ADDRESS at offset 0,
 /// CONFIG_DATA at offset 4.
@@ -28,16 +31,6 @@ impl Conf1 {
     /// The mechanism in front of `bus`; `power` hears of resets.
     pub fn new(bus: Arc<Bus>, power: Arc<dyn Power>) -> Self {
         Self { bus, power, state: Mutex::default() }
-    }
-
-    /// What a snapshot keeps.
-    pub fn state(&self) -> Conf1State {
-        *self.state.lock()
-    }
-
-    /// Goes back to what a snapshot kept.
-    pub fn restore(&self, state: Conf1State) {
-        *self.state.lock() = state;
     }
 
     /// The function and register CONFIG_DATA stands for at `offset`. None while disabled, and for
@@ -112,6 +105,17 @@ impl Handler for Conf1 {
 impl Device for Conf1 {
     fn reset(&self) {
         *self.state.lock() = Conf1State::default();
+    }
+}
+
+impl SaveState for Conf1 {
+    fn save(&self) -> Saved {
+        Saved::encode(&Conf1V1::from(&*self.state.lock()))
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        *self.state.lock() = Conf1State::try_from(saved.decode::<Conf1V1>()?)?;
+        Ok(())
     }
 }
 

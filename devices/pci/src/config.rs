@@ -117,6 +117,8 @@ pub struct ConfigSpace {
     reset: [u8; CONFIG_LEN],
     writable: [u8; CONFIG_LEN],
     cleared_by_ones: [u8; CONFIG_LEN],
+    /// Bits the function itself changes.
+    updated: [u8; CONFIG_LEN],
     bars: [Option<Bar>; BARS],
     // What the guest changes.
     state: ConfigState,
@@ -132,8 +134,14 @@ impl ConfigSpace {
         assert!(id.class >> 24 == 0, "a class code has 24 bits");
         let zero = [0; CONFIG_LEN];
         let state = ConfigState { bytes: zero };
-        let mut space =
-            Self { reset: zero, writable: zero, cleared_by_ones: zero, bars: [None; BARS], state };
+        let mut space = Self {
+            reset: zero,
+            writable: zero,
+            cleared_by_ones: zero,
+            updated: zero,
+            bars: [None; BARS],
+            state,
+        };
         let [prog_if, sub_class, base_class, _] = id.class.to_le_bytes();
         space.set(VENDOR_ID, &id.vendor.to_le_bytes());
         space.set(DEVICE_ID, &id.device.to_le_bytes());
@@ -226,6 +234,15 @@ impl ConfigSpace {
         put(&mut self.cleared_by_ones, offset, mask, |old, new| old & !new);
     }
 
+    /// Says which bits [`ConfigSpace::update`] will change, so that a snapshot may hold them.
+    ///
+    /// # Panics
+    /// When they run past the end of the space.
+    pub fn allow_update(&mut self, offset: u16, mask: &[u8]) {
+        Self::check(offset, mask);
+        put(&mut self.updated, offset, mask, |old, new| old | new);
+    }
+
     /// Sets bytes from the function's side (a status bit, say), masks or no masks. A reset undoes
     /// it. Bytes past the end vanish.
     pub fn update(&mut self, offset: u16, bytes: &[u8]) {
@@ -290,8 +307,17 @@ impl ConfigSpace {
         self.state
     }
 
-    /// Goes back to what a snapshot of the same function kept: all bytes, those a guest cannot
-    /// write included, since the function may have changed them.
+    /// Whether a function of this make can be in `state`: bits that neither the guest nor the
+    /// function changes have their reset values.
+    pub fn can_be(&self, state: &ConfigState) -> bool {
+        let masks = self.writable.iter().zip(&self.cleared_by_ones).zip(&self.updated);
+        let changes = masks.map(|((writable, clears), updated)| writable | clears | updated);
+        let bytes = state.bytes.iter().zip(&self.reset).zip(changes);
+        bytes.into_iter().all(|((byte, reset), changes)| (byte ^ reset) & !changes == 0)
+    }
+
+    /// Goes back to what a snapshot of the same function kept, if it [can be](Self::can_be) in that
+    /// state.
     pub fn restore(&mut self, state: ConfigState) {
         self.state = state;
     }

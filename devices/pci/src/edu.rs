@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Device, Direction, Handler, IoCx, Limits, Line, MsiSink, RegionId, Rules, Size,
+    Device, Direction, Handler, IoCx, Limits, Line, MsiSink, RegionId, Rules, SaveState, Saved,
+    Size, StateError, saved_form,
 };
 
 use crate::bus::Function;
@@ -17,6 +18,7 @@ use crate::regs::{
     EDU, EDU_BAR_LEN, EDU_CLASS, EDU_DEVICE_ID, EDU_IDENTIFICATION, EDU_MSI_OFFSET, EDU_REVISION,
     EDU_STATUS_IRQ, EDU_VENDOR_ID, EduReg, FACTORIAL_IRQ,
 };
+use crate::state::{ConfigState, ConfigV1};
 
 /// The BAR of the registers.
 pub const BAR: usize = 0;
@@ -181,5 +183,56 @@ impl Device for Edu {
         inner.config.reset();
         inner.state = State::default();
         self.sync(&inner);
+    }
+}
+
+/// What a snapshot keeps.
+#[derive(Clone)]
+struct Kept {
+    config: ConfigState,
+    registers: State,
+}
+
+impl Kept {
+    fn check(&self) -> Result<(), StateError> {
+        let status = self.registers.status & !EDU_STATUS_IRQ == 0;
+        StateError::check::<SavedV1>(status, "the status register has one writable bit")
+    }
+}
+
+saved_form! {
+    /// [`Kept`], version 1.
+    struct SavedV1 of Kept, "edu" version 1 {
+        config: ConfigV1,
+        registers: RegistersV1,
+    }
+}
+
+saved_form! {
+    struct RegistersV1 of State {
+        inverted: u32,
+        factorial: u32,
+        status: u32,
+        interrupts: u32,
+    }
+}
+
+impl SaveState for Edu {
+    fn save(&self) -> Saved {
+        let inner = self.inner.lock();
+        let Inner { config, state } = &*inner;
+        Saved::encode(&SavedV1::from(&Kept { config: config.state(), registers: *state }))
+    }
+
+    /// [`Edu::place`] says where the region belongs afterwards.
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let Kept { config, registers } = Kept::try_from(saved.decode::<SavedV1>()?)?;
+        let mut inner = self.inner.lock();
+        let possible = inner.config.can_be(&config);
+        StateError::check::<SavedV1>(possible, "hard-wired bits are what they are")?;
+        inner.config.restore(config);
+        inner.state = registers;
+        self.sync(&inner);
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@
 //! bus 0.
 
 use parking_lot::Mutex;
-use trapline_device::{Device, IoCx, Size};
+use trapline_device::{Device, IoCx, SaveState, Saved, Size, StateError, saved_form};
 
 use crate::bus::Function;
 use crate::config::{ConfigSpace, Identity};
@@ -14,7 +14,7 @@ use crate::regs::{
     PAM_MASK, PAM0, PAM0_MASK, PMC, PMC_COMMAND, PMC_DEVICE_ID, PMC_REVISION, PMC_STATUS,
     PMC_VENDOR_ID, SMRAM, STATUS, Smram,
 };
-use crate::state::ConfigState;
+use crate::state::{ConfigState, ConfigV1};
 
 /// The 82441FX's configuration space.
 ///
@@ -55,17 +55,8 @@ impl HostBridge {
             config.allow(pam, &[PAM_MASK]);
         }
         config.set(SMRAM, &[Smram::new().into_bits()]);
+        config.allow_update(SMRAM, &[Smram::from_guest(0xff).into_bits()]);
         Self { config: Mutex::new(config) }
-    }
-
-    /// What a snapshot keeps.
-    pub fn state(&self) -> ConfigState {
-        self.config.lock().state()
-    }
-
-    /// Goes back to what a snapshot kept.
-    pub fn restore(&self, state: ConfigState) {
-        self.config.lock().restore(state);
     }
 }
 
@@ -92,6 +83,42 @@ impl Function for HostBridge {
 impl Device for HostBridge {
     fn reset(&self) {
         self.config.lock().reset();
+    }
+}
+
+/// What a snapshot keeps.
+#[derive(Clone)]
+struct State {
+    config: ConfigState,
+}
+
+impl State {
+    fn check(&self) -> Result<(), StateError> {
+        let smram = self.config.bytes.get(usize::from(SMRAM)).copied().unwrap_or_default();
+        let smram = Smram::from_bits(smram);
+        let closed = !smram.open() || !smram.lock();
+        StateError::check::<SavedV1>(closed, "locked SMRAM is closed")
+    }
+}
+
+saved_form! {
+    /// [`State`], version 1.
+    struct SavedV1 of State, "i440fx" version 1 {
+        config: ConfigV1,
+    }
+}
+
+impl SaveState for HostBridge {
+    fn save(&self) -> Saved {
+        Saved::encode(&SavedV1::from(&State { config: self.config.lock().state() }))
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let State { config: state } = State::try_from(saved.decode::<SavedV1>()?)?;
+        let mut config = self.config.lock();
+        StateError::check::<SavedV1>(config.can_be(&state), "hard-wired bits are what they are")?;
+        config.restore(state);
+        Ok(())
     }
 }
 

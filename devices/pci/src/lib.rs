@@ -36,4 +36,4 @@ pub use ecam::{EcamWindow, Layout};
 pub use edu::Edu;
 pub use host_bridge::HostBridge;
 pub use msi::MsiCapability;
-pub use state::{Conf1State, ConfigState};
+pub use state::{Conf1State, ConfigState, ConfigV1};

@@ -1,5 +1,7 @@
 //! What a snapshot of this crate's devices keeps.
 
+use trapline_device::{SavedBytes, StateError, saved_form};
+
 use crate::regs::{CONFIG_LEN, ConfigAddress, ResetControl};
 
 /// A function's configuration bytes. Masks, BAR sizes and reset values are its make, not its
@@ -17,4 +19,30 @@ pub struct Conf1State {
     pub address: ConfigAddress,
     /// The reset control register.
     pub reset_control: ResetControl,
+}
+
+impl Conf1State {
+    fn check(&self) -> Result<(), StateError> {
+        let Self { address, reset_control } = *self;
+        let check = StateError::check::<Conf1V1>;
+        let possible = ConfigAddress::from_guest(address.into_bits()) == address;
+        check(possible, "reserved bits of CONFIG_ADDRESS are 0")?;
+        let possible = ResetControl::from_guest(reset_control.into_bits()) == reset_control;
+        check(possible, "reserved bits of the reset control register are 0")
+    }
+}
+
+saved_form! {
+    /// [`Conf1State`], version 1.
+    pub(crate) struct Conf1V1 of Conf1State, "pci-conf1" version 1 {
+        address: u32,
+        reset_control: u8,
+    }
+}
+
+saved_form! {
+    /// [`ConfigState`], version 1: a part of the form of each function.
+    pub struct ConfigV1 of ConfigState {
+        bytes: SavedBytes<CONFIG_LEN>,
+    }
 }

@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use trapline_device::{Device, Direction, Handler, IoCx, PowerEvent, Size, Space};
+use trapline_device::{
+    Device, Direction, Form, Handler, IoCx, PowerEvent, SaveState, Saved, Size, Space, StateError,
+};
 use trapline_testkit::{CX, TestPower, inb, outb};
 
 use crate::regs;
 use crate::{
-    Bar, BarWindow, Bus, BusError, Conf1, ConfigSpace, Devfn, EcamWindow, Function, HostBridge,
-    Identity, Layout, Pin,
+    Bar, BarWindow, Bus, BusError, Conf1, ConfigSpace, ConfigState, ConfigV1, Devfn, EcamWindow,
+    Function, HostBridge, Identity, Layout, Pin,
 };
 
 /// A function that is nothing but its configuration space.
@@ -32,6 +34,26 @@ impl Device for Plain {
     fn reset(&self) {
         self.0.lock().reset();
     }
+}
+
+impl SaveState for Plain {
+    fn save(&self) -> Saved {
+        Saved::encode(&PlainV1(self.0.lock().state().into()))
+    }
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let state = ConfigState::from(saved.decode::<PlainV1>()?.0);
+        StateError::check::<PlainV1>(self.0.lock().can_be(&state), "hard-wired bits")?;
+        self.0.lock().restore(state);
+        Ok(())
+    }
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct PlainV1(ConfigV1);
+
+impl Form for PlainV1 {
+    const NAME: &'static str = "plain";
+    const VERSION: u32 = 1;
 }
 
 fn network_card() -> ConfigSpace {
@@ -309,17 +331,56 @@ fn a_snapshot_brings_everything_back() {
     let b = board();
     b.select(3, 0x10);
     outb(&b.conf1, 1, 0x02);
-    let saved = b.conf1.state();
+    let saved = b.conf1.save();
     b.conf1.reset();
     assert_eq!(b.inl(0), 0);
-    b.conf1.restore(saved);
+    b.conf1.restore(&saved).unwrap();
     assert_eq!(b.inl(0), 0x8000_1810);
     assert_eq!(inb(&b.conf1, 1), 0x02);
     let bridge = HostBridge::new();
     bridge.config_write(&CX, regs::PAM0, Size::Byte, 0x30);
     let copy = HostBridge::new();
-    copy.restore(bridge.state());
+    copy.restore(&bridge.save()).unwrap();
     assert_eq!(copy.config_read(&CX, regs::PAM0, Size::Byte), 0x30);
+}
+
+#[test]
+fn a_bus_is_restored_whole_or_not_at_all() {
+    let b = board();
+    let (first, second) = (Devfn::from_bits(0), Devfn::from_bits(0x18));
+    b.bus.config_write(&CX, first, regs::PAM0, Size::Byte, 0x30);
+    b.bus.config_write(&CX, second, regs::INTERRUPT_LINE, Size::Byte, 7);
+    let saved = b.bus.save();
+
+    let other = board();
+    other.bus.restore(&saved).unwrap();
+    assert_eq!(other.bus.save(), saved);
+
+    // The last byte is the second function's, whose last byte is hard-wired.
+    let mut bytes = saved.bytes.clone();
+    *bytes.last_mut().unwrap() = 1;
+    let fresh = board();
+    let before = fresh.bus.save();
+    let refused = fresh.bus.restore(&Saved { bytes, ..saved.clone() }).unwrap_err();
+    assert!(matches!(refused, StateError::Inconsistent { name: "plain", .. }), "{refused}");
+    assert_eq!(fresh.bus.save(), before);
+
+    let refused = Bus::new().restore(&saved).unwrap_err().to_string();
+    assert!(refused.contains("the same functions are plugged in"), "{refused}");
+}
+
+#[test]
+fn an_impossible_host_bridge_is_refused() {
+    let bridge = HostBridge::new();
+    let good = bridge.save();
+    // The encoding is a length of two bytes and the registers.
+    for (offset, value) in [(0, 0x87), (0x72, 0x52), (0x72, 0x03), (0x59, 0x01)] {
+        let mut bytes = good.bytes.clone();
+        bytes[2 + offset] = value;
+        let refused = bridge.restore(&Saved { bytes, ..good.clone() }).unwrap_err();
+        assert!(matches!(refused, StateError::Inconsistent { .. }), "{offset:#x}: {refused}");
+        assert_eq!(bridge.save(), good);
+    }
 }
 
 fn size() -> impl Strategy<Value = Size> {

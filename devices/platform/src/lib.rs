@@ -8,3 +8,6 @@ pub mod i8042;
 pub mod legacy;
 pub mod rtc;
 pub mod serial;
+
+#[cfg(test)]
+mod saved_tests;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use trapline::{Mapping, Region, Registry};
-use trapline_device::{Device, MsiController, Space};
+use trapline_device::{MsiController, Space};
 use trapline_pci::regs::EDU_BAR_LEN;
 use trapline_pci::{Devfn, Edu};
 
@@ -47,11 +47,9 @@ impl Edus {
         }
         Ok(Self { registry: registry.clone(), functions, _regions: regions })
     }
-}
 
-impl Device for Edus {
-    /// Puts the registers back to nowhere; the functions are the bus's to reset, before.
-    fn reset(&self) {
+    /// Puts the registers where the functions' headers say: after a reset, nowhere.
+    pub(crate) fn place(&self) {
         let moved = self.registry.edit(|edit| {
             let places = self.functions.iter().filter_map(|edu| edu.place());
             places.for_each(|(id, base)| edit.place(id, base));

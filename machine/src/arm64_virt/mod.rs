@@ -19,6 +19,7 @@ use trapline::{Mapping, Registry};
 use trapline_device::{
     CharBackend, CharDevice, Clock, Device, FdtDevice, FdtNode, Line, MsiController, NullBackend,
 };
+use trapline_display::{Input, NoInput};
 use trapline_guestmem::GuestMem;
 use trapline_pci::{Bus, EcamWindow, Layout};
 use trapline_platform::rtc::{CmosConfig, Rtc, WINDOW_LEN};
@@ -29,7 +30,8 @@ pub(crate) use kvm::VirtOnKvm;
 pub(crate) use qtest::build;
 
 use crate::Error;
-use crate::parts::{Lines, Parts};
+use crate::parts::{Devices, Lines, Parts};
+use crate::qtest::OnBench;
 
 /// Registers of a UART, one byte each.
 const SERIAL_LEN: u64 = 8;
@@ -37,7 +39,7 @@ const SERIAL_LEN: u64 = 8;
 /// A built board. Dropping it unmaps everything.
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "only KVM wants the rest"))]
 pub(crate) struct Board {
-    devices: Vec<Arc<dyn Device>>,
+    devices: Devices,
     console: Arc<Serial>,
     bus: Arc<Bus>,
     /// What the devices with an address of their own say in the device tree.
@@ -85,7 +87,6 @@ impl Board {
     }
 
     /// The first serial port, for its backend to call.
-    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "qtest has no console"))]
     pub(crate) fn console(&self) -> Weak<dyn CharDevice> {
         let console: Arc<dyn CharDevice> = self.console.clone();
         Arc::downgrade(&console)
@@ -94,7 +95,21 @@ impl Board {
 
 impl Device for Board {
     fn reset(&self) {
-        self.devices.iter().for_each(|device| device.reset());
+        self.devices.reset();
+    }
+}
+
+impl OnBench for Board {
+    fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    fn console(&self) -> Weak<dyn CharDevice> {
+        Self::console(self)
+    }
+
+    fn input(&self) -> Arc<dyn Input> {
+        Arc::new(NoInput)
     }
 }
 
@@ -107,8 +122,11 @@ impl Wiring<'_> {
             let backend = if i == 0 { &self.options.console } else { &nothing };
             let line = self.lines.line(spi);
             let serial = Serial::new(Arc::clone(backend), line, Arc::clone(&self.clock));
-            parts.devices.push(serial.clone());
-            parts.mmio(base, SERIAL_LEN, (&format!("serial{i}"), "uart"), serial.clone());
+            let name = format!("serial{i}");
+            parts.devices.add(&name, serial.clone());
+            let device = serial.clone();
+            parts.devices.add_follower(move || device.poll());
+            parts.mmio(base, SERIAL_LEN, (&name, "uart"), serial.clone());
             parts.coalesce(0..1);
             let node = serial.fdt_node().at(base..base + SERIAL_LEN);
             nodes.push(tree::interrupt(node, spi));
@@ -122,7 +140,7 @@ impl Wiring<'_> {
     fn add_rtc(&self, parts: &mut Parts, nodes: &mut Vec<FdtNode>) {
         let cmos = CmosConfig { below_4g: 0, above_4g: 0, cpus: 1 };
         let rtc = Rtc::new(Line::unconnected(), Arc::clone(&self.clock), cmos);
-        parts.devices.push(rtc.clone());
+        parts.devices.add("rtc", rtc.clone());
         nodes.push(rtc.fdt_node().at(layout::RTC..layout::RTC + WINDOW_LEN));
         parts.mmio(layout::RTC, WINDOW_LEN, ("rtc", "cmos"), rtc);
         parts.coalesce(0..1);
@@ -130,7 +148,7 @@ impl Wiring<'_> {
 
     /// Bus 0 behind its window.
     fn add_pci(&self, parts: &mut Parts, nodes: &mut Vec<FdtNode>) -> Arc<Bus> {
-        let bus = parts.device(Bus::new());
+        let bus = parts.device("pci-bus", Bus::new());
         let ecam = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Ecam));
         nodes.push(tree::pci(ecam.fdt_node(), self.msi.is_some()));
         let window = layout::PCI_ECAM;

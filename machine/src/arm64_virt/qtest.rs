@@ -6,7 +6,7 @@
 //! QEMU numbers them: IRQ of each, then FIQ of each.
 
 use trapline::Registry;
-use trapline_device::{Device, Line};
+use trapline_device::Line;
 use trapline_guestmem::GuestMem;
 use trapline_intc::gicv3::Outputs;
 use trapline_qtest::{Pin, Side, Wires};
@@ -16,14 +16,14 @@ use super::gic::Gic;
 use super::{Board, Options, Wiring, layout, ram};
 use crate::Error;
 use crate::parts::Lines;
-use crate::qtest::{Behind, Bench, Config};
+use crate::qtest::{Behind, Bench, Config, OnBench};
 
 /// Maps RAM and builds the board.
 pub(crate) fn build(
     config: &Config,
     registry: &Registry,
     bench: &Bench,
-) -> Result<(Box<dyn Device>, GuestMem), Error> {
+) -> Result<(Box<dyn OnBench>, GuestMem), Error> {
     let mem = ram(layout::RAM, config.mem_bytes)?;
     let cpus = config.cpus;
     let output = |number| {
@@ -42,22 +42,10 @@ pub(crate) fn build(
         clock: bench.clock.clone(),
         options: Options { console: config.console.clone(), coalesce: false },
     };
-    let board = Board::new(registry, &wiring)?;
+    let mut board = Board::new(registry, &wiring)?;
     let edus = Edus::new(config.edu, registry, &board, &lines, &*messages)?;
-    Ok((Box::new(WithEdus { board, edus }), mem))
-}
-
-/// The board, with devices for the client to play.
-struct WithEdus {
-    board: Board,
-    edus: Edus,
-}
-
-impl Device for WithEdus {
-    fn reset(&self) {
-        self.board.reset();
-        self.edus.reset();
-    }
+    board.devices.add_follower(move || edus.place());
+    Ok((Box::new(board), mem))
 }
 
 /// Lines into the pins, and on into the GIC.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use trapline::{Mapping, Region, Registry};
 use trapline_boot::kernel::Framebuffer;
-use trapline_device::{Device, Space};
+use trapline_device::Space;
 use trapline_display::vesa::regs::{PORTS_BAR, PORTS_LEN};
 use trapline_display::vesa::{EmptyPorts, Place};
 use trapline_display::{FrameMemory, Input, Mode, Screen, Vesa};
@@ -46,8 +46,8 @@ impl Display {
         let region = Region::new(Space::Pio, base, PORTS_LEN.into(), names, Arc::new(EmptyPorts));
         let ports = registry.map(region)?;
         vesa.connect(PORTS_BAR, ports.id());
-        // After the bus, whose reset is the display's.
-        board.devices.push(Arc::new(PortsReset { registry: registry.clone(), vesa }));
+        let registry = registry.clone();
+        board.devices.add_follower(move || place_ports(&registry, &vesa));
         Ok(Self { screen, _ports: ports })
     }
 
@@ -94,22 +94,15 @@ impl FrameMemory for KvmFrame {
     }
 }
 
-/// Puts the ports back to where they are after power-on.
-struct PortsReset {
-    registry: Registry,
-    vesa: Arc<Vesa>,
-}
-
-impl Device for PortsReset {
-    fn reset(&self) {
-        let places = self.vesa.places();
-        let moved = self.registry.edit(|edit| {
-            places.into_iter().for_each(|(id, base)| edit.place(id, base));
-            Ok(())
-        });
-        if let Err(error) = moved {
-            tracing::warn!("the display's ports stay where they were: {error}");
-        }
+/// Puts the ports where the function's header says.
+fn place_ports(registry: &Registry, vesa: &Vesa) {
+    let places = vesa.places();
+    let moved = registry.edit(|edit| {
+        places.into_iter().for_each(|(id, base)| edit.place(id, base));
+        Ok(())
+    });
+    if let Err(error) = moved {
+        tracing::warn!("the display's ports stay where they were: {error}");
     }
 }
 

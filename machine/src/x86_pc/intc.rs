@@ -12,7 +12,7 @@ use trapline_platform::i8042::Timer2;
 
 use super::layout::{self, port};
 use crate::Error;
-use crate::parts::{Lines, Parts};
+use crate::parts::{Devices, Lines, Parts};
 
 /// The 8259 pair and the I/O APIC, with the lines into both.
 pub(crate) struct Controllers {
@@ -36,7 +36,14 @@ impl Controllers {
         Ok(Self { outputs, routes })
     }
 
-    /// Adds the controllers and a timer, which is returned for port B.
+    /// Adds the chips to the devices: after those that drive their inputs.
+    pub(super) fn add_devices(&self, devices: &mut Devices) {
+        let Outputs { pic, ioapic, .. } = &self.outputs;
+        devices.add("pic", pic.clone());
+        devices.add("ioapic", ioapic.clone());
+    }
+
+    /// Adds the controllers' registers and a timer, which is returned for port B.
     pub(super) fn add(
         &self,
         parts: &mut Parts,
@@ -44,7 +51,6 @@ impl Controllers {
         clock: Arc<dyn Clock>,
     ) -> Box<dyn Timer2> {
         let Outputs { pic, ioapic, .. } = &self.outputs;
-        parts.devices.push(pic.clone());
         let windows = [
             ("primary", port::PIC1, pic_regs::PRIMARY_OFFSET),
             ("secondary", port::PIC2, pic_regs::SECONDARY_OFFSET),
@@ -55,13 +61,12 @@ impl Controllers {
             let region = Region::pio(base, 2, "pic", name, handler).device_offset(offset);
             parts.regions.push((region, None));
         }
-        parts.devices.push(ioapic.clone());
         let len = ioapic::regs::WINDOW_LEN.into();
         let handler: Arc<dyn Handler> = ioapic.clone();
         let region = Region::mmio(layout::IO_APIC.into(), len, "ioapic", "registers", handler);
         parts.regions.push((region, None));
         let pit = Pit::new(Some(timer), clock);
-        parts.devices.push(pit.clone());
+        parts.devices.add("pit", pit.clone());
         parts.ports(port::PIT, pit::regs::WINDOW_LEN.into(), ("pit", "8254"), pit.clone());
         Box::new(Channel2(pit))
     }

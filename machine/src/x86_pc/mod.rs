@@ -19,6 +19,7 @@ use std::sync::{Arc, Weak};
 use layout::{irq, port};
 use trapline::{Handler, Mapping, Region, Registry};
 use trapline_device::{CharBackend, CharDevice, Clock, Device, Line, NullBackend, Power};
+use trapline_display::Input;
 use trapline_guestmem::GuestMem;
 use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout};
 use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
@@ -37,12 +38,13 @@ use intc::Controllers;
 pub(crate) use kvm::PcOnKvm;
 pub(crate) use qtest::build;
 
-use crate::parts::{Lines, Parts};
+use crate::parts::{Devices, Lines, Parts};
+use crate::qtest::OnBench;
 
 /// A built board. Dropping it unmaps everything.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only KVM wants the rest"))]
 pub(crate) struct Board {
-    devices: Vec<Arc<dyn Device>>,
+    devices: Devices,
     console: Arc<Serial>,
     i8042: Arc<I8042>,
     bus: Arc<Bus>,
@@ -51,7 +53,21 @@ pub(crate) struct Board {
 
 impl Device for Board {
     fn reset(&self) {
-        self.devices.iter().for_each(|device| device.reset());
+        self.devices.reset();
+    }
+}
+
+impl OnBench for Board {
+    fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    fn console(&self) -> Weak<dyn CharDevice> {
+        Self::console(self)
+    }
+
+    fn input(&self) -> Arc<dyn Input> {
+        Self::input(self)
     }
 }
 
@@ -96,12 +112,14 @@ impl Board {
         let i8042 = wiring.add_platform(&mut parts);
         wiring.add_legacy(&mut parts);
         let bus = wiring.add_pci(&mut parts)?;
+        if let Some(controllers) = wiring.controllers {
+            controllers.add_devices(&mut parts.devices);
+        }
         let (devices, mappings) = parts.map(registry, wiring.options.coalesce)?;
         Ok(Self { devices, console, i8042, bus, _mappings: mappings })
     }
 
     /// The first serial port, for its backend to call.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "qtest has no console"))]
     pub(crate) fn console(&self) -> Weak<dyn CharDevice> {
         let console: Arc<dyn CharDevice> = self.console.clone();
         Arc::downgrade(&console)
@@ -123,8 +141,11 @@ impl Wiring<'_> {
         for (i, (line, base)) in lines.into_iter().zip(port::SERIAL).enumerate() {
             let backend = if i == 0 { &self.options.console } else { &nothing };
             let serial = Serial::new(Arc::clone(backend), line, Arc::clone(&self.clock));
-            parts.devices.push(serial.clone());
-            parts.ports(base, 8, (&format!("serial{i}"), "uart"), serial.clone());
+            let name = format!("serial{i}");
+            parts.devices.add(&name, serial.clone());
+            let device = serial.clone();
+            parts.devices.add_follower(move || device.poll());
+            parts.ports(base, 8, (&name, "uart"), serial.clone());
             parts.coalesce(0..1);
             console.get_or_insert(serial);
         }
@@ -136,13 +157,14 @@ impl Wiring<'_> {
             || -> Box<dyn Timer2> { Box::new(NoTimer2) },
             |chips| chips.add(parts, self.line(irq::TIMER), Arc::clone(&self.clock)),
         );
-        let i8042 = parts.device(I8042::new(
+        let i8042 = I8042::new(
             self.line(irq::KEYBOARD),
             self.line(irq::MOUSE),
             Arc::clone(&self.power),
             Arc::clone(&self.clock),
             timer2,
-        ));
+        );
+        let i8042 = parts.device("i8042", i8042);
         for (offset, region) in [(0u8, "data"), (1, "port-b"), (4, "command")] {
             let base = port::I8042 + u16::from(offset);
             let handler: Arc<dyn Handler> = i8042.clone();
@@ -155,7 +177,7 @@ impl Wiring<'_> {
         let cpus = u8::try_from(self.options.cpus).unwrap_or(u8::MAX);
         let cmos = CmosConfig { below_4g: len(0), above_4g: len(1), cpus };
         let rtc = Rtc::new(self.line(irq::RTC), Arc::clone(&self.clock), cmos);
-        parts.devices.push(rtc.clone());
+        parts.devices.add("rtc", rtc.clone());
         parts.ports(port::RTC, trapline_platform::rtc::WINDOW_LEN, ("rtc", "cmos"), rtc);
         parts.coalesce(0..1);
 
@@ -165,36 +187,37 @@ impl Wiring<'_> {
             Arc::clone(&self.power),
             TimerWidth::Bits24,
         );
-        parts.devices.push(acpi.clone());
+        parts.devices.add("acpi", acpi.clone());
         let len = u64::from(trapline_platform::acpi_pm::regs::WINDOW_LEN);
         parts.ports(port::ACPI_PM, len, ("acpi", "pm"), acpi);
         i8042
     }
 
     fn add_legacy(&self, parts: &mut Parts) {
-        let dma1 = parts.device(Dma::bytes());
+        let dma1 = parts.device("dma1", Dma::bytes());
         parts.ports(port::DMA1, 0x20, ("dma1", "8237"), dma1);
-        let dma2 = parts.device(Dma::words());
+        let dma2 = parts.device("dma2", Dma::words());
         parts.ports(port::DMA2, 0x20, ("dma2", "8237"), dma2);
-        let post = parts.device(Latches::post());
+        let post = parts.device("post", Latches::post());
         parts.ports(port::POST, 1, ("post", "code"), post);
         parts.coalesce(0..1);
-        let pages = parts.device(Latches::dma_pages());
+        let pages = parts.device("dma-pages", Latches::dma_pages());
         let len = pages.len() as u64;
         parts.ports(port::DMA_PAGES, len, ("dma", "pages"), pages);
-        let control = parts.device(SystemControl::new(Arc::clone(&self.power)));
+        let control = parts.device("port92", SystemControl::new(Arc::clone(&self.power)));
         parts.ports(port::SYSTEM_CONTROL_A, 1, ("system", "control-a"), control);
-        let debug = parts.device(DebugPort::new(None));
+        let debug = parts.device("kvmtool-debug", DebugPort::new(None));
         parts.ports(port::KVMTOOL_DEBUG, 1, ("kvmtool", "debug"), debug);
-        let delay = parts.device(Latches::delay());
+        let delay = parts.device("delay", Latches::delay());
         parts.ports(port::DELAY, 1, ("delay", "port"), delay);
         parts.coalesce(0..1);
         parts.ports(port::FPU, 2, ("fpu", "busy"), Arc::new(FpuPorts));
         for (i, base) in port::LPT.into_iter().enumerate() {
-            let printer = parts.device(PrinterPort::default());
-            parts.ports(base, 3, (&format!("lpt{i}"), "spp"), printer);
+            let name = format!("lpt{i}");
+            let printer = parts.device(&name, PrinterPort::default());
+            parts.ports(base, 3, (&name, "spp"), printer);
         }
-        let crt = parts.device(Crtc::default());
+        let crt = parts.device("crt", Crtc::default());
         parts.ports(port::CRT, 2, ("crt", "6845"), crt);
         let log = Arc::new(DebugConsole::new(Arc::clone(&self.options.firmware_log)));
         parts.ports(port::FIRMWARE_DEBUG, 1, ("firmware", "debug"), log);
@@ -210,8 +233,9 @@ impl Wiring<'_> {
     fn add_pci(&self, parts: &mut Parts) -> Result<Arc<Bus>, Error> {
         let bus = Arc::new(Bus::new());
         bus.insert(Devfn::from_bits(0), Arc::new(HostBridge::new()))?;
-        parts.devices.push(bus.clone());
-        let conf1 = parts.device(Conf1::new(Arc::clone(&bus), Arc::clone(&self.power)));
+        parts.devices.add("pci-bus", bus.clone());
+        let conf1 = Conf1::new(Arc::clone(&bus), Arc::clone(&self.power));
+        let conf1 = parts.device("pci-conf1", conf1);
         parts.ports(port::PCI_CONF1, 8, ("pci", "conf1"), conf1);
         parts.coalesce(0..4);
         let cam: Arc<dyn Handler> = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Cam));

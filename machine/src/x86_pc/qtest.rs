@@ -8,21 +8,21 @@
 use std::sync::Arc;
 
 use trapline::Registry;
-use trapline_device::{Device, Line, LineSink, MsiSink, NullBackend};
+use trapline_device::{Line, LineSink, MsiSink, NullBackend};
 use trapline_guestmem::GuestMem;
 use trapline_qtest::{Pin, Side, Wires};
 
 use super::{Board, Controllers, Options, Wiring, ram};
 use crate::Error;
 use crate::parts::Lines;
-use crate::qtest::{Behind, Bench, Config};
+use crate::qtest::{Behind, Bench, Config, OnBench};
 
 /// Maps RAM and builds the board.
 pub(crate) fn build(
     config: &Config,
     registry: &Registry,
     bench: &Bench,
-) -> Result<(Box<dyn Device>, GuestMem), Error> {
+) -> Result<(Box<dyn OnBench>, GuestMem), Error> {
     let mem = ram(config.mem_bytes)?;
     let options = Options {
         cpus: 1,

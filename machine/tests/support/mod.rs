@@ -3,18 +3,24 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use trapline_device::{Clock, NullBackend};
+use trapline_device::Clock;
+use trapline_machine::Snapshot;
 use trapline_machine::qtest::{BoardKind, Config, Machine};
-use trapline_qtest::Target;
+use trapline_qtest::{Pin, Side, Target};
+use trapline_testkit::TestTerminal;
 use trapline_testkit::storm::{Event, Storm};
 
 /// More devices than one step of the storm can wake: the shortest period there is, the timer's, in
 /// the longest step.
 const WAKES_MAX: u32 = 2_000_000;
+const MEM_BYTES: u64 = 1 << 20;
+/// Inputs of the interrupt controllers.
+const PINS: u32 = 24;
 
 /// A board that is about to be hit.
 pub(crate) struct Victim {
     machine: Machine,
+    terminal: TestTerminal,
     storm: Storm,
 }
 
@@ -27,43 +33,119 @@ impl Victim {
     /// A machine after power-on.
     #[allow(dead_code, reason = "not everybody has a choice")]
     pub(crate) fn on(board: BoardKind) -> Self {
+        let terminal = TestTerminal::default();
         let machine = Machine::new(&Config {
             board,
             cpus: 1,
             edu: 2,
-            mem_bytes: 1 << 20,
+            mem_bytes: MEM_BYTES,
             utc_start_ns: 946_684_800_000_000_000,
-            console: Arc::new(NullBackend),
+            console: Arc::new(terminal.clone()),
             exit_port: board == BoardKind::X86Pc,
         });
         let machine = machine.unwrap_or_else(|error| panic!("{error}"));
         let storm = Storm::new(machine.registry());
-        Self { machine, storm }
+        Self { machine, terminal, storm }
     }
 
     /// Does what the bytes say; returns the number of actions.
     pub(crate) fn suffer(&mut self, bytes: &[u8]) -> usize {
-        let Self { machine, storm } = self;
-        storm.run(bytes, |event| {
+        let Self { machine, storm, terminal } = self;
+        let actions = storm.run(bytes, |event| {
             let clock = machine.clock();
-            let to_ns = match event {
-                Event::Step(ns) => clock.now_ns() + ns,
-                Event::NextDeadline => clock.next_deadline_ns().unwrap_or_default(),
-                Event::Reset => return machine.reset(),
-            };
-            let mut wakes = 0;
-            let _ = clock.advance(to_ns, || {
-                wakes += 1;
-                assert!(wakes < WAKES_MAX, "a device that wakes itself without end");
-                ControlFlow::Continue(())
-            });
+            match event {
+                Event::Step(ns) => advance(machine, clock.now_ns() + ns),
+                Event::NextDeadline => {
+                    advance(machine, clock.next_deadline_ns().unwrap_or_default());
+                }
+                Event::Reset => machine.reset(),
+                Event::Input(byte) => input(machine, terminal, byte),
+                Event::Restore => {
+                    let saved = machine.save();
+                    machine.restore(&saved).unwrap_or_else(|error| panic!("{error}"));
+                    assert_eq!(difference(&saved, &machine.save()), None);
+                }
+            }
             let _ = machine.settle();
-        })
+        });
+        // A reset that was asked for last.
+        let _ = machine.settle();
+        actions
+    }
+
+    /// Another machine, restored from what this one is now.
+    #[allow(dead_code, reason = "not everybody looks")]
+    pub(crate) fn twin(&self) -> Self {
+        let twin = Self::new();
+        let mut ram = vec![0; usize::try_from(MEM_BYTES).unwrap_or_default()];
+        let copied = self.machine.ram().read(0, &mut ram).is_ok();
+        assert!(copied && twin.machine.ram().write(0, &ram).is_ok(), "RAM can be copied");
+        let saved = self.machine.save();
+        twin.machine.restore(&saved).unwrap_or_else(|error| panic!("{error}"));
+        twin.terminal.type_in(&self.terminal.waiting());
+        assert_eq!(difference(&saved, &twin.machine.save()), None);
+        twin
     }
 
     /// What can be seen of the machine from outside: every count of its registry, and the time.
     #[allow(dead_code, reason = "not everybody looks")]
     pub(crate) fn picture(&self) -> String {
         format!("{} {}", self.machine.clock().now_ns(), self.machine.registry().stats())
+    }
+
+    /// Forgets what was read and printed so far.
+    #[allow(dead_code, reason = "not everybody looks")]
+    pub(crate) fn forget(&mut self) {
+        self.storm = Storm::new(self.machine.registry());
+        self.terminal.clear();
+    }
+
+    /// What two machines that were restored alike and suffered the same do not have in common:
+    /// what was read and printed since, every line, and the state of every device.
+    #[allow(dead_code, reason = "not everybody looks")]
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
+        let state = difference(&self.machine.save(), &other.machine.save());
+        let (ours, theirs) = (self.seen(), other.seen());
+        let mut heard = self.storm.heard().iter().zip(other.storm.heard());
+        let heard = heard.find(|(a, b)| a != b).map(|pair| format!("{pair:x?}"));
+        heard.or(state).or_else(|| (ours != theirs).then(|| format!("{ours:?} and {theirs:?}")))
+    }
+
+    fn seen(&self) -> (usize, Vec<u8>, Vec<bool>) {
+        let pin = |number| Pin { device: "ioapic", side: Side::In, number };
+        let intr = Pin { device: "i8259", side: Side::Out, number: 0 };
+        let pins = (0..PINS).map(pin).chain([intr]);
+        let levels = pins.map(|pin| self.machine.wires().level(pin)).collect();
+        (self.storm.heard().len(), self.terminal.screen(), levels)
+    }
+}
+
+/// The first device that is not the same, or the time.
+fn difference(a: &Snapshot, b: &Snapshot) -> Option<String> {
+    let time = (a.now_ns != b.now_ns).then(|| format!("{} and {} ns", a.now_ns, b.now_ns));
+    let mut devices = a.devices.iter().zip(&b.devices);
+    time.or_else(|| devices.find(|(a, b)| a != b).map(|pair| format!("{pair:?}")))
+}
+
+fn advance(machine: &Machine, to_ns: u64) {
+    let mut wakes = 0;
+    let _ = machine.clock().advance(to_ns, || {
+        wakes += 1;
+        assert!(wakes < WAKES_MAX, "a device that wakes itself without end");
+        ControlFlow::Continue(())
+    });
+}
+
+/// A character, a key or a movement: what of them, the lowest bits say.
+fn input(machine: &Machine, terminal: &TestTerminal, byte: u8) {
+    match byte & 3 {
+        0 | 1 => {
+            terminal.type_in(&[byte]);
+            if let Some(device) = machine.console_device().upgrade() {
+                device.poll();
+            }
+        }
+        2 => machine.input().key(&[0xe0, 0xf0, byte]),
+        _ => machine.input().movement(i32::from(byte) - 0x80, i32::from(byte & 0x70), byte >> 4),
     }
 }

@@ -41,6 +41,12 @@ impl VirtualClock {
         self.0.lock().deadlines.first_key_value().map(|((deadline, _), _)| *deadline)
     }
 
+    /// It is `now_ns`, without anybody being woken: for a machine that is restored, whose devices
+    /// arm their timers anew.
+    pub fn set(&self, now_ns: u64) {
+        self.0.lock().now_ns = now_ns;
+    }
+
     /// Moves time on to `to_ns`, never back. Stops at every deadline on the way, in order, to wake
     /// its target at its own time, and asks `after_wake` each time whether to go on: a device may
     /// arm one deadline after the other, so only the caller can tell how many are too many.

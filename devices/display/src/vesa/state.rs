@@ -1,7 +1,6 @@
 //! Everything a snapshot keeps of the display, besides its memory.
 
-use serde::{Deserialize, Serialize};
-use trapline_device::{Form, Size, StateError};
+use trapline_device::{Form, Size, StateError, saved_form};
 use trapline_pci::ConfigSpace;
 use trapline_pci::regs::{BAR0, CACHE_LINE_SIZE, COMMAND, INTERRUPT_LINE, LATENCY_TIMER};
 
@@ -61,33 +60,19 @@ fn low_byte(value: u32) -> u8 {
     low
 }
 
-/// [`State`], version 1.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct SavedV1 {
-    command: u16,
-    cache_line_size: u8,
-    latency_timer: u8,
-    ports: u32,
-    frame: u32,
-    interrupt_line: u8,
+saved_form! {
+    /// [`State`], version 1.
+    pub(super) struct SavedV1 of State {
+        command: u16,
+        cache_line_size: u8,
+        latency_timer: u8,
+        ports: u32,
+        frame: u32,
+        interrupt_line: u8,
+    }
 }
 
 impl Form for SavedV1 {
     const NAME: &'static str = "vesa";
     const VERSION: u32 = 1;
-}
-
-impl From<State> for SavedV1 {
-    fn from(state: State) -> Self {
-        let State { command, cache_line_size, latency_timer, ports, frame, interrupt_line } = state;
-        Self { command, cache_line_size, latency_timer, ports, frame, interrupt_line }
-    }
-}
-
-impl From<SavedV1> for State {
-    fn from(saved: SavedV1) -> Self {
-        let SavedV1 { command, cache_line_size, latency_timer, ports, frame, interrupt_line } =
-            saved;
-        Self { command, cache_line_size, latency_timer, ports, frame, interrupt_line }
-    }
 }

@@ -4,11 +4,12 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Clock, Device, Direction, Handler, IoCx, Limits, Line, Power, PowerEvent, Rules, Size, Timer,
-    Wake,
+    Clock, Device, Direction, Handler, IoCx, Limits, Line, Power, PowerEvent, Rules, SaveState,
+    Saved, Size, StateError, Timer, Wake,
 };
 
-use super::{Chip, TimerWidth};
+use super::state::SavedV1;
+use super::{Chip, State, TimerWidth};
 
 /// The fixed hardware's three register blocks, one region of [`super::regs::WINDOW_LEN`] bytes.
 pub struct AcpiPm {
@@ -111,6 +112,27 @@ impl Device for AcpiPm {
         let mut inner = self.inner.lock();
         inner.chip.reset(self.clock.now_ns());
         self.sync(&mut inner);
+    }
+}
+
+impl SaveState for AcpiPm {
+    fn save(&self) -> Saved {
+        let mut inner = self.inner.lock();
+        inner.chip.catch_up(self.clock.now_ns());
+        self.sync(&mut inner);
+        Saved::encode(&SavedV1::from(&inner.chip.state))
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let state = State::try_from(saved.decode::<SavedV1>()?)?;
+        let mut inner = self.inner.lock();
+        let now_ns = self.clock.now_ns();
+        let past = state.timer_changes <= inner.chip.timer_changes(now_ns);
+        StateError::check::<SavedV1>(past, "the timer has changed in the past")?;
+        inner.chip.state = state;
+        inner.chip.catch_up(now_ns);
+        self.sync(&mut inner);
+        Ok(())
     }
 }
 

@@ -97,12 +97,8 @@ impl State {
             command::POLL_INPUT_HIGH => self.poll = Poll::High,
             command::READ_OUTPUT_PORT => self.reply(self.read_output_port()),
             command::READ_TEST_INPUTS => self.reply(self.test_inputs()),
-            command::WRITE_OUTPUT_PORT
-            | command::LOOP_KEYBOARD
-            | command::LOOP_AUX
-            | command::WRITE_AUX => self.pending = Some(byte),
             _ if command::READ_RAM.contains(&byte) => self.reply(self.read_ram(byte & 0x1f)),
-            _ if command::WRITE_RAM.contains(&byte) => self.pending = Some(byte),
+            _ if command::has_argument(byte) => self.pending = Some(byte),
             // Bit 0 is the processor's reset line; a pulse on A20 leaves nothing behind.
             _ if command::PULSE.contains(&byte) => return byte & 1 == 0,
             _ => {}

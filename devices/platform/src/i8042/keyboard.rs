@@ -41,8 +41,7 @@ impl Keyboard {
 
     fn command(&mut self, byte: u8) {
         match byte {
-            k::SET_LEDS | k::SELECT_SET | ps2::SET_RATE => self.expect_argument(byte),
-            k::KEY_TYPEMATIC | k::KEY_MAKE_BREAK | k::KEY_MAKE => self.expect_argument(byte),
+            _ if k::has_argument(byte) => self.expect_argument(byte),
             k::ECHO => self.answer(&[k::ECHO]),
             ps2::IDENTIFY => {
                 let [low, high] = k::ID;

@@ -31,9 +31,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Clock, Device, Direction, Handler, IoCx, Line, Power, PowerEvent, Rules, Size,
+    Clock, Device, Direction, Handler, IoCx, Line, Power, PowerEvent, Rules, SaveState, Saved,
+    Size, StateError,
 };
 
+use self::state::SavedV1;
 use regs::{MAP, PortB, REFRESH_NS, Reg};
 pub use set3::KeySet;
 pub use state::{Keyboard, Mouse, Output, Poll, ScanSet, State};
@@ -112,8 +114,7 @@ impl I8042 {
         self.state.lock().clone()
     }
 
-    /// Goes back to what a snapshot kept.
-    pub fn restore(&self, state: State) {
+    fn become_state(&self, state: State) {
         let mut held = self.state.lock();
         *held = state;
         self.timer2.gate(held.port_b.timer2_gate());
@@ -199,6 +200,17 @@ impl Handler for I8042 {
 
 impl Device for I8042 {
     fn reset(&self) {
-        self.restore(State::default());
+        self.become_state(State::default());
+    }
+}
+
+impl SaveState for I8042 {
+    fn save(&self) -> Saved {
+        Saved::encode(&SavedV1::from(&*self.state.lock()))
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        self.become_state(State::try_from(saved.decode::<SavedV1>()?)?);
+        Ok(())
     }
 }

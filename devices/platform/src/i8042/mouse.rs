@@ -4,9 +4,6 @@ use super::regs::mouse as m;
 use super::regs::{MouseStatus, Report, ps2};
 use super::state::Mouse;
 
-/// Movement kept while nobody reads: no more than this many counts each way.
-const COUNTS_MAX: i32 = 0x7fff;
-
 impl Mouse {
     /// The next byte for the controller. In stream mode a new report is made when the one before
     /// is gone and something has changed, so that at most one waits.
@@ -22,8 +19,8 @@ impl Mouse {
 
     /// The mouse moves by `dx` to the right, `dy` up.
     pub(super) fn movement(&mut self, dx: i32, dy: i32, buttons: u8) {
-        self.dx = self.dx.saturating_add(dx).clamp(-COUNTS_MAX, COUNTS_MAX);
-        self.dy = self.dy.saturating_add(dy).clamp(-COUNTS_MAX, COUNTS_MAX);
+        self.dx = self.dx.saturating_add(dx).clamp(-m::COUNTS_MAX, m::COUNTS_MAX);
+        self.dy = self.dy.saturating_add(dy).clamp(-m::COUNTS_MAX, m::COUNTS_MAX);
         self.buttons = buttons & 0x07;
     }
 

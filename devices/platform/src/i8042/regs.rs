@@ -199,6 +199,12 @@ pub mod command {
     /// Pulse output port bits 3:0 low where the command's bit is 0.
     pub const PULSE: std::ops::RangeInclusive<u8> = 0xf0..=0xff;
 
+    /// Whether a command is followed by an argument.
+    pub fn has_argument(byte: u8) -> bool {
+        matches!(byte, WRITE_OUTPUT_PORT | LOOP_KEYBOARD | LOOP_AUX | WRITE_AUX)
+            || WRITE_RAM.contains(&byte)
+    }
+
     /// Answer to [`SELF_TEST`]: no error.
     pub const SELF_TEST_OK: u8 = 0x55;
     /// Answer to the line tests: no error.
@@ -232,6 +238,8 @@ pub mod ps2 {
 
 /// Keyboard commands (KBD, "Commands from the system").
 pub mod keyboard {
+    use super::ps2;
+
     /// Set the LEDs; one argument.
     pub const SET_LEDS: u8 = 0xed;
     /// Echo.
@@ -253,6 +261,14 @@ pub mod keyboard {
     /// Set 3: the keys that follow send no break codes (make).
     pub const KEY_MAKE: u8 = 0xfd;
 
+    /// Whether a command is followed by an argument, or several.
+    pub const fn has_argument(byte: u8) -> bool {
+        matches!(
+            byte,
+            SET_LEDS | SELECT_SET | ps2::SET_RATE | KEY_TYPEMATIC | KEY_MAKE_BREAK | KEY_MAKE
+        )
+    }
+
     /// The keyboard's identity, sent low byte first (KBD, "Read ID").
     pub const ID: [u8; 2] = [0xab, 0x83];
     /// Overrun in sets 2 and 3 (KBD, "Key Detection Error or Overrun").
@@ -265,6 +281,8 @@ pub mod keyboard {
     pub const EXTENDED: u8 = 0xe0;
     /// Prefix of the pause key.
     pub const PAUSE: u8 = 0xe1;
+    /// Bytes of the longest answer: acknowledgement and identity.
+    pub const ANSWER_MAX: usize = 3;
     /// Codes the buffer holds (KBD, "Buffer").
     pub const BUFFER_LEN: usize = 16;
     /// Typematic rate and delay after reset: 10.9 characters/s, 500 ms (KBD, "Set Typematic
@@ -297,6 +315,10 @@ pub mod mouse {
     pub const ID: u8 = 0x00;
     /// Answer to a second bad byte in a row.
     pub const ERROR: u8 = 0xfc;
+    /// Bytes the mouse sends at a time: acknowledgement and report.
+    pub const OUT_MAX: usize = 4;
+    /// Movement kept while nobody reads: no more than this many counts each way.
+    pub const COUNTS_MAX: i32 = 0x7fff;
     /// Sample rates there are, in reports/s.
     pub const RATES: [u8; 7] = [10, 20, 40, 60, 80, 100, 200];
     /// Sample rate after reset.

@@ -29,6 +29,18 @@ impl KeySet {
     }
 }
 
+impl From<KeySet> for [u64; 4] {
+    fn from(keys: KeySet) -> Self {
+        keys.0
+    }
+}
+
+impl From<[u64; 4]> for KeySet {
+    fn from(words: [u64; 4]) -> Self {
+        Self(words)
+    }
+}
+
 /// The set 3 code of a set 2 key without prefix. Letters, digits and most of the keypad keep
 /// theirs.
 pub(super) fn plain(set2: u8) -> u8 {

@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::regs::{CommandByte, OutputPort, PortB, keyboard, mouse};
+use serde::{Deserialize, Serialize};
+use trapline_device::{StateError, saved_form};
+
+use super::regs::{CommandByte, OutputPort, PortB, command, keyboard, mouse, ps2};
 use super::set3::KeySet;
 
 /// A byte in the output buffer.
@@ -17,7 +20,7 @@ pub struct Output {
 }
 
 /// What status bits 7:4 show.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Poll {
     /// The status.
     #[default]
@@ -83,7 +86,7 @@ impl Default for State {
 }
 
 /// The scan codes a keyboard sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScanSet {
     /// Set 1: the PC's and PC/XT's.
     One = 1,
@@ -183,5 +186,125 @@ impl Default for Mouse {
             dx: 0,
             dy: 0,
         }
+    }
+}
+
+saved_form! {
+    /// [`State`], version 1.
+    pub(super) struct SavedV1 of State, "i8042" version 1 {
+        command_byte: u8,
+        system: bool,
+        ram: [u8; 32],
+        output: OutputV1,
+        output_full: bool,
+        displaced: Option<OutputV1> => each,
+        pending: Option<u8>,
+        last_was_command: bool,
+        poll: Poll,
+        output_port: u8,
+        translating_break: bool,
+        port_b: u8,
+        keyboard: KeyboardV1,
+        mouse: MouseV1,
+    }
+}
+
+saved_form! {
+    struct OutputV1 of Output {
+        byte: u8,
+        aux: bool,
+        answer: bool,
+    }
+}
+
+saved_form! {
+    struct KeyboardV1 of Keyboard {
+        codes: Vec<u8>,
+        answers: Vec<u8>,
+        last: u8,
+        pending: Option<u8>,
+        enabled: bool,
+        set: ScanSet,
+        leds: u8,
+        rate: u8,
+        breaks: [u64; 4],
+    }
+}
+
+saved_form! {
+    struct MouseV1 of Mouse {
+        out: Vec<u8>,
+        last: Vec<u8>,
+        pending: Option<u8>,
+        erred: bool,
+        enabled: bool,
+        remote: bool,
+        wrap: bool,
+        scaling_2: bool,
+        resolution: u8,
+        rate: u8,
+        buttons: u8,
+        reported_buttons: u8,
+        dx: i32,
+        dy: i32,
+    }
+}
+
+impl State {
+    fn check(&self) -> Result<(), StateError> {
+        let Self { command_byte, output_port, port_b, .. } = *self;
+        let check = StateError::check::<SavedV1>;
+        let byte = CommandByte::from_guest(command_byte.into_bits()) == command_byte;
+        check(byte, "bit 7 of the command byte is 0")?;
+        let [unused, ..] = self.ram;
+        check(unused == 0, "byte 0 of the RAM is the command byte")?;
+        let answered = self.output_full && self.output.answer;
+        let displaced = self.displaced.is_none_or(|output| answered && !output.answer);
+        check(displaced, "a device's byte waits behind an answer")?;
+        let waits = self.pending.is_none_or(command::has_argument);
+        check(waits, "a command that waits for its argument has one")?;
+        let polls = self.poll != Poll::Off;
+        let after_command = self.last_was_command || (self.pending.is_none() && !polls);
+        check(after_command, "data ends a command and a poll")?;
+        check(!polls || self.pending.is_none(), "a poll has no argument")?;
+        let port = output_port.run() && !output_port.irq1() && !output_port.irq12();
+        check(port, "the output port runs the processor and has no interrupt bits of its own")?;
+        let translates = command_byte.translate() || !self.translating_break;
+        check(translates, "only the translation swallows prefixes")?;
+        let written = PortB::from_guest(port_b.into_bits()).into_bits() == port_b.into_bits();
+        check(written, "four bits of port B are kept")?;
+        self.keyboard.check()?;
+        self.mouse.check()
+    }
+}
+
+impl Keyboard {
+    fn check(&self) -> Result<(), StateError> {
+        let check = StateError::check::<SavedV1>;
+        check(
+            self.codes.len() <= keyboard::BUFFER_LEN + 1,
+            "the keyboard's buffer has its length",
+        )?;
+        check(self.answers.len() <= keyboard::ANSWER_MAX, "an answer is three bytes at most")?;
+        let waits = self.pending.is_none_or(keyboard::has_argument);
+        check(waits, "a keyboard command that waits for its argument has one")?;
+        check(self.leds & !0x07 == 0, "there are three LEDs")?;
+        check(self.rate & 0x80 == 0, "rate and delay are seven bits")
+    }
+}
+
+impl Mouse {
+    fn check(&self) -> Result<(), StateError> {
+        let check = StateError::check::<SavedV1>;
+        check(self.out.len() <= mouse::OUT_MAX, "the mouse sends four bytes at most")?;
+        check(self.last.len() < mouse::OUT_MAX, "a report is three bytes")?;
+        let waits =
+            self.pending.is_none_or(|byte| matches!(byte, mouse::SET_RESOLUTION | ps2::SET_RATE));
+        check(waits, "a mouse command that waits for its argument has one")?;
+        check(self.resolution <= 3, "there are four resolutions")?;
+        check(mouse::RATES.contains(&self.rate), "the rate is one of seven")?;
+        check((self.buttons | self.reported_buttons) & !0x07 == 0, "there are three buttons")?;
+        let counts = self.dx.unsigned_abs().max(self.dy.unsigned_abs());
+        check(counts <= mouse::COUNTS_MAX.unsigned_abs(), "movement is kept up to a limit")
     }
 }

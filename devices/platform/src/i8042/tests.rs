@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
-use trapline_device::{Device, Direction, Handler, PowerEvent};
+use trapline_device::{Device, Direction, Handler, PowerEvent, SaveState};
 use trapline_testkit::{TestClock, TestLine, TestPower, inb, outb};
 
 use super::{I8042, NoTimer2, Timer2};
@@ -363,7 +363,7 @@ fn a_snapshot_goes_on_where_it_was_taken() {
     pc.chip.key(&[0x1c, 0x32]);
     pc.command(0x60);
     let copy = self::pc();
-    copy.chip.restore(pc.chip.state());
+    copy.chip.restore(&pc.chip.save()).unwrap();
     assert!(copy.irq1.level());
     copy.data(0x41);
     assert_eq!(copy.flush(), [0x1c, 0x30], "the second byte is translated");

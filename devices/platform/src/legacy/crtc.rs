@@ -4,7 +4,9 @@
 //! behind it: what is written is remembered, and nothing is drawn.
 
 use parking_lot::Mutex;
-use trapline_device::{Device, Direction, Handler, IoCx, Rules, Size};
+use trapline_device::{
+    Device, Direction, Handler, IoCx, Rules, SaveState, Saved, Size, StateError, saved_form,
+};
 
 /// The implemented bits of R0 to R15. R16 and R17, the light pen's position, are read-only, and
 /// read 0 as no light pen has ever struck; R18 to R31 do not exist and read 0.
@@ -22,6 +24,23 @@ const INDEX_MASK: u8 = 0x1f;
 struct State {
     index: u8,
     file: [u8; MASKS.len()],
+}
+
+impl State {
+    fn check(&self) -> Result<(), StateError> {
+        let check = StateError::check::<SavedV1>;
+        check(self.index & !INDEX_MASK == 0, "the address register has five bits")?;
+        let fits = self.file.iter().zip(MASKS).all(|(register, mask)| register & !mask == 0);
+        check(fits, "registers hold the bits they have")
+    }
+}
+
+saved_form! {
+    /// [`State`], version 1.
+    struct SavedV1 of State, "mc6845" version 1 {
+        index: u8,
+        file: [u8; MASKS.len()],
+    }
 }
 
 /// A 6845 without a screen, two bytes: index and data. Power-on value of every register 0.
@@ -73,5 +92,16 @@ impl Handler for Crtc {
 impl Device for Crtc {
     fn reset(&self) {
         *self.0.lock() = State::default();
+    }
+}
+
+impl SaveState for Crtc {
+    fn save(&self) -> Saved {
+        Saved::encode(&SavedV1::from(&*self.0.lock()))
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        *self.0.lock() = State::try_from(saved.decode::<SavedV1>()?)?;
+        Ok(())
     }
 }

@@ -6,7 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use trapline_device::{CharBackend, Device, Direction, Handler, IoCx, Rules, Size};
+use trapline_device::{
+    CharBackend, Device, Direction, Form, Handler, IoCx, Rules, SaveState, Saved, Size, StateError,
+    saved_form,
+};
 
 use super::{WHOLE, low_byte};
 
@@ -86,5 +89,35 @@ impl Handler for DebugPort {
 impl Device for DebugPort {
     fn reset(&self) {
         self.last.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What a snapshot keeps of the debug port.
+#[derive(Clone)]
+struct State {
+    last: u8,
+}
+
+saved_form! {
+    /// [`State`], version 1.
+    struct SavedV1 of State {
+        last: u8,
+    }
+}
+
+impl Form for SavedV1 {
+    const NAME: &'static str = "debug-port";
+    const VERSION: u32 = 1;
+}
+
+impl SaveState for DebugPort {
+    fn save(&self) -> Saved {
+        Saved::encode(&SavedV1::from(State { last: self.last.load(Ordering::Relaxed) }))
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let State { last } = State::from(saved.decode::<SavedV1>()?);
+        self.last.store(last, Ordering::Relaxed);
+        Ok(())
     }
 }

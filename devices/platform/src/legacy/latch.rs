@@ -7,7 +7,9 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use trapline_device::{Device, Direction, Handler, IoCx, Rules, Size};
+use trapline_device::{
+    Device, Direction, Form, Handler, IoCx, Rules, SaveState, Saved, Size, StateError, saved_form,
+};
 
 /// A row of byte latches. Power-on value 0.
 ///
@@ -86,5 +88,40 @@ impl Device for Latches {
         for latch in &self.latches {
             latch.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+/// What a snapshot keeps.
+#[derive(Clone)]
+struct State {
+    latches: Vec<u8>,
+}
+
+saved_form! {
+    /// [`State`], version 1.
+    struct SavedV1 of State {
+        latches: Vec<u8>,
+    }
+}
+
+impl Form for SavedV1 {
+    const NAME: &'static str = "latches";
+    const VERSION: u32 = 1;
+}
+
+impl SaveState for Latches {
+    fn save(&self) -> Saved {
+        let latches = self.latches.iter().map(|latch| latch.load(Ordering::Relaxed)).collect();
+        Saved::encode(&SavedV1::from(State { latches }))
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let State { latches } = State::from(saved.decode::<SavedV1>()?);
+        let as_many = latches.len() == self.latches.len();
+        StateError::check::<SavedV1>(as_many, "there are as many latches as ports")?;
+        for (latch, value) in self.latches.iter().zip(latches) {
+            latch.store(value, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }

@@ -4,7 +4,9 @@
 //! calls the same registers the SPP mode (DATA, STATUS, CONTROL).
 
 use parking_lot::Mutex;
-use trapline_device::{Device, Direction, Handler, IoCx, Rules, Size};
+use trapline_device::{
+    Device, Direction, Handler, IoCx, Rules, SaveState, Saved, Size, StateError, saved_form,
+};
 use trapline_regs::Access::{Read, ReadWrite};
 use trapline_regs::{RegMap, row};
 
@@ -35,6 +37,21 @@ const CONTROL_LATCHED: u8 = 0x1f;
 struct State {
     data: u8,
     control: u8,
+}
+
+impl State {
+    fn check(&self) -> Result<(), StateError> {
+        let fits = self.control & !CONTROL_LATCHED == 0;
+        StateError::check::<SavedV1>(fits, "CONTROL has five latches")
+    }
+}
+
+saved_form! {
+    /// [`State`], version 1.
+    struct SavedV1 of State, "printer-port" version 1 {
+        data: u8,
+        control: u8,
+    }
 }
 
 /// A standard (one-directional) parallel port nothing is plugged into. The interrupt is enabled by
@@ -79,5 +96,16 @@ impl Handler for PrinterPort {
 impl Device for PrinterPort {
     fn reset(&self) {
         *self.0.lock() = State::default();
+    }
+}
+
+impl SaveState for PrinterPort {
+    fn save(&self) -> Saved {
+        Saved::encode(&SavedV1::from(&*self.0.lock()))
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        *self.0.lock() = State::try_from(saved.decode::<SavedV1>()?)?;
+        Ok(())
     }
 }

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use bitfield_struct::bitfield;
 use parking_lot::Mutex;
-use trapline_device::{Device, Direction, Handler, IoCx, Power, PowerEvent, Rules, Size};
+use trapline_device::{
+    Device, Direction, Handler, IoCx, Power, PowerEvent, Rules, SaveState, Saved, Size, StateError,
+    saved_form,
+};
 
 /// The register.
 #[bitfield(u8)]
@@ -82,5 +85,37 @@ impl Handler for SystemControl {
 impl Device for SystemControl {
     fn reset(&self) {
         *self.port.lock() = PortA::POWER_ON;
+    }
+}
+
+/// What a snapshot keeps.
+#[derive(Clone)]
+struct State {
+    port: PortA,
+}
+
+impl State {
+    fn check(&self) -> Result<(), StateError> {
+        let fits = PortA::from_guest(self.port.into_bits()) == self.port;
+        StateError::check::<SavedV1>(fits, "bits that read 0 are 0")
+    }
+}
+
+saved_form! {
+    /// [`State`], version 1.
+    struct SavedV1 of State, "port92" version 1 {
+        port: u8,
+    }
+}
+
+impl SaveState for SystemControl {
+    fn save(&self) -> Saved {
+        Saved::encode(&SavedV1::from(&State { port: *self.port.lock() }))
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let State { port } = State::try_from(saved.decode::<SavedV1>()?)?;
+        *self.port.lock() = port;
+        Ok(())
     }
 }

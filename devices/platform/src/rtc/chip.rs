@@ -8,7 +8,7 @@ use super::regs::{
 };
 use super::state::State;
 
-const TICKS_PER_SECOND: i64 = 32_768;
+pub(super) const TICKS_PER_SECOND: i64 = 32_768;
 const NS_PER_SECOND: i128 = 1_000_000_000;
 
 /// What the chip drives, and when it will next drive something else.
@@ -255,7 +255,7 @@ fn uip_rise(base: TimeBase) -> i64 {
 
 /// The tick that has begun at `ns`. A `u64` of nanoseconds is 584 years, well within an `i64` of
 /// ticks.
-fn tick_at(ns: i128) -> i64 {
+pub(super) fn tick_at(ns: i128) -> i64 {
     let tick = (ns * i128::from(TICKS_PER_SECOND)).div_euclid(NS_PER_SECOND);
     i64::try_from(tick).unwrap_or(i64::MAX)
 }

@@ -40,11 +40,13 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Clock, Device, Direction, FdtDevice, FdtNode, Handler, IoCx, Line, Rules, Size, Timer, Wake,
+    Clock, Device, Direction, FdtDevice, FdtNode, Handler, IoCx, Line, Rules, SaveState, Saved,
+    Size, StateError, Timer, Wake,
 };
 
 pub use chip::{Mc146818, Outputs};
 pub use cmos::{BOOT_FLAGS_1, BOOT_FLAGS_2, CmosConfig, EQUIPMENT, SHUTDOWN_STATUS};
+use state::SavedV1;
 pub use state::{Cmos, State};
 
 /// Length of the device in bytes: index and data.
@@ -91,11 +93,6 @@ impl Rtc {
     /// A copy of everything a snapshot keeps.
     pub fn state(&self) -> State {
         self.inner.lock().chip.state().clone()
-    }
-
-    /// Goes on from a snapshot, with line and timer following.
-    pub fn restore(&self, state: State) {
-        self.with_chip(|chip, _| chip.restore(state));
     }
 
     /// Does something to the chip and drives what follows from it. The lock is held throughout, so
@@ -158,5 +155,21 @@ impl Device for Rtc {
     /// firmware finds the shutdown status it left.
     fn reset(&self) {
         self.with_chip(Mc146818::reset);
+    }
+}
+
+impl SaveState for Rtc {
+    fn save(&self) -> Saved {
+        self.with_chip(|chip, utc| {
+            chip.sync(utc);
+            Saved::encode(&SavedV1::from(chip.state()))
+        })
+    }
+
+    /// The calendar makes up for the time since.
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let state = State::try_from(saved.decode::<SavedV1>()?)?;
+        self.with_chip(|chip, _| chip.restore(state));
+        Ok(())
     }
 }

@@ -1,5 +1,8 @@
 //! What a snapshot keeps of the chip.
 
+use trapline_device::{SavedBytes, StateError, saved_form};
+
+use super::chip::{TICKS_PER_SECOND, tick_at};
 use super::regs::{CMOS_LEN, NMI_MASK, RegA, RegB, RegC};
 
 /// Everything the chip remembers. `Default` is a chip whose battery has just been put in: the
@@ -37,6 +40,34 @@ impl Default for State {
     }
 }
 
+impl State {
+    fn check(&self) -> Result<(), StateError> {
+        let Self { a, c, phase_ns, tick, .. } = self;
+        let check = StateError::check::<SavedV1>;
+        check(RegA::from_guest(a.into_bits()) == *a, "UIP is not kept")?;
+        let flags = RegC::new().with_update(true).with_alarm(true).with_periodic(true);
+        check(c.into_bits() & !flags.into_bits() == 0, "three flags are kept of register C")?;
+        check(phase_ns.unsigned_abs() <= NS_PER_SECOND, "the phase is within one second of zero")?;
+        let ticks = -TICKS_PER_SECOND..=tick_at(i128::from(u64::MAX)) + TICKS_PER_SECOND;
+        check(ticks.contains(tick), "the tick is one of 584 years from 1970 on")
+    }
+}
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
+
+saved_form! {
+    /// [`State`], version 1.
+    pub(super) struct SavedV1 of State, "mc146818" version 1 {
+        index: u8,
+        cmos: SavedBytes<CMOS_LEN>,
+        a: u8,
+        b: u8,
+        c: u8,
+        phase_ns: i64,
+        tick: i64,
+    }
+}
+
 /// The bytes behind the address latch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cmos([u8; CMOS_LEN]);
@@ -58,5 +89,17 @@ impl Cmos {
         if let Some(byte) = self.0.get_mut(usize::from(index)) {
             *byte = value;
         }
+    }
+}
+
+impl From<Cmos> for SavedBytes<CMOS_LEN> {
+    fn from(cmos: Cmos) -> Self {
+        cmos.0.into()
+    }
+}
+
+impl From<SavedBytes<CMOS_LEN>> for Cmos {
+    fn from(saved: SavedBytes<CMOS_LEN>) -> Self {
+        Self(saved.into())
     }
 }

@@ -37,8 +37,7 @@ use trapline_device::{Clock, Direction};
 use trapline_regs::RegMap;
 
 use self::regs::{
-    CLOCK_HZ, FIFO_DEPTH, Fcr, IIR_FIFOS_ENABLED, Ier, Lcr, Lsr, MAP, MAP_DLAB, Mcr, Msr, Reg,
-    Source,
+    CLOCK_HZ, Fcr, IIR_FIFOS_ENABLED, Ier, Lcr, Lsr, MAP, MAP_DLAB, Mcr, Msr, Reg, Source,
 };
 pub use self::shell::Serial;
 pub use self::state::{Received, State};
@@ -54,6 +53,16 @@ pub struct Uart {
 }
 
 impl Uart {
+    /// A chip that goes on from `state`.
+    pub const fn from_state(state: State) -> Self {
+        Self { state }
+    }
+
+    /// Everything a snapshot keeps.
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
     /// Answers a read of one byte at `offset`; all ones where there is no register.
     pub fn read(&mut self, offset: u64, clock: &dyn Clock) -> u8 {
         let Some(row) = self.map().for_read(offset) else {
@@ -119,7 +128,7 @@ impl Uart {
     /// How many characters the receiver takes now. None in loopback, which disconnects SIN
     /// (section 8.8, bit 4).
     pub fn room(&self) -> usize {
-        if self.state.mcr.loopback() { 0 } else { self.depth() - self.state.rx.len() }
+        if self.state.mcr.loopback() { 0 } else { self.state.depth() - self.state.rx.len() }
     }
 
     /// Characters arrive on SIN; those beyond [`Uart::room`] overrun.
@@ -160,11 +169,6 @@ impl Uart {
 
     fn map(&self) -> &'static RegMap<Reg> {
         if self.state.lcr.dlab() { &MAP_DLAB } else { &MAP }
-    }
-
-    /// How many characters each direction holds.
-    fn depth(&self) -> usize {
-        if self.state.fcr.enable() { FIFO_DEPTH } else { 1 }
     }
 
     /// How many received characters make an interrupt.
@@ -246,7 +250,7 @@ impl Uart {
     /// driver has not waited for THRE.
     fn write_thr(&mut self, value: u8, clock: &dyn Clock) {
         self.state.thre_raised = false;
-        if self.state.tx.len() < self.depth() {
+        if self.state.tx.len() < self.state.depth() {
             self.state.tx.push_back(value);
         } else if let (false, Some(held)) = (self.state.fcr.enable(), self.state.tx.back_mut()) {
             *held = value;
@@ -295,8 +299,7 @@ impl Uart {
     fn write_mcr(&mut self, mcr: Mcr, clock: &dyn Clock) {
         let was_loopback = self.state.mcr.loopback();
         self.state.mcr = mcr;
-        let inputs = if mcr.loopback() { Msr::looped(mcr) } else { Msr::CONNECTED };
-        self.state.msr = self.state.msr.follow(inputs);
+        self.state.msr = self.state.msr.follow(self.state.modem_inputs());
         if mcr.loopback() && !was_loopback && self.state.lcr.set_break() {
             self.receive_break(clock);
         }
@@ -338,7 +341,7 @@ impl Uart {
         if !self.state.fcr.enable() {
             self.state.rbr = received.data;
         }
-        if self.state.rx.len() < self.depth() {
+        if self.state.rx.len() < self.state.depth() {
             self.state.rx.push_back(received);
         } else {
             self.state.line_errors.set_overrun(true);

@@ -5,11 +5,12 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use trapline_device::{
     CharBackend, CharDevice, Clock, Device, Direction, FdtDevice, FdtNode, Handler, IoCx, Line,
-    Rules, Size, Timer, Wake,
+    Rules, SaveState, Saved, Size, StateError, Timer, Wake,
 };
 
-use super::Uart;
 use super::regs::{CLOCK_HZ, FIFO_DEPTH};
+use super::state::SavedV1;
+use super::{State, Uart};
 
 /// A serial port: eight bytes of [`Uart`] registers, with characters going to and coming from a
 /// [`CharBackend`].
@@ -94,6 +95,13 @@ impl Serial {
             self.timer.arm(Some(due_ns));
         }
     }
+
+    /// Forgets the deadline the timer is set to, and sets it to the one wanted.
+    fn reschedule(&self, port: &mut Port) {
+        port.armed_ns = None;
+        self.timer.arm(None);
+        self.schedule(port);
+    }
 }
 
 impl Handler for Serial {
@@ -155,6 +163,28 @@ impl Device for Serial {
         let mut port = self.port.lock();
         port.uart = Uart::default();
         self.sync(&mut port);
+    }
+}
+
+impl SaveState for Serial {
+    /// Sets the timer to the deadline that is wanted now, as the restored port's will be.
+    fn save(&self) -> Saved {
+        let mut port = self.port.lock();
+        self.reschedule(&mut port);
+        Saved::encode(&SavedV1::from(port.uart.state()))
+    }
+
+    /// Leaves the backend alone: [`CharDevice::poll`] is to be called once the machine is whole.
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let state = State::try_from(saved.decode::<SavedV1>()?)?;
+        let moved = state.rx_moved_ns <= self.clock.now_ns();
+        StateError::check::<SavedV1>(moved, "characters have moved in the past")?;
+        let mut port = self.port.lock();
+        let uart = Uart::from_state(state);
+        *port = Port { stalled: false, more: true, armed_ns: None, uart };
+        self.reschedule(&mut port);
+        self.line.set(port.uart.interrupt());
+        Ok(())
     }
 }
 

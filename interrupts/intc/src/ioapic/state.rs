@@ -1,7 +1,6 @@
 //! What a snapshot of the I/O APIC keeps.
 
-use serde::{Deserialize, Serialize};
-use trapline_device::{Form, StateError};
+use trapline_device::{StateError, saved_form};
 
 use super::regs::{Id, PINS, Redirection};
 
@@ -32,55 +31,29 @@ impl Default for State {
     }
 }
 
-/// [`State`], version 1.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct SavedV1 {
-    select: u8,
-    id: u32,
-    arbitration: u32,
-    lines: u32,
-    entries: [u64; PINS as usize],
-}
-
-impl Form for SavedV1 {
-    const NAME: &'static str = "ioapic";
-    const VERSION: u32 = 1;
-}
-
-impl From<&State> for SavedV1 {
-    fn from(state: &State) -> Self {
-        let State { select, id, arbitration, lines, entries } = state;
-        Self {
-            select: *select,
-            id: id.into_bits(),
-            arbitration: arbitration.into_bits(),
-            lines: *lines,
-            entries: entries.map(Redirection::into_bits),
-        }
+saved_form! {
+    /// [`State`], version 1.
+    pub(super) struct SavedV1 of State, "ioapic" version 1 {
+        select: u8,
+        id: u32,
+        arbitration: u32,
+        lines: u32,
+        entries: [u64; PINS as usize] => each,
     }
 }
 
-impl TryFrom<SavedV1> for State {
-    type Error = StateError;
-
-    fn try_from(saved: SavedV1) -> Result<Self, StateError> {
-        let SavedV1 { select, id, arbitration, lines, entries } = saved;
+impl State {
+    fn check(&self) -> Result<(), StateError> {
+        let Self { select: _, id, arbitration, lines, entries } = self;
         let check = StateError::check::<SavedV1>;
+        let id = id.into_bits();
         check(Id::from_guest(id).into_bits() == id, "only four bits of the ID are set")?;
-        check(arbitration == id, "the arbitration ID was loaded with the ID")?;
+        check(arbitration.into_bits() == id, "the arbitration ID was loaded with the ID")?;
         check(lines >> PINS == 0, "there are 24 inputs")?;
-        let entries = entries.map(Redirection::from_bits);
         check(entries.iter().all(|entry| entry.is_possible()), "reserved bits are 0")?;
         check(
             entries.iter().all(|entry| entry.level() || !entry.remote_irr()),
             "only level-triggered interrupts wait for their end",
-        )?;
-        Ok(Self {
-            select,
-            id: Id::from_bits(id),
-            arbitration: Id::from_bits(arbitration),
-            lines,
-            entries,
-        })
+        )
     }
 }

@@ -242,7 +242,6 @@ impl SaveState for Pic {
 
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
         let restored = State::try_from(saved.decode::<SavedV1>()?)?;
-        restored.check_cascade(restored.secondary.int(Which::Secondary))?;
         let mut state = self.state.lock();
         *state = restored;
         self.sync(&state);

@@ -1,7 +1,7 @@
 //! What a snapshot of the two chips keeps.
 
 use serde::{Deserialize, Serialize};
-use trapline_device::{Form, StateError};
+use trapline_device::{StateError, saved_form};
 
 use super::regs::{CASCADE, ICW3_AFTER_ICW1, Icw1, Icw4, Which};
 
@@ -87,154 +87,59 @@ pub struct State {
     pub secondary: Chip,
 }
 
-/// [`State`], version 1.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct SavedV1 {
-    primary: ChipV1,
-    secondary: ChipV1,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct ChipV1 {
-    lines: u8,
-    latched: u8,
-    imr: u8,
-    isr: u8,
-    lowest: u8,
-    phase: Phase,
-    icw1: u8,
-    icw2: u8,
-    icw3: u8,
-    icw4: u8,
-    rotate_in_aeoi: bool,
-    special_mask: bool,
-    read_isr: bool,
-    poll: Option<u8>,
-    elcr: u8,
-}
-
-impl Form for SavedV1 {
-    const NAME: &'static str = "i8259";
-    const VERSION: u32 = 1;
-}
-
-impl From<&State> for SavedV1 {
-    fn from(state: &State) -> Self {
-        let State { primary, secondary } = state;
-        Self { primary: primary.into(), secondary: secondary.into() }
+saved_form! {
+    /// [`State`], version 1.
+    pub(super) struct SavedV1 of State, "i8259" version 1 {
+        primary: ChipV1,
+        secondary: ChipV1,
     }
 }
 
-impl From<&Chip> for ChipV1 {
-    fn from(chip: &Chip) -> Self {
-        let Chip {
-            lines,
-            latched,
-            imr,
-            isr,
-            lowest,
-            phase,
-            icw1,
-            icw2,
-            icw3,
-            icw4,
-            rotate_in_aeoi,
-            special_mask,
-            read_isr,
-            poll,
-            elcr,
-        } = *chip;
-        let (icw1, icw4) = (icw1.into_bits(), icw4.into_bits());
-        Self {
-            lines,
-            latched,
-            imr,
-            isr,
-            lowest,
-            phase,
-            icw1,
-            icw2,
-            icw3,
-            icw4,
-            rotate_in_aeoi,
-            special_mask,
-            read_isr,
-            poll,
-            elcr,
-        }
+saved_form! {
+    struct ChipV1 of Chip {
+        lines: u8,
+        latched: u8,
+        imr: u8,
+        isr: u8,
+        lowest: u8,
+        phase: Phase,
+        icw1: u8,
+        icw2: u8,
+        icw3: u8,
+        icw4: u8,
+        rotate_in_aeoi: bool,
+        special_mask: bool,
+        read_isr: bool,
+        poll: Option<u8>,
+        elcr: u8,
     }
 }
 
-impl TryFrom<SavedV1> for State {
-    type Error = StateError;
-
-    /// Refuses states no sequence of accesses leads to. That the cascade input follows the
-    /// secondary chip is checked by who knows how.
-    fn try_from(saved: SavedV1) -> Result<Self, StateError> {
-        let SavedV1 { primary, secondary } = saved;
-        Ok(Self {
-            primary: primary.into_chip(Which::Primary)?,
-            secondary: secondary.into_chip(Which::Secondary)?,
-        })
-    }
-}
-
-impl ChipV1 {
-    fn into_chip(self, which: Which) -> Result<Chip, StateError> {
-        let Self {
-            lines,
-            latched,
-            imr,
-            isr,
-            lowest,
-            phase,
-            icw1,
-            icw2,
-            icw3,
-            icw4,
-            rotate_in_aeoi,
-            special_mask,
-            read_isr,
-            poll,
-            elcr,
-        } = self;
+impl Chip {
+    fn check(&self, which: Which) -> Result<(), StateError> {
+        let Self { latched, lines, isr, phase, icw1, icw4, .. } = *self;
         let check = StateError::check::<SavedV1>;
-        check(lowest < 8, "the input of lowest priority is one of 0 to 7")?;
+        check(self.lowest < 8, "the input of lowest priority is one of 0 to 7")?;
         check(latched & !lines == 0, "a latched request's input is high")?;
-        check(elcr & !which.elcr_mask() == 0, "the fixed bits of the ELCR are clear")?;
-        check(icw4 & !0x1f == 0, "the upper bits of ICW4 are clear")?;
-        let (icw1, icw4) = (Icw1::from_bits(icw1), Icw4::from_bits(icw4));
+        check(self.elcr & !which.elcr_mask() == 0, "the fixed bits of the ELCR are clear")?;
+        check(icw4.into_bits() & !0x1f == 0, "the upper bits of ICW4 are clear")?;
         let ready = phase == Phase::Ready;
         check(icw1.one() == (phase != Phase::Off), "ICW1 was written before the other ICWs")?;
         check(ready || isr == 0, "nothing is in service before the initialization has ended")?;
         check(phase != Phase::Icw3 || !icw1.sngl(), "no ICW3 follows in single mode")?;
         check(phase != Phase::Icw4 || icw1.ic4(), "ICW4 is only awaited when announced")?;
         check((ready && icw1.ic4()) || icw4 == Icw4::new(), "ICW4 was only set when announced")?;
-        check(!icw4.aeoi() || isr == 0, "nothing stays in service with automatic EOI")?;
-        Ok(Chip {
-            lines,
-            latched,
-            imr,
-            isr,
-            lowest,
-            phase,
-            icw1,
-            icw2,
-            icw3,
-            icw4,
-            rotate_in_aeoi,
-            special_mask,
-            read_isr,
-            poll,
-            elcr,
-        })
+        check(!icw4.aeoi() || isr == 0, "nothing stays in service with automatic EOI")
     }
 }
 
 impl State {
-    /// Whether the primary chip's cascade input is at the level of the secondary chip's output.
-    pub(super) fn check_cascade(&self, output: bool) -> Result<(), StateError> {
+    /// Refuses states no sequence of accesses leads to.
+    fn check(&self) -> Result<(), StateError> {
+        self.primary.check(Which::Primary)?;
+        self.secondary.check(Which::Secondary)?;
         let input = self.primary.lines & 1 << CASCADE != 0;
+        let output = self.secondary.int(Which::Secondary);
         StateError::check::<SavedV1>(input == output, "IR2 is at the level of the secondary's INT")
     }
 }

@@ -250,7 +250,11 @@ impl SaveState for Pit {
     /// Goes on counting at the next pulse of this machine's clock.
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
         let restored = State::try_from(saved.decode::<SavedV1>()?)?;
-        self.with(|state| *state = restored);
+        let mut inner = self.inner.lock();
+        // What the counters did until now has never happened.
+        inner.clocks = clocks_at(self.clock.now_ns());
+        inner.state = restored;
+        self.sync(&mut inner);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What a snapshot of the timer keeps.
 
 use serde::{Deserialize, Serialize};
-use trapline_device::{Form, StateError};
+use trapline_device::{StateError, saved_form};
 
 use super::regs::{BOTH, CHANNELS, Control, LATCH, LSB};
 
@@ -85,130 +85,41 @@ impl Default for State {
     }
 }
 
-/// [`State`], version 1, as of the moment of the snapshot.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct SavedV1 {
-    channels: [ChannelV1; CHANNELS],
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct ChannelV1 {
-    control: u8,
-    gate: bool,
-    out: bool,
-    phase: Phase,
-    register: u16,
-    element: u16,
-    load: bool,
-    odd: bool,
-    null_count: bool,
-    written_low: Option<u8>,
-    read_high: bool,
-    latched_count: Option<u16>,
-    latched_status: Option<u8>,
-}
-
-impl Form for SavedV1 {
-    const NAME: &'static str = "i8254";
-    const VERSION: u32 = 1;
-}
-
-impl From<&State> for SavedV1 {
-    fn from(state: &State) -> Self {
-        let State { channels } = state;
-        Self { channels: channels.map(ChannelV1::from) }
+saved_form! {
+    /// [`State`], version 1, as of the moment of the snapshot.
+    pub(super) struct SavedV1 of State, "i8254" version 1 {
+        channels: [ChannelV1; CHANNELS] => each,
     }
 }
 
-impl From<Channel> for ChannelV1 {
-    fn from(channel: Channel) -> Self {
-        let Channel {
-            control,
-            gate,
-            out,
-            phase,
-            register,
-            element,
-            load,
-            odd,
-            null_count,
-            written_low,
-            read_high,
-            latched_count,
-            latched_status,
-        } = channel;
-        Self {
-            control: control.into_bits(),
-            gate,
-            out,
-            phase,
-            register,
-            element,
-            load,
-            odd,
-            null_count,
-            written_low,
-            read_high,
-            latched_count,
-            latched_status,
-        }
+saved_form! {
+    struct ChannelV1 of Channel {
+        control: u8,
+        gate: bool,
+        out: bool,
+        phase: Phase,
+        register: u16,
+        element: u16,
+        load: bool,
+        odd: bool,
+        null_count: bool,
+        written_low: Option<u8>,
+        read_high: bool,
+        latched_count: Option<u16>,
+        latched_status: Option<u8>,
     }
 }
 
-impl TryFrom<SavedV1> for State {
-    type Error = StateError;
-
-    fn try_from(saved: SavedV1) -> Result<Self, StateError> {
-        let SavedV1 { channels: [zero, one, two] } = saved;
-        let channels = [zero.try_into()?, one.try_into()?, two.try_into()?];
-        let [zero, one, _]: &[Channel; CHANNELS] = &channels;
-        StateError::check::<SavedV1>(zero.gate && one.gate, "gates 0 and 1 are tied high")?;
-        Ok(Self { channels })
-    }
-}
-
-impl TryFrom<ChannelV1> for Channel {
-    type Error = StateError;
-
-    /// Refuses what no sequence of accesses leads to and the arithmetic relies on.
-    fn try_from(saved: ChannelV1) -> Result<Self, StateError> {
-        let ChannelV1 {
-            control,
-            gate,
-            out,
-            phase,
-            register,
-            element,
-            load,
-            odd,
-            null_count,
-            written_low,
-            read_high,
-            latched_count,
-            latched_status,
-        } = saved;
-        let control = Control::from_bits(control);
-        let channel = Self {
-            control,
-            gate,
-            out,
-            phase,
-            register,
-            element,
-            load,
-            odd,
-            null_count,
-            written_low,
-            read_high,
-            latched_count,
-            latched_status,
-        };
-        channel.check()?;
-        Ok(channel)
+impl State {
+    fn check(&self) -> Result<(), StateError> {
+        self.channels.iter().try_for_each(Channel::check)?;
+        let [zero, one, _] = &self.channels;
+        StateError::check::<SavedV1>(zero.gate && one.gate, "gates 0 and 1 are tied high")
     }
 }
 
 impl Channel {
+    /// Refuses what no sequence of accesses leads to and the arithmetic relies on.
     fn check(&self) -> Result<(), StateError> {
         let check = StateError::check::<SavedV1>;
         let (rw, mode) = (self.control.rw(), self.mode());

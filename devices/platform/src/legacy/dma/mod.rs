@@ -12,9 +12,12 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use trapline_device::{Device, Direction, Handler, HandlerMut, IoCx, Locked, Rules, Size};
+use trapline_device::{
+    Device, Direction, Handler, HandlerMut, IoCx, Locked, Rules, SaveState, Saved, Size, StateError,
+};
 
 use self::regs::{ChannelBit, MAP, Reg, WINDOW_LEN};
+use self::state::SavedV1;
 pub use self::state::{Channel, State};
 
 /// The chip. Hardware reset makes a new one.
@@ -159,5 +162,17 @@ impl Handler for Dma {
 impl Device for Dma {
     fn reset(&self) {
         self.0.lock().chip = Chip::default();
+    }
+}
+
+impl SaveState for Dma {
+    fn save(&self) -> Saved {
+        Saved::encode(&SavedV1::from(&self.0.lock().chip.state))
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let state = State::try_from(saved.decode::<SavedV1>()?)?;
+        self.0.lock().chip = Chip { state };
+        Ok(())
     }
 }

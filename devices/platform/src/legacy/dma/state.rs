@@ -1,5 +1,7 @@
 //! What a snapshot of the DMA controller keeps.
 
+use trapline_device::{StateError, saved_form};
+
 use super::regs::{CHANNELS, MASK_ALL};
 
 /// One channel. The data sheet leaves these undefined at power-on.
@@ -45,5 +47,34 @@ impl Default for State {
             mask: MASK_ALL,
             high_byte: false,
         }
+    }
+}
+
+impl State {
+    fn check(&self) -> Result<(), StateError> {
+        let check = StateError::check::<SavedV1>;
+        let modes = self.channels.iter().all(|channel| channel.mode & 3 == 0);
+        check(modes, "a mode does not hold its channel's number")?;
+        let bits = (self.requests | self.mask) & !MASK_ALL;
+        check(bits == 0, "there are four channels")
+    }
+}
+
+saved_form! {
+    /// [`State`], version 1.
+    pub(super) struct SavedV1 of State, "i8237" version 1 {
+        channels: [ChannelV1; CHANNELS] => each,
+        command: u8,
+        requests: u8,
+        mask: u8,
+        high_byte: bool,
+    }
+}
+
+saved_form! {
+    struct ChannelV1 of Channel {
+        address: u16,
+        count: u16,
+        mode: u8,
     }
 }
