@@ -52,111 +52,102 @@ impl Counts {
     }
 }
 
-/// Regions per block.
-const BLOCK: usize = 256;
+/// `N` counters for each region: written by one handle only, read by anybody, so a load and a
+/// store do where a shared counter would need a locked add. Clones are the same counters.
+#[derive(Clone, Default)]
+struct Table<const N: usize>(Arc<[[AtomicU64; N]]>);
 
-/// One handle's counters of [`BLOCK`] regions: written by that handle only, read by anybody, so a
-/// load and a store do where a shared counter would need a locked add. Aligned so that no two
-/// handles write to one cache line, nor to two that the processor fetches together.
-#[repr(align(128))]
-struct Block {
-    /// What most accesses count: four regions to a cache line.
-    hot: [Hot; BLOCK],
-    rare: [Rare; BLOCK],
-}
+/// Unused rows before the first region's, so that no two handles write to one cache line, nor to
+/// two that the processor fetches together.
+const MARGIN: usize = 8;
 
-#[derive(Default)]
-struct Hot {
-    reads: AtomicU64,
-    writes: AtomicU64,
-}
-
-#[derive(Default)]
-struct Rare {
-    string_reads: AtomicU64,
-    string_writes: AtomicU64,
-    refused: AtomicU64,
-    coalesced: AtomicU64,
-    doorbells: AtomicU64,
-}
-
-impl Default for Block {
-    fn default() -> Self {
-        Self {
-            hot: std::array::from_fn(|_| Hot::default()),
-            rare: std::array::from_fn(|_| Rare::default()),
-        }
+impl<const N: usize> Table<N> {
+    /// The counters of region `number`, if there is a place for them.
+    #[inline]
+    fn row(&self, number: u32) -> Option<&[AtomicU64; N]> {
+        self.0.get(usize::try_from(number).unwrap_or(usize::MAX).saturating_add(MARGIN))
     }
-}
 
-type Blocks = Vec<Arc<Block>>;
-
-/// The block of a region, and its place there.
-#[inline]
-fn split(number: u32) -> (usize, usize) {
-    let [at, rest @ ..] = number.to_le_bytes();
-    let [a, b, c] = rest;
-    (usize::try_from(u32::from_le_bytes([a, b, c, 0])).unwrap_or(usize::MAX), at.into())
+    /// The same counts, with room for as many regions again as `number` needs.
+    fn grown(&self, number: u32) -> Self {
+        let regions = usize::try_from(number).unwrap_or(usize::MAX).saturating_add(1);
+        let copy = |cell: &AtomicU64| AtomicU64::new(cell.load(Ordering::Relaxed));
+        let kept = self.0.iter().map(|row| row.each_ref().map(copy));
+        let zeros = std::iter::repeat_with(|| [const { AtomicU64::new(0) }; N]);
+        Self(kept.chain(zeros).take(MARGIN + regions * 2).collect())
+    }
 }
 
 fn add(cell: &AtomicU64, n: u64) {
     cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
+/// One handle's counters.
+#[derive(Clone, Default)]
+struct Tables {
+    /// What most accesses count, apart from the rest: four regions to a cache line.
+    hot: Table<2>,
+    rare: Table<5>,
+}
+
+/// Places in a row of [`Tables::hot`].
+const READS: usize = 0;
+const WRITES: usize = 1;
+
+/// Places in a row of [`Tables::rare`].
+#[derive(Clone, Copy)]
+enum Rare {
+    StringReads,
+    StringWrites,
+    Refused,
+    Coalesced,
+    Doorbells,
+}
+
 /// One set of counters, as everybody sees it. Only one [`Tally`] at a time writes to it.
 #[derive(Default)]
-pub(crate) struct CounterSet(Mutex<Blocks>);
+pub(crate) struct CounterSet(Mutex<Tables>);
 
 impl CounterSet {
     /// What was counted for region `number`.
     pub(crate) fn get(&self, number: u32) -> Counts {
+        let Tables { hot, rare } = &*self.0.lock();
+        let (Some(hot), Some(rare)) = (hot.row(number), rare.row(number)) else {
+            return Counts::default();
+        };
         let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let counts = self.with(number, |hot, rare| Counts {
-            reads: load(&hot.reads),
-            writes: load(&hot.writes),
-            string_reads: load(&rare.string_reads),
-            string_writes: load(&rare.string_writes),
-            refused: load(&rare.refused),
-            coalesced: load(&rare.coalesced),
-            doorbells: load(&rare.doorbells),
-        });
-        counts.unwrap_or_default()
+        let [reads, writes] = hot.each_ref().map(load);
+        let [string_reads, string_writes, refused, coalesced, doorbells] =
+            rare.each_ref().map(load);
+        Counts { reads, writes, string_reads, string_writes, refused, coalesced, doorbells }
     }
 
     /// Starts region `number` over. Nobody counts for it now.
     pub(crate) fn clear(&self, number: u32) {
-        self.with(number, |Hot { reads, writes }, rare| {
-            let Rare { string_reads, string_writes, refused, coalesced, doorbells } = rare;
-            [reads, writes, string_reads, string_writes, refused, coalesced, doorbells]
-                .into_iter()
-                .for_each(|cell| cell.store(0, Ordering::Relaxed));
+        let Tables { hot, rare } = &*self.0.lock();
+        let cells = hot.row(number).into_iter().flatten();
+        cells.chain(rare.row(number).into_iter().flatten()).for_each(|cell| {
+            cell.store(0, Ordering::Relaxed);
         });
-    }
-
-    fn with<R>(&self, number: u32, f: impl FnOnce(&Hot, &Rare) -> R) -> Option<R> {
-        let blocks = self.0.lock();
-        let (block, at) = split(number);
-        let block = blocks.get(block)?;
-        Some(f(block.hot.get(at)?, block.rare.get(at)?))
     }
 }
 
 /// One set of counters, as its only writer sees it.
 pub(crate) struct Tally {
     set: Arc<CounterSet>,
-    blocks: Blocks,
+    tables: Tables,
 }
 
 impl Tally {
     pub(crate) fn new(set: Arc<CounterSet>) -> Self {
-        let blocks = set.0.lock().clone();
-        Self { set, blocks }
+        let tables = set.0.lock().clone();
+        Self { set, tables }
     }
 
     /// Counts one access.
     pub(crate) fn access(&mut self, number: u32, direction: Direction) {
         if !self.access_if_known(number, direction) {
-            self.grow(split(number).0);
+            self.grow(number);
             self.access_if_known(number, direction);
         }
     }
@@ -164,55 +155,52 @@ impl Tally {
     /// Counts one access if there is a place for it already; whether there is.
     #[inline]
     pub(crate) fn access_if_known(&self, number: u32, direction: Direction) -> bool {
-        let (block, at) = split(number);
-        let hot = self.blocks.get(block).and_then(|block| block.hot.get(at));
-        match (hot, direction) {
-            (None, _) => return false,
-            (Some(hot), Direction::Read) => add(&hot.reads, 1),
-            (Some(hot), Direction::Write) => add(&hot.writes, 1),
+        let Some(row) = self.tables.hot.row(number) else { return false };
+        match direction {
+            Direction::Read => add(&row[READS], 1),
+            Direction::Write => add(&row[WRITES], 1),
         }
         true
     }
 
     /// Counts the elements of a string access.
     pub(crate) fn string(&mut self, number: u32, direction: Direction, elements: u64) {
-        self.rare(number, elements, |rare| match direction {
-            Direction::Read => &rare.string_reads,
-            Direction::Write => &rare.string_writes,
-        });
+        let what = match direction {
+            Direction::Read => Rare::StringReads,
+            Direction::Write => Rare::StringWrites,
+        };
+        self.rare(number, what, elements);
     }
 
     /// Counts an access the region did not take, which is also counted as an access.
     pub(crate) fn refused(&mut self, number: u32) {
-        self.rare(number, 1, |rare| &rare.refused);
+        self.rare(number, Rare::Refused, 1);
     }
 
     /// Counts a write that came late, which is also counted as a write.
     pub(crate) fn coalesced(&mut self, number: u32) {
-        self.rare(number, 1, |rare| &rare.coalesced);
+        self.rare(number, Rare::Coalesced, 1);
     }
 
     /// Counts a doorbell rung, which is also counted as a write.
     pub(crate) fn doorbell(&mut self, number: u32) {
-        self.rare(number, 1, |rare| &rare.doorbells);
+        self.rare(number, Rare::Doorbells, 1);
     }
 
-    fn rare(&mut self, number: u32, n: u64, cell: impl FnOnce(&Rare) -> &AtomicU64) {
-        let (block, at) = split(number);
-        self.grow(block);
-        if let Some(rare) = self.blocks.get(block).and_then(|block| block.rare.get(at)) {
-            add(cell(rare), n);
+    fn rare(&mut self, number: u32, what: Rare, n: u64) {
+        if self.tables.rare.row(number).is_none() {
+            self.grow(number);
         }
+        let cell = self.tables.rare.row(number).and_then(|row| row.get(what as usize));
+        cell.into_iter().for_each(|cell| add(cell, n));
     }
 
-    /// Sees to it that there is a block number `block`.
+    /// Makes a place for region `number`.
     #[cold]
-    fn grow(&mut self, block: usize) {
-        if self.blocks.len() <= block {
-            let mut blocks = self.set.0.lock();
-            blocks.resize_with(block + 1, Arc::default);
-            self.blocks.clone_from(&blocks);
-        }
+    fn grow(&mut self, number: u32) {
+        let mut tables = self.set.0.lock();
+        *tables = Tables { hot: tables.hot.grown(number), rare: tables.rare.grown(number) };
+        self.tables.clone_from(&tables);
     }
 }
 

@@ -7,6 +7,7 @@ use trapline_device::{Direction, Handler, Limits, RegionName, Rules, Size, Space
 
 use crate::counters::Number;
 use crate::region::Window;
+use crate::spans::Slot;
 
 /// What stays with a region wherever it is moved.
 pub(crate) struct Shared {
@@ -120,51 +121,85 @@ pub(crate) struct Quick {
     handler: Option<Arc<dyn Handler>>,
     /// Length less one; shorter than the region where that has more than 4 GiB.
     span: u32,
-    number: u16,
-    /// Access sizes in bytes that go to the handler as they are with nothing else to be done, as
-    /// a bit set: reads, and four bits up writes.
+    slot: Slot,
+    /// Sizes in bytes of aligned accesses that go to the handler as they are, with nothing else
+    /// to be done, as a bit set: reads, and four bits up writes. None is longer than the region.
     sizes: u8,
-    /// All ones if those must be naturally aligned.
-    align: u8,
+    device_offset: u8,
 }
 
 const _: () = assert!(size_of::<Quick>() == 32, "two quick entries share a cache line");
 
 impl Quick {
     pub(crate) fn new(entry: &Entry) -> Self {
-        let number = u16::try_from(entry.number());
-        let suits = number.is_ok() && entry.shared.device_offset == 0;
-        let sizes = |direction| if suits && entry.is_plain(direction) { entry.whole } else { 0 };
+        let slot = Slot::try_from(entry.number());
+        let device_offset = u8::try_from(entry.shared.device_offset);
+        let suits = slot.is_ok() && device_offset.is_ok();
+        let fit = entry.whole & sizes_within(entry.last - entry.base);
+        let sizes = |direction| if suits && entry.is_plain(direction) { fit } else { 0 };
         Self {
             base: entry.base,
             handler: Some(Arc::clone(&entry.handler)),
             span: u32::try_from(entry.last - entry.base).unwrap_or(u32::MAX),
-            number: number.unwrap_or_default(),
+            slot: slot.unwrap_or_default(),
             sizes: sizes(Direction::Read) | sizes(Direction::Write) << 4,
-            align: if entry.aligned { u8::MAX } else { 0 },
+            device_offset: device_offset.unwrap_or_default(),
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.handler.is_none()
+    }
+
+    /// Whether it stands for the region in `slot`.
+    pub(crate) fn is_of(&self, slot: Slot) -> bool {
+        !self.is_empty() && self.slot == slot
+    }
+
+    /// Whether `addr` is in the region, if it stands for any.
+    #[inline(always)]
+    pub(crate) fn holds(&self, addr: u64) -> bool {
+        addr.wrapping_sub(self.base) <= self.span.into()
+    }
+
+    /// The region's slot, if `addr` is in it.
+    pub(crate) fn slot_if_at(&self, addr: u64) -> Option<Slot> {
+        (self.holds(addr) && !self.is_empty()).then_some(self.slot)
+    }
+
     /// The handler, the offset it sees, and the region's number, if the access needs no more.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn admit(
         &self,
         addr: u64,
         size: Size,
         direction: Direction,
     ) -> Option<(&dyn Handler, u64, u32)> {
-        let offset = addr.wrapping_sub(self.base);
-        let left = u64::from(self.span).checked_sub(offset)?;
         let sizes = match direction {
             Direction::Read => self.sizes,
             Direction::Write => self.sizes >> 4,
         };
-        let size = size as u8;
-        let below = size - 1;
-        if sizes & size == 0 || left < below.into() || offset & u64::from(below & self.align) != 0 {
+        let below = size as u8 - 1;
+        let in_region = addr.wrapping_sub(self.base);
+        let offset = in_region.wrapping_add(self.device_offset.into());
+        // What is no longer than the region has a last place to begin at.
+        if sizes & size as u8 == 0
+            || in_region > self.span.wrapping_sub(below.into()).into()
+            || offset & u64::from(below) != 0
+        {
             return None;
         }
-        Some((self.handler.as_deref()?, offset, self.number.into()))
+        Some((self.handler.as_deref()?, offset, self.slot.into()))
+    }
+}
+
+/// The sizes in bytes, as a bit set, of at most `span` bytes and one.
+fn sizes_within(span: u64) -> u8 {
+    match span {
+        0 => 1,
+        1..3 => 1 | 2,
+        3..7 => 1 | 2 | 4,
+        _ => 1 | 2 | 4 | 8,
     }
 }
 

@@ -1,147 +1,249 @@
-//! From an address to a slot without searching: a hash of pages for MMIO, a table for ports.
+//! From an address to whoever most likely answers it, without searching: a hash of pages, with as
+//! much of the regions on them as an ordinary access needs right in its buckets.
 //!
-//! Both may only guess. Whoever uses a slot from here compares the address with the region's own
-//! range, so a guess can be missing (then the sorted [`crate::spans::Spans`] are searched) but
-//! never wrong.
+//! It only guesses. Whoever uses it compares the address with the region's own range, so a guess
+//! can be missing (then the sorted [`crate::spans::Spans`] are searched) but never wrong.
 
 use std::sync::Arc;
 
+use crate::entry::Quick;
 use crate::spans::{Slot, Span};
 
-/// No slot.
-pub(crate) const NONE: Slot = Slot::MAX;
-
-/// Slots per bucket beyond the first.
-const FURTHER: usize = 3;
+/// Buckets per leaf: an edit copies the leaves of the pages it touches, and one pointer for each
+/// other leaf.
+const LEAF: usize = 64;
+/// log2 of the fewest buckets.
+const BITS_MIN: u32 = 6;
 /// Regions of more pages are found by search.
-const PAGES_MAX: u64 = 16;
-const PAGE_SHIFT: u32 = 12;
+const PAGES_MAX: u64 = 32;
+/// Regions in a bucket that found its places taken.
+const OTHERS: usize = 2;
+/// No region.
+const NONE: Slot = Slot::MAX;
 
-/// A hash from guest page to the regions on it. Buckets do not chain: what finds no way in its
-/// bucket is found by search.
+/// Some buckets. Two of them share a cache line and lend each other their place. They do not chain:
+/// what finds neither a place nor room among the others is found by search. The others lie apart,
+/// as most accesses do not need them.
 #[derive(Clone)]
-pub(crate) struct PageHash {
-    /// The first slot of each bucket, apart from the others: it is the one most accesses need.
-    first: Box<[Slot]>,
-    further: Box<[[Slot; FURTHER]]>,
-    /// 64 - log2(buckets).
-    shift: u32,
+struct Leaf {
+    places: [Quick; LEAF],
+    others: [[Slot; OTHERS]; LEAF],
+}
+
+impl Default for Leaf {
+    fn default() -> Self {
+        let places = std::array::from_fn(|_| Quick::default());
+        Self { places, others: [[NONE; OTHERS]; LEAF] }
+    }
+}
+
+/// A hash of the pages of one space, each of 2^`SHIFT` addresses.
+#[derive(Clone)]
+pub(crate) struct Guesses<const SHIFT: u32> {
+    /// A power of two.
+    leaves: Vec<Arc<Leaf>>,
+    /// log2(buckets), once and twice.
+    folds: [u32; 2],
+    /// Pages hashed, counting a page once for each region on it.
     pages: usize,
 }
 
-impl Default for PageHash {
+impl<const SHIFT: u32> Default for Guesses<SHIFT> {
     fn default() -> Self {
-        Self::with_bits(6)
+        Self::for_pages(0)
     }
 }
 
-impl PageHash {
-    fn with_bits(bits: u32) -> Self {
-        let first = vec![NONE; 1 << bits].into_boxed_slice();
-        let further = vec![[NONE; FURTHER]; 1 << bits].into_boxed_slice();
-        Self { first, further, shift: 64 - bits, pages: 0 }
+impl<const SHIFT: u32> Guesses<SHIFT> {
+    /// An empty one with a bucket for each of `pages` and as many again.
+    fn for_pages(pages: usize) -> Self {
+        let bits = (pages * 2).next_power_of_two().ilog2().max(BITS_MIN);
+        let leaf = Arc::<Leaf>::default();
+        let leaves = (0..(1 << bits) / LEAF).map(|_| Arc::clone(&leaf)).collect();
+        Self { leaves, folds: [bits, bits * 2], pages: 0 }
     }
 
-    /// The slot that most likely holds `addr`, or [`NONE`].
-    #[inline]
-    pub(crate) fn guess(&self, addr: u64) -> Slot {
-        self.first.get(self.bucket(addr >> PAGE_SHIFT)).copied().unwrap_or(NONE)
+    /// Who most likely answers `addr`, and who else may; see [`Quick::holds`].
+    #[inline(always)]
+    pub(crate) fn guess(&self, addr: u64) -> Option<[&Quick; 2]> {
+        let (leaf, at) = self.place(addr >> SHIFT);
+        let Leaf { places, .. } = &**self.leaves.get(leaf)?;
+        Some([places.get(at)?, places.get(at ^ 1)?])
     }
 
-    /// The other slots that may hold `addr`, some of them [`NONE`].
-    pub(crate) fn further(&self, addr: u64) -> [Slot; FURTHER] {
-        self.further.get(self.bucket(addr >> PAGE_SHIFT)).copied().unwrap_or([NONE; FURTHER])
+    /// The slots of still others; some may be nobody's.
+    pub(crate) fn further_guesses(&self, addr: u64) -> [Slot; OTHERS] {
+        let (leaf, at) = self.place(addr >> SHIFT);
+        let others = self.leaves.get(leaf).and_then(|leaf| leaf.others.get(at));
+        others.copied().unwrap_or([NONE; OTHERS])
     }
 
-    /// All ways of a page's bucket.
-    fn ways(&mut self, page: u64) -> impl Iterator<Item = &mut Slot> {
-        let at = self.bucket(page);
-        let further = self.further.get_mut(at).into_iter().flatten();
-        self.first.get_mut(at).into_iter().chain(further)
+    /// Whether another region would crowd it.
+    pub(crate) fn is_full_for(&self, span: Span) -> bool {
+        (self.pages + pages::<SHIFT>(span).count()) * 2 > self.leaves.len() * LEAF
     }
 
-    pub(crate) fn insert(&mut self, span: Span, all: impl Iterator<Item = Span>) {
-        if (self.pages + 1) * 2 > self.first.len() {
-            // Rebuilt from the sorted spans, which have the new one already.
-            *self = Self::with_bits(64 - self.shift + 1);
-            all.for_each(|span| self.add(span));
-        } else {
-            self.add(span);
-        }
+    /// One for `regions`.
+    pub(crate) fn of(regions: impl Iterator<Item = (Span, Quick)> + Clone) -> Self {
+        let count = regions.clone().map(|(span, _)| pages::<SHIFT>(span).count()).sum();
+        let mut guesses = Self::for_pages(count);
+        regions.for_each(|(span, quick)| guesses.insert(span, &quick));
+        guesses
     }
 
-    fn add(&mut self, span: Span) {
-        for page in pages(span) {
+    /// Adds a region.
+    pub(crate) fn insert(&mut self, span: Span, quick: &Quick) {
+        for page in pages::<SHIFT>(span) {
             self.pages += 1;
-            if let Some(way) = self.ways(page).find(|way| **way == NONE) {
-                *way = span.slot;
+            let Some((places, others)) = self.bucket(page) else { continue };
+            if let Some(place) = places.into_iter().find(|place| place.is_empty()) {
+                *place = quick.clone();
+            } else if let Some(other) = others.iter_mut().find(|slot| **slot == NONE) {
+                *other = span.slot;
             }
         }
     }
 
-    pub(crate) fn remove(&mut self, span: Span) {
-        for page in pages(span) {
+    /// Puts another answer in the place of a region's present one.
+    pub(crate) fn replace(&mut self, span: Span, quick: &Quick) {
+        for page in pages::<SHIFT>(span) {
+            let places = self.bucket(page).into_iter().flat_map(|(places, _)| places);
+            places.filter(|place| place.is_of(span.slot)).for_each(|place| *place = quick.clone());
+        }
+    }
+
+    /// Takes a region out. One of the others, if there are any, gets its place: `quick` says what
+    /// that is.
+    pub(crate) fn remove(&mut self, span: Span, quick: impl Fn(Slot) -> Option<Quick>) {
+        for page in pages::<SHIFT>(span) {
             self.pages -= 1;
-            if let Some(way) = self.ways(page).find(|way| **way == span.slot) {
-                *way = NONE;
+            let Some((places, others)) = self.bucket(page) else { continue };
+            let mut gone = span.slot;
+            if let Some(place) = places.into_iter().find(|place| place.is_of(span.slot)) {
+                gone = others.iter().copied().find(|slot| *slot != NONE).unwrap_or(NONE);
+                *place = quick(gone).unwrap_or_default();
             }
+            others.iter_mut().filter(|slot| **slot == gone).for_each(|slot| *slot = NONE);
         }
     }
 
-    /// Fibonacci hashing: consecutive pages and power-of-two strides both spread.
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "shifted down to an index")]
-    fn bucket(&self, page: u64) -> usize {
-        (page.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+    /// The places a page may have, the better one first, and its others.
+    fn bucket(&mut self, page: u64) -> Option<([&mut Quick; 2], &mut [Slot; OTHERS])> {
+        let (leaf, at) = self.place(page);
+        let Leaf { places, others } = Arc::make_mut(self.leaves.get_mut(leaf)?);
+        let [even, odd] = places.get_mut(at & !1..)?.first_chunk_mut()?;
+        let places = if at % 2 == 0 { [even, odd] } else { [odd, even] };
+        Some((places, others.get_mut(at)?))
+    }
+
+    /// The page's number folded upon itself: pages side by side stay so, and those in a stride of
+    /// any power of two fill the buckets as evenly.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "cut to an index")]
+    fn place(&self, page: u64) -> (usize, usize) {
+        let [once, twice] = self.folds;
+        let bucket = (page ^ page.wrapping_shr(once) ^ page.wrapping_shr(twice)) as usize;
+        ((bucket / LEAF) & self.leaves.len().wrapping_sub(1), bucket % LEAF)
     }
 }
 
-fn pages(span: Span) -> impl Iterator<Item = u64> {
-    let (first, last) = (span.base >> PAGE_SHIFT, span.last >> PAGE_SHIFT);
+fn pages<const SHIFT: u32>(span: Span) -> impl Iterator<Item = u64> {
+    let (first, last) = (span.base >> SHIFT, span.last >> SHIFT);
     let hashed = last - first < PAGES_MAX;
     (first..=last).take_while(move |_| hashed)
 }
 
-const PORTS_PER_LEAF: usize = 1024;
-const LEAVES: usize = 64;
+#[cfg(all(test, not(loom)))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-/// A slot for each of the 65,536 ports, in leaves that snapshots share.
-#[derive(Clone)]
-pub(crate) struct PortTable {
-    leaves: [Arc<[Slot; PORTS_PER_LEAF]>; LEAVES],
-}
+    use super::*;
+    use crate::counters::Books;
+    use crate::entry::{Entry, Shared};
+    use trapline_device::{Handler, IoCx, RegionName, Rules, Size, Space};
 
-impl Default for PortTable {
-    fn default() -> Self {
-        let empty = Arc::new([NONE; PORTS_PER_LEAF]);
-        Self { leaves: std::array::from_fn(|_| Arc::clone(&empty)) }
-    }
-}
+    struct Nobody;
 
-impl PortTable {
-    /// The slot of `port`, or [`NONE`].
-    #[inline]
-    pub(crate) fn guess(&self, port: u64) -> Slot {
-        let (leaf, at) = split(port);
-        self.leaves.get(leaf).and_then(|leaf| leaf.get(at)).copied().unwrap_or(NONE)
+    impl Handler for Nobody {
+        fn read(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size) -> u64 {
+            0
+        }
+        fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, _value: u64) {}
     }
 
-    pub(crate) fn set(&mut self, span: Span, slot: Slot) {
-        let mut port = span.base;
-        while port <= span.last {
-            let (leaf, at) = split(port);
-            let Some(shared) = self.leaves.get_mut(leaf) else { return };
-            let here = (PORTS_PER_LEAF - at) as u64;
-            let count = here.min(span.last - port + 1);
-            let leaf = Arc::make_mut(shared);
-            leaf.iter_mut().skip(at).zip(0..count).for_each(|(to, _)| *to = slot);
-            port += count;
+    /// Regions at `bases` of `pages` pages of 4 KiB, in slots from 0 on.
+    fn regions(bases: impl Iterator<Item = u64>, pages: u64) -> Vec<(Span, Entry)> {
+        let books = Books::default();
+        let region = |base: u64| {
+            let number = Arc::new(books.open());
+            let slot = Slot::try_from(number.get()).unwrap();
+            let name = RegionName { device: "d".into(), region: "r".into() };
+            let (len, rules, windows) = (pages << 12, Rules::ANY, Box::default());
+            let space = Space::Mmio;
+            let shared =
+                Shared { id: 0, space, len, name, rules, device_offset: 0, windows, number };
+            let last = base + (len - 1);
+            (Span { base, last, slot }, Entry::new(base, last, Arc::new(Nobody), Arc::new(shared)))
+        };
+        bases.map(region).collect()
+    }
+
+    fn table(all: &[(Span, Entry)]) -> Guesses<12> {
+        Guesses::of(all.iter().map(|(span, entry)| (*span, Quick::new(entry))))
+    }
+
+    /// Whether one of the guesses for `addr` is the region in `slot`.
+    fn is_guessed(guesses: &Guesses<12>, addr: u64, slot: Slot) -> bool {
+        guesses.guess(addr).is_some_and(|places| places.iter().any(|place| place.is_of(slot)))
+    }
+
+    /// How many of `regions` are among the first two guesses at their start.
+    fn at_once(guesses: &Guesses<12>, regions: &[(Span, Entry)]) -> usize {
+        regions.iter().filter(|(span, _)| is_guessed(guesses, span.base, span.slot)).count()
+    }
+
+    #[test]
+    fn pages_side_by_side_and_in_strides_have_a_place() {
+        for stride in [1, 2, 4, 16, 64, 256, 4096] {
+            for count in [8, 64, 500, 4096] {
+                let regions = regions((0..count).map(|i| 0xd000_0000 + i * stride * 4096), 1);
+                let found = at_once(&table(&regions), &regions);
+                assert!(found * 100 >= regions.len() * 97, "{found} of {count} by {stride}");
+            }
         }
     }
-}
 
-#[inline]
-fn split(port: u64) -> (usize, usize) {
-    let port = usize::try_from(port).unwrap_or(usize::MAX);
-    (port / PORTS_PER_LEAF, port % PORTS_PER_LEAF)
+    #[test]
+    fn places_are_not_empty_while_there_are_others() {
+        let mut all = regions((0..4).map(|i| 0x7000 + i), 1);
+        // Four on one page, as far as the hash is concerned.
+        all.iter_mut().for_each(|(span, _)| span.last = 0x7fff);
+        let mut guesses = table(&all);
+        let quick = |slot: Slot| all.get(usize::from(slot)).map(|(_, entry)| Quick::new(entry));
+        for (i, (span, _)) in all.iter().enumerate() {
+            let taken = guesses.guess(0x7000).unwrap().iter().filter(|p| !p.is_empty()).count();
+            assert_eq!(taken, (all.len() - i).min(2));
+            guesses.remove(*span, quick);
+            assert!(!is_guessed(&guesses, 0x7000, span.slot));
+            assert!(!guesses.further_guesses(0x7000).contains(&span.slot));
+        }
+        assert_eq!(guesses.pages, 0);
+    }
+
+    #[test]
+    fn a_removed_region_is_never_guessed_again() {
+        let all = regions((0..300).map(|i| 0x1_0000_0000 + i * i * 0x5000), 2);
+        let mut guesses = table(&all);
+        let quick = |slot: Slot| all.get(usize::from(slot)).map(|(_, entry)| Quick::new(entry));
+        for (i, (span, _)) in all.iter().enumerate() {
+            guesses.remove(*span, quick);
+            for page in [span.base, span.last] {
+                assert!(!is_guessed(&guesses, page, span.slot));
+                assert!(!guesses.further_guesses(page).contains(&span.slot));
+            }
+            let left = all.get(i + 1..).unwrap_or_default();
+            assert!(at_once(&guesses, left) * 10 >= left.len() * 8);
+        }
+        assert_eq!(guesses.pages, 0);
+    }
 }

@@ -77,19 +77,30 @@ impl Handle {
 
     /// Bits above `size` are anything. Nothing but the handler is called on the quick way, and
     /// nothing but its mark is kept over that call: that keeps the whole way short.
+    #[inline(always)]
     fn read_raw(&mut self, space: Space, addr: u64, size: Size) -> u64 {
-        let quick = self.quick(space, addr, size, Direction::Read, |handler, cx, offset| {
-            handler.read(cx, offset, size)
-        });
-        match quick {
-            Some(value) => value,
-            None => self.read_raw_carefully(space, addr, size),
+        if !self.core.is_coalescing()
+            && let Some(value) = self.quick_read(space, addr, size)
+        {
+            return value;
         }
+        self.read_raw_carefully(space, addr, size)
     }
 
     /// As [`Handle::read_raw`], with all that may have to be done first or besides.
     #[inline(never)]
     fn read_raw_carefully(&mut self, space: Space, addr: u64, size: Size) -> u64 {
+        if self.core.is_coalescing()
+            && !self.core.is_queued()
+            && let Some(value) = self.quick_read(space, addr, size)
+        {
+            return value;
+        }
+        self.read_raw_whichever(space, addr, size)
+    }
+
+    #[inline(never)]
+    fn read_raw_whichever(&mut self, space: Space, addr: u64, size: Size) -> u64 {
         let direct = self.direct(space, addr, size, Direction::Read, |entry, cx| {
             entry.handler.read(cx, entry.offset_of(addr), size)
         });
@@ -101,18 +112,33 @@ impl Handle {
         })
     }
 
+    #[inline(always)]
+    fn quick_read(&self, space: Space, addr: u64, size: Size) -> Option<u64> {
+        self.quick(space, addr, size, Direction::Read, |handler, cx, offset| {
+            handler.read(cx, offset, size)
+        })
+    }
+
     /// `value` has no bits above `size`.
+    #[inline(always)]
     fn write_raw(&mut self, space: Space, addr: u64, size: Size, value: u64) {
-        let quick = self.quick(space, addr, size, Direction::Write, |handler, cx, offset| {
-            handler.write(cx, offset, size, value);
-        });
-        if quick.is_none() {
+        if self.core.is_coalescing() || !self.quick_write(space, addr, size, value) {
             self.write_raw_carefully(space, addr, size, value);
         }
     }
 
     #[inline(never)]
     fn write_raw_carefully(&mut self, space: Space, addr: u64, size: Size, value: u64) {
+        let quick = self.core.is_coalescing()
+            && !self.core.is_queued()
+            && self.quick_write(space, addr, size, value);
+        if !quick {
+            self.write_raw_whichever(space, addr, size, value);
+        }
+    }
+
+    #[inline(never)]
+    fn write_raw_whichever(&mut self, space: Space, addr: u64, size: Size, value: u64) {
         let direct = self.direct(space, addr, size, Direction::Write, |entry, cx| {
             entry.handler.write(cx, entry.offset_of(addr), size, value);
         });
@@ -121,6 +147,15 @@ impl Handle {
             let data = data.get(..size.bytes()).unwrap_or(&data);
             self.write_pieces(space, addr, data, Kind::Single);
         }
+    }
+
+    /// Whether that was all there was to do.
+    #[inline(always)]
+    fn quick_write(&self, space: Space, addr: u64, size: Size, value: u64) -> bool {
+        let write = |handler: &dyn Handler, cx: &IoCx<'_>, offset| {
+            handler.write(cx, offset, size, value);
+        };
+        self.quick(space, addr, size, Direction::Write, write).is_some()
     }
 
     /// `rep ins`: reads elements of `size` from `port` into `data`, in order. Bytes of `data` past
@@ -204,7 +239,8 @@ impl Handle {
     }
 
     /// Runs `call` if one handler takes the access just as it is, nobody else wants to know, the
-    /// first guess where the region is was right, and nothing has to be brought up to date first.
+    /// first guess where the region is was right, and nothing has to be brought up to date first
+    /// but what is queued, which the caller has seen to.
     #[inline(always)]
     fn quick<R>(
         &self,
@@ -214,9 +250,6 @@ impl Handle {
         direction: Direction,
         call: impl FnOnce(&dyn Handler, &IoCx<'_>, u64) -> R,
     ) -> Option<R> {
-        if self.core.is_coalescing() {
-            return None;
-        }
         let marker = self.reader.look_if_current(&self.core.published)?;
         let quick = self.reader.snapshot().guess(space, addr)?;
         let (handler, offset, number) = quick.admit(addr, size, direction)?;

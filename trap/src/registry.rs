@@ -382,7 +382,9 @@ impl Core {
         self.is_coalescing() && self.is_queued()
     }
 
-    fn is_queued(&self) -> bool {
+    /// Whether one may be, once anything is coalesced at all.
+    #[inline]
+    pub(crate) fn is_queued(&self) -> bool {
         self.offload.as_ref().is_some_and(|offload| offload.queued())
             || self.coalesced.stashed.load(Ordering::Acquire)
             || self.coalesced.delivering.load(Ordering::Acquire)

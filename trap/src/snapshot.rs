@@ -5,7 +5,7 @@ use std::sync::Arc;
 use trapline_device::Space;
 
 use crate::entry::{Entry, Placement, Quick};
-use crate::guess::{NONE, PageHash, PortTable};
+use crate::guess::Guesses;
 use crate::observer::Observer;
 use crate::spans::{Slot, Span, Spans};
 
@@ -13,61 +13,57 @@ use crate::spans::{Slot, Span, Spans};
 const CHUNK: usize = 32;
 
 /// The most regions a registry can hold.
-pub(crate) const REGIONS_MAX: usize = NONE as usize;
+pub(crate) const REGIONS_MAX: usize = 1 << Slot::BITS;
 
-/// Entries, and what ordinary accesses need of them.
-#[derive(Clone)]
-struct Chunk {
-    quick: [Quick; CHUNK],
-    entries: [Option<Arc<Entry>>; CHUNK],
-}
+type Chunk = [Option<Arc<Entry>>; CHUNK];
 
 /// Everything a dispatch needs.
 #[derive(Clone, Default)]
 pub(crate) struct Snapshot {
+    /// Hashed by pages of 4 KiB.
+    mmio: Regions<12>,
+    /// Hashed by runs of 8 ports: what most ISA devices have, and have to themselves.
+    pio: Regions<3>,
+    /// All regions of both, each in the slot its number names.
     chunks: Vec<Arc<Chunk>>,
-    free: Arc<Vec<Slot>>,
-    mmio: Spans,
-    mmio_pages: PageHash,
-    pio: Spans,
-    pio_ports: PortTable,
     /// Who hears of accesses to watched regions.
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
+/// The regions of one space by address: to guess, and to search.
+#[derive(Clone, Default)]
+struct Regions<const SHIFT: u32> {
+    guesses: Guesses<SHIFT>,
+    spans: Spans,
+}
+
 impl Snapshot {
     /// What most likely answers `addr`, to be asked whether it does.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn guess(&self, space: Space, addr: u64) -> Option<&Quick> {
-        let slot = usize::from(self.likely(space, addr));
-        self.chunks.get(slot / CHUNK)?.quick.get(slot % CHUNK)
-    }
-
-    #[inline]
-    fn likely(&self, space: Space, addr: u64) -> Slot {
-        match space {
-            Space::Mmio => self.mmio_pages.guess(addr),
-            Space::Pio => self.pio_ports.guess(addr),
-        }
+        let [first, second] = match space {
+            Space::Mmio => self.mmio.guesses.guess(addr)?,
+            Space::Pio => self.pio.guesses.guess(addr)?,
+        };
+        Some(if first.holds(addr) { first } else { second })
     }
 
     /// The region that contains `addr`.
     pub(crate) fn find(&self, space: Space, addr: u64) -> Option<&Entry> {
-        let likely = self.entry(self.likely(space, addr)).filter(|entry| entry.contains(addr));
-        match likely {
-            None if space == Space::Mmio => self.find_further(addr),
-            // The port table is exact: it has every port of every region.
-            likely => likely,
-        }
+        let likely = self.guess(space, addr).and_then(|quick| quick.slot_if_at(addr));
+        self.entry(likely.or_else(|| self.find_further(space, addr))?)
     }
 
-    /// Where the first guess was wrong: several regions have pages in one bucket, a region is too
+    /// Where the first guesses were wrong: several regions have pages in one bucket, a region is too
     /// large for the hash, or nobody claims the address.
-    fn find_further(&self, addr: u64) -> Option<&Entry> {
-        let mut further = self.mmio_pages.further(addr).into_iter();
-        further
-            .find_map(|slot| self.entry(slot).filter(|entry| entry.contains(addr)))
-            .or_else(|| self.entry(self.mmio.find(addr)?.slot))
+    fn find_further(&self, space: Space, addr: u64) -> Option<Slot> {
+        let further = match space {
+            Space::Mmio => self.mmio.guesses.further_guesses(addr),
+            Space::Pio => self.pio.guesses.further_guesses(addr),
+        };
+        let claims = |slot: &Slot| self.entry(*slot).is_some_and(|entry| entry.contains(addr));
+        let hashed = further.into_iter().find(claims);
+        hashed.or_else(|| self.spans(space).find(addr).map(|span| span.slot))
     }
 
     /// The first address at or after `addr` that some region answers.
@@ -75,96 +71,92 @@ impl Snapshot {
         self.spans(space).at_or_after(addr).map(|span| span.base.max(addr))
     }
 
-    /// Adds a region; says which one is in the way, or `None` when the slots are used up.
+    /// Adds a region; says which one is in the way, or `None` when there are too many.
     pub(crate) fn insert(&mut self, entry: Entry) -> Result<(), Option<Entry>> {
-        let slot = self.take_slot().ok_or(None)?;
+        let slot = Slot::try_from(entry.number()).map_err(|_| None)?;
         let span = Span { base: entry.base, last: entry.last, slot };
         let space = entry.shared.space;
         let placed = match space {
-            Space::Mmio => self.mmio.insert(span),
-            Space::Pio => self.pio.insert(span),
+            Space::Mmio => self.mmio.spans.insert(span),
+            Space::Pio => self.pio.spans.insert(span),
         };
-        if let Err(other) = placed {
-            let other = self.entry(other.slot).cloned();
-            self.give_slot(slot);
-            return Err(other);
-        }
-        match space {
-            Space::Mmio => self.mmio_pages.insert(span, self.mmio.iter()),
-            Space::Pio => self.pio_ports.set(span, slot),
-        }
+        placed.map_err(|other| self.entry(other.slot).cloned())?;
+        let quick = Quick::new(&entry);
         self.set(slot, Some(entry));
+        let Self { mmio, pio, chunks, .. } = self;
+        match space {
+            Space::Mmio => mmio.hash(span, &quick, chunks),
+            Space::Pio => pio.hash(span, &quick, chunks),
+        }
         Ok(())
     }
 
     /// Takes the region at `base` out.
     pub(crate) fn remove(&mut self, space: Space, base: u64) {
-        let Some(span) = self.spans(space).find(base).filter(|span| span.base == base) else {
-            return;
-        };
-        match space {
-            Space::Mmio => {
-                self.mmio.remove(base);
-                self.mmio_pages.remove(span);
-            }
-            Space::Pio => {
-                self.pio.remove(base);
-                self.pio_ports.set(span, NONE);
-            }
-        }
+        let span = self.spans(space).find(base).filter(|span| span.base == base);
+        let Some(span) = span else { return };
         self.set(span.slot, None);
-        self.give_slot(span.slot);
+        let Self { mmio, pio, chunks, .. } = self;
+        match space {
+            Space::Mmio => mmio.remove(span, chunks),
+            Space::Pio => pio.remove(span, chunks),
+        }
+    }
+
+    /// Changes what is special about the region at `base`.
+    pub(crate) fn place(&mut self, space: Space, base: u64, placement: Placement) {
+        let Some(span) = self.spans(space).find(base) else { return };
+        let Some(entry) = self.entry(span.slot).map(|entry| entry.with(placement)) else { return };
+        let quick = Quick::new(&entry);
+        match space {
+            Space::Mmio => self.mmio.guesses.replace(span, &quick),
+            Space::Pio => self.pio.guesses.replace(span, &quick),
+        }
+        self.set(span.slot, Some(entry));
     }
 
     fn spans(&self, space: Space) -> &Spans {
         match space {
-            Space::Mmio => &self.mmio,
-            Space::Pio => &self.pio,
+            Space::Mmio => &self.mmio.spans,
+            Space::Pio => &self.pio.spans,
         }
     }
 
     fn entry(&self, slot: Slot) -> Option<&Entry> {
-        let slot = usize::from(slot);
-        self.chunks.get(slot / CHUNK)?.entries.get(slot % CHUNK)?.as_deref()
+        entry(&self.chunks, slot)
     }
 
     fn set(&mut self, slot: Slot, entry: Option<Entry>) {
-        let slot = usize::from(slot);
-        let Some(chunk) = self.chunks.get_mut(slot / CHUNK).map(Arc::make_mut) else { return };
-        if let Some(quick) = chunk.quick.get_mut(slot % CHUNK) {
-            *quick = entry.as_ref().map(Quick::new).unwrap_or_default();
+        let (chunk, at) = (usize::from(slot) / CHUNK, usize::from(slot) % CHUNK);
+        if self.chunks.len() <= chunk {
+            self.chunks.resize_with(chunk + 1, || Arc::new([const { None }; CHUNK]));
         }
-        if let Some(place) = chunk.entries.get_mut(slot % CHUNK) {
+        let chunk = self.chunks.get_mut(chunk).map(Arc::make_mut);
+        if let Some(place) = chunk.and_then(|chunk| chunk.get_mut(at)) {
             *place = entry.map(Arc::new);
         }
     }
-
-    fn take_slot(&mut self) -> Option<Slot> {
-        if self.free.is_empty() {
-            let first = self.chunks.len() * CHUNK;
-            if first + CHUNK > REGIONS_MAX {
-                return None;
-            }
-            self.chunks.push(Arc::new(Chunk {
-                quick: std::array::from_fn(|_| Quick::default()),
-                entries: [const { None }; CHUNK],
-            }));
-            let free = Arc::make_mut(&mut self.free);
-            free.extend((first..first + CHUNK).rev().filter_map(|slot| Slot::try_from(slot).ok()));
-        }
-        Arc::make_mut(&mut self.free).pop()
-    }
-
-    fn give_slot(&mut self, slot: Slot) {
-        Arc::make_mut(&mut self.free).push(slot);
-    }
 }
 
-impl Snapshot {
-    /// Changes what is special about the region at `base`.
-    pub(crate) fn place(&mut self, space: Space, base: u64, placement: Placement) {
-        let Some(span) = self.spans(space).find(base) else { return };
-        let entry = self.entry(span.slot).map(|entry| entry.with(placement));
-        self.set(span.slot, entry);
+fn entry(chunks: &[Arc<Chunk>], slot: Slot) -> Option<&Entry> {
+    let slot = usize::from(slot);
+    chunks.get(slot / CHUNK)?.get(slot % CHUNK)?.as_deref()
+}
+
+impl<const SHIFT: u32> Regions<SHIFT> {
+    /// Adds a region to the hash, which grows when it gets crowded.
+    fn hash(&mut self, span: Span, quick: &Quick, chunks: &[Arc<Chunk>]) {
+        if self.guesses.is_full_for(span) {
+            let all = self.spans.iter();
+            let quick = |span: Span| Some((span, Quick::new(entry(chunks, span.slot)?)));
+            self.guesses = Guesses::of(all.filter_map(quick));
+        } else {
+            self.guesses.insert(span, quick);
+        }
+    }
+
+    fn remove(&mut self, span: Span, chunks: &[Arc<Chunk>]) {
+        self.spans.remove(span.base);
+        self.guesses.remove(span, |slot| entry(chunks, slot).map(Quick::new));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// The index of a region in the slot table.
+/// A region's number, as the index of its place in a snapshot.
 pub(crate) type Slot = u16;
 
 /// One region's place.
@@ -72,7 +72,7 @@ impl Spans {
     }
 
     /// All spans in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Span> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Span> + Clone + '_ {
         self.blocks.iter().flat_map(|block| block.iter().copied())
     }
 

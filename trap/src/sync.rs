@@ -3,9 +3,36 @@
 
 #[cfg(not(loom))]
 mod real {
-    pub(crate) use crossbeam_utils::CachePadded as Padded;
+    use std::ops::Deref;
+
+    use crossbeam_utils::CachePadded;
     pub(crate) use parking_lot::Mutex;
     pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+    /// Something on cache lines of its own, and at an odd place there. A processor that looks
+    /// whether a load depends on a store under way compares the low 12 bits of their addresses
+    /// first; with a device whose registers start at the start of a line, as many do, every load
+    /// of a generation would wait for the store before it.
+    pub(crate) struct Padded<T>(CachePadded<Aside<T>>);
+
+    struct Aside<T> {
+        _before: [u64; 7],
+        value: T,
+    }
+
+    impl<T> Padded<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(CachePadded::new(Aside { _before: [0; 7], value }))
+        }
+    }
+
+    impl<T> Deref for Padded<T> {
+        type Target = T;
+        #[inline]
+        fn deref(&self) -> &T {
+            &self.0.value
+        }
+    }
 
     /// Orders the calling thread's earlier stores before its later loads, provided that whoever
     /// relies on it calls [`heavy_barrier`]: the compiler keeps the order, and the heavy barrier

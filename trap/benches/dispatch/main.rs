@@ -1,7 +1,8 @@
 //! What one access costs through this registry and through other ways to find a device, in one
 //! process and one run, so that the ratios mean something whatever the machine does meanwhile.
 //!
-//! `cargo bench -p trapline --bench dispatch` prints the tables and judges the goals. The words
+//! `cargo bench -p trapline --bench dispatch` prints the tables and judges the goals; with words
+//! after `--` (`pio 64`) it measures only those, and judges nothing. The words
 //! of the tables: *hot* is one region again and again, *random* a different one each time;
 //! *pipelined* lets the processor overlap accesses as far as their data allows (each address
 //! depends on the value read before), *serialised* puts an LFENCE after each, as an exit from the
@@ -34,21 +35,33 @@ fn main() {
     let (unpark, parked) = mpsc::channel::<()>();
     let company = std::thread::spawn(move || parked.recv());
 
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let mut report = Report::default();
     for place in [Place::Mmio, Place::Pio] {
-        for regions in SIZES {
+        for regions in SIZES.into_iter().filter(|regions| wants(&wanted, place, *regions)) {
             let population = Population::new(place, regions);
             measure_all(&population, &mut report);
             measure::registration(&population, &mut report);
         }
     }
-    let met = report.print();
+    report.print();
+    if wanted.is_empty() && !report.goals() {
+        println!("\nSome goals were missed in this run.");
+    }
 
     drop(unpark);
     let _ = company.join();
-    if !met {
-        println!("\nSome goals were missed in this run.");
-    }
+}
+
+/// Whether a population is among those asked for on the command line: `mmio`, `pio`, numbers of
+/// regions; all of a kind of which none is named.
+fn wants(wanted: &[String], place: Place, regions: usize) -> bool {
+    let (counts, places): (Vec<_>, Vec<_>) =
+        wanted.iter().partition(|word| word.parse::<usize>().is_ok());
+    let among = |words: &[&String], name: &str| {
+        words.is_empty() || words.iter().any(|word| word.eq_ignore_ascii_case(name))
+    };
+    among(&places, place.name()) && among(&counts, &regions.to_string())
 }
 
 /// Runs every implementation over one population, taking turns repetition by repetition.
