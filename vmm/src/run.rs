@@ -149,7 +149,7 @@ fn config(options: &RunOptions, boot: trapline_machine::Boot, console: &Arc<Cons
         exit_port: options.exit_port,
         reboot: options.reboot,
         coalesce: options.coalesce,
-        arm64: trapline_machine::Arm64::default(),
+        arm64: options.arm64.clone(),
     }
 }
 

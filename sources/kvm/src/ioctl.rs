@@ -132,3 +132,16 @@ pub(crate) fn device_attr(
     unsafe { device.get_device_attr(&mut argument)? };
     Ok(value)
 }
+
+/// Whether the VM could be given a device of this type. Makes none; kvm-ioctls takes the answer for
+/// a descriptor, which it is not.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn device_possible(vm: &VmFd, type_: u32) -> bool {
+    use kvm_bindings::{KVM_CREATE_DEVICE_TEST, kvm_create_device};
+    use vmm_sys_util::{ioctl::ioctl_with_mut_ref, ioctl_iowr_nr};
+
+    ioctl_iowr_nr!(KVM_CREATE_DEVICE, KVMIO, 0xe0, kvm_create_device);
+    let mut argument = kvm_create_device { type_, fd: 0, flags: KVM_CREATE_DEVICE_TEST };
+    // SAFETY: the file is a VM's, and the kernel reads and writes no more than the argument.
+    unsafe { ioctl_with_mut_ref(vm, KVM_CREATE_DEVICE(), &mut argument) == 0 }
+}

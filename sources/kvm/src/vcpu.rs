@@ -33,6 +33,8 @@ pub struct Vcpu {
     power_on: PowerOn,
     counters: Arc<ExitCounters>,
     recent: AccessLog,
+    /// Whether it has run before.
+    has_run: bool,
     /// The elements of a string access on their way between device and guest.
     elements: Box<[u8; PIO_BYTES_MAX]>,
     /// Last: the VM keeps the guest's memory mapped as long as a vCPU might run.
@@ -64,6 +66,7 @@ impl Vcpu {
             power_on,
             counters: Arc::default(),
             recent: AccessLog::default(),
+            has_run: false,
             elements: Box::new([0; PIO_BYTES_MAX]),
             vm: Arc::clone(vm),
         })
@@ -111,6 +114,7 @@ impl Vcpu {
     /// Runs the guest until something ends it, on the calling thread.
     pub(crate) fn run(&mut self) -> Stop {
         arch::prepare_thread(self.vm.options());
+        self.has_run = true;
         loop {
             let stop = match self.page.run(&self.fd) {
                 Ok(exit) => self.handle_exit(exit),
@@ -126,6 +130,10 @@ impl Vcpu {
     /// have its registers set. A vCPU that was stopped has none, as coming back interrupted says
     /// that KVM has completed it; one whose device panicked has.
     fn complete(&self) {
+        // arm64: the first run settles what the VM has, which is not all there yet.
+        if !self.has_run {
+            return;
+        }
         // A string instruction may exit again while it is being completed, but not for ever.
         const ROUNDS_MAX: u32 = 64;
         self.kick.come_back_at_once();

@@ -37,7 +37,7 @@ pub(super) struct BasicArgs {
     /// Number of virtual CPUs [default: the host's online CPUs]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     pub(super) cpus: Option<String>,
-    /// Guest memory; without a unit, in MiB [default: 64M for each CPU and 192M more, at most 80 %
+    /// Guest memory; without a unit, in MiB; arm64: with its address behind an @ [default: 64M for each CPU and 192M more, at most 80 %
     /// of the host's]
     #[arg(short, long, value_name = "SIZE[BKMGTP]", allow_negative_numbers = true)]
     pub(super) mem: Option<String>,
@@ -58,7 +58,7 @@ pub(super) struct BasicArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Kernel options")]
 pub(super) struct KernelArgs {
-    /// Kernel to boot: bzImage or ELF vmlinux [default: a bzImage nearby, or the host's in /boot]
+    /// Kernel to boot: bzImage, ELF vmlinux, arm64 Image or zImage [default: one nearby, or the host's in /boot]
     #[arg(short, long, value_name = "FILE")]
     pub(super) kernel: Option<PathBuf>,
     /// Initial RAM disk
@@ -193,45 +193,46 @@ pub(super) struct TraplineArgs {
 }
 
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "arm64 options (refused for other guests)")]
+#[command(next_help_heading = "arm64 options")]
 pub(super) struct Arm64Args {
     /// 32-bit guest
     #[arg(long)]
     pub(super) aarch32: bool,
-    /// Performance monitors
+    /// Give the CPUs performance monitors, those of the host CPU we start on or of --vcpu-affinity
     #[arg(long)]
     pub(super) pmu: bool,
-    /// No memory tagging
+    /// Keep memory tagging from the guest
     #[arg(long)]
     pub(super) disable_mte: bool,
-    /// Host CPUs the virtual ones may use
+    /// Host CPUs the virtual ones may use, as in 0-3,8
     #[arg(long, value_name = "CPULIST")]
     pub(super) vcpu_affinity: Option<String>,
-    /// Seed of the kernel's address randomization
+    /// Seed of the kernel's address randomization; 0 is none
     #[arg(long, value_name = "N")]
     pub(super) kaslr_seed: Option<String>,
-    /// No stolen time
+    /// Keep stolen time from the guest
     #[arg(long)]
     pub(super) no_pvtime: bool,
-    /// Longest SVE vector in bits
+    /// Longest SVE vector in bits, a power of two [default: the host's]
     #[arg(long, value_name = "BITS")]
     pub(super) sve_max_vl: Option<String>,
-    /// Nested virtualization
+    /// Nested virtualization (not yet)
     #[arg(long)]
     pub(super) nested: bool,
-    /// Write the device tree to a file
+    /// Write the device tree to a file, too
     #[arg(long, value_name = "FILE")]
     pub(super) dump_dtb: Option<PathBuf>,
-    /// Timer frequency to tell the guest
+    /// Timer frequency to tell the guest, where the host's firmware tells a wrong one
     #[arg(long, value_name = "HZ")]
     pub(super) override_bad_firmware_cntfrq: Option<String>,
-    /// virtio over PCI
+    /// virtio over PCI, as it is anyway
     #[arg(long)]
     pub(super) force_pci: bool,
-    /// Interrupt controller: gicv2, gicv2m, gicv3 or gicv3-its
+    /// Interrupt controller: gicv2, gicv2m, gicv3 or gicv3-its [default: the first that can be had of
+    /// gicv3-its, gicv3, gicv2m and gicv2]
     #[arg(long, value_name = "CHIP")]
     pub(super) irqchip: Option<String>,
-    /// Where firmware is loaded
+    /// Where firmware is loaded [default: the start of memory]
     #[arg(long, value_name = "ADDRESS")]
     pub(super) firmware_address: Option<String>,
 }

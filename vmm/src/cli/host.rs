@@ -1,5 +1,7 @@
 //! What the host has, as far as defaults and limits depend on it.
 
+use trapline_machine::boot::cmdline::Machine;
+
 /// The most CPUs a guest gets without asking: what the PC board takes.
 const MOST_DEFAULT_CPUS: u32 = 64;
 
@@ -10,6 +12,8 @@ pub struct Host {
     pub cpus: u32,
     /// Memory in bytes; `None` where the kernel does not tell.
     pub ram_bytes: Option<u64>,
+    /// The board its guests have.
+    pub machine: Machine,
 }
 
 impl Host {
@@ -19,7 +23,8 @@ impl Host {
         // Both fields are of the C type unsigned long, whose width depends on the platform.
         #[allow(clippy::useless_conversion, reason = "u32 on 32-bit hosts")]
         let ram = u64::from(info.totalram).checked_mul(u64::from(info.mem_unit));
-        Self { cpus: online_cpus(), ram_bytes: ram.filter(|bytes| *bytes > 0) }
+        let ram_bytes = ram.filter(|bytes| *bytes > 0);
+        Self { cpus: online_cpus(), ram_bytes, machine: Machine::HOST }
     }
 
     /// How many CPUs a guest gets that does not say.

@@ -4,6 +4,8 @@
 //! help stays as clap prints it.
 
 mod args;
+mod arm64;
+mod foreign;
 mod host;
 mod options;
 mod qtest;
@@ -80,7 +82,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<Parsed>
 /// # Errors
 /// One sentence for the user about what is wrong with them.
 pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow::Result<Parsed> {
-    let matches = match command().try_get_matches_from(args) {
+    let matches = match command(host).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) => return asked_for_text(&error),
     };
@@ -93,7 +95,7 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
         }
         Some(("version", _)) => Ok(Parsed::Text(version())),
         Some((name, _)) => Err(anyhow!("trapline {name}: not available yet in this version")),
-        None => Ok(Parsed::Text(command().render_help().to_string())),
+        None => Ok(Parsed::Text(command(host).render_help().to_string())),
     }
 }
 
@@ -106,7 +108,8 @@ fn version() -> String {
     format!("trapline {}\n", env!("CARGO_PKG_VERSION"))
 }
 
-fn command() -> Command {
+/// All commands, with help on the options that guests of this host can have.
+fn command(host: &Host) -> Command {
     let run = Command::new("run")
         .about("Run a guest")
         .override_usage("trapline run [OPTIONS] [KERNEL]")
@@ -120,7 +123,7 @@ fn command() -> Command {
     let all = Command::new("trapline")
         .version(env!("CARGO_PKG_VERSION"))
         .help_template(StyledStr::from(HELP))
-        .subcommand(args::RunArgs::augment_args(run))
+        .subcommand(foreign::hide(args::RunArgs::augment_args(run), host.machine))
         .subcommand(qtest::QtestArgs::augment_args(qtest))
         .subcommand(Command::new("version").about("Print the version"));
     LATER.iter().fold(all, |all, (name, about)| {

@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
+use trapline_machine::boot::cmdline::Machine;
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
 use super::units::{self, BadNumber};
-use super::{Host, refused};
+use super::{Host, arm64, foreign, refused};
 
 /// Everything a run needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct RunOptions {
     pub coalesce: bool,
     /// How much is said on standard error.
     pub loglevel: LogLevel,
+    /// What only arm64 guests have.
+    pub arm64: trapline_machine::Arm64,
 }
 
 /// What the guest starts with.
@@ -77,12 +80,14 @@ pub enum LogLevel {
 
 impl RunOptions {
     pub(super) fn new(args: RunArgs, host: &Host) -> anyhow::Result<Self> {
-        if let Some(reason) = refused::first(&args) {
+        if let Some(reason) = foreign::first(&args, host.machine).or_else(|| refused::first(&args))
+        {
             bail!(reason);
         }
         let cpus = cpus(&args.basic, host)?;
-        let mem_bytes = mem_bytes(&args.basic, cpus, host)?;
+        let (mem_bytes, mem_base) = memory(&args.basic, cpus, host)?;
         Ok(Self {
+            arm64: arm64::options(&args, mem_base)?,
             cpus,
             mem_bytes,
             boot: boot(args.kernel)?,
@@ -115,12 +120,20 @@ fn cpus(args: &BasicArgs, host: &Host) -> anyhow::Result<u32> {
         .with_context(|| format!("-c {text}: no guest can have that many CPUs"))
 }
 
-fn mem_bytes(args: &BasicArgs, cpus: u32, host: &Host) -> anyhow::Result<u64> {
+/// How much memory there is, and where, if that is said.
+fn memory(args: &BasicArgs, cpus: u32, host: &Host) -> anyhow::Result<(u64, Option<u64>)> {
     const PAGE: u64 = 4096;
     let Some(text) = &args.mem else {
-        return Ok(host.default_mem_bytes(cpus) / PAGE * PAGE);
+        return Ok((host.default_mem_bytes(cpus) / PAGE * PAGE, None));
     };
-    let size = match units::size(text) {
+    let (size, base) = match text.split_once('@') {
+        Some(_) if host.machine != Machine::Arm64 => {
+            bail!("-m {text}: only the memory of arm64 guests can be somewhere else")
+        }
+        Some((size, base)) => (size, Some(arm64::mem_base(base)?)),
+        None => (text.as_str(), None),
+    };
+    let size = match units::size(size) {
         Ok(0) => bail!("-m {text}: a guest needs memory"),
         Ok(size) => size,
         Err(BadNumber::TooLarge) => u64::MAX,
@@ -131,7 +144,8 @@ fn mem_bytes(args: &BasicArgs, cpus: u32, host: &Host) -> anyhow::Result<u64> {
     if let Some(ram) = host.ram_bytes {
         ensure!(size <= ram, "-m {text}: more than the host's {} MiB of RAM", ram >> 20);
     }
-    size.checked_next_multiple_of(PAGE).with_context(|| format!("-m {text}: too much memory"))
+    let size = size.checked_next_multiple_of(PAGE);
+    Ok((size.with_context(|| format!("-m {text}: too much memory"))?, base))
 }
 
 fn boot(args: KernelArgs) -> anyhow::Result<Boot> {

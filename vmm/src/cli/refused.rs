@@ -1,7 +1,7 @@
 //! Options we know but cannot honour yet. They are refused by name: a guest without the disk its
 //! user asked for is worse than no guest.
 
-use super::args::{Arm64Args, BasicArgs, DeviceArgs, NetworkArgs, RunArgs};
+use super::args::{BasicArgs, DeviceArgs, NetworkArgs, RunArgs};
 
 /// Why the arguments cannot be honoured: the first reason, in the order of the help text.
 pub(super) fn first(args: &RunArgs) -> Option<String> {
@@ -9,7 +9,6 @@ pub(super) fn first(args: &RunArgs) -> Option<String> {
         .or_else(|| network(&args.network))
         .or_else(|| device(&args.devices))
         .or_else(|| other(args))
-        .or_else(|| arm64(&args.arm64))
 }
 
 fn missing(option: &str, device: &str) -> String {
@@ -84,27 +83,8 @@ fn device(args: &DeviceArgs) -> Option<String> {
 fn other(args: &RunArgs) -> Option<String> {
     given(&[
         (args.kernel.flash.is_some(), "--flash", "the CFI flash device"),
+        (args.arm64.nested, "--nested", "nested virtualization"),
         (args.debug.debug_single_step, "--debug-single-step", "single stepping"),
         (args.debug.debug_iodelay.is_some(), "--debug-iodelay", "a delay of accesses"),
     ])
-}
-
-fn arm64(args: &Arm64Args) -> Option<String> {
-    let table = [
-        (args.aarch32, "--aarch32"),
-        (args.pmu, "--pmu"),
-        (args.disable_mte, "--disable-mte"),
-        (args.vcpu_affinity.is_some(), "--vcpu-affinity"),
-        (args.kaslr_seed.is_some(), "--kaslr-seed"),
-        (args.no_pvtime, "--no-pvtime"),
-        (args.sve_max_vl.is_some(), "--sve-max-vl"),
-        (args.nested, "--nested"),
-        (args.dump_dtb.is_some(), "--dump-dtb"),
-        (args.override_bad_firmware_cntfrq.is_some(), "--override-bad-firmware-cntfrq"),
-        (args.force_pci, "--force-pci"),
-        (args.irqchip.is_some(), "--irqchip"),
-        (args.firmware_address.is_some(), "--firmware-address"),
-    ];
-    let (_, option) = table.iter().find(|row| row.0)?;
-    Some(format!("{option}: arm64 guests have it, and they do not exist yet in this version"))
 }

@@ -1,13 +1,22 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
+use trapline_machine::boot::cmdline::Machine;
+use trapline_machine::{Arm64, Irqchip};
 
 use super::*;
 
-const HOST: Host = Host { cpus: 4, ram_bytes: Some(8 << 30) };
+const HOST: Host = Host { cpus: 4, ram_bytes: Some(8 << 30), machine: Machine::Pc };
+const ARM64: Host = Host { machine: Machine::Arm64, ..HOST };
 
 fn parse(args: &str) -> anyhow::Result<Parsed> {
     parse_list(&args.split_whitespace().collect::<Vec<_>>())
+}
+
+/// On an arm64 host.
+fn parse_arm64(args: &str) -> anyhow::Result<Parsed> {
+    let words = args.split_whitespace();
+    parse_on(std::iter::once("trapline").chain(words).map(OsString::from), &ARM64)
 }
 
 fn parse_list(args: &[&str]) -> anyhow::Result<Parsed> {
@@ -56,8 +65,75 @@ fn the_defaults_are_kvmtools() {
 
 #[test]
 fn the_default_memory_leaves_the_host_a_fifth() {
-    let small = Host { cpus: 8, ram_bytes: Some(500 << 20) };
+    let small = Host { cpus: 8, ram_bytes: Some(500 << 20), ..HOST };
     assert_eq!(small.default_mem_bytes(8), 400 << 20);
+}
+
+#[test]
+fn the_options_of_arm64_guests_are_understood_where_they_run() {
+    let Ok(Parsed::Run(options)) = parse_arm64(
+        "run --nodefaults --network mode=none --loglevel=warning --kernel gic.flat --params ipi \
+         --initrd env --cpus 2 --mem 256@0x100000000 --pmu --irqchip=gicv2m --aarch32 \
+         --kaslr-seed 0x1234 --sve-max-vl 256 --vcpu-affinity 0,2-3 --no-pvtime --disable-mte \
+         --dump-dtb out.dtb --override-bad-firmware-cntfrq 24000000 --force-pci",
+    ) else {
+        panic!("it is refused")
+    };
+    let expected = Arm64 {
+        mem_base: Some(1 << 32),
+        irqchip: Some(Irqchip::Gicv2m),
+        aarch32: true,
+        pmu: true,
+        disable_mte: true,
+        no_pvtime: true,
+        sve_max_vl: Some(256),
+        vcpu_affinity: vec![0, 2, 3],
+        timer_hz: Some(24_000_000),
+        kaslr_seed: 0x1234,
+        dump_dtb: Some("out.dtb".into()),
+        ..Arm64::default()
+    };
+    assert_eq!(options.arm64, expected);
+    assert_eq!(options.mem_bytes, 256 << 20);
+    let firmware = parse_arm64("run -f fw --firmware-address 0x80200000 -p quiet");
+    let Ok(Parsed::Run(options)) = firmware else { panic!("{firmware:?}") };
+    assert_eq!(options.arm64.firmware_address, Some(0x8020_0000));
+    assert_eq!(options.arm64.firmware_params.as_deref(), Some("quiet"));
+}
+
+#[test]
+fn wrong_options_of_arm64_guests_are_refused_in_a_sentence() {
+    for (args, expected) in [
+        ("--irqchip gicv4", "--irqchip gicv4: not one of gicv2, gicv2m, gicv3 and gicv3-its"),
+        ("--sve-max-vl 300", "--sve-max-vl 300: not a power of two from 128 to 65536"),
+        ("--vcpu-affinity 3-1", "--vcpu-affinity 3-1: not a list of CPUs such as 0-3,8"),
+        ("--kaslr-seed x", "--kaslr-seed x: not a number"),
+        ("-m 64@here", "-m here: not a number"),
+        ("--vnc", "--vnc: arm64 guests have no display"),
+        ("--exit-port", "--exit-port: arm64 guests have no ports"),
+        ("--nested", "--nested: nested virtualization does not exist yet in this version"),
+    ] {
+        let error = parse_arm64(&format!("run {args}")).expect_err(args);
+        assert_eq!(format!("{error:#}"), expected);
+    }
+    assert_eq!(
+        refusal("run -m 64@0x80000000"),
+        "-m 64@0x80000000: only the memory of arm64 guests can be somewhere else"
+    );
+    for option in ARM64_ONLY.split('|') {
+        let name = option.split([' ', '=']).next().unwrap();
+        let expected = format!("{name}: only arm64 guests have it, and this host runs none");
+        assert_eq!(refusal(&format!("run {option}")), expected);
+    }
+}
+
+#[test]
+fn help_shows_the_options_of_this_hosts_guests() {
+    let pc = text("run --help");
+    assert!(pc.contains("--vnc") && !pc.contains("--irqchip") && !pc.contains("--aarch32"));
+    let arm64 = parse_arm64("run --help");
+    let Ok(Parsed::Text(arm64)) = arm64 else { panic!("{arm64:?}") };
+    assert!(arm64.contains("--irqchip") && !arm64.contains("--vnc"), "{arm64}");
 }
 
 #[test]
@@ -125,7 +201,7 @@ fn wrong_memory_sizes_are_refused_with_the_reason() {
         let more = format!("-m {huge}: more than the host's 8192 MiB of RAM");
         assert_eq!(refusal(&format!("run -m {huge}")), more);
     }
-    for wrong in ["much", "12X", "1.5G", "-5", "+5", "G", "0x10", "5 M", "1MB", "512@0"] {
+    for wrong in ["much", "12X", "1.5G", "-5", "+5", "G", "0x10", "5 M", "1MB"] {
         let args = ["run", "-m", wrong];
         let error = parse_list(&args).expect_err(wrong).to_string();
         assert!(error.starts_with(&format!("-m {wrong}: not a memory size")), "{error}");
@@ -188,10 +264,11 @@ fn vnc_listens_on_this_host_only_unless_told_otherwise() {
 /// kvmtool's options whose device or guest does not exist yet.
 const REFUSED: &str = "-d x|--disk x,ro|--balloon|--gtk|--sdl|--rng|--9p /,t|--vsock 3|--tty 0\
     |--sandbox s|--hugetlbfs /h|--virtio-legacy|--virtio-transport pci|--vfio-pci 0:1.0|-F f\
-    |--flash f|--vidmode 3|--debug-single-step|--debug-iodelay 5|--console virtio|--console hv\
-    |--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime|--sve-max-vl 128\
-    |--nested|--dump-dtb f|--override-bad-firmware-cntfrq 1|--force-pci|--irqchip=gicv3\
-    |--firmware-address 0";
+    |--flash f|--vidmode 3|--debug-single-step|--debug-iodelay 5|--console virtio|--console hv";
+/// Its options of arm64 guests.
+const ARM64_ONLY: &str = "--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime\
+    |--sve-max-vl 128|--nested|--dump-dtb f|--override-bad-firmware-cntfrq 1|--force-pci\
+    |--irqchip=gicv3|--firmware-address 0";
 
 #[test]
 fn options_without_a_device_are_refused_by_name() {
@@ -234,12 +311,13 @@ fn help_is_what_test_suites_and_people_look_for() {
 
 #[test]
 fn every_option_has_help() {
-    let all = command();
+    let all = command(&HOST);
     let run = all.find_subcommand("run").unwrap();
     for arg in run.get_arguments() {
         assert!(arg.get_help().is_some(), "{}", arg.get_id());
     }
-    command().debug_assert();
+    command(&HOST).debug_assert();
+    command(&ARM64).debug_assert();
 }
 
 #[test]

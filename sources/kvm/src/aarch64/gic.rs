@@ -4,18 +4,17 @@
 use std::sync::OnceLock;
 
 use kvm_bindings::{
-    KVM_CREATE_DEVICE_TEST, KVM_DEV_ARM_ITS_CTRL_RESET, KVM_DEV_ARM_VGIC_CTRL_INIT,
-    KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
-    KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V2_ADDR_TYPE_CPU, KVM_VGIC_V2_ADDR_TYPE_DIST,
-    KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_create_device,
-    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2,
-    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
+    KVM_DEV_ARM_ITS_CTRL_RESET, KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR,
+    KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_VGIC_ITS_ADDR_TYPE,
+    KVM_VGIC_V2_ADDR_TYPE_CPU, KVM_VGIC_V2_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_DIST,
+    KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_create_device, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
 };
 use kvm_ioctls::{DeviceFd, VmFd};
 
 use super::attr::{command, has, set_u32, set_u64};
 use super::gic_state::{PowerOnState, Version};
-use crate::{Error, VmOptions};
+use crate::{Error, VmOptions, ioctl};
 
 /// An interrupt controller and where it is, guest physical addresses all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +56,7 @@ impl Gic {
     /// Whether KVM has it, on this host and for so many vCPUs. Asks without making anything, as
     /// what a VM has once been given it never loses.
     fn possible(self, fd: &VmFd, vcpus: u32) -> bool {
-        let known = |type_| {
-            let flags = KVM_CREATE_DEVICE_TEST;
-            fd.create_device(&mut kvm_create_device { type_, fd: 0, flags }).is_ok()
-        };
+        let known = |type_| ioctl::device_possible(fd, type_);
         match self {
             Self::V2 { .. } => {
                 vcpus <= V2_VCPUS_MAX && known(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2)

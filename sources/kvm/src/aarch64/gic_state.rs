@@ -54,8 +54,10 @@ impl PowerOnState {
         let mut writes = plan(version, intids);
         for write in &mut writes {
             if let Value::Kept(value) = &mut write.value {
-                *value = ioctl::device_attr(fd, write.group, write.attr)
-                    .map_err(Error::ioctl("read the interrupt controller"))?;
+                *value = ioctl::device_attr(fd, write.group, write.attr).map_err(|error| {
+                    tracing::debug!("vGIC group {}, attribute {:#x}", write.group, write.attr);
+                    Error::ioctl("read the interrupt controller")(error)
+                })?;
             }
         }
         Ok(Self(writes))
@@ -69,7 +71,10 @@ impl PowerOnState {
                 // The kernel takes as many of the bytes as the register has.
                 Value::Kept(value) => set_u64(fd, *group, *attr, value),
             };
-            done.map_err(Error::ioctl("reset the interrupt controller"))
+            done.map_err(|error| {
+                tracing::debug!("vGIC group {group}, attribute {attr:#x}, {value:x?}");
+                Error::ioctl("reset the interrupt controller")(error)
+            })
         })
     }
 }
