@@ -28,6 +28,8 @@ pub struct Config {
     pub reboot: bool,
     /// Whether writes that may be late are queued by the kernel.
     pub coalesce: bool,
+    /// Where a PC's interrupt controllers and its timer are emulated.
+    pub pc_irqchip: PcIrqchip,
     /// What only arm64 machines have; the PC takes no notice.
     pub arm64: Arm64,
 }
@@ -89,6 +91,16 @@ impl Irqchip {
             Self::Gicv3Its => "gicv3-its",
         }
     }
+}
+
+/// Where a PC's interrupt controllers and its timer are emulated. The local APICs are always KVM's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PcIrqchip {
+    /// All of them in KVM.
+    #[default]
+    Kernel,
+    /// 8259 pair, I/O APIC and 8254 on the board.
+    Split,
 }
 
 /// What runs first.

@@ -21,7 +21,7 @@ mod session;
 mod snapshot;
 mod x86_pc;
 
-pub use config::{Arm64, Boot, Config, Ending, Initrd, Irqchip};
+pub use config::{Arm64, Boot, Config, Ending, Initrd, Irqchip, PcIrqchip};
 pub use control::Control;
 pub use error::Error;
 pub use report::Report;

@@ -141,6 +141,7 @@ fn config(options: &RunOptions, boot: trapline_machine::Boot, console: &Arc<Cons
     Config {
         cpus: options.cpus,
         mem_bytes: options.mem_bytes,
+        pc_irqchip: options.pc_irqchip,
         kvm_device: options.dev.clone(),
         boot,
         console: Arc::clone(&backend),

@@ -237,7 +237,7 @@ fn options_nobody_can_honour_are_refused_by_name() {
         (&["-d", "disk.img"], "--disk: the virtio-blk device does not exist yet"),
         (&["-n", "mode=tap"], "-n mode=tap: the virtio-net device does not exist yet"),
         (&["--console", "virtio"], "--console virtio: the virtio-console device"),
-        (&["--irqchip", "gicv3"], "--irqchip: arm64 guests have it"),
+        (&["--irqchip", "gicv3"], "--irqchip gicv3: an arm64 guest's"),
         (&["-k", "/dev/null", "-f", "/dev/null"], "--firmware: a guest starts with"),
         (&["-m"], "-m"),
     ] {

@@ -17,7 +17,7 @@ use trapline_platform::rtc::regs::CENTURY_INDEX;
 
 use super::layout::{self, boot, irq, port};
 use super::ram_ranges;
-use crate::{Boot, Config, Error};
+use crate::{Boot, Config, Error, PcIrqchip};
 
 /// Puts the guest's software and the board's tables into memory, over whatever an earlier run
 /// left there, and says where the first vCPU starts.
@@ -110,7 +110,7 @@ const fn u16_of(offset: u32) -> u16 {
 
 /// What KVM's APICs say of themselves.
 const LOCAL_APIC_VERSION: u8 = 0x14;
-const IO_APIC_VERSION: u8 = 0x11;
+const KVM_IO_APIC_VERSION: u8 = 0x11;
 /// A P6 with an FPU and an APIC. Guests old enough to look here want no more than that.
 const MP_CPU_SIGNATURE: u32 = 0x600;
 const MP_CPU_FEATURES: u32 = 0x201;
@@ -136,7 +136,10 @@ fn write_tables(mem: &GuestMem, config: &Config) -> Result<Range<u64>, Error> {
         cpu_signature: MP_CPU_SIGNATURE,
         cpu_features: MP_CPU_FEATURES,
         io_apic,
-        io_apic_version: IO_APIC_VERSION,
+        io_apic_version: match config.pc_irqchip {
+            PcIrqchip::Kernel => KVM_IO_APIC_VERSION,
+            PcIrqchip::Split => trapline_intc::ioapic::regs::VERSION,
+        },
         overrides: &overrides,
         routes: &[],
     };

@@ -1,9 +1,10 @@
-//! Our own interrupt controllers and timer, for a source of traps that has none.
+//! Our own interrupt controllers and timer, for a source of traps that has none, or only the local
+//! APICs.
 
 use std::sync::Arc;
 
 use trapline::{Handler, Region};
-use trapline_device::{Clock, LevelRoutes, Line, LineSink, MsiSink};
+use trapline_device::{Clock, EoiSink, ExtInt, LevelRoutes, Line, LineSink, MsiSink};
 use trapline_intc::ioapic::{self, IoApic};
 use trapline_intc::pic::{Pic, regs as pic_regs};
 use trapline_intc::pit::{self, Pit};
@@ -41,6 +42,18 @@ impl Controllers {
         let Outputs { pic, ioapic, .. } = &self.outputs;
         devices.add("pic", pic.clone());
         devices.add("ioapic", ioapic.clone());
+    }
+
+    /// The 8259s, as the processor's INTR and INTA pins see them.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only KVM has such pins"))]
+    pub(crate) fn ext_int(&self) -> Arc<dyn ExtInt> {
+        self.outputs.pic.clone()
+    }
+
+    /// The I/O APIC, which hears the local APICs' ends of interrupts.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only KVM has local APICs"))]
+    pub(crate) fn eoi_sink(&self) -> Arc<dyn EoiSink> {
+        self.outputs.ioapic.clone()
     }
 
     /// Adds the controllers' registers and a timer, which is returned for port B.

@@ -1,19 +1,20 @@
 //! The PC board with KVM's processors and interrupt controllers.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use trapline::Registry;
-use trapline_device::{CharDevice, Clock, Device, Line, Power};
+use trapline_device::{CharDevice, Clock, Device, Line, LineSink, Power};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Irqchip, Kvm, Start, Vm, VmOptions};
+use trapline_kvm::{Kvm, LocalApics, Start, Vcpu, Vm, VmOptions};
 
 use super::display::Display;
+use super::intc::Controllers;
 use super::{Board, Options, Wiring, boot, layout, ram};
 use crate::control::Control;
 use crate::parts::Lines;
 use crate::session::OnKvm;
-use crate::{Config, Error};
+use crate::{Config, Error, PcIrqchip};
 
 /// Local APIC and I/O APIC numbers are a byte in the MP table, and one more is the broadcast.
 const CPUS_MAX: u32 = 254;
@@ -21,6 +22,8 @@ const CPUS_MAX: u32 = 254;
 /// The board, its RAM and its VM.
 pub(crate) struct PcOnKvm {
     display: Option<Display>,
+    /// Our own interrupt controllers, if there are any.
+    chips: Option<Chips>,
     board: Board,
     registry: Registry,
     vm: Arc<Vm>,
@@ -36,20 +39,30 @@ impl OnKvm for PcOnKvm {
         clock: Arc<dyn Clock>,
         control: &Control,
     ) -> Result<Self, Error> {
-        let options = vm_options(config.cpus)?;
+        let options = vm_options(config)?;
         let mem = ram(config.mem_bytes)?;
         let vm = Vm::new(kvm, &mem, options)?;
         let handles = usize::try_from(config.cpus).unwrap_or(usize::MAX);
         let registry = Registry::builder().handles(handles).offload(vm.offload()).build();
         let power: Arc<dyn Power> = Arc::new(control.clone());
-        let wiring =
-            Wiring { lines: &vm, controllers: None, clock, power, options: options_of(config) };
+        let chips = match config.pc_irqchip {
+            PcIrqchip::Kernel => None,
+            PcIrqchip::Split => Some(Chips::around(&vm)?),
+        };
+        let controllers = chips.as_ref().map(|chips| &chips.controllers);
+        let wiring = Wiring {
+            lines: controllers.map_or(&vm, |controllers| controllers as &dyn Lines),
+            controllers,
+            clock,
+            power,
+            options: options_of(config),
+        };
         let mut board = Board::new(&registry, &wiring)?;
         let display = match config.display {
             Some(mode) => Some(Display::new(mode, &vm, &registry, &mut board)?),
             None => None,
         };
-        Ok(Self { display, board, registry, vm, mem })
+        Ok(Self { display, chips, board, registry, vm, mem })
     }
 
     fn vm(&self) -> &Arc<Vm> {
@@ -58,6 +71,13 @@ impl OnKvm for PcOnKvm {
 
     fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    fn complete(&mut self, vcpus: &mut [Vcpu]) -> Result<(), Error> {
+        if let Some(chips) = &self.chips {
+            chips.connect(vcpus);
+        }
+        Ok(())
     }
 
     fn load(&self, config: &Config, again: bool) -> Result<Start, Error> {
@@ -88,8 +108,54 @@ impl Lines for Arc<Vm> {
     }
 }
 
+/// Our own interrupt controllers around KVM's local APICs.
+struct Chips {
+    controllers: Controllers,
+    /// The first vCPU's INTR pin, when there are vCPUs.
+    processor: Arc<OnceLock<Box<dyn LineSink>>>,
+}
+
+impl Chips {
+    /// Controllers after power-on.
+    fn around(vm: &Arc<Vm>) -> Result<Self, Error> {
+        let local = LocalApics::new(vm);
+        let processor = Arc::<OnceLock<_>>::default();
+        let controllers = Controllers::new(local.clone(), Some(local), |pin0| {
+            Line::new(Intr { processor: Arc::clone(&processor), pin0 })
+        })?;
+        Ok(Self { controllers, processor })
+    }
+
+    /// Connects them to all vCPUs of the VM; INTR is the first one's.
+    fn connect(&self, vcpus: &mut [Vcpu]) {
+        if let Some(first) = vcpus.first_mut() {
+            let _ = self.processor.set(Box::new(first.intr()));
+            first.connect_intr(self.controllers.ext_int());
+        }
+        for vcpu in vcpus {
+            vcpu.connect_eoi(self.controllers.eoi_sink());
+        }
+    }
+}
+
+/// The wire from the 8259s' INTR to the processor and to pin 0 of the I/O APIC.
+struct Intr {
+    processor: Arc<OnceLock<Box<dyn LineSink>>>,
+    pin0: Box<dyn LineSink>,
+}
+
+impl LineSink for Intr {
+    fn set_level(&self, level: bool) {
+        if let Some(processor) = self.processor.get() {
+            processor.set_level(level);
+        }
+        self.pin0.set_level(level);
+    }
+}
+
 /// How KVM is to make the VM.
-fn vm_options(cpus: u32) -> Result<VmOptions, Error> {
+fn vm_options(config: &Config) -> Result<VmOptions, Error> {
+    let cpus = config.cpus;
     if cpus > CPUS_MAX {
         return Err(Error::TooManyCpus { wanted: cpus, max: CPUS_MAX });
     }
@@ -97,8 +163,11 @@ fn vm_options(cpus: u32) -> Result<VmOptions, Error> {
         vcpus: cpus,
         tss_addr: layout::TSS,
         identity_map_addr: Some(layout::IDENTITY_MAP),
-        irqchip: Irqchip::Kernel,
-        pit: true,
+        irqchip: match config.pc_irqchip {
+            PcIrqchip::Kernel => trapline_kvm::Irqchip::Kernel,
+            PcIrqchip::Split => trapline_kvm::Irqchip::Split,
+        },
+        pit: config.pc_irqchip == PcIrqchip::Kernel,
     })
 }
 

@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 
 use kvm_bindings::{
     KVM_EXIT_ARM_NISV, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
-    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
-    KVM_EXIT_SYSTEM_EVENT, kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_2 as fail_entry,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, kvm_run,
+    kvm_run__bindgen_ty_1__bindgen_ty_2 as fail_entry,
     kvm_run__bindgen_ty_1__bindgen_ty_4 as io_exit,
     kvm_run__bindgen_ty_1__bindgen_ty_6 as mmio_exit,
     kvm_run__bindgen_ty_1__bindgen_ty_13 as internal_error,
@@ -51,6 +52,12 @@ pub(crate) enum Exit {
     },
     Halt,
     Interrupted,
+    /// An external interrupt can be injected now, as was asked for.
+    InterruptWindow,
+    /// A level-triggered interrupt of this vector has ended.
+    Eoi {
+        vector: u8,
+    },
     Shutdown,
     FailEntry {
         reason: u64,
@@ -152,7 +159,10 @@ impl RunPage {
             KVM_EXIT_IO => self.io().map_or(Exit::Unexpected(reason), Exit::Io),
             KVM_EXIT_MMIO => self.mmio(),
             KVM_EXIT_HLT => Exit::Halt,
-            KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN => Exit::Interrupted,
+            KVM_EXIT_INTR => Exit::Interrupted,
+            KVM_EXIT_IRQ_WINDOW_OPEN => Exit::InterruptWindow,
+            // The structure `eoi` is one byte, the vector.
+            KVM_EXIT_IOAPIC_EOI => Exit::Eoi { vector: self.u8(DETAILS) },
             KVM_EXIT_SHUTDOWN => Exit::Shutdown,
             KVM_EXIT_FAIL_ENTRY => Exit::FailEntry {
                 reason: self.u64(DETAILS + offset_of!(fail_entry, hardware_entry_failure_reason)),
@@ -229,11 +239,43 @@ impl RunPage {
     }
 }
 
+/// External interrupts, which come from outside the kernel.
+#[cfg(target_arch = "x86_64")]
+impl RunPage {
+    /// Whether KVM can take an external interrupt, as of the last exit.
+    pub(crate) fn ready_for_interrupt(&self) -> bool {
+        self.u8(offset_of!(kvm_run, ready_for_interrupt_injection)) != 0
+    }
+
+    /// Whether, as of the last exit, KVM holds a vector for which the guest is ready: interrupts are
+    /// on, and still another one could not be taken.
+    pub(crate) fn may_hold_vector(&self) -> bool {
+        self.u8(offset_of!(kvm_run, if_flag)) != 0 && !self.ready_for_interrupt()
+    }
+
+    /// Forgets that it could: something was changed since.
+    pub(crate) fn forget_readiness(&self) {
+        self.0.copy_in(offset_of!(kvm_run, ready_for_interrupt_injection), &[0]);
+    }
+
+    /// Whether KVM is to come back as soon as it can take an external interrupt.
+    pub(crate) fn request_interrupt_window(&self, on: bool) {
+        self.0.copy_in(offset_of!(kvm_run, request_interrupt_window), &[on.into()]);
+    }
+}
+
 impl ImmediateExit {
     /// Whether the next `KVM_RUN` only completes what is pending and comes back interrupted.
     pub(crate) fn set(&self, on: bool) {
         if let Some(field) = self.0.u8_at(IMMEDIATE_EXIT) {
             field.store(on.into(), Ordering::SeqCst);
+        }
+    }
+
+    /// Clears it. A swap, so that whoever set it is seen to have said before what is wanted.
+    pub(crate) fn take(&self) {
+        if let Some(field) = self.0.u8_at(IMMEDIATE_EXIT) {
+            field.swap(0, Ordering::SeqCst);
         }
     }
 }
@@ -308,6 +350,14 @@ mod tests {
         set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_ARM_NISV);
         set32(&page, DETAILS + 8, 0x0100_0000);
         assert_eq!(page.decode(), Exit::Undecoded { addr: 0x0100_0000 });
+    }
+
+    #[test]
+    fn the_end_of_an_interrupt_names_its_vector() {
+        let page = page();
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_IOAPIC_EOI);
+        set32(&page, DETAILS, 0xffff_ff61);
+        assert_eq!(page.decode(), Exit::Eoi { vector: 0x61 });
     }
 
     #[test]

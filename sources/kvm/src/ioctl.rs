@@ -19,6 +19,8 @@ use vmm_sys_util::{
 };
 
 ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
+#[cfg(target_arch = "x86_64")]
+ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_bindings::kvm_interrupt);
 ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 
 /// Lets the vCPU run until it exits. What it exited for is in its `kvm_run`.
@@ -26,6 +28,17 @@ pub(crate) fn run(vcpu: &VcpuFd) -> io::Result<()> {
     // SAFETY: the file is a vCPU's, and KVM_RUN takes no argument. It writes guest RAM, which the
     // VM keeps mapped, and the pages mapped from the vCPU, which are reached through atomics.
     match unsafe { ioctl(vcpu, KVM_RUN()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Hands the vector of an external interrupt to a vCPU, which takes it as soon as it can.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn interrupt(vcpu: &VcpuFd, vector: u8) -> io::Result<()> {
+    let argument = kvm_bindings::kvm_interrupt { irq: vector.into() };
+    // SAFETY: the file is a vCPU's, and the kernel only reads the argument.
+    match unsafe { ioctl_with_ref(vcpu, KVM_INTERRUPT(), &argument) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -5,40 +5,81 @@
 //! undoes it in the order: clear `immediate_exit`, look at what is wanted. However the two
 //! interleave, the wish is seen.
 
+#![expect(unsafe_code, reason = "signals a thread")]
+
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
-use libc::{c_int, c_void, siginfo_t};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler, unblock_signal};
+use libc::{c_int, c_void, pthread_t, siginfo_t};
+use parking_lot::Mutex;
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
 use crate::Error;
 use crate::exit::ImmediateExit;
 
-/// The wish that a vCPU stop, and the means to make it look.
+/// The wish that a vCPU stop or look around, and the means to make it.
 #[derive(Clone, Debug)]
 pub(crate) struct Kick {
     stop: Arc<AtomicBool>,
     immediate_exit: ImmediateExit,
+    /// The thread the vCPU runs on. Whoever holds the lock knows that the thread has not ended.
+    thread: Arc<Mutex<Option<pthread_t>>>,
 }
+
+/// As long as it is there, kicks reach the thread it was made on. That thread drops it.
+#[derive(Debug)]
+pub(crate) struct Here(Arc<Mutex<Option<pthread_t>>>);
 
 impl Kick {
     pub(crate) fn new(immediate_exit: ImmediateExit) -> Self {
-        Self { stop: Arc::new(AtomicBool::new(false)), immediate_exit }
+        Self { stop: Arc::default(), immediate_exit, thread: Arc::default() }
+    }
+
+    /// The vCPU runs on this thread from now on. Lets the signal through, whatever mask the thread
+    /// was born with.
+    pub(crate) fn arrive(&self) -> Here {
+        if let Err(error) = unblock_signal(signal()) {
+            tracing::warn!("the signal that stops vCPUs stays blocked: {error}");
+        }
+        *self.thread.lock() = Some(this_thread());
+        Here(Arc::clone(&self.thread))
     }
 
     /// Asks the vCPU to stop. Without effect on one whose thread has ended; may be repeated.
-    pub(crate) fn stop<T>(&self, thread: &JoinHandle<T>) {
+    pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
+        let thread = self.thread.lock();
+        self.interrupt(*thread);
+    }
+
+    /// Makes the vCPU look at its pins. On its own thread it is about to anyway.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn wake(&self) {
+        let thread = self.thread.lock();
+        if *thread != Some(this_thread()) {
+            self.interrupt(*thread);
+        }
+    }
+
+    /// To be called with the lock held that `thread` is from.
+    fn interrupt(&self, thread: Option<pthread_t>) {
         self.immediate_exit.set(true);
-        // The only failure is a thread that is gone, and then there is nothing to kick.
-        let _ = thread.kill(signal());
+        if let Some(thread) = thread {
+            // SAFETY: the thread has not ended, as it takes itself out under the lock before.
+            // There is no other failure with this signal number.
+            let _ = unsafe { libc::pthread_kill(thread, signal()) };
+        }
     }
 
     /// The vCPU's side, after it was interrupted: whether it is to stop.
     pub(crate) fn acknowledge(&self) -> bool {
-        self.immediate_exit.set(false);
+        self.immediate_exit.take();
+        self.is_stopping()
+    }
+
+    /// Whether it is to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
@@ -52,6 +93,17 @@ impl Kick {
         self.stop.store(false, Ordering::SeqCst);
         self.immediate_exit.set(false);
     }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+    }
+}
+
+fn this_thread() -> pthread_t {
+    // SAFETY: it takes nothing and always succeeds.
+    unsafe { libc::pthread_self() }
 }
 
 /// The first real-time signal: the C library keeps those below for itself, and `SIGRTMIN` says
@@ -68,13 +120,6 @@ pub(crate) fn prepare() -> Result<(), Error> {
             what: "be interrupted by a signal",
             reason: std::io::Error::from_raw_os_error(errno),
         })
-}
-
-/// Lets the signal through to the calling thread, whatever mask it was born with.
-pub(crate) fn listen() {
-    if let Err(error) = unblock_signal(signal()) {
-        tracing::warn!("the signal that stops vCPUs stays blocked: {error}");
-    }
 }
 
 /// Interrupting the system call is all it is for.

@@ -39,7 +39,7 @@ use x86_64 as arch;
 #[cfg(target_arch = "aarch64")]
 pub use arch::{Gic, Pmu, Start, VmOptions};
 #[cfg(target_arch = "x86_64")]
-pub use arch::{Irqchip, Start, Table, VmOptions};
+pub use arch::{Irqchip, LocalApics, Start, Table, VmOptions};
 pub use crash::CrashReport;
 pub use error::Error;
 pub use run::{Stop, Stuck, VcpuEvent, VcpuSet};

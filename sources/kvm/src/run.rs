@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::kick::Kick;
 use crate::stats::{ExitCounters, ExitStats};
-use crate::{CrashReport, Error, Vcpu, kick};
+use crate::{CrashReport, Error, Vcpu};
 
 /// Why a vCPU's thread ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl VcpuSet {
         // Whoever holds the lock is stopping them.
         if let Some(threads) = self.threads.try_lock() {
             for running in &threads.running {
-                running.kick.stop(&running.thread);
+                running.kick.stop();
             }
         }
     }
@@ -142,7 +142,7 @@ impl VcpuSet {
         let deadline = Instant::now() + patience;
         while !threads.running.is_empty() && Instant::now() < deadline {
             for running in &threads.running {
-                running.kick.stop(&running.thread);
+                running.kick.stop();
             }
             self.ended.wait(KICK_INTERVAL);
             threads.collect();
@@ -204,12 +204,13 @@ impl Ended {
 
 /// The life of a vCPU's thread.
 fn live(mut vcpu: Vcpu, on_event: &(dyn Fn(VcpuEvent) + Send + Sync), ended: &Ended) -> Vcpu {
-    kick::listen();
+    let here = vcpu.kick().arrive();
     // A panic here is a defect of a device or of ours. It must not leave a machine that waits for
     // a vCPU for ever, so it becomes a report like any other.
     let stop = catch_unwind(AssertUnwindSafe(|| vcpu.run()))
         .unwrap_or_else(|_| vcpu.crash("a device panicked while it handled an access".to_owned()));
     on_event(VcpuEvent { vcpu: vcpu.index(), stop });
+    drop(here);
     ended.announce();
     vcpu
 }

@@ -19,6 +19,10 @@ pub enum ExitKind {
     Halt,
     /// A signal or a kick.
     Interrupted,
+    /// The moment came at which an external interrupt can be injected.
+    InterruptWindow,
+    /// A level-triggered interrupt ended whose controller is not in the kernel.
+    Eoi,
     /// Poweroff, reset or crash through a firmware call.
     SystemEvent,
     /// A triple fault.
@@ -33,7 +37,7 @@ pub enum ExitKind {
 
 impl ExitKind {
     /// Every kind, in order of declaration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::PortRead,
         Self::PortWrite,
         Self::PortString,
@@ -41,6 +45,8 @@ impl ExitKind {
         Self::MmioWrite,
         Self::Halt,
         Self::Interrupted,
+        Self::InterruptWindow,
+        Self::Eoi,
         Self::SystemEvent,
         Self::Shutdown,
         Self::InternalError,
@@ -58,6 +64,8 @@ impl ExitKind {
             Self::MmioWrite => "mmio write",
             Self::Halt => "halt",
             Self::Interrupted => "interrupted",
+            Self::InterruptWindow => "interrupt window",
+            Self::Eoi => "end of interrupt",
             Self::SystemEvent => "system event",
             Self::Shutdown => "shutdown",
             Self::InternalError => "internal error",
@@ -127,7 +135,7 @@ mod tests {
         for (times, (kind, count)) in stats.iter().enumerate() {
             assert_eq!(count, times as u64 + 1, "{}", kind.name());
         }
-        assert_eq!(stats.total(), 78);
-        assert_eq!(stats.plus(&stats).total(), 156);
+        assert_eq!(stats.total(), 105);
+        assert_eq!(stats.plus(&stats).total(), 210);
     }
 }

@@ -1,5 +1,6 @@
 //! One vCPU: made, started, run, taken apart.
 
+use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
@@ -12,7 +13,7 @@ use kvm_ioctls::VcpuFd;
 use trapline::{Handle, Registry};
 use trapline_device::{Direction, Size, Space};
 
-use crate::arch::{PowerOn, Start};
+use crate::arch::{Pins, PowerOn, Start};
 use crate::crash::{Access, AccessLog, hex};
 use crate::exit::{Exit, Io, PIO_BYTES_MAX, RunPage};
 use crate::kick::Kick;
@@ -31,6 +32,8 @@ pub struct Vcpu {
     handle: Handle,
     registry: Registry,
     power_on: PowerOn,
+    /// What it has to do with interrupt controllers outside the kernel.
+    pub(crate) pins: Pins,
     counters: Arc<ExitCounters>,
     recent: AccessLog,
     /// Whether it has run before.
@@ -64,6 +67,7 @@ impl Vcpu {
             handle,
             registry: registry.clone(),
             power_on,
+            pins: Pins::default(),
             counters: Arc::default(),
             recent: AccessLog::default(),
             has_run: false,
@@ -94,6 +98,7 @@ impl Vcpu {
         self.complete();
         self.recent.clear();
         self.power_on.restore(&self.fd, &self.vm)?;
+        self.pins.restart(&self.page);
         start.apply(&self.fd)
     }
 
@@ -116,7 +121,7 @@ impl Vcpu {
         arch::prepare_thread(self.vm.options());
         self.has_run = true;
         loop {
-            let stop = match self.page.run(&self.fd) {
+            let stop = match self.enter() {
                 Ok(exit) => self.handle_exit(exit),
                 Err(error) => Some(self.crash(format!("KVM could not run it: {error}"))),
             };
@@ -124,6 +129,15 @@ impl Vcpu {
                 return stop;
             }
         }
+    }
+
+    fn enter(&mut self) -> io::Result<Exit> {
+        self.pins.before_entry(&self.fd, &self.page, &self.kick)?;
+        let exit = self.page.run(&self.fd)?;
+        if exit != Exit::Interrupted {
+            self.pins.has_run();
+        }
+        Ok(exit)
     }
 
     /// Completes an access that is half done, without running the guest: until then KVM must not
@@ -161,7 +175,13 @@ impl Vcpu {
                 self.mmio(addr, direction, len);
                 None
             }
-            Exit::Interrupted => self.kick.acknowledge().then_some(Stop::Requested),
+            Exit::Interrupted => self.interrupted(),
+            // The next entry injects what there is.
+            Exit::InterruptWindow => None,
+            Exit::Eoi { vector } => {
+                self.pins.eoi(vector);
+                None
+            }
             Exit::Halt => Some(Stop::Halted),
             Exit::Shutdown => Some(
                 self.crash(
@@ -190,6 +210,13 @@ impl Vcpu {
             Some(Err(error)) => Some(self.crash(error.to_string())),
             None => Some(system_event(kind, data).unwrap_or_else(|cause| self.crash(cause))),
         }
+    }
+
+    fn interrupted(&mut self) -> Option<Stop> {
+        let stop = self.kick.acknowledge();
+        // KVM may hold a vector that the guest has not taken yet, and nothing takes it back: the
+        // next life would begin with it. So it is run once more, until it is kicked again.
+        (stop && !self.pins.may_hold_vector(&self.page)).then_some(Stop::Requested)
     }
 
     fn io(&mut self, io: &Io) {
@@ -297,6 +324,8 @@ fn kind_of(exit: &Exit) -> ExitKind {
         Exit::Mmio { direction: Direction::Write, .. } => ExitKind::MmioWrite,
         Exit::Halt => ExitKind::Halt,
         Exit::Interrupted => ExitKind::Interrupted,
+        Exit::InterruptWindow => ExitKind::InterruptWindow,
+        Exit::Eoi { .. } => ExitKind::Eoi,
         Exit::Shutdown => ExitKind::Shutdown,
         Exit::FailEntry { .. } => ExitKind::EntryFailed,
         Exit::InternalError { .. } => ExitKind::InternalError,

@@ -13,6 +13,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) basic: BasicArgs,
     #[command(flatten)]
+    pub(super) machine: MachineArgs,
+    #[command(flatten)]
     pub(super) kernel: KernelArgs,
     #[command(flatten)]
     pub(super) network: NetworkArgs,
@@ -53,6 +55,17 @@ pub(super) struct BasicArgs {
     /// How much to say on standard error: error, warning, info or debug [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub(super) loglevel: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Machine options")]
+pub(super) struct MachineArgs {
+    /// Interrupt controllers. Of a PC: kernel (those and the timer in KVM) or split (local APICs in
+    /// KVM; 8259 pair, I/O APIC and 8254 here, where --stat shows them) [default: kernel]. Of an
+    /// arm64 guest: gicv2, gicv2m, gicv3 or gicv3-its [default: the first that can be had of
+    /// gicv3-its, gicv3, gicv2m and gicv2]
+    #[arg(long, value_name = "CHIP")]
+    pub(super) irqchip: Option<String>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -228,10 +241,6 @@ pub(super) struct Arm64Args {
     /// virtio over PCI, as it is anyway
     #[arg(long)]
     pub(super) force_pci: bool,
-    /// Interrupt controller: gicv2, gicv2m, gicv3 or gicv3-its [default: the first that can be had of
-    /// gicv3-its, gicv3, gicv2m and gicv2]
-    #[arg(long, value_name = "CHIP")]
-    pub(super) irqchip: Option<String>,
     /// Where firmware is loaded [default: the start of memory]
     #[arg(long, value_name = "ADDRESS")]
     pub(super) firmware_address: Option<String>,

@@ -17,7 +17,7 @@ pub(super) fn options(args: &RunArgs, mem_base: Option<u64>) -> anyhow::Result<A
     let firmware = arm64.firmware_address.as_deref();
     Ok(Arm64 {
         mem_base,
-        irqchip: arm64.irqchip.as_deref().map(irqchip).transpose()?,
+        irqchip: args.machine.irqchip.as_deref().map(irqchip).transpose()?,
         aarch32,
         pmu,
         disable_mte,

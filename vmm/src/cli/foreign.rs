@@ -55,7 +55,6 @@ fn arm64(args: &Arm64Args) -> Option<String> {
         (args.dump_dtb.is_some(), "--dump-dtb"),
         (args.override_bad_firmware_cntfrq.is_some(), "--override-bad-firmware-cntfrq"),
         (args.force_pci, "--force-pci"),
-        (args.irqchip.is_some(), "--irqchip"),
         (args.firmware_address.is_some(), "--firmware-address"),
     ];
     let (_, option) = table.iter().find(|row| row.0)?;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
+use trapline_machine::PcIrqchip;
 use trapline_machine::boot::cmdline::Machine;
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
@@ -19,6 +20,8 @@ pub struct RunOptions {
     pub cpus: u32,
     /// Guest memory in bytes, a multiple of 4 KiB, no more than the host has.
     pub mem_bytes: u64,
+    /// Where the interrupt controllers are emulated.
+    pub pc_irqchip: PcIrqchip,
     /// KVM's device file.
     pub dev: PathBuf,
     /// What to start.
@@ -87,7 +90,14 @@ impl RunOptions {
         let cpus = cpus(&args.basic, host)?;
         let (mem_bytes, mem_base) = memory(&args.basic, cpus, host)?;
         Ok(Self {
-            arm64: arm64::options(&args, mem_base)?,
+            arm64: match host.machine {
+                Machine::Pc => trapline_machine::Arm64::default(),
+                Machine::Arm64 => arm64::options(&args, mem_base)?,
+            },
+            pc_irqchip: match host.machine {
+                Machine::Pc => pc_irqchip(args.machine.irqchip.as_deref())?,
+                Machine::Arm64 => PcIrqchip::default(),
+            },
             cpus,
             mem_bytes,
             boot: boot(args.kernel)?,
@@ -146,6 +156,18 @@ fn memory(args: &BasicArgs, cpus: u32, host: &Host) -> anyhow::Result<(u64, Opti
     }
     let size = size.checked_next_multiple_of(PAGE);
     Ok((size.with_context(|| format!("-m {text}: too much memory"))?, base))
+}
+
+fn pc_irqchip(text: Option<&str>) -> anyhow::Result<PcIrqchip> {
+    Ok(match text {
+        None => PcIrqchip::default(),
+        Some("kernel") => PcIrqchip::Kernel,
+        Some("split") => PcIrqchip::Split,
+        Some(text @ ("gicv2" | "gicv2m" | "gicv3" | "gicv3-its")) => {
+            bail!("--irqchip {text}: an arm64 guest's; a PC has kernel and split")
+        }
+        Some(text) => bail!("--irqchip {text}: not one of kernel and split"),
+    })
 }
 
 fn boot(args: KernelArgs) -> anyhow::Result<Boot> {

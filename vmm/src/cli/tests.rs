@@ -104,6 +104,7 @@ fn the_options_of_arm64_guests_are_understood_where_they_run() {
 #[test]
 fn wrong_options_of_arm64_guests_are_refused_in_a_sentence() {
     for (args, expected) in [
+        ("--irqchip split", "--irqchip split: not one of gicv2, gicv2m, gicv3 and gicv3-its"),
         ("--irqchip gicv4", "--irqchip gicv4: not one of gicv2, gicv2m, gicv3 and gicv3-its"),
         ("--sve-max-vl 300", "--sve-max-vl 300: not a power of two from 128 to 65536"),
         ("--vcpu-affinity 3-1", "--vcpu-affinity 3-1: not a list of CPUs such as 0-3,8"),
@@ -130,10 +131,10 @@ fn wrong_options_of_arm64_guests_are_refused_in_a_sentence() {
 #[test]
 fn help_shows_the_options_of_this_hosts_guests() {
     let pc = text("run --help");
-    assert!(pc.contains("--vnc") && !pc.contains("--irqchip") && !pc.contains("--aarch32"));
+    assert!(pc.contains("--vnc") && pc.contains("split") && !pc.contains("--aarch32"));
     let arm64 = parse_arm64("run --help");
     let Ok(Parsed::Text(arm64)) = arm64 else { panic!("{arm64:?}") };
-    assert!(arm64.contains("--irqchip") && !arm64.contains("--vnc"), "{arm64}");
+    assert!(arm64.contains("gicv3-its") && !arm64.contains("--vnc"), "{arm64}");
 }
 
 #[test]
@@ -261,6 +262,19 @@ fn vnc_listens_on_this_host_only_unless_told_otherwise() {
     assert_eq!(run("--screendump x.png").screendump, Some("x.png".into()));
 }
 
+#[test]
+fn the_interrupt_controllers_are_where_the_user_says() {
+    use trapline_machine::PcIrqchip;
+    assert_eq!(run("").pc_irqchip, PcIrqchip::Kernel);
+    assert_eq!(run("--irqchip kernel").pc_irqchip, PcIrqchip::Kernel);
+    assert_eq!(run("--irqchip=split").pc_irqchip, PcIrqchip::Split);
+    assert_eq!(refusal("run --irqchip both"), "--irqchip both: not one of kernel and split");
+    assert_eq!(
+        refusal("run --irqchip gicv3"),
+        "--irqchip gicv3: an arm64 guest's; a PC has kernel and split"
+    );
+}
+
 /// kvmtool's options whose device or guest does not exist yet.
 const REFUSED: &str = "-d x|--disk x,ro|--balloon|--gtk|--sdl|--rng|--9p /,t|--vsock 3|--tty 0\
     |--sandbox s|--hugetlbfs /h|--virtio-legacy|--virtio-transport pci|--vfio-pci 0:1.0|-F f\
@@ -268,7 +282,7 @@ const REFUSED: &str = "-d x|--disk x,ro|--balloon|--gtk|--sdl|--rng|--9p /,t|--v
 /// Its options of arm64 guests.
 const ARM64_ONLY: &str = "--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime\
     |--sve-max-vl 128|--nested|--dump-dtb f|--override-bad-firmware-cntfrq 1|--force-pci\
-    |--irqchip=gicv3|--firmware-address 0";
+    |--firmware-address 0";
 
 #[test]
 fn options_without_a_device_are_refused_by_name() {

@@ -1,16 +1,16 @@
 //! The PC's chips that the kernel emulates: two 8259A, the I/O APIC, the 8254.
 
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_irq_routing_entry, kvm_irqchip, kvm_pit_config,
-    kvm_pit_state2,
+    KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap,
+    kvm_irq_routing_entry, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
 };
 use kvm_ioctls::VmFd;
 
 use crate::{Caps, Error, Irqchip, VmOptions};
 
 /// Inputs of the I/O APIC.
-const IOAPIC_INPUTS: u32 = 24;
+pub(super) const IOAPIC_INPUTS: u32 = 24;
 
 /// Does what must be done before there are vCPUs.
 pub(crate) fn set_up_vm(fd: &VmFd, caps: &Caps, options: &VmOptions) -> Result<(), Error> {
@@ -21,15 +21,20 @@ pub(crate) fn set_up_vm(fd: &VmFd, caps: &Caps, options: &VmOptions) -> Result<(
         let addr = usize::try_from(options.tss_addr).unwrap_or(usize::MAX);
         fd.set_tss_address(addr).map_err(Error::ioctl("place the TSS"))?;
     }
-    if options.irqchip == Irqchip::None {
-        return Ok(());
+    match options.irqchip {
+        Irqchip::Kernel => create_chips(fd, caps, options.pit),
+        Irqchip::Split => create_local_apics(fd, caps),
+        Irqchip::None => Ok(()),
     }
+}
+
+fn create_chips(fd: &VmFd, caps: &Caps, pit: bool) -> Result<(), Error> {
     if !caps.irqchip {
         return Err(Error::Missing("interrupt controllers"));
     }
     fd.create_irq_chip().map_err(Error::ioctl("create the interrupt controllers"))?;
     route(fd)?;
-    if options.pit {
+    if pit {
         if !caps.pit {
             return Err(Error::Missing("the interval timer"));
         }
@@ -39,6 +44,18 @@ pub(crate) fn set_up_vm(fd: &VmFd, caps: &Caps, options: &VmOptions) -> Result<(
         fd.create_pit2(config).map_err(Error::ioctl("create the interval timer"))?;
     }
     Ok(())
+}
+
+/// Every vCPU made from now on has a local APIC in the kernel. The first [`IOAPIC_INPUTS`] GSIs are
+/// the I/O APIC's, wherever that is: KVM reports the ends of level-triggered interrupts whose
+/// messages it finds there ([`crate::LocalApics`]).
+fn create_local_apics(fd: &VmFd, caps: &Caps) -> Result<(), Error> {
+    if !caps.split_irqchip {
+        return Err(Error::Missing("local APICs without the other interrupt controllers"));
+    }
+    let args = [IOAPIC_INPUTS.into(), 0, 0, 0];
+    let cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args, ..Default::default() };
+    fd.enable_cap(&cap).map_err(Error::ioctl("create the local APICs"))
 }
 
 /// Connects the interrupt inputs as a PC does. Those of the ISA bus, GSI 0 to 15, go to an 8259A
@@ -63,8 +80,13 @@ fn route(fd: &VmFd) -> Result<(), Error> {
         }
         connect(gsi, KVM_IRQCHIP_IOAPIC, if gsi == 0 { 2 } else { gsi });
     }
+    set_routes(fd, &entries)
+}
+
+/// Replaces what the inputs are connected to.
+pub(super) fn set_routes(fd: &VmFd, entries: &[kvm_irq_routing_entry]) -> Result<(), Error> {
     let what = "connect the interrupt controllers";
-    let routing = KvmIrqRouting::from_entries(&entries)
+    let routing = KvmIrqRouting::from_entries(entries)
         .map_err(|error| Error::Ioctl { what, reason: std::io::Error::other(error.to_string()) })?;
     fd.set_gsi_routing(&routing).map_err(Error::ioctl(what))
 }
@@ -78,7 +100,7 @@ pub(crate) struct Chips {
 impl Chips {
     /// Keeps the present state.
     pub(crate) fn of(fd: &VmFd, options: &VmOptions) -> Result<Self, Error> {
-        if options.irqchip == Irqchip::None {
+        if options.irqchip != Irqchip::Kernel {
             return Ok(Self { irqchips: Vec::new(), pit: None });
         }
         let irqchips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC]

@@ -35,7 +35,7 @@ impl CpuModel {
 
     /// Makes vCPU `index` of `vm` this model.
     pub(crate) fn give_to(&self, fd: &VcpuFd, vm: &Vm, index: u32) -> Result<(), Error> {
-        let tsc_deadline = vm.caps().tsc_deadline && vm.options().irqchip == Irqchip::Kernel;
+        let tsc_deadline = vm.caps().tsc_deadline && vm.options().irqchip != Irqchip::None;
         let mut entries = self.0.clone();
         place(&mut entries, Place { apic_id: index, vcpus: vm.options().vcpus, tsc_deadline });
         let what = "set the processor's features";

@@ -2,6 +2,7 @@
 
 mod chips;
 mod cpuid;
+mod external;
 mod options;
 mod power_on;
 mod registers;
@@ -14,6 +15,8 @@ use crate::{Error, Kvm, Vm};
 
 pub(crate) use chips::Chips;
 pub(crate) use cpuid::{CpuModel, hardware_virtualization};
+pub use external::LocalApics;
+pub(crate) use external::Pins;
 pub use options::{Irqchip, VmOptions};
 pub(crate) use power_on::PowerOn;
 pub(crate) use registers::{code_address, describe_registers, entry_failure_hint};

@@ -5,6 +5,9 @@
 pub enum Irqchip {
     /// In the kernel.
     Kernel,
+    /// The local APICs in the kernel, everything else on the board: [`crate::LocalApics`],
+    /// [`crate::Vcpu::connect_intr`] and [`crate::Vcpu::connect_eoi`] join them.
+    Split,
     /// Nowhere. A halted vCPU ends with [`crate::Stop::Halted`], as nothing can wake it.
     None,
 }

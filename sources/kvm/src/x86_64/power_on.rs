@@ -36,7 +36,7 @@ impl PowerOn {
     pub(crate) fn restore(&self, fd: &VcpuFd, vm: &Vm) -> Result<(), Error> {
         fd.set_sregs(&self.sregs).map_err(Error::ioctl("set the segment registers"))?;
         set_msrs(fd);
-        if vm.options().irqchip == Irqchip::Kernel {
+        if vm.options().irqchip != Irqchip::None {
             let state = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
             fd.set_mp_state(state).map_err(Error::ioctl("make a vCPU runnable"))?;
             if let Some(lapic) = &self.lapic {
