@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use support::Victim;
+use trapline_machine::qtest::BoardKind;
 
 /// Bytes thrown at one machine.
 const BYTES: usize = 4096;
@@ -30,7 +31,9 @@ fn main() -> ExitCode {
     let (mut seed, mut actions) = (first, 0);
     while start.elapsed() < Duration::from_secs(seconds) {
         let bytes = bytes(seed);
-        let hit = std::panic::catch_unwind(|| Victim::new().suffer(&bytes));
+        // Even seeds are for the PC, odd ones for arm64.
+        let board = if seed % 2 == 0 { BoardKind::X86Pc } else { BoardKind::Arm64Virt };
+        let hit = std::panic::catch_unwind(|| Victim::on(board).suffer(&bytes));
         let Ok(count) = hit else {
             eprintln!("found with --seed {seed}");
             return ExitCode::FAILURE;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use trapline::Registry;
 use trapline_device::{Line, LineSink, MsiSink, NullBackend};
 use trapline_guestmem::GuestMem;
+use trapline_intc::ioapic;
 use trapline_qtest::{Pin, Side, Wires};
 
 use super::{Board, Controllers, Options, Wiring, ram};
@@ -35,8 +36,11 @@ pub(crate) fn build(
     let controllers = Controllers::new(Arc::new(NoLocalApics), None, |pin0| {
         bench.wires.line(Pin { device: "i8259", side: Side::Out, number: 0 }, End(pin0))
     })?;
+    let lines = PinLines { wires: &bench.wires, controllers: &controllers };
+    // The client can drive every pin, also those no device of the board holds.
+    (0..u32::from(ioapic::regs::PINS)).for_each(|number| drop(lines.line(number)));
     let wiring = Wiring {
-        lines: &PinLines { wires: &bench.wires, controllers: &controllers },
+        lines: &lines,
         controllers: Some(&controllers),
         clock: Arc::clone(&bench.clock),
         power: Arc::clone(&bench.power),

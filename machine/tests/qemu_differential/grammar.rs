@@ -65,9 +65,23 @@ impl Grammar for Rtc {
         // RAM that no machine's setup fills.
         const RAM: u8 = 0x60;
         let read_all = || (0..=0x0d).chain([0x32]).map(Step::CmosIn);
-        match rng.below(12) {
+        match rng.below(13) {
+            // An update cycle ends, at the time of the alarm or not.
+            12 if rng.once_in(6) => {
+                let mut steps = vec![
+                    Step::CmosOut(0x0b, rng.one_of(&[0x02, 0x12, 0x22, 0x32])),
+                    Step::CmosOut(1, rng.one_of(&[0xff, 0x00, 0x59])),
+                    Step::CmosOut(3, 0xff),
+                    Step::CmosOut(5, 0xff),
+                    Step::CmosIn(0x0c),
+                    Step::Wait(1_070_000),
+                    Step::CmosIn(0x0c),
+                ];
+                steps.extend(read_all());
+                steps
+            }
             // A driver reads the time.
-            0 | 1 => read_all().collect(),
+            0 | 1 | 12 => read_all().collect(),
             // A driver sets the time, in another format first.
             2 => {
                 let format = rng.one_of(&[0x02, 0x06, 0x06, 0x02]);
@@ -132,7 +146,7 @@ impl Grammar for I8042 {
         const DATA: u16 = 0x60;
         const COMMAND: u16 = 0x64;
         let (data, command) = (|v| Step::Out(DATA, v), |v| Step::Out(COMMAND, v));
-        let mut steps = match rng.below(10) {
+        let mut steps = match rng.below(11) {
             0 => vec![command(rng.one_of(&[0x20, 0xa1, 0xa7, 0xa8, 0xa9, 0xaa, 0xab, 0xad, 0xae]))],
             1 => vec![command(0x60), data(rng.byte() & 0x6f)],
             2 => vec![command(rng.one_of(&[0xd2, 0xd3])), data(rng.byte())],
@@ -141,7 +155,7 @@ impl Grammar for I8042 {
             5 => vec![data(0xf0), data(rng.below(4))],
             6 => {
                 let byte =
-                    rng.one_of(&[0xe6, 0xe7, 0xe9, 0xea, 0xeb, 0xf2, 0xf4, 0xf5, 0xf6, 0xff]);
+                    rng.one_of(&[0xe6, 0xe7, 0xe9, 0xea, 0xeb, 0xf0, 0xf2, 0xf4, 0xf5, 0xf6, 0xff]);
                 vec![command(0xd4), data(byte)]
             }
             7 => {
@@ -151,6 +165,17 @@ impl Grammar for I8042 {
                 vec![command(0xd4), data(byte), command(0xd4), data(value)]
             }
             8 => vec![command(0xd0)],
+            // In wrap mode the mouse sends back what it is sent.
+            9 => vec![
+                command(0xd4),
+                data(0xee),
+                Step::In(DATA),
+                command(0xd4),
+                data(rng.below(0xec)),
+                Step::In(DATA),
+                command(0xd4),
+                data(0xec),
+            ],
             // No output port and no pulses: they reach the processor's reset line.
             _ if rng.once_in(2) => vec![command(rng.below(0xd0))],
             _ => vec![data(rng.below(0xed))],
@@ -176,7 +201,9 @@ impl Grammar for Pic {
         let base = rng.one_of(&[0x20u16, 0x20, 0xa0]);
         let (command, mask) = (|v| Step::Out(base, v), |v| Step::Out(base + 1, v));
         let cascade = if base == 0x20 { 4 } else { 2 };
-        match rng.below(10) {
+        match rng.below(12) {
+            // Edges on both chips, each acknowledged before its line falls.
+            10 | 11 => edges(rng),
             // A driver sets a chip up.
             0 => vec![
                 command(0x11 | (rng.byte() & 0x08)),
@@ -206,6 +233,43 @@ impl Grammar for Pic {
     }
 }
 
+/// Lines that no device drives: two of the primary chip, two of the secondary.
+const FREE_LINES: [u8; 4] = [5, 7, 10, 11];
+
+/// Both chips are set up, some of their inputs rise, and all requests are polled for, each with an
+/// end of interrupt of some kind, before the lines fall.
+fn edges(rng: &mut Rng) -> Vec<Step> {
+    let write = |port, bytes: &[u8]| -> Vec<Step> {
+        bytes.iter().map(|byte| Step::Out(port, *byte)).collect()
+    };
+    // Nobody else asks, and requests are edges.
+    let mut steps = [0x3f9, 0x2f9, 0x4d1].map(|port| Step::Out(port, 0)).to_vec();
+    steps.push(Step::Out(0x4d0, 0x18));
+    // A secondary chip has no automatic EOI, by the older data sheets.
+    let icw4 = rng.one_of(&[0x01, 0x01, 0x11, 0x03]);
+    steps.extend([write(0x20, &[0x11]), write(0x21, &[0x20, 4, icw4, 0])].concat());
+    steps.extend([write(0xa0, &[0x11]), write(0xa1, &[0x28, 2, 0x01, 0])].concat());
+    if rng.once_in(3) {
+        steps.extend([Step::Out(0x20, 0xc0 | rng.below(8)), Step::Out(0xa0, 0xc0 | rng.below(8))]);
+    }
+    let lines: Vec<u8> = FREE_LINES.into_iter().filter(|_| rng.once_in(2)).collect();
+    steps.extend(lines.iter().map(|line| Step::Line(*line, true)));
+    for _ in 0..=lines.len() {
+        for base in [0x20, 0xa0] {
+            let look = |ocw3| [Step::Out(base, ocw3), Step::In(base)];
+            steps.extend([look(0x0a), look(0x0b)].concat());
+        }
+        steps.push(Step::Poll);
+        let end = rng.one_of(&[0x20, 0x20, 0xa0]);
+        steps.extend([Step::Out(0xa0, end), Step::Out(0x20, end)]);
+    }
+    steps.extend(lines.iter().map(|line| Step::Line(*line, false)));
+    // As random sequences begin.
+    steps.extend([write(0x20, &[0x11]), write(0x21, &[0x08, 4, 1])].concat());
+    steps.extend([write(0xa0, &[0x11]), write(0xa1, &[0x70, 2, 1])].concat());
+    steps
+}
+
 /// The 8254, with channel 2's gate and output in port B.
 pub(crate) struct Pit;
 
@@ -225,7 +289,37 @@ impl Grammar for Pit {
             let (low, high) = (rng.byte(), 0xf0 | rng.byte());
             vec![Step::Out(CONTROL, control), Step::Out(port, low), Step::Out(port, high)]
         };
-        match rng.below(4) {
+        match rng.below(6) {
+            // A count that ends, and what its output does.
+            4 => {
+                let mode = rng.one_of(&[0, 3]);
+                let low = rng.byte() & 0xfe;
+                let mut steps = vec![
+                    Step::Out(0x61, 0),
+                    Step::Out(CONTROL, (channel << 6) | 0x30 | (mode << 1)),
+                    Step::Out(port, low),
+                    Step::Out(port, 1 + rng.below(8)),
+                    Step::Out(0x61, 1),
+                ];
+                for _ in 0..3 {
+                    steps.extend([Step::Wait(u32::from(rng.byte()) * 4), Step::PitOut(channel)]);
+                }
+                steps
+            }
+            // The timer's interrupt, which an 8259 sees rise at the end of the count.
+            5 => {
+                let mut steps = vec![
+                    Step::Out(CONTROL, 0x30),
+                    Step::Out(0x40, rng.byte()),
+                    Step::Out(0x40, rng.below(4)),
+                ];
+                steps.extend([Step::Wait(u32::from(rng.byte()) * 4), Step::PitOut(0)]);
+                steps.extend([Step::Wait(2500), Step::PitOut(0)]);
+                steps.extend([Step::Out(0x20, 0x0a), Step::In(0x20)]);
+                steps.extend([Step::Out(0x20, 0x0c), Step::In(0x20), Step::Out(0x20, 0x20)]);
+                steps.extend([Step::Out(0x20, 0x0a), Step::In(0x20)]);
+                steps
+            }
             0 | 1 => {
                 let mode = rng.one_of(&[0, 2, 3, 4]);
                 let mut steps = vec![Step::Out(0x61, 1)];

@@ -104,16 +104,40 @@ impl Qemu {
         (after * 1_000_000_000).div_ceil(PM_HZ)
     }
 
+    /// Where QEMU has its 8259s, and their first input. The primary one is made first.
+    pub(crate) fn chips(&mut self) -> [String; 2] {
+        const UNATTACHED: &str = "/machine/unattached";
+        let list = self.monitor(&format!(
+            r#"{{"execute": "qom-list", "arguments": {{"path": "{UNATTACHED}"}}}}"#
+        ));
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+        let items = list["return"].as_array().unwrap().iter();
+        let ours = items.filter(|item| item["type"] == "child<isa-i8259>");
+        let number = |name: &str| -> u32 {
+            name.trim_start_matches("device[").trim_end_matches(']').parse().unwrap()
+        };
+        let mut names: Vec<&str> = ours.map(|item| item["name"].as_str().unwrap()).collect();
+        names.sort_by_key(|name| number(name));
+        let paths: Vec<String> =
+            names.iter().map(|name| format!("{UNATTACHED}/{name} 0")).collect();
+        paths.try_into().unwrap()
+    }
+
     /// A command of QEMU's monitor without arguments.
     fn command(&mut self, name: &str) {
-        let text = format!("{{\"execute\": \"{name}\"}}\n");
+        self.monitor(&format!("{{\"execute\": \"{name}\"}}"));
+    }
+
+    /// A command of QEMU's monitor; its answer.
+    fn monitor(&mut self, command: &str) -> String {
+        let text = format!("{command}\n");
         self.monitor.get_mut().write_all(text.as_bytes()).unwrap();
         loop {
             let mut line = String::new();
-            assert_ne!(self.monitor.read_line(&mut line).unwrap(), 0, "{name}: no answer");
-            assert!(!line.starts_with("{\"error\""), "{name}: {line}");
+            assert_ne!(self.monitor.read_line(&mut line).unwrap(), 0, "{command}: no answer");
+            assert!(!line.starts_with("{\"error\""), "{command}: {line}");
             if line.starts_with("{\"return\"") {
-                return;
+                return line;
             }
         }
     }

@@ -19,6 +19,8 @@ pub(crate) struct Pair<'a> {
     ours: Client,
     theirs: Client,
     qemu: Qemu,
+    /// Where the inputs of the 8259s are: ours behind the I/O APIC's, QEMU's at both chips.
+    inputs: [[String; 2]; 2],
     now_ns: u64,
     /// The last write to each port.
     last: Vec<Step>,
@@ -36,7 +38,8 @@ struct Effect {
 
 impl<'a> Pair<'a> {
     pub(crate) fn start(table: &'a Table, device: &'a str) -> Self {
-        let (qemu, mut theirs) = Qemu::start();
+        let (mut qemu, mut theirs) = Qemu::start();
+        let inputs = [["ioapic 0", "ioapic 8"].map(str::to_owned), qemu.chips()];
         let mut ours = ours();
         for client in [&mut ours, &mut theirs] {
             client.ask("irq_intercept_in ioapic");
@@ -47,6 +50,7 @@ impl<'a> Pair<'a> {
             ours,
             theirs,
             qemu,
+            inputs,
             now_ns: 0,
             last: Vec::new(),
             high: Default::default(),
@@ -70,6 +74,12 @@ impl<'a> Pair<'a> {
         // QEMU's time is known to a third of a pulse, and both count from another one's beginning.
         if let (Step::PitCount(_), Some(a), Some(b)) = (step, ours.value, theirs.value)
             && a.abs_diff(b) <= COUNTS
+        {
+            ours.value = theirs.value;
+        }
+        // The same goes for an output that is about to change or has just done so.
+        if let (Step::PitOut(_), Some(a), Some(b)) = (step, ours.value, theirs.value)
+            && outputs_agree(a, b)
         {
             ours.value = theirs.value;
         }
@@ -127,12 +137,20 @@ impl<'a> Pair<'a> {
             self.now_ns = self.qemu.wait(&mut self.theirs, time, self.now_ns);
             self.ours.ask(&format!("clock_set {}", self.now_ns));
         }
-        (Effect::of(&mut self.ours, step), Effect::of(&mut self.theirs, step))
+        let [ours, theirs] = &self.inputs;
+        (Effect::of(&mut self.ours, ours, step), Effect::of(&mut self.theirs, theirs, step))
     }
 }
 
+/// Whether two outputs and counts (the output is bit 16) are the same to within the time between
+/// the timers.
+fn outputs_agree(a: u64, b: u64) -> bool {
+    let about_to_change = |value: u64| !(COUNTS..=0xffff - COUNTS).contains(&(value & 0xffff));
+    a.abs_diff(b) <= COUNTS || about_to_change(a) || about_to_change(b)
+}
+
 impl Effect {
-    fn of(client: &mut Client, step: Step) -> Self {
+    fn of(client: &mut Client, inputs: &[String; 2], step: Step) -> Self {
         let value = match step {
             Step::In(port) => Some(client.number(&format!("inb {port:#x}"))),
             Step::Out(port, value) => {
@@ -153,11 +171,39 @@ impl Effect {
                 let mut byte = || client.number(&format!("inb {:#x}", 0x40 + channel));
                 Some(byte() | byte() << 8)
             }
+            Step::PitOut(channel) => {
+                client.ask(&format!("outb 0x43 {:#x}", 0xc0 | 2 << channel));
+                let mut byte = || client.number(&format!("inb {:#x}", 0x40 + channel));
+                let (status, count) = (byte(), byte() | byte() << 8);
+                Some((status & 0x80) << 9 | count)
+            }
+            Step::Poll => {
+                let mut poll = |port| {
+                    client.ask(&format!("outb {port:#x} 0x0c"));
+                    client.number(&format!("inb {port:#x}"))
+                };
+                const CASCADE: u64 = 0x82;
+                let primary = poll(0x20);
+                let secondary = if primary == CASCADE { poll(0xa0) } else { 0 };
+                Some(secondary << 8 | primary)
+            }
+            Step::Line(irq, level) => {
+                let input = &inputs[usize::from(irq / 8)];
+                let (device, first) = input.split_once(' ').unwrap();
+                let number = first.parse::<u8>().unwrap() + irq % 8;
+                client.ask(&format!(
+                    "set_irq_in {device} unnamed-gpio-in {number} {}",
+                    u8::from(level)
+                ));
+                None
+            }
             Step::Wait(_) => None,
         };
-        // Interrupt 0 is the timer's, which is not the same chip's in both machines.
+        // Interrupt 0 is the timer's, which is not the same chip's in both machines; and of a line
+        // that the client drives, only we tell.
         let mut changes = client.changes();
-        changes.retain(|(number, _)| *number != 0);
+        let driven = |number| matches!(step, Step::Line(irq, _) if u32::from(irq) == number);
+        changes.retain(|(number, _)| *number != 0 && !driven(*number));
         Self { value, changes }
     }
 }

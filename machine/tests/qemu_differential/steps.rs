@@ -17,6 +17,12 @@ pub(crate) enum Step {
     CmosOut(u8, u8),
     /// `pit-count CHANNEL`: latches a count and reads both of its bytes.
     PitCount(u8),
+    /// `pit-out CHANNEL`: reads back whether the output is high, and the count.
+    PitOut(u8),
+    /// `line IRQ LEVEL`: drives an input of the 8259s that no device drives.
+    Line(u8, bool),
+    /// `poll`: polls the primary 8259, and the secondary one where that is what asks.
+    Poll,
     /// `wait MICROSECONDS`: for about as long.
     Wait(u32),
 }
@@ -35,6 +41,9 @@ impl fmt::Display for Step {
             Self::CmosIn(index) => write!(f, "cmos-in {index:#x}"),
             Self::CmosOut(index, value) => write!(f, "cmos-out {index:#x} {value:#x}"),
             Self::PitCount(channel) => write!(f, "pit-count {channel}"),
+            Self::PitOut(channel) => write!(f, "pit-out {channel}"),
+            Self::Poll => write!(f, "poll"),
+            Self::Line(irq, level) => write!(f, "line {irq} {}", u8::from(*level)),
             Self::Wait(us) => write!(f, "wait {us}"),
         }
     }
@@ -53,6 +62,9 @@ impl FromStr for Step {
             ["cmos-in", at] => Self::CmosIn(byte(at)?),
             ["cmos-out", at, value] => Self::CmosOut(byte(at)?, byte(value)?),
             ["pit-count", channel] => Self::PitCount(byte(channel)?),
+            ["pit-out", channel] => Self::PitOut(byte(channel)?),
+            ["poll"] => Self::Poll,
+            ["line", irq, level] => Self::Line(byte(irq)?, byte(level)? != 0),
             ["wait", us] => Self::Wait(number(us)?),
             _ => return Err(format!("{text}: no such step")),
         })
