@@ -183,6 +183,79 @@ fn a_device_is_unmapped_whatever_its_size_says() {
 }
 
 #[test]
+fn every_command_of_gicv4_is_known_by_name_and_refused() {
+    let mut bench = Bench::new(Config::new());
+    for (opcode, name) in [
+        (0x21, "VMOVI"),
+        (0x22, "VMOVP"),
+        (0x23, "VSGI"),
+        (0x25, "VSYNC"),
+        (0x29, "VMAPP"),
+        (0x2a, "VMAPTI"),
+        (0x2b, "VMAPI"),
+        (0x2d, "VINVALL"),
+        (0x2e, "INVDB"),
+    ] {
+        let command = Command::decode([opcode, 0, 0, 0]);
+        assert_eq!(command.name(), name);
+        bench.run(&[command]);
+    }
+    assert_eq!(bench.its.counters().refused(CommandError::Virtual), 9);
+    for opcode in [0x20, 0x24, 0x26, 0x28, 0x2c, 0x2f, 0x00, 0x02, 0x10, 0xff] {
+        let command = Command::decode([opcode, 0, 0, 0]);
+        assert!(matches!(command, Command::Unknown { .. }), "{opcode:#x}");
+    }
+}
+
+#[test]
+fn reset_forgets_everything_but_what_was_counted() {
+    let mut bench = Bench::new(Config::new());
+    bench.run(&[mapc(0, 0), mapd(0, 1), mapti(0, 0, 8192, 0), int(5, 5)]);
+    let mut cache = TranslationCache::new();
+    assert!(cache.translate(&bench.its, &bench.ram, DeviceId(0), EventId(0)).is_ok());
+    bench.its.reset();
+    assert_eq!(bench.its.counters().commands, 4);
+    assert_eq!(bench.its.counters().refused(CommandError::Int), 1);
+    let values: Vec<u64> =
+        [0x80, 0x88, 0x90, 0x100, 0x108].map(|at| bench.its.peek(at, 8)).to_vec();
+    assert_eq!(values, [0, 0, 0, 0x0107_0000_0000_0200, 0x0407_0000_0000_0200]);
+    assert_eq!(bench.its.peek(0, 4), 0x8000_0000);
+    let cached = cache.translate(&bench.its, &bench.ram, DeviceId(0), EventId(0));
+    assert_eq!(cached, Err(Blocked::Disabled));
+}
+
+#[test]
+fn a_remembered_translation_is_one_of_its_device_event_and_time() {
+    let mut bench = Bench::new(Config::new());
+    let itt = |device: u32| 0x4600_0000 + u64::from(device) * 0x1_0000;
+    let mapd = |device: u32| {
+        let (id, itt) = (DeviceId(device), itt(device));
+        Command::Mapd { device: id, size: 11, itt, valid: true }
+    };
+    bench.run(&[mapc(0, 0), mapd(0), mapd(1)]);
+    for event in 0..2048 {
+        bench.run(&[mapti(0, event, 8192 + event, 0), mapti(1, event, 20_000 + event, 0)]);
+    }
+    let mut cache = TranslationCache::new();
+    for round in 0..2 {
+        // Twice as many of each device as there are places, so they push one another out.
+        for (device, first) in [(0, 8192), (1, 20_000)] {
+            for event in (0..2048).chain((0..2048).rev()) {
+                let (id, at) = (DeviceId(device), EventId(event));
+                let to = cache.translate(&bench.its, &bench.ram, id, at).unwrap().0;
+                assert_eq!(to.intid(), first + event, "round {round}");
+            }
+        }
+    }
+    // What is remembered is not looked up: this table entry was changed behind the ITS's back.
+    let (id, at) = (DeviceId(1), EventId(0));
+    bench.ram.write(itt(1), &(9000u64 << 16).to_le_bytes()).unwrap();
+    assert_eq!(cache.translate(&bench.its, &bench.ram, id, at).unwrap().0.intid(), 20_000);
+    bench.run(&[mapc(3, 0)]);
+    assert_eq!(cache.translate(&bench.its, &bench.ram, id, at).unwrap().0.intid(), 9000);
+}
+
+#[test]
 fn mapti_honours_propbaser_only_if_configured() {
     for (check_propbaser, refused) in [(true, 1), (false, 0)] {
         let mut bench = Bench::new(Config { check_propbaser, ..Config::new() });

@@ -9,6 +9,9 @@ const ABSENT: u32 = u32::MAX;
 /// An event was put in it, but it has no target (MAPTI before MAPC is legal).
 const UNMAPPED: u32 = u32::MAX - 1;
 
+/// How many collection numbers there are.
+const COUNT: usize = 1 << 16;
+
 /// Targets by collection number. At most 65,536 numbers of 4 bytes, whatever the guest does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Collections {
@@ -48,7 +51,10 @@ impl Collections {
     fn slot(&mut self, collection: CollectionId) -> &mut u32 {
         let index = usize::from(collection.0);
         if self.slots.len() <= index {
-            self.slots.reserve_exact(index + 1 - self.slots.len());
+            // Twice as much each time, so that a guest that names them one by one costs no more
+            // than one that names the last one first.
+            let wanted = (self.slots.len() * 2).min(COUNT).max(index + 1);
+            self.slots.reserve_exact(wanted - self.slots.len());
             self.slots.resize(index + 1, ABSENT);
         }
         self.slots.get_mut(index).unwrap_or_else(|| unreachable!("the slot was just made"))

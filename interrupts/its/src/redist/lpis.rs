@@ -162,15 +162,22 @@ impl Lpis {
         self.copies.as_ref().map(|copies| listed(&copies.pending)).unwrap_or_default()
     }
 
-    /// Takes all pending LPIs below `end`.
-    pub(crate) fn take(&mut self, end: u32) -> Vec<Lpi> {
-        let mut all = self.all();
-        all.retain(|lpi| lpi.intid() < end);
-        if let Some(copies) = &mut self.copies {
-            all.iter().for_each(|lpi| set_bit(&mut copies.pending, *lpi, false));
+    /// All pending LPIs below `end` become pending on `to` instead. Their configuration bytes are
+    /// read there when they are asked for.
+    pub(crate) fn move_to(&mut self, to: &mut Self, end: u32) {
+        let (Some(mine), Some(theirs)) = (&mut self.copies, &mut to.copies) else { return };
+        let words = mine.pending.iter_mut().zip(&mut theirs.pending).zip(&mut theirs.known);
+        for (first, ((from, to), known)) in (LPI_BASE..).step_by(64).zip(words) {
+            let mask = match end.saturating_sub(first) {
+                0 => break,
+                count @ 1..64 => (1 << count) - 1,
+                _ => u64::MAX,
+            };
+            *known &= !(*from & mask & !*to);
+            *to |= *from & mask;
+            *from &= !mask;
         }
-        self.next = None;
-        all
+        (self.next, to.next) = (None, None);
     }
 
     /// The configuration byte must be read again; it is, if the LPI is pending now.

@@ -366,10 +366,10 @@ impl<M: GuestMemory> LpiSink for Sink<'_, M> {
 
     fn move_all_pending(&mut self, from: Target, to: Target) {
         let end = self.common_end(from, to);
-        let Some((frame, _)) = self.redistributors.active(from) else { return };
-        let taken = frame.lpis.take(end);
-        if let Some((frame, tables)) = self.redistributors.active(to) {
-            taken.into_iter().for_each(|lpi| frame.lpis.set(self.mem, &tables, lpi));
+        let index = |target: Target| usize::try_from(target.0).unwrap_or(usize::MAX);
+        let frames = self.redistributors.frames.get_disjoint_mut([index(from), index(to)]);
+        if let Ok([from, to]) = frames {
+            from.lpis.move_to(&mut to.lpis, end);
         }
     }
 

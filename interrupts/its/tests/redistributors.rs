@@ -1,0 +1,122 @@
+//! The `RD_base` frames, register by register.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
+mod support;
+
+use gicv3_its::redist::regs::{CTLR_CES, CTLR_IR, Typer, typer};
+use gicv3_its::redist::{RedistConfig, Redistributors};
+use gicv3_its::{Config, GuestMemory, Lpi, LpiSink, Target};
+use support::ram::Ram;
+use support::{Bench, CONFIG, PENDING, int, mapc, mapd, mapti};
+
+const CPU0: Target = Target(0);
+
+fn redistributors(features: u32) -> (Redistributors, Ram) {
+    let config = RedistConfig { features, ..RedistConfig::default() };
+    (Redistributors::new(config, [typer(0, 1)]), Ram::default())
+}
+
+#[test]
+fn a_processor_sleeps_with_its_children() {
+    let (mut redist, ram) = redistributors(CTLR_CES);
+    assert_eq!(redist.read(CPU0, 0x14, 4), 6, "after reset");
+    redist.write(CPU0, 0x14, 4, 0xffff_fffd, &ram);
+    assert_eq!(redist.read(CPU0, 0x14, 4), 0, "only ProcessorSleep can be written");
+    redist.write(CPU0, 0x14, 4, 2, &ram);
+    assert_eq!(redist.read(CPU0, 0x14, 4), 6);
+}
+
+#[test]
+fn ptz_is_said_with_the_upper_half_only() {
+    let (mut redist, ram) = redistributors(CTLR_CES);
+    let lpi = Lpi::new(8193).unwrap();
+    ram.write(PENDING + 1024, &[2]).unwrap();
+    let mut pending = |writes: &[(u64, u32, u64)]| {
+        for (offset, size, value) in [(0, 4, 0), (0x70, 8, CONFIG | 15)].iter().chain(writes) {
+            redist.write(CPU0, *offset, *size, *value, &ram);
+        }
+        ram.write(PENDING + 1024, &[2]).unwrap();
+        redist.write(CPU0, 0, 4, 1, &ram);
+        redist.pending(CPU0, lpi, &ram)
+    };
+    assert!(pending(&[(0x78, 8, PENDING)]));
+    assert!(!pending(&[(0x78, 8, PENDING | 1 << 62)]));
+    assert!(!pending(&[(0x7c, 4, 1 << 30), (0x78, 4, PENDING)]), "the lower half says nothing");
+    assert!(pending(&[(0x78, 4, PENDING), (0x7c, 4, 0)]));
+    assert!(pending(&[(0x78, 8, PENDING), (0x7c, 4, 1 << 29)]), "bit 61 is another one");
+}
+
+#[test]
+fn lpis_are_not_disabled_where_they_can_not_be_nor_enabled_where_there_are_none() {
+    let (mut redist, ram) = redistributors(0);
+    redist.write(CPU0, 0, 4, 1, &ram);
+    redist.write(CPU0, 0, 4, 0, &ram);
+    assert_eq!(redist.read(CPU0, 0, 4), 1, "CES is 0");
+    let mut without = Redistributors::new(RedistConfig::default(), [Typer::new()]);
+    without.write(CPU0, 0, 4, 1, &ram);
+    assert_eq!(without.read(CPU0, 0, 4), u64::from(CTLR_CES | CTLR_IR), "PLPIS is 0");
+}
+
+#[test]
+fn writing_enable_again_reads_no_table_again() {
+    let (mut redist, ram) = redistributors(CTLR_CES);
+    for (offset, size, value) in [(0x70, 8, CONFIG | 15), (0x78, 8, PENDING), (0, 4, 1)] {
+        redist.write(CPU0, offset, size, value, &ram);
+    }
+    ram.write(PENDING + 1024, &[2]).unwrap();
+    redist.write(CPU0, 0, 4, 1, &ram);
+    assert_eq!(redist.all_pending(CPU0, &ram), []);
+    redist.sink(&ram).set_pending(CPU0, Lpi::new(8192).unwrap());
+    redist.write(CPU0, 0, 4, 1, &ram);
+    assert_eq!(redist.all_pending(CPU0, &ram), [Lpi::new(8192).unwrap()]);
+}
+
+#[test]
+fn invalidation_by_register_is_there_if_ctlr_says_so_and_while_lpis_are_enabled() {
+    for (features, offset, value, effect) in [
+        (CTLR_CES | CTLR_IR, 0xa0, 8192, true),
+        (CTLR_CES | CTLR_IR, 0xb0, 0, true),
+        (CTLR_CES | CTLR_IR, 0xa4, 8192, false),
+        (CTLR_CES | CTLR_IR, 0xb4, 0, false),
+        (CTLR_CES | CTLR_IR, 0xa0, 8193, false),
+        (CTLR_CES, 0xa0, 8192, false),
+        (CTLR_CES, 0xb0, 0, false),
+    ] {
+        let (mut redist, ram) = redistributors(features);
+        ram.write(CONFIG, &[0xa0]).unwrap();
+        for (offset, size, value) in [(0x70, 8, CONFIG | 15), (0x78, 8, PENDING), (0, 4, 1)] {
+            redist.write(CPU0, offset, size, value, &ram);
+        }
+        redist.sink(&ram).set_pending(CPU0, Lpi::new(8192).unwrap());
+        ram.write(CONFIG, &[0xa1]).unwrap();
+        assert_eq!(redist.next(CPU0, &ram), None);
+        redist.write(CPU0, offset, 4, value, &ram);
+        assert_eq!(redist.next(CPU0, &ram).is_some(), effect, "{features:#x} {offset:#x}");
+        assert_eq!(redist.read(CPU0, offset, 4), 0);
+        assert_eq!(redist.read(CPU0, 0xc0, 4), 0, "it is done");
+    }
+}
+
+#[test]
+fn movall_moves_what_both_admit_and_leaves_what_was_there() {
+    let mut bench = Bench::new(Config::new());
+    let intids = [8192, 8255, 8256, 16_383, 16_384, 65_535];
+    bench.run(&[mapc(0, 0), mapc(1, 1), mapd(0, 3), mapd(1, 3)]);
+    for (event, intid) in (0..).zip(intids) {
+        bench.run(&[mapti(0, event, intid, 0), int(0, event)]);
+    }
+    bench.run(&[mapti(1, 0, 8193, 1), int(1, 0), mapti(1, 1, 8192, 1), int(1, 1)]);
+    bench.redistributor(1, 0, 0);
+    bench.redistributor(1, 0x70, CONFIG | 13);
+    bench.redistributor(1, 0, 1);
+    // What arrives is looked up where it arrives.
+    bench.ram.write(CONFIG + 63, &[0x03]).unwrap();
+    let mut sink = bench.redist.sink(&bench.ram);
+    sink.move_all_pending(Target(0), Target(1));
+    sink.move_all_pending(Target(0), Target(9));
+    sink.move_all_pending(Target(1), Target(1));
+    assert_eq!(bench.pending(0), [16_384, 65_535]);
+    assert_eq!(bench.pending(1), [8192, 8193, 8255, 8256, 16_383]);
+    assert_eq!(bench.next_lpi(1), Some(8255), "it has the highest priority");
+    assert_eq!(bench.next_lpi(0), Some(16_384));
+}
