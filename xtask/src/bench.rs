@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: numbers, beside those recorded for kvmtool.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 
@@ -65,14 +67,25 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         What::Boot { run } => boot(run),
         What::Trap => cargo_bench("trapline", "dispatch"),
         What::Exit => cargo_bench("trapline-kvm", "exit"),
-        What::Its => cargo_bench("gicv3-its", "its"),
+        What::Its => its(),
     }
 }
 
 /// Runs a bench program of one of our crates, which prints its own table and verdicts.
 fn cargo_bench(package: &str, bench: &str) -> Result<u8> {
+    Ok(u8::from(!proc::succeeds(&mut bench_command(package, bench)?)?))
+}
+
+fn bench_command(package: &str, bench: &str) -> Result<Command> {
     let mut command = proc::cargo()?;
     command.args(["bench", "--package", package, "--bench", bench]);
+    Ok(command)
+}
+
+/// The guest's tables are in huge pages there, as a VMM's RAM is.
+fn its() -> Result<u8> {
+    let mut command = bench_command("gicv3-its", "its")?;
+    command.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
     Ok(u8::from(!proc::succeeds(&mut command)?))
 }
 

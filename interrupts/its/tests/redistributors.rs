@@ -98,6 +98,23 @@ fn invalidation_by_register_is_there_if_ctlr_says_so_and_while_lpis_are_enabled(
 }
 
 #[test]
+fn a_new_lpi_is_next_at_once_if_its_byte_says_so() {
+    let (mut redist, ram) = redistributors(CTLR_CES);
+    ram.write(CONFIG, &[0xa0, 0xa2, 0xa1, 0x81]).unwrap();
+    for (offset, size, value) in [(0x70, 8, CONFIG | 15), (0x78, 8, PENDING), (0, 4, 1)] {
+        redist.write(CPU0, offset, size, value, &ram);
+    }
+    assert_eq!(redist.next(CPU0, &ram), None);
+    let steps =
+        [(8192, None), (8193, None), (8194, Some((0xa0, 8194))), (8195, Some((0x80, 8195)))];
+    for (intid, next) in steps {
+        redist.sink(&ram).set_pending(CPU0, Lpi::new(intid).unwrap());
+        let found = redist.next(CPU0, &ram).map(|next| (next.priority, next.lpi.intid()));
+        assert_eq!(found, next, "after {intid}");
+    }
+}
+
+#[test]
 fn movall_moves_what_both_admit_and_leaves_what_was_there() {
     let mut bench = Bench::new(Config::new());
     let intids = [8192, 8255, 8256, 16_383, 16_384, 65_535];

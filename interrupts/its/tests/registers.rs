@@ -256,6 +256,21 @@ fn a_remembered_translation_is_one_of_its_device_event_and_time() {
 }
 
 #[test]
+fn every_register_has_its_name() {
+    for (offset, name) in [
+        (0x0, "GITS_CTLR"),
+        (0x88, "GITS_CWRITER"),
+        (0x8c, "GITS_CWRITER"),
+        (0x138, "GITS_BASER7"),
+        (0x1_0040, "GITS_TRANSLATER"),
+        (0x1_0042, "GITS_TRANSLATER"),
+    ] {
+        assert_eq!(Its::register_name(offset), Some(name));
+    }
+    assert_eq!((Its::register_name(0x1_0044), Its::register_name(0x200)), (None, None));
+}
+
+#[test]
 fn mapti_honours_propbaser_only_if_configured() {
     for (check_propbaser, refused) in [(true, 1), (false, 0)] {
         let mut bench = Bench::new(Config { check_propbaser, ..Config::new() });
@@ -415,6 +430,18 @@ fn kvms_identity_lets_only_kvms_bits_stick() {
     let _idle = bench.write(0x80, VALID | 2 << 10 | (QUEUE + 0x3000));
     let cbaser = bench.read(0x80, 8);
     assert_eq!((cbaser & 0xff_ffff_f000, cbaser >> 10 & 3), (QUEUE, 1));
+    // Inner cacheability: device and non-cacheable become write-back; outer: as inner, or none.
+    for (inner, kept) in [(0, 5), (1, 5), (2, 2), (3, 3), (5, 5), (7, 7)] {
+        for (outer, kept_outer) in [(0, 0), (1, 1), (2, 0), (5, 0), (7, 0)] {
+            let attributes = inner << 59 | outer << 53;
+            let _idle = bench.write(0x80, VALID | QUEUE | attributes);
+            let _idle = bench.write(0x100, VALID | DEVICES | attributes);
+            for offset in [0x80, 0x100] {
+                let value = bench.read(offset, 8);
+                assert_eq!((value >> 59 & 7, value >> 53 & 7), (kept, kept_outer));
+            }
+        }
+    }
 }
 
 #[test]
