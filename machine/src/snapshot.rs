@@ -46,7 +46,6 @@ impl<D: Device + SaveState> Part for D {}
 #[derive(Default)]
 pub(crate) struct Devices {
     parts: Vec<(String, Arc<dyn Part>)>,
-    unsaved: Vec<Arc<dyn Device>>,
     followers: Vec<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -58,12 +57,6 @@ impl Devices {
         self.parts.push((name.to_owned(), device));
     }
 
-    /// Adds a device that is reset with the others and whose state no snapshot keeps.
-    #[allow(dead_code, reason = "not every board has one")]
-    pub(crate) fn push(&mut self, device: Arc<dyn Device>) {
-        self.unsaved.push(device);
-    }
-
     /// Has `follow` called after each reset and restore, to put what is outside of the devices
     /// where they say.
     pub(crate) fn add_follower(&mut self, follow: impl Fn() + Send + Sync + 'static) {
@@ -73,7 +66,6 @@ impl Devices {
     /// Everything back to power-on.
     pub(crate) fn reset(&self) {
         self.parts.iter().for_each(|(_, device)| device.reset());
-        self.unsaved.iter().for_each(|device| device.reset());
         self.followers.iter().for_each(|follow| follow());
     }
 

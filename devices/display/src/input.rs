@@ -3,7 +3,7 @@
 /// A keyboard and a mouse, as the i8042 has them. Must not block.
 pub trait Input: Send + Sync {
     /// A key goes down or up: `set2` is what a keyboard in scan code set 2 sends for it, prefixes
-    /// and all.
+    /// and all. The keyboard repeats a key that is held.
     fn key(&self, set2: &[u8]);
 
     /// The mouse moves by `dx` counts to the right and `dy` up, and its buttons are `buttons`: bit

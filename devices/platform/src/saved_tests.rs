@@ -65,7 +65,7 @@ fn i8042() -> Rig {
         Arc::new(clock.clone()),
         Box::new(NoTimer2),
     );
-    rig(Arc::new(device), clock, lines.to_vec())
+    rig(device, clock, lines.to_vec())
 }
 
 fn acpi_pm() -> Rig {

@@ -60,7 +60,7 @@ impl Lines for Gic {
 
 impl Controllers for Gic {
     fn add(&self, parts: &mut Parts) {
-        parts.devices.push(self.chip.clone());
+        parts.devices.add("gic", self.chip.clone());
         let mut add = |range: std::ops::Range<u64>, names, handler| {
             parts.mmio(range.start, range.end - range.start, names, handler);
         };

@@ -164,7 +164,7 @@ impl Wiring<'_> {
             Arc::clone(&self.clock),
             timer2,
         );
-        let i8042 = parts.device("i8042", i8042);
+        parts.devices.add("i8042", i8042.clone());
         for (offset, region) in [(0u8, "data"), (1, "port-b"), (4, "command")] {
             let base = port::I8042 + u16::from(offset);
             let handler: Arc<dyn Handler> = i8042.clone();

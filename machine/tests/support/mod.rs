@@ -14,11 +14,12 @@ use trapline_testkit::storm::{Event, Storm};
 /// the longest step.
 const WAKES_MAX: u32 = 2_000_000;
 const MEM_BYTES: u64 = 1 << 20;
-/// Inputs of the interrupt controllers.
+/// Inputs of the interrupt controllers, and more than they have outputs.
 const PINS: u32 = 24;
 
 /// A board that is about to be hit.
 pub(crate) struct Victim {
+    board: BoardKind,
     machine: Machine,
     terminal: TestTerminal,
     storm: Storm,
@@ -45,12 +46,12 @@ impl Victim {
         });
         let machine = machine.unwrap_or_else(|error| panic!("{error}"));
         let storm = Storm::new(machine.registry());
-        Self { machine, terminal, storm }
+        Self { board, machine, terminal, storm }
     }
 
     /// Does what the bytes say; returns the number of actions.
     pub(crate) fn suffer(&mut self, bytes: &[u8]) -> usize {
-        let Self { machine, storm, terminal } = self;
+        let Self { machine, storm, terminal, .. } = self;
         let actions = storm.run(bytes, |event| {
             let clock = machine.clock();
             match event {
@@ -76,11 +77,16 @@ impl Victim {
     /// Another machine, restored from what this one is now.
     #[allow(dead_code, reason = "not everybody looks")]
     pub(crate) fn twin(&self) -> Self {
-        let twin = Self::new();
-        let mut ram = vec![0; usize::try_from(MEM_BYTES).unwrap_or_default()];
-        let copied = self.machine.ram().read(0, &mut ram).is_ok();
-        assert!(copied && twin.machine.ram().write(0, &ram).is_ok(), "RAM can be copied");
+        let twin = Self::on(self.board);
+        // Some devices keep a part of their state in RAM.
         let saved = self.machine.save();
+        for region in self.machine.ram().regions() {
+            let mut ram = vec![0; usize::try_from(region.len).unwrap_or_default()];
+            let copied = self.machine.ram().read(region.guest_addr, &mut ram);
+            assert!(
+                copied.and_then(|()| twin.machine.ram().write(region.guest_addr, &ram)).is_ok()
+            );
+        }
         twin.machine.restore(&saved).unwrap_or_else(|error| panic!("{error}"));
         twin.terminal.type_in(&self.terminal.waiting());
         assert_eq!(difference(&saved, &twin.machine.save()), None);
@@ -112,9 +118,11 @@ impl Victim {
     }
 
     fn seen(&self) -> (usize, Vec<u8>, Vec<bool>) {
-        let pin = |number| Pin { device: "ioapic", side: Side::In, number };
-        let intr = Pin { device: "i8259", side: Side::Out, number: 0 };
-        let pins = (0..PINS).map(pin).chain([intr]);
+        let pins =
+            [("ioapic", Side::In), ("i8259", Side::Out), ("gic", Side::In), ("gic", Side::Out)];
+        let pins = pins
+            .into_iter()
+            .flat_map(|(device, side)| (0..PINS).map(move |number| Pin { device, side, number }));
         let levels = pins.map(|pin| self.machine.wires().level(pin)).collect();
         (self.storm.heard().len(), self.terminal.screen(), levels)
     }

@@ -21,7 +21,8 @@ impl Hands {
         Self { input, held: Vec::new(), pointer: None, buttons: 0 }
     }
 
-    /// A key goes down, again and again while it repeats, or up.
+    /// A key goes down or up. Down again is the viewer's repetition; the guest's keyboard has its
+    /// own.
     pub(super) fn key(&mut self, down: bool, symbol: u32) {
         let Some(key) = Key::of(symbol) else { return };
         let held = self.held.iter().position(|held| *held == key);
@@ -30,7 +31,6 @@ impl Hands {
                 self.held.push(key);
                 self.input.key(&key.make());
             }
-            (true, Some(_)) => self.input.key(&key.make()),
             (false, Some(at)) => {
                 self.held.swap_remove(at);
                 self.input.key(&key.release());

@@ -3,7 +3,7 @@
 use super::regs::keyboard as k;
 use super::regs::ps2;
 use super::set3::{self, KeySet};
-use super::state::{Keyboard, ScanSet};
+use super::state::{Keyboard, Repeat, ScanSet};
 use super::translate::translate;
 
 impl Keyboard {
@@ -29,13 +29,44 @@ impl Keyboard {
         }
     }
 
-    /// Keys go down or up, in set 2.
-    pub(super) fn key(&mut self, set2: &[u8]) {
+    /// Keys go down or up, in set 2, when it is `now_ns`.
+    pub(super) fn key(&mut self, set2: &[u8], now_ns: u64) {
         let mut rest = set2;
         while !rest.is_empty() && self.enabled {
             let (code, after) = split_code(rest);
             rest = after;
             self.push(&self.encode(code));
+            self.hold(code, now_ns.saturating_add(k::delay_ns(self.rate)));
+        }
+    }
+
+    /// The last key that went down repeats from `at_ns` on, until it comes up or another one goes
+    /// down (KBD, "Typematic"). The pause key does not.
+    fn hold(&mut self, code: &[u8], at_ns: u64) {
+        let released = code.contains(&k::BREAK);
+        let (extended, code) = match *code {
+            [code] | [k::BREAK, code] => (false, code),
+            [k::EXTENDED, code] | [k::EXTENDED, k::BREAK, code] => (true, code),
+            _ => return self.repeat = None,
+        };
+        if !released {
+            self.repeat = Some(Repeat { code, extended, at_ns });
+        } else if self.repeat.is_some_and(|held| (held.code, held.extended) == (code, extended)) {
+            self.repeat = None;
+        }
+    }
+
+    /// It is `now_ns`: sends the key that is held, if it is time. One that could not be sent yet is
+    /// in the buffer once, however long it is held (KBD, "Typematic").
+    pub(super) fn repeat(&mut self, now_ns: u64) {
+        let period_ns = k::period_ns(self.rate);
+        let Some(held) = self.repeat.as_mut().filter(|held| held.at_ns <= now_ns) else { return };
+        held.at_ns = now_ns.saturating_add(period_ns);
+        let code = if held.extended { vec![k::EXTENDED, held.code] } else { vec![held.code] };
+        let repeats = self.set != ScanSet::Three
+            || to_set3(&code).is_some_and(|key| self.typematic.contains(key));
+        if repeats && self.codes.is_empty() {
+            self.push(&self.encode(&code));
         }
     }
 
@@ -55,8 +86,10 @@ impl Keyboard {
             ps2::DISABLE => self.restart(false, &[ps2::ACK]),
             ps2::SET_DEFAULTS => self.restart(self.enabled, &[ps2::ACK]),
             ps2::RESET => self.restart(true, &[ps2::ACK, ps2::TEST_OK]),
-            k::ALL_TYPEMATIC | k::ALL_MAKE => self.all_keys(KeySet::NONE),
-            k::ALL_MAKE_BREAK | k::ALL_TYPEMATIC_MAKE_BREAK => self.all_keys(KeySet::ALL),
+            k::ALL_TYPEMATIC => self.all_keys(KeySet::ALL, KeySet::NONE),
+            k::ALL_MAKE_BREAK => self.all_keys(KeySet::NONE, KeySet::ALL),
+            k::ALL_MAKE => self.all_keys(KeySet::NONE, KeySet::NONE),
+            k::ALL_TYPEMATIC_MAKE_BREAK => self.all_keys(KeySet::ALL, KeySet::ALL),
             ps2::RESEND => self.answer(&[self.last]),
             _ => self.answer(&[ps2::RESEND]),
         }
@@ -73,6 +106,7 @@ impl Keyboard {
             (k::KEY_TYPEMATIC | k::KEY_MAKE | k::KEY_MAKE_BREAK, _) => {
                 // As many keys as the system likes; the next command ends it.
                 self.breaks.set(byte, command == k::KEY_MAKE_BREAK);
+                self.typematic.set(byte, command == k::KEY_TYPEMATIC);
                 self.pending = Some(command);
             }
             _ => {
@@ -93,8 +127,9 @@ impl Keyboard {
         self.set = set;
     }
 
-    fn all_keys(&mut self, breaks: KeySet) {
+    fn all_keys(&mut self, typematic: KeySet, breaks: KeySet) {
         self.codes.clear();
+        self.typematic = typematic;
         self.breaks = breaks;
         self.answer(&[ps2::ACK]);
     }

@@ -27,18 +27,18 @@ mod state;
 mod tests;
 mod translate;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
     Clock, Device, Direction, Handler, IoCx, Line, Power, PowerEvent, Rules, SaveState, Saved,
-    Size, StateError,
+    Size, StateError, Timer, Wake,
 };
 
 use self::state::SavedV1;
 use regs::{MAP, PortB, REFRESH_NS, Reg};
 pub use set3::KeySet;
-pub use state::{Keyboard, Mouse, Output, Poll, ScanSet, State};
+pub use state::{Keyboard, Mouse, Output, Poll, Repeat, ScanSet, State};
 
 /// Channel 2 of the interval timer, as port B reaches it.
 pub trait Timer2: Send + Sync {
@@ -72,8 +72,18 @@ pub struct I8042 {
     power: Arc<dyn Power>,
     clock: Arc<dyn Clock>,
     timer2: Box<dyn Timer2>,
+    /// For the key that repeats.
+    timer: Box<dyn Timer>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    // Book-keeping.
+    /// The deadline the timer is set to.
+    armed_ns: Option<u64>,
     // Everything a snapshot keeps.
-    state: Mutex<State>,
+    state: State,
 }
 
 impl I8042 {
@@ -84,49 +94,60 @@ impl I8042 {
         power: Arc<dyn Power>,
         clock: Arc<dyn Clock>,
         timer2: Box<dyn Timer2>,
-    ) -> Self {
-        Self { keyboard_line, aux_line, power, clock, timer2, state: Mutex::default() }
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me: &Weak<Self>| {
+            let timer = clock.timer(me.clone());
+            let inner = Mutex::default();
+            Self { keyboard_line, aux_line, power, clock, timer2, timer, inner }
+        })
     }
 
     /// A key goes down or up: `set2` is what a keyboard in scan code set 2 sends for it, prefixes
-    /// and all. Several keys may follow each other. Repeats are the caller's business.
+    /// and all. Several keys may follow each other. The keyboard repeats a key that is held.
     pub fn key(&self, set2: &[u8]) {
-        let mut state = self.state.lock();
-        state.keyboard.key(set2);
-        self.sync(&mut state);
+        let mut inner = self.inner.lock();
+        inner.state.keyboard.key(set2, self.clock.now_ns());
+        self.sync(&mut inner);
     }
 
     /// The mouse moves by `dx` counts to the right and `dy` up, and its buttons are `buttons`: bit
     /// 0 left, 1 right, 2 middle.
     pub fn movement(&self, dx: i32, dy: i32, buttons: u8) {
-        let mut state = self.state.lock();
-        state.mouse.movement(dx, dy, buttons);
-        self.sync(&mut state);
+        let mut inner = self.inner.lock();
+        inner.state.mouse.movement(dx, dy, buttons);
+        self.sync(&mut inner);
     }
 
     /// The keyboard's LEDs: bit 0 scroll lock, 1 num lock, 2 caps lock.
     pub fn leds(&self) -> u8 {
-        self.state.lock().keyboard.leds
+        self.inner.lock().state.keyboard.leds
     }
 
     /// What a snapshot keeps.
     pub fn state(&self) -> State {
-        self.state.lock().clone()
+        self.inner.lock().state.clone()
     }
 
     fn become_state(&self, state: State) {
-        let mut held = self.state.lock();
-        *held = state;
-        self.timer2.gate(held.port_b.timer2_gate());
-        self.sync(&mut held);
+        let mut inner = self.inner.lock();
+        inner.state = state;
+        self.timer2.gate(inner.state.port_b.timer2_gate());
+        self.sync(&mut inner);
     }
 
     /// Derives the lines from the state, moves the next byte into an empty output buffer, and
-    /// derives them again: a byte that follows at once is an edge of its own.
-    fn sync(&self, state: &mut State) {
+    /// derives them again: a byte that follows at once is an edge of its own. Sets the timer for
+    /// the key that is held.
+    fn sync(&self, inner: &mut Inner) {
+        let Inner { armed_ns, state } = inner;
         self.drive(state);
         if state.fill_output() {
             self.drive(state);
+        }
+        let deadline_ns = state.keyboard.repeat.map(|held| held.at_ns);
+        if deadline_ns != *armed_ns {
+            *armed_ns = deadline_ns;
+            self.timer.arm(deadline_ns);
         }
     }
 
@@ -150,15 +171,15 @@ impl I8042 {
 impl Handler for I8042 {
     fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
         let Some(row) = MAP.for_read(offset) else { return Size::Byte.ones() };
-        let mut state = self.state.lock();
+        let mut inner = self.inner.lock();
         let value = match row.reg {
             Reg::Output => {
-                let byte = state.read_output();
-                self.sync(&mut state);
+                let byte = inner.state.read_output();
+                self.sync(&mut inner);
                 byte
             }
-            Reg::PortB => self.read_port_b(&state),
-            Reg::Status => state.status(),
+            Reg::PortB => self.read_port_b(&inner.state),
+            Reg::Status => inner.state.status(),
             Reg::Input | Reg::Command => 0xff,
         };
         u64::from(value)
@@ -167,18 +188,19 @@ impl Handler for I8042 {
     fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
         let Some(row) = MAP.for_write(offset) else { return };
         let [value, ..] = value.to_le_bytes();
-        let mut state = self.state.lock();
+        let mut inner = self.inner.lock();
+        let state = &mut inner.state;
         let reset = match row.reg {
             Reg::Input => state.write_data(value),
             Reg::Command => state.write_command(value),
             Reg::PortB => {
-                self.write_port_b(&mut state, value);
+                self.write_port_b(state, value);
                 false
             }
             Reg::Output | Reg::Status => false,
         };
-        self.sync(&mut state);
-        drop(state);
+        self.sync(&mut inner);
+        drop(inner);
         // Not under the lock: whoever hears of it may want to look at this device.
         if reset {
             self.power.request(PowerEvent::Reset, "i8042");
@@ -198,6 +220,15 @@ impl Handler for I8042 {
     }
 }
 
+impl Wake for I8042 {
+    fn wake(&self) {
+        let mut inner = self.inner.lock();
+        inner.armed_ns = None;
+        inner.state.keyboard.repeat(self.clock.now_ns());
+        self.sync(&mut inner);
+    }
+}
+
 impl Device for I8042 {
     fn reset(&self) {
         self.become_state(State::default());
@@ -206,7 +237,7 @@ impl Device for I8042 {
 
 impl SaveState for I8042 {
     fn save(&self) -> Saved {
-        Saved::encode(&SavedV1::from(&*self.state.lock()))
+        Saved::encode(&SavedV1::from(&self.inner.lock().state))
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {

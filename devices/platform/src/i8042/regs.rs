@@ -288,6 +288,17 @@ pub mod keyboard {
     /// Typematic rate and delay after reset: 10.9 characters/s, 500 ms (KBD, "Set Typematic
     /// Rate/Delay").
     pub const DEFAULT_RATE: u8 = 0x2b;
+
+    /// How long a key is held before it repeats, in ns (KBD, "Set Typematic Rate/Delay": bits 6:5).
+    pub const fn delay_ns(rate: u8) -> u64 {
+        (1 + (rate >> 5 & 3) as u64) * 250_000_000
+    }
+
+    /// The time from one repetition to the next, in ns (KBD, "Set Typematic Rate/Delay": with A in
+    /// bits 2:0 and B in bits 4:3 it is (8 + A) * 2^B * 4.17 ms).
+    pub const fn period_ns(rate: u8) -> u64 {
+        ((8 + (rate & 7)) as u64) * (4_170_000 << (rate >> 3 & 3))
+    }
 }
 
 /// Mouse commands (AUX, "Commands").

@@ -15,6 +15,22 @@ impl KeySet {
     pub const DEFAULT_BREAKS: Self =
         Self([1 << 0x11 | 1 << 0x12 | 1 << 0x14 | 1 << 0x19, 1 << (0x59 - 0x40), 0, 0]);
 
+    /// The keys that repeat after a reset: all but those that tell their release, and those that
+    /// only tell that they were pressed (KBD, "Scan Code Set 3", default key states).
+    pub const DEFAULT_TYPEMATIC: Self = {
+        let mut words = [u64::MAX; 4];
+        let mut at = 0;
+        while at < MAKE_ONLY.len() {
+            #[expect(clippy::indexing_slicing, reason = "const evaluation has no get(); both fit")]
+            let (word, bit) = (&mut words[(MAKE_ONLY[at] >> 6) as usize], MAKE_ONLY[at] & 63);
+            *word &= !(1 << bit);
+            at += 1;
+        }
+        let [low, high, ..] = Self::DEFAULT_BREAKS.0;
+        let [first, second, third, fourth] = words;
+        Self([first & !low, second & !high, third, fourth])
+    };
+
     /// Whether `code` is in it.
     pub fn contains(self, code: u8) -> bool {
         self.0.get(usize::from(code >> 6)).is_some_and(|word| word >> (code & 63) & 1 == 1)
@@ -40,6 +56,17 @@ impl From<[u64; 4]> for KeySet {
         Self(words)
     }
 }
+
+/// The keys that neither repeat nor tell their release after a reset: function keys, escape, right
+/// alt and ctrl, the keypad but for its plus, and the keys above and between.
+const MAKE_ONLY: [u8; 41] = [
+    0x07, 0x0f, 0x17, 0x1f, 0x27, 0x2f, 0x37, 0x3f, 0x47, 0x4f, 0x56, 0x5e, // F1 to F12
+    0x08, 0x39, 0x58, 0x57, 0x5f, 0x62, // escape, right alt, right ctrl, print, scroll, pause
+    0x67, 0x6e, 0x6f, 0x65, 0x6d, // insert, home, page up, end, page down
+    0x76, 0x77, 0x7e, 0x84, 0x79, 0x71, // num lock, keypad / * - enter .
+    0x70, 0x69, 0x72, 0x7a, 0x6b, 0x73, 0x74, 0x6c, 0x75, 0x7d, // keypad 0 to 9
+    0x8b, 0x8c, // GUI keys
+];
 
 /// The set 3 code of a set 2 key without prefix. Letters, digits and most of the keypad keep
 /// theirs.

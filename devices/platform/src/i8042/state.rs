@@ -113,8 +113,12 @@ pub struct Keyboard {
     pub set: ScanSet,
     /// LEDs: bit 0 scroll lock, 1 num lock, 2 caps lock.
     pub leds: u8,
-    /// Typematic rate and delay, as set. Repeats come from the host's keyboard.
+    /// Typematic rate and delay, as set.
     pub rate: u8,
+    /// The key that repeats: the last one pressed, while it is held.
+    pub repeat: Option<Repeat>,
+    /// The keys that repeat in set 3.
+    pub typematic: KeySet,
     /// The keys that send break codes in set 3.
     pub breaks: KeySet,
 }
@@ -130,9 +134,22 @@ impl Default for Keyboard {
             set: ScanSet::Two,
             leds: 0,
             rate: keyboard::DEFAULT_RATE,
+            repeat: None,
+            typematic: KeySet::DEFAULT_TYPEMATIC,
             breaks: KeySet::DEFAULT_BREAKS,
         }
     }
+}
+
+/// A key that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeat {
+    /// Its code in set 2, behind the prefix 0xe0 or not.
+    pub code: u8,
+    /// Whether the prefix is there.
+    pub extended: bool,
+    /// When it is sent next, in machine time.
+    pub at_ns: u64,
 }
 
 /// The mouse. `default()` is power-on, after its self-test.
@@ -227,7 +244,17 @@ saved_form! {
         set: ScanSet,
         leds: u8,
         rate: u8,
+        repeat: Option<RepeatV1> => each,
+        typematic: [u64; 4],
         breaks: [u64; 4],
+    }
+}
+
+saved_form! {
+    struct RepeatV1 of Repeat {
+        code: u8,
+        extended: bool,
+        at_ns: u64,
     }
 }
 
@@ -288,6 +315,7 @@ impl Keyboard {
         check(self.answers.len() <= keyboard::ANSWER_MAX, "an answer is three bytes at most")?;
         let waits = self.pending.is_none_or(keyboard::has_argument);
         check(waits, "a keyboard command that waits for its argument has one")?;
+        check(self.repeat.is_none() || self.enabled, "a disabled keyboard repeats no key")?;
         check(self.leds & !0x07 == 0, "there are three LEDs")?;
         check(self.rate & 0x80 == 0, "rate and delay are seven bits")
     }

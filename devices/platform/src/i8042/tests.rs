@@ -18,7 +18,7 @@ const OBF: u8 = 0x01;
 const AUXOBF: u8 = 0x20;
 
 struct Pc {
-    chip: I8042,
+    chip: Arc<I8042>,
     irq1: TestLine,
     irq12: TestLine,
     power: TestPower,
@@ -39,12 +39,12 @@ fn pc() -> Pc {
 
 impl Pc {
     fn status(&self) -> u8 {
-        inb(&self.chip, STATUS)
+        inb(&*self.chip, STATUS)
     }
 
     fn command(&self, command: u8) {
         assert_eq!(self.status() & 0x02, 0, "input buffer full");
-        outb(&self.chip, COMMAND, command);
+        outb(&*self.chip, COMMAND, command);
     }
 
     fn command_with(&self, command: u8, argument: u8) {
@@ -53,7 +53,7 @@ impl Pc {
     }
 
     fn data(&self, byte: u8) {
-        outb(&self.chip, DATA, byte);
+        outb(&*self.chip, DATA, byte);
     }
 
     fn ask(&self, command: u8) -> u8 {
@@ -63,14 +63,14 @@ impl Pc {
 
     fn answer(&self) -> u8 {
         assert_eq!(self.status() & OBF, OBF, "no byte in the output buffer");
-        inb(&self.chip, DATA)
+        inb(&*self.chip, DATA)
     }
 
     /// Reads until the output buffer stays empty, as Linux' i8042_flush() does.
     fn flush(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.status() & OBF != 0 {
-            bytes.push(inb(&self.chip, DATA));
+            bytes.push(inb(&*self.chip, DATA));
             assert!(bytes.len() <= 64, "the output buffer never empties");
         }
         bytes
@@ -86,7 +86,7 @@ impl Pc {
         let mut bytes = Vec::new();
         while self.status() & OBF != 0 {
             assert_eq!(self.status() & AUXOBF, AUXOBF);
-            bytes.push(inb(&self.chip, DATA));
+            bytes.push(inb(&*self.chip, DATA));
         }
         bytes
     }
@@ -94,7 +94,7 @@ impl Pc {
     fn aux_loop(&self, byte: u8) -> u8 {
         self.command_with(0xd3, byte);
         assert_eq!(self.status() & (OBF | AUXOBF), OBF | AUXOBF);
-        inb(&self.chip, DATA)
+        inb(&*self.chip, DATA)
     }
 
     /// The keyboard as it was built: set 2, not translated.
@@ -275,7 +275,7 @@ fn an_answer_goes_first_and_loses_no_key() {
     pc.command(0x20);
     pc.command(0xaa);
     assert_eq!(pc.flush(), [0x55, 0x1c, 0x32], "the unread answer is gone, the key is not");
-    assert_eq!(inb(&pc.chip, DATA), 0x32, "the buffer keeps its last byte");
+    assert_eq!(inb(&*pc.chip, DATA), 0x32, "the buffer keeps its last byte");
     assert_eq!(pc.irq1.rises(), 3);
 }
 
@@ -309,10 +309,10 @@ fn the_command_byte_masks_interrupts_at_once() {
 fn the_refresh_bit_toggles_with_time() {
     let pc = pc();
     let mut toggles = 0;
-    let mut last = inb(&pc.chip, PORT_B) & 0x10;
+    let mut last = inb(&*pc.chip, PORT_B) & 0x10;
     for _ in 0..1000 {
         pc.clock.step_ns(1_000);
-        let now = inb(&pc.chip, PORT_B) & 0x10;
+        let now = inb(&*pc.chip, PORT_B) & 0x10;
         toggles += u32::from(now != last);
         last = now;
     }
@@ -333,14 +333,14 @@ fn port_b_reaches_timer_2() {
     }
     let channel = Channel::default();
     let pc = pc_with(Box::new(channel.clone()));
-    assert_eq!(inb(&pc.chip, PORT_B), 0x00);
-    outb(&pc.chip, PORT_B, 0xf1);
-    assert_eq!(inb(&pc.chip, PORT_B), 0x21, "only bits 3:0 are written");
+    assert_eq!(inb(&*pc.chip, PORT_B), 0x00);
+    outb(&*pc.chip, PORT_B, 0xf1);
+    assert_eq!(inb(&*pc.chip, PORT_B), 0x21, "only bits 3:0 are written");
     pc.chip.reset();
     assert!(!channel.output());
     let plain = self::pc();
-    outb(&plain.chip, PORT_B, 0x03);
-    assert_eq!(inb(&plain.chip, PORT_B), 0x23);
+    outb(&*plain.chip, PORT_B, 0x03);
+    assert_eq!(inb(&*plain.chip, PORT_B), 0x23);
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn registers_have_names_and_holes_read_all_ones() {
     assert_eq!(name(1), [Some("PORT_B"), Some("PORT_B")]);
     assert_eq!(name(4), [Some("STATUS"), Some("COMMAND")]);
     assert_eq!(name(2), [None, None]);
-    assert_eq!(inb(&pc.chip, 2), 0xff);
+    assert_eq!(inb(&*pc.chip, 2), 0xff);
 }
 
 #[test]
@@ -393,8 +393,8 @@ proptest! {
         let pc = pc();
         for step in script {
             match step {
-                Step::Write(offset, value) => outb(&pc.chip, offset, value),
-                Step::Read(offset) => { inb(&pc.chip, offset); }
+                Step::Write(offset, value) => outb(&*pc.chip, offset, value),
+                Step::Read(offset) => { inb(&*pc.chip, offset); }
                 Step::Key(codes) => pc.chip.key(&codes),
                 Step::Move(dx, dy, buttons) => pc.chip.movement(dx, dy, buttons),
             }

@@ -199,3 +199,79 @@ fn mouse_bytes_wait_while_the_interface_is_off() {
     pc.command(0xa8);
     assert_eq!(pc.flush(), [0x08, 2, 0]);
 }
+
+/// Keys that are held, by what the keyboard says in so many milliseconds.
+fn repeats(pc: &Pc, ms: u64) -> usize {
+    let mut count = 0;
+    for _ in 0..ms {
+        pc.clock.step_ns(1_000_000);
+        count += pc.flush().len();
+    }
+    count
+}
+
+#[test]
+fn a_key_that_is_held_repeats_after_its_delay_at_its_rate() {
+    let pc = pc().untranslated();
+    pc.chip.key(&[0x1c]);
+    assert_eq!(pc.flush(), [0x1c]);
+    assert_eq!(repeats(&pc, 499), 0);
+    assert_eq!(repeats(&pc, 1), 1);
+    assert_eq!(repeats(&pc, 1000), 10, "10.9 characters/s");
+    pc.chip.key(&[0xe0, 0x75]);
+    assert_eq!(repeats(&pc, 500), 4, "the last key, with its prefix");
+    pc.chip.key(&[0xf0, 0x1c]);
+    assert_eq!(pc.flush(), [0xf0, 0x1c]);
+    assert_eq!(repeats(&pc, 100), 2, "another key's release does not end it");
+    pc.chip.key(&[0xe0, 0xf0, 0x75]);
+    assert_eq!(pc.flush(), [0xe0, 0xf0, 0x75]);
+    assert_eq!(repeats(&pc, 2000), 0);
+    assert_eq!(pc.clock.next_deadline_ns(), None);
+    pc.keyboard(0xf3);
+    pc.keyboard(0x00);
+    pc.chip.key(&[0x1c]);
+    assert_eq!(pc.flush(), [0x1c]);
+    assert_eq!(repeats(&pc, 1250), 30, "30 characters/s after 250 ms");
+}
+
+#[test]
+fn what_nobody_reads_repeats_once() {
+    let pc = pc().untranslated();
+    pc.chip.key(&[0x1c]);
+    pc.clock.step_ns(10_000_000_000);
+    assert_eq!(pc.flush(), [0x1c, 0x1c]);
+    pc.keyboard(0xf5);
+    assert_eq!(pc.clock.next_deadline_ns(), None, "nor does a disabled keyboard");
+    pc.keyboard(0xff);
+    pc.chip.key(&[0xe1, 0x14, 0x77, 0xe1, 0xf0, 0x14, 0xf0, 0x77]);
+    assert_eq!(pc.clock.next_deadline_ns(), None, "nor the pause key");
+}
+
+#[test]
+fn in_set_3_keys_repeat_that_are_told_to() {
+    let pc = pc().untranslated();
+    pc.keyboard(0xf0);
+    pc.keyboard(0x03);
+    let held = |make: &[u8], release: &[u8]| {
+        pc.chip.key(make);
+        pc.flush();
+        let count = repeats(&pc, 600);
+        pc.chip.key(release);
+        pc.flush();
+        count
+    };
+    assert_eq!(held(&[0x1c], &[0xf0, 0x1c]), 2, "a letter");
+    assert_eq!(held(&[0x05], &[0xf0, 0x05]), 0, "F1");
+    assert_eq!(held(&[0x12], &[0xf0, 0x12]), 0, "shift");
+    pc.keyboard(0xfb);
+    pc.keyboard(0x07);
+    pc.keyboard(0xfd);
+    pc.keyboard(0x1c);
+    pc.keyboard(0xf4);
+    assert_eq!(held(&[0x05], &[0xf0, 0x05]), 2);
+    assert_eq!(held(&[0x1c], &[0xf0, 0x1c]), 0);
+    pc.keyboard(0xf8);
+    assert_eq!(held(&[0x05], &[0xf0, 0x05]), 0);
+    pc.keyboard(0xfa);
+    assert_eq!(held(&[0x12], &[0xf0, 0x12]), 2);
+}
