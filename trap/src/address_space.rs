@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 
 use trapline_device::{Size, Space};
 
+use crate::bytes::Bytes;
 use crate::handle::Handle;
+use crate::parts::Kind;
 use crate::registry::Registry;
 
 /// Guest RAM, as an [`AddressSpace`] uses it. Where it answers, no region is asked, as the
@@ -109,15 +111,15 @@ impl AddressSpace {
     /// ones, and so are those past the end of the space.
     pub fn read(&self, addr: u64, data: &mut [u8]) -> Transfer {
         data.fill(0xff);
-        self.transfer(addr, Dma::Read(data))
+        self.transfer(addr, Bytes::Read(data))
     }
 
     /// Writes `data` at `addr`. Bytes that nobody has vanish.
     pub fn write(&self, addr: u64, data: &[u8]) -> Transfer {
-        self.transfer(addr, Dma::Write(data))
+        self.transfer(addr, Bytes::Write(data))
     }
 
-    fn transfer(&self, addr: u64, mut data: Dma<'_>) -> Transfer {
+    fn transfer(&self, addr: u64, mut data: Bytes<'_>) -> Transfer {
         let mut sum = Transfer::default();
         let Some(_level) = Level::enter() else {
             self.registry.core().too_deep.fetch_add(1, Ordering::Relaxed);
@@ -133,7 +135,7 @@ impl AddressSpace {
             let left_in_page = PAGE - at % PAGE;
             let most = to_usize(left_in_page).min(data.len() - done);
             let mut part = data.part(done, most);
-            let in_ram = part.copy(&*self.ram, at).min(most);
+            let in_ram = copy(&mut part, &*self.ram, at).min(most);
             sum.ram += in_ram;
             done += in_ram;
             if in_ram > 0 {
@@ -160,7 +162,7 @@ impl AddressSpace {
 /// Has the regions answer the beginning of `data`: one access as wide as the region takes and the
 /// address allows, or all bytes up to the next region. How many bytes that were, and whether there
 /// was a region.
-fn trap(handle: &mut Handle, at: u64, mut data: Dma<'_>) -> (usize, bool) {
+fn trap(handle: &mut Handle, at: u64, mut data: Bytes<'_>) -> (usize, bool) {
     let (width, claimed) = match handle.widest(at) {
         Ok(widest) => {
             let most = data.len().min(to_usize(widest));
@@ -168,40 +170,15 @@ fn trap(handle: &mut Handle, at: u64, mut data: Dma<'_>) -> (usize, bool) {
         }
         Err(gap) => (data.len().min(to_usize(gap)), false),
     };
-    match data.part(0, width) {
-        Dma::Read(data) => handle.read_undrained(Space::Mmio, at, data),
-        Dma::Write(data) => handle.write_undrained(Space::Mmio, at, data),
-    }
+    handle.parts(Space::Mmio, at, data.part(0, width), Kind::Single);
     (width, claimed)
 }
 
-/// What a transfer moves, and which way.
-enum Dma<'a> {
-    Read(&'a mut [u8]),
-    Write(&'a [u8]),
-}
-
-impl Dma<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::Read(data) => data.len(),
-            Self::Write(data) => data.len(),
-        }
-    }
-
-    fn part(&mut self, start: usize, len: usize) -> Dma<'_> {
-        match self {
-            Self::Read(data) => Dma::Read(data.get_mut(start..start + len).unwrap_or_default()),
-            Self::Write(data) => Dma::Write(data.get(start..start + len).unwrap_or_default()),
-        }
-    }
-
-    /// To or from RAM, as far as that goes.
-    fn copy(&mut self, ram: &dyn Ram, at: u64) -> usize {
-        match self {
-            Self::Read(data) => ram.read(at, data),
-            Self::Write(data) => ram.write(at, data),
-        }
+/// Copies to or from RAM, as far as that goes.
+fn copy(data: &mut Bytes<'_>, ram: &dyn Ram, at: u64) -> usize {
+    match data {
+        Bytes::Read(data) => ram.read(at, data),
+        Bytes::Write(data) => ram.write(at, data),
     }
 }
 

@@ -23,12 +23,15 @@ pub struct Counts {
     pub string_reads: u64,
     /// Elements of `rep outs`.
     pub string_writes: u64,
-    /// Accesses of a width or alignment the region does not accept.
+    /// Accesses of a width or alignment the region does not accept, or forwarded to somebody who
+    /// is gone.
     pub refused: u64,
     /// How many of the writes came late, out of the source's queue.
     pub coalesced: u64,
     /// Doorbells the registry rang itself; those the kernel rang are not seen here.
     pub doorbells: u64,
+    /// Accesses a channel answered for the registry; those the source forwards are not seen here.
+    pub forwarded: u64,
 }
 
 impl Counts {
@@ -43,6 +46,7 @@ impl Counts {
             refused: self.refused + other.refused,
             coalesced: self.coalesced + other.coalesced,
             doorbells: self.doorbells + other.doorbells,
+            forwarded: self.forwarded + other.forwarded,
         }
     }
 
@@ -87,7 +91,7 @@ fn add(cell: &AtomicU64, n: u64) {
 struct Tables {
     /// What most accesses count, apart from the rest: four regions to a cache line.
     hot: Table<2>,
-    rare: Table<5>,
+    rare: Table<6>,
 }
 
 /// Places in a row of [`Tables::hot`].
@@ -102,6 +106,7 @@ enum Rare {
     Refused,
     Coalesced,
     Doorbells,
+    Forwarded,
 }
 
 /// One set of counters, as everybody sees it. Only one [`Tally`] at a time writes to it.
@@ -117,9 +122,18 @@ impl CounterSet {
         };
         let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         let [reads, writes] = hot.each_ref().map(load);
-        let [string_reads, string_writes, refused, coalesced, doorbells] =
+        let [string_reads, string_writes, refused, coalesced, doorbells, forwarded] =
             rare.each_ref().map(load);
-        Counts { reads, writes, string_reads, string_writes, refused, coalesced, doorbells }
+        Counts {
+            reads,
+            writes,
+            string_reads,
+            string_writes,
+            refused,
+            coalesced,
+            doorbells,
+            forwarded,
+        }
     }
 
     /// Starts region `number` over. Nobody counts for it now.
@@ -185,6 +199,11 @@ impl Tally {
     /// Counts a doorbell rung, which is also counted as a write.
     pub(crate) fn doorbell(&mut self, number: u32) {
         self.rare(number, Rare::Doorbells, 1);
+    }
+
+    /// Counts an access a channel answered, which is also counted as an access.
+    pub(crate) fn forwarded(&mut self, number: u32) {
+        self.rare(number, Rare::Forwarded, 1);
     }
 
     fn rare(&mut self, number: u32, what: Rare, n: u64) {

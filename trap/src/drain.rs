@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::ReentrantMutexGuard;
 use trapline_device::{Direction, IoCx};
 
+use crate::bytes::Bytes;
 use crate::counters::mark;
 use crate::entry::Entry;
-use crate::handle::{Handle, Kind};
+use crate::handle::Handle;
 use crate::observer::{Outcome, Witness};
 use crate::offload::CoalescedWrite;
+use crate::parts::Kind;
 use crate::pieces;
 use crate::registry::{Core, QUEUED_MAX, Stash};
 
@@ -80,16 +82,17 @@ impl Handle {
         drop(queue);
         let Some(entry) = covered else {
             drop(marker);
-            self.write_pieces(write.space, write.addr, write.bytes(), Kind::Single);
+            self.parts(write.space, write.addr, Bytes::Write(write.bytes()), Kind::Single);
             return true;
         };
         self.tally.access(entry.number(), Direction::Write);
         self.tally.coalesced(entry.number());
         let (cx, data) = (IoCx::new(self.vcpu, &*self.core), write.bytes());
+        let offset = entry.offset_of(write.addr);
         let what = (write.addr, Direction::Write, data.len());
         let witness = Witness::new(snapshot, entry, self.vcpu, what);
         witness.before(data);
-        let taken = pieces::write(entry, &cx, entry.offset_of(write.addr), data);
+        let taken = pieces::write(&*entry.handler, entry.shared.rules, &cx, offset, data);
         if !taken {
             self.tally.refused(entry.number());
         }

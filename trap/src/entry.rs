@@ -43,6 +43,8 @@ impl Watch {
 pub(crate) struct Placement {
     /// Doorbells the source did not take over, which the registry rings itself.
     pub(crate) soft_doorbells: Option<Arc<[Window]>>,
+    /// Forwarded windows: all of them, as what the source cannot forward still comes to us.
+    pub(crate) forwards: Option<Arc<[Window]>>,
     pub(crate) watch: Watch,
 }
 
@@ -102,8 +104,13 @@ impl Entry {
 
     /// Whether nobody but the handler wants to know of accesses in this direction.
     pub(crate) fn is_plain(&self, direction: Direction) -> bool {
+        self.placement.watch.is_off() && self.is_handlers(direction)
+    }
+
+    /// Whether all accesses in this direction that reach us are the handler's to answer.
+    pub(crate) fn is_handlers(&self, direction: Direction) -> bool {
         let rings = direction == Direction::Write && self.placement.soft_doorbells.is_some();
-        self.placement.watch.is_off() && !rings
+        self.placement.forwards.is_none() && !rings
     }
 
     /// The offset the handler sees for `addr`.

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use trapline_device::{Direction, Handler, IoCx, Size, Space};
 
-use crate::counters::{Tally, Unclaimed, mark};
+use crate::bytes::Bytes;
+use crate::counters::{Tally, mark};
 use crate::entry::Entry;
-use crate::observer::{Outcome, Witness};
+use crate::parts::Kind;
 use crate::pieces;
 use crate::publish::Reader;
-use crate::region::Delivery;
 use crate::registry::{Core, HandleStats};
 use crate::snapshot::Snapshot;
 
@@ -22,14 +22,7 @@ pub struct Handle {
     pub(crate) core: Arc<Core>,
     pub(crate) tally: Tally,
     pub(crate) vcpu: u32,
-    stats: Arc<HandleStats>,
-}
-
-/// Whether an access is one of its own or an element of a string, for the counters.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Single,
-    Element,
+    pub(crate) stats: Arc<HandleStats>,
 }
 
 impl Handle {
@@ -48,7 +41,7 @@ impl Handle {
             pieces::store(data, value);
         } else {
             self.drain();
-            self.read_pieces(space, addr, data, Kind::Single);
+            self.parts(space, addr, Bytes::Read(data), Kind::Single);
         }
     }
 
@@ -59,7 +52,7 @@ impl Handle {
             self.write_value(space, addr, size, pieces::load(data));
         } else {
             self.drain();
-            self.write_pieces(space, addr, data, Kind::Single);
+            self.parts(space, addr, Bytes::Write(data), Kind::Single);
         }
     }
 
@@ -107,7 +100,7 @@ impl Handle {
         direct.unwrap_or_else(|| {
             let mut data = [0xff; 8];
             let buf = data.get_mut(..size.bytes()).unwrap_or_default();
-            self.read_pieces(space, addr, buf, Kind::Single);
+            self.parts(space, addr, Bytes::Read(buf), Kind::Single);
             u64::from_le_bytes(data)
         })
     }
@@ -145,7 +138,7 @@ impl Handle {
         if direct.is_none() {
             let data = value.to_le_bytes();
             let data = data.get(..size.bytes()).unwrap_or(&data);
-            self.write_pieces(space, addr, data, Kind::Single);
+            self.parts(space, addr, Bytes::Write(data), Kind::Single);
         }
     }
 
@@ -163,54 +156,14 @@ impl Handle {
     pub fn read_rep(&mut self, port: u16, size: Size, data: &mut [u8]) {
         data.fill(0xff);
         let whole = data.len() - data.len() % size.bytes();
-        let data = data.get_mut(..whole).unwrap_or_default();
-        let addr = port.into();
-        self.drain();
-        self.reader.look(&self.core.published);
-        let marker = self.reader.marker();
-        let snapshot = self.reader.snapshot();
-        if let Some(entry) = whole_string(snapshot, addr, size, Direction::Read) {
-            marker.found(mark(entry.number()));
-            self.tally.string(entry.number(), Direction::Read, elements(data, size));
-            let witness =
-                Witness::new(snapshot, entry, self.vcpu, (addr, Direction::Read, size.bytes()));
-            witness.before(data);
-            let cx = IoCx::new(self.vcpu, &*self.core);
-            entry.handler.read_rep(&cx, entry.offset_of(addr), size, data);
-            witness.after(data, Outcome::Handled);
-            return;
-        }
-        drop(marker);
-        for element in data.chunks_exact_mut(size.bytes()) {
-            self.read_pieces(Space::Pio, addr, element, Kind::Element);
-        }
+        self.string(port, size, Bytes::Read(data).part(0, whole));
     }
 
     /// `rep outs`: writes the elements of `size` in `data` to `port`, in order. Bytes past the
     /// last whole element are not written.
     pub fn write_rep(&mut self, port: u16, size: Size, data: &[u8]) {
         let whole = data.len() - data.len() % size.bytes();
-        let data = data.get(..whole).unwrap_or_default();
-        let addr = port.into();
-        self.drain();
-        self.reader.look(&self.core.published);
-        let marker = self.reader.marker();
-        let snapshot = self.reader.snapshot();
-        if let Some(entry) = whole_string(snapshot, addr, size, Direction::Write) {
-            marker.found(mark(entry.number()));
-            self.tally.string(entry.number(), Direction::Write, elements(data, size));
-            let witness =
-                Witness::new(snapshot, entry, self.vcpu, (addr, Direction::Write, size.bytes()));
-            witness.before(data);
-            let cx = IoCx::new(self.vcpu, &*self.core);
-            entry.handler.write_rep(&cx, entry.offset_of(addr), size, data);
-            witness.after(data, Outcome::Handled);
-            return;
-        }
-        drop(marker);
-        for element in data.chunks_exact(size.bytes()) {
-            self.write_pieces(Space::Pio, addr, element, Kind::Element);
-        }
+        self.string(port, size, Bytes::Write(data).part(0, whole));
     }
 
     /// The widest access that the region at `addr` takes there, in bytes, or how many bytes it is
@@ -226,16 +179,6 @@ impl Handle {
             }
             None => Err(snapshot.next_claimed(Space::Mmio, addr).map_or(u64::MAX, |at| at - addr)),
         }
-    }
-
-    /// As [`Handle::read`], but what is queued stays queued.
-    pub(crate) fn read_undrained(&mut self, space: Space, addr: u64, data: &mut [u8]) {
-        self.read_pieces(space, addr, data, Kind::Single);
-    }
-
-    /// As [`Handle::write`], but what is queued stays queued.
-    pub(crate) fn write_undrained(&mut self, space: Space, addr: u64, data: &[u8]) {
-        self.write_pieces(space, addr, data, Kind::Single);
     }
 
     /// Runs `call` if one handler takes the access just as it is, nobody else wants to know, the
@@ -280,142 +223,11 @@ impl Handle {
         self.tally.access(entry.number(), direction);
         Some(call(entry, &IoCx::new(self.vcpu, &*self.core)))
     }
-
-    /// A read that is not one handler's as it stands: cut at the borders of regions, then by each
-    /// region's rules.
-    #[cold]
-    fn read_pieces(&mut self, space: Space, addr: u64, data: &mut [u8], kind: Kind) {
-        data.fill(0xff);
-        let mut done = 0;
-        while done < data.len() {
-            let Some(at) = address(space, addr, done) else { break };
-            let left = data.len() - done;
-            self.reader.look(&self.core.published);
-            let marker = self.reader.marker();
-            let snapshot = self.reader.snapshot();
-            let (part, entry) = next_part(snapshot, space, at, left);
-            let Some(entry) = entry else {
-                self.stats.count_unclaimed(space, at, part, Direction::Read);
-                done += part;
-                continue;
-            };
-            marker.found(mark(entry.number()));
-            let cx = IoCx::new(self.vcpu, &*self.core);
-            let buf = data.get_mut(done..done + part).unwrap_or_default();
-            let what = (at, Direction::Read, part);
-            let witness = Witness::new(snapshot, entry, self.vcpu, what);
-            witness.before(buf);
-            let taken = pieces::read(entry, &cx, entry.offset_of(at), buf);
-            witness.after(buf, if taken { Outcome::Handled } else { Outcome::Refused });
-            count(&mut self.tally, entry, Direction::Read, kind, taken);
-            done += part;
-        }
-    }
-
-    /// A write likewise. Doorbells that are ours to ring are compared with the whole write.
-    #[cold]
-    pub(crate) fn write_pieces(&mut self, space: Space, addr: u64, data: &[u8], kind: Kind) {
-        let mut done = 0;
-        while done < data.len() {
-            let Some(at) = address(space, addr, done) else { break };
-            let left = data.len() - done;
-            self.reader.look(&self.core.published);
-            let marker = self.reader.marker();
-            let snapshot = self.reader.snapshot();
-            let (part, entry) = next_part(snapshot, space, at, left);
-            let Some(entry) = entry else {
-                self.stats.count_unclaimed(space, at, part, Direction::Write);
-                done += part;
-                continue;
-            };
-            marker.found(mark(entry.number()));
-            let buf = data.get(done..done + part).unwrap_or_default();
-            let what = (at, Direction::Write, part);
-            let witness = Witness::new(snapshot, entry, self.vcpu, what);
-            witness.before(buf);
-            if done == 0 && ring(entry, at, data) {
-                count(&mut self.tally, entry, Direction::Write, kind, true);
-                self.tally.doorbell(entry.number());
-                witness.after(buf, Outcome::Doorbell);
-                return;
-            }
-            let cx = IoCx::new(self.vcpu, &*self.core);
-            let taken = pieces::write(entry, &cx, entry.offset_of(at), buf);
-            witness.after(buf, if taken { Outcome::Handled } else { Outcome::Refused });
-            count(&mut self.tally, entry, Direction::Write, kind, taken);
-            done += part;
-        }
-    }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
         self.reader.retire(&self.core.published);
         self.stats.release();
-    }
-}
-
-/// The region whose handler takes all elements of a string at once, if there is one.
-fn whole_string(snap: &Snapshot, addr: u64, size: Size, direction: Direction) -> Option<&Entry> {
-    let rings =
-        |entry: &Entry| direction == Direction::Write && entry.placement.soft_doorbells.is_some();
-    snap.find(Space::Pio, addr).filter(|entry| entry.is_whole(addr, size) && !rings(entry))
-}
-
-fn elements(data: &[u8], size: Size) -> u64 {
-    (data.len() / size.bytes()) as u64
-}
-
-/// `addr + done`, if that is still in the space: an access does not wrap round its end.
-fn address(space: Space, addr: u64, done: usize) -> Option<u64> {
-    addr.checked_add(done as u64).filter(|at| *at <= space.last())
-}
-
-/// How many of the `left` bytes from `at` share one answer, and whose.
-fn next_part(snapshot: &Snapshot, space: Space, at: u64, left: usize) -> (usize, Option<&Entry>) {
-    let entry = snapshot.find(space, at);
-    let most = (left as u64).saturating_sub(1);
-    let last = match entry {
-        Some(entry) => entry.last,
-        None => snapshot.next_claimed(space, at).map_or(space.last(), |next| next - 1),
-    };
-    (usize::try_from((last - at).min(most)).unwrap_or(left).saturating_add(1), entry)
-}
-
-fn count(tally: &mut Tally, entry: &Entry, direction: Direction, kind: Kind, taken: bool) {
-    match kind {
-        Kind::Single => tally.access(entry.number(), direction),
-        Kind::Element => tally.string(entry.number(), direction, 1),
-    }
-    if !taken {
-        tally.refused(entry.number());
-    }
-}
-
-/// Rings the doorbell that `data` at `addr` is for, under the kernel's rule (Linux
-/// `virt/kvm/eventfd.c`, `ioeventfd_in_range`): exact address, exact length unless any will do,
-/// and the value, unless any will do, compared at the length of the write.
-fn ring(entry: &Entry, addr: u64, data: &[u8]) -> bool {
-    let Some(doorbells) = &entry.placement.soft_doorbells else { return false };
-    let value = pieces::load(data);
-    let rung = doorbells.iter().find_map(|window| match &window.delivery {
-        Delivery::Doorbell { event, datamatch }
-            if entry.base + window.offset == addr
-                && (window.len == 0 || window.len == data.len() as u64)
-                && (window.len == 0 || datamatch.is_none_or(|wanted| wanted == value)) =>
-        {
-            Some(event)
-        }
-        _ => None,
-    });
-    if let Some(event) = rung {
-        event.signal();
-    }
-    rung.is_some()
-}
-
-impl HandleStats {
-    fn count_unclaimed(&self, space: Space, addr: u64, len: usize, direction: Direction) {
-        self.unclaimed.lock().add(Unclaimed { space, addr, len: len as u64, direction }, 1);
     }
 }

@@ -18,6 +18,8 @@
 #![forbid(unsafe_code)]
 
 mod address_space;
+mod bytes;
+mod channel;
 mod counters;
 mod drain;
 mod entry;
@@ -25,6 +27,7 @@ mod guess;
 mod handle;
 mod observer;
 mod offload;
+mod parts;
 mod pieces;
 mod publish;
 mod region;
@@ -36,6 +39,7 @@ mod sync;
 mod transaction;
 
 pub use address_space::{AddressSpace, NoRam, Ram, Transfer};
+pub use channel::{Channel, ChannelRef, Forwarded};
 pub use counters::{Counts, Unclaimed};
 pub use entry::Watch;
 pub use handle::Handle;

@@ -46,6 +46,10 @@ pub enum Outcome {
     Refused,
     /// It rang a doorbell and reached no handler.
     Doorbell,
+    /// Whoever the window is forwarded to answered it.
+    Forwarded,
+    /// The window is forwarded, but nobody is there any more: ones, or dropped.
+    Gone,
     /// A write the source had queued; the handler got it now.
     Coalesced,
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use trapline_device::Space;
 
+use crate::channel::ChannelRef;
+
 /// A part of the address space that the source is asked to serve without coming to us.
 #[derive(Clone, Debug)]
 pub struct Zone {
@@ -15,7 +17,8 @@ pub struct Zone {
     pub space: Space,
     /// First address.
     pub addr: u64,
-    /// Length in bytes. For a doorbell: the length of the write that rings it, 0 for any.
+    /// Length in bytes. For a doorbell: the length of the write that rings it, 0 for any. For a
+    /// posted forward 0 means writes of any length at `addr`, passed on without their value.
     pub len: u64,
     /// What happens to accesses in it.
     pub kind: ZoneKind,
@@ -32,6 +35,15 @@ pub enum ZoneKind {
         event: EventFd,
         /// Only for writes of this value, compared at the length of the write.
         datamatch: Option<u64>,
+    },
+    /// Pass accesses on through a channel (`KVM_SET_IOREGION`, which no kernel has yet).
+    Forward {
+        /// Where to.
+        channel: ChannelRef,
+        /// What the other end knows the zone by.
+        user_data: u64,
+        /// Whether writes are not waited for.
+        posted: bool,
     },
 }
 

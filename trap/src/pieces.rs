@@ -2,8 +2,6 @@
 
 use trapline_device::{Handler, IoCx, Limits, Rules, Size};
 
-use crate::entry::Entry;
-
 /// Little-endian bytes as a number; missing high bytes are zero.
 #[inline]
 pub(crate) fn load(bytes: &[u8]) -> u64 {
@@ -33,10 +31,16 @@ pub(crate) fn store(bytes: &mut [u8], value: u64) {
     }
 }
 
-/// Reads `buf.len()` bytes at the handler's `offset`. Whether the region accepts that shape; `buf`
+/// Reads `buf.len()` bytes at the handler's `offset`. Whether `rules` accept that shape; `buf`
 /// is left as it was if not.
-pub(crate) fn read(entry: &Entry, cx: &IoCx<'_>, offset: u64, buf: &mut [u8]) -> bool {
-    let Rules { valid, handled } = entry.shared.rules;
+pub(crate) fn read(
+    handler: &dyn Handler,
+    rules: Rules,
+    cx: &IoCx<'_>,
+    offset: u64,
+    buf: &mut [u8],
+) -> bool {
+    let Rules { valid, handled } = rules;
     if !valid.admit(offset, buf.len()) {
         return false;
     }
@@ -44,7 +48,7 @@ pub(crate) fn read(entry: &Entry, cx: &IoCx<'_>, offset: u64, buf: &mut [u8]) ->
     let mut at = offset;
     while !rest.is_empty() {
         let piece = Piece::first(handled, at, rest.len());
-        let value = entry.handler.read(cx, piece.unit_offset, piece.unit) >> (piece.skip * 8);
+        let value = handler.read(cx, piece.unit_offset, piece.unit) >> (piece.skip * 8);
         let (now, later) = rest.split_at_mut(piece.len.min(rest.len()));
         store(now, value);
         at = at.wrapping_add(now.len() as u64);
@@ -53,9 +57,15 @@ pub(crate) fn read(entry: &Entry, cx: &IoCx<'_>, offset: u64, buf: &mut [u8]) ->
     true
 }
 
-/// Writes `data` at the handler's `offset`. Whether the region accepts that shape.
-pub(crate) fn write(entry: &Entry, cx: &IoCx<'_>, offset: u64, data: &[u8]) -> bool {
-    let Rules { valid, handled } = entry.shared.rules;
+/// Writes `data` at the handler's `offset`. Whether `rules` accept that shape.
+pub(crate) fn write(
+    handler: &dyn Handler,
+    rules: Rules,
+    cx: &IoCx<'_>,
+    offset: u64,
+    data: &[u8],
+) -> bool {
+    let Rules { valid, handled } = rules;
     if !valid.admit(offset, data.len()) {
         return false;
     }
@@ -64,7 +74,7 @@ pub(crate) fn write(entry: &Entry, cx: &IoCx<'_>, offset: u64, data: &[u8]) -> b
     while !rest.is_empty() {
         let piece = Piece::first(handled, at, rest.len());
         let (now, later) = rest.split_at(piece.len.min(rest.len()));
-        write_piece(&*entry.handler, cx, piece, now);
+        write_piece(handler, cx, piece, now);
         at = at.wrapping_add(now.len() as u64);
         rest = later;
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use trapline_device::{EditError, Handler, RegionName, Rules, Space};
 
+use crate::channel::ChannelRef;
 use crate::offload::{EventFd, Zone, ZoneKind};
 
 /// A region to be mapped: built, then given to [`crate::Registry::map`] or [`crate::Edit::map`].
@@ -25,7 +26,8 @@ pub struct Region {
 pub struct Window {
     /// First offset in the region.
     pub offset: u64,
-    /// Length in bytes; for a doorbell the length of the write, 0 for any.
+    /// Length in bytes; for a doorbell the length of the write, 0 for any (see also
+    /// [`Region::forward`]).
     pub len: u64,
     /// The delivery.
     pub delivery: Delivery,
@@ -44,6 +46,15 @@ pub enum Delivery {
         event: EventFd,
         /// Only for writes of this value.
         datamatch: Option<u64>,
+    },
+    /// Somebody outside answers instead of the handler, as with `ioregionfd`.
+    Forward {
+        /// Where accesses go.
+        channel: ChannelRef,
+        /// What the other end knows the window by.
+        user_data: u64,
+        /// Whether writes are not waited for.
+        posted: bool,
     },
 }
 
@@ -107,6 +118,22 @@ impl Region {
         self.window(Window { offset, len, delivery: Delivery::Doorbell { event, datamatch } })
     }
 
+    /// Has somebody outside answer accesses to these offsets ([`Delivery::Forward`]). An empty range
+    /// passes on writes of any length at its start without their value, and needs `posted`
+    /// (`ioregionfd`'s zero `memory_size`).
+    #[must_use]
+    pub fn forward(
+        self,
+        offsets: Range<u64>,
+        channel: ChannelRef,
+        user_data: u64,
+        posted: bool,
+    ) -> Self {
+        let len = offsets.end.saturating_sub(offsets.start);
+        let delivery = Delivery::Forward { channel, user_data, posted };
+        self.window(Window { offset: offsets.start, len, delivery })
+    }
+
     /// Adds a delivery.
     #[must_use]
     pub fn window(mut self, window: Window) -> Self {
@@ -132,14 +159,8 @@ impl Region {
 
 impl Window {
     fn check(&self, region: &Region) -> Result<(), EditError> {
-        let doorbell = matches!(self.delivery, Delivery::Doorbell { .. });
-        // The kernel takes no value for a write of any length (`kvm_assign_ioeventfd`).
-        let valued = matches!(self.delivery, Delivery::Doorbell { datamatch: Some(_), .. });
-        let length_ok =
-            !doorbell || matches!(self.len, 1 | 2 | 4 | 8) || (self.len == 0 && !valued);
-        let bytes = if doorbell { self.len.max(1) } else { self.len };
-        let end = self.offset.checked_add(bytes);
-        if bytes == 0 || !length_ok || end.is_none_or(|end| end > region.len) {
+        let end = self.offset.checked_add(self.len.max(1));
+        if !self.has_valid_len() || end.is_none_or(|end| end > region.len) {
             return Err(EditError::Window {
                 name: region.name.clone(),
                 start: self.offset,
@@ -149,21 +170,38 @@ impl Window {
         Ok(())
     }
 
+    fn has_valid_len(&self) -> bool {
+        match self.delivery {
+            Delivery::Coalesced => self.len != 0,
+            // The kernel takes no value for a write of any length (`kvm_assign_ioeventfd`).
+            Delivery::Doorbell { datamatch, .. } => {
+                matches!(self.len, 1 | 2 | 4 | 8) || (self.len == 0 && datamatch.is_none())
+            }
+            Delivery::Forward { posted, .. } => self.len != 0 || posted,
+        }
+    }
+
     /// Two doorbells exclude each other under the kernel's rule (Linux `virt/kvm/eventfd.c`,
     /// `ioeventfd_check_collision`): same address, and either takes any length, or both take the
-    /// same length and not different values. Any two other deliveries must not share a byte.
+    /// same length and not different values. Any two other deliveries must not share a byte; beside
+    /// a forward, what takes any length counts as eight bytes (the `ioregionfd` series' rule for
+    /// its own and for doorbells).
     fn collides(&self, other: &Self) -> bool {
-        match (&self.delivery, &other.delivery) {
-            (Delivery::Doorbell { datamatch: a, .. }, Delivery::Doorbell { datamatch: b, .. }) => {
-                let same_value = a.is_none() || b.is_none() || a == b;
-                let any_length = self.len == 0 || other.len == 0;
-                self.offset == other.offset && (any_length || (self.len == other.len && same_value))
-            }
-            _ => {
-                self.offset < other.offset + other.len.max(1)
-                    && other.offset < self.offset + self.len.max(1)
-            }
+        if let (Delivery::Doorbell { datamatch: a, .. }, Delivery::Doorbell { datamatch: b, .. }) =
+            (&self.delivery, &other.delivery)
+        {
+            let same_value = a.is_none() || b.is_none() || a == b;
+            let any_length = self.len == 0 || other.len == 0;
+            return self.offset == other.offset
+                && (any_length || (self.len == other.len && same_value));
         }
+        let forward = self.is_forward() || other.is_forward();
+        let bytes = |window: &Self| match window.len {
+            0 if forward => 8,
+            len => len.max(1),
+        };
+        let end = |window: &Self| window.offset.saturating_add(bytes(window));
+        self.offset < end(other) && other.offset < end(self)
     }
 
     /// The zone a source is asked for when the region sits at `base`.
@@ -173,6 +211,11 @@ impl Window {
             Delivery::Doorbell { event, datamatch } => {
                 ZoneKind::Doorbell { event: event.clone(), datamatch: *datamatch }
             }
+            Delivery::Forward { channel, user_data, posted } => ZoneKind::Forward {
+                channel: channel.clone(),
+                user_data: *user_data,
+                posted: *posted,
+            },
         };
         Zone { space, addr: base + self.offset, len: self.len, kind }
     }
@@ -181,11 +224,16 @@ impl Window {
         matches!(self.delivery, Delivery::Coalesced)
     }
 
+    fn is_forward(&self) -> bool {
+        matches!(self.delivery, Delivery::Forward { .. })
+    }
+
     /// What an error or a table calls this delivery.
     pub(crate) fn what(&self) -> &'static str {
         match self.delivery {
             Delivery::Coalesced => "coalesced zone",
             Delivery::Doorbell { .. } => "doorbell",
+            Delivery::Forward { .. } => "forwarded zone",
         }
     }
 }

@@ -41,11 +41,10 @@ impl Snapshot {
     /// What most likely answers `addr`, to be asked whether it does.
     #[inline(always)]
     pub(crate) fn guess(&self, space: Space, addr: u64) -> Option<&Quick> {
-        let [first, second] = match space {
-            Space::Mmio => self.mmio.guesses.guess(addr)?,
-            Space::Pio => self.pio.guesses.guess(addr)?,
-        };
-        Some(if first.holds(addr) { first } else { second })
+        match space {
+            Space::Mmio => self.mmio.guesses.guess(addr),
+            Space::Pio => self.pio.guesses.guess(addr),
+        }
     }
 
     /// The region that contains `addr`.
@@ -54,15 +53,16 @@ impl Snapshot {
         self.entry(likely.or_else(|| self.find_further(space, addr))?)
     }
 
-    /// Where the first guesses were wrong: several regions have pages in one bucket, a region is too
+    /// Where the first guess was wrong: several regions have pages in one bucket, a region is too
     /// large for the hash, or nobody claims the address.
     fn find_further(&self, space: Space, addr: u64) -> Option<Slot> {
-        let further = match space {
+        let (lent, others) = match space {
             Space::Mmio => self.mmio.guesses.further_guesses(addr),
             Space::Pio => self.pio.guesses.further_guesses(addr),
         };
         let claims = |slot: &Slot| self.entry(*slot).is_some_and(|entry| entry.contains(addr));
-        let hashed = further.into_iter().find(claims);
+        let hashed = lent.and_then(|quick| quick.slot_if_at(addr));
+        let hashed = hashed.or_else(|| others.into_iter().find(claims));
         hashed.or_else(|| self.spans(space).find(addr).map(|span| span.slot))
     }
 

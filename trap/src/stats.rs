@@ -193,6 +193,13 @@ impl Window {
                 let value = datamatch.map_or_else(String::new, |value| format!(" = {value:#x}"));
                 format!("+{:#x} doorbell len {len}{value} ({by})", self.offset)
             }
+            Delivery::Forward { user_data, posted, .. } => {
+                let posted = if *posted { " posted" } else { "" };
+                let last = (self.len > 1).then(|| format!("-{:#x}", self.offset + self.len - 1));
+                let any = if self.len == 0 { " len any" } else { "" };
+                let (offset, last) = (self.offset, last.unwrap_or_default());
+                format!("+{offset:#x}{last} forward{any} {user_data:#x}{posted} ({by})")
+            }
         }
     }
 }

@@ -403,22 +403,23 @@ impl Held {
     }
 
     fn placement(&self, watch: Watch) -> Placement {
-        Placement { soft_doorbells: self.soft_doorbells(), watch }
+        Placement {
+            soft_doorbells: self.windows(|window, taken| {
+                !taken && matches!(window.delivery, Delivery::Doorbell { .. })
+            }),
+            forwards: self.windows(|window, _| matches!(window.delivery, Delivery::Forward { .. })),
+            watch,
+        }
     }
 
-    /// The doorbells that are ours to ring.
-    fn soft_doorbells(&self) -> Option<Arc<[Window]>> {
-        let soft: Vec<Window> = self
-            .shared
-            .windows
-            .iter()
-            .zip(&self.installed)
-            .filter(|(window, taken)| {
-                !**taken && matches!(window.delivery, Delivery::Doorbell { .. })
-            })
+    /// The windows that `wanted` picks, by what they are and whether the source has taken them.
+    fn windows(&self, wanted: impl Fn(&Window, bool) -> bool) -> Option<Arc<[Window]>> {
+        let windows = self.shared.windows.iter().zip(&self.installed);
+        let picked: Vec<Window> = windows
+            .filter(|(window, taken)| wanted(window, **taken))
             .map(|(window, _)| window.clone())
             .collect();
-        (!soft.is_empty()).then(|| soft.into())
+        (!picked.is_empty()).then(|| picked.into())
     }
 }
 

@@ -89,6 +89,9 @@ fn plan(caps: &Caps, zone: &Zone) -> Plan {
         ),
         ZoneKind::Coalesced if caps.coalesced_page == 0 => Plan::Decline,
         ZoneKind::Coalesced => u32::try_from(zone.len).map_or(Plan::Decline, Plan::Coalesce),
+        // No kernel has KVM_SET_IOREGION, and the capability numbers its patches used are others'
+        // now: there is nothing to ask.
+        ZoneKind::Forward { .. } => Plan::Decline,
         ZoneKind::Doorbell { .. } if !caps.ioeventfd => Plan::Decline,
         ZoneKind::Doorbell { datamatch, .. } => match zone.len {
             // The kernel compares a value at a given length only.

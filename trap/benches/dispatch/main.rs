@@ -68,6 +68,7 @@ fn wants(wanted: &[String], place: Place, regions: usize) -> bool {
 fn measure_all(population: &Population, report: &mut Report) {
     let direct = peers::DirectIndex::new(population);
     let ours = ours::Ours::new(population);
+    let coalescing = ours::Ours::coalescing(population);
     let frozen = peers::VmDevice::new(population);
     let locked = peers::VmDeviceLocked::new(population);
     let dbs = peers::Dbs::new(population);
@@ -78,6 +79,7 @@ fn measure_all(population: &Population, report: &mut Report) {
             Cell::new("direct index", &direct, &case),
             Cell::new("trapline", &ours, &case),
             Cell::new("trapline, by value", ours.by_value(), &case),
+            Cell::new("trapline, coalescing", &coalescing, &case),
             Cell::new("vm-device, frozen", &frozen, &case),
             Cell::new("vm-device, Arc<Mutex>", &locked, &case),
             Cell::new("dbs-device, frozen", &dbs, &case),

@@ -1,8 +1,9 @@
 //! This registry, reached with bytes (as the sources reach it) and by value.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use trapline::{Handle, Mapping, Region, Registry, Size, Space};
+use trapline::{Handle, Mapping, Offload, Region, Registry, Size, Space, Zone};
 
 use crate::device::{Place, Population, Register};
 use crate::measure::{Bus, Edited};
@@ -10,7 +11,22 @@ use crate::measure::{Bus, Edited};
 /// The registry with a whole population mapped.
 pub(crate) struct Ours {
     by_value: ByValue,
-    _mappings: Vec<Mapping>,
+    mappings: Vec<Mapping>,
+}
+
+/// A source that coalesces and has nothing queued, as KVM's ring most of the time.
+struct Idle(AtomicU32);
+
+impl Offload for Idle {
+    fn install(&self, _zone: &Zone) -> Result<bool, String> {
+        Ok(true)
+    }
+
+    fn remove(&self, _zone: &Zone) {}
+
+    fn queued(&self) -> bool {
+        self.0.load(Ordering::Acquire) != 0
+    }
 }
 
 /// The same registry; accesses by value.
@@ -18,7 +34,20 @@ pub(crate) struct ByValue(Registry);
 
 impl Ours {
     pub(crate) fn new(population: &Population) -> Self {
-        let registry = Registry::builder().handles(8).build();
+        Self::with(population, Registry::builder().handles(8).build())
+    }
+
+    /// With a source that some region, not one of the population, has coalesce.
+    pub(crate) fn coalescing(population: &Population) -> Self {
+        let source = Arc::new(Idle(AtomicU32::new(0)));
+        let registry = Registry::builder().handles(8).offload(source).build();
+        let mut ours = Self::with(population, registry);
+        let other = region(population.place, 0, Arc::default()).coalesce(0..1);
+        ours.mappings.push(ours.by_value.0.map(other).unwrap());
+        ours
+    }
+
+    fn with(population: &Population, registry: Registry) -> Self {
         let mappings = registry
             .edit(|edit| {
                 population
@@ -27,7 +56,7 @@ impl Ours {
                     .collect::<Result<Vec<_>, _>>()
             })
             .unwrap();
-        Self { by_value: ByValue(registry), _mappings: mappings }
+        Self { by_value: ByValue(registry), mappings }
     }
 
     pub(crate) fn by_value(&self) -> &ByValue {

@@ -1,0 +1,39 @@
+//! What an access moves, and which way.
+
+use trapline_device::Direction;
+
+/// The bytes of an access or a transfer, lowest address first.
+pub(crate) enum Bytes<'a> {
+    /// To be filled.
+    Read(&'a mut [u8]),
+    /// To be taken.
+    Write(&'a [u8]),
+}
+
+impl Bytes<'_> {
+    pub(crate) fn direction(&self) -> Direction {
+        match self {
+            Self::Read(_) => Direction::Read,
+            Self::Write(_) => Direction::Write,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Read(data) => data,
+            Self::Write(data) => data,
+        }
+    }
+
+    /// `len` bytes from `start` on.
+    pub(crate) fn part(&mut self, start: usize, len: usize) -> Bytes<'_> {
+        match self {
+            Self::Read(data) => Bytes::Read(data.get_mut(start..start + len).unwrap_or_default()),
+            Self::Write(data) => Bytes::Write(data.get(start..start + len).unwrap_or_default()),
+        }
+    }
+}

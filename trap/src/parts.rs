@@ -1,0 +1,215 @@
+//! Accesses that are not one handler's as they stand: cut at the borders of regions and of
+//! forwarded windows, then by each region's rules; strings; doorbells that are ours to ring.
+
+use trapline_device::{Direction, IoCx, Size, Space};
+
+use crate::bytes::Bytes;
+use crate::channel::Forwarder;
+use crate::counters::{Tally, Unclaimed, mark};
+use crate::entry::Entry;
+use crate::handle::Handle;
+use crate::observer::{Outcome, Witness};
+use crate::pieces;
+use crate::region::{Delivery, Window};
+use crate::registry::HandleStats;
+use crate::snapshot::Snapshot;
+
+/// Whether an access is one of its own or an element of a string, for the counters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Single,
+    Element,
+}
+
+/// The beginning of an access, as far as it has one answer.
+struct Part<'a> {
+    len: usize,
+    entry: Option<&'a Entry>,
+    window: Option<&'a Window>,
+}
+
+impl Handle {
+    /// Makes an access part by part. What is read of nobody is all ones; doorbells are compared
+    /// with the whole of a write.
+    #[cold]
+    pub(crate) fn parts(&mut self, space: Space, addr: u64, mut data: Bytes<'_>, kind: Kind) {
+        if let Bytes::Read(data) = &mut data {
+            data.fill(0xff);
+        }
+        let direction = data.direction();
+        let mut done = 0;
+        while done < data.len() {
+            let Some(at) = address(space, addr, done) else { break };
+            let left = data.len() - done;
+            self.reader.look(&self.core.published);
+            let marker = self.reader.marker();
+            let snapshot = self.reader.snapshot();
+            let part = Part::first(snapshot, space, at, left);
+            let Some(entry) = part.entry else {
+                self.stats.count_unclaimed(space, at, part.len, direction);
+                done += part.len;
+                continue;
+            };
+            marker.found(mark(entry.number()));
+            let witness = Witness::new(snapshot, entry, self.vcpu, (at, direction, part.len));
+            witness.before(data.part(done, part.len).as_slice());
+            let rung = match &data {
+                Bytes::Write(data) if done == 0 => ring(entry, at, data, self.vcpu),
+                _ => None,
+            };
+            let whole = rung.is_some();
+            let cx = IoCx::new(self.vcpu, &*self.core);
+            let mut buf = data.part(done, part.len);
+            let outcome = rung.unwrap_or_else(|| answer(entry, part.window, &cx, at, &mut buf));
+            witness.after(buf.as_slice(), outcome);
+            count(&mut self.tally, entry, direction, kind, outcome);
+            if whole {
+                return;
+            }
+            done += part.len;
+        }
+    }
+
+    /// `rep ins` or `rep outs`: elements of `size` at `port`, in order; `data` is a whole number
+    /// of them.
+    pub(crate) fn string(&mut self, port: u16, size: Size, mut data: Bytes<'_>) {
+        let (addr, direction) = (port.into(), data.direction());
+        self.drain();
+        self.reader.look(&self.core.published);
+        let marker = self.reader.marker();
+        let snapshot = self.reader.snapshot();
+        if let Some(entry) = whole_string(snapshot, addr, size, direction) {
+            marker.found(mark(entry.number()));
+            let elements = (data.len() / size.bytes()) as u64;
+            self.tally.string(entry.number(), direction, elements);
+            let what = (addr, direction, size.bytes());
+            let witness = Witness::new(snapshot, entry, self.vcpu, what);
+            witness.before(data.as_slice());
+            let (cx, offset) = (IoCx::new(self.vcpu, &*self.core), entry.offset_of(addr));
+            match &mut data {
+                Bytes::Read(data) => entry.handler.read_rep(&cx, offset, size, data),
+                Bytes::Write(data) => entry.handler.write_rep(&cx, offset, size, data),
+            }
+            witness.after(data.as_slice(), Outcome::Handled);
+            return;
+        }
+        drop(marker);
+        for start in (0..data.len()).step_by(size.bytes()) {
+            self.parts(Space::Pio, addr, data.part(start, size.bytes()), Kind::Element);
+        }
+    }
+}
+
+impl<'a> Part<'a> {
+    /// How many of the `left` bytes from `at` share one answer, and whose.
+    fn first(snapshot: &'a Snapshot, space: Space, at: u64, left: usize) -> Self {
+        let entry = snapshot.find(space, at);
+        let (last, window) = match entry {
+            Some(entry) => entry.forward_at(at),
+            None => (snapshot.next_claimed(space, at).map_or(space.last(), |next| next - 1), None),
+        };
+        let most = (left as u64).saturating_sub(1);
+        let len = usize::try_from((last - at).min(most)).unwrap_or(left).saturating_add(1);
+        Self { len, entry, window }
+    }
+}
+
+impl Entry {
+    /// The last address that is answered as `at` is, and the window that is forwarded there.
+    fn forward_at(&self, at: u64) -> (u64, Option<&Window>) {
+        let offset = at - self.base;
+        let windows = self.placement.forwards.iter().flat_map(|windows| windows.iter());
+        let mut windows = windows.filter(|window| window.len != 0);
+        if let Some(window) =
+            windows.clone().find(|w| w.offset <= offset && offset - w.offset < w.len)
+        {
+            return (self.base + window.offset + (window.len - 1), Some(window));
+        }
+        let next = windows.by_ref().map(|window| window.offset).filter(|o| *o > offset).min();
+        (next.map_or(self.last, |next| self.base + next - 1), None)
+    }
+}
+
+/// Has the handler, or whoever the window is forwarded to, answer the part of an access that is
+/// in their range.
+fn answer(
+    entry: &Entry,
+    window: Option<&Window>,
+    cx: &IoCx<'_>,
+    at: u64,
+    buf: &mut Bytes<'_>,
+) -> Outcome {
+    let (rules, offset) = (entry.shared.rules, entry.offset_of(at));
+    let forwarder = window.and_then(|w| Forwarder::new(w, entry.shared.device_offset));
+    let taken = match (&forwarder, buf) {
+        (Some(to), Bytes::Read(buf)) => pieces::read(to, rules, cx, offset, buf),
+        (Some(to), Bytes::Write(buf)) => pieces::write(to, rules, cx, offset, buf),
+        (None, Bytes::Read(buf)) => pieces::read(&*entry.handler, rules, cx, offset, buf),
+        (None, Bytes::Write(buf)) => pieces::write(&*entry.handler, rules, cx, offset, buf),
+    };
+    match forwarder {
+        _ if !taken => Outcome::Refused,
+        None => Outcome::Handled,
+        Some(forwarder) if forwarder.is_alive() => Outcome::Forwarded,
+        Some(_) => Outcome::Gone,
+    }
+}
+
+/// The region whose handler takes all elements of a string at once, if there is one.
+fn whole_string(snap: &Snapshot, addr: u64, size: Size, direction: Direction) -> Option<&Entry> {
+    let entry = snap.find(Space::Pio, addr)?;
+    (entry.is_whole(addr, size) && entry.is_handlers(direction)).then_some(entry)
+}
+
+/// `addr + done`, if that is still in the space: an access does not wrap round its end.
+fn address(space: Space, addr: u64, done: usize) -> Option<u64> {
+    addr.checked_add(done as u64).filter(|at| *at <= space.last())
+}
+
+fn count(tally: &mut Tally, entry: &Entry, direction: Direction, kind: Kind, outcome: Outcome) {
+    let number = entry.number();
+    match kind {
+        Kind::Single => tally.access(number, direction),
+        Kind::Element => tally.string(number, direction, 1),
+    }
+    match outcome {
+        Outcome::Refused | Outcome::Gone => tally.refused(number),
+        Outcome::Doorbell => tally.doorbell(number),
+        Outcome::Forwarded => tally.forwarded(number),
+        Outcome::Pending | Outcome::Handled | Outcome::Coalesced => {}
+    }
+}
+
+/// Rings the doorbell that `data` at `addr` is for, under the kernel's rule (Linux
+/// `virt/kvm/eventfd.c`, `ioeventfd_in_range`): exact address, exact length unless any will do,
+/// and the value, unless any will do, compared at the length of the write. A forwarded window of
+/// no length is one, too. What came of it, if there is one.
+fn ring(entry: &Entry, addr: u64, data: &[u8], vcpu: u32) -> Option<Outcome> {
+    let value = pieces::load(data);
+    let here = |window: &&Window| entry.base + window.offset == addr;
+    let doorbells = entry.placement.soft_doorbells.iter().flat_map(|windows| windows.iter());
+    let rung = doorbells.filter(here).find_map(|window| match &window.delivery {
+        Delivery::Doorbell { event, datamatch }
+            if window.len == 0
+                || (window.len == data.len() as u64
+                    && datamatch.is_none_or(|wanted| wanted == value)) =>
+        {
+            Some(event)
+        }
+        _ => None,
+    });
+    if let Some(event) = rung {
+        event.signal();
+        return Some(Outcome::Doorbell);
+    }
+    let forwards = entry.placement.forwards.iter().flat_map(|windows| windows.iter());
+    let window = forwards.filter(here).find(|window| window.len == 0)?;
+    let forwarder = Forwarder::new(window, entry.shared.device_offset)?;
+    Some(if forwarder.ring(vcpu) { Outcome::Forwarded } else { Outcome::Gone })
+}
+
+impl HandleStats {
+    fn count_unclaimed(&self, space: Space, addr: u64, len: usize, direction: Direction) {
+        self.unclaimed.lock().add(Unclaimed { space, addr, len: len as u64, direction }, 1);
+    }
+}
