@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi_pm;
+pub mod flash;
 pub mod i8042;
 pub mod legacy;
 pub mod rtc;
