@@ -57,6 +57,10 @@ pub struct Arm64 {
     pub timer_hz: Option<u32>,
     /// Seed of the kernel's address randomization; 0 is none.
     pub kaslr_seed: u64,
+    /// What is in the flash, if there is one. The guest's changes go there.
+    pub flash: Option<PathBuf>,
+    /// How many educational devices are on the PCI bus, for tests.
+    pub edu: u8,
     /// Where firmware is loaded; to the start of RAM, if not said.
     pub firmware_address: Option<u64>,
     /// What firmware is to tell the kernel it starts (`bootargs`).

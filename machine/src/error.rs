@@ -44,6 +44,14 @@ pub enum Error {
         /// The highest it may be.
         limit: u64,
     },
+    /// A flash image cannot be used.
+    #[error("Unable to open flash {}: {reason}", path.display())]
+    Flash {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The device tree cannot be written to a file.
     #[error("cannot write the device tree to {}: {reason}", path.display())]
     DumpTree {

@@ -4,6 +4,7 @@
 //! and drive. What the pins are called, and what is behind them, is the board's: see `qtest.rs`
 //! beside it.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
@@ -47,6 +48,8 @@ pub struct Config {
     pub console: Arc<dyn CharBackend>,
     /// Whether the port is there that ends the machine with a status. The PC's only.
     pub exit_port: bool,
+    /// What is in the flash, if there is one. The arm64 board's only.
+    pub flash: Option<PathBuf>,
 }
 
 /// A board, its RAM, and time that stands still.

@@ -49,6 +49,7 @@ impl Driver {
                 utc_start_ns: 946_684_800_000_000_000,
                 console: Arc::new(NullBackend),
                 exit_port: false,
+                flash: None,
             });
             Session::new(&machine.unwrap()).unwrap().run(&theirs, &theirs).unwrap();
         });
@@ -181,21 +182,21 @@ fn a_devices_message_becomes_an_lpi_of_the_processor_it_is_routed_to() {
 fn a_devices_pin_is_a_shared_peripheral_interrupt() {
     let mut driver = Driver::new();
     driver.set_up();
-    // SPI 4, INTID 36: Group 1, enabled, routed to processor 1.
-    driver.writel(DISTRIBUTOR + 0x84, 1 << 4);
-    driver.writel(DISTRIBUTOR + 0x104, 1 << 4);
-    driver.writeq(DISTRIBUTOR + 0x6000 + 8 * 36, 1);
+    // Device 1's, SPI 5, INTID 37: Group 1, enabled, routed to processor 1.
+    driver.writel(DISTRIBUTOR + 0x84, 1 << 5);
+    driver.writel(DISTRIBUTOR + 0x104, 1 << 5);
+    driver.writeq(DISTRIBUTOR + 0x6000 + 8 * 37, 1);
     driver.writel(ECAM + 0x8010, BAR);
     driver.writel(ECAM + 0x8004, 0x2);
     driver.writel(BAR + 0x60, 4);
     assert_eq!(driver.client.changes(), [(1, true)]);
-    assert_eq!(driver.take(), 36);
+    assert_eq!(driver.take(), 37);
     assert_eq!(driver.client.changes(), [(1, false), (1, true)], "the pin is still high");
     driver.writel(BAR + 0x64, 4);
     assert_eq!(driver.client.changes(), [(1, false)]);
     // The client drives the same pin.
-    driver.client.ask("set_irq_in gic unnamed-gpio-in 4 1");
-    assert_eq!(driver.take(), 36);
+    driver.client.ask("set_irq_in gic unnamed-gpio-in 5 1");
+    assert_eq!(driver.take(), 37);
 }
 
 #[test]
@@ -235,6 +236,7 @@ fn more_processors_than_there_is_room_for_are_refused() {
         utc_start_ns: 0,
         console: Arc::new(NullBackend),
         exit_port: false,
+        flash: None,
     });
     let error = machine.err().map(|error| error.to_string()).unwrap();
     assert!(error.contains("513") && error.contains("512"), "{error}");

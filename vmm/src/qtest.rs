@@ -24,6 +24,7 @@ pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
         utc_start_ns: options.utc_start_ns,
         console: Arc::new(NullBackend),
         exit_port: options.exit_port,
+        flash: options.flash.clone(),
     })?;
     let mut session = Session::new(&machine).context("the machine has a client already")?;
     let ready = |address: &Address| tracing::info!("waiting for a client on {address}");

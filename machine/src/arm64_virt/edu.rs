@@ -28,14 +28,14 @@ impl Edus {
         registry: &Registry,
         board: &Board,
         lines: &dyn Lines,
-        messages: &dyn MsiController,
+        messages: Option<&dyn MsiController>,
     ) -> Result<Self, Error> {
         let (mut functions, mut regions) = (Vec::new(), Vec::new());
         for (number, device) in (0..).zip(1..=count.min(MOST)) {
             let devfn = Devfn::from_bits(device << 3);
-            let pin = lines.line(layout::spi::PCI + number);
-            let sink = messages.sink(devfn.into_bits().into());
-            let edu = Arc::new(Edu::new(pin, Some(sink)));
+            let pin = lines.line(layout::spi::pci(device));
+            let sink = messages.map(|messages| messages.sink(devfn.into_bits().into()));
+            let edu = Arc::new(Edu::new(pin, sink));
             board.bus.insert(devfn, edu.clone())?;
             let name = format!("edu{number}");
             let names = (name.as_str(), "registers");

@@ -1,6 +1,7 @@
 //! The arm64 board with KVM's processors and interrupt controllers.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use trapline::Registry;
@@ -9,8 +10,11 @@ use trapline_boot::fdt;
 use trapline_device::{CharDevice, Clock, Device, Line, MsiController, MsiSink};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Gic, Kvm, Pmu, Start, Vcpu, Vm, VmOptions};
+use trapline_kvm::{Gic, Kvm, MemoryWindow, Pmu, Start, Vcpu, Vm, VmOptions};
+use trapline_platform::flash::{FlashArray, Worn};
 
+use super::edu::Edus;
+use super::flash::FlashFile;
 use super::frame::Frame;
 use super::tree::Facts;
 use super::{Board, Controllers, Options, Wiring, layout, ram};
@@ -54,9 +58,13 @@ impl OnKvm for VirtOnKvm {
                 Irqchip::Gicv2m => (Some(&frame), Some(&frame)),
                 Irqchip::Gicv3Its => (Some(&its), None),
             };
-        let options = Options { console: Arc::clone(&config.console), coalesce: config.coalesce };
-        let board =
-            Board::new(&registry, &Wiring { lines: &vm, msi, controllers, clock, options })?;
+        let flash = config.arm64.flash.as_deref().map(|path| flash(&vm, path)).transpose()?;
+        let console = Arc::clone(&config.console);
+        let options = Options { console, flash, coalesce: config.coalesce };
+        let wiring = Wiring { lines: &vm, msi, controllers, clock, options };
+        let mut board = Board::new(&registry, &wiring)?;
+        let edus = Edus::new(config.arm64.edu, &registry, &board, &vm, msi)?;
+        board.devices.add_follower(move || edus.place());
         let ram = base..base.saturating_add(config.mem_bytes);
         Ok(Self { board, registry, vm, mem, ram, irqchip, affinities: Vec::new() })
     }
@@ -156,6 +164,45 @@ impl VirtOnKvm {
 impl Lines for Arc<Vm> {
     fn line(&self, number: u32) -> Line {
         Vm::line(self, number)
+    }
+}
+
+/// What is in the flash, shown to the guest by KVM where that can be.
+fn flash(vm: &Arc<Vm>, path: &Path) -> Result<Arc<dyn FlashArray>, Error> {
+    let file = FlashFile::open(path)?;
+    Ok(match MemoryWindow::read_only(vm, file.contents()) {
+        Ok(window) => Arc::new(Shown { file, window }),
+        Err(error) => {
+            tracing::debug!("every access to the flash is trapped: {error}");
+            Arc::new(file)
+        }
+    })
+}
+
+/// A flash image that the guest reads by itself, as long as it is what reads are answered with.
+struct Shown {
+    file: FlashFile,
+    window: MemoryWindow,
+}
+
+impl FlashArray for Shown {
+    fn len_bytes(&self) -> u64 {
+        self.file.len_bytes()
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) {
+        self.file.read(offset, buf);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Worn> {
+        self.file.write(offset, data)
+    }
+
+    fn show(&self, visible: bool) {
+        if let Err(error) = self.window.place(visible.then_some(layout::FLASH.start)) {
+            // Then it is nowhere, and every access is trapped.
+            tracing::debug!("the flash is not shown: {error}");
+        }
     }
 }
 

@@ -69,8 +69,14 @@ pub(crate) mod ppi {
 pub(crate) mod spi {
     /// One for each UART.
     pub(crate) const SERIAL: [u32; 4] = [0, 1, 2, 3];
-    /// The pins of the first device on PCI's bus 0; each further device has the next one.
-    pub(crate) const PCI: u32 = 4;
+    /// The pins of device 0 on PCI's bus 0; each further device has the next one.
+    const PCI: u32 = 4;
+
+    /// The pins of a device on PCI's bus 0.
+    pub(crate) const fn pci(device: u8) -> u32 {
+        PCI + device as u32
+    }
+
     /// The first of those that GICv2m raises on messages.
     pub(crate) const V2M: u32 = 64;
     /// How many GICv2m has.

@@ -2,6 +2,7 @@
 //! address instead of by port.
 
 mod edu;
+mod flash;
 #[cfg(target_arch = "aarch64")]
 mod frame;
 mod gic;
@@ -22,6 +23,7 @@ use trapline_device::{
 use trapline_display::{Input, NoInput};
 use trapline_guestmem::GuestMem;
 use trapline_pci::{Bus, EcamWindow, Layout};
+use trapline_platform::flash::{Flash, FlashArray};
 use trapline_platform::rtc::{CmosConfig, Rtc, WINDOW_LEN};
 use trapline_platform::serial::Serial;
 
@@ -44,6 +46,8 @@ pub(crate) struct Board {
     bus: Arc<Bus>,
     /// What the devices with an address of their own say in the device tree.
     nodes: Vec<FdtNode>,
+    /// What the PCI host bridge says there.
+    pci: FdtNode,
     _mappings: Vec<Mapping>,
 }
 
@@ -69,6 +73,8 @@ pub(crate) struct Wiring<'a> {
 /// What there is to choose about the board.
 pub(crate) struct Options {
     pub(crate) console: Arc<dyn CharBackend>,
+    /// What is in the flash, if there is one.
+    pub(crate) flash: Option<Arc<dyn FlashArray>>,
     pub(crate) coalesce: bool,
 }
 
@@ -78,12 +84,15 @@ impl Board {
         let (mut parts, mut nodes) = (Parts::default(), Vec::new());
         let console = wiring.add_serial_ports(&mut parts, &mut nodes);
         wiring.add_rtc(&mut parts, &mut nodes);
-        let bus = wiring.add_pci(&mut parts, &mut nodes);
+        if let Some(array) = &wiring.options.flash {
+            add_flash(Arc::clone(array), &mut parts, &mut nodes);
+        }
+        let (bus, pci) = wiring.add_pci(&mut parts);
         if let Some(controllers) = wiring.controllers {
             controllers.add(&mut parts);
         }
         let (devices, mappings) = parts.map(registry, wiring.options.coalesce)?;
-        Ok(Self { devices, console, bus, nodes, _mappings: mappings })
+        Ok(Self { devices, console, bus, nodes, pci, _mappings: mappings })
     }
 
     /// The first serial port, for its backend to call.
@@ -147,14 +156,21 @@ impl Wiring<'_> {
     }
 
     /// Bus 0 behind its window.
-    fn add_pci(&self, parts: &mut Parts, nodes: &mut Vec<FdtNode>) -> Arc<Bus> {
+    fn add_pci(&self, parts: &mut Parts) -> (Arc<Bus>, FdtNode) {
         let bus = parts.device("pci-bus", Bus::new());
         let ecam = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Ecam));
-        nodes.push(tree::pci(ecam.fdt_node(), self.msi.is_some()));
+        let node = tree::host_bridge(ecam.fdt_node(), self.msi.is_some());
         let window = layout::PCI_ECAM;
         parts.mmio(window.start, window.end - window.start, ("pci", "ecam"), ecam);
-        bus
+        (bus, node)
     }
+}
+
+fn add_flash(array: Arc<dyn FlashArray>, parts: &mut Parts, nodes: &mut Vec<FdtNode>) {
+    let flash = parts.device("flash", Flash::new(array));
+    let (base, len) = (layout::FLASH.start, flash.len_bytes());
+    nodes.push(flash.fdt_node().at(base..base + len));
+    parts.mmio(base, len, ("flash", "cfi"), flash);
 }
 
 /// `bytes` of RAM from `base`.

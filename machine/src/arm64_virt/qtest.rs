@@ -5,13 +5,17 @@
 //! GICv3 with its ITS. What goes out of `gic` are the processors' interrupt inputs, numbered as
 //! QEMU numbers them: IRQ of each, then FIQ of each.
 
+use std::sync::Arc;
+
 use trapline::Registry;
 use trapline_device::Line;
 use trapline_guestmem::GuestMem;
 use trapline_intc::gicv3::Outputs;
+use trapline_platform::flash::FlashArray;
 use trapline_qtest::{Pin, Side, Wires};
 
 use super::edu::Edus;
+use super::flash::FlashFile;
 use super::gic::Gic;
 use super::{Board, Options, Wiring, layout, ram};
 use crate::Error;
@@ -34,16 +38,18 @@ pub(crate) fn build(
     let gic = Gic::new(cpus, mem.clone(), true, outputs)?;
     bench.gic.get_or_init(|| gic.chip().clone());
     let messages = gic.messages();
+    let flash = config.flash.as_deref().map(FlashFile::open).transpose()?;
+    let flash = flash.map(|file| -> Arc<dyn FlashArray> { Arc::new(file) });
     let lines = PinLines { wires: &bench.wires, gic: &gic };
     let wiring = Wiring {
         lines: &lines,
         msi: Some(&*messages),
         controllers: Some(&gic),
         clock: bench.clock.clone(),
-        options: Options { console: config.console.clone(), coalesce: false },
+        options: Options { console: config.console.clone(), flash, coalesce: false },
     };
     let mut board = Board::new(registry, &wiring)?;
-    let edus = Edus::new(config.edu, registry, &board, &lines, &*messages)?;
+    let edus = Edus::new(config.edu, registry, &board, &lines, Some(&*messages))?;
     board.devices.add_follower(move || edus.place());
     Ok((Box::new(board), mem))
 }

@@ -44,6 +44,7 @@ pub(crate) fn ours() -> Client {
             utc_start_ns: UTC_START_NS,
             console,
             exit_port: false,
+            flash: None,
         };
         let machine = Machine::new(&config).unwrap();
         Session::new(&machine).unwrap().run(&theirs, &theirs).unwrap();

@@ -43,6 +43,7 @@ impl Victim {
             utc_start_ns: 946_684_800_000_000_000,
             console: Arc::new(terminal.clone()),
             exit_port: board == BoardKind::X86Pc,
+            flash: None,
         });
         let machine = machine.unwrap_or_else(|error| panic!("{error}"));
         let storm = Storm::new(machine.registry());

@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 
 use kvm_bindings::{
-    KVM_MEM_LOG_DIRTY_PAGES, KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch,
-    kvm_ioeventfd_flag_nr_deassign, kvm_ioeventfd_flag_nr_pio, kvm_userspace_memory_region,
+    KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign,
+    kvm_ioeventfd_flag_nr_pio, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use trapline_device::Space;
@@ -109,17 +109,17 @@ pub(crate) fn set_memory(
     Ok(())
 }
 
-/// Shows `region` to the guest at `base` through slot `slot`, with a log of the pages it writes, or
-/// takes it out. The caller keeps the region mapped for as long as the VM can run.
+/// Shows `region` to the guest at `base` through slot `slot`, with these flags, or takes it out. The caller keeps the region mapped for as long as the VM can run.
 pub(crate) fn set_window(
     vm: &VmFd,
     slot: u32,
     region: &RamRegion,
+    flags: u32,
     base: Option<u64>,
 ) -> Result<(), kvm_ioctls::Error> {
     let argument = kvm_userspace_memory_region {
         slot,
-        flags: KVM_MEM_LOG_DIRTY_PAGES,
+        flags,
         guest_phys_addr: base.unwrap_or(0),
         // A slot of no length is a deleted one.
         memory_size: if base.is_some() { region.len } else { 0 },

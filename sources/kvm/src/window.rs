@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use parking_lot::Mutex;
 use trapline_guestmem::{GuestMem, RamRegion};
 
@@ -17,6 +18,8 @@ pub struct MemoryWindow {
     vm: Arc<Vm>,
     slot: u32,
     region: RamRegion,
+    /// Of the memory slot.
+    flags: u32,
     state: Mutex<State>,
 }
 
@@ -34,6 +37,22 @@ impl MemoryWindow {
     /// # Errors
     /// The memory is not one region of whole pages.
     pub fn new(vm: &Arc<Vm>, mem: &GuestMem) -> Result<Self, Error> {
+        Self::with_flags(vm, mem, KVM_MEM_LOG_DIRTY_PAGES)
+    }
+
+    /// A window as [`MemoryWindow::new`] makes it, that the guest can only read: its writes go to
+    /// the registry. There is no log.
+    ///
+    /// # Errors
+    /// The memory is not one region of whole pages, or KVM cannot do that.
+    pub fn read_only(vm: &Arc<Vm>, mem: &GuestMem) -> Result<Self, Error> {
+        if !vm.caps().readonly_memory {
+            return Err(Error::Missing("read-only memory"));
+        }
+        Self::with_flags(vm, mem, KVM_MEM_READONLY)
+    }
+
+    fn with_flags(vm: &Arc<Vm>, mem: &GuestMem, flags: u32) -> Result<Self, Error> {
         let regions = mem.regions();
         let [region] = regions.as_slice() else { return Err(Error::Missing("windows in pieces")) };
         if !region.len.is_multiple_of(PAGE) {
@@ -41,7 +60,7 @@ impl MemoryWindow {
         }
         let slot = vm.reserve_slot(mem);
         let state = Mutex::new(State { all_dirty: true, ..State::default() });
-        Ok(Self { vm: Arc::clone(vm), slot, region: *region, state })
+        Ok(Self { vm: Arc::clone(vm), slot, region: *region, flags, state })
     }
 
     /// Moves the window to this guest physical address, a multiple of 4 KiB, or out of the guest's
@@ -55,7 +74,7 @@ impl MemoryWindow {
             return Ok(());
         }
         let set = |base| {
-            ioctl::set_window(self.vm.fd(), self.slot, &self.region, base)
+            ioctl::set_window(self.vm.fd(), self.slot, &self.region, self.flags, base)
                 .map_err(Error::ioctl("move a memory window"))
         };
         if state.base.is_some() {

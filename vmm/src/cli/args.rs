@@ -83,7 +83,7 @@ pub(super) struct KernelArgs {
     /// Firmware image to start instead of a kernel
     #[arg(short, long, value_name = "FILE")]
     pub(super) firmware: Option<PathBuf>,
-    /// Flash image behind the firmware (not yet)
+    /// Image of the flash, which the guest changes (arm64 guests only)
     #[arg(short = 'F', long, value_name = "FILE")]
     pub(super) flash: Option<PathBuf>,
     /// Kernel to boot, as with --kernel
@@ -241,6 +241,10 @@ pub(super) struct Arm64Args {
     /// virtio over PCI, as it is anyway
     #[arg(long)]
     pub(super) force_pci: bool,
+    /// Educational devices (QEMU's edu) on the PCI bus, for tests of interrupts
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true,
+        value_parser = clap::value_parser!(u8).range(..=31))]
+    pub(super) edu: u8,
     /// Where firmware is loaded [default: the start of memory]
     #[arg(long, value_name = "ADDRESS")]
     pub(super) firmware_address: Option<String>,

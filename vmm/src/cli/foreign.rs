@@ -24,7 +24,7 @@ pub(super) fn hide(command: Command, machine: Machine) -> Command {
 /// Why the first of them cannot be honoured.
 pub(super) fn first(args: &RunArgs, machine: Machine) -> Option<String> {
     match machine {
-        Machine::Pc => arm64(&args.arm64),
+        Machine::Pc => arm64(args),
         Machine::Arm64 => pc(args),
     }
 }
@@ -42,8 +42,12 @@ fn pc(args: &RunArgs) -> Option<String> {
     table.iter().find(|row| row.0).map(|(_, option, reason)| format!("{option}: {reason}"))
 }
 
-fn arm64(args: &Arm64Args) -> Option<String> {
+fn arm64(args: &RunArgs) -> Option<String> {
+    let flash = args.kernel.flash.is_some();
+    let args = &args.arm64;
     let table = [
+        (flash, "--flash"),
+        (args.edu > 0, "--edu"),
         (args.aarch32, "--aarch32"),
         (args.pmu, "--pmu"),
         (args.disable_mte, "--disable-mte"),

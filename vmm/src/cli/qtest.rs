@@ -1,5 +1,6 @@
 //! The options of `trapline qtest`.
 
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail, ensure};
@@ -39,6 +40,9 @@ pub(super) struct QtestArgs {
     /// Give the machine a port that ends it with an exit status
     #[arg(long)]
     exit_port: bool,
+    /// Image of the flash, which the client changes
+    #[arg(short = 'F', long, value_name = "FILE")]
+    flash: Option<PathBuf>,
 }
 
 /// Everything `trapline qtest` needs to know.
@@ -58,6 +62,8 @@ pub struct QtestOptions {
     pub utc_start_ns: u64,
     /// The machine gets the exit port.
     pub exit_port: bool,
+    /// What is in the flash, if there is one.
+    pub flash: Option<PathBuf>,
 }
 
 impl QtestOptions {
@@ -79,6 +85,11 @@ impl QtestOptions {
             "--edu: under qtest the board {} has no such devices",
             args.machine
         );
+        ensure!(
+            board == BoardKind::Arm64Virt || args.flash.is_none(),
+            "--flash: the board {} has no flash",
+            args.machine
+        );
         Ok(Self {
             board,
             edu: args.edu,
@@ -87,6 +98,7 @@ impl QtestOptions {
             way: way(args)?,
             utc_start_ns: utc_start_ns(&args.rtc_base)?,
             exit_port: args.exit_port,
+            flash: args.flash.clone(),
         })
     }
 }

@@ -82,7 +82,6 @@ fn device(args: &DeviceArgs) -> Option<String> {
 
 fn other(args: &RunArgs) -> Option<String> {
     given(&[
-        (args.kernel.flash.is_some(), "--flash", "the CFI flash device"),
         (args.arm64.nested, "--nested", "nested virtualization"),
         (args.debug.debug_single_step, "--debug-single-step", "single stepping"),
         (args.debug.debug_iodelay.is_some(), "--debug-iodelay", "a delay of accesses"),

@@ -277,12 +277,12 @@ fn the_interrupt_controllers_are_where_the_user_says() {
 
 /// kvmtool's options whose device or guest does not exist yet.
 const REFUSED: &str = "-d x|--disk x,ro|--balloon|--gtk|--sdl|--rng|--9p /,t|--vsock 3|--tty 0\
-    |--sandbox s|--hugetlbfs /h|--virtio-legacy|--virtio-transport pci|--vfio-pci 0:1.0|-F f\
-    |--flash f|--vidmode 3|--debug-single-step|--debug-iodelay 5|--console virtio|--console hv";
+    |--sandbox s|--hugetlbfs /h|--virtio-legacy|--virtio-transport pci|--vfio-pci 0:1.0\
+    |--vidmode 3|--debug-single-step|--debug-iodelay 5|--console virtio|--console hv";
 /// Its options of arm64 guests.
 const ARM64_ONLY: &str = "--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime\
     |--sve-max-vl 128|--nested|--dump-dtb f|--override-bad-firmware-cntfrq 1|--force-pci\
-    |--firmware-address 0";
+    |--firmware-address 0|--flash f|--edu 1";
 
 #[test]
 fn options_without_a_device_are_refused_by_name() {
@@ -292,7 +292,6 @@ fn options_without_a_device_are_refused_by_name() {
         let name = option.split([' ', '=']).next().unwrap();
         let long = match name {
             "-d" => "--disk",
-            "-F" => "--flash",
             long => long,
         };
         assert!(sentence.starts_with(long), "{option}: {sentence}");
@@ -416,6 +415,7 @@ fn qtest_takes_a_machine_and_a_client() {
             "--stdio --machine arm64-virt --exit-port",
             "--exit-port: the board arm64-virt has no such port",
         ),
+        ("--stdio --flash f", "--flash: the board x86-pc has no flash"),
         ("--stdio -m x", "-m x: not a memory size"),
         ("--stdio --rtc-base noon", "--rtc-base noon: write it as 2000-01-01T00:00:00"),
         ("--socket x", "x: a socket is unix:PATH or tcp:HOST:PORT"),

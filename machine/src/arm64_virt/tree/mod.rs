@@ -8,8 +8,10 @@ mod tests;
 
 use std::ops::Range;
 
-use trapline_device::FdtNode;
+use trapline_device::{FdtNode, IoCx, NoRegions, Size};
 use trapline_intc::v2m;
+use trapline_pci::Bus;
+use trapline_pci::regs::INTERRUPT_PIN;
 
 use super::{Board, layout};
 use crate::Irqchip;
@@ -68,6 +70,7 @@ impl Board {
             root = root.child(pmu(facts));
         }
         root.children.extend(self.nodes.iter().cloned());
+        root = root.child(pci(&self.pci, &self.bus));
         let console = self.nodes.first().map(|node| format!("/{}", node.name));
         root.child(psci(facts.aarch32))
             .child(FdtNode::new("aliases").text("serial0", &console.unwrap_or_default()))
@@ -79,9 +82,31 @@ pub(super) fn interrupt(node: FdtNode, spi: u32) -> FdtNode {
     node.cells("interrupts", [SPI, spi, LEVEL_HIGH])
 }
 
+/// Adds to a host bridge's node where its functions' pins lead.
+fn pci(node: &FdtNode, bus: &Bus) -> FdtNode {
+    /// Of a function's address and pin, its device and its pin matter.
+    const MASK: [u32; 4] = [0xf800, 0, 0, 7];
+    let cx = IoCx::new(0, &NoRegions);
+    let pin = |devfn| bus.config_read(&cx, devfn, INTERRUPT_PIN, Size::Byte) & 0xff;
+    let mut pins: Vec<(u8, u32)> =
+        bus.occupied().into_iter().map(|devfn| (devfn.device(), pin(devfn))).collect();
+    pins.retain(|(_, pin)| *pin != 0);
+    pins.dedup();
+    if pins.is_empty() {
+        return node.clone();
+    }
+    let map = pins.into_iter().flat_map(|(device, pin)| {
+        let address = u32::from(device) << 11;
+        let spi = layout::spi::pci(device);
+        // The GIC has addresses of two cells, which say nothing.
+        [address, 0, 0, pin, phandle::GIC, 0, 0, SPI, spi, LEVEL_HIGH]
+    });
+    node.clone().cells("interrupt-map", map).cells("interrupt-map-mask", MASK)
+}
+
 /// Adds to a host bridge's node where it is, where its BARs go, and what takes its functions'
 /// messages.
-pub(super) fn pci(node: FdtNode, msi: bool) -> FdtNode {
+pub(super) fn host_bridge(node: FdtNode, msi: bool) -> FdtNode {
     /// Address space of a PCI address, in bits 25:24 of its first cell (IEEE 1275 PCI bus binding
     /// 2.1, section 2.2.1.1).
     const IO: u32 = 1 << 24;
