@@ -27,6 +27,7 @@ pub(crate) struct Victim {
 
 impl Victim {
     /// A PC after power-on.
+    #[allow(dead_code, reason = "not everybody wants one")]
     pub(crate) fn new() -> Self {
         Self::on(BoardKind::X86Pc)
     }
