@@ -8,29 +8,19 @@ use trapline_device::{
     Device, Direction, Handler, IoCx, Rules, SaveState, Saved, Size, StateError, saved_form,
 };
 
-/// The implemented bits of R0 to R15. R16 and R17, the light pen's position, are read-only, and
-/// read 0 as no light pen has ever struck; R18 to R31 do not exist and read 0.
-const MASKS: [u8; 16] = [
-    0xff, 0xff, 0xff, 0x0f, // horizontal total, displayed, sync position, sync width
-    0x7f, 0x1f, 0x7f, 0x7f, // vertical total, total adjust, displayed, sync position
-    0x03, 0x1f, 0x7f, 0x1f, // interlace mode, maximum scan line, cursor start, cursor end
-    0x3f, 0xff, 0x3f, 0xff, // start address and cursor, high and low byte
-];
-
-/// The address register has five bits.
-const INDEX_MASK: u8 = 0x1f;
+use super::regs::{CRT, CRT_INDEX_MASK, CRT_MASKS, Crt};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct State {
     index: u8,
-    file: [u8; MASKS.len()],
+    file: [u8; CRT_MASKS.len()],
 }
 
 impl State {
     fn check(&self) -> Result<(), StateError> {
         let check = StateError::check::<SavedV1>;
-        check(self.index & !INDEX_MASK == 0, "the address register has five bits")?;
-        let fits = self.file.iter().zip(MASKS).all(|(register, mask)| register & !mask == 0);
+        check(self.index & !CRT_INDEX_MASK == 0, "the address register has five bits")?;
+        let fits = self.file.iter().zip(CRT_MASKS).all(|(register, mask)| register & !mask == 0);
         check(fits, "registers hold the bits they have")
     }
 }
@@ -39,7 +29,7 @@ saved_form! {
     /// [`State`], version 1.
     struct SavedV1 of State, "mc6845" version 1 {
         index: u8,
-        file: [u8; MASKS.len()],
+        file: [u8; CRT_MASKS.len()],
     }
 }
 
@@ -53,10 +43,12 @@ pub struct Crtc(Mutex<State>);
 impl Handler for Crtc {
     fn read(&self, _cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
         let state = self.0.lock();
-        match offset {
-            0 => u64::from(state.index),
-            1 => state.file.get(usize::from(state.index)).copied().map_or(0, u64::from),
-            _ => size.ones(),
+        match CRT.for_read(offset).map(|row| row.reg) {
+            Some(Crt::Index) => u64::from(state.index),
+            Some(Crt::Data) => {
+                state.file.get(usize::from(state.index)).copied().map_or(0, u64::from)
+            }
+            None => size.ones(),
         }
     }
 
@@ -64,15 +56,16 @@ impl Handler for Crtc {
         let value = super::low_byte(value);
         let mut state = self.0.lock();
         let index = usize::from(state.index);
-        match offset {
-            0 => state.index = value & INDEX_MASK,
-            1 => {
-                if let (Some(register), Some(mask)) = (state.file.get_mut(index), MASKS.get(index))
+        match CRT.for_write(offset).map(|row| row.reg) {
+            Some(Crt::Index) => state.index = value & CRT_INDEX_MASK,
+            Some(Crt::Data) => {
+                if let (Some(register), Some(mask)) =
+                    (state.file.get_mut(index), CRT_MASKS.get(index))
                 {
                     *register = value & mask;
                 }
             }
-            _ => {}
+            None => {}
         }
     }
 
@@ -81,11 +74,7 @@ impl Handler for Crtc {
     }
 
     fn register(&self, offset: u64, _direction: Direction) -> Option<&'static str> {
-        match offset {
-            0 => Some("CRTC_INDEX"),
-            1 => Some("CRTC_DATA"),
-            _ => None,
-        }
+        CRT.for_read(offset).map(|row| row.name)
     }
 }
 

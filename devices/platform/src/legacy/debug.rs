@@ -11,10 +11,8 @@ use trapline_device::{
     saved_form,
 };
 
+use super::regs::DEBUGCON_PRESENT;
 use super::{WHOLE, low_byte};
-
-/// What a read of the debug console returns, by which firmware knows it is there.
-const PRESENT: u8 = 0xe9;
 
 /// Port 0x402: each byte written is a character. There is no way to make the guest wait, so
 /// characters a full backend does not take are gone.
@@ -29,7 +27,7 @@ impl DebugConsole {
 
 impl Handler for DebugConsole {
     fn read(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size) -> u64 {
-        u64::from(PRESENT)
+        u64::from(DEBUGCON_PRESENT)
     }
 
     fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, value: u64) {

@@ -6,6 +6,8 @@
 
 use trapline_device::{Direction, Handler, IoCx, Rules, Size};
 
+use super::regs::FPU;
+
 /// Ports 0xf0 and 0xf1. Writes are complete without an effect: KVM's vCPUs never raise FERR, as
 /// every kernel since the 80486 takes exception 16 instead (CR0.NE), so no error is ever latched;
 /// and 0xf1 has no effect on a 387 and later. Reads are all ones, as nobody drives the bus.
@@ -24,10 +26,6 @@ impl Handler for FpuPorts {
     }
 
     fn register(&self, offset: u64, _direction: Direction) -> Option<&'static str> {
-        match offset {
-            0 => Some("CLRBUSY"),
-            1 => Some("RESET"),
-            _ => None,
-        }
+        FPU.for_write(offset).map(|row| row.name)
     }
 }

@@ -11,6 +11,8 @@ use trapline_device::{
     Device, Direction, Form, Handler, IoCx, Rules, SaveState, Saved, Size, StateError, saved_form,
 };
 
+use super::regs::{DELAY_NAMES, PAGE_NAMES, POST_NAMES};
+
 /// A row of byte latches. Power-on value 0.
 ///
 /// No channel of the DMA controllers here moves data, so the page registers extend nobody's
@@ -25,21 +27,18 @@ pub struct Latches {
 impl Latches {
     /// Port 0x80: the last POST code.
     pub fn post() -> Self {
-        Self::named(&["POST"])
+        Self::named(&POST_NAMES)
     }
 
     /// Port 0xed: nothing but a place to write to for the sake of waiting.
     pub fn delay() -> Self {
-        Self::named(&["DELAY"])
+        Self::named(&DELAY_NAMES)
     }
 
     /// Ports 0x81 to 0x8f: address bits 16 to 23 of the DMA channels, and the spare entries of
     /// the register file.
     pub fn dma_pages() -> Self {
-        Self::named(&[
-            "PAGE2", "PAGE3", "PAGE1", "SPARE84", "SPARE85", "SPARE86", "PAGE0", "SPARE88",
-            "PAGE6", "PAGE7", "PAGE5", "SPARE8C", "SPARE8D", "SPARE8E", "REFRESH",
-        ])
+        Self::named(&PAGE_NAMES)
     }
 
     /// Number of ports.

@@ -10,6 +10,7 @@ mod exit;
 mod fpu;
 mod latch;
 mod printer;
+pub mod regs;
 mod system_control;
 
 #[cfg(test)]

@@ -7,30 +7,8 @@ use parking_lot::Mutex;
 use trapline_device::{
     Device, Direction, Handler, IoCx, Rules, SaveState, Saved, Size, StateError, saved_form,
 };
-use trapline_regs::Access::{Read, ReadWrite};
-use trapline_regs::{RegMap, row};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reg {
-    Data,
-    Status,
-    Control,
-}
-
-#[rustfmt::skip]
-const MAP: RegMap<Reg> = RegMap::new(3, &[
-    row(Reg::Data,    "DATA",    0, 1, ReadWrite),
-    row(Reg::Status,  "STATUS",  1, 1, Read),
-    row(Reg::Control, "CONTROL", 2, 1, ReadWrite),
-]);
-
-/// An open connector: the inputs are pulled up, so nACK, PE, SELECT and nERROR read 1, and BUSY,
-/// which the register inverts, reads 0. Bits 0 to 2 have no input and read 1.
-const STATUS_OPEN: u8 = 0x7f;
-
-/// The latched bits of CONTROL: strobe, autofeed, nInit, select, interrupt enable. The others
-/// have no flip-flop and read 1.
-const CONTROL_LATCHED: u8 = 0x1f;
+use super::regs::{CONTROL_LATCHED, PRINTER, Printer, STATUS_OPEN};
 
 /// Reset clears both latches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,10 +40,10 @@ pub struct PrinterPort(Mutex<State>);
 impl Handler for PrinterPort {
     fn read(&self, _cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
         let state = self.0.lock();
-        match MAP.for_read(offset).map(|row| row.reg) {
-            Some(Reg::Data) => u64::from(state.data),
-            Some(Reg::Status) => u64::from(STATUS_OPEN),
-            Some(Reg::Control) => u64::from(state.control | !CONTROL_LATCHED),
+        match PRINTER.for_read(offset).map(|row| row.reg) {
+            Some(Printer::Data) => u64::from(state.data),
+            Some(Printer::Status) => u64::from(STATUS_OPEN),
+            Some(Printer::Control) => u64::from(state.control | !CONTROL_LATCHED),
             None => size.ones(),
         }
     }
@@ -73,10 +51,10 @@ impl Handler for PrinterPort {
     fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
         let value = super::low_byte(value);
         let mut state = self.0.lock();
-        match MAP.for_write(offset).map(|row| row.reg) {
-            Some(Reg::Data) => state.data = value,
-            Some(Reg::Control) => state.control = value & CONTROL_LATCHED,
-            Some(Reg::Status) | None => {}
+        match PRINTER.for_write(offset).map(|row| row.reg) {
+            Some(Printer::Data) => state.data = value,
+            Some(Printer::Control) => state.control = value & CONTROL_LATCHED,
+            Some(Printer::Status) | None => {}
         }
     }
 
@@ -86,8 +64,8 @@ impl Handler for PrinterPort {
 
     fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
         match direction {
-            Direction::Read => MAP.for_read(offset),
-            Direction::Write => MAP.for_write(offset),
+            Direction::Read => PRINTER.for_read(offset),
+            Direction::Write => PRINTER.for_write(offset),
         }
         .map(|row| row.name)
     }

@@ -5,41 +5,13 @@
 
 use std::sync::Arc;
 
-use bitfield_struct::bitfield;
 use parking_lot::Mutex;
 use trapline_device::{
     Device, Direction, Handler, IoCx, Power, PowerEvent, Rules, SaveState, Saved, Size, StateError,
     saved_form,
 };
 
-/// The register.
-#[bitfield(u8)]
-#[derive(PartialEq, Eq)]
-struct PortA {
-    /// Bit 0: going from 0 to 1 resets the processor.
-    reset: bool,
-    /// Bit 1: address line 20 is let through.
-    a20: bool,
-    /// Bit 2 reads 0.
-    __: bool,
-    /// Bit 3: locks the CMOS password until the next reset; can not be cleared by a write.
-    security_lock: bool,
-    /// Bit 4: the watchdog has fired; there is none. Bit 5 reads 0.
-    #[bits(2)]
-    __: u8,
-    /// Bits 6 and 7: the disk activity light.
-    #[bits(2)]
-    light: u8,
-}
-
-impl PortA {
-    /// A20 is on from the start: there is no firmware here that expects addresses to wrap.
-    const POWER_ON: Self = Self::new().with_a20(true);
-
-    const fn from_guest(value: u8) -> Self {
-        Self::from_bits(value & 0xcb)
-    }
-}
+use super::regs::PortA;
 
 /// Port 0x92.
 ///

@@ -20,7 +20,8 @@ pub const NMI_MASK: u8 = 0x80;
 /// every chip set since the PC/AT has 128.
 pub const CMOS_LEN: usize = 128;
 
-/// A register that is more than a byte of RAM, by its index.
+/// A register that is more than a byte of RAM, by its index. Ranges of time, calendar and alarm are
+/// those of the data sheet's table "Time, calendar and alarm data modes".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reg {
     /// 0 to 59. Bit 7 is read-only (data sheet, "Time, calendar and alarm locations").
@@ -43,13 +44,13 @@ pub enum Reg {
     Month,
     /// 0 to 99.
     Year,
-    /// See [`RegA`].
+    /// [`RegA`] (data sheet, "Register A").
     A,
-    /// See [`RegB`].
+    /// [`RegB`] (data sheet, "Register B").
     B,
-    /// See [`RegC`].
+    /// [`RegC`] (data sheet, "Register C").
     C,
-    /// See [`RegD`].
+    /// [`RegD`] (data sheet, "Register D").
     D,
     /// Why the processor was reset (PC/AT Technical Reference, "Shutdown status byte"). Plain RAM.
     ShutdownStatus,

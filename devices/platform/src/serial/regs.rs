@@ -20,9 +20,9 @@ pub const CLOCK_HZ: u64 = 1_843_200;
 /// The registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reg {
-    /// Receiver buffer.
+    /// Receiver buffer (section 8, table I).
     Rbr,
-    /// Transmitter holding register.
+    /// Transmitter holding register (section 8, table I).
     Thr,
     /// Interrupt enable (section 8.7).
     Ier,

@@ -36,11 +36,12 @@ pub enum Which {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reg {
     /// A0 = 0: writes are ICW1, OCW2 and OCW3, told apart by bits 4 and 3; reads are IRR, ISR or
-    /// the poll word.
+    /// the poll word (figures 7 and 8, "Reading the 8259A status", "Poll command").
     Command(Which),
-    /// A0 = 1: writes are ICW2 to ICW4 while the chip waits for them, else OCW1; reads are IMR.
+    /// A0 = 1: writes are ICW2 to ICW4 while the chip waits for them, else OCW1; reads are IMR
+    /// (figures 7 and 8, "Reading the 8259A status").
     Data(Which),
-    /// Edge/level control.
+    /// Edge/level control (290550, section 2.5.3).
     Elcr(Which),
 }
 

@@ -17,9 +17,10 @@ pub const PIT_HZ: u64 = 1_193_182;
 /// The registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reg {
-    /// The count of a counter (0 to 2), or what is latched of it.
+    /// The count of a counter (0 to 2), or what is latched of it ("Write operations", "Read
+    /// operations").
     Counter(usize),
-    /// Control words and commands. Write-only: reads leave the bus alone.
+    /// Control words and commands ("Control word register", figure 7). Write-only: reads leave the bus alone.
     Control,
 }
 

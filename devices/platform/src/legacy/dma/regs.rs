@@ -14,29 +14,31 @@ pub const CHANNELS: usize = 4;
 /// The registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reg {
-    /// Base and current address of a channel (0 to 3); 16 bits through the byte pointer.
+    /// Base and current address of a channel (0 to 3); 16 bits through the byte pointer ("Current
+    /// address register", "Base address and base word count registers").
     Address(u8),
-    /// Base and current word count of a channel (0 to 3); 16 bits through the byte pointer.
+    /// Base and current word count of a channel (0 to 3); 16 bits through the byte pointer
+    /// ("Current word register").
     Count(u8),
-    /// Status.
+    /// Status ("Status register").
     Status,
-    /// Command.
+    /// Command ("Command register").
     Command,
-    /// Request: sets or resets one channel's software request.
+    /// Sets or resets one channel's software request ("Request register").
     Request,
-    /// Sets or resets one mask bit.
+    /// Sets or resets one mask bit ("Mask register").
     SingleMask,
-    /// Mode of one channel.
+    /// Mode of one channel ("Mode register").
     Mode,
-    /// Clear byte pointer flip-flop.
+    /// Clear byte pointer flip-flop ("Software commands").
     ClearPointer,
-    /// Temporary: the last byte a memory-to-memory transfer moved.
+    /// The last byte a memory-to-memory transfer moved ("Temporary register").
     Temporary,
-    /// Master clear: the same as a hardware reset.
+    /// Master clear: the same as a hardware reset ("Software commands").
     MasterClear,
-    /// Clear mask register.
+    /// Clear mask register ("Software commands").
     ClearMask,
-    /// All four mask bits.
+    /// All four mask bits ("Mask register").
     AllMasks,
 }
 
