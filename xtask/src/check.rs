@@ -1,5 +1,8 @@
 //! `cargo xtask check`: what rustfmt, clippy, rustdoc and the house lints say.
 
+use std::path::Path;
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::arch::Arch;
@@ -25,6 +28,7 @@ pub(crate) fn tasks() -> Vec<Task> {
         Ok(Tally::of(proc::succeeds(&mut command)?))
     }));
     tasks.push(Task::new("clippy-other", "the same for the other architecture", other_clippy));
+    tasks.push(Task::new("no-std", "gicv3-its for a machine without an operating system", no_std));
     tasks.push(Task::new("docs", "cargo doc, warnings are errors", || {
         let mut command = proc::cargo()?;
         command.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
@@ -46,4 +50,29 @@ fn other_clippy() -> Result<Tally> {
     command.arg("--target-dir").arg(paths::target()?.join("other"));
     toolchain.apply(&mut command);
     Ok(Tally::of(proc::succeeds(command.args(["--", "-Dwarnings"]))?))
+}
+
+/// A target whose compiler has `core` and `alloc`, and no `std` to reach for by mistake.
+const BARE: &str = "x86_64-unknown-none";
+
+/// Whether the crates that say `no_std` mean it.
+fn no_std() -> Result<Tally> {
+    if !bare_library()? {
+        // The target is the toolchain's to install, if it is rustup's.
+        let added = proc::find("rustup")
+            .map(|rustup| proc::output(Command::new(rustup).args(["target", "add", BARE])));
+        if !matches!(added, Some(Ok(_))) || !bare_library()? {
+            let reason = format!("no-std: no Rust library for {BARE} (rustup target add {BARE})");
+            return Ok(Tally { passed: 0, failed: 0, skipped: vec![reason] });
+        }
+    }
+    let mut command = proc::cargo()?;
+    command.args(["check", "--quiet", "--package", "gicv3-its", "--lib", "--target", BARE]);
+    Ok(Tally::of(proc::succeeds(&mut command)?))
+}
+
+fn bare_library() -> Result<bool> {
+    let mut command = Command::new("rustc");
+    let dir = proc::output(command.args(["--print", "target-libdir", "--target", BARE]))?;
+    Ok(Path::new(String::from_utf8(dir)?.trim()).is_dir())
 }
