@@ -6,7 +6,7 @@ mount -t debugfs debugfs /sys/kernel/debug
 for module in ccp irqbypass kvm kvm-amd; do
     if [ -f "/modules/$module.ko" ]; then insmod "/modules/$module.ko"; fi
 done
-if [ ! -c /dev/kvm ]; then echo "TRAPLINE-HOST: kvm-amd made no /dev/kvm"; fi
+if [ ! -c /dev/kvm ]; then echo "TRAPLINE-HOST: this kernel made no /dev/kvm"; fi
 . /args.sh
 . /run.sh
 poweroff -f

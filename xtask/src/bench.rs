@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 
+use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::proc;
 use crate::session::{Watch, last_lines};
@@ -90,12 +91,12 @@ fn its() -> Result<u8> {
 }
 
 fn boot(run: &[String]) -> Result<u8> {
-    let ready = Ready::make()?;
+    let ready = Ready::make(Arch::X86_64)?;
     let memory = MEMORY_MIB.to_string();
     let fixed = ["-c", "1", "-m", &memory, "--stat"].map(str::to_owned);
     let boot = Boot {
         name: format!("bench-{}", std::process::id()),
-        place: Place::best(),
+        place: Place::best(Arch::X86_64),
         image: Image::Bzimage,
         init: "init-bench.sh".to_owned(),
         options: fixed.into_iter().chain(run.iter().cloned()).collect(),

@@ -1,8 +1,9 @@
 //! `cargo xtask boot`: a Debian kernel in trapline, to a shell or to a report.
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
+use crate::arch::Arch;
 use crate::guest::{Boot, DONE, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::Watch;
 
@@ -10,7 +11,7 @@ use crate::session::Watch;
 #[derive(Args)]
 pub(crate) struct Options {
     /// The guest's architecture
-    #[arg(long, value_enum, default_value_t = Arch::X86_64)]
+    #[arg(long, value_enum, default_value_t = Arch::host())]
     arch: Arch,
     /// Print a report from inside the guest and power off, instead of a shell
     #[arg(long)]
@@ -21,7 +22,7 @@ pub(crate) struct Options {
     /// Run on this machine's KVM, whatever the processor says
     #[arg(long, conflicts_with = "nested")]
     direct: bool,
-    /// Run inside QEMU's emulated AMD-V, even with hardware virtualization
+    /// Run inside a machine that QEMU emulates, even with hardware virtualization
     #[arg(long)]
     nested: bool,
     /// Further options of `trapline run`
@@ -29,26 +30,22 @@ pub(crate) struct Options {
     run: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Arch {
-    #[value(name = "x86_64")]
-    X86_64,
-}
-
 /// Boots; the status is trapline's, and in a smoke test also 1 if the guest did not finish.
 pub(crate) fn run(options: &Options) -> Result<u8> {
-    // The only one so far; clap refuses the others by name.
-    let Arch::X86_64 = options.arch;
-    let ready = Ready::make()?;
+    let ready = Ready::make(options.arch)?;
     let place = match (options.direct, options.nested) {
         (true, _) => Place::Direct,
         (_, true) => Place::Nested,
-        _ => Place::best(),
+        _ => Place::best(options.arch),
     };
-    match (place, options.nested) {
-        (Place::Nested, true) => eprintln!("Booting inside QEMU's emulated AMD-V"),
+    let emulated = match options.arch {
+        Arch::X86_64 => "AMD-V",
+        Arch::Aarch64 => "EL2",
+    };
+    match (place, options.nested || options.arch != Arch::host()) {
+        (Place::Nested, true) => eprintln!("Booting inside QEMU's emulated {emulated}"),
         (Place::Nested, false) => {
-            eprintln!("No hardware virtualization here: booting inside QEMU's emulated AMD-V")
+            eprintln!("No hardware virtualization here: booting inside QEMU's emulated {emulated}");
         }
         (Place::Direct, _) => {}
     }

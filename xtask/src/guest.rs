@@ -35,16 +35,17 @@ pub(crate) enum Image {
 pub(crate) enum Place {
     /// On this machine's KVM.
     Direct,
-    /// In QEMU's emulated AMD-V.
+    /// In a machine that QEMU emulates, virtualization and all.
     Nested,
 }
 
 impl Place {
     /// Direct where a Linux guest is practical: a KVM without hardware below it takes minutes to
-    /// do nothing visible.
-    pub(crate) fn best() -> Self {
+    /// do nothing visible. There is none on arm64.
+    pub(crate) fn best(arch: Arch) -> Self {
         let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        if has_virtualization(&flags) && kvm_refusal().is_none() {
+        let able = arch == Arch::Aarch64 || has_virtualization(&flags);
+        if arch == Arch::host() && able && kvm_refusal().is_none() {
             Self::Direct
         } else {
             Self::Nested
@@ -74,8 +75,8 @@ pub(crate) struct Ready {
 
 impl Ready {
     /// Fetches and builds whatever is not there yet.
-    pub(crate) fn make() -> Result<Self> {
-        Ok(Self { kernel: kernel::debian_cloud()?, vmm: vmm::build(Arch::X86_64)? })
+    pub(crate) fn make(arch: Arch) -> Result<Self> {
+        Ok(Self { kernel: kernel::debian_cloud(arch)?, vmm: vmm::build(arch)? })
     }
 }
 
@@ -111,11 +112,13 @@ impl Boot {
     /// Boots and returns when trapline has ended.
     pub(crate) fn run(&self, ready: &Ready) -> Result<Outcome> {
         let kernel = match self.image {
-            Image::Bzimage => &ready.kernel.bzimage,
-            Image::Vmlinux => &ready.kernel.vmlinux,
-            Image::Full => &kernel::debian_full()?,
+            Image::Bzimage => &ready.kernel.image,
+            Image::Vmlinux => {
+                ready.kernel.vmlinux.as_ref().context("arm64 kernels have no such form")?
+            }
+            Image::Full => &kernel::debian_full(ready.kernel.arch)?,
         };
-        let initrd = initrd::guest(&self.init)?;
+        let initrd = initrd::guest(ready.kernel.arch, &self.init)?;
         match self.place {
             Place::Direct => self.direct(ready, &self.args(kernel.clone(), initrd)),
             Place::Nested => {
@@ -125,6 +128,7 @@ impl Boot {
                 NestedRun {
                     name: self.name.clone(),
                     kernel: ready.kernel.clone(),
+                    gic: gic(&self.options),
                     vmm: ready.vmm.clone(),
                     args: self.args(in_kernel, in_initrd),
                     variables: self.script.variables.clone(),
@@ -174,6 +178,12 @@ impl Boot {
         let status = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(128);
         Ok(Outcome { text, status })
     }
+}
+
+/// The version of the interrupt controller the options ask for, so that the outer machine has it.
+pub(crate) fn gic(options: &[String]) -> u32 {
+    let named = |name| options.iter().any(|word| word.trim_start_matches("--irqchip=") == name);
+    if named("gicv2") || named("gicv2m") { 2 } else { 3 }
 }
 
 /// How many vCPUs the options ask for, so that the outer machine has as many; one if they say

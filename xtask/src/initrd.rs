@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use cpio::newc::{Builder, trailer};
 
+use crate::arch::Arch;
 use crate::{deb, paths};
 
 const FILE: u32 = 0o100_000;
@@ -37,8 +38,8 @@ impl Archive {
     }
 
     /// Adds busybox, what every init sources first (`/prepare.sh`) and `init` itself.
-    pub(crate) fn init(&mut self, init: &str) -> Result<()> {
-        let busybox = deb::unpacked("busybox-static")?;
+    pub(crate) fn init(&mut self, arch: Arch, init: &str) -> Result<()> {
+        let busybox = deb::unpacked(&arch.package("busybox-static"))?;
         let binary = ["bin/busybox", "usr/bin/busybox"].map(|name| busybox.join(name));
         let binary = binary.iter().find(|path| path.is_file());
         let binary = binary.context("The package busybox-static has no bin/busybox")?;
@@ -64,11 +65,11 @@ impl Archive {
 }
 
 /// A guest's initrd with `guest-tests/INIT` as its init, made anew in `build/`.
-pub(crate) fn guest(init: &str) -> Result<PathBuf> {
+pub(crate) fn guest(arch: Arch, init: &str) -> Result<PathBuf> {
     let mut archive = Archive::new()?;
-    archive.init(init)?;
+    archive.init(arch, init)?;
     let name = init.trim_end_matches(".sh");
-    let path = paths::build()?.join(format!("guest-{name}.cpio"));
+    let path = paths::build()?.join(format!("guest-{name}-{arch}.cpio"));
     paths::write_whole(&path, &archive.finish()?)?;
     Ok(path)
 }

@@ -1,4 +1,4 @@
-//! Debian's cloud kernel: the bzImage, the ELF image inside it, the KVM modules beside it.
+//! Debian's cloud kernel: the image, on x86-64 the ELF image inside it and the KVM modules beside it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::arch::Arch;
 use crate::{deb, paths, proc};
 
 /// The modules that make `/dev/kvm` on a machine with AMD-V, in the order they load. Not every
@@ -18,43 +19,54 @@ pub(crate) const KVM_MODULES: [&str; 4] = ["ccp", "irqbypass", "kvm", "kvm-amd"]
 pub(crate) struct Kernel {
     /// What `uname -r` says in it.
     pub(crate) release: String,
-    /// The image as Debian ships it.
-    pub(crate) bzimage: PathBuf,
-    /// The same kernel as an uncompressed ELF image with a PVH note.
-    pub(crate) vmlinux: PathBuf,
+    /// What it runs on.
+    pub(crate) arch: Arch,
+    /// The image as Debian ships it: a bzImage, or an arm64 Image.
+    pub(crate) image: PathBuf,
+    /// x86-64: the same kernel as an uncompressed ELF image with a PVH note.
+    pub(crate) vmlinux: Option<PathBuf>,
     /// The package's content.
     package: PathBuf,
 }
 
 /// Debian's current cloud kernel, from `build/` or from the network.
-pub(crate) fn debian_cloud() -> Result<Kernel> {
-    let (package, bzimage) = debian("linux-image-cloud-amd64")?;
-    let release = file_name(&bzimage).trim_start_matches("vmlinuz-").to_owned();
+pub(crate) fn debian_cloud(arch: Arch) -> Result<Kernel> {
+    let (package, image) = debian(arch, &format!("linux-image-cloud-{}", arch.debian()))?;
+    let release = file_name(&image).trim_start_matches("vmlinuz-").to_owned();
+    let vmlinux = match arch {
+        Arch::X86_64 => Some(vmlinux(&release, &image)?),
+        Arch::Aarch64 => None,
+    };
+    Ok(Kernel { release, arch, image, vmlinux, package })
+}
+
+/// The ELF image in a bzImage, unpacked into `build/` if it is not there yet.
+fn vmlinux(release: &str, bzimage: &Path) -> Result<PathBuf> {
     let vmlinux = paths::build()?.join(format!("vmlinux-{release}"));
     if !vmlinux.is_file() {
-        eprintln!("Unpacking vmlinux from {}", file_name(&bzimage));
-        let image = fs::read(&bzimage)?;
+        eprintln!("Unpacking vmlinux from {}", file_name(bzimage));
+        let image = fs::read(bzimage)?;
         let elf = unpack(payload(&image)?)?;
         ensure!(elf.starts_with(b"\x7fELF"), "The payload of {release}'s vmlinuz is no ELF image");
         paths::write_whole(&vmlinux, &elf)?;
     }
-    Ok(Kernel { release, bzimage, vmlinux, package })
+    Ok(vmlinux)
 }
 
-/// The bzImage of Debian's current kernel for real machines, which drives displays.
-pub(crate) fn debian_full() -> Result<PathBuf> {
-    Ok(debian("linux-image-amd64")?.1)
+/// The image of Debian's current kernel for real machines, which drives displays.
+pub(crate) fn debian_full(arch: Arch) -> Result<PathBuf> {
+    Ok(debian(arch, &format!("linux-image-{}", arch.debian()))?.1)
 }
 
-/// The content of the kernel package that `meta` depends on, and the bzImage in it.
-fn debian(meta: &str) -> Result<(PathBuf, PathBuf)> {
-    let name = deb::dependency(meta, "linux-image-")?;
-    let package = deb::unpacked(&name)?;
-    let bzimage = fs::read_dir(package.join("boot"))?
+/// The content of the kernel package that `meta` depends on, and the image in it.
+fn debian(arch: Arch, meta: &str) -> Result<(PathBuf, PathBuf)> {
+    let name = deb::dependency(&arch.package(meta), "linux-image-")?;
+    let package = deb::unpacked(&arch.package(&name))?;
+    let image = fs::read_dir(package.join("boot"))?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| file_name(path).starts_with("vmlinuz-"))
         .with_context(|| format!("{name} has no vmlinuz"))?;
-    Ok((package, bzimage))
+    Ok((package, image))
 }
 
 impl Kernel {

@@ -5,6 +5,7 @@
 mod arch;
 mod bench;
 mod boot;
+mod cases;
 mod check;
 mod cross;
 mod deb;

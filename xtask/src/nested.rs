@@ -1,5 +1,6 @@
 //! Real KVM on a machine without hardware virtualization: a Debian kernel in QEMU's emulated
-//! AMD-V loads `kvm-amd`, and trapline runs inside it.
+//! AMD-V loads `kvm-amd`, or one in QEMU's emulated EL2 has KVM built in, and trapline runs inside
+//! it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::arch::Arch;
 use crate::heartbeat::Heartbeat;
 use crate::initrd::Archive;
 use crate::kernel::{KVM_MODULES, Kernel};
@@ -20,8 +22,11 @@ const STATUS: &str = "TRAPLINE-HOST: exit status ";
 pub(crate) struct NestedRun {
     /// A name for its files in `build/`, different from any other run's at the same time.
     pub(crate) name: String,
-    /// The outer machine's kernel.
+    /// The outer machine's kernel, which also says what machine it is.
     pub(crate) kernel: Kernel,
+    /// arm64: the version of the outer machine's interrupt controller, which is what its KVM can
+    /// give to guests.
+    pub(crate) gic: u32,
     /// The static binary, found there as `trapline`.
     pub(crate) vmm: PathBuf,
     /// The arguments that `script` sees as `"$@"`.
@@ -59,7 +64,7 @@ impl NestedRun {
         let monitor = format!("trapline-{}-{}", std::process::id(), self.name);
         let monitor = std::env::temp_dir().join(monitor);
         let mut qemu = self.qemu(&initrd, &monitor)?;
-        let heartbeat = Heartbeat::start(monitor);
+        let heartbeat = (self.kernel.arch == Arch::X86_64).then(|| Heartbeat::start(monitor));
         let done = session::run(&self.name, &mut qemu, self.watch);
         drop(heartbeat);
         // Tens of megabytes, made anew for every run.
@@ -76,7 +81,7 @@ impl NestedRun {
 
     fn archive(&self) -> Result<Vec<u8>> {
         let mut archive = Archive::new()?;
-        archive.init("host-init.sh")?;
+        archive.init(self.kernel.arch, "host-init.sh")?;
         archive.file("run.sh", 0o644, paths::guest_test(&self.script)?.as_bytes())?;
         archive.file("args.sh", 0o644, self.settings().as_bytes())?;
         archive.file("bin/trapline", 0o755, &read(&self.vmm)?)?;
@@ -101,16 +106,29 @@ impl NestedRun {
     }
 
     fn qemu(&self, initrd: &Path, monitor: &Path) -> Result<Command> {
-        let program = deb::program("qemu-system-x86_64", &["qemu-system-x86", "seabios"])?;
-        let mut command = Command::new(program);
-        command.args(["-accel", "tcg", "-cpu", "max,+svm,+npt"]);
+        let (mut command, console) = match self.kernel.arch {
+            Arch::X86_64 => {
+                let packages = ["qemu-system-x86", "seabios"];
+                let mut command = Command::new(deb::program("qemu-system-x86_64", &packages)?);
+                command.args(["-cpu", "max,+svm,+npt"]);
+                (command, "ttyS0")
+            }
+            Arch::Aarch64 => {
+                let program = deb::program("qemu-system-aarch64", &["qemu-system-arm"])?;
+                let mut command = Command::new(program);
+                let machine = format!("virt,virtualization=on,gic-version={}", self.gic);
+                command.args(["-M", &machine, "-cpu", "max"]);
+                (command, "ttyAMA0")
+            }
+        };
+        command.args(["-accel", "tcg"]);
         command.args(["-m", &MEMORY_MIB.to_string(), "-smp", &self.smp.to_string()]);
         command.args(["-display", "none", "-no-reboot", "-net", "none"]);
         command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
         // Every byte belongs to the machine inside: Ctrl-a and Ctrl-c are trapline's.
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
-        command.arg("-kernel").arg(&self.kernel.bzimage).arg("-initrd").arg(initrd);
-        command.args(["-append", "console=ttyS0 panic=-1 quiet"]);
+        command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(initrd);
+        command.args(["-append", &format!("console={console} panic=-1 quiet")]);
         Ok(command)
     }
 }

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use parking_lot::Mutex;
 
+use crate::arch::Arch;
+use crate::cases::{GROUPS, Group};
 use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
 use crate::scenarios::{DISPLAYED, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
@@ -39,35 +41,58 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     tasks.retain(|task| options.wants(&task.name));
     let boots: Vec<&Scenario> =
         SCENARIOS.iter().filter(|scenario| options.wants(scenario.name)).collect();
+    let groups: Vec<&Group> = GROUPS.iter().filter(|group| options.wants(group.name)).collect();
     if options.list {
         let lines = tasks.iter().map(|task| (task.name.as_str(), task.about));
-        for (name, about) in lines.chain(boots.iter().map(|boot| (boot.name, boot.about))) {
+        let lines = lines.chain(boots.iter().map(|boot| (boot.name, boot.about)));
+        for (name, about) in lines.chain(groups.iter().map(|group| (group.name, group.about))) {
             println!("{name:20} {about}");
         }
         return Ok(0);
     }
-    if tasks.is_empty() && boots.is_empty() {
+    if tasks.is_empty() && boots.is_empty() && groups.is_empty() {
         bail!("No test has such a name; see cargo xtask test --list");
     }
     let mut rows = suite::perform(&tasks);
-    if !boots.is_empty() && !crate::terminal::ended() {
-        rows.extend(boot_all(&boots));
+    if !crate::terminal::ended() {
+        let place = Place::best(Arch::X86_64);
+        // The longest first.
+        let mut tasks =
+            prepared(Arch::Aarch64, &groups, |group| (group.name, group.about), |g, r| g.task(r));
+        tasks.extend(prepared(
+            Arch::X86_64,
+            &boots,
+            |boot| (boot.name, boot.about),
+            |boot, ready| task(boot, place, ready),
+        ));
+        rows.extend(boot_all(&tasks));
     }
     Ok(suite::conclude(&rows))
 }
 
-fn boot_all(scenarios: &[&'static Scenario]) -> Vec<Row> {
-    let place = Place::best();
-    let tasks: Vec<Task> = match Ready::make() {
-        Ok(ready) => {
-            scenarios.iter().map(|scenario| task(scenario, place, ready.clone())).collect()
-        }
+/// The tasks for boots of one architecture, with what they need made once; or, where it cannot be
+/// made, tasks that say so.
+fn prepared<T>(
+    arch: Arch,
+    boots: &[&'static T],
+    label: impl Fn(&'static T) -> (&'static str, &'static str),
+    task: impl Fn(&'static T, Ready) -> Task,
+) -> Vec<Task> {
+    if boots.is_empty() {
+        return Vec::new();
+    }
+    match Ready::make(arch) {
+        Ok(ready) => boots.iter().map(|boot| task(boot, ready.clone())).collect(),
         Err(error) => {
-            eprintln!("No boot is possible: {error:#}");
+            eprintln!("No boot of {arch} is possible: {error:#}");
             let broken = || bail!("kernel, initrd or trapline could not be made");
-            scenarios.iter().map(|boot| Task::new(boot.name, boot.about, broken)).collect()
+            let labels = boots.iter().map(|boot| label(boot));
+            labels.map(|(name, about)| Task::new(name, about, broken)).collect()
         }
-    };
+    }
+}
+
+fn boot_all(tasks: &[Task]) -> Vec<Row> {
     let next = Mutex::new(tasks.iter().enumerate());
     let rows = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -129,7 +154,12 @@ fn boot(
 /// The way a user goes: `cargo xtask boot` on a terminal.
 fn type_at(scenario: &Scenario, steps: &[pty::Step], place: Place) -> Result<String> {
     let mut command = Command::new(std::env::current_exe().context("Cannot find xtask")?);
-    command.args(["boot", if place == Place::Direct { "--direct" } else { "--nested" }]);
+    command.args([
+        "boot",
+        "--arch",
+        "x86_64",
+        if place == Place::Direct { "--direct" } else { "--nested" },
+    ]);
     command.arg("--").args(scenario.options);
     let done = pty::run(scenario.name, &mut command, steps, TIMEOUT)?;
     let last = last_lines(&done.text);

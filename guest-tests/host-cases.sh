@@ -1,0 +1,28 @@
+# Run trapline once for each line of $CASES, which has a name, the words to type when the guest waits
+# for one, and further options, separated by bars. Runs in the outer machine and, with hardware
+# virtualization, on the host itself.
+scratch=$(mktemp -d)
+mkfifo "$scratch/typed"
+# Nobody need be at the other end for either to be opened.
+exec 4<>"$scratch/typed"
+# Copies the guest's output and answers it.
+answer() {
+    words="$1 "
+    while IFS= read -r line; do
+        echo "$line"
+        case "$line" in
+        *"TRAPLINE-GUEST: waiting for a word"*)
+            echo "${words%% *}" >&4
+            words=${words#* }
+            ;;
+        esac
+    done
+}
+echo "$CASES" >"$scratch/cases"
+while IFS='|' read -r name words options <&3; do
+    echo "TRAPLINE-HOST: case $name"
+    # The options are words.
+    { trapline "$@" $options <&4 2>&1; echo "TRAPLINE-HOST: case status $?"; } | answer "$words"
+done 3<"$scratch/cases"
+rm -r "$scratch"
+echo "TRAPLINE-HOST: exit status 0"

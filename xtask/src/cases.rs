@@ -1,0 +1,211 @@
+//! arm64 Linux boots to test, as data: outer machines, and the guests that run in each, one after
+//! another, because booting the outer machine takes as long as a guest.
+
+use anyhow::{Result, bail, ensure};
+
+use crate::arch::Arch;
+use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
+use crate::session::{Watch, last_lines};
+use crate::suite::{Tally, Task};
+
+/// Guests that share an outer machine.
+pub(crate) struct Group {
+    /// What a user calls it.
+    pub(crate) name: &'static str,
+    /// One line about it.
+    pub(crate) about: &'static str,
+    /// The option by which the outer machine gets its interrupt controller.
+    irqchip: &'static str,
+    cases: &'static [Case],
+}
+
+/// One guest.
+struct Case {
+    /// Its name within the group.
+    name: &'static str,
+    /// What is typed when the guest waits for a word: its ends, one life after another.
+    words: &'static str,
+    /// Options of `trapline run`.
+    options: &'static str,
+    /// Texts that must occur in the output, in any order, each so many times at least.
+    expect: &'static [(&'static str, usize)],
+    /// Texts that must not.
+    forbid: &'static [&'static str],
+}
+
+/// What every guest finds, whatever its interrupt controller.
+const ALWAYS: [&str; 9] = [
+    "01000000-01000007 : serial",
+    "01001000-01001007 : serial",
+    "01003000-01003007 : serial",
+    "40000000-4fffffff : PCI ECAM",
+    "50000000-7fffffff : pci",
+    "1000000.serial: ttyS0 at MMIO 0x1000000",
+    "psci: PSCIv1.",
+    "pci-host-generic 40000000.pci: ECAM at [mem 0x40000000-0x4fffffff] for [bus 00]",
+    "PCI host bridge to bus 0000:00",
+];
+/// A node of the device tree: Debian's arm64 kernel has no driver that would claim the addresses.
+const RTC: &str = "rtc@1010000";
+/// What the kernel says when something is not as it should be.
+const COMPLAINTS: [&str; 4] = ["WARNING", "Unhandled", "Kernel panic", "GICv2m: Failed"];
+
+const ITS: (&str, usize) = ("ITS [mem 0x3ff", 1);
+const V3: (&str, usize) = ("GICv3: CPU0: found redistributor 0", 1);
+const V2M: (&str, usize) = ("GICv2m: range[mem 0x3ffcf000-0x3ffcffff], SPI[", 1);
+
+/// All of them.
+#[rustfmt::skip]
+pub(crate) const GROUPS: &[Group] = &[
+    Group {
+        name: "arm64-gicv3",
+        about: "Debian's arm64 kernel with gicv3-its and gicv3, 1 and 2 vCPUs, reboot and poweroff",
+        irqchip: "--irqchip=gicv3",
+        cases: &[
+            Case { name: "its", words: "", options: "-c 1 --irqchip gicv3-its",
+                expect: &[ITS, V3, ("cpus 1", 1)], forbid: &[] },
+            Case { name: "its-reboot", words: "reboot poweroff",
+                options: "-c 2 --irqchip gicv3-its --pmu -p words",
+                expect: &[("ITS [mem 0x3ff", 2), V3, ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2)],
+                forbid: &[] },
+            Case { name: "plain", words: "", options: "-c 1 --irqchip gicv3",
+                expect: &[V3, ("cpus 1", 1)], forbid: &["ITS [mem"] },
+            Case { name: "plain-two", words: "", options: "-c 2 --irqchip gicv3",
+                expect: &[V3, ("cpus 2", 1)], forbid: &["ITS [mem"] },
+        ],
+    },
+    Group {
+        name: "arm64-gicv2",
+        about: "the same with gicv2m and, as the second choice, without naming one",
+        irqchip: "--irqchip=gicv2",
+        cases: &[
+            Case { name: "v2m", words: "", options: "-c 1 --irqchip gicv2m",
+                expect: &[V2M, ("cpus 1", 1)], forbid: &["GICv3"] },
+            Case { name: "chosen-reboot", words: "reboot poweroff", options: "-c 2 -p words",
+                expect: &[(V2M.0, 2), ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2)],
+                forbid: &["GICv3"] },
+        ],
+    },
+];
+
+impl Group {
+    /// Boots it all, as a task that counts its guests.
+    pub(crate) fn task(&'static self, ready: Ready) -> Task {
+        Task::new(self.name, self.about, move || self.run(&ready))
+    }
+
+    fn run(&self, ready: &Ready) -> Result<Tally> {
+        let lines: Vec<String> = self
+            .cases
+            .iter()
+            .map(|case| format!("{}|{}|{}", case.name, case.words, case.options))
+            .collect();
+        let lives = self.cases.iter().map(|case| case.words.split(' ').count()).sum::<usize>();
+        let boot = Boot {
+            name: self.name.to_owned(),
+            place: Place::best(Arch::Aarch64),
+            image: Image::Bzimage,
+            init: "init-cases.sh".to_owned(),
+            options: ["-c", "2", "-m", "256", "-p", "quiet", self.irqchip]
+                .map(str::to_owned)
+                .into(),
+            script: Script {
+                file: Some("host-cases.sh"),
+                variables: vec![("CASES".to_owned(), lines.join("\n"))],
+            },
+            watch: Watch {
+                show: false,
+                input: false,
+                timeout: Some(TIMEOUT * u32::try_from(lives + 1)?),
+            },
+        };
+        let text = boot.run(ready)?.text;
+        let mut tally = Tally::default();
+        for case in self.cases {
+            match case.judge(&text, &ready.kernel.release) {
+                Ok(()) => tally.passed += 1,
+                Err(error) => {
+                    eprintln!("{} {}: {error:#}", self.name, case.name);
+                    tally.failed += 1;
+                }
+            }
+        }
+        Ok(tally)
+    }
+}
+
+impl Case {
+    fn judge(&self, transcript: &str, release: &str) -> Result<()> {
+        let Some(text) = part(transcript, self.name) else { bail!("it was not run") };
+        let last = || last_lines(text);
+        ensure!(text.contains("case status 0\n"), "trapline failed, last lines:\n{}", last());
+        let uname = format!("uname {release}\n");
+        let always = ALWAYS.into_iter().chain([RTC, &uname]).map(|text| (text, 1));
+        for (expected, times) in always.chain(self.expect.iter().copied()) {
+            let count = text.matches(expected).count();
+            ensure!(
+                count >= times,
+                "{expected:?} occurs {count} times and not {times}, last lines:\n{}",
+                last()
+            );
+        }
+        for forbidden in COMPLAINTS.into_iter().chain(self.forbid.iter().copied()) {
+            ensure!(!text.contains(forbidden), "{forbidden:?} occurs");
+        }
+        Ok(())
+    }
+}
+
+/// What was printed while this case ran.
+fn part<'a>(transcript: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = transcript.split_once(&format!("TRAPLINE-HOST: case {name}\n"))?;
+    let mut marks = rest.match_indices("TRAPLINE-HOST: case ");
+    let next = marks.find(|(at, mark)| {
+        !rest.get(at + mark.len()..).is_some_and(|after| after.starts_with("status "))
+    });
+    rest.get(..next.map_or(rest.len(), |(at, _)| at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = "TRAPLINE-HOST: case a\nfirst\nTRAPLINE-HOST: case status 0\n\
+                       TRAPLINE-HOST: case b\nsecond\nTRAPLINE-HOST: case status 3\n";
+
+    #[test]
+    fn each_case_has_its_own_part_with_its_status() {
+        assert_eq!(part(TWO, "a"), Some("first\nTRAPLINE-HOST: case status 0\n"));
+        assert_eq!(part(TWO, "b"), Some("second\nTRAPLINE-HOST: case status 3\n"));
+        assert_eq!(part(TWO, "c"), None);
+    }
+
+    #[test]
+    fn a_case_that_failed_or_lacks_something_is_refused() {
+        let case =
+            Case { name: "x", words: "", options: "", expect: &[("yes", 2)], forbid: &["never"] };
+        let judge = |middle: &str, status: u8| {
+            let good = ALWAYS.join("\n");
+            let text = format!(
+                "TRAPLINE-HOST: case x\n{good}\nuname 6.1\n{RTC}\n{middle}\n\
+                 TRAPLINE-HOST: case status {status}\n"
+            );
+            case.judge(&text, "6.1").is_ok()
+        };
+        assert!(judge("yes yes", 0));
+        assert!(!judge("yes", 0), "once is not twice");
+        assert!(!judge("yes yes", 1), "it failed");
+        assert!(!judge("yes yes never", 0), "something forbidden");
+        assert!(!judge("yes yes Unhandled fault", 0), "a complaint");
+    }
+
+    #[test]
+    fn names_differ_and_no_name_is_taken_for_a_status() {
+        for group in GROUPS {
+            for case in group.cases {
+                assert_eq!(group.cases.iter().filter(|other| other.name == case.name).count(), 1);
+                assert!(!case.name.starts_with("status") && !case.options.contains('|'));
+            }
+        }
+    }
+}
