@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::arch::Arch;
-use crate::guest::{Boot, DONE, Image, Place, Ready, Script, TIMEOUT};
+use crate::guest::{Boot, DONE, Image, Place, Ready, Script, patience};
 use crate::session::Watch;
 
 /// What `cargo xtask boot` takes.
@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         watch: Watch {
             show: true,
             input: !options.smoke,
-            timeout: options.smoke.then_some(TIMEOUT),
+            timeout: options.smoke.then(|| patience(options.arch)),
         },
     };
     let outcome = boot.run(&ready)?;

@@ -116,7 +116,7 @@ impl Group {
             watch: Watch {
                 show: false,
                 input: false,
-                timeout: Some(TIMEOUT * u32::try_from(lives + 1)?),
+                timeout: Some(TIMEOUT * u32::try_from(lives + 3)?),
             },
         };
         let text = boot.run(ready)?.text;

@@ -16,6 +16,15 @@ use crate::{initrd, paths, vmm};
 
 /// How long a boot that nobody types at may take.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(180);
+/// How long such a boot may take on this architecture: emulating arm64's virtualization takes QEMU
+/// several times as long as AMD's.
+pub(crate) fn patience(arch: Arch) -> Duration {
+    match arch {
+        Arch::X86_64 => TIMEOUT,
+        Arch::Aarch64 => TIMEOUT * 4,
+    }
+}
+
 /// What the smoke test's init prints last.
 pub(crate) const DONE: &str = "TRAPLINE-GUEST: done";
 

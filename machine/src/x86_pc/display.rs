@@ -1,5 +1,4 @@
-//! The PC's display: its frame buffer as memory of the guest's, its function on bus 0, and the
-//! keyboard and mouse in front of it.
+//! The PC's display: its frame buffer as memory of the guest's, its function on bus 0.
 
 use std::sync::Arc;
 
@@ -8,11 +7,10 @@ use trapline_boot::kernel::Framebuffer;
 use trapline_device::Space;
 use trapline_display::vesa::regs::{PORTS_BAR, PORTS_LEN};
 use trapline_display::vesa::{EmptyPorts, Place};
-use trapline_display::{FrameMemory, Input, Mode, Screen, Vesa};
+use trapline_display::{FrameMemory, Mode, Screen, Vesa};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{MemoryWindow, Vm};
 use trapline_pci::Devfn;
-use trapline_platform::i8042::I8042;
 
 use super::{Board, layout};
 use crate::Error;
@@ -57,13 +55,6 @@ impl Display {
     }
 }
 
-impl Board {
-    /// The keyboard and the mouse.
-    pub(crate) fn input(&self) -> Arc<dyn Input> {
-        Arc::new(Keys(Arc::clone(&self.i8042)))
-    }
-}
-
 /// The display as a kernel is told of it.
 pub(crate) fn framebuffer(mode: Mode) -> Framebuffer {
     Framebuffer {
@@ -103,17 +94,5 @@ fn place_ports(registry: &Registry, vesa: &Vesa) {
     });
     if let Err(error) = moved {
         tracing::warn!("the display's ports stay where they were: {error}");
-    }
-}
-
-struct Keys(Arc<I8042>);
-
-impl Input for Keys {
-    fn key(&self, set2: &[u8]) {
-        self.0.key(set2);
-    }
-
-    fn movement(&self, dx: i32, dy: i32, buttons: u8) {
-        self.0.movement(dx, dy, buttons);
     }
 }

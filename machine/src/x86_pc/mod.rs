@@ -5,6 +5,7 @@ mod boot;
 #[cfg(target_arch = "x86_64")]
 mod display;
 mod intc;
+mod keys;
 #[cfg(target_arch = "x86_64")]
 mod kvm;
 #[cfg_attr(

@@ -9,7 +9,7 @@ use crate::kick::Kick;
 
 /// No pins.
 #[derive(Default)]
-pub(crate) struct Pins;
+pub(crate) struct Pins(());
 
 impl Pins {
     /// Before another life.
