@@ -30,6 +30,8 @@ fn unit() -> Result<Tally> {
     // The differential tests compare with these, and would skip themselves by name without them.
     deb::program("qemu-system-x86_64", &["qemu-system-x86", "seabios"])?;
     deb::program("qemu-system-aarch64", &["qemu-system-arm"])?;
+    // The device tree compiler judges our trees.
+    deb::program("dtc", &["device-tree-compiler"])?;
     let refusal = guest::kvm_refusal();
     let nextest = proc::succeeds(
         proc::cargo()?.args(["nextest", "--version"]).stdout(std::process::Stdio::null()),
