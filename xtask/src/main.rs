@@ -12,6 +12,7 @@ mod deb;
 mod guest;
 mod heartbeat;
 mod initrd;
+mod interrupts;
 mod kernel;
 mod lint;
 mod nested;

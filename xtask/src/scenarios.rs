@@ -30,6 +30,9 @@ pub(crate) enum User {
     Nobody(&'static str),
     /// Nobody, but somebody wants to see the display at the end: it must show [`DISPLAYED`].
     Looking(&'static str),
+    /// Nobody, twice: with the interrupt controllers in the kernel and with our own. This init's
+    /// reports are compared.
+    Comparing(&'static str),
     /// Somebody who typed `cargo xtask boot` at a terminal and goes through these steps.
     Typing(&'static [Step]),
 }
@@ -95,6 +98,25 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         options: &["-c", "1", "-p", "loglevel=6"],
         user: User::Looking("init-display.sh"),
         expect: &["GUEST: fb 0 VESA VGA\n", "virtual_size 640,480\n", ": vesafb\n", "GUEST: done"],
+        once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "boot-split",
+        about: "our own 8259s and timer: same interrupts, no more warnings than with the kernel's",
+        image: Image::Bzimage,
+        options: &["-c", "1"],
+        user: User::Comparing("init-interrupts.sh"),
+        expect: &["TRAPLINE-GUEST: cpus 1\n", "XT-PIC", "ttyS0", "rtc0", "LOC:", "GUEST: done"],
+        once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "boot-split-two-cpus",
+        about: "the same with two vCPUs and our I/O APIC",
+        image: Image::Bzimage,
+        // Nothing of the defaults, which have noapic.
+        options: &["-c", "2", "--nodefaults", "-p", "console=ttyS0 panic=1"],
+        user: User::Comparing("init-interrupts.sh"),
+        expect: &["TRAPLINE-GUEST: cpus 2\n", "IO-APIC", "ttyS0", "rtc0", "LOC:", "GUEST: done"],
         once: Some("TRAPLINE-GUEST: done"),
     },
     Scenario {

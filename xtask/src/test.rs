@@ -13,7 +13,7 @@ use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
 use crate::scenarios::{DISPLAYED, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
 use crate::suite::{self, Row, Tally, Task};
-use crate::{check, picture, pty, unit};
+use crate::{check, interrupts, picture, pty, unit};
 
 /// How many boots run at the same time: each keeps about one processor busy.
 const AT_ONCE: usize = 2;
@@ -115,6 +115,7 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
     Task::new(scenario.name, scenario.about, move || {
         let text = match &scenario.user {
             User::Nobody(init) => boot(scenario, init, Script::default(), place, &ready)?,
+            User::Comparing(init) => compare(scenario, init, place, &ready)?,
             User::Looking(init) => {
                 let script = Script { file: Some("host-display.sh"), ..Script::default() };
                 let text = boot(scenario, init, script, place, &ready)?;
@@ -129,6 +130,19 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
     })
 }
 
+/// Boots with the kernel's interrupt controllers and with ours, and says what the latter printed.
+fn compare(scenario: &Scenario, init: &str, place: Place, ready: &Ready) -> Result<String> {
+    let run = |chip: &str| {
+        let mut boot = prepare(scenario, init, Script::default(), place);
+        boot.name = format!("{}-{chip}", scenario.name);
+        boot.options.extend(["--irqchip".to_owned(), chip.to_owned()]);
+        finish(&boot, ready)
+    };
+    let (kernel, split) = (run("kernel")?, run("split")?);
+    interrupts::compare(&kernel, &split)?;
+    Ok(split)
+}
+
 fn boot(
     scenario: &Scenario,
     init: &str,
@@ -136,7 +150,11 @@ fn boot(
     place: Place,
     ready: &Ready,
 ) -> Result<String> {
-    let boot = Boot {
+    finish(&prepare(scenario, init, script, place), ready)
+}
+
+fn prepare(scenario: &Scenario, init: &str, script: Script, place: Place) -> Boot {
+    Boot {
         name: scenario.name.to_owned(),
         place,
         image: scenario.image,
@@ -144,7 +162,10 @@ fn boot(
         options: scenario.options.iter().map(|&option| option.to_owned()).collect(),
         script,
         watch: Watch { show: false, input: false, timeout: Some(TIMEOUT) },
-    };
+    }
+}
+
+fn finish(boot: &Boot, ready: &Ready) -> Result<String> {
     let outcome = boot.run(ready)?;
     let last = last_lines(&outcome.text);
     ensure!(outcome.status == 0, "trapline ended with status {}:\n{last}", outcome.status);
@@ -213,7 +234,8 @@ mod tests {
     #[test]
     fn every_scenario_has_its_init_and_a_name_of_its_own() {
         for scenario in SCENARIOS {
-            if let User::Nobody(init) | User::Looking(init) = &scenario.user {
+            if let User::Nobody(init) | User::Looking(init) | User::Comparing(init) = &scenario.user
+            {
                 crate::paths::guest_test(init).unwrap();
             }
             assert_eq!(SCENARIOS.iter().filter(|other| other.name == scenario.name).count(), 1);
