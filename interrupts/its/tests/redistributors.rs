@@ -27,6 +27,14 @@ fn a_processor_sleeps_with_its_children() {
 }
 
 #[test]
+fn every_register_has_its_name() {
+    for (offset, name) in [(0x0, "GICR_CTLR"), (0x74, "GICR_PROPBASER"), (0xffe8, "GICR_PIDR2")] {
+        assert_eq!(Redistributors::register_name(offset), Some(name));
+    }
+    assert_eq!(Redistributors::register_name(0x200), None);
+}
+
+#[test]
 fn ptz_is_said_with_the_upper_half_only() {
     let (mut redist, ram) = redistributors(CTLR_CES);
     let lpi = Lpi::new(8193).unwrap();
@@ -49,7 +57,9 @@ fn ptz_is_said_with_the_upper_half_only() {
 #[test]
 fn lpis_are_not_disabled_where_they_can_not_be_nor_enabled_where_there_are_none() {
     let (mut redist, ram) = redistributors(0);
+    assert!(!redist.enabled(CPU0) && !redist.enabled(Target(1)));
     redist.write(CPU0, 0, 4, 1, &ram);
+    assert!(redist.enabled(CPU0));
     redist.write(CPU0, 0, 4, 0, &ram);
     assert_eq!(redist.read(CPU0, 0, 4), 1, "CES is 0");
     let mut without = Redistributors::new(RedistConfig::default(), [Typer::new()]);
