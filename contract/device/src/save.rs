@@ -5,7 +5,7 @@
 //! one, and writes both conversions so that a new field does not compile until somebody has decided
 //! about it.
 //!
-//! [`saved_form!`]: crate::saved_form
+//! [`saved_form!`]: crate::saved_form!
 
 use std::borrow::Cow;
 
