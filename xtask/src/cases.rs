@@ -76,12 +76,13 @@ pub(crate) const GROUPS: &[Group] = &[
     },
     Group {
         name: "arm64-gicv2",
-        about: "the same with gicv2m and, as the second choice, without naming one",
+        about: "the same with gicv2m",
         irqchip: "--irqchip=gicv2",
         cases: &[
             Case { name: "v2m", words: "", options: "-c 1 --irqchip gicv2m",
                 expect: &[V2M, ("cpus 1", 1)], forbid: &["GICv3"] },
-            Case { name: "chosen-reboot", words: "reboot poweroff", options: "-c 2 -p words",
+            Case { name: "v2m-reboot", words: "reboot poweroff",
+                options: "-c 2 --irqchip gicv2m -p words",
                 expect: &[(V2M.0, 2), ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2)],
                 forbid: &["GICv3"] },
         ],
