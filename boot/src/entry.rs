@@ -22,14 +22,16 @@ pub enum Entry {
         /// Code and data segments.
         gdt: Gdt,
     },
-    /// 32-bit protected mode, paging off: the 32-bit Linux boot protocol and PVH. CR0 = PE, ET;
-    /// segments are flat and from the table. EBP, EDI and whichever is unused are 0.
+    /// 32-bit protected mode, paging off: the 32-bit Linux boot protocol, PVH and Multiboot.
+    /// CR0 = PE, ET; segments are flat and from the table. EBP, EDI and whichever is unused are 0.
     Protected {
         /// First instruction.
         eip: u32,
-        /// PVH: the start info. Linux: 0.
+        /// Multiboot: its magic value. Others: 0.
+        eax: u32,
+        /// PVH: the start info. Multiboot: the boot information. Linux: 0.
         ebx: u32,
-        /// Linux: the zero page. PVH: 0.
+        /// Linux: the zero page. Others: 0.
         esi: u32,
         /// Code and data segments.
         gdt: Gdt,

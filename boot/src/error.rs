@@ -45,7 +45,8 @@ pub enum Error {
     },
     /// Neither kernel format was recognised.
     #[error(
-        "{name} is not a kernel: neither a bzImage (no HdrS magic) nor an ELF file with a PVH note"
+        "{name} is not a kernel: neither a bzImage (no HdrS magic) nor an ELF file with a PVH \
+         note, and without a Multiboot header"
     )]
     NotKernel {
         /// The file.
@@ -111,6 +112,28 @@ pub enum Error {
         name: String,
         /// Why it is no plain x86-64 vmlinux either.
         reason: &'static str,
+    },
+    /// A Multiboot header that cannot be obeyed.
+    #[error("{name} is a damaged Multiboot kernel: {reason}")]
+    BadMultiboot {
+        /// The file.
+        name: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A Multiboot header that requires what nobody knows.
+    #[error("Multiboot kernel {name} requires unknown features (flags {flags:#x})")]
+    MultibootFlags {
+        /// The file.
+        name: String,
+        /// The bits of the header's flags.
+        flags: u32,
+    },
+    /// A Multiboot kernel that requires a video mode.
+    #[error("Multiboot kernel {name} requires a display; give the guest one with --vnc")]
+    MultibootVideo {
+        /// The file.
+        name: String,
     },
     /// The kernel's memory is not there, or not its to take.
     #[error(

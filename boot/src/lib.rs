@@ -26,6 +26,7 @@ pub mod initramfs;
 mod initrd;
 #[cfg(target_arch = "x86_64")]
 pub mod kernel;
+pub mod modules;
 pub mod mptable;
 pub mod search;
 pub mod wiring;

@@ -24,6 +24,10 @@ pub struct Config {
     pub display: Option<trapline_display::Mode>,
     /// Whether a port is there through which the guest can end the machine with a status.
     pub exit_port: bool,
+    /// Whether the test device is there, which brings the exit port. The PC's only.
+    pub testdev: bool,
+    /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
+    pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// Whether a guest that resets is booted again; if not, its run ends.
     pub reboot: bool,
     /// Whether writes that may be late are queued by the kernel.

@@ -22,6 +22,9 @@ pub enum Error {
     /// The table of interrupt lines is wrong.
     #[error("the interrupts do not fit together: {0}")]
     Routes(#[from] trapline_intc::RouteError),
+    /// A file for firmware that cannot be had.
+    #[error("{0}")]
+    FwCfg(#[from] trapline_platform::fw_cfg::ItemError),
     /// Less RAM than a PC can start with.
     #[error("{bytes} bytes of RAM are too few: a PC needs at least 1 MiB")]
     TooLittleMemory {

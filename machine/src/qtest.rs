@@ -50,6 +50,10 @@ pub struct Config {
     pub exit_port: bool,
     /// What is in the flash, if there is one. The arm64 board's only.
     pub flash: Option<PathBuf>,
+    /// Whether the test device is there, which brings the exit port. The PC's only.
+    pub testdev: bool,
+    /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
+    pub fw_cfg: Vec<(String, Vec<u8>)>,
 }
 
 /// A board, its RAM, and time that stands still.

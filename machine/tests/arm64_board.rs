@@ -25,6 +25,8 @@ fn machine(flash: Option<PathBuf>) -> Client {
             utc_start_ns: 946_684_800_000_000_000,
             console: Arc::new(NullBackend),
             exit_port: false,
+            testdev: false,
+            fw_cfg: Vec::new(),
             flash,
         });
         Session::new(&machine.unwrap()).unwrap().run(&theirs, &theirs).unwrap();

@@ -50,6 +50,8 @@ impl Driver {
                 console: Arc::new(NullBackend),
                 exit_port: false,
                 flash: None,
+                testdev: false,
+                fw_cfg: Vec::new(),
             });
             Session::new(&machine.unwrap()).unwrap().run(&theirs, &theirs).unwrap();
         });
@@ -237,6 +239,8 @@ fn more_processors_than_there_is_room_for_are_refused() {
         console: Arc::new(NullBackend),
         exit_port: false,
         flash: None,
+        testdev: false,
+        fw_cfg: Vec::new(),
     });
     let error = machine.err().map(|error| error.to_string()).unwrap();
     assert!(error.contains("513") && error.contains("512"), "{error}");

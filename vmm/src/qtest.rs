@@ -8,7 +8,7 @@ use trapline_device::{NullBackend, PowerEvent};
 use trapline_machine::qtest::{Config, Machine};
 use trapline_qtest::{Address, End, Session, Way, serve};
 
-use crate::cli::QtestOptions;
+use crate::cli::{FwCfgFile, QtestOptions};
 
 /// Builds the machine and serves its clients; returns when there are none to come, or when the
 /// machine has ended.
@@ -25,6 +25,8 @@ pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
         console: Arc::new(NullBackend),
         exit_port: options.exit_port,
         flash: options.flash.clone(),
+        testdev: options.testdev,
+        fw_cfg: options.fw_cfg.iter().map(FwCfgFile::load).collect::<Result<_, _>>()?,
     })?;
     let mut session = Session::new(&machine).context("the machine has a client already")?;
     let ready = |address: &Address| tracing::info!("waiting for a client on {address}");

@@ -10,10 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use trapline_device::CharBackend;
+use trapline_machine::boot::modules::{initrd_files, is_multiboot};
 use trapline_machine::boot::{cmdline, initramfs, search};
 use trapline_machine::{Config, Control, Ending, Initrd, Report, Session as Machine};
 
-use crate::cli::{Boot, RunOptions};
+use crate::cli::{Boot, FwCfgFile, RunOptions};
 use crate::console::Console;
 use crate::display::{self, Display};
 use crate::request::{Request, Requests};
@@ -28,12 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Why it could not be started, or did not end well.
 pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     check_files(&options.boot)?;
+    let fw_cfg = options.fw_cfg.iter().map(FwCfgFile::load).collect::<Result<_, _>>()?;
     let mut display = Display::open(options)?;
     let requests = Requests::default();
     let console = Console::new(requests.clone())?;
     let (boot, remark) = boot(options)?;
     let kernel = matches!(boot, trapline_machine::Boot::Kernel { .. });
-    let mut machine = Machine::new(config(options, boot, &console))?;
+    let mut machine = Machine::new(config(options, boot, fw_cfg, &console))?;
     console.attach(machine.console_device());
     // Said only now: whoever cannot run has one sentence to read.
     remark.iter().for_each(Remark::say);
@@ -136,7 +138,12 @@ fn say(report: &Report, options: &RunOptions) {
     }
 }
 
-fn config(options: &RunOptions, boot: trapline_machine::Boot, console: &Arc<Console>) -> Config {
+fn config(
+    options: &RunOptions,
+    boot: trapline_machine::Boot,
+    fw_cfg: Vec<(String, Vec<u8>)>,
+    console: &Arc<Console>,
+) -> Config {
     let backend: Arc<dyn CharBackend> = Arc::clone(console) as _;
     Config {
         cpus: options.cpus,
@@ -148,6 +155,8 @@ fn config(options: &RunOptions, boot: trapline_machine::Boot, console: &Arc<Cons
         firmware_log: backend,
         display: display::mode(options),
         exit_port: options.exit_port,
+        testdev: options.testdev,
+        fw_cfg,
         reboot: options.reboot,
         coalesce: options.coalesce,
         arm64: options.arm64.clone(),
@@ -179,6 +188,12 @@ fn boot(options: &RunOptions) -> anyhow::Result<(trapline_machine::Boot, Option<
         Boot::Kernel { path, initrd, params } => (path, initrd, params),
     };
     let path = path.clone().map_or_else(host_kernel, Ok)?;
+    if is_multiboot(&path) {
+        // Our initramfs and our arguments are Linux's.
+        let initrd = initrd.clone().map_or(Initrd::None, Initrd::File);
+        let cmdline = params.clone();
+        return Ok((trapline_machine::Boot::Kernel { path, initrd, cmdline }, None));
+    }
     let (initrd, remark) = match initrd {
         Some(path) => (Initrd::File(path.clone()), None),
         None if options.nodefaults || params.contains("root=") => (Initrd::None, None),
@@ -243,7 +258,12 @@ fn check_files(boot: &Boot) -> anyhow::Result<()> {
         Boot::Firmware(path) => check("firmware", path),
         Boot::Kernel { path, initrd, .. } => {
             path.iter().try_for_each(|path| check("kernel", path))?;
-            initrd.iter().try_for_each(|path| check("initrd", path))
+            let Some(initrd) = initrd else { return Ok(()) };
+            let files = match path {
+                Some(kernel) => initrd_files(kernel, initrd),
+                None => vec![initrd.clone()],
+            };
+            files.iter().try_for_each(|path| check("initrd", path))
         }
     }
 }

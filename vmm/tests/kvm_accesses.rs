@@ -7,7 +7,7 @@ use support::guest::{Guest, run};
 use trapline_testkit::realmode::{Asm, UART};
 
 /// A port and a device address nobody answers.
-const NO_PORT: u16 = 0x510;
+const NO_PORT: u16 = 0x520;
 const NO_DEVICE: u32 = 0xd000_0000;
 
 /// B1: kvmtool leaves the bytes of the access before.
@@ -116,8 +116,8 @@ fn the_statistics_are_what_the_guest_did() {
     assert_eq!(all("system/control-a", "reads", "str.in"), 3 + 8, "{err}");
     assert_eq!(all("firmware/debug", "writes", "str.out"), 7, "{err}");
     assert!(err.contains("traps: claimed 24, unclaimed 3, resets 0\n"), "{err}");
-    assert!(err.contains(" 0x0510 unclaimed read of 1: 2\n"), "{err}");
-    assert!(err.contains(" 0x0510 unclaimed write of 2: 1\n"), "{err}");
+    assert!(err.contains(" 0x0520 unclaimed read of 1: 2\n"), "{err}");
+    assert!(err.contains(" 0x0520 unclaimed write of 2: 1\n"), "{err}");
     let ports = ["port read", "port write", "port string"].map(|kind| ended.exits(kind));
     let singles = [
         5 + ended.stat("system/control-a", "reads") - 3,

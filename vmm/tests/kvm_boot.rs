@@ -80,9 +80,15 @@ fn seabios_of_256_kib_finds_nothing_to_boot() {
     let name = "kvm_boot seabios_of_256_kib_finds_nothing_to_boot";
     let wanted = [
         "SeaBIOS (version ",
+        "Found QEMU fw_cfg",
+        "QEMU fw_cfg DMA interface supported",
+        "qemu/e820: addr 0x0000000000000000 len 0x0000000004000000 [RAM]",
+        "PCI: init bdf=00:00.0",
         "Found 2 lpt ports",
         "Found 4 serial ports",
         "PS2 keyboard initialized",
+        "Press ESC for boot menu.",
+        "e820 map has ",
         "No bootable device.",
     ];
     seabios(name, "bios-256k.bin", &wanted);

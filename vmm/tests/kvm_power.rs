@@ -49,12 +49,12 @@ fn what_was_printed_before_the_exit_port_is_written() {
 /// B2: kvmtool ends the vCPU at the first unclaimed port when it is to list them.
 #[test]
 fn without_its_option_the_exit_port_is_a_port_like_any_other_and_listed() {
-    let program = Asm::new().outb(EXIT, 7).inw(0x510).print(b"on").then(&off());
+    let program = Asm::new().outb(EXIT, 7).inw(0x520).print(b"on").then(&off());
     let ended = run(&program, &["--debug-ioport"]).expect_status(0);
     assert_eq!(ended.out, b"on");
     let unclaimed: Vec<&str> =
         ended.err.lines().filter(|line| line.starts_with("unclaimed: ")).collect();
-    let expected = ["unclaimed: pio 0xf4 write of 1: 1", "unclaimed: pio 0x510 read of 2: 1"];
+    let expected = ["unclaimed: pio 0xf4 write of 1: 1", "unclaimed: pio 0x520 read of 2: 1"];
     assert_eq!(unclaimed, expected);
     assert!(!run(&program, &[]).expect_status(0).err.contains("unclaimed"));
 }
@@ -88,7 +88,7 @@ fn each_way_to_reset_boots_again_with_cmos_ram_kept_and_devices_at_power_on() {
 #[test]
 fn a_triple_fault_is_reported_with_registers_and_accesses_by_name() {
     // ud2 in protected mode without an interrupt table.
-    let code = Flat::new().outb(0x92, 2).outb(0x3f9, 0).outb(0x510, 3).bytes(&[0x0f, 0x0b]);
+    let code = Flat::new().outb(0x92, 2).outb(0x3f9, 0).outb(0x520, 3).bytes(&[0x0f, 0x0b]);
     let err = Guest::kernel(&pvh(&code)).run().expect_status(1).err;
     let last = err.lines().last().unwrap();
     assert!(last.starts_with("Fatal: the guest cannot go on: triple fault"), "{err}");
@@ -99,7 +99,7 @@ fn a_triple_fault_is_reported_with_registers_and_accesses_by_name() {
         "  cr0 ",
         "  system/control-a PORTA (pio 0x92) write 1 byte 0x2\n",
         "  serial0/uart IER (pio 0x3f9) write 1 byte 0x0\n",
-        "  unclaimed (pio 0x510) write 1 byte 0x3\n",
+        "  unclaimed (pio 0x520) write 1 byte 0x3\n",
     ] {
         assert!(err.contains(part), "no {part:?}: {err}");
     }

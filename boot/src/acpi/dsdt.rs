@@ -12,6 +12,8 @@ use super::{AcpiConfig, IsaDevice, PciBridge, bytes_of, table};
 use crate::wiring::PciRoute;
 
 const REVISION: u8 = 2;
+/// Letters of a plug-and-play ID.
+const EISA_LEN: usize = 7;
 
 /// Terms that are encoded already.
 struct Encoded(Vec<u8>);
@@ -95,10 +97,19 @@ fn isa(device: &IsaDevice<'_>) -> Vec<u8> {
         resources.extend(isa_interrupt(irq));
     }
     let resources = Encoded(resources);
-    let hid = Name::new("_HID".into(), &EISAName::new(device.hid));
+    let hid = hid(device.hid);
     let uid = Name::new("_UID".into(), &device.uid);
     let settings = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&resources]));
     bytes_of(&Device::new(device.name.into(), vec![&hid, &uid, &settings]))
+}
+
+/// "_HID (Hardware ID)", section 6.1.5: a plug-and-play ID is a number, an ACPI ID a string.
+fn hid(id: &str) -> Name {
+    if id.len() == EISA_LEN {
+        Name::new("_HID".into(), &EISAName::new(id))
+    } else {
+        Name::new("_HID".into(), &id.to_owned())
+    }
 }
 
 /// The two-byte interrupt descriptor (section 6.4.2.1): a number of the ISA bus, before any

@@ -102,7 +102,8 @@ pub struct PciBridge<'a> {
 pub struct IsaDevice<'a> {
     /// Its name in the namespace: 4 upper-case letters or digits.
     pub name: &'a str,
-    /// Its plug-and-play ID: 3 upper-case letters, 4 hexadecimal digits.
+    /// Its plug-and-play ID (3 upper-case letters, 4 hexadecimal digits) or its ACPI ID (8
+    /// characters).
     pub hid: &'a str,
     /// Tells devices of one ID apart.
     pub uid: u32,

@@ -68,8 +68,8 @@ pub(super) fn load(
     } else {
         let zero_page = crate::error::below_4g("zero page", request.layout.zero_page)?;
         let gdt = Gdt::protected(mem, request.layout.gdt)?;
-        let entry = Entry::Protected { eip: header.code32_start, ebx: 0, esi: zero_page, gdt };
-        (entry, Protocol::Linux32)
+        let eip = header.code32_start;
+        (Entry::Protected { eip, eax: 0, ebx: 0, esi: zero_page, gdt }, Protocol::Linux32)
     };
     Ok(Loaded { entry, protocol, kernel, initrd })
 }

@@ -1,10 +1,11 @@
-//! ELF kernels: entered by PVH when they carry its note, else as a 64-bit Linux.
+//! ELF kernels: entered by PVH when they carry its note, by Multiboot when they carry its header,
+//! else as a 64-bit Linux.
 
 use std::fs::File;
 use std::ops::Range;
 
 use elf::ElfStream;
-use elf::abi::{EM_386, EM_X86_64, ET_EXEC, PT_LOAD, PT_NOTE};
+use elf::abi::{EM_386, EM_X86_64, ET_EXEC, PT_NOTE};
 use elf::endian::LittleEndian;
 use elf::note::Note;
 use elf::segment::ProgramHeader;
@@ -13,10 +14,12 @@ use trapline_guestmem::GuestMem;
 use vm_memory::ByteValued;
 
 use super::initrd::Room;
+use super::multiboot::{self, Header};
+use super::segments::Segments;
 use super::zero_page::ZeroPage;
-use super::{KernelRequest, Loaded, Protocol, long_entry};
+use super::{Format, KernelRequest, Loaded, Protocol, long_entry};
 use crate::cmdline;
-use crate::e820::{E820Entry, is_ram};
+use crate::e820::E820Entry;
 use crate::entry::{Entry, Gdt};
 use crate::error::{Error, below_4g, placing};
 use crate::image::Image;
@@ -47,16 +50,23 @@ const INITRD_TOP: u64 = 1 << 32;
 
 /// What the headers say.
 struct Kernel {
-    /// Segments to load.
-    segments: Vec<ProgramHeader>,
-    /// From the lowest to the highest address of them.
-    footprint: Range<u64>,
+    segments: Segments,
     entry: Start,
 }
 
 enum Start {
     Pvh(u32),
+    Multiboot(Header),
     Linux64(u64),
+}
+
+/// How the ELF file at hand would be entered.
+pub(super) fn format(image: &Image) -> Result<Format, Error> {
+    Ok(match parse(image)?.entry {
+        Start::Pvh(_) => Format::Pvh,
+        Start::Multiboot(_) => Format::Multiboot,
+        Start::Linux64(_) => Format::Linux,
+    })
 }
 
 pub(super) fn load(
@@ -64,74 +74,57 @@ pub(super) fn load(
     image: &mut Image,
     request: &KernelRequest<'_>,
 ) -> Result<Loaded, Error> {
-    let kernel = parse(image)?;
-    check(image, &kernel, request)?;
-    cmdline::write(mem, request.cmdline, &image.name, CMDLINE_MAX, request.layout.cmdline)?;
-    let room = Room { e820: request.e820, kernel: &kernel.footprint, top: INITRD_TOP };
-    let initrd = room.load(mem, request.initrd)?;
-    for segment in &kernel.segments {
-        image.load(mem, "kernel", segment.p_offset, segment.p_filesz, segment.p_paddr)?;
-        let tail = segment.p_paddr + segment.p_filesz;
-        clear(mem, tail, segment.p_memsz - segment.p_filesz)?;
+    let Kernel { segments, entry } = parse(image)?;
+    if let Start::Multiboot(header) = entry {
+        return multiboot::load(mem, image, request, &header);
     }
-    let (entry, protocol) = match kernel.entry {
+    check(image, &segments, request)?;
+    cmdline::write(mem, request.cmdline, &image.name, CMDLINE_MAX, request.layout.cmdline)?;
+    let room = Room { e820: request.e820, kernel: &segments.footprint, top: INITRD_TOP };
+    let initrd = room.load(mem, request.initrd)?;
+    segments.load(mem, image)?;
+    let (entry, protocol) = match entry {
         Start::Pvh(eip) => {
             write_start_info(mem, request, initrd.as_ref())?;
             let ebx = below_4g("start info", request.layout.start_info)?;
             let gdt = Gdt::protected(mem, request.layout.gdt)?;
-            (Entry::Protected { eip, ebx, esi: 0, gdt }, Protocol::Pvh)
+            (Entry::Protected { eip, eax: 0, ebx, esi: 0, gdt }, Protocol::Pvh)
         }
+        Start::Multiboot(_) => unreachable!("it was loaded above"),
         Start::Linux64(rip) => {
             ZeroPage::without_header().finish(mem, request, initrd.as_ref())?;
             (long_entry(mem, rip, request.layout)?, Protocol::Vmlinux64)
         }
     };
-    Ok(Loaded { entry, protocol, kernel: kernel.footprint, initrd })
+    Ok(Loaded { entry, protocol, kernel: segments.footprint, initrd })
 }
 
-/// Clears what a segment has in memory and not in the file; after a reset it may not be zero.
-fn clear(mem: &GuestMem, mut addr: u64, mut len: u64) -> Result<(), Error> {
-    let zeros = [0; 0x1000];
-    while len > 0 {
-        let count = len.min(zeros.len() as u64);
-        let piece = usize::try_from(count).ok().and_then(|count| zeros.get(..count));
-        mem.write(addr, piece.unwrap_or_default()).map_err(placing("kernel"))?;
-        addr += count;
-        len -= count;
-    }
-    Ok(())
-}
-
+/// A PVH note comes first, as it is the newer and the richer of the two; then a Multiboot header.
 fn parse(image: &Image) -> Result<Kernel, Error> {
-    let bad = |error: &dyn std::fmt::Display| Error::BadElf {
-        name: image.name.clone(),
-        reason: error.to_string(),
-    };
     let file = image.file.try_clone().map_err(|error| image.unreadable(error))?;
-    let mut stream =
-        ElfStream::<LittleEndian, File>::open_stream(file).map_err(|error| bad(&error))?;
-    let segments = stream.segments().clone();
-    let pvh = pvh_entry(&mut stream, &segments).map_err(|error| bad(&error))?;
-    let loads: Vec<ProgramHeader> =
-        segments.into_iter().filter(|s| s.p_type == PT_LOAD && s.p_memsz > 0).collect();
+    let mut stream = ElfStream::<LittleEndian, File>::open_stream(file).map_err(damaged(image))?;
+    let headers = stream.segments().clone();
+    let pvh = pvh_entry(&mut stream, &headers).map_err(damaged(image))?;
+    let segments = Segments::new(image, headers)?;
     let header = &stream.ehdr;
-    let entry = match pvh {
-        Some(entry) if matches!(header.e_machine, EM_386 | EM_X86_64) => Start::Pvh(entry),
-        _ => match plain_linux(header.e_machine, header.e_type, header.e_entry, &loads) {
-            Ok(entry) => Start::Linux64(entry),
-            Err(reason) => {
-                return Err(Error::NotLinuxElf { name: image.name.clone(), reason });
-            }
-        },
+    let entry = if let Some(entry) = pvh
+        && matches!(header.e_machine, EM_386 | EM_X86_64)
+    {
+        Start::Pvh(entry)
+    } else if let Some(header) = Header::find(image)? {
+        Start::Multiboot(header)
+    } else {
+        let linux = plain_linux(header.e_machine, header.e_type, header.e_entry, &segments.loads);
+        let name = || image.name.clone();
+        Start::Linux64(linux.map_err(|reason| Error::NotLinuxElf { name: name(), reason })?)
     };
-    let end_of = |s: &ProgramHeader| s.p_paddr.checked_add(s.p_memsz);
-    let start = loads.iter().map(|s| s.p_paddr).min().unwrap_or(0);
-    let mut end = start;
-    for segment in &loads {
-        let past = end_of(segment).filter(|_| segment.p_filesz <= segment.p_memsz);
-        end = end.max(past.ok_or_else(|| bad(&"a segment's sizes make no sense"))?);
-    }
-    Ok(Kernel { segments: loads, footprint: start..end, entry })
+    Ok(Kernel { segments, entry })
+}
+
+/// The sentence about an ELF file the parser does not like.
+pub(super) fn damaged<E: std::fmt::Display>(image: &Image) -> impl FnOnce(E) -> Error {
+    let name = image.name.clone();
+    move |error| Error::BadElf { name, reason: error.to_string() }
 }
 
 /// The entry point in the PVH note, in whichever of the note segments it is.
@@ -177,22 +170,14 @@ fn plain_linux(
 }
 
 /// Everything that can be known to go wrong before memory is written.
-fn check(image: &Image, kernel: &Kernel, request: &KernelRequest<'_>) -> Result<(), Error> {
-    let name = || image.name.clone();
-    let file_end = |s: &ProgramHeader| s.p_offset.saturating_add(s.p_filesz);
-    let needed = kernel.segments.iter().map(file_end).max().unwrap_or(0);
-    if image.len < needed {
-        return Err(Error::Truncated { name: name(), missing: needed - image.len });
-    }
-    let Range { start, end } = kernel.footprint;
+fn check(image: &Image, segments: &Segments, request: &KernelRequest<'_>) -> Result<(), Error> {
+    let start = segments.footprint.start;
     let floor = request.layout.kernel_floor;
+    segments.check_file(image)?;
     if start < floor {
-        return Err(Error::LoadAddress { name: name(), addr: start, floor });
+        return Err(Error::LoadAddress { name: image.name.clone(), addr: start, floor });
     }
-    if end == start || !is_ram(request.e820, &kernel.footprint) {
-        return Err(Error::KernelDoesNotFit { name: name(), start, end });
-    }
-    Ok(())
+    segments.check_ram(image, request.e820)
 }
 
 /// Xen `start_info.h`: the start info, at most one module, and the memory map, in one page.

@@ -1,11 +1,15 @@
-//! Kernels: bzImage by the Linux boot protocol, ELF by PVH, or by the 64-bit Linux entry.
+//! Kernels: bzImage by the Linux boot protocol; ELF by PVH, by Multiboot, or by the 64-bit Linux
+//! entry; anything with a Multiboot header that says where it goes.
 //!
 //! Spec: Linux `Documentation/arch/x86/boot.rst` ("the Linux boot protocol"); Xen
-//! `public/arch-x86/hvm/start_info.h` and `docs/misc/pvh.pandoc` (PVH).
+//! `public/arch-x86/hvm/start_info.h` and `docs/misc/pvh.pandoc` (PVH);
+//! Multiboot Specification, version 0.6.96.
 
 mod bzimage;
 mod elf;
 mod initrd;
+mod multiboot;
+mod segments;
 #[cfg(test)]
 pub(crate) mod testelf;
 #[cfg(test)]
@@ -18,6 +22,7 @@ use std::path::Path;
 use trapline_guestmem::GuestMem;
 
 pub use crate::initrd::Initrd;
+pub use multiboot::{Bios, module_files};
 pub use zero_page::ZERO_PAGE_LEN;
 
 pub use self::elf::START_INFO_LEN;
@@ -43,7 +48,9 @@ pub struct X86Layout {
     pub page_tables: u64,
     /// Top of the stack a 64-bit kernel is given, aligned to 16.
     pub stack_top: u64,
-    /// The lowest address a kernel may be loaded at: 1 MiB on a PC.
+    /// Where the BIOS would be, for Multiboot kernels.
+    pub bios: Bios,
+    /// The lowest address a kernel may be loaded at, unless it is a Multiboot kernel: 1 MiB on a PC.
     pub kernel_floor: u64,
 }
 
@@ -54,7 +61,8 @@ pub struct KernelRequest<'a> {
     pub path: &'a Path,
     /// Its initial RAM disk.
     pub initrd: Option<Initrd<'a>>,
-    /// The whole command line, defaults included.
+    /// The whole command line, defaults included. A Multiboot kernel's begins with its file's
+    /// name, which is put before this.
     pub cmdline: &'a str,
     /// The board's addresses.
     pub layout: &'a X86Layout,
@@ -93,6 +101,59 @@ pub enum Protocol {
     Pvh,
     /// `vmlinux` without a PVH note, entered at its 64-bit entry.
     Vmlinux64,
+    /// A Multiboot kernel.
+    Multiboot,
+}
+
+/// What a kernel wants to be told, which decides what a command line and an initial RAM disk are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Linux, as a bzImage or as `vmlinux` without a PVH note.
+    Linux,
+    /// An ELF file with a PVH note; most are Linux.
+    Pvh,
+    /// A Multiboot kernel: its initial RAM disk is a list of modules, see [`module_files`].
+    Multiboot,
+}
+
+impl Format {
+    /// The format of the kernel at `path`.
+    ///
+    /// # Errors
+    /// The file cannot be opened or read, or is no kernel.
+    pub fn of(path: &Path) -> Result<Self, Error> {
+        let image = Image::open(path, |name, source| Error::OpenKernel { name, source })?;
+        match Container::of(&image)? {
+            Container::Elf => elf::format(&image),
+            Container::BzImage => Ok(Self::Linux),
+            Container::Multiboot(_) => Ok(Self::Multiboot),
+        }
+    }
+}
+
+/// What kind of file a kernel is in.
+enum Container {
+    Elf,
+    BzImage,
+    /// Nothing we know but for its Multiboot header.
+    Multiboot(multiboot::Header),
+}
+
+impl Container {
+    fn of(image: &Image) -> Result<Self, Error> {
+        let mut magic = [0; 4];
+        image.read_at(&mut magic, 0)?;
+        if magic == *b"\x7fELF" {
+            return Ok(Self::Elf);
+        }
+        // A bzImage may begin with "MZ" (it is an EFI program too), so only its own magic counts.
+        image.read_at(&mut magic, bzimage::MAGIC_OFFSET)?;
+        if magic == *b"HdrS" {
+            return Ok(Self::BzImage);
+        }
+        let header = multiboot::Header::find(image)?;
+        header.map(Self::Multiboot).ok_or_else(|| Error::NotKernel { name: image.name.clone() })
+    }
 }
 
 /// A kernel in memory, ready to run.
@@ -104,7 +165,7 @@ pub struct Loaded {
     pub protocol: Protocol,
     /// The memory it needs until it has read the memory map.
     pub kernel: Range<u64>,
-    /// Where its initrd is.
+    /// Where its initrd is; a Multiboot kernel has modules instead.
     pub initrd: Option<Range<u64>>,
 }
 
@@ -116,17 +177,11 @@ pub struct Loaded {
 /// is too long. Each error's text is one sentence for the user.
 pub fn load_kernel(mem: &GuestMem, request: &KernelRequest<'_>) -> Result<Loaded, Error> {
     let mut image = Image::open(request.path, |name, source| Error::OpenKernel { name, source })?;
-    let mut magic = [0; 4];
-    image.read_at(&mut magic, 0)?;
-    if magic == *b"\x7fELF" {
-        return elf::load(mem, &mut image, request);
+    match Container::of(&image)? {
+        Container::Elf => elf::load(mem, &mut image, request),
+        Container::BzImage => bzimage::load(mem, &mut image, request),
+        Container::Multiboot(header) => multiboot::load(mem, &mut image, request, &header),
     }
-    // A bzImage may begin with "MZ" (it is an EFI program too), so only its own magic counts.
-    image.read_at(&mut magic, bzimage::MAGIC_OFFSET)?;
-    if magic == *b"HdrS" {
-        return bzimage::load(mem, &mut image, request);
-    }
-    Err(Error::NotKernel { name: image.name })
 }
 
 /// The state at a 64-bit Linux entry, with its tables written.

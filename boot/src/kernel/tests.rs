@@ -8,30 +8,31 @@ use super::testelf::{ElfBuilder, note};
 use super::*;
 use crate::e820::{E820Kind, MemoryMap};
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
-const LAYOUT: X86Layout = X86Layout {
+pub(super) const LAYOUT: X86Layout = X86Layout {
     zero_page: 0x7000,
     start_info: 0x6000,
     cmdline: CmdlinePlace { addr: 0x2_0000, room: 0x1000 },
     gdt: 0x500,
     page_tables: 0x9000,
     stack_top: 0x8ff0,
+    bios: Bios { code: 0xf_f000, pics: [0x20, 0xa0], pit: 0x40 },
     kernel_floor: MIB,
 };
 
 /// A guest with 64 MiB, and files in a directory.
-struct Bench {
-    dir: tempfile::TempDir,
-    mem: GuestMem,
-    map: MemoryMap,
-    initrd: Option<Vec<u8>>,
-    cmdline: String,
-    framebuffer: Option<Framebuffer>,
+pub(super) struct Bench {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) mem: GuestMem,
+    pub(super) map: MemoryMap,
+    pub(super) initrd: Option<Vec<u8>>,
+    pub(super) cmdline: String,
+    pub(super) framebuffer: Option<Framebuffer>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let map = MemoryMap::new()
             .with(0..64 * MIB, E820Kind::Ram)
             .with(0x9_fc00..0xa_0000, E820Kind::Reserved)
@@ -46,17 +47,25 @@ impl Bench {
         }
     }
 
-    fn kernel(&self) -> PathBuf {
+    pub(super) fn kernel(&self) -> PathBuf {
         self.dir.path().join("kernel")
     }
 
-    fn load(&self, kernel: &[u8]) -> Result<Loaded, Error> {
+    pub(super) fn load(&self, kernel: &[u8]) -> Result<Loaded, Error> {
         fs::write(self.kernel(), kernel).unwrap();
         self.load_file(&self.kernel())
     }
 
-    fn load_file(&self, path: &Path) -> Result<Loaded, Error> {
+    pub(super) fn load_file(&self, path: &Path) -> Result<Loaded, Error> {
         let initrd = self.initrd.as_deref().map(|bytes| Initrd::Bytes { name: "initrd", bytes });
+        self.load_with(path, initrd)
+    }
+
+    pub(super) fn load_with(
+        &self,
+        path: &Path,
+        initrd: Option<Initrd<'_>>,
+    ) -> Result<Loaded, Error> {
         let request = KernelRequest {
             path,
             initrd,
@@ -70,18 +79,18 @@ impl Bench {
     }
 
     /// The error's text, with the directory taken out.
-    fn refusal(&self, kernel: &[u8]) -> String {
+    pub(super) fn refusal(&self, kernel: &[u8]) -> String {
         let text = self.load(kernel).unwrap_err().to_string();
         text.replace(&format!("{}/", self.dir.path().display()), "")
     }
 
-    fn bytes(&self, addr: u64, len: usize) -> Vec<u8> {
+    pub(super) fn bytes(&self, addr: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.mem.read(addr, &mut bytes).unwrap();
         bytes
     }
 
-    fn word(&self, addr: u64, len: usize) -> u64 {
+    pub(super) fn word(&self, addr: u64, len: usize) -> u64 {
         self.bytes(addr, len).iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
     }
 
@@ -184,7 +193,9 @@ fn an_older_bzimage_starts_at_its_32_bit_entry() {
     for (version, xloadflags) in [(0x020f, 0), (0x0206, 0xffff)] {
         let loaded = bench.load(&bzimage(version, xloadflags, &[0x90; 64])).unwrap();
         assert_eq!(loaded.protocol, Protocol::Linux32);
-        let Entry::Protected { eip, ebx, esi, gdt } = loaded.entry else { panic!("{loaded:?}") };
+        let Entry::Protected { eip, eax: 0, ebx, esi, gdt } = loaded.entry else {
+            panic!("{loaded:?}")
+        };
         assert_eq!((eip, ebx, esi), (0x10_0000, 0, 0x7000));
         assert!(gdt.segment(crate::entry::CODE_SELECTOR).wide);
     }
@@ -262,7 +273,7 @@ fn a_missing_initrd_is_named() {
 fn what_is_no_kernel_is_refused_and_never_run_as_flat_code() {
     let bench = Bench::new();
     let text = "kernel is not a kernel: neither a bzImage (no HdrS magic) nor an ELF file with a \
-                PVH note";
+                PVH note, and without a Multiboot header";
     for file in [&b""[..], b"\xf4", &[0x90; 4096], b"MZ", b"#!/bin/sh\n"] {
         assert_eq!(bench.refusal(file), text);
     }

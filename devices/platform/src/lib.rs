@@ -5,10 +5,12 @@
 
 pub mod acpi_pm;
 pub mod flash;
+pub mod fw_cfg;
 pub mod i8042;
 pub mod legacy;
 pub mod rtc;
 pub mod serial;
+pub mod testdev;
 
 #[cfg(test)]
 mod saved_tests;

@@ -7,7 +7,7 @@ use trapline_boot::cmdline::CmdlinePlace;
 use trapline_boot::e820::{E820Kind, MemoryMap};
 use trapline_boot::entry::{Entry, Gdt};
 use trapline_boot::firmware::{FirmwareLayout, load_firmware};
-use trapline_boot::kernel::{KernelRequest, X86Layout, load_kernel};
+use trapline_boot::kernel::{Bios, KernelRequest, X86Layout, load_kernel};
 use trapline_boot::mptable::{self, MpConfig};
 use trapline_boot::wiring::{IoApic, IrqOverride};
 use trapline_guestmem::GuestMem;
@@ -56,7 +56,7 @@ const FIRMWARE: FirmwareLayout = FirmwareLayout {
     low_end: layout::HIGH_MEMORY,
     low_len: layout::HIGH_MEMORY - layout::BIOS_AREA,
     high_end: layout::HOLE_END,
-    high_len: layout::HOLE_END - layout::TSS_END,
+    high_len: layout::HOLE_END - layout::FIRMWARE_ROM,
 };
 
 const KERNEL: X86Layout = X86Layout {
@@ -66,6 +66,11 @@ const KERNEL: X86Layout = X86Layout {
     gdt: boot::GDT,
     page_tables: boot::PAGE_TABLES,
     stack_top: boot::STACK_TOP,
+    bios: Bios {
+        code: layout::BIOS_CODE,
+        pics: [low_port(port::PIC1), low_port(port::PIC2)],
+        pit: low_port(port::PIT),
+    },
     kernel_floor: layout::HIGH_MEMORY,
 };
 
@@ -74,8 +79,8 @@ fn start(entry: Entry) -> Start {
     let table = |gdt: &Gdt| Table { base: gdt.base, limit: gdt.limit };
     match entry {
         Entry::Real { cs, ip } => Start::Real { cs, ip, ds: 0, sp: 0 },
-        Entry::Protected { eip, ebx, esi, gdt } => {
-            Start::Protected { eip, esp: 0, ebx, esi, gdt: table(&gdt) }
+        Entry::Protected { eip, eax, ebx, esi, gdt } => {
+            Start::Protected { eip, esp: 0, eax, ebx, esi, gdt: table(&gdt) }
         }
         Entry::Long { rip, rsi, rsp, cr3, gdt } => {
             Start::Long { rip, rsp, rsi, cr3, gdt: table(&gdt) }
@@ -101,6 +106,13 @@ fn memory_map(mem_bytes: u64, acpi: &Range<u64>) -> Result<MemoryMap, Error> {
 /// Offsets of the blocks within [`port::ACPI_PM`], as ports.
 const PM1_CNT: u16 = u16_of(PM1_CNT_OFFSET);
 const PM_TMR: u16 = u16_of(PM_TMR_OFFSET);
+
+/// A port as an instruction names it in a byte.
+#[expect(clippy::cast_possible_truncation, reason = "evaluated by the compiler, and asserted")]
+const fn low_port(port: u16) -> u8 {
+    assert!(port <= 0xff);
+    port as u8
+}
 
 #[expect(clippy::cast_possible_truncation, reason = "evaluated by the compiler, and asserted")]
 const fn u16_of(offset: u32) -> u16 {
@@ -169,6 +181,8 @@ fn write_acpi(
     // The clock is not listed: the FADT says that there is one, and Linux then names its ports
     // itself (`rtc_cmos`), as it does on kvmtool's board.
     devices.push(device("KBD0", "PNP0303", 0, &keyboard, Some(irq::KEYBOARD)));
+    // Linux' qemu_fw_cfg finds it by this ID.
+    devices.push(device("FWCF", "QEMU0002", 0, &[(port::FW_CFG, 12)], None));
     devices.push(device("MOU0", "PNP0F13", 0, &[], Some(irq::MOUSE)));
     // The frame buffer must be in a window, or the guest moves it away from where it is shown.
     let windows = [layout::DISPLAY_FRAMES, layout::PCI_MEMORY];

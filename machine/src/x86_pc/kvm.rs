@@ -7,6 +7,7 @@ use trapline_device::{CharDevice, Clock, Device, Line, LineSink, Power};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{Kvm, LocalApics, Start, Vcpu, Vm, VmOptions};
+use trapline_platform::testdev::PageFlush;
 
 use super::display::Display;
 use super::intc::Controllers;
@@ -14,7 +15,7 @@ use super::{Board, Options, Wiring, boot, layout, ram};
 use crate::control::Control;
 use crate::parts::Lines;
 use crate::session::OnKvm;
-use crate::{Config, Error, PcIrqchip};
+use crate::{Boot, Config, Error, PcIrqchip};
 
 /// Local APIC and I/O APIC numbers are a byte in the MP table, and one more is the broadcast.
 const CPUS_MAX: u32 = 254;
@@ -55,9 +56,11 @@ impl OnKvm for PcOnKvm {
             controllers,
             clock,
             power,
+            mem: mem.clone(),
+            pages: Arc::new(Pages(Arc::downgrade(&vm))),
             options: options_of(config),
         };
-        let mut board = Board::new(&registry, &wiring)?;
+        let mut board = Board::new(&registry, wiring)?;
         let display = match config.display {
             Some(mode) => Some(Display::new(mode, &vm, &registry, &mut board)?),
             None => None,
@@ -153,16 +156,31 @@ impl LineSink for Intr {
     }
 }
 
+/// Guest RAM as KVM has mapped it.
+struct Pages(Weak<Vm>);
+
+impl PageFlush for Pages {
+    fn flush(&self, addr: u64) {
+        if let Some(vm) = self.0.upgrade() {
+            vm.flush_page(addr);
+        }
+    }
+}
+
 /// How KVM is to make the VM.
 fn vm_options(config: &Config) -> Result<VmOptions, Error> {
     let cpus = config.cpus;
     if cpus > CPUS_MAX {
         return Err(Error::TooManyCpus { wanted: cpus, max: CPUS_MAX });
     }
+    let (tss_addr, identity_map) = match config.boot {
+        Boot::Kernel { .. } => (layout::TSS, layout::IDENTITY_MAP),
+        Boot::Firmware(_) => (layout::FIRMWARE_TSS, layout::FIRMWARE_IDENTITY_MAP),
+    };
     Ok(VmOptions {
         vcpus: cpus,
-        tss_addr: layout::TSS,
-        identity_map_addr: Some(layout::IDENTITY_MAP),
+        tss_addr,
+        identity_map_addr: Some(identity_map),
         irqchip: match config.pc_irqchip {
             PcIrqchip::Kernel => trapline_kvm::Irqchip::Kernel,
             PcIrqchip::Split => trapline_kvm::Irqchip::Split,
@@ -178,6 +196,8 @@ fn options_of(config: &Config) -> Options {
         console: Arc::clone(&config.console),
         firmware_log: Arc::clone(&config.firmware_log),
         exit_port: config.exit_port,
+        testdev: config.testdev,
+        fw_cfg: config.fw_cfg.clone(),
         coalesce: config.coalesce,
     }
 }

@@ -41,7 +41,9 @@ pub(crate) const ACPI_TABLES_MAX: u64 = 0xf_0000 - ACPI_TABLES;
 /// The Intel MP floating pointer and table.
 pub(crate) const MPTABLE: u64 = 0xf_0000;
 /// The most they can take.
-pub(crate) const MPTABLE_MAX: u64 = HIGH_MEMORY - MPTABLE;
+pub(crate) const MPTABLE_MAX: u64 = BIOS_CODE - MPTABLE;
+/// What little there is of a BIOS.
+pub(crate) const BIOS_CODE: u64 = HIGH_MEMORY - 0x1000;
 
 /// Configuration space by address, as kvmtool registers it: bus, device and function at bit 8.
 pub(crate) const PCI_CAM: u64 = 0xd100_0000;
@@ -70,6 +72,15 @@ pub(crate) const IDENTITY_MAP: u64 = 0xfffb_c000;
 pub(crate) const TSS: u64 = 0xfffb_d000;
 /// Where both end.
 pub(crate) const TSS_END: u64 = TSS + 0x3000;
+/// The same pages when there is firmware, whose ROM may begin below kvmtool's addresses. These are
+/// QEMU's.
+pub(crate) const FIRMWARE_IDENTITY_MAP: u64 = 0xfeff_c000;
+pub(crate) const FIRMWARE_TSS: u64 = 0xfeff_d000;
+pub(crate) const FIRMWARE_TSS_END: u64 = FIRMWARE_TSS + 0x3000;
+/// The test device's scratch memory: the first 64 KiB above all that.
+pub(crate) const TEST_SCRATCH: u64 = 0xff00_0000;
+/// The lowest address a firmware ROM may begin at.
+pub(crate) const FIRMWARE_ROM: u64 = TEST_SCRATCH + 0x1_0000;
 
 /// Ports.
 pub(crate) mod port {
@@ -84,6 +95,8 @@ pub(crate) mod port {
     pub(crate) const PIC2: u16 = 0xa0;
     pub(crate) const DMA2: u16 = 0xc0;
     pub(crate) const KVMTOOL_DEBUG: u16 = 0xe0;
+    /// The test device's registers, over [`KVMTOOL_DEBUG`].
+    pub(crate) const TEST: u16 = 0xe0;
     pub(crate) const DELAY: u16 = 0xed;
     pub(crate) const FPU: u16 = 0xf0;
     pub(crate) const EXIT: u16 = 0xf4;
@@ -93,11 +106,17 @@ pub(crate) mod port {
     pub(crate) const FIRMWARE_DEBUG: u16 = 0x402;
     /// Edge/level control registers of both 8259s.
     pub(crate) const ELCR: u16 = 0x4d0;
+    /// Selector, data and DMA address of the firmware configuration.
+    pub(crate) const FW_CFG: u16 = 0x510;
     /// ACPI's fixed registers: event block, control block, timer.
     pub(crate) const ACPI_PM: u16 = 0x600;
     pub(crate) const PCI_CONF1: u16 = 0xcf8;
     /// In the middle of configuration mechanism #1, but for byte accesses only.
     pub(crate) const RESET_CONTROL: u16 = 0xcf9;
+    /// A port for each interrupt line, the test device's.
+    pub(crate) const TEST_LINES: u16 = 0x2000;
+    /// Where Bochs is switched off.
+    pub(crate) const BOCHS_POWER: u16 = 0x8900;
 }
 
 /// ISA interrupts. The global system interrupt is the same number, but for the timer's.

@@ -4,6 +4,7 @@
 mod boot;
 #[cfg(target_arch = "x86_64")]
 mod display;
+mod fw_cfg;
 mod intc;
 mod keys;
 #[cfg(target_arch = "x86_64")]
@@ -14,6 +15,7 @@ mod kvm;
 )]
 mod layout;
 mod qtest;
+mod testdev;
 
 use std::sync::{Arc, Weak};
 
@@ -31,6 +33,7 @@ use trapline_platform::legacy::{
 };
 use trapline_platform::rtc::{CmosConfig, Rtc};
 use trapline_platform::serial::Serial;
+use trapline_platform::testdev::PageFlush;
 
 use crate::Error;
 
@@ -41,6 +44,7 @@ pub(crate) use qtest::build;
 
 use crate::parts::{Devices, Lines, Parts};
 use crate::qtest::OnBench;
+use testdev::SharedLines;
 
 /// A built board. Dropping it unmaps everything.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only KVM wants the rest"))]
@@ -79,6 +83,10 @@ pub(crate) struct Wiring<'a> {
     pub(crate) controllers: Option<&'a Controllers>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) power: Arc<dyn Power>,
+    /// The guest's RAM, for devices that reach it by themselves.
+    pub(crate) mem: GuestMem,
+    /// Who makes pages of it fault, for the test device.
+    pub(crate) pages: Arc<dyn PageFlush>,
     pub(crate) options: Options,
 }
 
@@ -89,6 +97,9 @@ pub(crate) struct Options {
     pub(crate) console: Arc<dyn CharBackend>,
     pub(crate) firmware_log: Arc<dyn CharBackend>,
     pub(crate) exit_port: bool,
+    pub(crate) testdev: bool,
+    /// The user's files for firmware: names and contents.
+    pub(crate) fw_cfg: Vec<(String, Vec<u8>)>,
     pub(crate) coalesce: bool,
 }
 
@@ -107,11 +118,17 @@ pub(crate) fn ram_ranges(bytes: u64) -> Result<Vec<(u64, u64)>, Error> {
 
 impl Board {
     /// Makes the devices and maps them, all in one edit.
-    pub(crate) fn new(registry: &Registry, wiring: &Wiring<'_>) -> Result<Self, Error> {
+    pub(crate) fn new(registry: &Registry, wiring: Wiring<'_>) -> Result<Self, Error> {
         let mut parts = Parts::default();
+        let lines = SharedLines::new(wiring.lines);
+        let wiring = Wiring { lines: &lines, ..wiring };
         let console = wiring.add_serial_ports(&mut parts);
         let i8042 = wiring.add_platform(&mut parts);
         wiring.add_legacy(&mut parts);
+        fw_cfg::add(&mut parts, &wiring.options, &wiring.mem)?;
+        if wiring.options.testdev {
+            testdev::add(&mut parts, &wiring);
+        }
         let bus = wiring.add_pci(&mut parts)?;
         if let Some(controllers) = wiring.controllers {
             controllers.add_devices(&mut parts.devices);
@@ -207,8 +224,11 @@ impl Wiring<'_> {
         parts.ports(port::DMA_PAGES, len, ("dma", "pages"), pages);
         let control = parts.device("port92", SystemControl::new(Arc::clone(&self.power)));
         parts.ports(port::SYSTEM_CONTROL_A, 1, ("system", "control-a"), control);
-        let debug = parts.device("kvmtool-debug", DebugPort::new(None));
-        parts.ports(port::KVMTOOL_DEBUG, 1, ("kvmtool", "debug"), debug);
+        // The test device has registers there.
+        if !self.options.testdev {
+            let debug = parts.device("kvmtool-debug", DebugPort::new(None));
+            parts.ports(port::KVMTOOL_DEBUG, 1, ("kvmtool", "debug"), debug);
+        }
         let delay = parts.device("delay", Latches::delay());
         parts.ports(port::DELAY, 1, ("delay", "port"), delay);
         parts.coalesce(0..1);
@@ -223,7 +243,7 @@ impl Wiring<'_> {
         let log = Arc::new(DebugConsole::new(Arc::clone(&self.options.firmware_log)));
         parts.ports(port::FIRMWARE_DEBUG, 1, ("firmware", "debug"), log);
         parts.coalesce(0..1);
-        if self.options.exit_port {
+        if self.options.exit_port || self.options.testdev {
             let exit = Arc::new(ExitPort::new(Arc::clone(&self.power)));
             parts.ports(port::EXIT, 4, ("test", "exit"), exit);
         }

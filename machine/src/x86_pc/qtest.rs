@@ -11,6 +11,7 @@ use trapline::Registry;
 use trapline_device::{Line, LineSink, MsiSink, NullBackend};
 use trapline_guestmem::GuestMem;
 use trapline_intc::ioapic;
+use trapline_platform::testdev::NoFlush;
 use trapline_qtest::{Pin, Side, Wires};
 
 use super::{Board, Controllers, Options, Wiring, ram};
@@ -31,6 +32,8 @@ pub(crate) fn build(
         console: Arc::clone(&config.console),
         firmware_log: Arc::new(NullBackend),
         exit_port: config.exit_port,
+        testdev: config.testdev,
+        fw_cfg: config.fw_cfg.clone(),
         coalesce: false,
     };
     let controllers = Controllers::new(Arc::new(NoLocalApics), None, |pin0| {
@@ -44,9 +47,11 @@ pub(crate) fn build(
         controllers: Some(&controllers),
         clock: Arc::clone(&bench.clock),
         power: Arc::clone(&bench.power),
+        mem: mem.clone(),
+        pages: Arc::new(NoFlush),
         options,
     };
-    Ok((Box::new(Board::new(registry, &wiring)?), mem))
+    Ok((Box::new(Board::new(registry, wiring)?), mem))
 }
 
 /// Lines into the pins, and on into the controllers.

@@ -45,6 +45,8 @@ pub(crate) fn ours() -> Client {
             console,
             exit_port: false,
             flash: None,
+            testdev: false,
+            fw_cfg: Vec::new(),
         };
         let machine = Machine::new(&config).unwrap();
         Session::new(&machine).unwrap().run(&theirs, &theirs).unwrap();

@@ -45,6 +45,8 @@ impl Victim {
             console: Arc::new(terminal.clone()),
             exit_port: board == BoardKind::X86Pc,
             flash: None,
+            testdev: board == BoardKind::X86Pc,
+            fw_cfg: Vec::new(),
         });
         let machine = machine.unwrap_or_else(|error| panic!("{error}"));
         let storm = Storm::new(machine.registry());

@@ -18,6 +18,7 @@ mod aarch64;
 mod crash;
 mod error;
 mod exit;
+mod flush;
 mod ioctl;
 mod kick;
 mod map;

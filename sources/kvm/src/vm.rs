@@ -7,7 +7,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use parking_lot::Mutex;
 use trapline::Offload;
 use trapline_device::{Line, LineSink};
-use trapline_guestmem::GuestMem;
+use trapline_guestmem::{GuestMem, RamRegion};
 
 use crate::arch::{self, Chips, CpuModel, VmOptions};
 use crate::map::FdMap;
@@ -145,6 +145,11 @@ impl Vm {
 
     pub(crate) fn ring(&self) -> Option<&Ring> {
         self.ring.get()
+    }
+
+    /// What the guest has been given that stays where it is.
+    pub(crate) fn memory_regions(&self) -> Vec<RamRegion> {
+        self.memory.lock().kept.iter().flat_map(GuestMem::regions).collect()
     }
 
     /// The guest's memory at a guest physical address, for reports.

@@ -33,7 +33,7 @@ fn a_triple_fault_is_reported_with_registers_and_the_last_accesses() {
         .bytes(&[0x66, 0xba, 0xfd, 0x03, 0xec])
         .bytes(&[0xb0, 0x12, 0xe6, 0x80, 0x0f, 0x0b]);
     let gdt = Table { base: 0x500, limit: 0x1f };
-    let start = Start::Protected { eip: CODE.into(), esp: 0x9000, ebx: 0, esi: 0, gdt };
+    let start = Start::Protected { eip: CODE.into(), esp: 0x9000, eax: 0, ebx: 0, esi: 0, gdt };
     let running = machine.start_at(&code, &start);
     let report = crash(running.wait());
     assert_eq!(report.vcpu, 0);

@@ -93,7 +93,8 @@ fn the_other_vcpus_start_when_they_are_told() {
         .hlt();
     machine.mem.write(0x2000, &other.0).unwrap();
     let gdt = Table { base: 0x500, limit: 0x1f };
-    let start = Start::Protected { eip: CODE.into(), esp: 0x9000, ebx: 0x1234_5678, esi: 0, gdt };
+    let start =
+        Start::Protected { eip: CODE.into(), esp: 0x9000, eax: 0, ebx: 0x1234_5678, esi: 0, gdt };
     let running = machine.start_at(&code, &start);
     until("the second vCPU's word", || !device.seen().is_empty());
     running.set.stop().unwrap();
@@ -109,7 +110,8 @@ fn the_protected_mode_entry_is_flat_with_its_registers() {
         .bytes(&[0x89, 0x1d, 0x00, 0x00, 0x00, 0xd0, 0x89, 0x35, 0x04, 0x00, 0x00, 0xd0])
         .bytes(&[0x0f, 0x20, 0xc0, 0xa3, 0x08, 0x00, 0x00, 0xd0, 0xf4]);
     let gdt = Table { base: 0x500, limit: 0x1f };
-    let start = Start::Protected { eip: CODE.into(), esp: 0x9000, ebx: 0x1234, esi: 0x5678, gdt };
+    let start =
+        Start::Protected { eip: CODE.into(), esp: 0x9000, eax: 0, ebx: 0x1234, esi: 0x5678, gdt };
     let running = machine.start_at(&code, &start);
     assert_eq!(running.wait(), Stop::Halted);
     assert_eq!(device.written(), [0x1234, 0x5678, 0x11]);

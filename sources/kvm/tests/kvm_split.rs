@@ -261,5 +261,5 @@ fn gate(machine: &Machine, vector: u8, handler: u32) {
 /// The entry, with the descriptors in memory that interrupts load.
 fn protected() -> Start {
     let gdt = Table { base: 0x500, limit: 0x1f };
-    Start::Protected { eip: CODE.into(), esp: 0x7000, ebx: 0, esi: 0, gdt }
+    Start::Protected { eip: CODE.into(), esp: 0x7000, eax: 0, ebx: 0, esi: 0, gdt }
 }

@@ -3,6 +3,7 @@
 //! Values stay text here; [`super::options`] judges them, so that what is said about a wrong one
 //! is one sentence of ours.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
@@ -71,10 +72,10 @@ pub(super) struct MachineArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Kernel options")]
 pub(super) struct KernelArgs {
-    /// Kernel to boot: bzImage, ELF vmlinux, arm64 Image or zImage [default: one nearby, or the host's in /boot]
+    /// Kernel to boot: bzImage, ELF vmlinux, Multiboot, arm64 Image or zImage [default: one nearby, or the host's in /boot]
     #[arg(short, long, value_name = "FILE")]
     pub(super) kernel: Option<PathBuf>,
-    /// Initial RAM disk
+    /// Initial RAM disk; for a Multiboot kernel, its modules, with commas between them
     #[arg(short, long, value_name = "FILE")]
     pub(super) initrd: Option<PathBuf>,
     /// Kernel arguments, appended to the default ones
@@ -200,6 +201,15 @@ pub(super) struct TraplineArgs {
     /// Give the guest a port that ends the run with an exit status, for tests
     #[arg(long)]
     pub(super) exit_port: bool,
+    /// Give the guest the test device of kvm-unit-tests, with the exit port
+    #[arg(long)]
+    pub(super) testdev: bool,
+    /// Give firmware a file to read by fw_cfg
+    #[arg(
+        long, value_name = "[name=]NAME,file=PATH|string=TEXT", action = ArgAction::Append,
+        allow_hyphen_values = true
+    )]
+    pub(super) fw_cfg: Vec<OsString>,
     /// Trap every access at once; writes that may be late are not queued by the kernel
     #[arg(long)]
     pub(super) no_coalesce: bool,

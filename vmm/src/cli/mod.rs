@@ -6,6 +6,7 @@
 mod args;
 mod arm64;
 mod foreign;
+mod fw_cfg;
 mod host;
 mod options;
 mod qtest;
@@ -22,6 +23,7 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
+pub use fw_cfg::FwCfgFile;
 pub use host::Host;
 pub use options::{Boot, LogLevel, RunOptions};
 pub use qtest::QtestOptions;

@@ -8,6 +8,7 @@ use trapline_machine::PcIrqchip;
 use trapline_machine::boot::cmdline::Machine;
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
+use super::fw_cfg::FwCfgFile;
 use super::units::{self, BadNumber};
 use super::{Host, arm64, foreign, refused};
 
@@ -43,6 +44,10 @@ pub struct RunOptions {
     pub reboot: bool,
     /// The guest gets the exit port.
     pub exit_port: bool,
+    /// The guest gets the test device.
+    pub testdev: bool,
+    /// Files for firmware.
+    pub fw_cfg: Vec<FwCfgFile>,
     /// The kernel may queue writes that can be late.
     pub coalesce: bool,
     /// How much is said on standard error.
@@ -112,6 +117,13 @@ impl RunOptions {
             stat: args.trapline.stat,
             reboot: !args.trapline.no_reboot,
             exit_port: args.trapline.exit_port,
+            testdev: args.trapline.testdev,
+            fw_cfg: args
+                .trapline
+                .fw_cfg
+                .iter()
+                .map(|text| FwCfgFile::new(text))
+                .collect::<Result<_, _>>()?,
             coalesce: !args.trapline.no_coalesce,
         })
     }

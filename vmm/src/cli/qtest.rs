@@ -1,13 +1,15 @@
 //! The options of `trapline qtest`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail, ensure};
-use clap::Args;
+use clap::{ArgAction, Args};
 use trapline_machine::qtest::BoardKind;
 use trapline_qtest::{Address, Way};
 
+use super::fw_cfg::FwCfgFile;
 use super::units::{self, BadNumber};
 
 // No doc comment: clap would take it for the command's help.
@@ -43,6 +45,15 @@ pub(super) struct QtestArgs {
     /// Image of the flash, which the client changes
     #[arg(short = 'F', long, value_name = "FILE")]
     flash: Option<PathBuf>,
+    /// Give the machine the test device of kvm-unit-tests, with the exit port
+    #[arg(long)]
+    testdev: bool,
+    /// Give firmware a file to read by fw_cfg
+    #[arg(
+        long, value_name = "[name=]NAME,file=PATH|string=TEXT", action = ArgAction::Append,
+        allow_hyphen_values = true
+    )]
+    fw_cfg: Vec<OsString>,
 }
 
 /// Everything `trapline qtest` needs to know.
@@ -64,6 +75,10 @@ pub struct QtestOptions {
     pub exit_port: bool,
     /// What is in the flash, if there is one.
     pub flash: Option<PathBuf>,
+    /// The machine gets the test device.
+    pub testdev: bool,
+    /// Files for firmware.
+    pub fw_cfg: Vec<FwCfgFile>,
 }
 
 impl QtestOptions {
@@ -90,6 +105,16 @@ impl QtestOptions {
             "--flash: the board {} has no flash",
             args.machine
         );
+        ensure!(
+            board == BoardKind::X86Pc || !args.testdev,
+            "--testdev: the board {} has no such device",
+            args.machine
+        );
+        ensure!(
+            board == BoardKind::X86Pc || args.fw_cfg.is_empty(),
+            "--fw-cfg: the board {} has no such device",
+            args.machine
+        );
         Ok(Self {
             board,
             edu: args.edu,
@@ -99,6 +124,12 @@ impl QtestOptions {
             utc_start_ns: utc_start_ns(&args.rtc_base)?,
             exit_port: args.exit_port,
             flash: args.flash.clone(),
+            testdev: args.testdev,
+            fw_cfg: args
+                .fw_cfg
+                .iter()
+                .map(|text| FwCfgFile::new(text))
+                .collect::<Result<_, _>>()?,
         })
     }
 }

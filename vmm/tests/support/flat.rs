@@ -127,6 +127,19 @@ pub fn pvh(code: &Flat) -> Vec<u8> {
     file
 }
 
+/// A kernel with a Multiboot header whose address fields name `code` as its entry (Multiboot
+/// Specification 0.6.96, section 3.1).
+pub fn multiboot(code: &Flat) -> Vec<u8> {
+    const MAGIC: u32 = 0x1bad_b002;
+    const FLAGS: u32 = 1 << 16;
+    const HEADER: u32 = 32;
+    let checksum = 0u32.wrapping_sub(MAGIC + FLAGS);
+    let mut file = Vec::new();
+    words(&mut file, &[MAGIC, FLAGS, checksum, START, START, 0, 0, START + HEADER]);
+    file.extend(&code.0);
+    file
+}
+
 /// A bzImage of protocol 2.15 with `code` at its 64-bit entry (Linux
 /// `Documentation/arch/x86/boot.rst`) that takes command lines of 2047 bytes.
 pub fn bzimage(code: &Flat) -> Vec<u8> {

@@ -34,7 +34,7 @@ const WHOLE: Rules = Rules {
 };
 
 /// The low byte of a value.
-const fn low_byte(value: u64) -> u8 {
+pub(crate) const fn low_byte(value: u64) -> u8 {
     let [low, ..] = value.to_le_bytes();
     low
 }

@@ -22,13 +22,16 @@ pub enum Start {
         sp: u16,
     },
     /// 32-bit protected mode without paging, code 0x10 and data 0x18 flat over 4 GiB: the PVH
-    /// entry (Xen `docs/misc/pvh.pandoc`, start information in `ebx`) and the 32-bit entry of
-    /// Linux (`Documentation/arch/x86/boot.rst`, boot parameters in `esi`).
+    /// entry (Xen `docs/misc/pvh.pandoc`, start information in `ebx`), the 32-bit entry of
+    /// Linux (`Documentation/arch/x86/boot.rst`, boot parameters in `esi`) and Multiboot's
+    /// (specification 0.6.96, section 3.2, boot information in `ebx`).
     Protected {
         /// Instruction pointer.
         eip: u32,
         /// Stack pointer.
         esp: u32,
+        /// EAX.
+        eax: u32,
         /// EBX.
         ebx: u32,
         /// ESI.
@@ -110,12 +113,13 @@ impl Start {
                 let (rip, rsp) = (ip.into(), sp.into());
                 kvm_regs { rip, rsp, rbp: rsp, ..clear }
             }
-            Self::Protected { eip, esp, ebx, esi, gdt } => {
+            Self::Protected { eip, esp, eax, ebx, esi, gdt } => {
                 flat(sregs, gdt, false);
                 sregs.cr0 = CR0_PE | CR0_ET;
                 kvm_regs {
                     rip: eip.into(),
                     rsp: esp.into(),
+                    rax: eax.into(),
                     rbx: ebx.into(),
                     rsi: esi.into(),
                     ..clear
@@ -175,9 +179,11 @@ mod tests {
     fn protected_mode_is_flat_and_unpaged() {
         let mut sregs = kvm_sregs::default();
         let gdt = Table { base: 0x500, limit: 0x1f };
-        let start = Start::Protected { eip: 0x10_0000, esp: 0x9000, ebx: 0x6000, esi: 0, gdt };
+        let (eip, eax, ebx) = (0x10_0000, 0x2bad_b002, 0x6000);
+        let start = Start::Protected { eip, esp: 0x9000, eax, ebx, esi: 0, gdt };
         let regs = start.fill(&mut sregs);
-        assert_eq!((regs.rip, regs.rbx, regs.rflags), (0x10_0000, 0x6000, 2));
+        assert_eq!((regs.rip, regs.rax, regs.rbx), (0x10_0000, 0x2bad_b002, 0x6000));
+        assert_eq!(regs.rflags, 2);
         assert_eq!((sregs.cr0, sregs.cr4, sregs.efer), (0x11, 0, 0));
         assert_eq!((sregs.cs.selector, sregs.ds.selector), (0x10, 0x18));
         assert_eq!((sregs.cs.db, sregs.cs.l, sregs.cs.limit), (1, 0, u32::MAX));

@@ -1,0 +1,86 @@
+//! The board's odds and ends, from inside a guest: Multiboot kernels, the test device, fw_cfg.
+
+mod support;
+
+use support::flat::{Flat, multiboot};
+use support::guest::{Guest, run};
+use trapline_testkit::realmode::Asm;
+
+/// Offsets in Multiboot's boot information and in an entry of its module list.
+const CMDLINE: u32 = 16;
+const MODULES: u32 = 24;
+const STRING: u32 = 8;
+/// The start of the second module.
+const NEXT_MODULE: u32 = 16;
+
+/// The test device's registers and the port that switches off.
+const LATCH: u16 = 0xe0;
+const BYTE_LATCH: u16 = 0xe8;
+const POWER: u16 = 0x8900;
+
+/// fw_cfg's selector and data.
+const SELECTOR: u16 = 0x510;
+const DATA: u16 = 0x511;
+
+#[test]
+fn a_multiboot_kernel_is_told_its_arguments_and_its_modules() {
+    // The boot information is kept in EDI: mov edi, ebx; and from there: mov esi, edi.
+    let info = |flat: Flat| flat.bytes(&[0x89, 0xfe]);
+    let flat = Flat::new().bytes(&[0x89, 0xdf]).send_eax();
+    let flat = info(flat).follow(CMDLINE).send_text();
+    let flat = info(flat).follow(MODULES).follow(STRING).send_text();
+    let flat = info(flat).follow(MODULES).follow(0).send_text();
+    let flat = info(flat).follow(MODULES).follow(NEXT_MODULE).send_text();
+    let guest = Guest::kernel(&multiboot(&flat.exit(3)));
+    let one = guest.file("one", b"first\0").display().to_string();
+    let two = guest.file("two", b"second\0").display().to_string();
+    let kernel = guest.file("other", b"").with_file_name("guest").display().to_string();
+    let modules = format!("{one} a=b c,{two}");
+    let guest = guest.with(&["-i", &modules, "-p", "x y", "--testdev"]);
+    let ended = guest.run().expect_status(7);
+    let expected = format!("\u{2}\u{b0}\u{ad}+{kernel} x y{one} a=b cfirstsecond");
+    let shown: String = ended.out.iter().map(|byte| char::from(*byte)).collect();
+    assert_eq!(shown, expected, "{}", ended.err);
+
+    let missing = format!("{one},/nonexistent/two x");
+    let ended = guest.with(&["-i", &missing]).run().expect_status(1);
+    assert_eq!(ended.err, "Fatal: Unable to open initrd /nonexistent/two\n");
+}
+
+#[test]
+fn the_test_device_is_where_tests_look_for_it() {
+    let latch = Asm::new().outl(LATCH, 0x4443_4241).inb(LATCH + 1).send_al();
+    let latch = latch.inw(BYTE_LATCH + 2).send_al();
+    let word = b"Shutdown".iter().fold(latch, |asm, byte| asm.outb(POWER, *byte));
+    let ended = run(&word.print(b"still on").spin(), &["--testdev"]).expect_status(0);
+    assert_eq!(ended.out, b"BC");
+    assert!(ended.err.contains("# KVM session ended normally."), "{}", ended.err);
+    let flushed = Asm::new().outl(LATCH + 4, 0x1000).print(b"on").exit(20);
+    assert_eq!(run(&flushed, &["--testdev"]).expect_status(41).out, b"on");
+}
+
+#[test]
+fn fw_cfg_is_read_byte_by_byte_by_string_and_has_the_users_files() {
+    let four = |asm: Asm| (0..4).fold(asm, |asm, _| asm.inb(DATA).send_al());
+    let signature = four(Asm::new().outw(SELECTOR, 0));
+    // The files are in the order of their names: etc/e820, opt/a, opt/b.
+    let files = four(four(signature.outw(SELECTOR, 0x21)).outw(SELECTOR, 0x22));
+    let string = files.outw(SELECTOR, 0x21).mov_ax(0).bytes(&[0x8e, 0xc0]).mov_di(0x600).mov_cx(4);
+    let string = string.mov_dx(DATA).rep_insb();
+    let loaded = (0x600..0x604).fold(string.mov_ds(0), |asm, at| asm.load_al(at).send_al());
+    let guest = Guest::new(&loaded.exit(0)).with(&["--exit-port", "--stat"]);
+    let file = guest.file("contents", b"from a file").display().to_string();
+    let file = format!("opt/b,file={file}");
+    let ended = guest.with(&["--fw-cfg", "name=opt/a,string=text", "--fw-cfg", &file]).run();
+    let ended = ended.expect_status(1);
+    assert_eq!(ended.out, b"QEMUtextfromtext", "{}", ended.err);
+    assert!(ended.stat("fw_cfg/registers", "reads") >= 12);
+
+    let refused = |name: &str| {
+        let option = format!("{name},string=x");
+        run(&Asm::new().exit(0), &["--fw-cfg", &option]).expect_status(1).err
+    };
+    assert_eq!(refused("etc/e820"), "Fatal: fw_cfg item `etc/e820` is there already\n");
+    let long = refused(&"x".repeat(56));
+    assert!(long.contains("a name has 1 to 55 printable ASCII characters"), "{long}");
+}
