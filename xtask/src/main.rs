@@ -12,6 +12,7 @@ mod deb;
 mod guest;
 mod heartbeat;
 mod initrd;
+mod instrumented;
 mod interrupts;
 mod kernel;
 mod lint;

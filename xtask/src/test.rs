@@ -13,7 +13,7 @@ use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
 use crate::scenarios::{DISPLAYED, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
 use crate::suite::{self, Row, Tally, Task};
-use crate::{check, interrupts, picture, pty, unit};
+use crate::{check, instrumented, interrupts, picture, pty, unit};
 
 /// How many boots run at the same time: each keeps about one processor busy.
 const AT_ONCE: usize = 2;
@@ -38,6 +38,7 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<u8> {
     let mut tasks = check::tasks();
     tasks.extend(unit::tasks());
+    tasks.extend(instrumented::tasks());
     tasks.retain(|task| options.wants(&task.name));
     let boots: Vec<&Scenario> =
         SCENARIOS.iter().filter(|scenario| options.wants(scenario.name)).collect();

@@ -99,7 +99,7 @@ fn nextest_tally(text: &str, passed: bool) -> Tally {
     finish(count("passed"), count("failed") + count("timed"), text, passed)
 }
 
-fn libtest_tally(text: &str, passed: bool) -> Tally {
+pub(crate) fn libtest_tally(text: &str, passed: bool) -> Tally {
     let results: Vec<&str> =
         text.lines().filter_map(|line| line.trim().strip_prefix("test result: ")).collect();
     let sum = |what| results.iter().map(|counts| numbers(counts, what)).sum();
