@@ -7,6 +7,7 @@ mod bench;
 mod boot;
 mod cases;
 mod check;
+mod coalescing;
 mod cross;
 mod deb;
 mod guest;

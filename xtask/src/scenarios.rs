@@ -33,6 +33,9 @@ pub(crate) enum User {
     /// Nobody, twice: with the interrupt controllers in the kernel and with our own. This init's
     /// reports are compared.
     Comparing(&'static str),
+    /// Nobody: the guest runs this init twice, the second time with no write coalesced. Its console
+    /// must be the same, and [`FEWER_EXITS`].
+    Twice(&'static str),
     /// Somebody who typed `cargo xtask boot` at a terminal and goes through these steps.
     Typing(&'static [Step]),
 }
@@ -58,6 +61,9 @@ const REPORT: &[&str] = &[
 /// What `init-display.sh` writes on the display.
 pub(crate) const DISPLAYED: &str = "TRAPLINE-GUEST: display works";
 
+/// At most so many exits of a hundred are left of a boot when writes are coalesced.
+pub(crate) const FEWER_EXITS: u64 = 60;
+
 const SHELL: Step = Step { seen: "TRAPLINE-GUEST: shell", typed: "" };
 const PROMPT: &str = " # ";
 
@@ -70,6 +76,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         options: &["-c", "1"],
         user: User::Nobody("init-smoke.sh"),
         expect: REPORT,
+        once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "boot-coalescing",
+        about: "coalesced writes save 40 % of the exits, and the console is the same to the byte",
+        image: Image::Bzimage,
+        // What the guest measures differs from boot to boot, and is not told.
+        options: &["-c", "1", "--stat", "-p", "printk.time=0"],
+        user: User::Twice("init-quiet.sh"),
+        expect: &["Linux version {release}", "GUEST: uname {release}\n", "TRAPLINE-GUEST: done"],
         once: Some("TRAPLINE-GUEST: done"),
     },
     Scenario {

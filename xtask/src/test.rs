@@ -13,7 +13,7 @@ use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
 use crate::scenarios::{DISPLAYED, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
 use crate::suite::{self, Row, Tally, Task};
-use crate::{check, instrumented, interrupts, picture, pty, unit};
+use crate::{check, coalescing, instrumented, interrupts, picture, pty, unit};
 
 /// How many boots run at the same time: each keeps about one processor busy.
 const AT_ONCE: usize = 2;
@@ -121,6 +121,12 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
                 let script = Script { file: Some("host-display.sh"), ..Script::default() };
                 let text = boot(scenario, init, script, place, &ready)?;
                 picture::keep(scenario.name, &text)?.expect(DISPLAYED)?;
+                text
+            }
+            User::Twice(init) => {
+                let script = Script { file: Some("host-coalescing.sh"), ..Script::default() };
+                let text = boot(scenario, init, script, place, &ready)?;
+                eprintln!("{}", coalescing::compare(&text)?);
                 text
             }
             User::Typing(steps) => type_at(scenario, steps, place)?,
@@ -235,7 +241,10 @@ mod tests {
     #[test]
     fn every_scenario_has_its_init_and_a_name_of_its_own() {
         for scenario in SCENARIOS {
-            if let User::Nobody(init) | User::Looking(init) | User::Comparing(init) = &scenario.user
+            if let User::Nobody(init)
+            | User::Looking(init)
+            | User::Comparing(init)
+            | User::Twice(init) = &scenario.user
             {
                 crate::paths::guest_test(init).unwrap();
             }
