@@ -6,5 +6,7 @@ for file in /proc/cmdline /proc/ioports /proc/iomem; do
     echo "TRAPLINE-GUEST: file $file"
     cat "$file"
 done
+# Long enough to fill a coalescing ring many times over.
+seq -s ' ' 1 2000
 echo "TRAPLINE-GUEST: done"
 poweroff -f

@@ -80,9 +80,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "boot-coalescing",
-        about: "coalesced writes save 40 % of the exits, and the console is the same to the byte",
+        about: "coalesced writes save 40 % of the exits and leave the console as it is",
         image: Image::Bzimage,
-        // What differs from boot to boot is left out: times, and where the kernel puts itself.
+        // Left out: times, and where the kernel puts itself, which is elsewhere in each boot.
         options: &["-c", "1", "--stat", "-p", "printk.time=0 nokaslr"],
         user: User::Twice("init-quiet.sh"),
         expect: &["Linux version {release}", "GUEST: uname {release}\n", "TRAPLINE-GUEST: done"],
