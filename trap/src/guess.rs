@@ -11,7 +11,7 @@ use crate::spans::{Slot, Span};
 
 /// Buckets per leaf: an edit copies the leaves of the pages it touches, and one pointer for each
 /// other leaf.
-const LEAF: usize = 64;
+const LEAF: usize = 32;
 /// log2 of the fewest buckets.
 const BITS_MIN: u32 = 6;
 /// Regions of more pages are found by search.
