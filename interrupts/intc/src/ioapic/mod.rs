@@ -34,7 +34,7 @@ use trapline_device::{
     SaveState, Saved, Size, StateError,
 };
 
-use self::regs::{Indirect, MAP, PINS, Reg};
+use self::regs::{Indirect, MAP, MessageData, PINS, Reg};
 use self::state::SavedV1;
 pub use self::state::State;
 
@@ -89,11 +89,15 @@ impl IoApic {
         }
     }
 
+    /// The processor that has an interrupt ends it, wherever the guest has turned the pin since: the
+    /// route it took stays until then, unless its vector is no longer the one waited for.
     fn tell_routes(&self, inner: &mut Inner) {
         let Some(routes) = &self.routes else { return };
         for ((pin, told), entry) in (0..).zip(&mut inner.told).zip(&inner.state.entries) {
             let route = entry.level_route();
-            if *told != route {
+            let ends = |sent: Msi| MessageData::from_bits(sent.data).vector() == entry.vector();
+            let awaited = entry.remote_irr() && told.is_some_and(ends);
+            if *told != route && !awaited {
                 *told = route;
                 routes.set_level_route(pin, route);
             }

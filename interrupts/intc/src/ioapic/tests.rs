@@ -27,6 +27,8 @@ const LOGICAL: u32 = 1 << 11;
 struct Bus {
     sent: Mutex<Vec<Msi>>,
     routes: Mutex<Vec<(u8, Option<u8>)>>,
+    /// The address of the last route.
+    address: Mutex<u64>,
 }
 
 impl MsiSink for Bus {
@@ -37,6 +39,7 @@ impl MsiSink for Bus {
 
 impl LevelRoutes for Bus {
     fn set_level_route(&self, pin: u8, message: Option<Msi>) {
+        *self.address.lock() = message.map_or(0, |message| message.address);
         self.routes.lock().push((pin, message.map(|message| message.data.to_le_bytes()[0])));
     }
 }
@@ -379,4 +382,20 @@ proptest! {
         let refused = pc.ioapic.restore(&Saved { bytes, ..before.clone() }).is_err();
         prop_assert!(!refused || pc.ioapic.save() == before);
     }
+}
+
+#[test]
+fn a_pin_turned_to_another_processor_still_hears_of_the_end_at_the_first() {
+    let pc = Pc::new();
+    pc.program(16, LEVEL | 0x50);
+    pc.lines[16].set(true);
+    pc.lines[16].set(false);
+    pc.write(0x31, 2 << 24);
+    assert_eq!(*pc.bus.address.lock(), 0xfee0_1000, "processor 1 has the interrupt");
+    pc.ioapic.eoi(0x50);
+    assert_eq!(pc.low(16) & REMOTE_IRR, 0);
+    assert_eq!(*pc.bus.address.lock(), 0xfee0_2000, "processor 2 will have the next");
+    pc.lines[16].set(true);
+    pc.write(0x30, LEVEL | 0x51);
+    assert_eq!(pc.bus.routes.lock().last(), Some(&(16, Some(0x51))), "nobody waits for 0x50");
 }
