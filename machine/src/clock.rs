@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -36,6 +36,8 @@ struct Shared {
     changed: Condvar,
     /// `in_wake` has become false.
     idle: Condvar,
+    /// See [`HostClock::before_waking`].
+    before_waking: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// Machine time: what had passed at an instant, and whether it goes on from there.
@@ -65,10 +67,18 @@ impl HostClock {
             queue: Mutex::default(),
             changed: Condvar::new(),
             idle: Condvar::new(),
+            before_waking: OnceLock::new(),
         });
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new().name("clock".into()).spawn(move || theirs.run())?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Has `first` called in the clock's thread each time before a device is woken there, with no
+    /// lock held: a device that interrupts the guest should have had what the guest wrote before.
+    /// Only the first call counts.
+    pub fn before_waking(&self, first: impl Fn() + Send + Sync + 'static) {
+        let _ = self.shared.before_waking.set(Box::new(first));
     }
 
     /// Stops machine time; UTC goes on. On return no device is being woken, and none will be until
@@ -160,6 +170,7 @@ impl Shared {
             let woken = MutexGuard::unlocked(&mut queue, || {
                 panic::catch_unwind(AssertUnwindSafe(|| {
                     if let Some(target) = target.upgrade() {
+                        self.before_waking.get().inspect(|first| first());
                         target.wake();
                     }
                 }))

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod arm64_virt;
+mod arrival;
 pub mod clock;
 mod config;
 mod control;

@@ -10,6 +10,7 @@ use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
 
 #[cfg(target_arch = "aarch64")]
 use crate::arm64_virt::VirtOnKvm as HostBoard;
+use crate::arrival::Arrival;
 use crate::clock::HostClock;
 use crate::control::{Control, Event};
 use crate::flusher::Flusher;
@@ -67,6 +68,7 @@ pub struct Session {
     vcpus: Vec<Vcpu>,
     /// Where the first vCPU starts, until it has.
     start: Option<Start>,
+    console: Arc<Arrival<Weak<dyn CharDevice>>>,
     board: HostBoard,
 }
 
@@ -78,15 +80,21 @@ impl Session {
     pub fn new(config: Config) -> Result<Self, Error> {
         let kvm = Kvm::open(&config.kvm_device)?;
         let (control, events) = Control::new();
-        let clock: Arc<dyn Clock> = Arc::new(HostClock::new().map_err(Error::Thread)?);
+        let host_clock = Arc::new(HostClock::new().map_err(Error::Thread)?);
+        let clock: Arc<dyn Clock> = host_clock.clone();
         let mut board = HostBoard::new(&kvm, &config, clock, &control)?;
+        let registry = board.registry().clone();
+        let console = Arc::new(Arrival { registry: registry.clone(), device: board.console() });
+        host_clock.before_waking(move || {
+            registry.drain();
+        });
         let mut vcpus = (0..config.cpus)
             .map(|index| Vcpu::new(board.vm(), index, board.registry()))
             .collect::<Result<Vec<_>, _>>()?;
         board.complete(&mut vcpus)?;
         control.watch(board.registry().clone(), vcpus.iter().map(Vcpu::counters).collect());
         let start = Some(board.load(&config, false)?);
-        Ok(Self { config, control, events, vcpus, start, board })
+        Ok(Self { config, control, events, vcpus, start, console, board })
     }
 
     /// The handle for other threads.
@@ -96,7 +104,8 @@ impl Session {
 
     /// The device behind [`Config::console`], to be polled by it.
     pub fn console_device(&self) -> Weak<dyn CharDevice> {
-        self.board.console()
+        let console: Arc<dyn CharDevice> = self.console.clone();
+        Arc::downgrade(&console)
     }
 
     /// The screen of [`Config::display`].
@@ -106,7 +115,9 @@ impl Session {
 
     /// The keyboard and the mouse, if the board has them.
     pub fn input(&self) -> Option<Arc<dyn Input>> {
-        self.board.input()
+        let registry = self.board.registry().clone();
+        let arrival = |device| Arc::new(Arrival { registry, device }) as Arc<dyn Input>;
+        self.board.input().map(arrival)
     }
 
     /// Runs the machine until it ends, booting it again after each reset.

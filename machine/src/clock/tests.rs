@@ -49,6 +49,16 @@ impl Tower {
 }
 
 #[test]
+fn whoever_comes_before_a_device_is_called_before_it_is_woken() {
+    let tower = Tower::new();
+    let first = tower.rung.clone();
+    tower.clock.before_waking(move || first.send("first").unwrap());
+    let (_bell, timer) = tower.bell("bell");
+    timer.arm(Some(0));
+    assert_eq!((tower.hear(), tower.hear()), ("first", "bell"));
+}
+
+#[test]
 fn machine_time_starts_at_zero_and_never_goes_back() {
     let before = Instant::now();
     let clock = HostClock::new().unwrap();

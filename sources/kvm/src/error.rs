@@ -65,7 +65,7 @@ pub enum Error {
     },
     /// None of the interrupt controllers asked for can be made.
     #[error(
-        "KVM on this host cannot make {wanted} for {vcpus} vCPUs: choose another one with --irqchip"
+        "KVM on this host cannot make {wanted} (vCPUs: {vcpus}): choose another one with --irqchip"
     )]
     Gic {
         /// Those tried, in words.
