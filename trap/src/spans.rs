@@ -22,7 +22,7 @@ pub(crate) struct Spans {
 }
 
 /// A block is split when it grows past this.
-const BLOCK_MAX: usize = 64;
+const BLOCK_MAX: usize = 32;
 
 impl Spans {
     /// The first span that ends at or after `addr`.
@@ -50,11 +50,15 @@ impl Spans {
             self.blocks.push(Arc::new(vec![span]));
             return Ok(());
         };
-        let block = Arc::make_mut(block);
-        let i = block.partition_point(|other| other.last < span.base);
-        block.insert(i, span);
-        if block.len() > BLOCK_MAX {
-            let upper = block.split_off(BLOCK_MAX / 2);
+        // Written anew and not in place: others hold the block, too.
+        let (before, after) = block.split_at(block.partition_point(|other| other.last < span.base));
+        let mut longer = Vec::with_capacity(block.len() + 1);
+        longer.extend_from_slice(before);
+        longer.push(span);
+        longer.extend_from_slice(after);
+        let upper = (longer.len() > BLOCK_MAX).then(|| longer.split_off(BLOCK_MAX / 2));
+        *block = Arc::new(longer);
+        if let Some(upper) = upper {
             self.blocks.insert(at + 1, Arc::new(upper));
         }
         Ok(())
