@@ -1,6 +1,8 @@
 #!/bin/busybox sh
-# Guest init: say what is the same in every boot, then power off.
+# Guest init: say what is the same in every boot, and what the kernel logged, then power off.
 . /prepare.sh
+# Nothing but the log's own words gets in between from here on.
+dmesg -n 1
 echo "TRAPLINE-GUEST: uname $(uname -r)"
 for file in /proc/cmdline /proc/ioports /proc/iomem; do
     echo "TRAPLINE-GUEST: file $file"
@@ -8,5 +10,8 @@ for file in /proc/cmdline /proc/ioports /proc/iomem; do
 done
 # Long enough to fill a coalescing ring many times over.
 seq -s ' ' 1 2000
+echo "TRAPLINE-GUEST: kernel log"
+dmesg
+echo "TRAPLINE-GUEST: end of log"
 echo "TRAPLINE-GUEST: done"
 poweroff -f

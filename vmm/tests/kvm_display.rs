@@ -153,9 +153,10 @@ fn without_a_display_there_is_none() {
 
 #[test]
 fn a_viewer_sees_what_is_drawn_and_types_to_the_guest() {
-    let code = fill(Flat::new(), FRAME, FIRST, ORANGE);
-    // The controller's command byte: no translation, keyboard interrupt on.
-    let mut code = code.outb(0x64, 0x60).outb(0x60, 0x01);
+    // The controller's command byte: no translation, keyboard interrupt on. Drawn after that, the
+    // rectangle tells the viewer that its keys will not be translated.
+    let code = Flat::new().outb(0x64, 0x60).outb(0x60, 0x01);
+    let mut code = fill(code, FRAME, FIRST, ORANGE);
     for _ in 0..3 {
         // mov dx, 0x64; again: in al, dx; test al, 1; jz again; in al, 0x60
         code = code.bytes(&[0x66, 0xba, 0x64, 0x00, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0xe4, 0x60]);
