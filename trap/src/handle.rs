@@ -25,6 +25,8 @@ pub struct Handle {
     pub(crate) stats: Arc<HandleStats>,
 }
 
+// What a guest access calls is inlined, whatever the compiler thinks of its length: callers name the
+// space and often the size, and what is left then is short.
 impl Handle {
     pub(crate) fn new(core: Arc<Core>, vcpu: u32, stats: Arc<HandleStats>) -> Self {
         let reader = core.published.reader();
@@ -34,7 +36,7 @@ impl Handle {
 
     /// A guest read of `data.len()` bytes at `addr`. Fills all of `data`; bytes that nobody
     /// answers are all ones.
-    #[inline]
+    #[inline(always)]
     pub fn read(&mut self, space: Space, addr: u64, data: &mut [u8]) {
         if let Some(size) = Size::new(data.len()) {
             let value = self.read_value(space, addr, size);
@@ -46,7 +48,7 @@ impl Handle {
     }
 
     /// A guest write of `data` at `addr`. Bytes that nobody takes vanish.
-    #[inline]
+    #[inline(always)]
     pub fn write(&mut self, space: Space, addr: u64, data: &[u8]) {
         if let Some(size) = Size::new(data.len()) {
             self.write_value(space, addr, size, pieces::load(data));
@@ -57,13 +59,13 @@ impl Handle {
     }
 
     /// A guest read by value: the little-endian number of `size` at `addr`.
-    #[inline]
+    #[inline(always)]
     pub fn read_value(&mut self, space: Space, addr: u64, size: Size) -> u64 {
         self.read_raw(space, addr, size) & size.ones()
     }
 
     /// A guest write by value: the little-endian number `value` of `size` at `addr`.
-    #[inline]
+    #[inline(always)]
     pub fn write_value(&mut self, space: Space, addr: u64, size: Size, value: u64) {
         self.write_raw(space, addr, size, value & size.ones());
     }
