@@ -6,10 +6,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use trapline_device::{Direction, Space};
+
+use crate::cells::{Low, Rare, Rest, Tables, add, carry, of, read};
 
 /// What happened to a region. All counts are of guest accesses, not of the pieces they were cut
 /// into.
@@ -56,59 +58,6 @@ impl Counts {
     }
 }
 
-/// `N` counters for each region: written by one handle only, read by anybody, so a load and a
-/// store do where a shared counter would need a locked add. Clones are the same counters.
-#[derive(Clone, Default)]
-struct Table<const N: usize>(Arc<[[AtomicU64; N]]>);
-
-/// Unused rows before the first region's, so that no two handles write to one cache line, nor to
-/// two that the processor fetches together.
-const MARGIN: usize = 8;
-
-impl<const N: usize> Table<N> {
-    /// The counters of region `number`, if there is a place for them.
-    #[inline]
-    fn row(&self, number: u32) -> Option<&[AtomicU64; N]> {
-        self.0.get(usize::try_from(number).unwrap_or(usize::MAX).saturating_add(MARGIN))
-    }
-
-    /// The same counts, with room for as many regions again as `number` needs.
-    fn grown(&self, number: u32) -> Self {
-        let regions = usize::try_from(number).unwrap_or(usize::MAX).saturating_add(1);
-        let copy = |cell: &AtomicU64| AtomicU64::new(cell.load(Ordering::Relaxed));
-        let kept = self.0.iter().map(|row| row.each_ref().map(copy));
-        let zeros = std::iter::repeat_with(|| [const { AtomicU64::new(0) }; N]);
-        Self(kept.chain(zeros).take(MARGIN + regions * 2).collect())
-    }
-}
-
-fn add(cell: &AtomicU64, n: u64) {
-    cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-}
-
-/// One handle's counters.
-#[derive(Clone, Default)]
-struct Tables {
-    /// What most accesses count, apart from the rest: four regions to a cache line.
-    hot: Table<2>,
-    rare: Table<6>,
-}
-
-/// Places in a row of [`Tables::hot`].
-const READS: usize = 0;
-const WRITES: usize = 1;
-
-/// Places in a row of [`Tables::rare`].
-#[derive(Clone, Copy)]
-enum Rare {
-    StringReads,
-    StringWrites,
-    Refused,
-    Coalesced,
-    Doorbells,
-    Forwarded,
-}
-
 /// One set of counters, as everybody sees it. Only one [`Tally`] at a time writes to it.
 #[derive(Default)]
 pub(crate) struct CounterSet(Mutex<Tables>);
@@ -116,17 +65,17 @@ pub(crate) struct CounterSet(Mutex<Tables>);
 impl CounterSet {
     /// What was counted for region `number`.
     pub(crate) fn get(&self, number: u32) -> Counts {
-        let Tables { hot, rare } = &*self.0.lock();
-        let (Some(hot), Some(rare)) = (hot.row(number), rare.row(number)) else {
+        let Tables { low, rest } = &*self.0.lock();
+        let (Some(Low(low)), Some(Rest { high, rare })) = (low.row(number), rest.row(number))
+        else {
             return Counts::default();
         };
-        let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let [reads, writes] = hot.each_ref().map(load);
         let [string_reads, string_writes, refused, coalesced, doorbells, forwarded] =
-            rare.each_ref().map(load);
+            rare.each_ref().map(|cell| cell.load(Ordering::Relaxed));
+        let count = |direction| read(of(low, direction), of(high, direction));
         Counts {
-            reads,
-            writes,
+            reads: count(Direction::Read),
+            writes: count(Direction::Write),
             string_reads,
             string_writes,
             refused,
@@ -138,11 +87,14 @@ impl CounterSet {
 
     /// Starts region `number` over. Nobody counts for it now.
     pub(crate) fn clear(&self, number: u32) {
-        let Tables { hot, rare } = &*self.0.lock();
-        let cells = hot.row(number).into_iter().flatten();
-        cells.chain(rare.row(number).into_iter().flatten()).for_each(|cell| {
+        let Tables { low, rest } = &*self.0.lock();
+        for cell in low.row(number).into_iter().flat_map(|row| &row.0) {
             cell.store(0, Ordering::Relaxed);
-        });
+        }
+        if let Some(Rest { high, rare }) = rest.row(number) {
+            let cells = high.iter().flat_map(|high| [&high.before, &high.after]);
+            cells.chain(rare).for_each(|cell| cell.store(0, Ordering::Relaxed));
+        }
     }
 }
 
@@ -160,21 +112,26 @@ impl Tally {
 
     /// Counts one access.
     pub(crate) fn access(&mut self, number: u32, direction: Direction) {
-        if !self.access_if_known(number, direction) {
+        if self.tables.rest.row(number).is_none() {
             self.grow(number);
-            self.access_if_known(number, direction);
+        }
+        let Tables { low, rest } = &self.tables;
+        if let (Some(low), Some(rest)) = (low.row(number), rest.row(number)) {
+            carry(of(&low.0, direction), of(&rest.high, direction));
         }
     }
 
-    /// Counts one access if there is a place for it already; whether there is.
+    /// Counts one access if there is a place for it already, and its lower bits do not come round;
+    /// whether it did.
     #[inline]
-    pub(crate) fn access_if_known(&self, number: u32, direction: Direction) -> bool {
-        let Some(row) = self.tables.hot.row(number) else { return false };
-        match direction {
-            Direction::Read => add(&row[READS], 1),
-            Direction::Write => add(&row[WRITES], 1),
+    pub(crate) fn access_if_easy(&self, number: u32, direction: Direction) -> bool {
+        let Some(Low(row)) = self.tables.low.row(number) else { return false };
+        let cell = of(row, direction);
+        let next = cell.load(Ordering::Relaxed).wrapping_add(1);
+        if next != 0 {
+            cell.store(next, Ordering::Release);
         }
-        true
+        next != 0
     }
 
     /// Counts the elements of a string access.
@@ -207,10 +164,10 @@ impl Tally {
     }
 
     fn rare(&mut self, number: u32, what: Rare, n: u64) {
-        if self.tables.rare.row(number).is_none() {
+        if self.tables.rest.row(number).is_none() {
             self.grow(number);
         }
-        let cell = self.tables.rare.row(number).and_then(|row| row.get(what as usize));
+        let cell = self.tables.rest.row(number).and_then(|row| row.rare.get(what as usize));
         cell.into_iter().for_each(|cell| add(cell, n));
     }
 
@@ -218,7 +175,7 @@ impl Tally {
     #[cold]
     fn grow(&mut self, number: u32) {
         let mut tables = self.set.0.lock();
-        *tables = Tables { hot: tables.hot.grown(number), rare: tables.rare.grown(number) };
+        *tables = tables.grown(number);
         self.tables.clone_from(&tables);
     }
 }

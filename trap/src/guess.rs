@@ -42,8 +42,8 @@ impl Default for Leaf {
 pub(crate) struct Guesses<const SHIFT: u32> {
     /// A power of two.
     leaves: Vec<Arc<Leaf>>,
-    /// log2(buckets), once and twice.
-    folds: [u32; 2],
+    /// Folds the number of a page; see [`fold`].
+    fold: u64,
     /// Pages hashed, counting a page once for each region on it.
     pages: usize,
 }
@@ -60,7 +60,7 @@ impl<const SHIFT: u32> Guesses<SHIFT> {
         let bits = (pages * 2).next_power_of_two().ilog2().max(BITS_MIN);
         let leaf = Arc::<Leaf>::default();
         let leaves = (0..(1 << bits) / LEAF).map(|_| Arc::clone(&leaf)).collect();
-        Self { leaves, folds: [bits, bits * 2], pages: 0 }
+        Self { leaves, fold: fold(bits), pages: 0 }
     }
 
     /// Who most likely answers `addr`: one whose place this is by right.
@@ -135,15 +135,20 @@ impl<const SHIFT: u32> Guesses<SHIFT> {
         Some((places, others.get_mut(at)?))
     }
 
-    /// The page's number folded upon itself: pages side by side stay so, and those in a stride of
-    /// any power of two fill the buckets as evenly.
+    /// The leaf of a page, and its bucket there.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "cut to an index")]
     fn place(&self, page: u64) -> (usize, usize) {
-        let [once, twice] = self.folds;
-        let bucket = (page ^ page.wrapping_shr(once) ^ page.wrapping_shr(twice)) as usize;
+        let bucket = (page.wrapping_mul(self.fold) >> 32) as usize;
         ((bucket / LEAF) & self.leaves.len().wrapping_sub(1), bucket % LEAF)
     }
+}
+
+/// The factor that folds a number upon itself: times this and without 32 bits behind the point, it
+/// is itself, and itself without its `bits` last bits, and without twice as many, added up. Pages
+/// side by side stay so, and those in a stride of any power of two fill the buckets as evenly.
+fn fold(bits: u32) -> u64 {
+    let one = 1 << 32;
+    one | one >> bits | one >> (bits * 2)
 }
 
 fn pages<const SHIFT: u32>(span: Span) -> impl Iterator<Item = u64> {

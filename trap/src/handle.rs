@@ -198,7 +198,7 @@ impl Handle {
         let marker = self.reader.look_if_current(&self.core.published)?;
         let quick = self.reader.snapshot().guess(space, addr)?;
         let (handler, offset, number) = quick.admit(addr, size, direction)?;
-        if !self.tally.access_if_known(number, direction) {
+        if !self.tally.access_if_easy(number, direction) {
             return None;
         }
         marker.found(mark(number));

@@ -19,6 +19,7 @@
 
 mod address_space;
 mod bytes;
+mod cells;
 mod channel;
 mod counters;
 mod drain;
