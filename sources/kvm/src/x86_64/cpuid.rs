@@ -8,6 +8,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
+use super::emulated;
 use crate::vm::Vm;
 use crate::{Error, Irqchip, Kvm};
 
@@ -24,13 +25,17 @@ struct Place {
 }
 
 impl CpuModel {
-    /// Everything KVM supports, passed through.
+    /// Everything KVM supports and does right, passed through.
     pub(crate) fn of(kvm: &Kvm) -> Result<Self, Error> {
         let cpuid = kvm
             .fd
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(Error::ioctl("name the processor features it supports"))?;
-        Ok(Self(cpuid.as_slice().to_vec()))
+        let mut entries = cpuid.as_slice().to_vec();
+        if emulated::by_tcg() {
+            emulated::without_xsave(&mut entries);
+        }
+        Ok(Self(entries))
     }
 
     /// Makes vCPU `index` of `vm` this model.

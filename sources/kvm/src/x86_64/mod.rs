@@ -2,6 +2,7 @@
 
 mod chips;
 mod cpuid;
+mod emulated;
 mod external;
 mod options;
 mod power_on;
