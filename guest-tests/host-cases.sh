@@ -5,7 +5,7 @@ scratch=$(mktemp -d)
 mkfifo "$scratch/typed"
 # Nobody need be at the other end for either to be opened.
 exec 4<>"$scratch/typed"
-# Copies the guest's output and answers it.
+# Copies the guest's output and answers it; wakes it some time after it says that it suspends.
 answer() {
     words="$1 "
     while IFS= read -r line; do
@@ -14,6 +14,9 @@ answer() {
         *"TRAPLINE-GUEST: waiting for a word"*)
             echo "${words%% *}" >&4
             words=${words#* }
+            ;;
+        *"TRAPLINE-GUEST: suspending"*)
+            for _ in 1 2 3 4; do sleep 5; echo; done >&4 &
             ;;
         esac
     done

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # Guest init: report what the kernel found; then power off, or, when the kernel's command line says
-# "words", do what somebody types.
+# "words", do what somebody types: suspend (until a key is pressed), reboot or poweroff.
 . /prepare.sh
 echo "TRAPLINE-GUEST: uname $(uname -r)"
 echo "TRAPLINE-GUEST: cpus $(nproc)"
@@ -10,9 +10,22 @@ dmesg | grep -E "GIC|ITS|psci|PCI|pci|ttyS|stolen|WARNING|Unhandled"
 echo "TRAPLINE-GUEST: done"
 case "$(cat /proc/cmdline)" in
 *words*)
-    echo "TRAPLINE-GUEST: waiting for a word"
-    read -r word
-    "$word" -f
+    echo enabled >/sys/class/tty/ttyS0/power/wakeup
+    while :; do
+        echo "TRAPLINE-GUEST: waiting for a word"
+        # Empty lines are keys that were to wake us.
+        word=
+        while [ -z "$word" ]; do read -r word; done
+        case "$word" in
+        suspend)
+            echo "TRAPLINE-GUEST: suspending"
+            # A key that comes too early is a reason not to.
+            until echo mem >/sys/power/state; do sleep 1; done
+            echo "TRAPLINE-GUEST: resumed with $(nproc) CPUs"
+            ;;
+        *) "$word" -f ;;
+        esac
+    done
     ;;
 *) poweroff -f ;;
 esac

@@ -59,14 +59,15 @@ const V2M: (&str, usize) = ("GICv2m: range[mem 0x3ffcf000-0x3ffcffff], SPI[", 1)
 pub(crate) const GROUPS: &[Group] = &[
     Group {
         name: "arm64-gicv3",
-        about: "Debian's arm64 kernel with gicv3-its and gicv3, 1 and 2 vCPUs, reboot and poweroff",
+        about: "Debian's arm64 kernel with gicv3-its and gicv3, 1 and 2 vCPUs, suspend and reboot",
         irqchip: "--irqchip=gicv3",
         cases: &[
             Case { name: "its", words: "", options: "-c 1 --irqchip gicv3-its",
                 expect: &[ITS, V3, ("cpus 1", 1)], forbid: &[] },
-            Case { name: "its-reboot", words: "reboot poweroff",
+            Case { name: "its-reboot", words: "suspend reboot poweroff",
                 options: "-c 2 --irqchip gicv3-its --pmu -p words",
-                expect: &[("ITS [mem 0x3ff", 2), V3, ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2)],
+                expect: &[("ITS [mem 0x3ff", 2), V3, ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2),
+                    ("TRAPLINE-GUEST: resumed with 2 CPUs", 1)],
                 forbid: &[] },
             Case { name: "plain", words: "", options: "-c 1 --irqchip gicv3",
                 expect: &[V3, ("cpus 1", 1)], forbid: &["ITS [mem"] },
