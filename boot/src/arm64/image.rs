@@ -1,13 +1,12 @@
 //! What a kernel file is: by its header, or for want of one.
 
-use std::io::Read;
 use std::path::Path;
 
-use flate2::read::GzDecoder;
 use trapline_guestmem::GuestMem;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+use super::packed::Packing;
 use crate::error::{Error, placing};
 use crate::image::Image;
 
@@ -156,22 +155,22 @@ fn foreign(head: &[u8; HEAD], aarch32: bool) -> Option<(&'static str, &'static s
     None
 }
 
-/// What the file packs, if it is gzip or an EFI program that unpacks a kernel; else the file.
+/// What the file packs, if it is packed or an EFI program that unpacks a kernel; else the file.
 fn unpack(image: Image, room: u64) -> Result<Content, Error> {
     let mut head = [0; ZBOOT_HEADER];
     image.read_at(&mut head, 0)?;
-    if head.starts_with(&[0x1f, 0x8b]) {
+    if let Some(packing) = Packing::of_file(&head) {
         let len = image.len;
-        return gunzip(image, 0, len, room);
+        return unpack_part(image, 0, len, packing, room);
     }
-    let Some((start, len, compression)) = zboot(&head) else { return Ok(Content::File(image)) };
-    match compression {
-        b"gzip" => gunzip(image, start, len, room),
-        other => Err(Error::Unpack {
+    let Some((start, len, name)) = zboot(&head) else { return Ok(Content::File(image)) };
+    match Packing::named(name) {
+        Some(packing) => unpack_part(image, start, len, packing, room),
+        None => Err(Error::Unpack {
             name: image.name,
             reason: format!(
-                "it is packed with {}, and only gzip is known; name the unpacked Image",
-                String::from_utf8_lossy(other)
+                "it is packed with {}, and only gzip and zstd are known; name the unpacked Image",
+                String::from_utf8_lossy(name)
             ),
         }),
     }
@@ -190,15 +189,19 @@ fn zboot(head: &[u8; ZBOOT_HEADER]) -> Option<(u64, u64, &[u8])> {
 }
 
 /// Unpacks `len` bytes from `start` of the file, but no more than a guest has room for.
-fn gunzip(image: Image, start: u64, len: u64, room: u64) -> Result<Content, Error> {
+fn unpack_part(
+    image: Image,
+    start: u64,
+    len: u64,
+    packing: Packing,
+    room: u64,
+) -> Result<Content, Error> {
     let mut packed = vec![0; usize::try_from(len.min(image.len)).unwrap_or(0)];
     let count = image.read_at(&mut packed, start)?;
     packed.truncate(count);
     let failed = |reason: String| Error::Unpack { name: image.name.clone(), reason };
-    let mut bytes = Vec::new();
-    GzDecoder::new(packed.as_slice())
-        .take(room.saturating_add(1))
-        .read_to_end(&mut bytes)
+    let bytes = packing
+        .unpack(&packed, room.saturating_add(1))
         .map_err(|error| failed(error.to_string()))?;
     if bytes.len() as u64 > room {
         let mib = room >> 20;

@@ -13,6 +13,7 @@
 
 mod firmware;
 mod image;
+mod packed;
 #[cfg(test)]
 mod tests;
 

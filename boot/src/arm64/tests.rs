@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tempfile::TempDir;
 
 use super::*;
@@ -40,6 +41,10 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    compress_to_vec(bytes, CompressionLevel::Fastest)
 }
 
 /// An EFI program that unpacks a kernel, as far as its header goes.
@@ -121,7 +126,8 @@ fn the_initrd_ends_just_below_the_device_tree() {
 fn packed_kernels_are_unpacked() {
     let plain = image(0x8_0000, 0x20_0000);
     let wanted = load(&plain).unwrap().0;
-    for packed in [gzip(&plain), zboot(b"gzip\0", &gzip(&plain))] {
+    let (gzip, zstd) = (gzip(&plain), zstd(&plain));
+    for packed in [zboot(b"gzip\0", &gzip), zboot(b"zstd22\0", &zstd), gzip, zstd] {
         let (loaded, mem) = load(&packed).unwrap();
         assert_eq!(loaded, wanted);
         let mut back = vec![0; plain.len()];
@@ -132,22 +138,25 @@ fn packed_kernels_are_unpacked() {
 
 #[test]
 fn what_cannot_be_unpacked_says_why() {
-    let zstd = load(&zboot(b"zstd22\0", &[1, 2, 3])).unwrap_err();
+    let lzma = load(&zboot(b"lzma\0", &[1, 2, 3])).unwrap_err();
     assert_eq!(
-        zstd,
-        "kernel KERNEL cannot be unpacked: it is packed with zstd22, and only gzip is known; name \
-         the unpacked Image"
+        lzma,
+        "kernel KERNEL cannot be unpacked: it is packed with lzma, and only gzip and zstd are known; \
+         name the unpacked Image"
     );
-    let cut = gzip(&image(0, 0x1000));
-    assert!(
-        load(&cut[..cut.len() / 2]).unwrap_err().starts_with("kernel KERNEL cannot be unpacked")
-    );
+    for whole in [gzip(&image(0, 0x1000)), zstd(&image(0, 0x1000))] {
+        let cut = load(&whole[..whole.len() / 2]).unwrap_err();
+        assert!(cut.starts_with("kernel KERNEL cannot be unpacked"), "{cut}");
+    }
     let files = Files::new();
-    let path = files.put("kernel", &gzip(&vec![0; 3 << 20]));
-    let mem = GuestMem::new(&[(RAM.start, 1 << 20)]).unwrap();
     let ram = RAM.start..RAM.start + (1 << 20);
-    let error = load_kernel(&mem, &KernelRequest { ram, ..request(&path) }).unwrap_err();
-    assert!(error.to_string().ends_with("it does not fit into 1 MiB of guest RAM"), "{error}");
+    for packed in [gzip(&vec![0; 3 << 20]), zstd(&vec![0; 3 << 20])] {
+        let path = files.put("kernel", &packed);
+        let mem = GuestMem::new(&[(RAM.start, 1 << 20)]).unwrap();
+        let request = KernelRequest { ram: ram.clone(), ..request(&path) };
+        let error = load_kernel(&mem, &request).unwrap_err().to_string();
+        assert!(error.ends_with("it does not fit into 1 MiB of guest RAM"), "{error}");
+    }
 }
 
 #[test]
