@@ -14,7 +14,8 @@ printed() { sed "/$first/,\$ d" "$1" | logs; }
 logged() { sed "1,/$log/ d; /$end/,\$ d" "$1" | logs; }
 said() { sed -n "/$first/,/$last/ p" "$1" | sed "/$log/,/$end/ d"; }
 same() {
-    cmp "$2" "$3" && return
+    # Nothing twice is no comparison.
+    test -s "$2" && cmp "$2" "$3" && return
     echo "TRAPLINE-HOST: $1"
     diff "$2" "$3" | head -n 40 | cut -c -160
     different=1
