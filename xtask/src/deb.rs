@@ -62,7 +62,8 @@ pub(crate) fn unpacked_together(name: &str, packages: &[String]) -> Result<PathB
 /// The package that `package` depends on whose name starts with `prefix`, without its
 /// architecture: how a meta package leads to the real one.
 pub(crate) fn dependency(package: &str, prefix: &str) -> Result<String> {
-    let record = paths::build()?.join("deb").join(format!("{}.depends", package.replace(':', ".")));
+    let record = format!("{}.{prefix}depends", package.replace(':', "."));
+    let record = paths::build()?.join("deb").join(record);
     if let Ok(name) = fs::read_to_string(&record) {
         return Ok(name);
     }
@@ -78,7 +79,9 @@ pub(crate) fn dependency(package: &str, prefix: &str) -> Result<String> {
 
 fn parse_depends(said: &str, prefix: &str) -> Option<String> {
     let names = said.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-    let names = names.map(|name| name.trim().split(':').next().unwrap_or_default());
+    // What only other packages provide under this name is in angle brackets.
+    let names = names.map(|name| name.trim().trim_start_matches('<').trim_end_matches('>'));
+    let names = names.map(|name| name.split(':').next().unwrap_or_default());
     names.into_iter().find(|name| name.starts_with(prefix)).map(str::to_owned)
 }
 
@@ -184,5 +187,10 @@ mod tests {
         let foreign = "linux-image-arm64:arm64\n  Depends: linux-image-6.1.0-9-arm64:arm64\n";
         let found = parse_depends(foreign, "linux-image-");
         assert_eq!(found.as_deref(), Some("linux-image-6.1.0-9-arm64"));
+        let provided = "linux-headers-6.1.0-9-arm64:arm64\n  \
+                        Depends: <linux-headers-6.1.0-9-common:arm64>\n    \
+                        linux-headers-6.1.0-9-common\n  Depends: linux-kbuild-6.1:arm64\n";
+        let found = parse_depends(provided, "linux-headers-");
+        assert_eq!(found.as_deref(), Some("linux-headers-6.1.0-9-common"));
     }
 }
