@@ -44,6 +44,14 @@ impl Arch {
         }
     }
 
+    /// The name of its folder in Linux's source.
+    pub(crate) fn linux(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86",
+            Self::Aarch64 => "arm64",
+        }
+    }
+
     /// The GNU tools' name for it, with which their programs begin.
     pub(crate) fn gnu(self) -> &'static str {
         match self {

@@ -99,6 +99,7 @@ fn boot(run: &[String]) -> Result<u8> {
         place: Place::best(Arch::X86_64),
         image: Image::Bzimage,
         init: "init-bench.sh".to_owned(),
+        modules: Vec::new(),
         options: fixed.into_iter().chain(run.iter().cloned()).collect(),
         script: Script {
             file: Some("host-bench.sh"),

@@ -4,6 +4,7 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::arch::Arch;
+use crate::driver;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Watch, last_lines};
 use crate::suite::{Tally, Task};
@@ -48,31 +49,47 @@ const ALWAYS: [&str; 9] = [
 /// A node of the device tree: Debian's arm64 kernel has no driver that would claim the addresses.
 const RTC: &str = "rtc@1010000";
 /// What the kernel says when something is not as it should be.
-const COMPLAINTS: [&str; 4] = ["WARNING", "Unhandled", "Kernel panic", "GICv2m: Failed"];
+const COMPLAINTS: [&str; 5] =
+    ["WARNING", "Unhandled", "Kernel panic", "GICv2m: Failed", "interrupt lost"];
 
 const ITS: (&str, usize) = ("ITS [mem 0x3ff", 1);
 const V3: (&str, usize) = ("GICv3: CPU0: found redistributor 0", 1);
 const V2M: (&str, usize) = ("GICv2m: range[mem 0x3ffcf000-0x3ffcffff], SPI[", 1);
+
+// What the driver of an educational device says when each interrupt came where it was to, with one
+// vCPU and with two; and the kernel's row for it: the chip, the interrupt there, the trigger.
+const MSI_1: (&str, usize) = ("edu 0000:00:01.0: 8 of 8 interrupts by MSI on CPU 0\n", 1);
+const MSI_2: &str = "edu 0000:00:01.0: 16 of 16 interrupts by MSI on CPU 0-1\n";
+const NEXT_MSI_2: &str = "edu 0000:00:02.0: 16 of 16 interrupts by MSI on CPU 0-1\n";
+const PIN_1: (&str, usize) = ("edu 0000:00:01.0: 8 of 8 interrupts by INTA# on CPU 0\n", 1);
+const PIN_2: (&str, usize) = ("edu 0000:00:01.0: 16 of 16 interrupts by INTA# on CPU 0-1\n", 1);
+const BY_ITS: (&str, usize) = (" 8 ITS-MSI 16384 Edge edu\n", 1);
+const BY_V2M: (&str, usize) = (" 8 MSI 16384 Edge edu\n", 1);
+const BY_PIN: (&str, usize) = (" 8 GICv3 37 Level edu\n", 1);
 
 /// All of them.
 #[rustfmt::skip]
 pub(crate) const GROUPS: &[Group] = &[
     Group {
         name: "arm64-gicv3",
-        about: "Debian's arm64 kernel with gicv3-its and gicv3, 1 and 2 vCPUs, suspend and reboot",
+        about: "Debian's arm64 kernel with gicv3-its and gicv3, 1 and 2 vCPUs, MSI and INTA#, \
+                suspend and reboot",
         irqchip: "--irqchip=gicv3",
         cases: &[
-            Case { name: "its", words: "", options: "-c 1 --irqchip gicv3-its",
-                expect: &[ITS, V3, ("cpus 1", 1)], forbid: &[] },
+            Case { name: "its", words: "", options: "-c 1 --irqchip gicv3-its --edu 1",
+                expect: &[ITS, V3, ("cpus 1", 1), MSI_1, BY_ITS], forbid: &[] },
             Case { name: "its-reboot", words: "suspend reboot poweroff",
-                options: "-c 2 --irqchip gicv3-its --pmu -p words",
+                options: "-c 2 --irqchip gicv3-its --pmu -p words --edu 2",
                 expect: &[("ITS [mem 0x3ff", 2), V3, ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2),
-                    ("TRAPLINE-GUEST: resumed with 2 CPUs", 1)],
+                    ("TRAPLINE-GUEST: resumed with 2 CPUs", 1),
+                    // At first, after the suspend, after the reboot.
+                    (MSI_2, 3), (NEXT_MSI_2, 3),
+                    (BY_ITS.0, 3), (" 8 8 ITS-MSI 32768 Edge edu\n", 3)],
                 forbid: &[] },
-            Case { name: "plain", words: "", options: "-c 1 --irqchip gicv3",
-                expect: &[V3, ("cpus 1", 1)], forbid: &["ITS [mem"] },
-            Case { name: "plain-two", words: "", options: "-c 2 --irqchip gicv3",
-                expect: &[V3, ("cpus 2", 1)], forbid: &["ITS [mem"] },
+            Case { name: "plain", words: "", options: "-c 1 --irqchip gicv3 --edu 1",
+                expect: &[V3, ("cpus 1", 1), PIN_1, BY_PIN], forbid: &["ITS [mem"] },
+            Case { name: "plain-two", words: "", options: "-c 2 --irqchip gicv3 --edu 1",
+                expect: &[V3, ("cpus 2", 1), PIN_2, BY_PIN], forbid: &["ITS [mem"] },
         ],
     },
     Group {
@@ -80,11 +97,12 @@ pub(crate) const GROUPS: &[Group] = &[
         about: "the same with gicv2m",
         irqchip: "--irqchip=gicv2",
         cases: &[
-            Case { name: "v2m", words: "", options: "-c 1 --irqchip gicv2m",
-                expect: &[V2M, ("cpus 1", 1)], forbid: &["GICv3"] },
+            Case { name: "v2m", words: "", options: "-c 1 --irqchip gicv2m --edu 1",
+                expect: &[V2M, ("cpus 1", 1), MSI_1, BY_V2M], forbid: &["GICv3"] },
             Case { name: "v2m-reboot", words: "reboot poweroff",
-                options: "-c 2 --irqchip gicv2m -p words",
-                expect: &[(V2M.0, 2), ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2)],
+                options: "-c 2 --irqchip gicv2m -p words --edu 1",
+                expect: &[(V2M.0, 2), ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2), (MSI_2, 2),
+                    (BY_V2M.0, 2)],
                 forbid: &["GICv3"] },
         ],
     },
@@ -108,6 +126,7 @@ impl Group {
             place: Place::best(Arch::Aarch64),
             image: Image::Bzimage,
             init: "init-cases.sh".to_owned(),
+            modules: vec![driver::module("edu", &ready.kernel)?],
             options: ["-c", "2", "-m", "256", "-p", "quiet", self.irqchip]
                 .map(str::to_owned)
                 .into(),

@@ -1,4 +1,4 @@
-//! Programs for another architecture than this machine's: a compiler and a linker, from Debian's
+//! Programs for another architecture than this machine's: compilers and a linker, from Debian's
 //! packages, unpacked into `build/` and not installed.
 //!
 //! Debian packages the standard library of its newest compiler, `rustc-web`, for every
@@ -27,22 +27,11 @@ pub(crate) struct Toolchain {
 impl Toolchain {
     /// Finds or fetches one; `arch` is not the host's.
     pub(crate) fn for_arch(arch: Arch) -> Result<Self> {
-        let mut libraries = Vec::new();
-        let linker = match proc::find(&format!("{}-gcc", arch.gnu())) {
-            Some(linker) => linker,
-            None => {
-                let folder = linker(arch)?;
-                libraries.push(libraries_of(&folder));
-                program(&folder, |name| {
-                    name.strip_prefix(arch.gnu())
-                        .and_then(|rest| rest.strip_prefix("-gcc-"))
-                        .is_some_and(|version| version.bytes().all(|byte| byte.is_ascii_digit()))
-                })?
-            }
-        };
+        let gcc = Gcc::for_arch(arch)?;
+        let mut libraries = gcc.libraries;
         let compiler = if has_target(arch) { None } else { Some(compiler(arch)?) };
         libraries.extend(compiler.as_deref().map(libraries_of));
-        Ok(Self { arch, linker, compiler, libraries })
+        Ok(Self { arch, linker: gcc.program, compiler, libraries })
     }
 
     /// Makes `cargo` build for the architecture.
@@ -66,6 +55,48 @@ impl Toolchain {
     }
 }
 
+/// A C compiler, and the assembler and linker it belongs to.
+pub(crate) struct Gcc {
+    program: PathBuf,
+    /// What the names of the other tools begin with.
+    prefix: OsString,
+    libraries: Vec<PathBuf>,
+}
+
+impl Gcc {
+    /// The machine's own, installed if need be; for the other architecture one from packages, unless
+    /// there is one.
+    pub(crate) fn for_arch(arch: Arch) -> Result<Self> {
+        if arch == Arch::host() {
+            let program = deb::program("gcc", &["gcc"])?;
+            return Ok(Self { program, prefix: OsString::new(), libraries: Vec::new() });
+        }
+        let prefix = format!("{}-", arch.gnu());
+        if let Some(program) = proc::find(&format!("{prefix}gcc")) {
+            return Ok(Self { program, prefix: prefix.into(), libraries: Vec::new() });
+        }
+        let folder = gcc(arch)?;
+        let program = program(&folder, |name| {
+            name.strip_prefix(&format!("{prefix}gcc-"))
+                .is_some_and(|version| version.bytes().all(|byte| byte.is_ascii_digit()))
+        })?;
+        let libraries = vec![libraries_of(&folder)];
+        Ok(Self { program, prefix: folder.join("usr/bin").join(prefix).into(), libraries })
+    }
+
+    /// Makes `make` use them, in the words of Linux's build.
+    pub(crate) fn apply(&self, make: &mut Command) {
+        for (name, value) in [("CROSS_COMPILE=", &*self.prefix), ("CC=", self.program.as_ref())] {
+            let mut word = OsString::from(name);
+            word.push(value);
+            make.arg(word);
+        }
+        if !self.libraries.is_empty() {
+            make.env("LD_LIBRARY_PATH", joined(&self.libraries));
+        }
+    }
+}
+
 /// Whether the machine's own compiler has the standard library of `arch`.
 fn has_target(arch: Arch) -> bool {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
@@ -76,22 +107,25 @@ fn has_target(arch: Arch) -> bool {
     std::fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some())
 }
 
-/// The linker and the C library, in one folder as their programs look for each other in it.
-fn linker(arch: Arch) -> Result<PathBuf> {
+/// The compiler, its linker and the C library, in one folder as they look for each other in it.
+fn gcc(arch: Arch) -> Result<PathBuf> {
     let host = Arch::host();
     // Debian writes no underscores in package names.
     let gnu = arch.gnu().replace('_', "-");
-    let gcc = deb::dependency(&host.package(&format!("gcc-{gnu}")), "gcc-1")?;
-    let libgcc = deb::dependency(&host.package(&gcc), "libgcc-1")?;
+    let gcc = host.package(&deb::dependency(&host.package(&format!("gcc-{gnu}")), "gcc-1")?);
+    let cpp = host.package(&deb::dependency(&gcc, "cpp-1")?);
     let libc = format!("-{}-cross", arch.debian());
-    let packages = [
-        host.package(&gcc),
+    let mut packages = vec![
         host.package(&format!("binutils-{gnu}")),
-        libgcc,
+        deb::dependency(&gcc, "libgcc-1")?,
         format!("libc6{libc}"),
         format!("libc6-dev{libc}"),
     ];
-    deb::unpacked_together(&format!("linker-{arch}"), &packages)
+    for library in ["libgmp", "libisl", "libmpc", "libmpfr"] {
+        packages.push(host.package(&deb::dependency(&cpp, library)?));
+    }
+    packages.extend([gcc, cpp]);
+    deb::unpacked_together(&format!("gcc-{arch}"), &packages)
 }
 
 /// Debian's newest compiler with its linter and the standard libraries of the host, for build
@@ -139,7 +173,7 @@ fn program(folder: &Path, is: impl Fn(&str) -> bool) -> Result<PathBuf> {
     let found = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.file_name().is_some_and(|name| is(&name.to_string_lossy())));
-    found.with_context(|| format!("{} has no linker", folder.display()))
+    found.with_context(|| format!("{} lacks a compiler", folder.display()))
 }
 
 fn libraries_of(folder: &Path) -> PathBuf {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::arch::Arch;
+use crate::driver::Module;
 use crate::kernel::{self, Kernel};
 use crate::nested::{NestedRun, Outcome, parse_status};
 use crate::session::{self, Watch};
@@ -100,6 +101,8 @@ pub(crate) struct Boot {
     pub(crate) image: Image,
     /// The guest's init, a file of `guest-tests/`.
     pub(crate) init: String,
+    /// Kernel modules it finds in `/modules`.
+    pub(crate) modules: Vec<Module>,
     /// Further options of `trapline run`.
     pub(crate) options: Vec<String>,
     /// The script that runs trapline, a file of `guest-tests/`, and variables for it.
@@ -127,7 +130,7 @@ impl Boot {
             }
             Image::Full => &kernel::debian_full(ready.kernel.arch)?,
         };
-        let initrd = initrd::guest(ready.kernel.arch, &self.init)?;
+        let initrd = initrd::guest(ready.kernel.arch, &self.init, &self.modules)?;
         match self.place {
             Place::Direct => self.direct(ready, &self.args(kernel.clone(), initrd)),
             Place::Nested => {

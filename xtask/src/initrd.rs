@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use cpio::newc::{Builder, trailer};
 
 use crate::arch::Arch;
+use crate::driver::Module;
 use crate::{deb, paths};
 
 const FILE: u32 = 0o100_000;
@@ -64,10 +65,14 @@ impl Archive {
     }
 }
 
-/// A guest's initrd with `guest-tests/INIT` as its init, made anew in `build/`.
-pub(crate) fn guest(arch: Arch, init: &str) -> Result<PathBuf> {
+/// A guest's initrd with `guest-tests/INIT` as its init and some modules, made anew in `build/`.
+pub(crate) fn guest(arch: Arch, init: &str, modules: &[Module]) -> Result<PathBuf> {
     let mut archive = Archive::new()?;
     archive.init(arch, init)?;
+    for Module { name, file } in modules {
+        let content = fs::read(file).with_context(|| format!("Cannot read {}", file.display()))?;
+        archive.file(&format!("modules/{name}.ko"), 0o644, &content)?;
+    }
     let name = init.trim_end_matches(".sh");
     let path = paths::build()?.join(format!("guest-{name}-{arch}.cpio"));
     paths::write_whole(&path, &archive.finish()?)?;

@@ -166,6 +166,7 @@ fn prepare(scenario: &Scenario, init: &str, script: Script, place: Place) -> Boo
         place,
         image: scenario.image,
         init: init.to_owned(),
+        modules: Vec::new(),
         options: scenario.options.iter().map(|&option| option.to_owned()).collect(),
         script,
         watch: Watch { show: false, input: false, timeout: Some(TIMEOUT) },
