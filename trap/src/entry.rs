@@ -119,13 +119,10 @@ impl Entry {
     }
 }
 
-/// As much of an [`Entry`] as an ordinary access needs, two to a cache line. What does not fit in
-/// here takes the other way, through the entry.
-#[derive(Clone, Default)]
-#[repr(C, align(32))]
-pub(crate) struct Quick {
+/// What an ordinary access asks about a region before its handler runs.
+#[derive(Clone, Copy, Default)]
+struct Facts {
     base: u64,
-    handler: Option<Arc<dyn Handler>>,
     /// Length less one; shorter than the region where that has more than 4 GiB.
     span: u32,
     slot: Slot,
@@ -135,43 +132,60 @@ pub(crate) struct Quick {
     device_offset: u8,
 }
 
-const _: () = assert!(size_of::<Quick>() == 32, "two quick entries share a cache line");
+/// As much of an [`Entry`] as an ordinary access needs. What does not fit in here takes the other
+/// way, through the entry.
+#[derive(Clone)]
+pub(crate) struct Answer {
+    facts: Facts,
+    handler: Arc<dyn Handler>,
+}
 
-impl Quick {
+impl Answer {
     pub(crate) fn new(entry: &Entry) -> Self {
         let slot = Slot::try_from(entry.number());
         let device_offset = u8::try_from(entry.shared.device_offset);
         let suits = slot.is_ok() && device_offset.is_ok();
         let fit = entry.whole & sizes_within(entry.last - entry.base);
         let sizes = |direction| if suits && entry.is_plain(direction) { fit } else { 0 };
-        Self {
+        let facts = Facts {
             base: entry.base,
-            handler: Some(Arc::clone(&entry.handler)),
             span: u32::try_from(entry.last - entry.base).unwrap_or(u32::MAX),
             slot: slot.unwrap_or_default(),
             sizes: sizes(Direction::Read) | sizes(Direction::Write) << 4,
             device_offset: device_offset.unwrap_or_default(),
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.handler.is_none()
+        };
+        Self { facts, handler: Arc::clone(&entry.handler) }
     }
 
     /// Whether it stands for the region in `slot`.
     pub(crate) fn is_of(&self, slot: Slot) -> bool {
-        !self.is_empty() && self.slot == slot
+        self.facts.slot == slot
     }
+}
 
-    /// Whether `addr` is in the region, if it stands for any.
-    #[inline(always)]
-    pub(crate) fn holds(&self, addr: u64) -> bool {
-        addr.wrapping_sub(self.base) <= self.span.into()
+/// An [`Answer`], or none, two to a cache line. It refers to the handler itself, because from an
+/// `Arc` of an unnamed type the way there leads through its virtual table, which says how far
+/// behind the counts it starts.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(32))]
+pub(crate) struct Quick<'a> {
+    facts: Facts,
+    handler: Option<&'a dyn Handler>,
+}
+
+const _: () = assert!(size_of::<Quick<'_>>() == 32, "two quick entries share a cache line");
+
+impl<'a> Quick<'a> {
+    pub(crate) fn of(answer: Option<&'a Answer>) -> Self {
+        let quick =
+            |answer: &'a Answer| Self { facts: answer.facts, handler: Some(&*answer.handler) };
+        answer.map(quick).unwrap_or_default()
     }
 
     /// The region's slot, if `addr` is in it.
     pub(crate) fn slot_if_at(&self, addr: u64) -> Option<Slot> {
-        (self.holds(addr) && !self.is_empty()).then_some(self.slot)
+        let holds = addr.wrapping_sub(self.facts.base) <= self.facts.span.into();
+        (holds && self.handler.is_some()).then_some(self.facts.slot)
     }
 
     /// The handler, the offset it sees, and the region's number, if the access needs no more.
@@ -181,22 +195,23 @@ impl Quick {
         addr: u64,
         size: Size,
         direction: Direction,
-    ) -> Option<(&dyn Handler, u64, u32)> {
+    ) -> Option<(&'a dyn Handler, u64, u32)> {
+        let Facts { base, span, slot, sizes, device_offset } = self.facts;
         let sizes = match direction {
-            Direction::Read => self.sizes,
-            Direction::Write => self.sizes >> 4,
+            Direction::Read => sizes,
+            Direction::Write => sizes >> 4,
         };
         let below = size as u8 - 1;
-        let in_region = addr.wrapping_sub(self.base);
-        let offset = in_region.wrapping_add(self.device_offset.into());
+        let in_region = addr.wrapping_sub(base);
+        let offset = in_region.wrapping_add(device_offset.into());
         // What is no longer than the region has a last place to begin at.
         if sizes & size as u8 == 0
-            || in_region > self.span.wrapping_sub(below.into()).into()
+            || in_region > span.wrapping_sub(below.into()).into()
             || offset & u64::from(below) != 0
         {
             return None;
         }
-        Some((self.handler.as_deref()?, offset, self.slot.into()))
+        Some((self.handler?, offset, slot.into()))
     }
 }
 

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use crate::entry::Quick;
+use yoke::{Yoke, Yokeable};
+
+use crate::entry::{Answer, Quick};
 use crate::spans::{Slot, Span};
 
 /// Buckets per leaf: an edit copies the leaves of the pages it touches, and one pointer for each
@@ -21,20 +23,46 @@ const OTHERS: usize = 2;
 /// No region.
 const NONE: Slot = Slot::MAX;
 
-/// Some buckets. Two of them share a cache line and lend each other their place. They do not chain:
-/// what finds neither a place nor room among the others is found by search. The others lie apart,
-/// as most accesses do not need them.
+/// Some buckets, as accesses see them, with what they refer to.
+type Leaf = Yoke<Places<'static>, Arc<Buckets>>;
+
+/// The first guesses of some buckets.
+#[derive(Yokeable)]
+struct Places<'a>([Quick<'a>; LEAF]);
+
+/// Some buckets, as edits change them. Two of them lend each other their place. They do not chain:
+/// what finds neither a place nor room among the others is found by search.
 #[derive(Clone)]
-struct Leaf {
-    places: [Quick; LEAF],
+struct Buckets {
+    places: [Option<Answer>; LEAF],
     others: [[Slot; OTHERS]; LEAF],
 }
 
-impl Default for Leaf {
+impl Default for Buckets {
     fn default() -> Self {
-        let places = std::array::from_fn(|_| Quick::default());
-        Self { places, others: [[NONE; OTHERS]; LEAF] }
+        Self { places: [const { None }; LEAF], others: [[NONE; OTHERS]; LEAF] }
     }
+}
+
+impl Buckets {
+    /// The places that bucket `at` may use, the better one first, and its others.
+    fn bucket(&mut self, at: usize) -> Option<Bucket<'_>> {
+        let [even, odd] = self.places.get_mut(at & !1..)?.first_chunk_mut()?;
+        let places = if at.is_multiple_of(2) { [even, odd] } else { [odd, even] };
+        Some(Bucket { places, others: self.others.get_mut(at)? })
+    }
+}
+
+/// A bucket that is being changed.
+struct Bucket<'a> {
+    places: [&'a mut Option<Answer>; 2],
+    others: &'a mut [Slot; OTHERS],
+}
+
+fn leaf(buckets: Arc<Buckets>) -> Arc<Leaf> {
+    Arc::new(Yoke::attach_to_cart(buckets, |buckets| {
+        Places(buckets.places.each_ref().map(|place| Quick::of(place.as_ref())))
+    }))
 }
 
 /// A hash of the pages of one space, each of 2^`SHIFT` addresses.
@@ -58,23 +86,24 @@ impl<const SHIFT: u32> Guesses<SHIFT> {
     /// An empty one with a bucket for each of `pages` and as many again.
     fn for_pages(pages: usize) -> Self {
         let bits = (pages * 2).next_power_of_two().ilog2().max(BITS_MIN);
-        let leaf = Arc::<Leaf>::default();
+        let leaf = leaf(Arc::default());
         let leaves = (0..(1 << bits) / LEAF).map(|_| Arc::clone(&leaf)).collect();
         Self { leaves, fold: fold(bits), pages: 0 }
     }
 
     /// Who most likely answers `addr`: one whose place this is by right.
     #[inline(always)]
-    pub(crate) fn guess(&self, addr: u64) -> Option<&Quick> {
+    pub(crate) fn guess(&self, addr: u64) -> Option<&Quick<'_>> {
         let (leaf, at) = self.place(addr >> SHIFT);
-        self.leaves.get(leaf)?.places.get(at)
+        self.leaves.get(leaf)?.get().0.get(at)
     }
 
     /// Who may answer it besides: who is in the place lent, and others, of whom some may be nobody.
-    pub(crate) fn further_guesses(&self, addr: u64) -> (Option<&Quick>, [Slot; OTHERS]) {
+    pub(crate) fn further_guesses(&self, addr: u64) -> (Option<&Quick<'_>>, [Slot; OTHERS]) {
         let (leaf, at) = self.place(addr >> SHIFT);
         let Some(leaf) = self.leaves.get(leaf) else { return (None, [NONE; OTHERS]) };
-        (leaf.places.get(at ^ 1), leaf.others.get(at).copied().unwrap_or([NONE; OTHERS]))
+        let others = leaf.backing_cart().others.get(at);
+        (leaf.get().0.get(at ^ 1), others.copied().unwrap_or([NONE; OTHERS]))
     }
 
     /// Whether another region would crowd it.
@@ -82,57 +111,50 @@ impl<const SHIFT: u32> Guesses<SHIFT> {
         (self.pages + pages::<SHIFT>(span).count()) * 2 > self.leaves.len() * LEAF
     }
 
-    /// One for `regions`.
-    pub(crate) fn of(regions: impl Iterator<Item = (Span, Quick)> + Clone) -> Self {
+    /// One for `regions`, which are in order of their addresses.
+    pub(crate) fn of(regions: impl Iterator<Item = (Span, Answer)> + Clone) -> Self {
         let count = regions.clone().map(|(span, _)| pages::<SHIFT>(span).count()).sum();
         let mut guesses = Self::for_pages(count);
-        regions.for_each(|(span, quick)| guesses.insert(span, &quick));
+        let mut editor = Editor { guesses: &mut guesses, open: None };
+        regions.for_each(|(span, answer)| editor.insert(span, &answer));
+        drop(editor);
         guesses
     }
 
     /// Adds a region.
-    pub(crate) fn insert(&mut self, span: Span, quick: &Quick) {
-        for page in pages::<SHIFT>(span) {
-            self.pages += 1;
-            let Some((places, others)) = self.bucket(page) else { continue };
-            if let Some(place) = places.into_iter().find(|place| place.is_empty()) {
-                *place = quick.clone();
-            } else if let Some(other) = others.iter_mut().find(|slot| **slot == NONE) {
-                *other = span.slot;
-            }
-        }
+    pub(crate) fn insert(&mut self, span: Span, answer: &Answer) {
+        Editor { guesses: self, open: None }.insert(span, answer);
     }
 
     /// Puts another answer in the place of a region's present one.
-    pub(crate) fn replace(&mut self, span: Span, quick: &Quick) {
+    pub(crate) fn replace(&mut self, span: Span, answer: &Answer) {
+        let mut editor = Editor { guesses: self, open: None };
         for page in pages::<SHIFT>(span) {
-            let places = self.bucket(page).into_iter().flat_map(|(places, _)| places);
-            places.filter(|place| place.is_of(span.slot)).for_each(|place| *place = quick.clone());
+            let places = editor.bucket(page).into_iter().flat_map(|bucket| bucket.places);
+            places
+                .flatten()
+                .filter(|place| place.is_of(span.slot))
+                .for_each(|place| *place = answer.clone());
         }
     }
 
-    /// Takes a region out. One of the others, if there are any, gets its place: `quick` says what
+    /// Takes a region out. One of the others, if there are any, gets its place: `answer` says what
     /// that is.
-    pub(crate) fn remove(&mut self, span: Span, quick: impl Fn(Slot) -> Option<Quick>) {
+    pub(crate) fn remove(&mut self, span: Span, answer: impl Fn(Slot) -> Option<Answer>) {
+        let mut editor = Editor { guesses: self, open: None };
         for page in pages::<SHIFT>(span) {
-            self.pages -= 1;
-            let Some((places, others)) = self.bucket(page) else { continue };
+            editor.guesses.pages -= 1;
+            let Some(Bucket { places, others }) = editor.bucket(page) else { continue };
             let mut gone = span.slot;
-            if let Some(place) = places.into_iter().find(|place| place.is_of(span.slot)) {
+            let is_its = |place: &&mut Option<Answer>| {
+                place.as_ref().is_some_and(|place| place.is_of(span.slot))
+            };
+            if let Some(place) = places.into_iter().find(is_its) {
                 gone = others.iter().copied().find(|slot| *slot != NONE).unwrap_or(NONE);
-                *place = quick(gone).unwrap_or_default();
+                *place = answer(gone);
             }
             others.iter_mut().filter(|slot| **slot == gone).for_each(|slot| *slot = NONE);
         }
-    }
-
-    /// The places a page may have, the better one first, and its others.
-    fn bucket(&mut self, page: u64) -> Option<([&mut Quick; 2], &mut [Slot; OTHERS])> {
-        let (leaf, at) = self.place(page);
-        let Leaf { places, others } = Arc::make_mut(self.leaves.get_mut(leaf)?);
-        let [even, odd] = places.get_mut(at & !1..)?.first_chunk_mut()?;
-        let places = if at % 2 == 0 { [even, odd] } else { [odd, even] };
-        Some((places, others.get_mut(at)?))
     }
 
     /// The leaf of a page, and its bucket there.
@@ -140,6 +162,52 @@ impl<const SHIFT: u32> Guesses<SHIFT> {
     fn place(&self, page: u64) -> (usize, usize) {
         let bucket = (page.wrapping_mul(self.fold) >> 32) as usize;
         ((bucket / LEAF) & self.leaves.len().wrapping_sub(1), bucket % LEAF)
+    }
+}
+
+/// Changes a hash, and makes a leaf of buckets when it goes on to those of another.
+struct Editor<'a, const SHIFT: u32> {
+    guesses: &'a mut Guesses<SHIFT>,
+    /// A leaf's buckets, to be changed.
+    open: Option<(usize, Arc<Buckets>)>,
+}
+
+impl<const SHIFT: u32> Editor<'_, SHIFT> {
+    fn insert(&mut self, span: Span, answer: &Answer) {
+        for page in pages::<SHIFT>(span) {
+            self.guesses.pages += 1;
+            let Some(Bucket { places, others }) = self.bucket(page) else { continue };
+            if let Some(place) = places.into_iter().find(|place| place.is_none()) {
+                *place = Some(answer.clone());
+            } else if let Some(other) = others.iter_mut().find(|slot| **slot == NONE) {
+                *other = span.slot;
+            }
+        }
+    }
+
+    /// The bucket of a page.
+    fn bucket(&mut self, page: u64) -> Option<Bucket<'_>> {
+        let (index, at) = self.guesses.place(page);
+        if self.open.as_ref().is_none_or(|(open, _)| *open != index) {
+            self.close();
+            let leaf = self.guesses.leaves.get(index)?;
+            self.open = Some((index, Arc::clone(leaf.backing_cart())));
+        }
+        let (_, buckets) = self.open.as_mut()?;
+        Arc::make_mut(buckets).bucket(at)
+    }
+
+    fn close(&mut self) {
+        let Some((index, buckets)) = self.open.take() else { return };
+        if let Some(place) = self.guesses.leaves.get_mut(index) {
+            *place = leaf(buckets);
+        }
+    }
+}
+
+impl<const SHIFT: u32> Drop for Editor<'_, SHIFT> {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -193,19 +261,21 @@ mod tests {
     }
 
     fn table(all: &[(Span, Entry)]) -> Guesses<12> {
-        Guesses::of(all.iter().map(|(span, entry)| (*span, Quick::new(entry))))
+        Guesses::of(all.iter().map(|(span, entry)| (*span, Answer::new(entry))))
     }
 
     /// Whether one of the guesses for `addr` is the region in `slot`.
     fn is_guessed(guesses: &Guesses<12>, addr: u64, slot: Slot) -> bool {
         let (lent, others) = guesses.further_guesses(addr);
         let mut places = guesses.guess(addr).into_iter().chain(lent);
-        places.any(|place| place.is_of(slot)) || others.contains(&slot)
+        places.any(|place| place.slot_if_at(addr) == Some(slot)) || others.contains(&slot)
     }
 
     /// How many of `regions` are what is guessed first at their start.
     fn at_once(guesses: &Guesses<12>, regions: &[(Span, Entry)]) -> usize {
-        let first = |span: &Span| guesses.guess(span.base).is_some_and(|q| q.is_of(span.slot));
+        let first = |span: &Span| {
+            guesses.guess(span.base).and_then(|q| q.slot_if_at(span.base)) == Some(span.slot)
+        };
         regions.iter().filter(|(span, _)| first(span)).count()
     }
 
@@ -226,10 +296,11 @@ mod tests {
         // Four on one page, as far as the hash is concerned.
         all.iter_mut().for_each(|(span, _)| span.last = 0x7fff);
         let mut guesses = table(&all);
-        let quick = |slot: Slot| all.get(usize::from(slot)).map(|(_, entry)| Quick::new(entry));
+        let quick = |slot: Slot| all.get(usize::from(slot)).map(|(_, entry)| Answer::new(entry));
         for (i, (span, _)) in all.iter().enumerate() {
             let (lent, others) = guesses.further_guesses(0x7000);
-            assert!(!guesses.guess(0x7000).unwrap().is_empty() || !lent.unwrap().is_empty());
+            let mut places = guesses.guess(0x7000).into_iter().chain(lent);
+            assert!(places.any(|place| place.slot_if_at(0x7fff).is_some()));
             let waiting = others.iter().filter(|slot| **slot != NONE).count();
             assert_eq!(waiting, (all.len() - i).saturating_sub(2));
             guesses.remove(*span, quick);
@@ -242,7 +313,7 @@ mod tests {
     fn a_removed_region_is_never_guessed_again() {
         let all = regions((0..300).map(|i| 0x1_0000_0000 + i * i * 0x5000), 2);
         let mut guesses = table(&all);
-        let quick = |slot: Slot| all.get(usize::from(slot)).map(|(_, entry)| Quick::new(entry));
+        let quick = |slot: Slot| all.get(usize::from(slot)).map(|(_, entry)| Answer::new(entry));
         for (i, (span, _)) in all.iter().enumerate() {
             guesses.remove(*span, quick);
             for page in [span.base, span.last] {

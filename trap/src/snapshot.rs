@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use trapline_device::Space;
 
-use crate::entry::{Entry, Placement, Quick};
+use crate::entry::{Answer, Entry, Placement, Quick};
 use crate::guess::Guesses;
 use crate::observer::Observer;
 use crate::spans::{Slot, Span, Spans};
@@ -40,7 +40,7 @@ struct Regions<const SHIFT: u32> {
 impl Snapshot {
     /// What most likely answers `addr`, to be asked whether it does.
     #[inline(always)]
-    pub(crate) fn guess(&self, space: Space, addr: u64) -> Option<&Quick> {
+    pub(crate) fn guess(&self, space: Space, addr: u64) -> Option<&Quick<'_>> {
         match space {
             Space::Mmio => self.mmio.guesses.guess(addr),
             Space::Pio => self.pio.guesses.guess(addr),
@@ -81,12 +81,12 @@ impl Snapshot {
             Space::Pio => self.pio.spans.insert(span),
         };
         placed.map_err(|other| self.entry(other.slot).cloned())?;
-        let quick = Quick::new(&entry);
+        let answer = Answer::new(&entry);
         self.set(slot, Some(entry));
         let Self { mmio, pio, chunks, .. } = self;
         match space {
-            Space::Mmio => mmio.hash(span, &quick, chunks),
-            Space::Pio => pio.hash(span, &quick, chunks),
+            Space::Mmio => mmio.hash(span, &answer, chunks),
+            Space::Pio => pio.hash(span, &answer, chunks),
         }
         Ok(())
     }
@@ -107,10 +107,10 @@ impl Snapshot {
     pub(crate) fn place(&mut self, space: Space, base: u64, placement: Placement) {
         let Some(span) = self.spans(space).find(base) else { return };
         let Some(entry) = self.entry(span.slot).map(|entry| entry.with(placement)) else { return };
-        let quick = Quick::new(&entry);
+        let answer = Answer::new(&entry);
         match space {
-            Space::Mmio => self.mmio.guesses.replace(span, &quick),
-            Space::Pio => self.pio.guesses.replace(span, &quick),
+            Space::Mmio => self.mmio.guesses.replace(span, &answer),
+            Space::Pio => self.pio.guesses.replace(span, &answer),
         }
         self.set(span.slot, Some(entry));
     }
@@ -145,18 +145,18 @@ fn entry(chunks: &[Arc<Chunk>], slot: Slot) -> Option<&Entry> {
 
 impl<const SHIFT: u32> Regions<SHIFT> {
     /// Adds a region to the hash, which grows when it gets crowded.
-    fn hash(&mut self, span: Span, quick: &Quick, chunks: &[Arc<Chunk>]) {
+    fn hash(&mut self, span: Span, answer: &Answer, chunks: &[Arc<Chunk>]) {
         if self.guesses.is_full_for(span) {
             let all = self.spans.iter();
-            let quick = |span: Span| Some((span, Quick::new(entry(chunks, span.slot)?)));
-            self.guesses = Guesses::of(all.filter_map(quick));
+            let answered = |span: Span| Some((span, Answer::new(entry(chunks, span.slot)?)));
+            self.guesses = Guesses::of(all.filter_map(answered));
         } else {
-            self.guesses.insert(span, quick);
+            self.guesses.insert(span, answer);
         }
     }
 
     fn remove(&mut self, span: Span, chunks: &[Arc<Chunk>]) {
         self.spans.remove(span.base);
-        self.guesses.remove(span, |slot| entry(chunks, slot).map(Quick::new));
+        self.guesses.remove(span, |slot| entry(chunks, slot).map(Answer::new));
     }
 }
