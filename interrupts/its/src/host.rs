@@ -24,13 +24,18 @@ pub trait GuestMemory {
     /// # Errors
     /// Some of the range is not RAM, or is not writable.
     fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError>;
-}
 
-/// Reads a little-endian number.
-pub(crate) fn read_u64(mem: &impl GuestMemory, address: u64) -> Result<u64, MemoryError> {
-    let mut bytes = [0; 8];
-    mem.read(address, &mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
+    /// Reads a little-endian number at `address`: an entry of a table, which every translation has
+    /// two of. Worth implementing where a copy of any length costs more than one load; then a
+    /// number that the guest writes meanwhile is best read as a whole, if it is aligned.
+    ///
+    /// # Errors
+    /// Some of the range is not RAM.
+    fn read_u64(&self, address: u64) -> Result<u64, MemoryError> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
 }
 
 /// Writes a little-endian number.

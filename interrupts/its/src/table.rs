@@ -4,7 +4,7 @@
 //! table has an architectural layout. The driver writes it and may change it at any time, so it
 //! is read anew for every lookup.
 
-use crate::host::{GuestMemory, read_u64};
+use crate::host::GuestMemory;
 use crate::regs::Baser;
 
 /// Why a table has no entry for a number.
@@ -80,7 +80,7 @@ impl Table {
         }
         let per_page = self.page_bytes() / self.entry_bytes();
         let level1 =
-            read_u64(mem, self.base() + id / per_page * 8).map_err(|_| TableError::Memory)?;
+            mem.read_u64(self.base() + id / per_page * 8).map_err(|_| TableError::Memory)?;
         if level1 >> 63 == 0 {
             return Err(TableError::NoPage);
         }

@@ -53,6 +53,15 @@ impl GuestMemory for Ram {
     fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
         self.0.write(address, data).map_err(|_| MemoryError)
     }
+
+    fn read_u64(&self, address: u64) -> Result<u64, MemoryError> {
+        // A guest that hands out misaligned tables gets what it hands out, only slower.
+        self.0.read_u64(address).or_else(|_| {
+            let mut bytes = [0; 8];
+            self.read(address, &mut bytes)?;
+            Ok(u64::from_le_bytes(bytes))
+        })
+    }
 }
 
 /// What a GICv3 is built as.

@@ -3,7 +3,7 @@
 use super::collections::Collections;
 use crate::entry::{Dte, Ite};
 use crate::error::{Blocked, Counters};
-use crate::host::{GuestMemory, read_u64};
+use crate::host::GuestMemory;
 use crate::regs::{BASERS, Baser, KIND_COLLECTION, KIND_DEVICE};
 use crate::table::{Table, TableError};
 use crate::{CollectionId, Config, DeviceId, EventId, Lpi, Target};
@@ -72,7 +72,7 @@ impl Core {
             TableError::OutOfRange | TableError::NoPage => Blocked::Device,
             TableError::Memory => Blocked::Memory,
         })?;
-        let dte = Dte::from_bits(read_u64(mem, address).map_err(|_| Blocked::Memory)?);
+        let dte = Dte::from_bits(mem.read_u64(address).map_err(|_| Blocked::Memory)?);
         if dte.valid() && self.admits(dte) { Ok(dte) } else { Err(Blocked::Device) }
     }
 
@@ -93,7 +93,7 @@ impl Core {
             return Err(Blocked::Event);
         }
         let address = ite_address(dte, event);
-        let ite = Ite::from_bits(read_u64(mem, address).map_err(|_| Blocked::Memory)?);
+        let ite = Ite::from_bits(mem.read_u64(address).map_err(|_| Blocked::Memory)?);
         let lpi = Lpi::new(ite.intid()).ok_or(Blocked::Interrupt)?;
         Ok(Found { address, ite, lpi })
     }

@@ -7,7 +7,7 @@ use super::core::{Core, Found, ite_address};
 use crate::command::{Command, RdBase};
 use crate::entry::{Dte, Ite};
 use crate::error::{Blocked, CommandError};
-use crate::host::{GuestMemory, LpiSink, read_u64, write_u64};
+use crate::host::{GuestMemory, LpiSink, write_u64};
 use crate::ids::LPI_END;
 use crate::table::TableError;
 use crate::{CollectionId, DeviceId, EventId, Lpi, Target};
@@ -127,7 +127,7 @@ impl Core {
             TableError::OutOfRange | TableError::NoPage => CommandError::MapcCollection,
             TableError::Memory => CommandError::TableMemory,
         })?;
-        read_u64(mem, entry).map_err(|_| CommandError::TableMemory)?;
+        mem.read_u64(entry).map_err(|_| CommandError::TableMemory)?;
         self.changed();
         self.collections.map(collection, target);
         Ok(())

@@ -10,7 +10,7 @@ use super::core::{Core, ite_address};
 use super::state::RestoreError;
 use crate::entry::{CTE_UNMAPPED, Cte, Dte, ENTRY, Ite};
 use crate::error::bump;
-use crate::host::{GuestMemory, read_u64, write_u64};
+use crate::host::{GuestMemory, write_u64};
 use crate::table::TableError;
 use crate::{CollectionId, EventId, Lpi, Target};
 
@@ -46,7 +46,7 @@ impl Core {
         for slot in 0..table.len() {
             let slot = u32::try_from(slot).unwrap_or(u32::MAX);
             let entry = match table.entry(mem, slot) {
-                Ok(address) => read_u64(mem, address).map_err(|_| RestoreError::Memory),
+                Ok(address) => mem.read_u64(address).map_err(|_| RestoreError::Memory),
                 // The list ends with the memory it has.
                 Err(TableError::OutOfRange | TableError::NoPage) => break,
                 Err(TableError::Memory) => Err(RestoreError::Memory),
@@ -140,7 +140,7 @@ impl Core {
                     continue;
                 }
             };
-            let Ok(entry) = read_u64(mem, address) else {
+            let Ok(entry) = mem.read_u64(address) else {
                 if mode == Walk::Check {
                     return Err(RestoreError::Memory);
                 }
