@@ -35,16 +35,32 @@ impl Packing {
         }
     }
 
-    /// The first `most` bytes of what is packed, and an error for what is not whole.
+    /// The first `most` bytes of what is packed, and an error for what is not whole or not as it
+    /// was packed.
     pub(super) fn unpack(self, packed: &[u8], most: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
         match self {
-            Self::Gzip => GzDecoder::new(packed).take(most).read_to_end(&mut bytes),
-            Self::Zstd => StreamingDecoder::new_with_max_window_size(packed, ZSTD_WINDOW)
-                .map_err(io::Error::other)?
-                .take(most)
-                .read_to_end(&mut bytes),
-        }?;
-        Ok(bytes)
+            Self::Gzip => {
+                let mut bytes = Vec::new();
+                GzDecoder::new(packed).take(most).read_to_end(&mut bytes)?;
+                Ok(bytes)
+            }
+            Self::Zstd => unpack_zstd(packed, most),
+        }
     }
+}
+
+/// Compares the checksum, too, if there is one: the decoder leaves that to who uses it.
+fn unpack_zstd(packed: &[u8], most: u64) -> io::Result<Vec<u8>> {
+    let decoder = StreamingDecoder::new_with_max_window_size(packed, ZSTD_WINDOW);
+    let mut decoder = decoder.map_err(io::Error::other)?;
+    let mut bytes = Vec::new();
+    decoder.by_ref().take(most).read_to_end(&mut bytes)?;
+    let frame = decoder.into_frame_decoder();
+    let whole = frame.is_finished() && frame.can_collect() == 0;
+    if let Some(stored) = frame.get_checksum_from_data().filter(|_| whole)
+        && frame.get_calculated_checksum() != Some(stored)
+    {
+        return Err(io::Error::other("its checksum is wrong"));
+    }
+    Ok(bytes)
 }

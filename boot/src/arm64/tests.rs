@@ -148,6 +148,11 @@ fn what_cannot_be_unpacked_says_why() {
         let cut = load(&whole[..whole.len() / 2]).unwrap_err();
         assert!(cut.starts_with("kernel KERNEL cannot be unpacked"), "{cut}");
     }
+    // A block that is not compressed shows its damage to nobody but the checksum.
+    let mut damaged = compress_to_vec(&image(0, 0x1000)[..], CompressionLevel::Uncompressed);
+    damaged[0x800] ^= 1;
+    let damaged = load(&damaged).unwrap_err();
+    assert_eq!(damaged, "kernel KERNEL cannot be unpacked: its checksum is wrong");
     let files = Files::new();
     let ram = RAM.start..RAM.start + (1 << 20);
     for packed in [gzip(&vec![0; 3 << 20]), zstd(&vec![0; 3 << 20])] {
