@@ -16,8 +16,11 @@ answer() {
             words=${words#* }
             ;;
         *"TRAPLINE-GUEST: suspending"*)
-            for _ in 1 2 3 4; do sleep 5; echo; done >&4 &
+            # One that comes too early keeps the guest awake: then it tries again, and so do we.
+            for pause in 5 5 10 20 40 80; do sleep "$pause"; echo; done >&4 2>&4 &
+            keys=$!
             ;;
+        *"TRAPLINE-GUEST: resumed"*) kill "$keys" ;;
         esac
     done
 }

@@ -2,15 +2,13 @@
 # Guest init: report what the kernel found; then power off, or, when the kernel's command line says
 # "words", do what somebody types: suspend (until a key is pressed), reboot or poweroff.
 . /prepare.sh
-# The educational devices raise interrupts, and their driver says how many came. Not on the console,
-# where that would get into the middle of what we have written and the port has not sent yet.
+# From here on the console is ours: a message of the kernel's would get into the middle of what we
+# have written and the port has not sent yet, and who waits for our words would not know them.
+dmesg -n 1
+# The educational devices raise interrupts, and their driver says how many came.
 interrupts() {
-    level=$(cut -f1 /proc/sys/kernel/printk)
-    dmesg -n 1
-    dmesg -c >/dev/null
     insmod /modules/edu.ko
-    dmesg | sed -n "/edu\|WARNING/s/^\[[^]]*\] //p"
-    dmesg -n "$level"
+    dmesg -c | sed -n "/edu\|WARNING\|Unhandled/s/^\[[^]]*\] //p"
     grep -w edu /proc/interrupts | tr -s " "
     rmmod edu
 }
@@ -18,7 +16,7 @@ echo "TRAPLINE-GUEST: uname $(uname -r)"
 echo "TRAPLINE-GUEST: cpus $(nproc)"
 cat /proc/iomem /proc/interrupts
 echo "TRAPLINE-GUEST: nodes" $(ls /proc/device-tree)
-dmesg | grep -E "GIC|ITS|psci|PCI|pci|ttyS|stolen|WARNING|Unhandled"
+dmesg -c | grep -E "GIC|ITS|psci|PCI|pci|ttyS|stolen|WARNING|Unhandled"
 interrupts
 echo "TRAPLINE-GUEST: done"
 case "$(cat /proc/cmdline)" in

@@ -1,6 +1,8 @@
 #!/bin/busybox sh
 # Guest init: say what display the kernel found, write on it, power off.
 . /prepare.sh
+# No message of the kernel's gets into the middle of ours.
+dmesg -n 1
 echo "TRAPLINE-GUEST: fb $(cat /proc/fb)"
 for name in name virtual_size bits_per_pixel stride; do
     echo "TRAPLINE-GUEST: $name $(cat /sys/class/graphics/fb0/$name)"
