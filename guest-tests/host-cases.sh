@@ -1,5 +1,5 @@
 # Run trapline once for each line of $CASES, which has a name, the words to type when the guest waits
-# for one, and further options, separated by bars. Runs in the outer machine and, with hardware
+# for one, and further options, separated by bars; FLASH stands for an image of a flash. Runs in the outer machine and, with hardware
 # virtualization, on the host itself.
 scratch=$(mktemp -d)
 mkfifo "$scratch/typed"
@@ -27,8 +27,11 @@ answer() {
 echo "$CASES" >"$scratch/cases"
 while IFS='|' read -r name words options <&3; do
     echo "TRAPLINE-HOST: case $name"
+    yes '#!!' | head -c 131072 >"$scratch/flash"
+    options=$(echo "$options" | sed "s|FLASH|$scratch/flash|")
     # The options are words.
     { trapline "$@" $options <&4 2>&1; echo "TRAPLINE-HOST: case status $?"; } | answer "$words"
+    echo "TRAPLINE-HOST: flash $(head -c 12 "$scratch/flash" | od -A n -t x1 | tr -s ' ')"
 done 3<"$scratch/cases"
 rm -r "$scratch"
 echo "TRAPLINE-HOST: exit status 0"
