@@ -33,7 +33,7 @@ const MAGIC: [u8; 4] = *b"ARM\x64";
 /// flat programs.
 const TEXT_OFFSET: u64 = 0x8_0000;
 
-/// The magic of a 32-bit zImage, and where it is (`Documentation/arch/arm/booting.rst`, section 4).
+/// The magic of a 32-bit zImage, and where it is (Linux `arch/arm/boot/compressed/head.S`).
 const ZIMAGE_MAGIC: u32 = 0x016f_2818;
 const ZIMAGE_MAGIC_AT: usize = 0x24;
 /// Where 32-bit kernels and programs are loaded, from the start of RAM.

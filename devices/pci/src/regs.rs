@@ -1,5 +1,5 @@
 //! Spec: PCI Local Bus Specification 3.0 (2004), chapters 3 and 6; Intel 290549 (82441FX PMC);
-//! QEMU, `docs/specs/edu.rst`.
+//! QEMU, `docs/specs/edu.rst`, and `hw/misc/edu.c` for what it leaves out.
 //!
 //! Names, offsets and fields of the type 0 configuration header, of the MSI capability, of
 //! configuration mechanism #1, of the host bridge, and of the educational device. No behaviour.
@@ -249,7 +249,7 @@ pub const PMC: RegMap<()> = RegMap::new(0x100, &[
 pub const EDU_VENDOR_ID: u16 = 0x1234;
 /// The educational device (edu.rst).
 pub const EDU_DEVICE_ID: u16 = 0x11e8;
-/// Its revision (edu.rst).
+/// Its revision (edu.c).
 pub const EDU_REVISION: u8 = 0x10;
 /// Class code of what has no class (PCI 3.0, appendix D).
 pub const EDU_CLASS: u32 = 0xff_0000;
@@ -257,11 +257,11 @@ pub const EDU_CLASS: u32 = 0xff_0000;
 pub const EDU_BAR_LEN: u32 = 1 << 20;
 /// Where its MSI capability is.
 pub const EDU_MSI_OFFSET: u16 = 0x40;
-/// What its identification register says: version 1.0 (edu.rst).
+/// What its identification register says: version 1.0 (edu.rst; the version, edu.c).
 pub const EDU_IDENTIFICATION: u32 = 0x0100_00ed;
 /// Status bit 7: raise an interrupt when a factorial is done (edu.rst).
 pub const EDU_STATUS_IRQ: u32 = 0x80;
-/// The interrupt status bit of that interrupt (edu.rst).
+/// The interrupt status bit of that interrupt (edu.c, `FACT_IRQ`).
 pub const FACTORIAL_IRQ: u32 = 0x01;
 
 /// A register of the educational device.

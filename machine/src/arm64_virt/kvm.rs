@@ -103,7 +103,8 @@ impl OnKvm for VirtOnKvm {
         if !arm64.aarch32 {
             return Ok(Start::Boot { pc: loaded.entry, x0: loaded.fdt });
         }
-        /// With a device tree, a 32-bit kernel is told no machine type (`booting.rst`, section 5).
+        /// With a device tree, a 32-bit kernel is told no machine type
+        /// (`Documentation/arch/arm/booting.rst`, section 3).
         const NO_MACHINE: u32 = u32::MAX;
         let reach = |addr: u64| {
             u32::try_from(addr)

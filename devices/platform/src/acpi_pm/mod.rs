@@ -9,8 +9,8 @@
 //! ```
 //!
 //! ACPI is always enabled: SCI_EN reads 1 and there is no SMI command port, so the FADT's
-//! `SMI_CMD` is 0 (section 4.8.2). Deviation: no sleep state but S5 exists; SLP_EN with another
-//! SLP_TYP does nothing, and the DSDT offers none.
+//! `SMI_CMD` is 0 ("Legacy/ACPI Select and the SCI Interrupt"). Deviation: no sleep state but S5
+//! exists; SLP_EN with another SLP_TYP does nothing, and the DSDT offers none.
 
 pub mod regs;
 mod shell;
@@ -25,7 +25,7 @@ use self::regs::{MAP, PM_TMR_HZ, Pm1Control, Pm1Enable, Pm1Status, Reg, SLP_TYP_
 pub use self::shell::AcpiPm;
 pub use self::state::State;
 
-/// How many bits the timer has (section 4.8.3.3; FADT flag `TMR_VAL_EXT`).
+/// How many bits the timer has (section 4.8.2.1; FADT flag `TMR_VAL_EXT`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerWidth {
     /// 24 bits; wraps every 4.7 seconds.
@@ -102,7 +102,7 @@ impl Chip {
         self.state.status.set_pwrbtn(true);
     }
 
-    /// Sets TMR_STS if the timer's highest bit has changed since last time (section 4.8.3.3).
+    /// Sets TMR_STS if the timer's highest bit has changed since last time (section 4.8.2.1).
     fn catch_up(&mut self, now_ns: u64) {
         let changes = self.timer_changes(now_ns);
         if changes != self.state.timer_changes {

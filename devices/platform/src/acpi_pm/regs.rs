@@ -1,5 +1,5 @@
 //! Spec: Advanced Configuration and Power Interface (ACPI) Specification, release 6.5 (August
-//! 2022), section 4.8.3 "ACPI Fixed Hardware Features" and table 4.x of its subsections.
+//! 2022), section 4.8.3 "Fixed Hardware Registers" and tables 4.11 to 4.13 in it.
 //!
 //! Three register blocks, laid out one after the other in one window. The tables the machine
 //! writes (FADT) give each block's address and length separately.
@@ -24,10 +24,10 @@ pub const PM_TMR_OFFSET: u32 = 8;
 /// Length of the power management timer block in bytes (FADT `PM_TMR_LEN`).
 pub const PM_TMR_LEN: u8 = 4;
 
-/// The power management timer's frequency in Hz (section 4.8.3.3).
+/// The power management timer's frequency in Hz (section 4.8.2.1).
 pub const PM_TMR_HZ: u64 = 3_579_545;
 
-/// The value of SLP_TYP that means soft-off, for the `\_S5` object of the DSDT (section 4.8.3.2;
+/// The value of SLP_TYP that means soft-off, for the `\_S5` object of the DSDT (section 7.4.2.6;
 /// the encoding is each machine's own).
 pub const SLP_TYP_S5: u8 = 5;
 

@@ -1,5 +1,6 @@
 //! Spec: QEMU, docs/specs/fw_cfg.rst, "QEMU Firmware Configuration (fw_cfg) Device"; Linux
-//! `include/uapi/linux/qemu_fw_cfg.h` for the selector keys.
+//! `include/uapi/linux/qemu_fw_cfg.h` for the selector keys; QEMU, `hw/i386/fw_cfg.h`, for
+//! those of x86.
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite, Write};
@@ -41,7 +42,7 @@ pub const MMIO: RegMap<Reg> = RegMap::new(MMIO_LEN, &[
     row(Reg::DmaLow,   "DMA_LOW",  20, 4, ReadWrite),
 ]);
 
-/// What the DMA address register reads as: `QEMU CFG`, in the order of the addresses.
+/// What the DMA address register reads as: `QEMU CFG`, in the order of the addresses ("Signature").
 pub const DMA_SIGNATURE: [u8; 8] = *b"QEMU CFG";
 
 /// The control word of an operation ("Guest-side DMA Interface").

@@ -259,7 +259,7 @@ impl Uart {
     }
 
     /// Enabling ETBEI while THR is empty raises the interrupt, which drivers use to get the first
-    /// one (section 8.7; Linux tests for it and falls back to polling where it fails).
+    /// one (section 8.4, bit 5; Linux tests for it and falls back to polling where it fails).
     fn write_ier(&mut self, ier: Ier) {
         if ier.etbei() && !self.state.ier.etbei() && self.state.tx.is_empty() {
             self.state.thre_raised = true;

@@ -10,7 +10,7 @@ use trapline_regs::{RegMap, row};
 /// Length of the register window in bytes.
 pub const WINDOW_LEN: u32 = 8;
 
-/// Depth of each FIFO in characters (section 8.5).
+/// Depth of each FIFO in characters ("General description"; section 8.11).
 pub const FIFO_DEPTH: usize = 16;
 
 /// The input clock of a PC's UARTs in Hz (section 8.3, table III). The baud rate is this by
@@ -20,9 +20,9 @@ pub const CLOCK_HZ: u64 = 1_843_200;
 /// The registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reg {
-    /// Receiver buffer (section 8, table I).
+    /// Receiver buffer (section 8, table II).
     Rbr,
-    /// Transmitter holding register (section 8, table I).
+    /// Transmitter holding register (section 8, table II).
     Thr,
     /// Interrupt enable (section 8.7).
     Ier,
@@ -46,7 +46,7 @@ pub enum Reg {
     Dlm,
 }
 
-/// The window while DLAB is 0 (section 8, table I). LSR and MSR are for reading only; the data
+/// The window while DLAB is 0 (section 8, table II). LSR and MSR are for reading only; the data
 /// sheet keeps writes to LSR for factory testing (section 8.4, note).
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[

@@ -15,8 +15,8 @@ pub struct Received {
     pub errors: u8,
 }
 
-/// Everything the chip remembers. `Default` is the state after master reset (PC16550D section 8,
-/// table II).
+/// Everything the chip remembers. `Default` is the state after master reset (PC16550D,
+/// table I).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     /// Interrupt enable register.

@@ -101,7 +101,7 @@ fn set_msrs(fd: &VcpuFd) {
 }
 
 /// The local APIC with pin LINT0 taking interrupts of the 8259A and LINT1 taking NMI, as firmware
-/// leaves them (MultiProcessor Specification 1.4, section 3.6.2.1).
+/// leaves them (MultiProcessor Specification 1.4, section 3.6.2.2, "Virtual Wire Mode").
 fn with_pins(power_on: &kvm_lapic_state) -> kvm_lapic_state {
     const LVT_LINT0: usize = 0x350;
     const LVT_LINT1: usize = 0x360;

@@ -42,7 +42,7 @@ pub enum Reg {
     AllMasks,
 }
 
-/// The register codes (figures 5 and 6). What the figures call illegal is not listed.
+/// The register codes (figures 5 to 7). What the figures call illegal is not listed.
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
     row(Reg::Address(0),   "ADDR0",  0x0, 1, ReadWrite),
