@@ -140,8 +140,8 @@ fn the_speakers_counter_is_gated_and_seen_through_port_b() {
     });
 }
 
-/// Registers of the local APIC and of the I/O APIC (Intel SDM volume 3, table 11-1; 82093AA data
-/// sheet, section 3).
+/// Registers of the local APIC and of the I/O APIC (Intel SDM volume 3, "Local APIC register
+/// address map"; 82093AA data sheet, section 3).
 const SVR: u32 = 0xfee0_00f0;
 const EOI: u32 = 0xfee0_00b0;
 const IOREGSEL: u32 = 0xfec0_0000;

@@ -1,5 +1,6 @@
-//! Spec: JEDEC JESD68.01, "Common Flash Interface (CFI)"; Intel 297846 (AP-646), "Common Flash
-//! Interface and Command Sets"; Intel 290667 (28F128J3A) for the Intel command set itself.
+//! Spec: JEDEC JESD68.01, "Common Flash Interface (CFI)", and JEP137, its ID codes; Intel 297846
+//! (AP-646), "Common Flash Interface and Command Sets"; Intel 290667 (28F128J3A) for the Intel
+//! command set itself.
 //!
 //! Commands, status bits and the query table of one chip. No behaviour.
 
@@ -24,7 +25,7 @@ pub const BUFFER_WORDS: usize = 1 << BUFFER_LOG2 >> 1;
 /// Bytes of it, as a power of two.
 const BUFFER_LOG2: u8 = 6;
 
-/// Intel/Sharp extended command set (JESD68.01, 0x0001; 290667, table 6).
+/// Intel/Sharp extended command set (JEP137, 0x0001; 290667, "Command definitions").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Read array.
@@ -78,7 +79,7 @@ pub const CONFIRM: u16 = 0xd0;
 /// Second cycle of set lock bit.
 pub const SET_LOCK: u16 = 0x01;
 
-/// The status register (290667, table 17).
+/// The status register (290667, "Status register definitions").
 #[bitfield(u8)]
 #[derive(PartialEq, Eq)]
 pub struct Status {
@@ -103,8 +104,8 @@ impl Status {
     pub const RESERVED: u8 = 0x4d;
 }
 
-/// Identifier codes (290667, table 8), by word address: manufacturer, then device. These are
-/// nobody's, as kvmtool's are.
+/// Identifier codes (290667, "Identifier codes"), by word address: manufacturer, then device. These
+/// are nobody's, as kvmtool's are.
 pub const IDENTIFIERS: [u16; 2] = [0x0000, 0xffff];
 /// The lock bit of a block, from the block's first word; bit 0.
 pub const BLOCK_LOCK_CODE: u32 = 2;
@@ -113,7 +114,8 @@ pub const BLOCK_LOCK_CODE: u32 = 2;
 const QUERY: usize = 0x10;
 
 /// The query table of a chip of `blocks` erase blocks and `2^len_log2` bytes, by word address from
-/// 0x10 (JESD68.01, tables 2 to 7; AP-646, table 5).
+/// 0x10 (JESD68.01, "Query identification string", "System interface information", "Device
+/// geometry definition"; AP-646, "Primary vendor-specific extended query").
 pub const fn query(word: u32, len_log2: u8, blocks: u16) -> u8 {
     let [blocks_low, blocks_high] = (blocks - 1).to_le_bytes();
     let [size_low, size_high, ..] = (BLOCK_WORDS * 2 / 256).to_le_bytes();

@@ -1,6 +1,7 @@
 //! Spec: Intel 82093AA I/O Advanced Programmable Interrupt Controller data sheet, order number
 //! 290566-001, section 3. The EOI register, the message format and version 0x20 are of Intel's
-//! I/O Controller Hub 9 data sheet, order number 316972-004, section 13.5 and section 5.10.
+//! I/O Controller Hub 9 data sheet, order number 316972-004, section 13.5 and "Front Side Bus
+//! Interrupt Delivery" (section 5.9).
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite, Write};
@@ -172,7 +173,8 @@ impl Redirection {
     }
 }
 
-/// Message address (ICH9 section 5.10; Intel SDM volume 3, section 11.11.1), lower 32 bits.
+/// Message address (ICH9, "Interrupt message address format"; Intel SDM volume 3, "Message address
+/// register format"), lower 32 bits.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct MessageAddress {
@@ -191,7 +193,8 @@ pub struct MessageAddress {
     pub prefix: u16,
 }
 
-/// Message data (ICH9 section 5.10; Intel SDM volume 3, section 11.11.2).
+/// Message data (ICH9, "Interrupt message data format"; Intel SDM volume 3, "Message data register
+/// format").
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct MessageData {

@@ -1,6 +1,6 @@
 //! Spec: Intel 8259A Programmable Interrupt Controller data sheet, order number 231468-003,
 //! "Programming the 8259A" and figures 7 and 8. The ELCR is of Intel's 82371FB/SB (PIIX/PIIX3)
-//! data sheet, order number 290550-002, section 2.5.3.
+//! data sheet, order number 290550-002, registers ELCR1 and ELCR2.
 //!
 //! Two chips and their edge/level control registers make one device. It has three regions on a
 //! PC; each is mapped with the device offset of its first register: 0x20 at [`PRIMARY_OFFSET`],
@@ -41,7 +41,7 @@ pub enum Reg {
     /// A0 = 1: writes are ICW2 to ICW4 while the chip waits for them, else OCW1; reads are IMR
     /// (figures 7 and 8, "Reading the 8259A status").
     Data(Which),
-    /// Edge/level control (290550, section 2.5.3).
+    /// Edge/level control (290550, ELCR1 and ELCR2).
     Elcr(Which),
 }
 
@@ -59,7 +59,7 @@ pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
 impl Which {
     /// The bits of the edge/level control register that can be set: all but the timer's (IRQ 0),
     /// the keyboard's (1), the cascade's (2), the clock's (8) and the coprocessor's (13), which
-    /// are always edge triggered (PIIX section 2.5.3).
+    /// are always edge triggered (290550, ELCR1 and ELCR2).
     pub const fn elcr_mask(self) -> u8 {
         match self {
             Self::Primary => 0xf8,
@@ -160,5 +160,5 @@ pub const VECTOR_BASE: u8 = 0xf8;
 /// Bit 7 of the poll word: there was an interrupt ("Poll command").
 pub const POLL_INTERRUPT: u8 = 1 << 7;
 
-/// The slave address, and so ICW3, after ICW1 ("Initialization command words 1 and 2", item d).
+/// The slave address, and so ICW3, after ICW1 ("Initialization command words", item d).
 pub const ICW3_AFTER_ICW1: u8 = 7;

@@ -5,7 +5,7 @@
 //!   processor ──write──► MSI_SETSPI_NS ─────────┴─► V2m ──edge──► Line ──► SPI
 //! ```
 //!
-//! Spec: Arm DEN0029 (SBSA) 3.0, appendix E.
+//! Spec: Arm DEN0029 (SBSA) 3.0, appendix "GICv2m architecture".
 
 pub mod regs;
 #[cfg(test)]

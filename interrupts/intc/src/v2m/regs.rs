@@ -1,5 +1,4 @@
-//! Spec: Arm Server Base System Architecture (DEN0029) version 3.0, appendix E, "GICv2m
-//! architecture".
+//! Spec: Arm Server Base System Architecture (DEN0029) version 3.0, appendix "GICv2m architecture".
 //!
 //! Names and offsets of the registers of a message frame. No behaviour.
 

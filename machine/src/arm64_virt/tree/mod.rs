@@ -210,7 +210,8 @@ fn private(facts: &Facts<'_>, ppi: u32, flags: u32) -> [u32; 3] {
 
 /// The numbers are for those who only know PSCI 0.1 (psci.yaml); the others know them.
 fn psci(aarch32: bool) -> FdtNode {
-    /// Bit 30 of a function's number: its arguments have 64 bits (Arm DEN0028, section 2.5).
+    /// Bit 30 of a function's number: its arguments have 64 bits (Arm DEN0028, "Function
+    /// identifiers").
     const BITS_64: u32 = 1 << 30;
     let wide = if aarch32 { 0 } else { BITS_64 };
     FdtNode::new("psci")

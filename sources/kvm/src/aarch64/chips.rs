@@ -13,7 +13,7 @@ use trapline_device::MsiSink;
 use super::gic::{Gic, KernelGic};
 use crate::{Error, Vm, VmOptions};
 
-/// INTID of the first shared peripheral interrupt (Arm IHI 0069, section 2.2.1).
+/// INTID of the first shared peripheral interrupt (Arm IHI 0069, "INTIDs").
 const FIRST_SPI: u32 = 32;
 
 /// KVM's number of shared peripheral interrupt `n` (`KVM_IRQ_LINE`).

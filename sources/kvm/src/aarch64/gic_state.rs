@@ -1,8 +1,8 @@
 //! The vGIC's registers as they are after power-on, and the way back to them.
 //!
 //! KVM has no reset for anything but the ITS, so every register that a guest can change is written
-//! (`KVM_DEV_ARM_VGIC_GRP_*_REGS`). Offsets are those of Arm IHI 0048 (GICv2, chapter 4) and
-//! IHI 0069 (GICv3, chapter 12); encodings of system registers those of the Arm ARM.
+//! (`KVM_DEV_ARM_VGIC_GRP_*_REGS`). Offsets are those of Arm IHI 0048 (GICv2) and
+//! IHI 0069 (GICv3), "Programmers' model"; encodings of system registers those of the Arm ARM.
 
 use kvm_bindings::{
     KVM_DEV_ARM_VGIC_CPUID_SHIFT, KVM_DEV_ARM_VGIC_GRP_CPU_REGS, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS,

@@ -20,7 +20,7 @@ pub(crate) struct CpuModel {
     stolen_time: Option<u64>,
 }
 
-/// Bytes of one vCPU's stolen time structure (Arm DEN0057, section 3.2.2).
+/// Bytes of one vCPU's stolen time structure (Arm DEN0057, "Stolen time").
 const STOLEN_TIME_LEN: u64 = 64;
 /// Bits of a quadword, the unit of SVE vector lengths.
 const QUADWORD_BITS: u32 = 128;

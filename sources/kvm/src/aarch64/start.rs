@@ -48,7 +48,7 @@ impl Start {
     }
 
     /// Where a 32-bit guest goes on after a suspension: the state in which `CPU_ON` starts a CPU too,
-    /// in Thumb when the address is odd (Arm DEN0022, section 6.4).
+    /// in Thumb when the address is odd (Linux `arch/arm64/kvm/reset.c`).
     pub(super) fn resume32(entry: u64, context: u64) -> Vec<(u64, u64)> {
         const THUMB: u64 = 1 << 5;
         let thumb = if entry & 1 == 0 { 0 } else { THUMB };

@@ -1,4 +1,4 @@
-//! A guest that suspends itself by PSCI `SYSTEM_SUSPEND` (Arm DEN0022, section 5.20; Linux
+//! A guest that suspends itself by PSCI `SYSTEM_SUSPEND` (Arm DEN0022, "SYSTEM_SUSPEND"; Linux
 //! `Documentation/virt/kvm/api.rst`, `KVM_SYSTEM_EVENT_SUSPEND`): the vCPU sleeps until an
 //! interrupt wants it, and then starts at the address the guest has named.
 

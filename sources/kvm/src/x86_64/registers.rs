@@ -23,8 +23,8 @@ pub(crate) fn code_address(fd: &VcpuFd) -> Option<u64> {
 /// What the processor means by its reason for not entering the guest.
 pub(crate) fn entry_failure_hint(reason: u64) -> &'static str {
     // Intel SDM volume 3, appendix C: bit 31 says that entry failed, the low half why; without it
-    // the number is a VM-instruction error (volume 3, section 31.4). AMD APM volume 2, appendix C:
-    // all ones is VMEXIT_INVALID.
+    // the number is a VM-instruction error (volume 3, "VM instruction error numbers"). AMD APM
+    // volume 2, appendix C: all ones is VMEXIT_INVALID.
     match (reason >> 31 & 1, reason & 0xffff) {
         _ if reason == u64::MAX || reason == 0xffff_ffff => {
             ": its state is not valid on this processor (VMEXIT_INVALID)"
