@@ -122,7 +122,7 @@ impl SaveState for HostBridge {
     }
 }
 
-/// Once locked, the register is closed and read-only until the next reset (290549, SMRAM, D_LCK).
+/// Once locked, the register is closed and read-only until the next reset (290549, SMRAM).
 fn write_smram(config: &mut ConfigSpace, new: Smram) {
     let [old, ..] = config.read(SMRAM, Size::Byte).to_le_bytes();
     if !Smram::from_bits(old).lock() {
