@@ -15,8 +15,8 @@ use crate::bus::Function;
 use crate::config::{Bar, ConfigSpace, Identity, Pin};
 use crate::msi::MsiCapability;
 use crate::regs::{
-    EDU, EDU_BAR_LEN, EDU_CLASS, EDU_DEVICE_ID, EDU_IDENTIFICATION, EDU_MSI_OFFSET, EDU_REVISION,
-    EDU_STATUS_IRQ, EDU_VENDOR_ID, EduReg, FACTORIAL_IRQ,
+    EDU, EDU_BAR_LEN, EDU_CLASS, EDU_DEVICE_ID, EDU_DMA, EDU_IDENTIFICATION, EDU_MSI_OFFSET,
+    EDU_REVISION, EDU_STATUS_IRQ, EDU_VENDOR_ID, EduReg, FACTORIAL_IRQ,
 };
 use crate::state::{ConfigState, ConfigV1};
 
@@ -137,7 +137,8 @@ impl Handler for Edu {
             Some(EduReg::Factorial) => state.factorial,
             Some(EduReg::Status) => state.status,
             Some(EduReg::InterruptStatus) => state.interrupts,
-            Some(EduReg::Raise | EduReg::Acknowledge) | None => 0,
+            None if EDU_DMA.contains(&offset) => 0,
+            Some(EduReg::Raise | EduReg::Acknowledge) | None => u32::MAX,
         };
         value.into()
     }

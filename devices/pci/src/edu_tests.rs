@@ -77,6 +77,10 @@ fn its_registers_answer_as_edu_rst_says() {
     assert_eq!(edu.peek(&log, 0x20), 0x80);
     edu.poke(&log, 8, 3);
     assert_eq!(edu.peek(&log, 0x24), 1, "the factorial is done");
+    for nothing_to_read in [0x10, 0x60, 0x64, 0xa0] {
+        assert_eq!(edu.peek(&log, nothing_to_read), 0xffff_ffff);
+    }
+    assert_eq!(edu.peek(&log, 0x98), 0, "no DMA is under way");
 }
 
 #[test]

@@ -251,8 +251,10 @@ pub const EDU_VENDOR_ID: u16 = 0x1234;
 pub const EDU_DEVICE_ID: u16 = 0x11e8;
 /// Its revision (edu.c).
 pub const EDU_REVISION: u8 = 0x10;
-/// Class code of what has no class (PCI 3.0, appendix D).
-pub const EDU_CLASS: u32 = 0xff_0000;
+/// Its class code: nothing that there was a class for when classes came (edu.c).
+pub const EDU_CLASS: u32 = 0x00_ff00;
+/// Offsets of the DMA registers, which we have not (edu.rst).
+pub const EDU_DMA: std::ops::Range<u64> = 0x80..0xa0;
 /// Length of its BAR in bytes (edu.rst).
 pub const EDU_BAR_LEN: u32 = 1 << 20;
 /// Where its MSI capability is.
