@@ -21,6 +21,13 @@ impl CharDevice for Arrival<Weak<dyn CharDevice>> {
             device.poll();
         }
     }
+
+    fn receive_break(&self) {
+        if let Some(device) = self.device.upgrade() {
+            self.registry.drain();
+            device.receive_break();
+        }
+    }
 }
 
 impl Input for Arrival<Arc<dyn Input>> {

@@ -38,6 +38,8 @@ impl CharDevice for Loopback {
             }
         }
     }
+
+    fn receive_break(&self) {}
 }
 
 fn main() -> ExitCode {

@@ -137,13 +137,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "shell",
-        about: "typed text reaches the guest's shell; Ctrl-a x leaves a sane terminal",
+        about: "typed text and a break reach the guest; Ctrl-a x leaves a sane terminal",
         image: Image::Bzimage,
         options: &["-c", "1"],
         user: User::Typing(&[
             SHELL,
             Step { seen: PROMPT, typed: "echo $((6*7))\r" },
-            Step { seen: "\n42\n", typed: "\x01x" },
+            Step { seen: "\n42\n", typed: "\x01bh" },
+            Step { seen: "sysrq: HELP", typed: "\x01x" },
         ]),
         expect: &["42"],
         once: None,

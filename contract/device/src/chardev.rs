@@ -18,6 +18,11 @@ pub trait CharDevice: Send + Sync {
     /// The backend has characters to hand over, or room for more, that it did not have before.
     /// Never called from inside a [`CharBackend`] method.
     fn poll(&self);
+
+    /// Whoever is behind the backend sends a break: the line is at the level of a start bit for
+    /// longer than a character. It overtakes characters the device had no room for. Called as
+    /// [`CharDevice::poll`] is.
+    fn receive_break(&self);
 }
 
 /// A backend that swallows what it is sent and never has anything to say.

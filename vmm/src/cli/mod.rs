@@ -67,6 +67,7 @@ usage: trapline COMMAND [ARGS]
 
 const RUN_AFTER_HELP: &str = "While the guest runs:
   Ctrl-a x  end the guest
+  Ctrl-a b  send a break: Linux takes the next key as SysRq
   Ctrl-a s  show what it has accessed so far
   Ctrl-a h  show these keys
   Ctrl-a a  send Ctrl-a to the guest (also Ctrl-a Ctrl-a)";

@@ -83,6 +83,7 @@ fn obey(console: &Console, command: Key) {
     match command {
         Key::Help => console.message(escape::HELP),
         Key::Quit => console.requests.make(Request::Quit),
+        Key::Break => console.send_break(),
         Key::Statistics => console.requests.make(Request::Statistics),
         Key::Guest(_) | Key::Nothing => {}
     }

@@ -172,10 +172,20 @@ impl Console {
 
     /// Tells the serial port to look. Never with a lock of ours held: it calls back.
     fn poll_device(&self) {
-        let device = self.device.lock().as_ref().and_then(Weak::upgrade);
-        if let Some(device) = device {
+        if let Some(device) = self.device() {
             device.poll();
         }
+    }
+
+    /// Sends the serial port a break. Nobody is there yet who could notice one before the start.
+    fn send_break(&self) {
+        if let Some(device) = self.device() {
+            device.receive_break();
+        }
+    }
+
+    fn device(&self) -> Option<Arc<dyn CharDevice>> {
+        self.device.lock().as_ref().and_then(Weak::upgrade)
     }
 
     fn wake_reader(&self) {

@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -12,6 +13,7 @@ struct Port {
     console: Arc<Console>,
     to_send: Mutex<Vec<u8>>,
     got: Mutex<Vec<u8>>,
+    breaks: AtomicU32,
     deaf: AtomicBool,
 }
 
@@ -21,6 +23,7 @@ impl Port {
             console: Arc::clone(console),
             to_send: Mutex::default(),
             got: Mutex::default(),
+            breaks: AtomicU32::new(0),
             deaf: AtomicBool::new(false),
         });
         let device: Arc<dyn CharDevice> = Arc::clone(&port) as _;
@@ -49,6 +52,10 @@ impl CharDevice for Port {
                 count => got.extend(&buf[..count]),
             }
         }
+    }
+
+    fn receive_break(&self) {
+        self.breaks.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -141,10 +148,11 @@ fn what_is_typed_reaches_the_guest_and_commands_do_not() {
     let console = Console::new(requests).unwrap();
     console.start(typed, std::fs::File::create("/dev/null").unwrap()).unwrap();
     let port = Port::on(&console);
-    keyboard.write_all(b"echo\x01\x01 hi\r\x01s\x01q\x01x").unwrap();
+    keyboard.write_all(b"echo\x01\x01 hi\r\x01b\x01s\x01q\x01x").unwrap();
     until("both commands are obeyed", || log.lock().len() == 2);
     assert_eq!(*log.lock(), [Request::Statistics, Request::Quit]);
     until("the text has arrived", || *port.got.lock() == b"echo\x01 hi\r");
+    assert_eq!(port.breaks.load(Ordering::Relaxed), 1);
     assert!(console.flush_and_join(Some(PATIENCE)));
 }
 

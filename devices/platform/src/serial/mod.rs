@@ -93,7 +93,7 @@ impl Uart {
             Reg::Thr => self.write_thr(value, clock),
             Reg::Ier => self.write_ier(Ier::from_guest(value)),
             Reg::Fcr => self.write_fcr(Fcr::from_guest(value)),
-            Reg::Lcr => self.write_lcr(Lcr::from_bits(value), clock),
+            Reg::Lcr => self.state.lcr = Lcr::from_bits(value),
             Reg::Mcr => self.write_mcr(Mcr::from_guest(value), clock),
             Reg::Scr => self.state.scr = value,
             Reg::Dll => self.state.divisor = u16::from_le_bytes([value, dlm]),
@@ -288,35 +288,21 @@ impl Uart {
         };
     }
 
-    fn write_lcr(&mut self, lcr: Lcr, clock: &dyn Clock) {
-        let was_break = self.state.lcr.set_break();
-        self.state.lcr = lcr;
-        if lcr.set_break() && !was_break && self.state.mcr.loopback() {
-            self.receive_break(clock);
-        }
-    }
-
     fn write_mcr(&mut self, mcr: Mcr, clock: &dyn Clock) {
-        let was_loopback = self.state.mcr.loopback();
         self.state.mcr = mcr;
         self.state.msr = self.state.msr.follow(self.state.modem_inputs());
-        if mcr.loopback() && !was_loopback && self.state.lcr.set_break() {
-            self.receive_break(clock);
-        }
         self.loop_back(clock);
     }
 
-    /// In loopback, what is to be sent is received (section 8.8, bit 4). While SOUT is held in a
-    /// break the receiver waits for marking, so nothing comes through.
+    /// In loopback, what is to be sent is received (section 8.8, bit 4). A break does not change
+    /// that: it acts on SOUT, which comes after the transmitter (section 8.1, bit 6).
     fn loop_back(&mut self, clock: &dyn Clock) {
         if !self.state.mcr.loopback() || self.state.tx.is_empty() {
             return;
         }
         let lcr = self.state.lcr;
         while let Some(data) = self.state.tx.pop_front() {
-            if !lcr.set_break() {
-                self.arrive(Received { data: data & lcr.data_mask(), errors: 0 });
-            }
+            self.arrive(Received { data: data & lcr.data_mask(), errors: 0 });
         }
         self.state.thre_raised = true;
         self.touch_rx(clock);
@@ -324,8 +310,12 @@ impl Uart {
 
     /// The receiver sees spacing for longer than a character: one zero character with BI (section
     /// 8.4, bit 4). It has no stop bit either, and its parity bit is 0, which is wrong for odd
-    /// parity and for a stick bit of 1 (section 8.1, bits 4 and 5).
+    /// parity and for a stick bit of 1 (section 8.1, bits 4 and 5). In loopback the receiver's
+    /// input is disconnected (section 8.8, bit 4).
     fn receive_break(&mut self, clock: &dyn Clock) {
+        if self.state.mcr.loopback() {
+            return;
+        }
         let lcr = self.state.lcr;
         let errors = Lsr::new()
             .with_break_interrupt(true)

@@ -146,6 +146,12 @@ impl CharDevice for Serial {
         port.more = true;
         self.sync(&mut port);
     }
+
+    fn receive_break(&self) {
+        let mut port = self.port.lock();
+        port.uart.receive_break(&*self.clock);
+        self.sync(&mut port);
+    }
 }
 
 impl Wake for Serial {

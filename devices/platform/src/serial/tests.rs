@@ -446,3 +446,30 @@ fn reset_is_power_on_and_lets_go_of_the_line() {
     let all: Vec<u8> = [IER, IIR, LCR, MCR, LSR, MSR, SCR].map(|at| board.inb(at)).to_vec();
     assert_eq!(all, [0, 1, 0, 0, 0x60, 0xb0, 0]);
 }
+
+#[test]
+fn a_break_is_one_zero_character_with_its_errors() {
+    let board = Board::set_up();
+    // Odd parity, which a spacing parity bit gets wrong.
+    board.outb(LCR, 0x0b);
+    board.outb(IER, 0x04);
+    board.type_in(b"a");
+    board.uart.receive_break();
+    assert_eq!(board.interrupt(), NO_INTERRUPT, "the error is not at the top yet");
+    assert_eq!(board.inb(LSR), 0xe1, "it is in the FIFO");
+    assert_eq!(board.inb(DATA), b'a');
+    assert!(board.line.level());
+    assert_eq!(board.interrupt(), 0x06);
+    assert_eq!(board.inb(LSR), 0xfd, "BI, FE, PE and the FIFO's error bit");
+    assert_eq!(board.inb(LSR), 0x61);
+    assert_eq!(board.inb(DATA), 0);
+    assert_eq!(board.inb(LSR), 0x60);
+}
+
+#[test]
+fn the_fifo_error_bit_is_for_fifo_mode_only() {
+    let board = Board::new();
+    board.outb(LCR, 0x03);
+    board.uart.receive_break();
+    assert_eq!(board.inb(LSR), 0x79);
+}
