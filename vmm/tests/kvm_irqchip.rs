@@ -278,9 +278,12 @@ fn a_masked_pin_forgets_edges_and_keeps_levels() {
         };
         on_both(masked, |chip, ended| {
             let count = (ended.status - 1) / 2;
-            // A KVM without hardware has its I/O APIC ask once more after each end.
-            let good = count == expected || (chip == "kernel" && trigger != 0 && count > expected);
-            assert!(good, "{chip} {trigger}: {ended:?}");
+            // A KVM without hardware ends a level-triggered interrupt when it delivers it, and says
+            // so when it is next entered: mostly after the cause has gone, where the I/O APIC is
+            // ours, and always before, where it is in the kernel. Then it comes once more.
+            let early = trigger != 0 && ended.err.contains("shows no hardware virtualization");
+            let most = if early { 2 * expected } else { expected };
+            assert!((expected..=most).contains(&count), "{chip} {trigger}: {ended:?}");
         });
     }
 }
