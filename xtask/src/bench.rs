@@ -83,7 +83,7 @@ fn bench_command(package: &str, bench: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// The guest's tables are in huge pages there, as a VMM's RAM is.
+/// The plain bytes beside the guest's RAM are in huge pages, too.
 fn its() -> Result<u8> {
     let mut command = bench_command("gicv3-its", "its")?;
     command.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
