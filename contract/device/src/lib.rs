@@ -1,9 +1,9 @@
 //! The contract between the trap registry and whoever answers a trap.
 //!
 //! A device implements [`Handler`] (or [`HandlerMut`] behind [`Locked`]). It sees offsets into its
-//! own registers, never a guest address; it holds a [`Line`], never an interrupt number; it asks a
-//! [`Clock`], never the host. That is what lets one device sit behind a port on x86-64, behind
-//! MMIO on arm64, behind a qtest socket, or in a replay, without knowing.
+//! own registers, never a guest address; it holds a [`Line`] or an [`Interrupt`], never an interrupt
+//! number; it asks a [`Clock`], never the host. That is what lets one device sit behind a port on
+//! x86-64, behind MMIO on arm64, behind a qtest socket, or in a replay, without knowing.
 //!
 //! What was left out on purpose: a device's configuration, its threads and its file descriptors.
 //! Those belong to whoever builds the machine.
@@ -16,12 +16,14 @@ mod clock;
 mod edit;
 mod fdt;
 mod handler;
+mod interrupt;
 mod irqchip;
 mod line;
 mod msi;
 mod power;
 mod save;
 mod saved_form;
+mod vector;
 
 pub use access::{Direction, Size, Space};
 pub use chardev::{CharBackend, CharDevice, NullBackend};
@@ -29,8 +31,10 @@ pub use clock::{Clock, Timer, Wake};
 pub use edit::{EditError, NoRegions, RegionId, RegionName, Regions};
 pub use fdt::{FdtDevice, FdtNode, FdtValue};
 pub use handler::{Device, Handler, HandlerMut, IoCx, Limits, Locked, Rules};
+pub use interrupt::{Interrupt, InterruptMode};
 pub use irqchip::{EoiSink, ExtInt, LevelRoutes};
 pub use line::{Line, LineSink};
 pub use msi::{Msi, MsiController, MsiSink};
 pub use power::{Power, PowerEvent};
 pub use save::{Form, SaveState, Saved, SavedBytes, StateError, WrongLength, restore_all};
+pub use vector::{MessageVector, SinkVector};

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::{MessageVector, SinkVector};
+
 /// One message: what is written, and where.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Msi {
@@ -37,4 +39,9 @@ pub trait MsiController: Send + Sync {
     /// The sink of the function whose PCI Requester ID is `requester`: bus in bits 15:8, device
     /// in bits 7:3, function in bits 2:0.
     fn sink(&self, requester: u16) -> Arc<dyn MsiSink>;
+
+    /// A new vector, masked, of that function.
+    fn vector(&self, requester: u16) -> Arc<dyn MessageVector> {
+        Arc::new(SinkVector::new(self.sink(requester)))
+    }
 }

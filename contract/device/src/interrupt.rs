@@ -1,0 +1,250 @@
+//! A device's interrupt: a pin, a message, or whichever of the two its driver has enabled.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::{Line, MessageVector};
+
+/// How an [`Interrupt`] reaches the guest at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InterruptMode {
+    /// Not at all: neither messages nor the pin (PCI's "Interrupt Disable") are enabled.
+    Disabled,
+    /// By the level of a pin.
+    Pin,
+    /// By a message for each event.
+    Message,
+}
+
+/// A device's interrupt. Its clones are the same interrupt: the device fires one, and the bus
+/// that knows what the driver has enabled holds another to switch the mode.
+///
+/// A device may fire while it holds its own lock: nothing below calls a device.
+#[derive(Clone)]
+pub struct Interrupt(Arc<Inner>);
+
+struct Inner {
+    pin: Option<Line>,
+    vector: Option<Arc<dyn MessageVector>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    mode: InterruptMode,
+    /// The level the device asked for, kept in every mode.
+    level: bool,
+}
+
+impl Interrupt {
+    /// A pin, and nothing else.
+    pub fn pin(line: Line) -> Self {
+        Self::new(Some(line), None, InterruptMode::Pin)
+    }
+
+    /// A message, and nothing else.
+    pub fn message(vector: Arc<dyn MessageVector>) -> Self {
+        Self::new(None, Some(vector), InterruptMode::Message)
+    }
+
+    /// A pin until messages are enabled ([`Self::set_mode`]).
+    pub fn either(line: Line, vector: Arc<dyn MessageVector>) -> Self {
+        Self::new(Some(line), Some(vector), InterruptMode::Pin)
+    }
+
+    /// An interrupt nobody takes.
+    pub fn unconnected() -> Self {
+        Self::new(None, None, InterruptMode::Disabled)
+    }
+
+    fn new(pin: Option<Line>, vector: Option<Arc<dyn MessageVector>>, mode: InterruptMode) -> Self {
+        Self(Arc::new(Inner { pin, vector, state: Mutex::new(State { mode, level: false }) }))
+    }
+
+    /// Something has happened. In message mode the message is sent, again if it was sent before.
+    /// In pin mode the pin is raised, and stays so until [`Self::set_level`] lowers it.
+    pub fn trigger(&self) {
+        let mut state = self.0.state.lock();
+        match state.mode {
+            InterruptMode::Disabled => {}
+            InterruptMode::Pin => {
+                state.level = true;
+                self.drive(&state);
+            }
+            InterruptMode::Message => self.send(),
+        }
+    }
+
+    /// The condition the device interrupts for has begun or is over. The pin follows it; in
+    /// message mode each beginning sends one message. The level is kept while it cannot be seen:
+    /// a pin that is enabled later shows it.
+    pub fn set_level(&self, level: bool) {
+        let mut state = self.0.state.lock();
+        let began = level && !state.level;
+        state.level = level;
+        if began && state.mode == InterruptMode::Message {
+            self.send();
+        }
+        self.drive(&state);
+    }
+
+    /// The level of the device's condition, in whatever mode (PCI 3.0, section 6.2.3, "Interrupt
+    /// Status").
+    pub fn level(&self) -> bool {
+        self.0.state.lock().level
+    }
+
+    /// Switches to what the driver has enabled. The pin is driven accordingly; a condition that has
+    /// begun before sends no message.
+    pub fn set_mode(&self, mode: InterruptMode) {
+        let mut state = self.0.state.lock();
+        state.mode = mode;
+        self.drive(&state);
+    }
+
+    /// What the driver has enabled.
+    pub fn mode(&self) -> InterruptMode {
+        self.0.state.lock().mode
+    }
+
+    /// A descriptor of an eventfd that fires the message by itself, without this process: for a
+    /// kernel thread, or another process. See [`MessageVector::eventfd`]; it has no effect on the
+    /// pin.
+    ///
+    /// # Errors
+    /// As [`MessageVector::eventfd`]; [`io::ErrorKind::Unsupported`] without a message.
+    pub fn eventfd(&self) -> io::Result<OwnedFd> {
+        match &self.0.vector {
+            Some(vector) => vector.eventfd(),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The message, for the bus whose registers mask and route it.
+    pub fn vector(&self) -> Option<&Arc<dyn MessageVector>> {
+        self.0.vector.as_ref()
+    }
+
+    fn drive(&self, state: &State) {
+        if let Some(pin) = &self.0.pin {
+            pin.set(state.level && state.mode == InterruptMode::Pin);
+        }
+    }
+
+    fn send(&self) {
+        if let Some(vector) = &self.0.vector {
+            vector.trigger();
+        }
+    }
+}
+
+impl std::fmt::Debug for Interrupt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.0.state.lock();
+        f.debug_struct("Interrupt")
+            .field("mode", &state.mode)
+            .field("level", &state.level)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LineSink, Msi, MsiSink, SinkVector};
+
+    /// What reached the guest: levels of the pin, data of messages.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum Seen {
+        Pin(bool),
+        Message(u32),
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<Seen>>>);
+
+    impl Log {
+        fn take(&self) -> Vec<Seen> {
+            std::mem::take(&mut *self.0.lock())
+        }
+    }
+
+    impl LineSink for Log {
+        fn set_level(&self, level: bool) {
+            self.0.lock().push(Seen::Pin(level));
+        }
+    }
+
+    impl MsiSink for Log {
+        fn send(&self, _address: u64, data: u32) {
+            self.0.lock().push(Seen::Message(data));
+        }
+    }
+
+    fn either() -> (Log, Interrupt) {
+        let log = Log::default();
+        let vector = Arc::new(SinkVector::new(Arc::new(log.clone())));
+        vector.set_route(Some(Msi { address: 0, data: 7 }));
+        (log.clone(), Interrupt::either(Line::new(log), vector))
+    }
+
+    #[test]
+    fn a_pin_follows_the_condition_and_an_event_keeps_it_raised() {
+        let (log, interrupt) = either();
+        interrupt.set_level(true);
+        interrupt.trigger();
+        interrupt.set_level(false);
+        interrupt.trigger();
+        interrupt.trigger();
+        assert!(interrupt.level());
+        interrupt.set_level(false);
+        let (up, down) = (Seen::Pin(true), Seen::Pin(false));
+        assert_eq!(log.take(), [up.clone(), down.clone(), up, down]);
+    }
+
+    #[test]
+    fn each_event_and_each_beginning_is_a_message_and_the_pin_stays_low() {
+        let (log, interrupt) = either();
+        interrupt.set_mode(InterruptMode::Message);
+        interrupt.trigger();
+        interrupt.trigger();
+        assert!(!interrupt.level(), "an event is over when its message is sent");
+        interrupt.set_level(true);
+        interrupt.set_level(true);
+        interrupt.set_level(false);
+        assert_eq!(log.take(), [const { Seen::Message(7) }; 3]);
+    }
+
+    #[test]
+    fn the_level_outlasts_the_modes_that_do_not_show_it() {
+        let (log, interrupt) = either();
+        interrupt.set_level(true);
+        interrupt.set_mode(InterruptMode::Message);
+        assert_eq!(log.take(), [Seen::Pin(true), Seen::Pin(false)]);
+        interrupt.set_mode(InterruptMode::Disabled);
+        interrupt.trigger();
+        assert!(interrupt.level());
+        assert_eq!(log.take(), []);
+        interrupt.set_mode(InterruptMode::Pin);
+        assert_eq!(log.take(), [Seen::Pin(true)]);
+        interrupt.set_mode(InterruptMode::Disabled);
+        interrupt.set_level(false);
+        interrupt.trigger();
+        interrupt.set_mode(InterruptMode::Pin);
+        assert_eq!(log.take(), [Seen::Pin(false)], "a disabled pin forgets events");
+    }
+
+    #[test]
+    fn an_interrupt_without_the_other_half_does_nothing_in_its_mode() {
+        let log = Log::default();
+        let pin = Interrupt::pin(Line::new(log.clone()));
+        pin.set_mode(InterruptMode::Message);
+        pin.trigger();
+        pin.set_level(true);
+        assert_eq!(log.take(), []);
+        assert_eq!(pin.eventfd().unwrap_err().kind(), io::ErrorKind::Unsupported);
+        Interrupt::unconnected().trigger();
+    }
+}
