@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use trapline_device::CharBackend;
+use trapline_guestmem::Backing;
 
 /// A machine, as its user describes it.
 #[derive(Clone)]
@@ -12,6 +13,8 @@ pub struct Config {
     pub cpus: u32,
     /// RAM in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
+    /// Where the RAM's bytes are: private, or in a file that other processes can map.
+    pub memory: Backing,
     /// The KVM device, usually `/dev/kvm`.
     pub kvm_device: PathBuf,
     /// What runs first.

@@ -30,4 +30,5 @@ pub use session::Session;
 pub use snapshot::{Snapshot, SnapshotError};
 pub use trapline_boot as boot;
 pub use trapline_display as display;
+pub use trapline_guestmem::Backing;
 pub use trapline_kvm::{CrashReport, hardware_virtualization};

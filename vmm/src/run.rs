@@ -148,6 +148,7 @@ fn config(
     Config {
         cpus: options.cpus,
         mem_bytes: options.mem_bytes,
+        memory: options.memory.clone(),
         pc_irqchip: options.pc_irqchip,
         kvm_device: options.dev.clone(),
         boot,

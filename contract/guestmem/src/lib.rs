@@ -1,37 +1,43 @@
-//! Guest RAM: one cheap handle over [`vm_memory`]'s mapped regions.
+//! Guest RAM: one cheap handle over [`vm_memory`]'s regions.
 //!
 //! Devices and loaders see guest physical addresses and bounds-checked copies; nobody outside
-//! [`GuestMem::regions`] sees a host address. Mapping is `vm_memory`'s business; this crate's only
-//! `unsafe` asks for huge pages.
+//! [`GuestMem::regions`] sees a host address. `region.rs` maps RAM where huge pages can be shown to
+//! the guest, out of what `backing.rs` makes; this crate's `unsafe` is in the former.
 
+mod backing;
+mod error;
+mod region;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::mm::{Advice, madvise};
+use vm_memory::bitmap::{AtomicBitmap, BS};
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionMmap,
+    AtomicAccess, Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryRegion,
+    GuestRegionCollection, MemoryRegionAddress, VolatileSlice,
 };
 
-/// Why guest memory could not be made or reached.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The host would not map that much.
-    #[error("cannot map {bytes} bytes of guest RAM: {reason}")]
-    Map {
-        /// How much was asked for.
-        bytes: u64,
-        /// The reason given.
-        reason: String,
-    },
-    /// The range is not all RAM.
-    #[error("guest addresses {addr:#x}..{:#x} are not all RAM", addr.saturating_add(*len as u64))]
-    OutOfRange {
-        /// First address.
-        addr: u64,
-        /// Length in bytes.
-        len: usize,
-    },
+pub use backing::Backing;
+pub use error::Error;
+pub use region::Region;
+
+/// Bytes of guest RAM that others may change at any time: `vm_memory`'s bounds-checked access to
+/// them, which keeps the dirty bitmap.
+pub type Slice<'a> = VolatileSlice<'a, BS<'a, Option<AtomicBitmap>>>;
+
+/// The `vm_memory` object behind a handle.
+pub type Backend = GuestRegionCollection<Region>;
+
+/// How guest RAM is to be made. The default is private and not logged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Where its bytes are.
+    pub backing: Backing,
+    /// Whether pages that this process writes are remembered for [`GuestMem::take_dirty`].
+    pub dirty_bitmap: bool,
 }
 
 /// One contiguous piece of guest RAM, for the source that gives it to the hypervisor.
@@ -45,28 +51,53 @@ pub struct RamRegion {
     pub host_addr: u64,
 }
 
+/// The file behind guest RAM, for another process to map.
+#[derive(Clone, Copy, Debug)]
+pub struct RamFile<'a> {
+    /// The file.
+    pub fd: BorrowedFd<'a>,
+    /// Where in it.
+    pub offset: u64,
+}
+
+/// The pages of one piece of guest RAM that were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirtyPages {
+    /// Guest physical address of the first page.
+    pub guest_addr: u64,
+    /// Bit `n % 64` of word `n / 64` is page `n`'s. Pages are the host's.
+    pub bitmap: Vec<u64>,
+}
+
 /// A handle on the guest's RAM. Clones share it.
 #[derive(Clone, Debug)]
 pub struct GuestMem {
-    inner: Arc<GuestMemoryMmap<()>>,
+    inner: Arc<Backend>,
 }
 
 impl GuestMem {
-    /// Maps zeroed, lazily populated RAM at each `(guest address, length in bytes)`, in huge pages
-    /// where the host has them to give.
+    /// Maps zeroed, lazily populated private RAM at each `(guest address, length in bytes)`, in
+    /// ascending order, in huge pages where the host has them to give.
     ///
     /// # Errors
     /// [`Error::Map`] when the ranges overlap or the host refuses.
     pub fn new(ranges: &[(u64, u64)]) -> Result<Self, Error> {
-        let bytes = ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.1));
-        let refused = |reason: String| Error::Map { bytes, reason };
-        let mut wanted = Vec::with_capacity(ranges.len());
-        for &(addr, len) in ranges {
-            let len = usize::try_from(len).map_err(|e| refused(e.to_string()))?;
-            wanted.push((GuestAddress(addr), len));
-        }
-        let inner = GuestMemoryMmap::from_ranges(&wanted).map_err(|e| refused(e.to_string()))?;
-        inner.iter().for_each(ask_for_huge_pages);
+        Self::with_options(ranges, &Options::default())
+    }
+
+    /// [`GuestMem::new`] with a choice. Each piece is mapped at an address that differs from the
+    /// guest's by a multiple of the largest power of two that is no longer than it, up to 1 GiB, so
+    /// that every huge page of it can be one for the guest.
+    ///
+    /// # Errors
+    /// The ranges overlap, or the host refuses; each error's text is one sentence for the user.
+    pub fn with_options(ranges: &[(u64, u64)], options: &Options) -> Result<Self, Error> {
+        let regions = ranges.iter().map(|&(addr, len)| Region::new(addr, len, options));
+        let regions = regions.collect::<Result<Vec<_>, _>>()?;
+        let inner = GuestRegionCollection::from_regions(regions).map_err(|e| Error::Map {
+            bytes: ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.1)),
+            reason: e.to_string(),
+        })?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -85,7 +116,7 @@ impl GuestMem {
     /// # Errors
     /// [`Error::OutOfRange`] when any byte is not RAM.
     pub fn read_u64(&self, addr: u64) -> Result<u64, Error> {
-        if let Ok(loaded) = self.inner.load::<u64>(GuestAddress(addr), Ordering::Relaxed) {
+        if let Ok(loaded) = self.load::<u64>(addr, Ordering::Relaxed) {
             return Ok(u64::from_le(loaded));
         }
         let mut bytes = [0; 8];
@@ -104,6 +135,48 @@ impl GuestMem {
         self.inner
             .write_slice(data, GuestAddress(addr))
             .map_err(|_| Error::OutOfRange { addr, len: data.len() })
+    }
+
+    /// `len` bytes at `addr`, in place, of one piece of RAM: a buffer or a ring that a driver has
+    /// handed over. Others may change them at any time.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when any byte is not RAM, or of another piece.
+    pub fn slice(&self, addr: u64, len: usize) -> Result<Slice<'_>, Error> {
+        let (region, offset) = self.find(addr).ok_or(Error::OutOfRange { addr, len })?;
+        region.get_slice(offset, len).map_err(|_| Error::OutOfRange { addr, len })
+    }
+
+    /// One atomic load, in the host's byte order: the index of a ring.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when any byte is not RAM, [`Error::Unaligned`] when the address is no
+    /// multiple of the size.
+    pub fn load<T: AtomicAccess>(&self, addr: u64, order: Ordering) -> Result<T, Error> {
+        let loaded = self.inner.load(GuestAddress(addr), order);
+        loaded.map_err(|_| self.not_atomic(addr, size_of::<T>()))
+    }
+
+    /// One atomic store, in the host's byte order.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when any byte is not RAM, [`Error::Unaligned`] when the address is no
+    /// multiple of the size; nothing is written then.
+    pub fn store<T: AtomicAccess>(
+        &self,
+        value: T,
+        addr: u64,
+        order: Ordering,
+    ) -> Result<(), Error> {
+        let stored = self.inner.store(value, GuestAddress(addr), order);
+        stored.map_err(|_| self.not_atomic(addr, size_of::<T>()))
+    }
+
+    fn not_atomic(&self, addr: u64, len: usize) -> Error {
+        match self.slice(addr, len) {
+            Ok(_) => Error::Unaligned { addr, len },
+            Err(error) => error,
+        }
     }
 
     /// Whether `len` bytes at `addr` are all RAM.
@@ -133,54 +206,36 @@ impl GuestMem {
             .map(|region| RamRegion {
                 guest_addr: region.start_addr().0,
                 len: region.len(),
-                host_addr: region.as_ptr() as u64,
+                host_addr: region.host_addr(),
             })
             .collect()
     }
 
-    /// The `vm_memory` object, for loaders that take one.
-    pub fn backend(&self) -> &GuestMemoryMmap<()> {
+    /// The file with the RAM at `addr` and what follows in the same piece, unless the memory is
+    /// private or there is none.
+    pub fn file(&self, addr: u64) -> Option<RamFile<'_>> {
+        let (region, offset) = self.find(addr)?;
+        let file = region.file_offset()?;
+        Some(RamFile { fd: file.file().as_fd(), offset: file.start() + offset.0 })
+    }
+
+    /// Which pages this process has written since the last call, through any handle: loaders and
+    /// devices. The guest's own writes are in the hypervisor's log. Empty unless asked for by
+    /// [`Options::dirty_bitmap`].
+    pub fn take_dirty(&self) -> Vec<DirtyPages> {
+        let pages = |region: &Region| {
+            let bitmap = region.take_dirty()?;
+            Some(DirtyPages { guest_addr: region.start_addr().0, bitmap })
+        };
+        self.inner.iter().filter_map(pages).collect()
+    }
+
+    /// The `vm_memory` object, for loaders and for crates that take one.
+    pub fn backend(&self) -> &Backend {
         &self.inner
     }
-}
 
-/// Many hosts give huge pages only to who asks. With small ones, a guest's every miss in its TLB,
-/// and ours, walks one level more of the host's page tables, and the tables are five hundred times
-/// as many.
-#[expect(unsafe_code, reason = "advice is given by address")]
-fn ask_for_huge_pages(region: &GuestRegionMmap<()>) {
-    let len = usize::try_from(region.len()).unwrap_or(0);
-    // SAFETY: the range is a live mapping of that length, and this advice changes neither what is
-    // in it nor whether it can be reached.
-    let asked = unsafe { madvise(region.as_ptr().cast(), len, Advice::LinuxHugepage) };
-    // A host without them has none.
-    let _not_given = asked;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copies_are_checked_against_the_map() {
-        let mem = GuestMem::new(&[(0, 0x1000), (0x10000, 0x1000)]).unwrap();
-        mem.write(0xffc, &[1, 2, 3, 4]).unwrap();
-        let mut back = [0; 4];
-        mem.read(0xffc, &mut back).unwrap();
-        assert_eq!(back, [1, 2, 3, 4]);
-        assert!(matches!(mem.write(0xffe, &[9; 4]), Err(Error::OutOfRange { .. })));
-        mem.read(0xffc, &mut back).unwrap();
-        assert_eq!(back, [1, 2, 3, 4], "a refused write leaves nothing behind");
-        mem.write(0x108, &[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
-        assert_eq!(mem.read_u64(0x108).unwrap(), 0x0807_0605_0403_0201);
-        assert_eq!(mem.read_u64(0x10a).unwrap(), 0x0000_0807_0605_0403, "no multiple of 8");
-        assert!(mem.read_u64(0xffa).is_err() && mem.read_u64(0x1000).is_err());
-        assert_eq!(mem.len(), 0x2000);
-        assert_eq!(mem.regions()[1].guest_addr, 0x10000);
-    }
-
-    #[test]
-    fn overlapping_ranges_are_refused() {
-        assert!(matches!(GuestMem::new(&[(0, 0x2000), (0x1000, 0x1000)]), Err(Error::Map { .. })));
+    fn find(&self, addr: u64) -> Option<(&Region, MemoryRegionAddress)> {
+        self.inner.to_region_addr(GuestAddress(addr))
     }
 }

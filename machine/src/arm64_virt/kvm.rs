@@ -46,7 +46,7 @@ impl OnKvm for VirtOnKvm {
         _control: &Control,
     ) -> Result<Self, Error> {
         let base = config.arm64.mem_base.unwrap_or(layout::RAM);
-        let mem = ram(base, config.mem_bytes)?;
+        let mem = ram(base, config.mem_bytes, &config.memory)?;
         let vm = Vm::new(kvm, &mem, vm_options(config))?;
         let irqchip = irqchip_of(&vm, config.arm64.irqchip)?;
         let handles = usize::try_from(config.cpus).unwrap_or(usize::MAX);

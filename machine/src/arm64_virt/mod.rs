@@ -21,7 +21,7 @@ use trapline_device::{
     CharBackend, CharDevice, Clock, Device, FdtDevice, FdtNode, Line, MsiController, NullBackend,
 };
 use trapline_display::{Input, NoInput};
-use trapline_guestmem::GuestMem;
+use trapline_guestmem::{Backing, GuestMem, Options as MemOptions};
 use trapline_pci::{Bus, EcamWindow, Layout};
 use trapline_platform::flash::{Flash, FlashArray};
 use trapline_platform::rtc::{CmosConfig, Rtc, WINDOW_LEN};
@@ -174,9 +174,10 @@ fn add_flash(array: Arc<dyn FlashArray>, parts: &mut Parts, nodes: &mut Vec<FdtN
 }
 
 /// `bytes` of RAM from `base`.
-pub(crate) fn ram(base: u64, bytes: u64) -> Result<GuestMem, Error> {
+pub(crate) fn ram(base: u64, bytes: u64, backing: &Backing) -> Result<GuestMem, Error> {
     if base < layout::RAM {
         return Err(Error::RamAddress { base, lowest: layout::RAM });
     }
-    Ok(GuestMem::new(&[(base, bytes)])?)
+    let options = MemOptions { backing: backing.clone(), ..MemOptions::default() };
+    Ok(GuestMem::with_options(&[(base, bytes)], &options)?)
 }

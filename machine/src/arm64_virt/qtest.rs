@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use trapline::Registry;
 use trapline_device::Line;
-use trapline_guestmem::GuestMem;
+use trapline_guestmem::{Backing, GuestMem};
 use trapline_intc::gicv3::Outputs;
 use trapline_platform::flash::FlashArray;
 use trapline_qtest::{Pin, Side, Wires};
@@ -28,7 +28,7 @@ pub(crate) fn build(
     registry: &Registry,
     bench: &Bench,
 ) -> Result<(Box<dyn OnBench>, GuestMem), Error> {
-    let mem = ram(layout::RAM, config.mem_bytes)?;
+    let mem = ram(layout::RAM, config.mem_bytes, &Backing::Private)?;
     let cpus = config.cpus;
     let output = |number| {
         let pin = Pin { device: "gic", side: Side::Out, number };

@@ -41,7 +41,7 @@ impl OnKvm for PcOnKvm {
         control: &Control,
     ) -> Result<Self, Error> {
         let options = vm_options(config)?;
-        let mem = ram(config.mem_bytes)?;
+        let mem = ram(config.mem_bytes, &config.memory)?;
         let vm = Vm::new(kvm, &mem, options)?;
         let handles = usize::try_from(config.cpus).unwrap_or(usize::MAX);
         let registry = Registry::builder().handles(handles).offload(vm.offload()).build();

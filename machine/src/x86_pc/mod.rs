@@ -23,7 +23,7 @@ use layout::{irq, port};
 use trapline::{Handler, Mapping, Region, Registry};
 use trapline_device::{CharBackend, CharDevice, Clock, Device, Line, NullBackend, Power};
 use trapline_display::Input;
-use trapline_guestmem::GuestMem;
+use trapline_guestmem::{Backing, GuestMem, Options as MemOptions};
 use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout};
 use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
 use trapline_platform::i8042::{I8042, NoTimer2, Timer2};
@@ -267,6 +267,7 @@ impl Wiring<'_> {
 }
 
 /// The guest's RAM as the board has it.
-pub(crate) fn ram(bytes: u64) -> Result<GuestMem, Error> {
-    Ok(GuestMem::new(&ram_ranges(bytes)?)?)
+pub(crate) fn ram(bytes: u64, backing: &Backing) -> Result<GuestMem, Error> {
+    let options = MemOptions { backing: backing.clone(), ..MemOptions::default() };
+    Ok(GuestMem::with_options(&ram_ranges(bytes)?, &options)?)
 }

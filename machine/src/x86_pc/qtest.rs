@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use trapline::Registry;
 use trapline_device::{Line, LineSink, MsiSink, NullBackend};
-use trapline_guestmem::GuestMem;
+use trapline_guestmem::{Backing, GuestMem};
 use trapline_intc::ioapic;
 use trapline_platform::testdev::NoFlush;
 use trapline_qtest::{Pin, Side, Wires};
@@ -25,7 +25,7 @@ pub(crate) fn build(
     registry: &Registry,
     bench: &Bench,
 ) -> Result<(Box<dyn OnBench>, GuestMem), Error> {
-    let mem = ram(config.mem_bytes)?;
+    let mem = ram(config.mem_bytes, &Backing::Private)?;
     let options = Options {
         cpus: 1,
         mem_bytes: config.mem_bytes,

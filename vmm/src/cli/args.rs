@@ -44,6 +44,9 @@ pub(super) struct BasicArgs {
     /// of the host's]
     #[arg(short, long, value_name = "SIZE[BKMGTP]", allow_negative_numbers = true)]
     pub(super) mem: Option<String>,
+    /// Guest memory in the huge pages of this hugetlbfs mount
+    #[arg(long, value_name = "PATH")]
+    pub(super) hugetlbfs: Option<PathBuf>,
     /// Add nothing that was not asked for: no default kernel arguments, no root file system
     #[arg(long)]
     pub(super) nodefaults: bool,
@@ -155,9 +158,6 @@ pub(super) struct DeviceArgs {
     /// Script to run in a guest made of the host's files
     #[arg(long, value_name = "SCRIPT")]
     pub(super) sandbox: Option<PathBuf>,
-    /// Guest memory from huge pages
-    #[arg(long, value_name = "PATH")]
-    pub(super) hugetlbfs: Option<PathBuf>,
     /// Legacy virtio transport
     #[arg(long)]
     pub(super) virtio_legacy: bool,

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
-use trapline_machine::PcIrqchip;
 use trapline_machine::boot::cmdline::Machine;
+use trapline_machine::{Backing, PcIrqchip};
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
 use super::fw_cfg::FwCfgFile;
@@ -21,6 +21,8 @@ pub struct RunOptions {
     pub cpus: u32,
     /// Guest memory in bytes, a multiple of 4 KiB, no more than the host has.
     pub mem_bytes: u64,
+    /// Where it is.
+    pub memory: Backing,
     /// Where the interrupt controllers are emulated.
     pub pc_irqchip: PcIrqchip,
     /// KVM's device file.
@@ -105,6 +107,7 @@ impl RunOptions {
             },
             cpus,
             mem_bytes,
+            memory: args.basic.hugetlbfs.clone().map_or(Backing::Private, Backing::Hugetlbfs),
             boot: boot(args.kernel)?,
             loglevel: loglevel(&args.basic, args.debug.debug)?,
             name: args.basic.name.unwrap_or_else(|| format!("guest-{}", std::process::id())),

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use trapline_machine::boot::cmdline::Machine;
-use trapline_machine::{Arm64, Irqchip};
+use trapline_machine::{Arm64, Backing, Irqchip};
 
 use super::*;
 
@@ -275,9 +275,15 @@ fn the_interrupt_controllers_are_where_the_user_says() {
     );
 }
 
+#[test]
+fn guest_memory_is_private_or_in_huge_pages() {
+    assert_eq!(run("").memory, Backing::Private);
+    assert_eq!(run("--hugetlbfs /huge").memory, Backing::Hugetlbfs("/huge".into()));
+}
+
 /// kvmtool's options whose device or guest does not exist yet.
 const REFUSED: &str = "-d x|--disk x,ro|--balloon|--gtk|--sdl|--rng|--9p /,t|--vsock 3|--tty 0\
-    |--sandbox s|--hugetlbfs /h|--virtio-legacy|--virtio-transport pci|--vfio-pci 0:1.0\
+    |--sandbox s|--virtio-legacy|--virtio-transport pci|--vfio-pci 0:1.0\
     |--vidmode 3|--debug-single-step|--debug-iodelay 5|--console virtio|--console hv";
 /// Its options of arm64 guests.
 const ARM64_ONLY: &str = "--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime\

@@ -1,0 +1,192 @@
+//! One piece of guest RAM: a mapping of this process, aligned as the guest sees it.
+//!
+//! Nested paging can give the guest a huge page only where a huge page of ours begins at the same
+//! distance from a multiple of its size. So the address of the mapping is chosen, which
+//! `vm_memory` does not do by itself: it is put into a piece of address space reserved before.
+
+use std::io;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use vm_memory::bitmap::{AtomicBitmap, BS, Bitmap, NewBitmap};
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes, GuestMemoryResult,
+    GuestUsize, MemoryRegionAddress, VolatileMemory, VolatileSlice,
+};
+
+use crate::{Backing, Error, Options};
+
+/// Pages this large are the largest that x86-64's and arm64's tables have below half a terabyte.
+const LARGEST_PAGE: u64 = 1 << 30;
+
+/// One piece of guest RAM.
+#[derive(Debug)]
+pub struct Region {
+    start: GuestAddress,
+    /// In [`Self::_reservation`], which unmaps it.
+    ram: MmapRegion<Option<AtomicBitmap>>,
+    _reservation: Reservation,
+}
+
+impl Region {
+    pub(crate) fn new(addr: u64, len: u64, options: &Options) -> Result<Self, Error> {
+        let refused = |reason: String| Error::Map { bytes: len, reason };
+        let page = options.backing.huge_page()?;
+        if let (Some(page), Backing::Hugetlbfs(path)) = (page, &options.backing)
+            && !(addr.is_multiple_of(page) && len.is_multiple_of(page))
+        {
+            return Err(Error::NotWholePages { path: path.clone(), addr, len, page });
+        }
+        if len == 0 || addr.checked_add(len).is_none() {
+            return Err(refused("the range is empty or exceeds 64 bits".to_owned()));
+        }
+        let file = options.backing.file(addr, len)?;
+        let mapped = Reservation::new(addr, len, page)
+            .and_then(|reservation| reservation.map(file, &options.backing, options.dirty_bitmap));
+        let (ram, reservation) = mapped.map_err(|reason| match (page, &options.backing) {
+            (Some(page), Backing::Hugetlbfs(path)) if out_of_memory(&reason) => {
+                Error::TooFewHugePages { path: path.clone(), pages: len / page, page }
+            }
+            _ => refused(reason.to_string()),
+        })?;
+        Ok(Self { start: GuestAddress(addr), ram, _reservation: reservation })
+    }
+
+    pub(crate) fn host_addr(&self) -> u64 {
+        self.ram.as_ptr().addr() as u64
+    }
+
+    /// Which pages this process has written since the last call; nothing without a bitmap.
+    pub(crate) fn take_dirty(&self) -> Option<Vec<u64>> {
+        self.ram.bitmap().as_ref().map(AtomicBitmap::get_and_reset)
+    }
+}
+
+fn out_of_memory(reason: &io::Error) -> bool {
+    matches!(reason.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::StorageFull)
+}
+
+impl GuestMemoryRegion for Region {
+    type B = Option<AtomicBitmap>;
+
+    fn len(&self) -> GuestUsize {
+        self.ram.size() as GuestUsize
+    }
+
+    fn start_addr(&self) -> GuestAddress {
+        self.start
+    }
+
+    fn bitmap(&self) -> BS<'_, Self::B> {
+        self.ram.bitmap().slice_at(0)
+    }
+
+    fn file_offset(&self) -> Option<&FileOffset> {
+        self.ram.file_offset()
+    }
+
+    fn get_slice(
+        &self,
+        offset: MemoryRegionAddress,
+        count: usize,
+    ) -> GuestMemoryResult<VolatileSlice<'_, BS<'_, Self::B>>> {
+        let offset = usize::try_from(offset.0).unwrap_or(usize::MAX);
+        Ok(self.ram.get_slice(offset, count)?)
+    }
+}
+
+impl GuestMemoryRegionBytes for Region {}
+
+/// A piece of this process's address space with RAM in it, and nothing at either side of the RAM.
+/// Unmapped when dropped.
+#[derive(Debug)]
+struct Reservation {
+    /// Of all of it.
+    addr: usize,
+    len: usize,
+    /// Where the RAM goes.
+    ram: usize,
+    ram_len: usize,
+}
+
+impl Reservation {
+    /// Reserves room for `len` bytes at an address that differs from the guest's by a multiple of
+    /// the largest page that could be in them.
+    #[expect(unsafe_code, reason = "mmap")]
+    fn new(guest: u64, len: u64, page: Option<u64>) -> io::Result<Self> {
+        let small = rustix::param::page_size();
+        let size = |bytes: u64| usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory);
+        let largest_fit = 1 << len.checked_ilog2().unwrap_or(0);
+        let align = size(largest_fit.min(LARGEST_PAGE).max(page.unwrap_or(0)))?.max(small);
+        let ram_len = size(len)?;
+        // The kernel's choice is a multiple of a small page, so it misses ours by this at most.
+        let len = ram_len.checked_next_multiple_of(small);
+        let len = len.and_then(|len| len.checked_add(align - small));
+        let len = len.ok_or(io::ErrorKind::OutOfMemory)?;
+
+        let (none, flags) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: the kernel chooses an address where nothing is.
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), len, none, flags)? };
+        let addr = start.expose_provenance();
+        // A guest address within a page only counts by its page.
+        let wanted = size(guest % align as u64)? / small * small;
+        let ram = addr + (wanted.wrapping_sub(addr) & (align - 1));
+        Ok(Self { addr, len, ram, ram_len })
+    }
+
+    /// Puts RAM at its place.
+    #[expect(unsafe_code, reason = "mmap, and a region that vm_memory did not map")]
+    fn map(
+        self,
+        file: Option<FileOffset>,
+        backing: &Backing,
+        dirty_bitmap: bool,
+    ) -> io::Result<(MmapRegion<Option<AtomicBitmap>>, Self)> {
+        let ram = std::ptr::with_exposed_provenance_mut(self.ram);
+        let (prot, len) = (ProtFlags::READ | ProtFlags::WRITE, self.ram_len);
+        // Huge pages of a hugetlbfs are reserved here and now: a guest that found none later would
+        // kill us by SIGBUS. Everything else may be more than the host has.
+        let reserve = match backing {
+            Backing::Hugetlbfs(_) => MapFlags::empty(),
+            Backing::Private | Backing::Memfd => MapFlags::NORESERVE,
+        };
+        let fixed = MapFlags::FIXED | reserve;
+        match &file {
+            // SAFETY: all of the range is in our reservation, where nothing else is.
+            None => unsafe { mmap_anonymous(ram, len, prot, MapFlags::PRIVATE | fixed)? },
+            // SAFETY: as above.
+            Some(file) => unsafe {
+                mmap(ram, len, prot, MapFlags::SHARED | fixed, file.file(), file.start())?
+            },
+        };
+        if !matches!(backing, Backing::Hugetlbfs(_)) {
+            // SAFETY: the range is what has just been mapped, and this advice changes neither what
+            // is in it nor whether it can be reached.
+            let asked = unsafe { madvise(ram, len, Advice::LinuxHugepage) };
+            // A host without huge pages has none. Most that have them give them only to who asks;
+            // with small ones every miss in the guest's TLB, and ours, walks one level more.
+            let _not_given = asked;
+        }
+        let bitmap = dirty_bitmap.then(|| AtomicBitmap::with_len(len));
+        let builder = MmapRegionBuilder::new_with_bitmap(len, bitmap);
+        let builder = match file {
+            Some(file) => builder.with_file_offset(file),
+            None => builder,
+        };
+        // SAFETY: the range is mapped, and stays so for as long as the reservation, which the
+        // caller keeps beside the region.
+        let builder = unsafe { builder.with_raw_mmap_pointer(ram.cast()) };
+        Ok((builder.build().map_err(io::Error::other)?, self))
+    }
+}
+
+impl Drop for Reservation {
+    #[expect(unsafe_code, reason = "munmap")]
+    fn drop(&mut self) {
+        let start = std::ptr::with_exposed_provenance_mut(self.addr);
+        // SAFETY: the range is what we have mapped, and whoever had a reference into it borrowed
+        // the region that is being dropped.
+        let unmapped = unsafe { munmap(start, self.len) };
+        debug_assert!(unmapped.is_ok(), "what was mapped can be unmapped");
+    }
+}

@@ -1,0 +1,223 @@
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use vm_memory::Bytes;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+fn memfd() -> Options {
+    Options { backing: Backing::Memfd, ..Options::default() }
+}
+
+fn own(fd: BorrowedFd<'_>) -> File {
+    fd.try_clone_to_owned().unwrap().into()
+}
+
+#[test]
+fn copies_are_checked_against_the_map() {
+    let mem = GuestMem::new(&[(0, 0x1000), (0x10000, 0x1000)]).unwrap();
+    mem.write(0xffc, &[1, 2, 3, 4]).unwrap();
+    let mut back = [0; 4];
+    mem.read(0xffc, &mut back).unwrap();
+    assert_eq!(back, [1, 2, 3, 4]);
+    assert!(matches!(mem.write(0xffe, &[9; 4]), Err(Error::OutOfRange { .. })));
+    mem.read(0xffc, &mut back).unwrap();
+    assert_eq!(back, [1, 2, 3, 4], "a refused write leaves nothing behind");
+    mem.write(0x108, &[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+    assert_eq!(mem.read_u64(0x108).unwrap(), 0x0807_0605_0403_0201);
+    assert_eq!(mem.read_u64(0x10a).unwrap(), 0x0000_0807_0605_0403, "no multiple of 8");
+    assert!(mem.read_u64(0xffa).is_err() && mem.read_u64(0x1000).is_err());
+    assert_eq!(mem.len(), 0x2000);
+    assert_eq!(mem.regions()[1].guest_addr, 0x10000);
+}
+
+#[test]
+fn ranges_that_make_no_sense_are_refused() {
+    let refused = |ranges: &[(u64, u64)]| matches!(GuestMem::new(ranges), Err(Error::Map { .. }));
+    assert!(refused(&[(0, 0x2000), (0x1000, 0x1000)]), "overlap");
+    assert!(refused(&[(0, 0)]), "empty");
+    assert!(refused(&[(u64::MAX - 0xfff, 0x2000)]), "beyond 64 bits");
+    assert!(refused(&[(0, u64::MAX)]), "more than the host can map");
+    assert!(refused(&[]));
+}
+
+/// The largest page both could share: what `GuestMem::with_options` promises.
+fn alignment(len: u64) -> u64 {
+    [4096, 64 * 1024, 2 * MIB, 512 * MIB, GIB].into_iter().rfind(|size| *size <= len).unwrap()
+}
+
+#[test]
+fn ram_is_aligned_to_huge_pages_as_the_guest_sees_it() {
+    // A PC below and above 4 GiB, with odd sizes; arm64's base; a base of the user's.
+    let maps: [&[(u64, u64)]; 6] = [
+        &[(0, 256 * MIB)],
+        &[(0, 3 * GIB), (4 * GIB, 5 * GIB + 3 * MIB)],
+        &[(0, 3 * GIB + 256 * MIB), (4 * GIB, 7 * MIB)],
+        &[(0x8000_0000, 1537 * MIB)],
+        &[(0x1_2345_6000, 66 * MIB)],
+        &[(0, 4096), (0x1_0000, 0x1_8000), (0x4_0000, 4 * MIB)],
+    ];
+    // Several at a time, so that the host's free addresses differ.
+    let mut alive = Vec::new();
+    for options in [Options::default(), memfd()] {
+        for _ in 0..8 {
+            for map in maps {
+                let mem = GuestMem::with_options(map, &options).unwrap();
+                for region in mem.regions() {
+                    let apart = region.host_addr.wrapping_sub(region.guest_addr);
+                    assert_eq!(apart % alignment(region.len), 0, "{region:#x?}");
+                    mem.write(region.guest_addr + region.len - 1, &[7]).unwrap();
+                }
+                alive.push(mem);
+            }
+        }
+    }
+}
+
+#[test]
+fn dropping_the_last_handle_unmaps() {
+    let (first, kept) = {
+        let mem = GuestMem::new(&[(0, 4 * MIB)]).unwrap();
+        (mem.regions()[0].host_addr, mem.clone())
+    };
+    let mapped = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().any(|line| {
+            let range = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            let bound = |text| u64::from_str_radix(text, 16).unwrap();
+            (bound(range.0)..bound(range.1)).contains(&first)
+        })
+    };
+    kept.write(0, &[1]).unwrap();
+    assert!(mapped());
+    // Another thread's memory could only take the place after this.
+    drop(kept);
+    assert!(!mapped());
+}
+
+#[test]
+fn slices_and_atomics_are_checked() {
+    let mem = GuestMem::new(&[(0, 0x1000), (0x1000, 0x1000)]).unwrap();
+    let ring = mem.slice(0x800, 0x100).unwrap();
+    ring.write_slice(&[5, 6], 0xfe).unwrap();
+    assert!(ring.subslice(0xff, 2).is_err(), "no further than its end");
+    assert_eq!(mem.load::<u16>(0x8fe, Ordering::Acquire).unwrap(), u16::from_ne_bytes([5, 6]));
+    mem.store(0x1234_u16, 0x8fe, Ordering::Release).unwrap();
+    assert_eq!(ring.load::<u16>(0xfe, Ordering::Acquire).unwrap(), 0x1234);
+
+    assert_eq!(mem.slice(0x1000, 0x1000).unwrap().len(), 0x1000);
+    assert!(matches!(mem.slice(0xfff, 2), Err(Error::OutOfRange { addr: 0xfff, len: 2 })));
+    assert!(matches!(mem.slice(0x1000, usize::MAX), Err(Error::OutOfRange { .. })));
+    assert!(matches!(mem.slice(u64::MAX, 1), Err(Error::OutOfRange { .. })));
+    let load = |addr| mem.load::<u32>(addr, Ordering::Relaxed);
+    assert!(matches!(load(0x802), Err(Error::Unaligned { addr: 0x802, len: 4 })));
+    assert!(matches!(load(0x1ffe), Err(Error::OutOfRange { addr: 0x1ffe, len: 4 })));
+    let stored = mem.store(1_u32, 0x802, Ordering::Relaxed);
+    assert!(matches!(stored, Err(Error::Unaligned { .. })));
+}
+
+#[test]
+fn private_memory_has_no_file() {
+    let mem = GuestMem::new(&[(0, 0x1000)]).unwrap();
+    assert!(mem.file(0).is_none());
+}
+
+#[test]
+fn another_mapping_of_the_memfd_sees_the_same_bytes() {
+    let mem = GuestMem::with_options(&[(0, MIB), (0x4010_0000, MIB)], &memfd()).unwrap();
+    assert!(mem.file(MIB).is_none(), "no RAM there");
+    for addr in [0, 0x1234, 0x4010_0000, 0x401f_fff8] {
+        mem.write(addr, &addr.to_le_bytes()).unwrap();
+        let RamFile { fd, offset } = mem.file(addr).unwrap();
+        let file = own(fd);
+        let mut back = [0; 8];
+        file.read_exact_at(&mut back, offset).unwrap();
+        assert_eq!(u64::from_le_bytes(back), addr);
+        file.write_all_at(&[0xa5], offset).unwrap();
+        mem.read(addr, &mut back[..1]).unwrap();
+        assert_eq!(back[0], 0xa5);
+        // A huge page in a file is aligned in the file, too.
+        assert_eq!((addr - offset) % (2 * MIB), 0);
+    }
+}
+
+#[test]
+fn nobody_can_cut_a_memfd_under_the_guest() {
+    let mem = GuestMem::with_options(&[(0, MIB)], &memfd()).unwrap();
+    let file = own(mem.file(0).unwrap().fd);
+    assert!(file.set_len(0).is_err(), "shorter");
+    assert!(file.set_len(2 * MIB).is_err(), "longer");
+    let seals = rustix::fs::SealFlags::FUTURE_WRITE;
+    assert!(rustix::fs::fcntl_add_seals(file.as_fd(), seals).is_err(), "no further seals");
+}
+
+#[test]
+fn the_dirty_bitmap_has_what_this_process_wrote() {
+    let page = rustix::param::page_size() as u64;
+    for backing in [Backing::Private, Backing::Memfd] {
+        let options = Options { backing, dirty_bitmap: true };
+        let mem = GuestMem::with_options(&[(0, 64 * page), (MIB, 70 * page)], &options).unwrap();
+        let dirty = |first: Vec<u64>, second: Vec<u64>| {
+            vec![
+                DirtyPages { guest_addr: 0, bitmap: first },
+                DirtyPages { guest_addr: MIB, bitmap: second },
+            ]
+        };
+        assert_eq!(mem.take_dirty(), dirty(vec![0], vec![0, 0]));
+        mem.write(2 * page - 1, &[1, 2]).unwrap();
+        mem.store(1_u32, MIB + 5 * page, Ordering::Relaxed).unwrap();
+        let slice = mem.slice(MIB + 69 * page, 4).unwrap();
+        slice.write_slice(&[1], 0).unwrap();
+        mem.read(0, &mut [0; 8]).unwrap();
+        assert_eq!(mem.take_dirty(), dirty(vec![0b110], vec![1 << 5, 1 << 5]));
+        assert_eq!(mem.take_dirty(), dirty(vec![0], vec![0, 0]), "only once");
+    }
+    let mem = GuestMem::new(&[(0, MIB)]).unwrap();
+    mem.write(0, &[1]).unwrap();
+    assert!(mem.take_dirty().is_empty(), "nobody asked");
+}
+
+fn hugetlbfs(path: impl Into<PathBuf>, len: u64) -> Result<GuestMem, Error> {
+    let options = Options { backing: Backing::Hugetlbfs(path.into()), ..Options::default() };
+    GuestMem::with_options(&[(0, len)], &options)
+}
+
+#[test]
+fn huge_pages_come_from_a_hugetlbfs_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    assert_eq!(
+        hugetlbfs(path, MIB).unwrap_err().to_string(),
+        format!(
+            "{} is not on a hugetlbfs file system, so it has no huge pages for guest memory",
+            path.display()
+        )
+    );
+    // A file of huge pages knows their size, but no file can be made in it.
+    let flags = rustix::fs::MemfdFlags::HUGETLB | rustix::fs::MemfdFlags::HUGE_2MB;
+    let file = rustix::fs::memfd_create("huge", flags).unwrap();
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    assert_eq!(
+        hugetlbfs(&path, 5 * MIB).unwrap_err().to_string(),
+        format!(
+            "guest memory at 0x0..0x500000 is not a whole number of the 2048 KiB pages that {} has",
+            path.display()
+        )
+    );
+    assert!(matches!(hugetlbfs(&path, 4 * MIB), Err(Error::Hugetlbfs { .. })));
+
+    let missing = dir.path().join("none");
+    assert_eq!(
+        hugetlbfs(&missing, MIB).unwrap_err().to_string(),
+        format!(
+            "cannot make guest memory in {}: No such file or directory (os error 2)",
+            missing.display()
+        )
+    );
+}
