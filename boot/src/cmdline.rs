@@ -106,9 +106,12 @@ pub(crate) fn write(
     if line.contains('\0') {
         return Err(Error::CmdlineNul);
     }
-    let max = max.min(place.room.saturating_sub(1));
     if line.len() > max {
         return Err(Error::CmdlineTooLong { len: line.len(), name: kernel.to_owned(), max });
+    }
+    if line.len() >= place.room {
+        let [need, room] = [line.len() + 1, place.room].map(|len| len as u64);
+        return Err(Error::NoRoom { what: "command line", need, room });
     }
     let mut bytes = line.as_bytes().to_vec();
     bytes.push(0);
@@ -184,7 +187,7 @@ mod tests {
         let refused = write(&mem, &"a".repeat(21), "vmlinuz", 20, PLACE).unwrap_err();
         assert_eq!(refused.to_string(), "command line is 21 bytes, vmlinuz takes at most 20");
         let refused = write(&mem, &"a".repeat(64), "vmlinuz", 2048, PLACE).unwrap_err();
-        assert_eq!(refused.to_string(), "command line is 64 bytes, vmlinuz takes at most 63");
+        assert_eq!(refused.to_string(), "command line needs 65 bytes, the board has room for 64");
     }
 
     #[test]

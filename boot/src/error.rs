@@ -148,6 +148,19 @@ pub enum Error {
         /// End (exclusive) of what is needed.
         end: u64,
     },
+    /// The kernel wants RAM at addresses where this machine never has any.
+    #[error(
+        "kernel {name} needs guest RAM from {start:#x} to {end:#x}, where a PC has devices; more \
+         memory would not help"
+    )]
+    KernelInHole {
+        /// The file.
+        name: String,
+        /// First address needed.
+        start: u64,
+        /// End (exclusive) of what is needed.
+        end: u64,
+    },
     /// The kernel would overwrite what we tell it.
     #[error(
         "kernel {name} wants to be loaded at {addr:#x}, below {floor:#x} where the boot data is"
@@ -172,6 +185,21 @@ pub enum Error {
         mib: u64,
         /// The guest's RAM in MiB.
         ram_mib: u64,
+    },
+    /// RAM for the initrd is there, and the kernel does not reach it.
+    #[error(
+        "initrd {name} ({mib} MiB) does not fit below {top:#x}, where kernel {kernel} wants all \
+         of it; use a smaller one or another kernel: more memory would not help"
+    )]
+    InitrdLimit {
+        /// The file.
+        name: String,
+        /// Its size, rounded up to MiB.
+        mib: u64,
+        /// The kernel.
+        kernel: String,
+        /// End (exclusive) of what the kernel reaches.
+        top: u64,
     },
     /// More command line than the kernel takes.
     #[error("command line is {len} bytes, {name} takes at most {max}")]
@@ -271,6 +299,19 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+}
+
+impl Error {
+    /// An initrd of `len` bytes is too large for the RAM there is.
+    pub(crate) fn initrd_does_not_fit(name: &str, len: u64, ram_mib: u64) -> Self {
+        Self::InitrdDoesNotFit { name: name.to_owned(), mib: len.div_ceil(1 << 20), ram_mib }
+    }
+
+    /// An initrd of `len` bytes has room in RAM, but not below `top`.
+    pub(crate) fn initrd_limit(name: &str, len: u64, kernel: &str, top: u64) -> Self {
+        let (name, kernel) = (name.to_owned(), kernel.to_owned());
+        Self::InitrdLimit { name, mib: len.div_ceil(1 << 20), kernel, top }
+    }
 }
 
 /// The error of a guest memory write, naming what was being written.

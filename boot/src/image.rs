@@ -18,21 +18,16 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Opens `path`; `refused` says what could not be opened.
+    /// Opens `path`, which must be a file or a disk; `refused` says what could not be opened.
     pub(crate) fn open(
         path: &Path,
         refused: impl FnOnce(String, io::Error) -> Error,
     ) -> Result<Self, Error> {
         let name = path.display().to_string();
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(source) => return Err(refused(name, source)),
-        };
-        let len = match file.metadata() {
-            Ok(metadata) => metadata.len(),
-            Err(source) => return Err(Error::Read { name, reason: source.to_string() }),
-        };
-        Ok(Self { file, name, len })
+        match crate::open(path) {
+            Ok((file, len)) => Ok(Self { file, name, len }),
+            Err(source) => Err(refused(name, source)),
+        }
     }
 
     /// Reads at `offset` until `buf` is full or the file ends, and returns how much that was.

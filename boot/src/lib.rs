@@ -21,6 +21,7 @@ mod error;
 pub mod fdt;
 #[cfg(target_arch = "x86_64")]
 pub mod firmware;
+mod foreign;
 mod image;
 pub mod initramfs;
 mod initrd;
@@ -28,6 +29,7 @@ mod initrd;
 pub mod kernel;
 pub mod modules;
 pub mod mptable;
+mod open;
 pub mod search;
 pub mod wiring;
 
@@ -35,3 +37,4 @@ pub mod wiring;
 pub use entry::Entry;
 pub use error::Error;
 pub use initrd::Initrd;
+pub use open::open;

@@ -1,6 +1,5 @@
 //! `trapline run`: from options to a machine, and from its end to an exit status.
 
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,7 +10,7 @@ use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use trapline_device::CharBackend;
 use trapline_machine::boot::modules::{initrd_files, is_multiboot};
-use trapline_machine::boot::{cmdline, initramfs, search};
+use trapline_machine::boot::{cmdline, initramfs, open, search};
 use trapline_machine::{Config, Control, Ending, Initrd, Report, Session as Machine};
 
 use crate::cli::{Boot, FwCfgFile, RunOptions};
@@ -243,17 +242,10 @@ fn warn_of_software_kvm() {
 fn check_files(boot: &Boot) -> anyhow::Result<()> {
     let check = |what: &str, path: &Path| {
         let name = path.display();
-        let meta =
-            File::open(path).and_then(|file| file.metadata()).map_err(|error| {
-                match error.kind() {
-                    std::io::ErrorKind::NotFound => anyhow::anyhow!("Unable to open {what} {name}"),
-                    _ => anyhow::anyhow!("Unable to open {what} {name}: {error}"),
-                }
-            })?;
-        if meta.is_dir() {
-            bail!("Unable to open {what} {name}: it is a directory");
-        }
-        Ok(())
+        open(path).map(drop).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => anyhow::anyhow!("Unable to open {what} {name}"),
+            _ => anyhow::anyhow!("Unable to open {what} {name}: {error}"),
+        })
     };
     match boot {
         Boot::Firmware(path) => check("firmware", path),

@@ -78,6 +78,23 @@ fn a_file_that_is_missing_is_named_in_kvmtools_words() {
 }
 
 #[test]
+fn what_is_no_file_is_refused_before_it_is_read() {
+    let files = Files::new();
+    let pipe = files.path("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let pipe = pipe.to_str().unwrap();
+    let kernel = files.make("kernel", &kernel());
+    // Nobody writes to the pipe: who opened it to read would wait.
+    let why = "it is a pipe; copy its contents to a file";
+    assert_eq!(refusal(&["run", "-k", pipe]), format!("Unable to open kernel {pipe}: {why}"));
+    assert_eq!(refusal(&["run", "-f", pipe]), format!("Unable to open firmware {pipe}: {why}"));
+    let zeros = refusal(&["run", "-k", &kernel, "-i", "/dev/zero"]);
+    let why = "it is a character device, not a file";
+    assert_eq!(zeros, format!("Unable to open initrd /dev/zero: {why}"));
+}
+
+#[test]
 fn a_file_that_is_no_kernel_is_refused_with_the_reason() {
     let files = Files::new();
     let kernel = kernel();
@@ -88,11 +105,12 @@ fn a_file_that_is_no_kernel_is_refused_with_the_reason() {
         (
             "text",
             &b"#!/bin/sh\necho I am a script, and long enough to have a header\n"[..],
-            "is not a kernel",
+            "is not a kernel for this guest: a script",
         ),
-        ("empty", b"", "is not a kernel"),
+        ("empty", b"", "is empty"),
+        ("packed", b"\x1f\x8b\x08 vmlinux", "a file packed with gzip; unpack it first"),
         ("zeros", &[0; 0x1000], "is not a kernel"),
-        ("cut", &kernel[..kernel.len() - 1], "is truncated, 1 bytes are missing"),
+        ("cut", &kernel[..kernel.len() - 16], "is truncated, 16 bytes are missing"),
         ("header", &kernel[..0x210], "truncated"),
         ("old", &old, "bzImage protocol 2.05 is too old"),
         ("pvh-cut", &pvh[..pvh.len() - 1], "truncated"),

@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::packed::Packing;
 use crate::error::{Error, placing};
+use crate::foreign::{Foreign, HEAD, anywhere};
 use crate::image::Image;
 
 /// The header of a 64-bit `Image` (`booting.rst`, section 4).
@@ -34,13 +35,15 @@ const MAGIC: [u8; 4] = *b"ARM\x64";
 const TEXT_OFFSET: u64 = 0x8_0000;
 
 /// The magic of a 32-bit zImage, and where it is (Linux `arch/arm/boot/compressed/head.S`).
-const ZIMAGE_MAGIC: u32 = 0x016f_2818;
+const ZIMAGE_MAGIC: [u8; 4] = 0x016f_2818_u32.to_le_bytes();
 const ZIMAGE_MAGIC_AT: usize = 0x24;
 /// Where 32-bit kernels and programs are loaded, from the start of RAM.
 const TEXT_OFFSET_32: u64 = 0x8000;
 
-/// Enough of a file to see what it is.
-const HEAD: usize = 0x400;
+/// The longest command lines Linux does not cut: `COMMAND_LINE_SIZE` without the NUL, of
+/// `arch/arm64/include/uapi/asm/setup.h` and of 32-bit Arm's.
+const CMDLINE_MAX: usize = 2047;
+const CMDLINE_MAX_32: usize = 1023;
 
 /// A kernel, found out about and not yet loaded.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub(super) struct Kernel {
     pub(super) text_offset: u64,
     /// How much memory it takes.
     pub(super) footprint: u64,
+    /// The longest command line it takes, if it is a kernel of which that is known.
+    pub(super) cmdline_max: Option<usize>,
     content: Content,
 }
 
@@ -115,7 +120,11 @@ impl Kernel {
             }
             _ => (TEXT_OFFSET, len),
         };
-        Ok(Self { text_offset, footprint, content })
+        let cmdline_max = match aarch32 {
+            true => is_zimage(&head).then_some(CMDLINE_MAX_32),
+            false => header(&head).map(|_| CMDLINE_MAX),
+        };
+        Ok(Self { text_offset, footprint, cmdline_max, content })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -138,8 +147,7 @@ fn header(head: &[u8]) -> Option<&Header> {
 }
 
 /// Files that are certainly something else; any other one may be a flat program.
-fn foreign(head: &[u8; HEAD], aarch32: bool) -> Option<(&'static str, &'static str)> {
-    let word = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
+fn foreign(head: &[u8; HEAD], aarch32: bool) -> Option<Foreign> {
     if head.starts_with(b"\x7fELF") {
         return Some(("an ELF file", "use arch/arm64/boot/Image"));
     }
@@ -149,10 +157,14 @@ fn foreign(head: &[u8; HEAD], aarch32: bool) -> Option<(&'static str, &'static s
     if aarch32 && header(head).is_some() {
         return Some(("a 64-bit kernel", "leave out --aarch32 or name a 32-bit zImage"));
     }
-    if !aarch32 && word(ZIMAGE_MAGIC_AT) == Some(ZIMAGE_MAGIC) {
+    if !aarch32 && is_zimage(head) {
         return Some(("a 32-bit zImage", "run it with --aarch32"));
     }
-    None
+    anywhere(head)
+}
+
+fn is_zimage(head: &[u8; HEAD]) -> bool {
+    head.get(ZIMAGE_MAGIC_AT..).is_some_and(|head| head.starts_with(&ZIMAGE_MAGIC))
 }
 
 /// What the file packs, if it is packed or an EFI program that unpacks a kernel; else the file.

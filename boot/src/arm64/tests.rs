@@ -61,7 +61,7 @@ fn zboot(compression: &[u8], packed: &[u8]) -> Vec<u8> {
 }
 
 fn request(path: &Path) -> KernelRequest<'_> {
-    KernelRequest { path, initrd: None, ram: RAM, aarch32: false }
+    KernelRequest { path, initrd: None, ram: RAM, aarch32: false, cmdline: "" }
 }
 
 fn load(bytes: &[u8]) -> Result<(Loaded, GuestMem), String> {
@@ -174,6 +174,8 @@ fn kernels_of_other_machines_are_refused_by_name() {
     let mut zimage = vec![0; 0x400];
     zimage[0x24..0x28].copy_from_slice(&0x016f_2818u32.to_le_bytes());
     assert!(refusal(&zimage).contains("a 32-bit zImage; run it with --aarch32"));
+    assert!(refusal(b"\xfd7zXZ\0....").contains("a file packed with xz; unpack it first"));
+    assert!(refusal(b"070701...").contains("a cpio archive; name it with -i"));
     assert_eq!(refusal(b""), "KERNEL is empty; name another file");
     let missing = load_kernel(&ram(), &request(Path::new("/nonexistent/Image"))).unwrap_err();
     assert_eq!(missing.to_string(), "Unable to open kernel /nonexistent/Image");
@@ -200,6 +202,65 @@ fn what_does_not_fit_is_refused() {
     let request = KernelRequest { initrd: Some(Initrd::File(&initrd)), ..request(&kernel) };
     let error = load_kernel(&mem, &request).unwrap_err().to_string();
     assert!(error.contains("(2 MiB) does not fit into 256 MiB of guest RAM"), "{error}");
+}
+
+/// RAM that is not touched costs nothing.
+const GIB: Range<u64> = 0x8000_0000..0xc000_0000;
+
+#[test]
+fn what_does_not_fit_into_the_low_part_of_ram_goes_above_it() {
+    let (files, mem) = (Files::new(), GuestMem::new(&[(GIB.start, 1 << 30)]).unwrap());
+    let kernel = files.put("kernel", &image(0, 0xf00_0000));
+    let path = files.put("initrd", b"");
+    std::fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
+    let initrd = Some(Initrd::File(&path));
+    let request = KernelRequest { initrd, ram: GIB, ..request(&kernel) };
+    let loaded = load_kernel(&mem, &request).unwrap();
+    assert_eq!(loaded.fdt, 0x8fe0_0000, "kvmtool's place");
+    assert_eq!(loaded.initrd, Some(0x8fe1_0000..0x93e1_0000), "right above it");
+    // A 32-bit kernel has it below or not at all.
+    let wide = files.put("program", &[0x11; 0x1000]);
+    std::fs::File::options().write(true).open(&wide).unwrap().set_len(0xf00_0000).unwrap();
+    let request = KernelRequest { path: &wide, aarch32: true, ..request };
+    let error = load_kernel(&mem, &request).unwrap_err().to_string();
+    assert!(error.contains("(64 MiB) does not fit below 0x8fe00000, where kernel "), "{error}");
+    assert!(error.ends_with("more memory would not help"), "{error}");
+}
+
+#[test]
+fn a_kernel_that_takes_more_than_the_low_part_has_its_device_tree_behind() {
+    let (files, mem) = (Files::new(), GuestMem::new(&[(GIB.start, 1 << 30)]).unwrap());
+    let kernel = files.put("kernel", &image(0, 0x1234_5678));
+    let initrd = files.put("initrd", &[7; 0x1001]);
+    let initrd = Some(Initrd::File(&initrd));
+    let request = KernelRequest { initrd, ram: GIB, ..request(&kernel) };
+    let loaded = load_kernel(&mem, &request).unwrap();
+    assert_eq!(loaded.fdt, 0x9240_0000);
+    let initrd = loaded.initrd.unwrap();
+    assert!(loaded.image.end <= initrd.start && initrd.end <= loaded.fdt, "{initrd:#x?}");
+}
+
+#[test]
+fn command_lines_that_linux_would_cut_are_refused() {
+    let (files, mem) = (Files::new(), ram());
+    let mut zimage = vec![0; 0x1000];
+    zimage[0x24..0x28].copy_from_slice(&0x016f_2818u32.to_le_bytes());
+    let image = files.put("Image", &image(0, 0x1000));
+    let zimage = files.put("zImage", &zimage);
+    for (path, aarch32, max) in [(&image, false, 2047), (&zimage, true, 1023)] {
+        let line = "a".repeat(max + 1);
+        let load =
+            |cmdline| load_kernel(&mem, &KernelRequest { aarch32, cmdline, ..request(path) });
+        load(&line[1..]).unwrap();
+        let error = load(&line).unwrap_err().to_string();
+        let told =
+            format!("command line is {} bytes, {} takes at most {max}", max + 1, path.display());
+        assert_eq!(error, told);
+    }
+    // A program that is not Linux has its own limits.
+    let flat = files.put("flat", &[0x14; 0x100]);
+    let line = "a".repeat(5000);
+    load_kernel(&mem, &KernelRequest { cmdline: &line, ..request(&flat) }).unwrap();
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use linux_loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, setup_header};
+use linux_loader::bootparam::{
+    LOADED_HIGH, XLF_CAN_BE_LOADED_ABOVE_4G, XLF_KERNEL_64, setup_header,
+};
 use linux_loader::loader::KernelLoader;
 use linux_loader::loader::bzimage::BzImage;
 use trapline_guestmem::GuestMem;
@@ -12,13 +14,14 @@ use super::initrd::Room;
 use super::zero_page::ZeroPage;
 use super::{KernelRequest, Loaded, Protocol, long_entry};
 use crate::cmdline;
-use crate::e820::is_ram;
 use crate::entry::{Entry, Gdt};
 use crate::error::Error;
 use crate::image::Image;
 
 /// Where "HdrS" is (boot.rst, "The Real-Mode Kernel Header").
-pub(super) const MAGIC_OFFSET: u64 = 0x202;
+pub(super) const MAGIC: Range<usize> = 0x202..0x206;
+/// What the header's end is counted from.
+const MAGIC_OFFSET: u64 = 0x202;
 
 /// Where the setup header begins, in the file and in the zero page.
 const HEADER_OFFSET: u64 = 0x1f1;
@@ -34,6 +37,8 @@ const PROTOCOL_INIT_SIZE: u16 = 0x020a;
 const PROTOCOL_XLOADFLAGS: u16 = 0x020c;
 
 const SECTOR: u64 = 512;
+/// What `syssize` counts.
+const PARAGRAPH: u64 = 16;
 /// The 64-bit entry is this far into the protected-mode kernel (boot.rst, "64-bit Boot Protocol").
 const ENTRY_64: u64 = 0x200;
 
@@ -50,15 +55,12 @@ pub(super) fn load(
         let floor = request.layout.kernel_floor;
         return Err(Error::LoadAddress { name: image.name.clone(), addr: start, floor });
     }
-    if !is_ram(request.e820, &kernel) {
-        let name = image.name.clone();
-        return Err(Error::KernelDoesNotFit { name, start: kernel.start, end: kernel.end });
-    }
+    request.check_ram(&image.name, &kernel)?;
 
     let max = usize::try_from(header.cmdline_size).unwrap_or(usize::MAX);
     cmdline::write(mem, request.cmdline, &image.name, max, request.layout.cmdline)?;
-    let top = u64::from(header.initrd_addr_max) + 1;
-    let initrd = Room { e820: request.e820, kernel: &kernel, top }.load(mem, request.initrd)?;
+    let room = Room { e820: request.e820, kernel: &kernel, tops: initrd_tops(&header) };
+    let initrd = room.load(mem, request.initrd, &image.name)?;
     BzImage::load(mem.backend(), Some(GuestAddress(start)), &mut image.file, None)
         .map_err(|error| image.unreadable(error))?;
     ZeroPage::new(header).finish(mem, request, initrd.as_ref())?;
@@ -103,10 +105,11 @@ fn payload(image: &Image, header: &setup_header) -> Result<Range<u64>, Error> {
     // boot.rst, "setup_sects": 0 means 4, for old kernels.
     let sectors = if header.setup_sects == 0 { 4 } else { u64::from(header.setup_sects) };
     let start = (sectors + 1) * SECTOR;
-    let needed = start + u64::from(header.syssize) * 16;
-    // A file may well be longer: a signature follows the kernel.
-    if image.len < needed || image.len <= start {
-        let missing = needed.max(start + 1) - image.len;
+    let end = start + u64::from(header.syssize) * PARAGRAPH;
+    // The count is rounded up: a whole kernel may end anywhere in its last paragraph. A file may
+    // well be longer, as a signature follows the kernel.
+    if image.len + PARAGRAPH <= end || image.len <= start {
+        let missing = end.max(start + 1) - image.len;
         return Err(Error::Truncated { name: image.name.clone(), missing });
     }
     Ok(start..image.len)
@@ -127,6 +130,20 @@ fn footprint(header: &setup_header, payload_len: u64) -> Range<u64> {
         start.max(header.pref_address).checked_next_multiple_of(align).unwrap_or(u64::MAX)
     };
     start.min(runtime)..loaded.max(runtime.saturating_add(u64::from(header.init_size)))
+}
+
+/// Ends (exclusive) of where the initrd may be, the preferred one first.
+///
+/// boot.rst calls `initrd_addr_max` "the maximum address that may be occupied". Linux has said
+/// 2 GiB since 2007 because of faulty boot loaders; a kernel with `XLF_CAN_BE_LOADED_ABOVE_4G`
+/// takes one anywhere, by the `ext_ramdisk_*` fields of the zero page.
+fn initrd_tops(header: &setup_header) -> Vec<u64> {
+    let mut tops = vec![u64::from(header.initrd_addr_max) + 1];
+    let flags = if header.version < PROTOCOL_XLOADFLAGS { 0 } else { header.xloadflags };
+    if flags & XLF_CAN_BE_LOADED_ABOVE_4G != 0 {
+        tops.extend([1 << 32, u64::MAX]);
+    }
+    tops
 }
 
 fn has_64_bit_entry(header: &setup_header) -> bool {

@@ -22,6 +22,7 @@ use crate::cmdline;
 use crate::e820::E820Entry;
 use crate::entry::{Entry, Gdt};
 use crate::error::{Error, below_4g, placing};
+use crate::foreign;
 use crate::image::Image;
 
 /// Bytes of guest memory PVH's start info and its lists take.
@@ -80,8 +81,9 @@ pub(super) fn load(
     }
     check(image, &segments, request)?;
     cmdline::write(mem, request.cmdline, &image.name, CMDLINE_MAX, request.layout.cmdline)?;
-    let room = Room { e820: request.e820, kernel: &segments.footprint, top: INITRD_TOP };
-    let initrd = room.load(mem, request.initrd)?;
+    let tops = vec![INITRD_TOP];
+    let room = Room { e820: request.e820, kernel: &segments.footprint, tops };
+    let initrd = room.load(mem, request.initrd, &image.name)?;
     segments.load(mem, image)?;
     let (entry, protocol) = match entry {
         Start::Pvh(eip) => {
@@ -113,6 +115,8 @@ fn parse(image: &Image) -> Result<Kernel, Error> {
         Start::Pvh(entry)
     } else if let Some(header) = Header::find(image)? {
         Start::Multiboot(header)
+    } else if let Some((found, wanted)) = foreign::elf_on_x86(header.e_machine) {
+        return Err(Error::ForeignKernel { name: image.name.clone(), found, wanted });
     } else {
         let linux = plain_linux(header.e_machine, header.e_type, header.e_entry, &segments.loads);
         let name = || image.name.clone();
@@ -177,7 +181,7 @@ fn check(image: &Image, segments: &Segments, request: &KernelRequest<'_>) -> Res
     if start < floor {
         return Err(Error::LoadAddress { name: image.name.clone(), addr: start, floor });
     }
-    segments.check_ram(image, request.e820)
+    request.check_ram(&image.name, &segments.footprint)
 }
 
 /// Xen `start_info.h`: the start info, at most one module, and the memory map, in one page.

@@ -27,14 +27,15 @@ pub use zero_page::ZERO_PAGE_LEN;
 
 pub use self::elf::START_INFO_LEN;
 use crate::cmdline::CmdlinePlace;
-use crate::e820::E820Entry;
+use crate::e820::{E820Entry, E820Kind, is_ram};
 use crate::entry::{Entry, write_page_tables};
 use crate::error::Error;
+use crate::foreign;
 use crate::image::Image;
 
 /// Where this board keeps what a kernel is told. All of it is RAM below [`Self::kernel_floor`]
 /// and no two ranges overlap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct X86Layout {
     /// Linux' zero page, [`ZERO_PAGE_LEN`] bytes.
     pub zero_page: u64,
@@ -52,6 +53,8 @@ pub struct X86Layout {
     pub bios: Bios,
     /// The lowest address a kernel may be loaded at, unless it is a Multiboot kernel: 1 MiB on a PC.
     pub kernel_floor: u64,
+    /// Where there are devices below 4 GiB, however much RAM the guest has.
+    pub device_hole: Range<u64>,
 }
 
 /// What to load and what to tell it.
@@ -73,6 +76,24 @@ pub struct KernelRequest<'a> {
     /// The display that is there from the start. Told to Linux through its zero page; PVH has no
     /// words for it.
     pub framebuffer: Option<Framebuffer>,
+}
+
+impl KernelRequest<'_> {
+    /// Whether the guest has RAM for all of a kernel's memory.
+    fn check_ram(&self, name: &str, kernel: &Range<u64>) -> Result<(), Error> {
+        let Range { start, end } = *kernel;
+        if start < end && is_ram(self.e820, kernel) {
+            return Ok(());
+        }
+        let name = name.to_owned();
+        let hole = &self.layout.device_hole;
+        let after = |e: &E820Entry| e.kind == E820Kind::Ram && e.addr > start;
+        // More RAM is added behind what there is, and never to the hole.
+        if self.e820.iter().any(after) || start < hole.end && hole.start < end {
+            return Err(Error::KernelInHole { name, start, end });
+        }
+        Err(Error::KernelDoesNotFit { name, start, end })
+    }
 }
 
 /// A linear frame buffer of 32 bits a pixel: blue in the lowest byte, then green, then red.
@@ -141,18 +162,25 @@ enum Container {
 
 impl Container {
     fn of(image: &Image) -> Result<Self, Error> {
-        let mut magic = [0; 4];
-        image.read_at(&mut magic, 0)?;
-        if magic == *b"\x7fELF" {
+        let mut head = [0; foreign::HEAD];
+        if image.read_at(&mut head, 0)? == 0 {
+            return Err(Error::Empty { name: image.name.clone() });
+        }
+        if head.starts_with(b"\x7fELF\x01\x01") || head.starts_with(b"\x7fELF\x02\x01") {
             return Ok(Self::Elf);
         }
         // A bzImage may begin with "MZ" (it is an EFI program too), so only its own magic counts.
-        image.read_at(&mut magic, bzimage::MAGIC_OFFSET)?;
-        if magic == *b"HdrS" {
+        if head.get(bzimage::MAGIC) == Some(b"HdrS") {
             return Ok(Self::BzImage);
         }
-        let header = multiboot::Header::find(image)?;
-        header.map(Self::Multiboot).ok_or_else(|| Error::NotKernel { name: image.name.clone() })
+        if let Some(header) = multiboot::Header::find(image)? {
+            return Ok(Self::Multiboot(header));
+        }
+        let name = image.name.clone();
+        Err(match foreign::on_x86(&head) {
+            Some((found, wanted)) => Error::ForeignKernel { name, found, wanted },
+            None => Error::NotKernel { name },
+        })
     }
 }
 

@@ -7,7 +7,6 @@ use elf::segment::ProgramHeader;
 use trapline_guestmem::GuestMem;
 
 use super::elf::damaged;
-use crate::e820::{E820Entry, is_ram};
 use crate::error::{Error, placing};
 use crate::image::Image;
 
@@ -42,15 +41,6 @@ impl Segments {
         if image.len < needed {
             let name = image.name.clone();
             return Err(Error::Truncated { name, missing: needed - image.len });
-        }
-        Ok(())
-    }
-
-    /// The guest has RAM for all of it.
-    pub(super) fn check_ram(&self, image: &Image, e820: &[E820Entry]) -> Result<(), Error> {
-        let Range { start, end } = self.footprint;
-        if end == start || !is_ram(e820, &self.footprint) {
-            return Err(Error::KernelDoesNotFit { name: image.name.clone(), start, end });
         }
         Ok(())
     }

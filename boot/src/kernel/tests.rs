@@ -19,6 +19,7 @@ pub(super) const LAYOUT: X86Layout = X86Layout {
     stack_top: 0x8ff0,
     bios: Bios { code: 0xf_f000, pics: [0x20, 0xa0], pit: 0x40 },
     kernel_floor: MIB,
+    device_hole: 0xd000_0000..1 << 32,
 };
 
 /// A guest with 64 MiB, and files in a directory.
@@ -274,11 +275,41 @@ fn what_is_no_kernel_is_refused_and_never_run_as_flat_code() {
     let bench = Bench::new();
     let text = "kernel is not a kernel: neither a bzImage (no HdrS magic) nor an ELF file with a \
                 PVH note, and without a Multiboot header";
-    for file in [&b""[..], b"\xf4", &[0x90; 4096], b"MZ", b"#!/bin/sh\n"] {
+    for file in [&b"\xf4"[..], &[0x90; 4096]] {
         assert_eq!(bench.refusal(file), text);
     }
-    let directory = bench.load_file(bench.dir.path()).unwrap_err().to_string();
-    assert!(directory.ends_with("Is a directory (os error 21)"), "{directory}");
+    assert_eq!(bench.refusal(b""), "kernel is empty; name another file");
+}
+
+#[test]
+fn what_is_known_to_be_something_else_is_refused_by_its_name() {
+    let bench = Bench::new();
+    let at = |offset: usize, magic: &[u8]| {
+        let mut file = vec![0; 4096];
+        file[offset..offset + magic.len()].copy_from_slice(magic);
+        file
+    };
+    let elf = |class, data, machine| {
+        let mut file = ElfBuilder { machine, notes: Vec::new(), ..pvh() }.build();
+        (file[4], file[5]) = (class, data);
+        file
+    };
+    for (file, told) in [
+        (at(0, b"\x1f\x8b\x08"), "a file packed with gzip; unpack it first"),
+        (at(0, b"\xfd7zXZ\0"), "a file packed with xz; unpack it first"),
+        (at(0x38, b"ARM\x64"), "an Image for arm64; name a kernel for x86-64"),
+        (at(0x24, b"\x18\x28\x6f\x01"), "a zImage for 32-bit Arm; name a kernel for x86-64"),
+        (elf(2, 1, 183), "an ELF file for arm64; name a kernel for x86-64"),
+        (elf(2, 1, 243), "an ELF file for another processor; name a kernel for x86-64"),
+        (elf(1, 2, 0), "a big-endian ELF file; name a kernel for x86-64"),
+        (at(0, b"070701"), "an initramfs, a cpio archive; name it with -i, and a kernel with -k"),
+        (at(0, b"#!/bin/sh\n"), "a script; name the kernel that it starts"),
+        (at(510, b"\x55\xaa"), "a disk image or a boot sector; name the kernel that it starts"),
+    ] {
+        let wanted = format!("kernel is not a kernel for this guest: {told}");
+        assert_eq!(bench.refusal(&file), wanted);
+    }
+    assert!(bench.refusal(&at(0, b"MZ")).contains("without Linux' header"));
 }
 
 #[test]
@@ -298,8 +329,8 @@ fn truncated_kernels_are_refused_with_the_missing_length() {
     let bench = Bench::new();
     let whole = modern();
     assert_eq!(
-        bench.refusal(&whole[..whole.len() - 7]),
-        "kernel is truncated, 7 bytes are missing; copy or build it again"
+        bench.refusal(&whole[..whole.len() - 16]),
+        "kernel is truncated, 16 bytes are missing; copy or build it again"
     );
     assert!(bench.refusal(&whole[..0x300]).starts_with("kernel is truncated, "));
     let mut elf = pvh().build();
@@ -307,6 +338,23 @@ fn truncated_kernels_are_refused_with_the_missing_length() {
     // The first program header's size in the file.
     elf[96..104].copy_from_slice(&0x2000u64.to_le_bytes());
     assert!(bench.refusal(&elf).starts_with("kernel is truncated, "), "{}", bench.refusal(&elf));
+}
+
+#[test]
+fn a_kernel_that_ends_within_its_last_paragraph_is_whole() {
+    let bench = Bench::new();
+    // One setup sector, 75 bytes, and syssize 5: the count is rounded up.
+    let mut small = bzimage(0x020f, 1, &[]);
+    small.truncate(2 * 512);
+    small[0x1f1] = 1;
+    small[0x1f4] = 5;
+    small.extend([0x90; 75]);
+    bench.load(&small).unwrap();
+    assert_eq!(bench.bytes(0x10_0000, 76), [vec![0x90; 75], vec![0]].concat());
+    small.truncate(2 * 512 + 65);
+    bench.load(&small).unwrap();
+    small.truncate(2 * 512 + 64);
+    assert!(bench.refusal(&small).starts_with("kernel is truncated, 16 bytes are missing"));
 }
 
 #[test]
@@ -318,7 +366,7 @@ fn programs_are_not_taken_for_kernels() {
     for (program, why) in [
         (ElfBuilder { loads: low, entry: 0x40_0000, ..plain() }, "linked like a program"),
         (ElfBuilder { kind: 3, ..plain() }, "not a statically linked image"),
-        (ElfBuilder { machine: 183, ..pvh() }, "not for x86-64"),
+        (ElfBuilder { machine: 3, ..plain() }, "not for x86-64"),
         (ElfBuilder { entry: 0x200_0000, ..plain() }, "in none of its segments"),
     ] {
         let text = refusal(program);
@@ -336,6 +384,15 @@ fn kernels_that_do_not_fit_say_what_they_need() {
         "kernel kernel needs guest RAM from 0x100000 to 0x1800000, which this guest does not \
          have; give it more memory with -m"
     );
+    // More memory does not fill a hole.
+    let fixed = |addr: u64| {
+        let loads = vec![(0xffff_ffff_8000_0000, addr, 0x10_0000, vec![0x90; 16])];
+        ElfBuilder { loads, ..pvh() }.build()
+    };
+    let told = "kernel kernel needs guest RAM from 0xcff80000 to 0xd0080000, where a PC has \
+                devices; more memory would not help";
+    assert_eq!(bench.refusal(&fixed(0xcff8_0000)), told);
+    assert!(bench.refusal(&fixed(0xcff0_0000)).ends_with("give it more memory with -m"));
     let low = vec![(0xffff_ffff_8000_0000, 0x8000, 0x1000, vec![0x90; 16])];
     let low = ElfBuilder { loads: low, ..pvh() }.build();
     assert!(bench.refusal(&low).contains("wants to be loaded at 0x8000, below 0x100000"));
@@ -360,6 +417,53 @@ fn an_initrd_stays_clear_of_the_kernel_and_below_its_limit() {
     let mut limited = modern();
     limited[0x22c..0x230].copy_from_slice(&0x1ff_ffffu32.to_le_bytes());
     assert_eq!(bench.load(&limited).unwrap().initrd, Some(0x1ff_f000..0x200_0000));
+}
+
+/// A guest with RAM above 4 GiB, which costs nothing while nobody touches it.
+fn above_4_gib() -> Bench {
+    let mut bench = Bench::new();
+    bench.mem = GuestMem::new(&[(0, 256 * MIB), (1 << 32, 4 << 30)]).unwrap();
+    bench.map =
+        MemoryMap::new().with(0..256 * MIB, E820Kind::Ram).with(1 << 32..2 << 32, E820Kind::Ram);
+    bench
+}
+
+#[test]
+fn a_kernel_that_takes_an_initrd_anywhere_gets_it_above_its_old_limit() {
+    let mut bench = above_4_gib();
+    let file = bench.dir.path().join("initrd");
+    fs::File::create(&file).unwrap().set_len(100 << 20).unwrap();
+    let load = |bench: &Bench, kernel: &[u8]| {
+        fs::write(bench.kernel(), kernel).unwrap();
+        bench.load_with(&bench.kernel(), Some(Initrd::File(&file)))
+    };
+    let with_limit = |xloadflags: u16, limit: u32| {
+        let mut kernel = bzimage(0x020f, xloadflags, &[0x90; 0x40]);
+        kernel[0x22c..0x230].copy_from_slice(&limit.to_le_bytes());
+        kernel
+    };
+    // XLF_CAN_BE_LOADED_ABOVE_4G: first below initrd_addr_max, then below 4 GiB, then anywhere.
+    let place = |limit| load(&bench, &with_limit(3, limit)).unwrap().initrd.unwrap();
+    assert_eq!(place(0xbff_ffff), 92 * MIB..192 * MIB);
+    assert_eq!(place(0x3ff_ffff), 156 * MIB..256 * MIB, "above what initrd_addr_max says");
+    // Without the flag the limit is the kernel's, and said to be.
+    let told =
+        |error: Error| error.to_string().replace(&bench.dir.path().display().to_string(), "");
+    let refused = told(load(&bench, &with_limit(1, 0x3ff_ffff)).unwrap_err());
+    assert_eq!(
+        refused,
+        "initrd /initrd (100 MiB) does not fit below 0x4000000, where kernel /kernel wants all of \
+         it; use a smaller one or another kernel: more memory would not help"
+    );
+    bench.map = bench.map.with(24 * MIB..256 * MIB, E820Kind::Reserved);
+    let initrd = load(&bench, &with_limit(3, 0x7fff_ffff)).unwrap().initrd.unwrap();
+    assert_eq!(initrd, (8 << 30) - 100 * MIB..8 << 30);
+    let page = bench.zero_page();
+    assert_eq!(({ page.hdr.ramdisk_image }, { page.ext_ramdisk_image }), (0xf9c0_0000, 1));
+    assert_eq!(({ page.hdr.ramdisk_size }, { page.ext_ramdisk_size }), (100 << 20, 0));
+    // PVH hands Linux 32 bits of the address.
+    let refused = load(&bench, &pvh().build()).unwrap_err().to_string();
+    assert!(refused.contains("does not fit below 0x100000000"), "{refused}");
 }
 
 #[test]

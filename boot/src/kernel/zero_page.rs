@@ -54,8 +54,9 @@ impl ZeroPage {
         header.type_of_loader = OTHER_LOADER;
         header.cmd_line_ptr = below_4g("command line", request.layout.cmdline.addr)?;
         if let Some(initrd) = initrd {
-            header.ramdisk_image = below_4g("initrd", initrd.start)?;
-            header.ramdisk_size = below_4g("initrd", initrd.end - initrd.start)?;
+            let (start, size) = (halves(initrd.start), halves(initrd.end - initrd.start));
+            (header.ramdisk_image, self.params.ext_ramdisk_image) = start;
+            (header.ramdisk_size, self.params.ext_ramdisk_size) = size;
         }
         // Linux older than protocol 2.14 does not know this field and looks for the pointer's
         // signature in the BIOS area instead.
@@ -80,6 +81,12 @@ impl ZeroPage {
         self.params.e820_entries = count;
         Ok(())
     }
+}
+
+/// The lower and the upper 32 bits.
+#[expect(clippy::cast_possible_truncation, reason = "the upper half is shifted out or cut")]
+const fn halves(value: u64) -> (u32, u32) {
+    (value as u32, (value >> 32) as u32)
 }
 
 /// Units of `lfb_size` for a VESA frame buffer.

@@ -72,6 +72,7 @@ const KERNEL: X86Layout = X86Layout {
         pit: low_port(port::PIT),
     },
     kernel_floor: layout::HIGH_MEMORY,
+    device_hole: layout::HOLE_START..layout::HOLE_END,
 };
 
 /// The first vCPU's state in KVM's words.

@@ -14,6 +14,8 @@ use crate::image::Image;
 const SEARCHED: usize = 8192;
 /// "Longword (32-bit) aligned."
 const ALIGN: usize = 4;
+/// What the end of the data may be rounded up to.
+const PAGE: u64 = 0x1000;
 /// The field `magic`.
 const MAGIC: u32 = 0x1bad_b002;
 
@@ -115,14 +117,17 @@ impl Header {
         let before = header.checked_sub(load).ok_or(bad("it would be loaded after its header"))?;
         let offset = self.offset.checked_sub(before.into());
         let offset = offset.ok_or(bad("it would begin before its file does"))?;
-        let filesz = match load_end {
-            0 => image.len - offset,
+        let there = image.len.saturating_sub(offset);
+        let loaded = match load_end {
+            0 => there,
             end => end.checked_sub(load).ok_or(bad("it would end before it begins"))?.into(),
         };
         let memsz = match bss_end {
-            0 => filesz,
-            end => u64::from(end.saturating_sub(load)).max(filesz),
+            0 => loaded,
+            end => u64::from(end.saturating_sub(load)).max(loaded),
         };
+        // Linker scripts round the end of the data up to a page, which a flat file need not reach.
+        let filesz = if loaded < there + PAGE { loaded.min(there) } else { loaded };
         let (paddr, align) = (u64::from(load), 1);
         let segment = ProgramHeader {
             p_type: PT_LOAD,

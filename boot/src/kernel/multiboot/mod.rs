@@ -53,7 +53,7 @@ pub(super) fn load(
         None => elf_segments(image)?,
     };
     segments.check_file(image)?;
-    segments.check_ram(image, request.e820)?;
+    request.check_ram(&image.name, &segments.footprint)?;
     let kernel = segments.footprint.clone();
     let mut room = Room::new(request.e820, kernel.clone());
     let cmdline = cmdline(image, request.cmdline)?;
@@ -61,7 +61,7 @@ pub(super) fn load(
     let gdt = Gdt::protected(mem, request.layout.gdt)?;
     let eip = request.layout.bios.write(mem, eip)?;
     segments.load(mem, image)?;
-    let modules = modules::load(mem, request.initrd, &mut room)?;
+    let modules = modules::load(mem, request.initrd, &mut room, &image.name)?;
     let told = Told {
         cmdline: &cmdline,
         modules: &modules,

@@ -31,7 +31,7 @@ pub(super) struct Module {
 }
 
 /// Understands `FILE[ ARGUMENTS][,FILE[ ARGUMENTS]...]`, where two commas are one in a name: what
-/// QEMU's `-initrd` takes for Multiboot kernels.
+/// QEMU's `-initrd` takes for Multiboot kernels. A name with spaces in it is known by its file.
 pub(super) fn parse(list: &Path) -> Vec<Entry> {
     let mut strings = vec![Vec::new()];
     let mut bytes = list.as_os_str().as_bytes().iter().peekable();
@@ -42,13 +42,17 @@ pub(super) fn parse(list: &Path) -> Vec<Entry> {
             string.push(byte);
         }
     }
-    strings
-        .into_iter()
-        .map(|string| {
-            let file = string.split(|byte| *byte == b' ').next().unwrap_or_default();
-            Entry { file: OsStr::from_bytes(file).into(), string }
-        })
-        .collect()
+    strings.into_iter().map(|string| Entry { file: file_of(&string), string }).collect()
+}
+
+/// The file of one entry: what is before the first space behind which a file's name ends. If
+/// there is no such file, its name is the first word.
+fn file_of(string: &[u8]) -> PathBuf {
+    let spaces = string.iter().enumerate().filter(|(_, byte)| **byte == b' ').map(|(at, _)| at);
+    let mut names = spaces.chain([string.len()]).filter_map(|end| string.get(..end));
+    let path = |name: &[u8]| PathBuf::from(OsStr::from_bytes(name));
+    let there = names.clone().map(path).find(|path| path.exists());
+    there.unwrap_or_else(|| names.next().map(path).unwrap_or_default())
 }
 
 /// The files of a list of modules: `FILE[ ARGUMENTS][,FILE[ ARGUMENTS]...]`, where two commas are
@@ -62,11 +66,12 @@ pub(super) fn load(
     mem: &GuestMem,
     initrd: Option<Initrd<'_>>,
     room: &mut Room<'_>,
+    kernel: &str,
 ) -> Result<Vec<Module>, Error> {
     match initrd {
         None => Ok(Vec::new()),
         Some(Initrd::Bytes { name, bytes }) => {
-            let place = find(room, name, bytes.len() as u64)?;
+            let place = find(room, name, bytes.len() as u64, kernel)?;
             mem.write(place.start, bytes).map_err(placing("module"))?;
             Ok(vec![Module { place, string: name.as_bytes().to_vec() }])
         }
@@ -75,7 +80,7 @@ pub(super) fn load(
             .map(|Entry { file, string }| {
                 let mut image =
                     Image::open(&file, |name, source| Error::OpenInitrd { name, source })?;
-                let place = find(room, &image.name, image.len)?;
+                let place = find(room, &image.name, image.len, kernel)?;
                 image.load(mem, "module", 0, image.len, place.start)?;
                 Ok(Module { place, string })
             })
@@ -83,14 +88,16 @@ pub(super) fn load(
     }
 }
 
-fn find(room: &mut Room<'_>, name: &str, len: u64) -> Result<Range<u64>, Error> {
+fn find(room: &mut Room<'_>, name: &str, len: u64, kernel: &str) -> Result<Range<u64>, Error> {
     if len == 0 {
         return Err(Error::Empty { name: name.to_owned() });
     }
-    room.lowest(len, ALIGN).ok_or_else(|| Error::InitrdDoesNotFit {
-        name: name.to_owned(),
-        mib: len.div_ceil(1 << 20),
-        ram_mib: room.ram_bytes().div_ceil(1 << 20),
+    room.lowest(len, ALIGN).ok_or_else(|| {
+        if room.has_above(len) {
+            Error::initrd_limit(name, len, kernel, Room::TOP)
+        } else {
+            Error::initrd_does_not_fit(name, len, room.ram_bytes().div_ceil(1 << 20))
+        }
     })
 }
 

@@ -4,8 +4,6 @@ use std::ops::Range;
 
 use crate::e820::{E820Entry, E820Kind, ram_bytes};
 
-/// Pointers have 32 bits.
-const TOP: u64 = 1 << 32;
 /// High memory; modules go there, as many kernels take what is below for themselves.
 const HIGH: u64 = 1 << 20;
 /// A page at address 0, where a processor in real mode has its vectors and the BIOS its data, stays
@@ -21,6 +19,9 @@ pub(super) struct Room<'a> {
 }
 
 impl<'a> Room<'a> {
+    /// End (exclusive) of what a Multiboot kernel can be told of: pointers have 32 bits.
+    pub(super) const TOP: u64 = 1 << 32;
+
     /// All of `e820` except for the kernel.
     pub(super) fn new(e820: &'a [E820Entry], kernel: Range<u64>) -> Self {
         let next = kernel.end.max(HIGH);
@@ -32,7 +33,7 @@ impl<'a> Room<'a> {
         let place = self.ram().find_map(|entry| {
             let start = entry.addr.max(self.next).checked_next_multiple_of(align)?;
             let end = start.checked_add(len)?;
-            (end <= entry.end().min(TOP)).then_some(start..end)
+            (end <= entry.end().min(Self::TOP)).then_some(start..end)
         })?;
         self.next = place.end;
         Some(place)
@@ -52,6 +53,11 @@ impl<'a> Room<'a> {
         });
         let place = below.last();
         place.or_else(|| self.lowest(len, align))
+    }
+
+    /// Whether RAM above [`Self::TOP`] has `len` bytes.
+    pub(super) fn has_above(&self, len: u64) -> bool {
+        self.ram().any(|entry| entry.addr >= Self::TOP && entry.len >= len)
     }
 
     /// All RAM in bytes.

@@ -164,8 +164,10 @@ fn wrong_addresses_and_kernels_without_memory_are_refused_in_a_sentence() {
     assert_eq!(short, "kernel is truncated, 1048512 bytes are missing; copy or build it again");
     let big = with([0x10_0020, 0x10_0000, 0, 0xf000_0000, 0]);
     assert!(big.contains("needs guest RAM from 0x100000 to 0xf0000000"), "{big}");
+    assert!(big.ends_with("more memory would not help"), "{big}");
     let bios = with([0xa_0020, 0xa_0000, 0, 0, 0]);
     assert!(bios.contains("needs guest RAM from 0xa0000"), "{bios}");
+    assert!(bios.ends_with("where a PC has devices; more memory would not help"), "{bios}");
 }
 
 #[test]
@@ -207,6 +209,45 @@ fn modules_follow_the_kernel_with_their_strings() {
     let missing = Some(Initrd::File("/nonexistent/a x".as_ref()));
     let refused = bench.load_with(&bench.kernel(), missing).unwrap_err();
     assert_eq!(refused.to_string(), "Unable to open initrd /nonexistent/a");
+}
+
+#[test]
+fn a_module_may_have_spaces_in_its_name() {
+    let bench = Bench::new();
+    fs::write(bench.kernel(), elf(1).build()).unwrap();
+    let file = bench.dir.path().join("a module.bin");
+    fs::write(&file, b"spaced").unwrap();
+    let list = format!("{} -v x", file.display());
+    let loaded = bench.load_with(&bench.kernel(), Some(Initrd::File(list.as_ref()))).unwrap();
+    let (_, info) = start(&bench, &loaded);
+    let module = bench.word(info + 24, 4);
+    assert_eq!(bench.bytes(bench.word(module, 4), 6), b"spaced");
+    assert_eq!(string(&bench, module + 8), list);
+}
+
+#[test]
+fn modules_that_only_fit_above_4_gib_are_refused_by_the_protocols_limit() {
+    let mut bench = Bench::new();
+    bench.map = bench.map.with(1 << 32..2 << 32, E820Kind::Ram);
+    fs::write(bench.kernel(), elf(1).build()).unwrap();
+    let file = bench.dir.path().join("big");
+    fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+    let refused = bench.load_with(&bench.kernel(), Some(Initrd::File(&file))).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains("(64 MiB) does not fit below 0x100000000, where kernel "), "{text}");
+}
+
+#[test]
+fn data_whose_end_is_rounded_up_to_a_page_is_whole() {
+    let bench = Bench::new();
+    // The file ends at 0x400, the data in memory at the next page.
+    let loaded = bench.load(&flat(0x20_1000, 0)).unwrap();
+    assert_eq!(loaded.kernel, 0x20_0000..0x20_1000);
+    bench.mem.write(0x20_0400, &[0xff; 4]).unwrap();
+    bench.load(&flat(0x20_13ff, 0x20_2000)).unwrap();
+    assert_eq!(bench.bytes(0x20_03ff, 3), [0xcd, 0, 0], "zeros where the file has ended");
+    let text = bench.refusal(&flat(0x20_1400, 0));
+    assert_eq!(text, "kernel is truncated, 4096 bytes are missing; copy or build it again");
 }
 
 #[test]
