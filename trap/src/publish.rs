@@ -196,3 +196,22 @@ impl Drop for Marker<'_> {
         self.0.store(IDLE, Ordering::Release);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_retires_leaves_no_mark() {
+        let published = Published::new(());
+        let kept = published.reader();
+        for _ in 0..3 {
+            let reader = published.reader();
+            assert_eq!(published.marks.lock().len(), 2);
+            reader.retire(&published);
+        }
+        assert_eq!(published.marks.lock().len(), 1);
+        kept.retire(&published);
+        assert_eq!(published.marks.lock().len(), 0);
+    }
+}

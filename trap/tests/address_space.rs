@@ -137,6 +137,23 @@ fn a_region_is_asked_in_the_widths_it_takes() {
 }
 
 #[test]
+fn a_region_is_never_asked_in_a_width_it_refuses() {
+    for max in [Size::Byte, Size::Word, Size::Dword, Size::Qword] {
+        let (registry, _, space) = machine(Pieces::default());
+        let limits = Limits { min: Size::Byte, max, unaligned: false };
+        let device = Recorder::with_rules(Rules { valid: limits, handled: limits });
+        let _map = registry.map(Region::mmio(0x1000, 0x10, "d", "r", device.clone())).unwrap();
+        let mut data = [0; 0x10];
+        assert_eq!(space.read(0x1000, &mut data).trapped, 0x10);
+        assert!(data.iter().copied().eq(0..0x10), "{data:x?}");
+        assert_eq!(device.take().len(), 0x10 / max.bytes());
+        assert_eq!(space.write(0x1000, &data).trapped, 0x10);
+        assert_eq!(device.take().len(), 0x10 / max.bytes());
+        assert_eq!(registry.stats().regions[0].counts.refused, 0);
+    }
+}
+
+#[test]
 fn rom_is_read_as_ram_and_its_writes_go_to_the_region() {
     let (registry, ram, space) = machine(Pieces::default().rom(0x1000, &[9; 0x1000]));
     let flash = Recorder::new();
