@@ -1,5 +1,6 @@
 //! What a machine is to be.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,8 +32,6 @@ pub struct Config {
     pub testdev: bool,
     /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
     pub fw_cfg: Vec<(String, Vec<u8>)>,
-    /// Whether a guest that resets is booted again; if not, its run ends.
-    pub reboot: bool,
     /// Whether writes that may be late are queued by the kernel.
     pub coalesce: bool,
     /// Where a PC's interrupt controllers and its timer are emulated.
@@ -157,12 +156,33 @@ pub(crate) fn initrd(initrd: &Initrd) -> Option<trapline_boot::Initrd<'_>> {
 pub enum Ending {
     /// The guest switched itself off.
     Off,
-    /// The guest reset itself and was not to be booted again.
-    Reset,
+    /// The guest was reset, in this way.
+    Reset(ResetCause),
     /// The guest ended the machine with this status.
     Exit(u8),
     /// The host ended it ([`crate::Control::stop`]).
     Stopped,
     /// The guest cannot go on.
     Crashed(Box<trapline_kvm::CrashReport>),
+}
+
+/// How a guest came to be reset. `Display` is the end of the sentence "the guest was reset by ...".
+#[derive(Debug)]
+pub enum ResetCause {
+    /// The guest told this device to.
+    Device(&'static str),
+    /// The guest asked the firmware that KVM plays: PSCI's SYSTEM_RESET.
+    Firmware,
+    /// A triple fault, on purpose (Linux' `reboot=t`) or not. The report shows what led to it.
+    TripleFault(Box<trapline_kvm::CrashReport>),
+}
+
+impl fmt::Display for ResetCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(device) => f.write_str(device),
+            Self::Firmware => f.write_str("a firmware call (PSCI SYSTEM_RESET)"),
+            Self::TripleFault(_) => f.write_str("a triple fault"),
+        }
+    }
 }

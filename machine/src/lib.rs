@@ -1,6 +1,7 @@
 //! Boards: which devices sit where, and the life of a whole machine.
 //!
-//! [`Session`] is one machine from power-on to its [`Ending`], over any number of resets;
+//! [`Session`] is one machine from power-on to its [`Ending`], and over as many resets as its user
+//! wants;
 //! [`qtest::Machine`] is the same board with no vCPU, for a client that plays one.
 //! `x86_pc` and `arm64_virt` list the devices of their board and are, with their `layout.rs`, the
 //! only places that know addresses and interrupts. Both are built of the same devices and without
@@ -22,7 +23,7 @@ mod session;
 mod snapshot;
 mod x86_pc;
 
-pub use config::{Arm64, Boot, Config, Ending, Initrd, Irqchip, PcIrqchip};
+pub use config::{Arm64, Boot, Config, Ending, Initrd, Irqchip, PcIrqchip, ResetCause};
 pub use control::Control;
 pub use error::Error;
 pub use report::Report;

@@ -16,7 +16,7 @@ use crate::control::{Control, Event};
 use crate::flusher::Flusher;
 #[cfg(target_arch = "x86_64")]
 use crate::x86_pc::PcOnKvm as HostBoard;
-use crate::{Config, Ending, Error};
+use crate::{Config, Ending, Error, ResetCause};
 
 /// A board with KVM's processors and interrupt controllers: what differs between the boards in the
 /// life of a machine. A host's KVM runs its own processors, so each host has one such board.
@@ -120,33 +120,33 @@ impl Session {
         self.board.input().map(arrival)
     }
 
-    /// Runs the machine until it ends, booting it again after each reset.
+    /// Runs the machine until it is switched off, reset or stopped. Called again after
+    /// [`Ending::Reset`], it boots the guest again.
     ///
     /// # Errors
     /// The guest's software cannot be loaded again, or KVM refuses. Nothing of the guest runs any
     /// more.
     pub fn run(&mut self) -> Result<Ending, Error> {
         let _flusher = Flusher::start(self.board.registry().clone()).map_err(Error::Thread)?;
-        loop {
-            let start = match self.start.take() {
-                Some(start) => start,
-                None => self.board.load(&self.config, true)?,
-            };
-            match self.run_once(start)? {
-                // A guest that resets again and again must not outrun who wants to end it.
-                Ending::Reset if self.control.is_stopped() => return Ok(Ending::Stopped),
-                Ending::Reset if self.config.reboot => {
-                    self.control.count_reset();
-                    tracing::info!("the guest was reset, booting it again");
-                    self.board.reset()?;
-                }
-                ending => return Ok(ending),
-            }
+        let start = match self.start.take() {
+            Some(start) => start,
+            None => self.boot_again()?,
+        };
+        match self.run_vcpus(start)? {
+            // A guest that resets again and again must not outrun who wants to end it.
+            Ending::Reset(_) if self.control.is_stopped() => Ok(Ending::Stopped),
+            ending => Ok(ending),
         }
     }
 
+    fn boot_again(&mut self) -> Result<Start, Error> {
+        self.control.count_reset();
+        self.board.reset()?;
+        self.board.load(&self.config, true)
+    }
+
     /// Runs the vCPUs until the first event that ends a run, and stops them all.
-    fn run_once(&mut self, start: Start) -> Result<Ending, Error> {
+    fn run_vcpus(&mut self, start: Start) -> Result<Ending, Error> {
         let mut vcpus = std::mem::take(&mut self.vcpus);
         for vcpu in &mut vcpus {
             let start = if vcpu.index() == 0 { start } else { HostBoard::OTHERS };
@@ -172,7 +172,7 @@ impl Session {
                 Event::Power(event, device) => {
                     tracing::debug!("{device} asks for {event:?}");
                     return match event {
-                        PowerEvent::Reset => Ending::Reset,
+                        PowerEvent::Reset => Ending::Reset(ResetCause::Device(device)),
                         PowerEvent::Off => Ending::Off,
                         PowerEvent::Exit(status) => Ending::Exit(status),
                     };
@@ -180,7 +180,10 @@ impl Session {
                 Event::Vcpu(VcpuEvent { stop, vcpu }) => match stop {
                     Stop::Requested => {}
                     Stop::Halted => tracing::debug!("vCPU {vcpu} halted for good"),
-                    Stop::Reset => return Ending::Reset,
+                    Stop::Reset => return Ending::Reset(ResetCause::Firmware),
+                    Stop::TripleFault(report) => {
+                        return Ending::Reset(ResetCause::TripleFault(report));
+                    }
                     Stop::Off => return Ending::Off,
                     Stop::Crash(report) => return Ending::Crashed(report),
                 },

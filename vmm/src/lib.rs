@@ -17,6 +17,7 @@ pub mod display;
 pub mod guest_init;
 pub mod logging;
 pub mod qtest;
+pub mod reboot;
 pub mod request;
 pub mod run;
 pub mod session;

@@ -31,6 +31,26 @@ pub fn start(level: LogLevel) {
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
+/// Says `text`, lines that stand for themselves, if messages of `level` are said.
+pub fn text(level: Level, text: &str) {
+    // Whether a level is on is part of what each place that logs has of its own.
+    let on = match level {
+        Level::ERROR => tracing::enabled!(Level::ERROR),
+        Level::WARN => tracing::enabled!(Level::WARN),
+        Level::INFO => tracing::enabled!(Level::INFO),
+        _ => tracing::enabled!(Level::DEBUG),
+    };
+    if on {
+        let _ = Stderr.write_all(text.as_bytes());
+    }
+}
+
+/// Whether standard error and standard output are the same file, pipe or terminal.
+pub fn shares_standard_output() -> bool {
+    let place = |fd| rustix::fs::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    place(rustix::stdio::stdout()).is_some_and(|out| place(rustix::stdio::stderr()) == Some(out))
+}
+
 /// Says why the run cannot go on, on one line of standard error; returns the exit status for it.
 pub fn fatal(error: &anyhow::Error) -> ExitCode {
     // In one write, so that nothing gets between its parts.

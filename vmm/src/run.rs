@@ -8,14 +8,19 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
+use tracing::Level;
 use trapline_device::CharBackend;
 use trapline_machine::boot::modules::{initrd_files, is_multiboot};
 use trapline_machine::boot::{cmdline, initramfs, open, search};
-use trapline_machine::{Config, Control, Ending, Initrd, Report, Session as Machine};
+use trapline_machine::{
+    Config, Control, CrashReport, Ending, Initrd, Report, ResetCause, Session as Machine,
+};
 
 use crate::cli::{Boot, FwCfgFile, RunOptions};
 use crate::console::Console;
 use crate::display::{self, Display};
+use crate::logging;
+use crate::reboot::{Next, Resets, SILENT_MAX};
 use crate::request::{Request, Requests};
 use crate::session::Session;
 
@@ -48,12 +53,13 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let control = machine.control();
     let wish = Arc::new(Mutex::new(None));
     serve(&requests, &control, &console, &wish);
-    let ending = machine.run();
+    let ending = live(&mut machine, &console, options);
     requests.unserve();
 
     let wish = wish.lock().take();
-    console.message(last_line(&ending, wish.as_ref()));
+    // What the guest has sent comes before what there is to say about its end.
     session.finish(wish.is_some().then_some(PATIENCE));
+    tell_end(&ending, wish.as_ref(), console.is_inside_line());
     drop(viewers);
     let dumped = display.dump(machine.screen().as_deref());
     let report = control.report();
@@ -83,31 +89,66 @@ fn serve(
     });
 }
 
-/// What the console shows last, in kvmtool's words.
-fn last_line(
-    ending: &Result<Ending, trapline_machine::Error>,
-    wish: Option<&Request>,
-) -> &'static str {
-    match (ending, wish) {
-        (Ok(Ending::Stopped), Some(Request::Quit)) => "\n  # KVM session terminated.\n",
-        (Ok(Ending::Off | Ending::Reset | Ending::Exit(_)), _) => {
-            "\n  # KVM session ended normally.\n"
+/// Runs the machine to its end, over the resets that do not end it.
+fn live(machine: &mut Machine, console: &Console, options: &RunOptions) -> anyhow::Result<Ending> {
+    let mut resets = Resets::new(options.reboot);
+    loop {
+        let cause = match machine.run()? {
+            Ending::Reset(ResetCause::TripleFault(report)) if options.fail_on_triple_fault => {
+                return Ok(Ending::Crashed(report));
+            }
+            Ending::Reset(cause) => cause,
+            ending => return Ok(ending),
+        };
+        match resets.next(console.lines()) {
+            Next::End => return Ok(Ending::Reset(cause)),
+            Next::BootAgain { reported: true } => {
+                if let ResetCause::TripleFault(report) = &cause {
+                    logging::text(Level::WARN, &report.to_string());
+                }
+                tracing::info!("the guest was reset by {cause}: booting it again");
+            }
+            Next::BootAgain { reported: false } => tracing::debug!("reset by {cause}"),
+            Next::GiveUp => bail!(
+                "the guest was reset {SILENT_MAX} times without a line of output, the last time \
+                 by {cause}"
+            ),
         }
-        _ => "\n",
     }
 }
+
+/// Says how the run ended, in kvmtool's words. The guest's last line may not have an end
+/// (`inside_line`); an error begins a line of its own all the same.
+fn tell_end(ending: &anyhow::Result<Ending>, wish: Option<&Request>, inside_line: bool) {
+    let last_line = match (ending, wish) {
+        (Ok(Ending::Stopped), Some(Request::Quit)) => "  # KVM session terminated.\n".to_owned(),
+        (Ok(Ending::Off | Ending::Exit(_)), _) => ENDED.to_owned(),
+        (Ok(Ending::Reset(cause)), _) => {
+            if let ResetCause::TripleFault(report) = cause {
+                logging::text(Level::WARN, &format!("\n{report}"));
+            }
+            format!("  # The guest was reset by {cause}.\n{ENDED}")
+        }
+        _ => {
+            if inside_line && logging::shares_standard_output() {
+                logging::text(Level::ERROR, "\n");
+            }
+            return;
+        }
+    };
+    logging::text(Level::INFO, &format!("\n{last_line}"));
+}
+
+/// kvmtool's last line.
+const ENDED: &str = "  # KVM session ended normally.\n";
 
 /// The exit status: 0 for a guest that ended in order or was ended by its user, its own for one
 /// that used the exit port, 128 and the signal's number for a signal.
 fn conclude(ending: Ending, wish: Option<Request>) -> anyhow::Result<ExitCode> {
     match (ending, wish) {
         (Ending::Exit(status), _) => Ok(ExitCode::from(status)),
-        (Ending::Off | Ending::Reset, _) => Ok(ExitCode::SUCCESS),
-        (Ending::Crashed(report), _) => {
-            // The report is several lines; the sentence after it is the one that counts.
-            let _ = write!(std::io::stderr(), "{report}");
-            bail!("the guest cannot go on: {}", report.cause)
-        }
+        (Ending::Off | Ending::Reset(_), _) => Ok(ExitCode::SUCCESS),
+        (Ending::Crashed(report), _) => crashed(&report),
         (Ending::Stopped, Some(Request::Signal(number))) => {
             Ok(ExitCode::from(128 + u8::try_from(number).unwrap_or(127)))
         }
@@ -116,6 +157,12 @@ fn conclude(ending: Ending, wish: Option<Request>) -> anyhow::Result<ExitCode> {
         }
         (Ending::Stopped, _) => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The report is several lines; the sentence after it is the one that counts.
+fn crashed(report: &CrashReport) -> anyhow::Result<ExitCode> {
+    logging::text(Level::ERROR, &report.to_string());
+    bail!("the guest cannot go on: {}", report.cause)
 }
 
 /// Prints what was asked for. A reader that has gone away has seen what it wanted.
@@ -157,7 +204,6 @@ fn config(
         exit_port: options.exit_port,
         testdev: options.testdev,
         fw_cfg,
-        reboot: options.reboot,
         coalesce: options.coalesce,
         arm64: options.arm64.clone(),
     }

@@ -43,10 +43,10 @@ fn a_kernel_is_loaded_anew_after_each_reset() {
     let keep = Flat::new().bytes(&[0x89, 0xde]).follow(START_INFO_CMDLINE).bytes(&[0x89, 0xf7]); // mov edi, esi
     let spoil = keep.send_text().bytes(&[0xc6, 0x07, b'B']); // mov byte [edi], 'B'
     let image = pvh(&spoil.outb(0x64, 0xfe).bytes(&[0xeb, 0xfe]));
-    let guest = Guest::kernel(&image).with(&["-p", "A", "--loglevel", "error"]);
+    let guest = Guest::kernel(&image).with(&["-p", "A\n", "--reboot", "--loglevel", "error"]);
     let pty = Pty::new();
     let mut console = guest.start_in(&pty);
-    assert_eq!(console.expect("AAAA"), "AAAA");
+    assert_eq!(console.expect("A\r\nA\r\nA\r\nA"), "A\r\nA\r\nA\r\nA");
     console.send(b"\x01x");
     assert_eq!(shell_status(console.wait().0), 0);
 }

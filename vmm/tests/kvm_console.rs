@@ -32,7 +32,7 @@ fn burst(text: &[u8]) -> Asm {
 fn echo() -> Guest {
     let key = Asm::new().wait_for(UART_LSR, LSR_DATA_READY).inb(UART).send_al();
     let program = Asm::new().print(b"ready").forever(key);
-    Guest::new(&program).with(&["--loglevel", "warning"])
+    Guest::new(&program)
 }
 
 fn start_echo(pty: &Pty) -> Running<'_> {

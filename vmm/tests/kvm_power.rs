@@ -2,8 +2,12 @@
 
 mod support;
 
+use std::io::Read;
+
+use rustix::process::{Pid, Signal, kill_process};
+
 use support::flat::{Flat, pvh};
-use support::guest::{Guest, run};
+use support::guest::{Guest, finish, run};
 use trapline_testkit::realmode::{Asm, EXIT};
 
 /// ACPI's control register, and what switches off: SLP_TYP 5 and SLP_EN (ACPI 6.5, 4.8.3.2.1).
@@ -68,30 +72,91 @@ fn acpi_switches_the_machine_off_at_once() {
     assert!(ended.err.contains("# KVM session ended normally."), "{}", ended.err);
 }
 
-/// B10: kvmtool ends at a reset.
+/// The devices that reset, with what the last line calls them.
+fn ways() -> [(&'static str, Asm); 3] {
+    [
+        ("the keyboard controller", Asm::new().outb(0x64, 0xfe)),
+        ("port 92", Asm::new().outb(0x92, 0x01)),
+        ("the reset control register (port 0xcf9)", Asm::new().outb(0xcf9, 0x02).outb(0xcf9, 0x06)),
+    ]
+}
+
+/// As in kvmtool, whose guests have `reboot=k panic=1` for it.
 #[test]
-fn each_way_to_reset_boots_again_with_cmos_ram_kept_and_devices_at_power_on() {
-    let ways = [
-        ("keyboard controller", Asm::new().outb(0x64, 0xfe)),
-        ("port 0x92", Asm::new().outb(0x92, 0x01)),
-        ("port 0xcf9", Asm::new().outb(0xcf9, 0x02).outb(0xcf9, 0x06)),
-    ];
-    for (name, reset) in ways {
-        let ended = run(&counter(&reset), &["--stat"]).expect_status(0);
-        assert_eq!(ended.out, [1, 0, 2, 0, 3, 0], "{name}: {}", ended.err);
-        assert!(ended.err.contains(", resets 2\n"), "{name}: {}", ended.err);
-        let ended = run(&counter(&reset), &["--no-reboot"]).expect_status(0);
-        assert_eq!(ended.out, [1, 0], "{name}: {}", ended.err);
+fn each_way_to_reset_ends_the_run_with_a_line_that_names_it() {
+    for (name, reset) in ways() {
+        for options in [&[][..], &["--reboot", "--no-reboot"]] {
+            let ended = run(&counter(&reset), options).expect_status(0);
+            assert_eq!(ended.out, [1, 0], "{name}: {}", ended.err);
+            let end =
+                format!("\n  # The guest was reset by {name}.\n  # KVM session ended normally.\n");
+            assert!(ended.err.ends_with(&end), "{name}: {}", ended.err);
+        }
+        let quiet = run(&counter(&reset), &["--loglevel=error"]).expect_status(0);
+        assert_eq!(quiet.err, "", "{name}");
     }
 }
 
 #[test]
-fn a_triple_fault_is_reported_with_registers_and_accesses_by_name() {
-    // ud2 in protected mode without an interrupt table.
+fn each_way_to_reset_boots_again_with_cmos_ram_kept_and_devices_at_power_on() {
+    for (name, reset) in ways() {
+        let ended = run(&counter(&reset), &["--reboot", "--stat"]).expect_status(0);
+        assert_eq!(ended.out, [1, 0, 2, 0, 3, 0], "{name}: {}", ended.err);
+        assert!(ended.err.contains(", resets 2\n"), "{name}: {}", ended.err);
+        let told = format!("  Info: the guest was reset by {name}: booting it again\n");
+        assert_eq!(ended.err.matches(&told).count(), 2, "{name}: {}", ended.err);
+    }
+}
+
+#[test]
+fn a_guest_that_resets_ten_times_without_a_line_is_given_up() {
+    let reset = Asm::new().outb(0x64, 0xfe);
+    let ended = run(&Asm::new().print(b"no line").then(&reset).spin(), &["--reboot"]);
+    let ended = ended.expect_status(1);
+    assert_eq!(ended.out, b"no line".repeat(10));
+    let last = ended.err.lines().last().unwrap();
+    let expected = "Fatal: the guest was reset 10 times without a line of output, the last time \
+                    by the keyboard controller";
+    assert_eq!(last, expected);
+}
+
+/// Nobody reads hundreds of lines that say the same.
+#[test]
+fn a_guest_that_prints_and_resets_for_ever_is_reported_ten_times() {
+    let reset = Asm::new().outb(0x64, 0xfe);
+    let guest = Guest::new(&Asm::new().print(b"x\n").then(&reset).spin()).with(&["--reboot"]);
+    let mut child = guest.start();
+    let mut seen = [0; 60];
+    child.stdout.as_mut().unwrap().read_exact(&mut seen).unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let ended = finish(child).expect_status(143);
+    assert_eq!(ended.err.matches("the guest was reset by").count(), 10, "{}", ended.err);
+}
+
+/// A guest that crashes: ud2 in protected mode without an interrupt table.
+fn crasher() -> Guest {
     let code = Flat::new().outb(0x92, 2).outb(0x3f9, 0).outb(0x520, 3).bytes(&[0x0f, 0x0b]);
-    let err = Guest::kernel(&pvh(&code)).run().expect_status(1).err;
+    Guest::kernel(&pvh(&code))
+}
+
+#[test]
+fn a_triple_fault_is_a_failure_on_request_only() {
+    let report = "vCPU 0 stopped: triple fault";
+    let err = crasher().run().expect_status(0).err;
+    let end = "\n  # The guest was reset by a triple fault.\n  # KVM session ended normally.\n";
+    assert!(err.matches(report).count() == 1 && err.ends_with(end), "{err}");
+    assert_eq!(crasher().with(&["--loglevel", "error"]).run().expect_status(0).err, "");
+    let err = crasher().with(&["--fail-on-triple-fault"]).run().expect_status(1).err;
     let last = err.lines().last().unwrap();
     assert!(last.starts_with("Fatal: the guest cannot go on: triple fault"), "{err}");
+    assert_eq!(err.matches(report).count(), 1, "{err}");
+    let ended = crasher().with(&["--reboot"]).run().expect_status(1);
+    assert_eq!(ended.err.matches(report).count(), 9, "{}", ended.err);
+}
+
+#[test]
+fn a_triple_fault_is_reported_with_registers_and_accesses_by_name() {
+    let err = crasher().run().expect_status(0).err;
     for part in [
         "vCPU 0 stopped: triple fault",
         "  rip ",

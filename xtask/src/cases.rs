@@ -91,7 +91,7 @@ pub(crate) const GROUPS: &[Group] = &[
             Case { name: "its", words: "", options: "-c 1 --irqchip gicv3-its --edu 1",
                 expect: &[ITS, V3, ("cpus 1", 1), MSI_1, BY_ITS], forbid: &[] },
             Case { name: "its-reboot", words: "suspend reboot poweroff",
-                options: "-c 2 --irqchip gicv3-its --pmu -p words --edu 2",
+                options: "-c 2 --irqchip gicv3-its --pmu -p words --edu 2 --reboot",
                 expect: &[("ITS [mem 0x3ff", 2), V3, ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2),
                     ("TRAPLINE-GUEST: resumed with 2 CPUs", 1),
                     // At first, after the suspend, after the reboot.
@@ -113,7 +113,7 @@ pub(crate) const GROUPS: &[Group] = &[
             Case { name: "v2m", words: "", options: "-c 1 --irqchip gicv2m --edu 1",
                 expect: &[V2M, ("cpus 1", 1), MSI_1, BY_V2M], forbid: &["GICv3"] },
             Case { name: "v2m-reboot", words: "reboot poweroff",
-                options: "-c 2 --irqchip gicv2m -p words --edu 1",
+                options: "-c 2 --irqchip gicv2m -p words --edu 1 --reboot",
                 expect: &[(V2M.0, 2), ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2), (MSI_2, 2),
                     (BY_V2M.0, 2)],
                 forbid: &["GICv3"] },

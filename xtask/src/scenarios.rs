@@ -151,9 +151,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "reboot",
-        about: "the guest's reboot starts it again",
+        about: "with --reboot the guest's reset starts it again",
         image: Image::Bzimage,
-        options: &["-c", "1"],
+        options: &["-c", "1", "--reboot"],
         user: User::Typing(&[
             SHELL,
             Step { seen: PROMPT, typed: "reboot -f\r" },
@@ -164,12 +164,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         once: None,
     },
     Scenario {
-        name: "no-reboot",
-        about: "with --no-reboot the guest's reset ends trapline",
+        name: "reset",
+        about: "the guest's reset ends trapline, which says how it came",
         image: Image::Bzimage,
-        options: &["-c", "1", "--no-reboot"],
+        options: &["-c", "1"],
         user: User::Nobody("init-reset.sh"),
-        expect: &["TRAPLINE-GUEST: resetting"],
+        expect: &[
+            "TRAPLINE-GUEST: resetting",
+            "  # The guest was reset by the keyboard controller.\n  # KVM session ended normally.\n",
+        ],
         once: Some("TRAPLINE-GUEST: resetting"),
     },
 ];

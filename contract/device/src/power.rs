@@ -13,6 +13,7 @@ pub enum PowerEvent {
 
 /// Who hears such requests. Must not block: the vCPU that asks is still inside the device.
 pub trait Power: Send + Sync {
-    /// `event` was asked for by `device`.
+    /// `event` was asked for through `device`, which is the device's name in a sentence for the
+    /// user: "the keyboard controller".
     fn request(&self, event: PowerEvent, device: &'static str);
 }

@@ -52,7 +52,7 @@ impl Conf1 {
         let new = ResetControl::from_guest(value);
         let old = std::mem::replace(&mut self.state.lock().reset_control, new);
         if new.cpu() && !old.cpu() {
-            self.power.request(PowerEvent::Reset, "pci");
+            self.power.request(PowerEvent::Reset, "the reset control register (port 0xcf9)");
         }
     }
 }

@@ -23,6 +23,8 @@ pub enum Stop {
     Reset,
     /// The guest asked to be switched off through a firmware call.
     Off,
+    /// A triple fault, which a processor answers with a reset. The report shows what led to it.
+    TripleFault(Box<CrashReport>),
     /// It could not go on.
     Crash(Box<CrashReport>),
 }

@@ -22,6 +22,10 @@ use crate::stats::{ExitCounters, ExitKind};
 use crate::vm::Vm;
 use crate::{CrashReport, Error, arch, kick};
 
+/// A triple fault in words.
+const TRIPLE_FAULT: &str = "triple fault: an exception could not be delivered, nor the double \
+     fault that followed (on AMD processors KVM shows the registers as after a reset)";
+
 /// One vCPU and its way into the registry. It runs in a [`crate::VcpuSet`], which hands it back
 /// when it has stopped; then it can be started again.
 pub struct Vcpu {
@@ -183,13 +187,7 @@ impl Vcpu {
                 None
             }
             Exit::Halt => Some(Stop::Halted),
-            Exit::Shutdown => Some(
-                self.crash(
-                    "triple fault: an exception could not be delivered, nor the double fault that \
-                 followed (on AMD processors KVM shows the registers as after a reset)"
-                        .to_owned(),
-                ),
-            ),
+            Exit::Shutdown => Some(Stop::TripleFault(self.report(TRIPLE_FAULT.to_owned()))),
             Exit::FailEntry { reason, cpu } => Some(self.crash(entry_failure(reason, cpu))),
             Exit::InternalError { suberror, data } => {
                 Some(self.crash(internal_error(suberror, &data)))
@@ -298,13 +296,18 @@ impl Vcpu {
 
     /// Everything that is known about the vCPU now, and that it is over.
     pub(crate) fn crash(&self, cause: String) -> Stop {
-        Stop::Crash(Box::new(CrashReport {
+        Stop::Crash(self.report(cause))
+    }
+
+    /// Everything that is known about the vCPU now.
+    fn report(&self, cause: String) -> Box<CrashReport> {
+        Box::new(CrashReport {
             vcpu: self.index,
             cause,
             registers: self.registers(),
             code: self.code(),
             accesses: self.recent.describe(&self.registry),
-        }))
+        })
     }
 
     /// The bytes at the instruction pointer.

@@ -35,7 +35,8 @@ fn a_triple_fault_is_reported_with_registers_and_the_last_accesses() {
     let gdt = Table { base: 0x500, limit: 0x1f };
     let start = Start::Protected { eip: CODE.into(), esp: 0x9000, eax: 0, ebx: 0, esi: 0, gdt };
     let running = machine.start_at(&code, &start);
-    let report = crash(running.wait());
+    let stop = running.wait();
+    let Stop::TripleFault(report) = stop else { panic!("no triple fault: {stop:?}") };
     assert_eq!(report.vcpu, 0);
     assert!(report.cause.starts_with("triple fault"), "{}", report.cause);
     assert_eq!(

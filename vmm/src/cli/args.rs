@@ -195,9 +195,13 @@ pub(super) struct TraplineArgs {
     /// When the guest has ended, print what it accessed, by device
     #[arg(long)]
     pub(super) stat: bool,
-    /// End when the guest resets, instead of starting it again
+    /// Start the guest again when it resets, instead of ending; gives up after ten resets without a
+    /// line of output
     #[arg(long)]
-    pub(super) no_reboot: bool,
+    pub(super) reboot: bool,
+    /// A triple fault is a failure, not a reset
+    #[arg(long)]
+    pub(super) fail_on_triple_fault: bool,
     /// Give the guest a port that ends the run with an exit status, for tests
     #[arg(long)]
     pub(super) exit_port: bool,

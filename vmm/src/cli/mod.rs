@@ -8,6 +8,7 @@ mod arm64;
 mod foreign;
 mod fw_cfg;
 mod host;
+mod negated;
 mod options;
 mod qtest;
 mod refused;
@@ -126,7 +127,7 @@ fn command(host: &Host) -> Command {
     let all = Command::new("trapline")
         .version(env!("CARGO_PKG_VERSION"))
         .help_template(StyledStr::from(HELP))
-        .subcommand(foreign::hide(args::RunArgs::augment_args(run), host.machine))
+        .subcommand(foreign::hide(negated::add(args::RunArgs::augment_args(run)), host.machine))
         .subcommand(qtest::QtestArgs::augment_args(qtest))
         .subcommand(Command::new("version").about("Print the version"));
     LATER.iter().fold(all, |all, (name, about)| {

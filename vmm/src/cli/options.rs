@@ -44,6 +44,8 @@ pub struct RunOptions {
     pub stat: bool,
     /// A guest that resets starts again.
     pub reboot: bool,
+    /// A triple fault is a failure, not a reset.
+    pub fail_on_triple_fault: bool,
     /// The guest gets the exit port.
     pub exit_port: bool,
     /// The guest gets the test device.
@@ -118,7 +120,8 @@ impl RunOptions {
             debug_ioport: args.debug.debug_ioport,
             debug_mmio: args.debug.debug_mmio,
             stat: args.trapline.stat,
-            reboot: !args.trapline.no_reboot,
+            reboot: args.trapline.reboot,
+            fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,
             testdev: args.trapline.testdev,
             fw_cfg: args

@@ -60,7 +60,7 @@ fn the_defaults_are_kvmtools() {
     assert_eq!(options.dev, PathBuf::from("/dev/kvm"));
     assert_eq!(kernel(&options), (None, None, ""));
     assert_eq!(options.loglevel, LogLevel::Info);
-    assert!(options.reboot && !options.stat && !options.exit_port && !options.nodefaults);
+    assert!(!options.reboot && !options.stat && !options.exit_port && !options.nodefaults);
 }
 
 #[test]
@@ -227,11 +227,26 @@ fn a_guest_starts_with_one_thing() {
 
 #[test]
 fn debugging_options_are_taken() {
-    let options = run("--debug --debug-ioport --debug-mmio --stat --no-reboot --exit-port");
+    let options = run("--debug --debug-ioport --debug-mmio --stat --reboot --exit-port");
     assert_eq!(options.loglevel, LogLevel::Debug);
     assert!(options.debug_ioport && options.debug_mmio && options.stat && options.exit_port);
-    assert!(!options.reboot);
+    assert!(options.reboot && !options.fail_on_triple_fault);
+    assert!(run("--fail-on-triple-fault").fail_on_triple_fault);
     assert_eq!(refusal("run --loglevel loud").split(':').next(), Some("--loglevel loud"));
+}
+
+#[test]
+fn the_last_of_a_boolean_option_and_its_twin_wins() {
+    assert!(!run("--no-reboot").reboot);
+    assert!(!run("--reboot --no-reboot").reboot);
+    assert!(run("--no-reboot --reboot").reboot);
+    assert!(!run("--stat --no-stat").stat);
+    assert!(run("--no-stat --stat").stat);
+    assert!(run("--no-coalesce --no-no-coalesce").coalesce);
+    assert_eq!(run("--vnc=5901 --no-vnc").vnc, None);
+    // What does not exist need not exist to be turned off.
+    run("--rng --no-rng --no-balloon");
+    assert_eq!(refusal("run --no-kernel").split(':').next(), Some("--no-kernel"));
 }
 
 #[test]

@@ -62,6 +62,20 @@ pub struct Console {
 struct Output {
     queue: OutQueue,
     phase: Phase,
+    /// Lines the guest has sent.
+    lines: u64,
+    /// Its last line has no end yet.
+    inside_line: bool,
+}
+
+impl Output {
+    fn count_lines(&mut self, sent: &[u8]) {
+        let ends = sent.iter().filter(|byte| **byte == b'\n').count();
+        self.lines = self.lines.saturating_add(ends as u64);
+        if let Some(last) = sent.last() {
+            self.inside_line = *last != b'\n';
+        }
+    }
 }
 
 /// The life of the output.
@@ -82,7 +96,12 @@ impl Console {
     /// What the kernel says when it has no event file descriptor for us.
     pub fn new(requests: Requests) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            output: Mutex::new(Output { queue: OutQueue::new(OUT_ROOM), phase: Phase::Open }),
+            output: Mutex::new(Output {
+                queue: OutQueue::new(OUT_ROOM),
+                phase: Phase::Open,
+                lines: 0,
+                inside_line: false,
+            }),
             changed: Condvar::new(),
             input: Mutex::new(InQueue::new(IN_ROOM)),
             device: Mutex::new(None),
@@ -132,6 +151,16 @@ impl Console {
             // A message nobody can see is no reason to end the guest.
             let _ = io::stderr().lock().write_all(text.replace('\n', newline).as_bytes());
         }
+    }
+
+    /// How many lines the guest has sent in its whole life.
+    pub fn lines(&self) -> u64 {
+        self.output.lock().lines
+    }
+
+    /// Whether the last line the guest has sent has no end yet.
+    pub fn is_inside_line(&self) -> bool {
+        self.output.lock().inside_line
     }
 
     /// Writes what the guest has sent and ends the threads; call it when no vCPU runs any more.
@@ -202,6 +231,7 @@ impl CharBackend for Console {
         }
         let before = output.queue.len();
         let taken = output.queue.push(data);
+        output.count_lines(data.get(..taken).unwrap_or_default());
         let after = output.queue.len();
         drop(output);
         // The writer waits for the first byte, and then for a large piece.

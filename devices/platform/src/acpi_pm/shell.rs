@@ -82,7 +82,7 @@ impl Handler for AcpiPm {
         self.sync(&mut inner);
         drop(inner);
         if off {
-            self.power.request(PowerEvent::Off, "acpi-pm");
+            self.power.request(PowerEvent::Off, "the power management registers");
         }
     }
 

@@ -203,7 +203,7 @@ impl Handler for I8042 {
         drop(inner);
         // Not under the lock: whoever hears of it may want to look at this device.
         if reset {
-            self.power.request(PowerEvent::Reset, "i8042");
+            self.power.request(PowerEvent::Reset, "the keyboard controller");
         }
     }
 

@@ -28,7 +28,7 @@ impl Handler for ExitPort {
     fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
         if offset == 0 {
             let status = (low_byte(value) << 1) | 1;
-            self.0.request(PowerEvent::Exit(status), "exit-port");
+            self.0.request(PowerEvent::Exit(status), "the exit port");
         }
     }
 

@@ -41,7 +41,7 @@ impl Handler for SystemControl {
         port.set_security_lock(old.security_lock() || new.security_lock());
         drop(port);
         if new.reset() && !old.reset() {
-            self.power.request(PowerEvent::Reset, "port92");
+            self.power.request(PowerEvent::Reset, "port 92");
         }
     }
 

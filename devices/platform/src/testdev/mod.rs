@@ -176,7 +176,7 @@ impl Handler for PowerPort {
         state.shutdown = if off { 0 } else { next };
         drop(state);
         if off {
-            self.0.power.request(PowerEvent::Off, "testdev");
+            self.0.power.request(PowerEvent::Off, "the test device");
         }
     }
 

@@ -263,14 +263,14 @@ pub(crate) fn rung(event: &EventFd) -> u64 {
 
 pub(crate) fn crash(stop: Stop) -> CrashReport {
     match stop {
-        Stop::Crash(report) => *report,
+        Stop::Crash(report) | Stop::TripleFault(report) => *report,
         other => panic!("no crash: {other:?}"),
     }
 }
 
 fn explain(stop: &Stop) -> String {
     match stop {
-        Stop::Crash(report) => report.to_string(),
+        Stop::Crash(report) | Stop::TripleFault(report) => report.to_string(),
         other => format!("{other:?}"),
     }
 }
