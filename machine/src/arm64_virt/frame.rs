@@ -2,31 +2,38 @@
 
 use std::sync::Arc;
 
-use trapline_device::{MsiController, MsiSink};
+use trapline_device::{MessageVector, MsiController, MsiSink};
 use trapline_intc::v2m::V2m;
 use trapline_intc::v2m::regs::{SETSPI, WINDOW_LEN};
+use trapline_kvm::Vm;
 
 use super::{Controllers, layout};
-use crate::parts::{Lines, Parts};
+use crate::parts::Parts;
 
+/// The register that messages are written to.
+const DOORBELL: u64 = layout::GIC_V2M.start + SETSPI;
 /// INTID of the first shared peripheral interrupt.
 const FIRST_SPI: u32 = 32;
 
 /// The frame.
-pub(super) struct Frame(Arc<V2m>);
+pub(super) struct Frame {
+    vm: Arc<Vm>,
+    chip: Arc<V2m>,
+}
 
 impl Frame {
     /// A frame with the board's share of the interrupts.
-    pub(super) fn new(lines: &dyn Lines) -> Self {
+    pub(super) fn new(vm: &Arc<Vm>) -> Self {
         let spis = layout::spi::V2M..layout::spi::V2M + layout::spi::V2M_COUNT;
         let base = u16::try_from(FIRST_SPI + spis.start).unwrap_or(u16::MAX);
-        Self(Arc::new(V2m::new(base, spis.map(|spi| lines.line(spi)).collect())))
+        let chip = V2m::new(base, spis.map(|spi| vm.line(spi)).collect());
+        Self { vm: Arc::clone(vm), chip: Arc::new(chip) }
     }
 }
 
 impl Controllers for Frame {
     fn add(&self, parts: &mut Parts) {
-        let frame = self.0.clone();
+        let frame = self.chip.clone();
         parts.mmio(layout::GIC_V2M.start, WINDOW_LEN, ("gicv2m", "frame"), frame);
     }
 }
@@ -34,7 +41,11 @@ impl Controllers for Frame {
 impl MsiController for Frame {
     /// A frame does not ask who sends.
     fn sink(&self, _requester: u16) -> Arc<dyn MsiSink> {
-        Arc::new(Messages(Arc::clone(&self.0)))
+        Arc::new(Messages(Arc::clone(&self.chip)))
+    }
+
+    fn vector(&self, requester: u16) -> Arc<dyn MessageVector> {
+        self.vm.frame_vector(self.sink(requester), DOORBELL)
     }
 }
 
@@ -42,7 +53,7 @@ struct Messages(Arc<V2m>);
 
 impl MsiSink for Messages {
     fn send(&self, address: u64, data: u32) {
-        if address == layout::GIC_V2M.start + SETSPI {
+        if address == DOORBELL {
             self.0.set_spi(data);
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use trapline::Registry;
 use trapline_boot::arm64::{self, KernelRequest, Loaded};
 use trapline_boot::fdt;
-use trapline_device::{CharDevice, Clock, Device, Line, MsiController, MsiSink};
+use trapline_device::{CharDevice, Clock, Device, Line, MsiController};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{Gic, Kvm, MemoryWindow, Pmu, Start, Vcpu, Vm, VmOptions};
@@ -51,12 +51,12 @@ impl OnKvm for VirtOnKvm {
         let irqchip = irqchip_of(&vm, config.arm64.irqchip)?;
         let handles = usize::try_from(config.cpus).unwrap_or(usize::MAX);
         let registry = Registry::builder().handles(handles).offload(vm.offload()).build();
-        let (frame, its) = (Frame::new(&vm), ItsMessages(Arc::clone(&vm)));
+        let (frame, its) = (Frame::new(&vm), vm.messages());
         let (msi, controllers): (Option<&dyn MsiController>, Option<&dyn Controllers>) =
             match irqchip {
                 Irqchip::Gicv2 | Irqchip::Gicv3 => (None, None),
                 Irqchip::Gicv2m => (Some(&frame), Some(&frame)),
-                Irqchip::Gicv3Its => (Some(&its), None),
+                Irqchip::Gicv3Its => (Some(&*its), None),
             };
         let flash = config.arm64.flash.as_deref().map(|path| flash(&vm, path)).transpose()?;
         let console = Arc::clone(&config.console);
@@ -205,15 +205,6 @@ impl FlashArray for Shown {
             // Then it is nowhere, and every access is trapped.
             tracing::debug!("the flash is not shown: {error}");
         }
-    }
-}
-
-/// The kernel's ITS, which knows functions by their Requester ID.
-struct ItsMessages(Arc<Vm>);
-
-impl MsiController for ItsMessages {
-    fn sink(&self, requester: u16) -> Arc<dyn MsiSink> {
-        self.0.its_messages(requester.into())
     }
 }
 

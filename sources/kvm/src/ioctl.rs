@@ -7,8 +7,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 
 use kvm_bindings::{
-    KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign,
-    kvm_ioeventfd_flag_nr_pio, kvm_userspace_memory_region,
+    KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE, KVMIO, kvm_ioeventfd,
+    kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign, kvm_ioeventfd_flag_nr_pio,
+    kvm_irqfd, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use trapline_device::Space;
@@ -22,6 +23,7 @@ ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 #[cfg(target_arch = "x86_64")]
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_bindings::kvm_interrupt);
 ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
+ioctl_iow_nr!(KVM_IRQFD, KVMIO, 0x76, kvm_irqfd);
 
 /// Lets the vCPU run until it exits. What it exited for is in its `kvm_run`.
 pub(crate) fn run(vcpu: &VcpuFd) -> io::Result<()> {
@@ -80,6 +82,33 @@ pub(crate) fn ioeventfd(vm: &VmFd, bell: &Doorbell<'_>, assign: bool) -> io::Res
     };
     // SAFETY: the file is a VM's, and the kernel only reads the argument.
     match unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), &argument) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has KVM raise interrupt `gsi` for each signal of `event`, or no longer. With `resample`, the
+/// interrupt stays asserted until the guest has ended it, of which `resample` is told.
+pub(crate) fn irqfd(
+    vm: &VmFd,
+    event: BorrowedFd<'_>,
+    gsi: u32,
+    resample: Option<BorrowedFd<'_>>,
+    assign: bool,
+) -> io::Result<()> {
+    let descriptor = |fd: BorrowedFd<'_>| fd.as_raw_fd().cast_unsigned();
+    let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+    let argument = kvm_irqfd {
+        fd: descriptor(event),
+        gsi,
+        flags: flag(!assign, KVM_IRQFD_FLAG_DEASSIGN)
+            | flag(resample.is_some(), KVM_IRQFD_FLAG_RESAMPLE),
+        resamplefd: resample.map_or(0, descriptor),
+        ..Default::default()
+    };
+    // SAFETY: the file is a VM's, and the kernel only reads the argument. It takes references of its
+    // own to the events.
+    match unsafe { ioctl_with_ref(vm, KVM_IRQFD(), &argument) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

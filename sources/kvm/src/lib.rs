@@ -5,7 +5,8 @@
 //!   Kvm ──► Vm ──► Vcpu ──► VcpuSet: one thread per vCPU
 //!            │       │         KVM_RUN ─► Exit ─► trapline::Handle ─► device
 //!            │       └─ CrashReport: why it ended, registers, last accesses
-//!            ├─ line(gsi): interrupt inputs of the in-kernel controllers
+//!            ├─ line(gsi), resampled_input(gsi): inputs of the in-kernel interrupt controllers
+//!            ├─ messages(): MSI and MSI-X vectors, whose eventfds are irqfds
 //!            └─ offload(): coalesced zones and doorbells in the kernel
 //! ```
 //!
@@ -22,8 +23,11 @@ mod flush;
 mod ioctl;
 mod kick;
 mod map;
+mod messages;
 mod offload;
+mod resample;
 mod ring;
+mod routing;
 mod run;
 mod stats;
 mod system;
@@ -43,6 +47,7 @@ pub use arch::{Gic, Pmu, Start, VmOptions};
 pub use arch::{Irqchip, LocalApics, Start, Table, VmOptions};
 pub use crash::CrashReport;
 pub use error::Error;
+pub use resample::ResampledInput;
 pub use run::{Stop, Stuck, VcpuEvent, VcpuSet};
 pub use stats::{ExitCounters, ExitKind, ExitStats};
 pub use system::{Caps, Kvm, hardware_virtualization};

@@ -150,6 +150,8 @@ mod tests {
         ioeventfd: false,
         ioeventfd_any_length: false,
         irqfd: false,
+        irqfd_resample: false,
+        irq_routes: 0,
         tsc_deadline: false,
         robust_singlestep: false,
         memory_slots: 0,

@@ -4,7 +4,10 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use kvm_bindings::{KVM_API_VERSION, KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_SPLIT_IRQCHIP};
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_IRQ_ROUTING, KVM_CAP_IRQFD_RESAMPLE,
+    KVM_CAP_SPLIT_IRQCHIP,
+};
 use kvm_ioctls::Cap;
 
 use crate::Error;
@@ -49,6 +52,10 @@ pub struct Caps {
     pub ioeventfd_any_length: bool,
     /// Interrupts raised by event file descriptors.
     pub irqfd: bool,
+    /// The same of level-triggered interrupts.
+    pub irqfd_resample: bool,
+    /// Entries the table of interrupt routes can have.
+    pub irq_routes: u32,
     /// The local APIC's TSC deadline timer.
     pub tsc_deadline: bool,
     /// Exact single stepping.
@@ -120,6 +127,9 @@ impl Caps {
             ioeventfd: has(Cap::Ioeventfd),
             ioeventfd_any_length: has_raw(KVM_CAP_IOEVENTFD_ANY_LENGTH),
             irqfd: has(Cap::Irqfd),
+            irqfd_resample: has_raw(KVM_CAP_IRQFD_RESAMPLE),
+            irq_routes: u32::try_from(fd.check_extension_raw(KVM_CAP_IRQ_ROUTING.into()))
+                .unwrap_or(0),
             tsc_deadline: has(Cap::TscDeadlineTimer),
             robust_singlestep: has(Cap::X86RobustSinglestep),
             memory_slots: number(fd.get_nr_memslots()),

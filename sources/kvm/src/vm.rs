@@ -13,6 +13,7 @@ use crate::arch::{self, Chips, CpuModel, VmOptions};
 use crate::map::FdMap;
 use crate::offload::KvmOffload;
 use crate::ring::Ring;
+use crate::routing::Routing;
 use crate::{Caps, Error, Kvm, ioctl};
 
 /// What a piece of memory is to the guest.
@@ -31,6 +32,7 @@ pub struct Vm {
     options: VmOptions,
     cpu_model: CpuModel,
     chips: Chips,
+    routing: Routing,
     /// Set when the first vCPU is made: the ring is mapped from one.
     ring: OnceLock<Ring>,
     /// What the guest has been given stays mapped as long as the VM.
@@ -56,17 +58,20 @@ impl Vm {
             return Err(Error::Vcpus { wanted: options.vcpus, max: caps.max_vcpus });
         }
         let (fd, cpu_model, chips) = arch::create(kvm, mem, &options)?;
+        let routing = arch::routing(&caps, &options);
         let vm = Self {
             fd,
             caps,
             options,
             cpu_model,
             chips,
+            routing,
             ring: OnceLock::new(),
             memory: Mutex::default(),
         };
         vm.add_memory(mem, Memory::Ram)?;
         arch::add_own_memory(&vm)?;
+        arch::commit_routing(&vm)?;
         Ok(Arc::new(vm))
     }
 
@@ -133,6 +138,11 @@ impl Vm {
 
     pub(crate) fn chips(&self) -> &Chips {
         &self.chips
+    }
+
+    /// Where interrupts lead.
+    pub(crate) fn routing(&self) -> &Routing {
+        &self.routing
     }
 
     pub(crate) fn cpu_model(&self) -> &CpuModel {

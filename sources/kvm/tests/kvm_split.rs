@@ -14,10 +14,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use support::{Asm, CODE, Machine, Recorder, until};
+use support::flat::{self, LVT0, SVR, flat, gate, protected, store};
+use support::{Asm, Machine, Recorder, until};
 use trapline::Region;
 use trapline_device::{EoiSink, ExtInt, LevelRoutes, Line, Msi, MsiSink};
-use trapline_kvm::{ExitKind, Irqchip, LocalApics, Start, Table, VcpuSet};
+use trapline_kvm::{ExitKind, Irqchip, LocalApics, VcpuSet};
 
 /// A controller with a queue of vectors, which drives INTR as long as there is one.
 struct Queue {
@@ -61,10 +62,7 @@ fn machine() -> (Machine, Arc<Queue>, Arc<Recorder>) {
     let queue = Arc::new(Queue { intr, vectors: Mutex::default(), to_stop: Mutex::default() });
     vcpus[0].connect_intr(queue.clone());
     machine.give_back(vcpus);
-    // Flat code and data, as `Start::Protected` has them.
-    let descriptors = [0, 0, 0x00cf_9b00_0000_ffff_u64, 0x00cf_9300_0000_ffff];
-    let bytes = descriptors.map(u64::to_le_bytes).concat();
-    machine.mem.write(0x500, &bytes).unwrap();
+    flat::descriptors(&machine);
     // Vectors 0x20 to 0x27 say the number of their vector and return.
     for vector in 0x20..0x28_u8 {
         let at = 0x1800 + u16::from(vector) * 16;
@@ -168,8 +166,6 @@ impl EoiSink for Ends {
 }
 
 const LEVEL: u32 = 1 << 15 | 1 << 14;
-const SVR: u32 = 0xfee0_00f0;
-const LVT0: u32 = 0xfee0_0350;
 
 /// Messages reach the local APICs they name; the ends of those are reported that are level
 /// triggered and were announced.
@@ -182,14 +178,7 @@ fn messages_arrive_and_announced_ends_come_back() {
     vcpus[0].connect_eoi(ends.clone());
     machine.give_back(vcpus);
     for vector in [0x41_u8, 0x42, 0x43] {
-        // mov al, vector; mov dx, 0x3f8; out dx, al; mov [EOI], eax; in al, 0x80; sti; ret 8
-        let at = 0x2000 + u32::from(vector) * 32;
-        let asm = Asm::new()
-            .bytes(&[0xb0, vector, 0x66, 0xba, 0xf8, 0x03, 0xee])
-            .then(&store(0xfee0_00b0, 0))
-            .bytes(&[0xe4, 0x80, 0xfb, 0xc2, 8, 0]);
-        machine.mem.write(at.into(), &asm.0).unwrap();
-        gate(&machine, vector, at);
+        flat::say_and_end(&machine, vector);
     }
     let code = flat(&[(SVR, 0x1ff)])
         .bytes(&[0xb0, 0x01, 0x66, 0xba, 0xf8, 0x03, 0xee])
@@ -237,29 +226,4 @@ fn a_second_life_begins_without_interrupts() {
     until("the end", || device.written().last() == Some(&3));
     assert_eq!(device.written(), [1, 0x20, 2, 3]);
     machine.give_back(running.set.stop().unwrap());
-}
-
-/// `mov dword [addr], value`, in 32-bit code.
-fn store(addr: u32, value: u32) -> Asm {
-    Asm::new().bytes(&[0xc7, 0x05]).bytes(&addr.to_le_bytes()).bytes(&value.to_le_bytes())
-}
-
-/// 32-bit code: the interrupt table at 0x6000 in force, then these stores.
-fn flat(stores: &[(u32, u32)]) -> Asm {
-    let table = store(0x600, 0x7ff).then(&store(0x602, 0x6000));
-    let table = table.bytes(&[0x0f, 0x01, 0x1d, 0x00, 0x06, 0x00, 0x00]); // lidt [0x600]
-    stores.iter().fold(table, |code, &(addr, value)| code.then(&store(addr, value)))
-}
-
-/// An interrupt gate.
-fn gate(machine: &Machine, vector: u8, handler: u32) {
-    let [a, b, c, d] = handler.to_le_bytes();
-    let entry = [a, b, 0x10, 0, 0, 0x8e, c, d];
-    machine.mem.write(0x6000 + u64::from(vector) * 8, &entry).unwrap();
-}
-
-/// The entry, with the descriptors in memory that interrupts load.
-fn protected() -> Start {
-    let gdt = Table { base: 0x500, limit: 0x1f };
-    Start::Protected { eip: CODE.into(), esp: 0x7000, eax: 0, ebx: 0, esi: 0, gdt }
 }

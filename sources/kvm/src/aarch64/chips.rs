@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{
-    KVM_ARM_IRQ_NUM_MASK, KVM_ARM_IRQ_TYPE_SHIFT, KVM_ARM_IRQ_TYPE_SPI, KVM_MSI_VALID_DEVID,
-    kvm_msi,
-};
+use kvm_bindings::{KVM_ARM_IRQ_NUM_MASK, KVM_ARM_IRQ_TYPE_SHIFT, KVM_ARM_IRQ_TYPE_SPI};
 use kvm_ioctls::VmFd;
 use parking_lot::Mutex;
-use trapline_device::MsiSink;
+use trapline_device::{MessageVector, Msi, MsiController, MsiSink};
 
-use super::gic::{Gic, KernelGic};
-use crate::{Error, Vm, VmOptions};
+use super::gic::{Gic, KernelGic, spis};
+use crate::routing::{Route, Routing};
+use crate::{Caps, Error, Vm, VmOptions};
 
 /// INTID of the first shared peripheral interrupt (Arm IHI 0069, "INTIDs").
 const FIRST_SPI: u32 = 32;
+
+/// Pins of an interrupt controller that the table of routes can name (`KVM_IRQCHIP_NUM_PINS`, Linux
+/// `arch/arm64/include/asm/kvm_host.h`).
+const PINS: u32 = 988;
 
 /// KVM's number of shared peripheral interrupt `n` (`KVM_IRQ_LINE`).
 pub(super) fn spi(n: u32) -> u32 {
@@ -48,9 +50,12 @@ impl Chips {
     }
 
     /// All vCPUs have been made. Does nothing when called again.
-    pub(super) fn finish(&self) -> Result<(), Error> {
+    pub(super) fn finish(&self, routing: &Routing) -> Result<(), Error> {
         let Some(mpidrs) = self.waiting.lock().take() else { return Ok(()) };
-        self.gic.as_ref().map_or(Ok(()), |gic| gic.finish(&mpidrs))
+        let Some(gic) = &self.gic else { return Ok(()) };
+        gic.finish(&mpidrs)?;
+        routing.invalidate();
+        Ok(())
     }
 
     /// Everything as after power-on.
@@ -65,34 +70,39 @@ impl Vm {
         self.chips().gic.as_ref().map(KernelGic::what)
     }
 
-    /// Where messages of the device with this identity at the ITS go: whoever writes to the ITS'
-    /// GITS_TRANSLATER. Without an ITS they vanish. A GICv2m frame is a device of the board and
-    /// needs nothing of this.
-    pub fn its_messages(self: &Arc<Self>, device_id: u32) -> Arc<dyn MsiSink> {
-        Arc::new(ItsMessages { vm: Arc::clone(self), device_id })
+    /// Where messages of PCI functions go to an ITS, which knows them by their Requester ID. Without
+    /// one they vanish.
+    pub fn messages(self: &Arc<Self>) -> Arc<dyn MsiController> {
+        Arc::new(self.kernel_messages(true))
+    }
+
+    /// A vector, masked, whose messages are writes of an INTID to the register of a GICv2m frame at
+    /// `doorbell`. The frame is a device of the board, and takes the messages by `sink`; an eventfd
+    /// raises the interrupt without it.
+    pub fn frame_vector(
+        self: &Arc<Self>,
+        sink: Arc<dyn MsiSink>,
+        doorbell: u64,
+    ) -> Arc<dyn MessageVector> {
+        self.vector(sink, move |Msi { address, data }| {
+            let spi = data.checked_sub(FIRST_SPI)?;
+            (address == doorbell).then_some(Route::Pin { irqchip: 0, pin: spi })
+        })
     }
 }
 
-/// One device's messages to the ITS.
-struct ItsMessages {
-    vm: Arc<Vm>,
-    device_id: u32,
+/// The table of routes that KVM sets up when it builds the GIC: each shared peripheral interrupt
+/// leads to itself.
+pub(crate) fn routing(caps: &Caps, options: &VmOptions) -> Routing {
+    let spis = spis(options);
+    let routes: Vec<_> =
+        (0..spis.min(PINS)).map(|n| (n, Route::Pin { irqchip: 0, pin: n })).collect();
+    Routing::new(caps.irq_routes, spis, &routes)
 }
 
-impl MsiSink for ItsMessages {
-    fn send(&self, address: u64, data: u32) {
-        let [low, high] = [address & u64::from(u32::MAX), address >> 32];
-        let message = kvm_msi {
-            address_lo: u32::try_from(low).unwrap_or(0),
-            address_hi: u32::try_from(high).unwrap_or(0),
-            data,
-            flags: KVM_MSI_VALID_DEVID,
-            devid: self.device_id,
-            ..Default::default()
-        };
-        // A message the ITS does not translate is dropped there too.
-        let _ = self.vm.fd().signal_msi(message);
-    }
+/// Nothing yet: KVM sets up that table itself, once all vCPUs are made.
+pub(crate) fn commit_routing(_vm: &Vm) -> Result<(), Error> {
+    Ok(())
 }
 
 #[cfg(test)]

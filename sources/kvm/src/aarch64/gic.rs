@@ -44,6 +44,11 @@ const PRIVATE: u32 = 32;
 /// The most INTIDs there can be, with the special ones.
 const INTIDS_MAX: u32 = 1024;
 
+/// How many shared peripheral interrupts there are to be.
+pub(super) fn spis(options: &VmOptions) -> u32 {
+    options.spis.next_multiple_of(32).clamp(32, INTIDS_MAX - PRIVATE)
+}
+
 impl Gic {
     fn name(self) -> &'static str {
         match self {
@@ -94,8 +99,7 @@ impl KernelGic {
                 (device, its.map(|base| create_its(fd, base)).transpose()?)
             }
         };
-        let spis = options.spis.next_multiple_of(32).max(32);
-        let intids = spis.saturating_add(PRIVATE).min(INTIDS_MAX);
+        let intids = spis(options) + PRIVATE;
         Ok(Self { what, fd: device, its, intids, power_on: OnceLock::new() })
     }
 

@@ -24,7 +24,7 @@ use trapline_guestmem::GuestMem;
 
 use crate::{Error, Kvm, Memory, Vm};
 
-pub(crate) use chips::Chips;
+pub(crate) use chips::{Chips, commit_routing, routing};
 pub use gic::Gic;
 pub(crate) use model::CpuModel;
 pub use options::VmOptions;

@@ -22,7 +22,7 @@ impl PowerOn {
 
     /// Goes back to it: `KVM_ARM_VCPU_INIT` again, which resets every register.
     pub(crate) fn restore(&self, fd: &VcpuFd, vm: &Vm) -> Result<(), Error> {
-        vm.chips().finish()?;
+        vm.chips().finish(vm.routing())?;
         if !self.started.swap(true, Ordering::Relaxed)
             && let Some(pmu) = vm.options().pmu
         {

@@ -1,13 +1,13 @@
 //! The PC's chips that the kernel emulates: two 8259A, the I/O APIC, the 8254.
 
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap,
-    kvm_irq_routing_entry, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
+    KVM_CAP_SPLIT_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
 };
 use kvm_ioctls::VmFd;
 
-use crate::{Caps, Error, Irqchip, VmOptions};
+use crate::routing::{Route, Routing};
+use crate::{Caps, Error, Irqchip, Vm, VmOptions};
 
 /// Inputs of the I/O APIC.
 pub(super) const IOAPIC_INPUTS: u32 = 24;
@@ -33,7 +33,6 @@ fn create_chips(fd: &VmFd, caps: &Caps, pit: bool) -> Result<(), Error> {
         return Err(Error::Missing("interrupt controllers"));
     }
     fd.create_irq_chip().map_err(Error::ioctl("create the interrupt controllers"))?;
-    route(fd)?;
     if pit {
         if !caps.pit {
             return Err(Error::Missing("the interval timer"));
@@ -58,19 +57,17 @@ fn create_local_apics(fd: &VmFd, caps: &Caps) -> Result<(), Error> {
     fd.enable_cap(&cap).map_err(Error::ioctl("create the local APICs"))
 }
 
-/// Connects the interrupt inputs as a PC does. Those of the ISA bus, GSI 0 to 15, go to an 8259A
+/// The interrupt inputs, connected as a PC does. Those of the ISA bus, GSI 0 to 15, go to an 8259A
 /// and to the I/O APIC; the timer, GSI 0, goes to input 2 of the I/O APIC, which is what the MADT's
 /// usual "interrupt source override" and the MP table's entry say. KVM's default is input 0.
-fn route(fd: &VmFd) -> Result<(), Error> {
-    let mut entries = Vec::new();
-    let mut connect = |gsi, irqchip, pin| {
-        let mut entry =
-            kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
-        entry.u.irqchip.irqchip = irqchip;
-        entry.u.irqchip.pin = pin;
-        entries.push(entry);
-    };
-    for gsi in 0..IOAPIC_INPUTS {
+///
+/// With the local APICs alone, the inputs are the board's I/O APIC's, and lead nowhere until that
+/// sends level-triggered messages.
+pub(crate) fn routing(caps: &Caps, options: &VmOptions) -> Routing {
+    let mut routes = Vec::new();
+    let mut connect = |gsi, irqchip, pin| routes.push((gsi, Route::Pin { irqchip, pin }));
+    let inputs = if options.irqchip == Irqchip::Kernel { 0..IOAPIC_INPUTS } else { 0..0 };
+    for gsi in inputs {
         match gsi {
             // The cascade of the second 8259A: nothing can be connected there.
             2 => continue,
@@ -80,15 +77,15 @@ fn route(fd: &VmFd) -> Result<(), Error> {
         }
         connect(gsi, KVM_IRQCHIP_IOAPIC, if gsi == 0 { 2 } else { gsi });
     }
-    set_routes(fd, &entries)
+    Routing::new(caps.irq_routes, IOAPIC_INPUTS, &routes)
 }
 
-/// Replaces what the inputs are connected to.
-pub(super) fn set_routes(fd: &VmFd, entries: &[kvm_irq_routing_entry]) -> Result<(), Error> {
-    let what = "connect the interrupt controllers";
-    let routing = KvmIrqRouting::from_entries(entries)
-        .map_err(|error| Error::Ioctl { what, reason: std::io::Error::other(error.to_string()) })?;
-    fd.set_gsi_routing(&routing).map_err(Error::ioctl(what))
+/// Connects the inputs to the chips just made.
+pub(crate) fn commit_routing(vm: &Vm) -> Result<(), Error> {
+    match vm.options().irqchip {
+        Irqchip::Kernel => vm.routing().commit(vm.fd()),
+        Irqchip::Split | Irqchip::None => Ok(()),
+    }
 }
 
 /// The chips as they were created.

@@ -19,67 +19,54 @@
 use std::io;
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_IRQ_ROUTING_MSI, kvm_irq_routing_entry, kvm_msi};
 use kvm_ioctls::VcpuFd;
-use parking_lot::Mutex;
-use trapline_device::{EoiSink, ExtInt, LevelRoutes, LineSink, Msi, MsiSink};
+use trapline_device::{EoiSink, ExtInt, LevelRoutes, LineSink, Msi, MsiController, MsiSink};
 
-use super::chips::{self, IOAPIC_INPUTS};
+use super::chips::IOAPIC_INPUTS;
 use crate::exit::RunPage;
 use crate::kick::Kick;
+use crate::messages::SignalMsi;
+use crate::routing::{self, Route};
 use crate::{Vcpu, Vm, ioctl};
 
 /// The local APICs of a VM with [`crate::Irqchip::Split`], as an I/O APIC on the board sees them.
 pub struct LocalApics {
-    vm: Arc<Vm>,
-    /// What the I/O APIC's pins send while they are level triggered.
-    routes: Mutex<[Option<Msi>; IOAPIC_INPUTS as usize]>,
+    messages: SignalMsi,
 }
 
 impl LocalApics {
     /// Those of `vm`. There is one I/O APIC, so this is asked for once.
     pub fn new(vm: &Arc<Vm>) -> Arc<Self> {
-        Arc::new(Self { vm: Arc::clone(vm), routes: Mutex::default() })
+        Arc::new(Self { messages: SignalMsi { vm: Arc::clone(vm), device_id: None } })
     }
-}
-
-/// The halves of an address.
-fn halves(address: u64) -> (u32, u32) {
-    let [a, b, c, d, e, f, g, h] = address.to_le_bytes();
-    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
 }
 
 impl MsiSink for LocalApics {
     fn send(&self, address: u64, data: u32) {
-        let (address_lo, address_hi) = halves(address);
-        let message = kvm_msi { address_lo, address_hi, data, ..Default::default() };
-        // KVM refuses messages that no local APIC takes, and those lead nowhere.
-        let _ = self.vm.fd().signal_msi(message);
+        self.messages.send(address, data);
     }
 }
 
 impl LevelRoutes for LocalApics {
     fn set_level_route(&self, pin: u8, message: Option<Msi>) {
-        let mut routes = self.routes.lock();
-        let Some(route) = routes.get_mut(usize::from(pin)) else { return };
-        *route = message;
-        let entries: Vec<_> =
-            (0..).zip(*routes).filter_map(|(gsi, msi)| entry(gsi, msi?)).collect();
-        if let Err(error) = chips::set_routes(self.vm.fd(), &entries) {
-            // Only a kernel out of memory refuses these. The guest's next interrupt at that pin
-            // would be its last.
-            tracing::error!("the ends of level-triggered interrupts may get lost: {error}");
+        let gsi = u32::from(pin);
+        if gsi >= IOAPIC_INPUTS {
+            return;
+        }
+        let vm = &self.messages.vm;
+        vm.routing().stage(gsi, message.map(|message| Route::Message { message, device_id: None }));
+        if let Err(error) = vm.routing().commit(vm.fd()) {
+            // The end of the guest's next interrupt at that pin is not reported.
+            routing::report(&error);
         }
     }
 }
 
-fn entry(gsi: u32, message: Msi) -> Option<kvm_irq_routing_entry> {
-    let (address_lo, address_hi) = halves(message.address);
-    let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
-    entry.u.msi.address_lo = address_lo;
-    entry.u.msi.address_hi = address_hi;
-    entry.u.msi.data = message.data;
-    Some(entry)
+impl Vm {
+    /// Where messages of PCI functions go: the local APICs.
+    pub fn messages(self: &Arc<Self>) -> Arc<dyn MsiController> {
+        Arc::new(self.kernel_messages(false))
+    }
 }
 
 impl Vcpu {
@@ -167,17 +154,5 @@ impl Pins {
         if let Some(sink) = &self.eoi {
             sink.eoi(vector);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entry_is_the_message_in_kvms_words() {
-        let entry = entry(5, Msi { address: 0x1_fee0_3004, data: 0xc061 }).unwrap();
-        assert_eq!((entry.gsi, entry.type_), (5, KVM_IRQ_ROUTING_MSI));
-        assert_eq!(halves(0x1_fee0_3004), (0xfee0_3004, 1));
     }
 }

@@ -14,7 +14,7 @@ use trapline_guestmem::GuestMem;
 
 use crate::{Error, Kvm, Vm};
 
-pub(crate) use chips::Chips;
+pub(crate) use chips::{Chips, commit_routing, routing};
 pub(crate) use cpuid::{CpuModel, hardware_virtualization};
 pub use external::LocalApics;
 pub(crate) use external::Pins;
