@@ -144,7 +144,7 @@ impl LineSink for Fan {
 #[cfg(test)]
 mod tests {
     use trapline_device::{Handler, Size};
-    use trapline_testkit::{CX, TestLine, outb};
+    use trapline_testkit::{CX, TestClock, TestLine, outb};
 
     use super::*;
 
@@ -169,7 +169,7 @@ mod tests {
             let (log, intr) = (Arc::new(Log::default()), TestLine::default());
             let messages: Arc<dyn MsiSink> = Arc::clone(&log) as _;
             let pic = Pic::new(intr.line());
-            let ioapic = IoApic::new(Arc::clone(&messages), None);
+            let ioapic = IoApic::new(Arc::clone(&messages), None, Arc::new(TestClock::default()));
             for (offset, value) in [(0, 0x11), (1, 0x20), (1, 4), (1, 1)] {
                 outb(&*pic, offset, value);
             }

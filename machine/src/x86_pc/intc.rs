@@ -27,9 +27,10 @@ impl Controllers {
     pub(crate) fn new(
         messages: Arc<dyn MsiSink>,
         level_routes: Option<Arc<dyn LevelRoutes>>,
+        clock: &Arc<dyn Clock>,
         intr: impl FnOnce(Box<dyn LineSink>) -> Line,
     ) -> Result<Self, Error> {
-        let ioapic = IoApic::new(Arc::clone(&messages), level_routes);
+        let ioapic = IoApic::new(Arc::clone(&messages), level_routes, Arc::clone(clock));
         let pic = Pic::new(intr(Box::new(ioapic.pin(0))));
         let outputs = Outputs { pic, ioapic, messages };
         // Pin 0 is INTR's, and the table gives it to no line.

@@ -48,7 +48,7 @@ impl OnKvm for PcOnKvm {
         let power: Arc<dyn Power> = Arc::new(control.clone());
         let chips = match config.pc_irqchip {
             PcIrqchip::Kernel => None,
-            PcIrqchip::Split => Some(Chips::around(&vm)?),
+            PcIrqchip::Split => Some(Chips::around(&vm, &clock)?),
         };
         let controllers = chips.as_ref().map(|chips| &chips.controllers);
         let wiring = Wiring {
@@ -120,10 +120,10 @@ struct Chips {
 
 impl Chips {
     /// Controllers after power-on.
-    fn around(vm: &Arc<Vm>) -> Result<Self, Error> {
+    fn around(vm: &Arc<Vm>, clock: &Arc<dyn Clock>) -> Result<Self, Error> {
         let local = LocalApics::new(vm);
         let processor = Arc::<OnceLock<_>>::default();
-        let controllers = Controllers::new(local.clone(), Some(local), |pin0| {
+        let controllers = Controllers::new(local.clone(), Some(local), clock, |pin0| {
             Line::new(Intr { processor: Arc::clone(&processor), pin0 })
         })?;
         Ok(Self { controllers, processor })

@@ -36,7 +36,7 @@ pub(crate) fn build(
         fw_cfg: config.fw_cfg.clone(),
         coalesce: false,
     };
-    let controllers = Controllers::new(Arc::new(NoLocalApics), None, |pin0| {
+    let controllers = Controllers::new(Arc::new(NoLocalApics), None, &bench.clock, |pin0| {
         bench.wires.line(Pin { device: "i8259", side: Side::Out, number: 0 }, End(pin0))
     })?;
     let lines = PinLines { wires: &bench.wires, controllers: &controllers };

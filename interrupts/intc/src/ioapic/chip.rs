@@ -3,7 +3,8 @@
 use trapline_device::Msi;
 
 use super::regs::{
-    Delivery, Id, Indirect, MAP, MessageAddress, MessageData, PINS, Redirection, Reg, VERSION,
+    Delivery, Id, Indirect, MAP, MessageAddress, MessageData, PINS, Redirection, Reg,
+    SUCCESSIVE_ENDS_MAX, VERSION,
 };
 use super::state::State;
 
@@ -46,6 +47,9 @@ impl State {
         let before = self.line(pin);
         let bit = 1 << pin;
         self.lines = if level { self.lines | bit } else { self.lines & !bit };
+        if level != before {
+            self.paused &= !bit;
+        }
         level && !before
     }
 
@@ -61,12 +65,12 @@ impl State {
     /// What `pin` has to send now, given whether it has just risen; marks it as sent.
     ///
     /// Edges on a masked pin are ignored, not kept (82093AA section 3.2.4, bit 16). A level is
-    /// sent while no local APIC has it (bit 14).
+    /// sent while no local APIC has it (bit 14) and the pin does not pause.
     pub(super) fn take_message(&mut self, pin: u8, rose: bool) -> Option<Msi> {
-        let line = self.line(pin);
+        let asserted = self.line(pin) && self.paused & 1 << pin == 0;
         let entry = self.entries.get_mut(usize::from(pin))?;
         let level = entry.waits_for_eoi();
-        let due = if level { line && !entry.remote_irr() } else { rose };
+        let due = if level { asserted && !entry.remote_irr() } else { rose };
         if entry.mask() || !due {
             return None;
         }
@@ -76,13 +80,26 @@ impl State {
         entry.message()
     }
 
-    /// A local APIC has ended an interrupt with this vector (82093AA section 3.2.4, bit 14).
+    /// A local APIC has ended an interrupt with this vector (82093AA section 3.2.4, bit 14). A pin
+    /// that has been asserted at too many ends in a row is to pause.
     pub(super) fn eoi(&mut self, vector: u8) {
-        for entry in &mut self.entries {
-            if entry.waits_for_eoi() && entry.vector() == vector {
-                entry.set_remote_irr(false);
+        for ((pin, entry), ends) in (0..).zip(&mut self.entries).zip(&mut self.successive_ends) {
+            if !entry.remote_irr() || entry.vector() != vector {
+                continue;
+            }
+            entry.set_remote_irr(false);
+            let again = !entry.mask() && self.lines & 1 << pin != 0;
+            *ends = if again { *ends + 1 } else { 0 };
+            if *ends >= SUCCESSIVE_ENDS_MAX {
+                *ends = 0;
+                self.paused |= 1 << pin;
             }
         }
+    }
+
+    /// The pause is over.
+    pub(super) fn end_pause(&mut self) {
+        self.paused = 0;
     }
 
     pub(super) fn read(&self, offset: u64) -> u32 {
@@ -130,6 +147,7 @@ impl State {
     }
 
     fn write_entry(&mut self, pin: u8, value: u32, shift: u32) {
+        self.paused &= !(1 << pin);
         if let Some(entry) = self.entries.get_mut(usize::from(pin)) {
             let kept = entry.into_bits() & !(u64::from(u32::MAX) << shift);
             *entry = entry.written(kept | u64::from(value) << shift);

@@ -16,6 +16,12 @@
 //! at which voltage the wire would be then is not modelled. KVM's model does the same
 //! (KVM_CAP_X86_IOAPIC_POLARITY_IGNORED).
 //!
+//! Deviation: a level-triggered pin that is still asserted at the end of its interrupt asks for the
+//! next one at once, and a driver that does not know the cause would do nothing else any more. After
+//! [`regs::SUCCESSIVE_ENDS_MAX`] times in a row the pin pauses for [`regs::PAUSE_NS`], as KVM's and
+//! QEMU's models do: on a real bus the messages take time, in which the guest makes progress. A change
+//! of the pin or of its entry ends the pause.
+//!
 //! Deviation: the 82093AA rotates its arbitration ID with each message on the APIC bus. Messages
 //! here travel on the system bus, where nobody arbitrates.
 
@@ -26,16 +32,16 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Device, Direction, EoiSink, Handler, IoCx, LevelRoutes, Limits, LineSink, Msi, MsiSink, Rules,
-    SaveState, Saved, Size, StateError,
+    Clock, Device, Direction, EoiSink, Handler, IoCx, LevelRoutes, Limits, LineSink, Msi, MsiSink,
+    Rules, SaveState, Saved, Size, StateError, Timer, Wake,
 };
 
-use self::regs::{Indirect, MAP, MessageData, PINS, Reg};
-use self::state::SavedV1;
+use self::regs::{Indirect, MAP, MessageData, PAUSE_NS, PINS, Reg};
+use self::state::SavedV2;
 pub use self::state::State;
 
 /// The I/O APIC on its board.
@@ -43,6 +49,8 @@ pub struct IoApic {
     // Wiring.
     messages: Arc<dyn MsiSink>,
     routes: Option<Arc<dyn LevelRoutes>>,
+    clock: Arc<dyn Clock>,
+    timer: Box<dyn Timer>,
     inner: Mutex<Inner>,
 }
 
@@ -51,6 +59,8 @@ struct Inner {
     // Book-keeping.
     /// What `routes` was told last.
     told: [Option<Msi>; PINS as usize],
+    /// When the pause ends, if a pin pauses.
+    pause_ends_ns: Option<u64>,
     // Everything a snapshot keeps.
     state: State,
 }
@@ -58,8 +68,15 @@ struct Inner {
 impl IoApic {
     /// The chip after reset. `messages` are the local APICs; `routes`, if they have to be told
     /// whose EOIs to report.
-    pub fn new(messages: Arc<dyn MsiSink>, routes: Option<Arc<dyn LevelRoutes>>) -> Arc<Self> {
-        Arc::new(Self { messages, routes, inner: Mutex::default() })
+    pub fn new(
+        messages: Arc<dyn MsiSink>,
+        routes: Option<Arc<dyn LevelRoutes>>,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me: &Weak<Self>| {
+            let timer = clock.timer(me.clone());
+            Self { messages, routes, clock, timer, inner: Mutex::default() }
+        })
     }
 
     /// Drives input `pin`; pins past 23 do not exist.
@@ -79,13 +96,24 @@ impl IoApic {
     }
 
     /// Derives the outputs from the state and the pins that have just risen: first which EOIs are
-    /// waited for, then the messages.
+    /// waited for, then the messages, and how long to pause.
     fn sync(&self, inner: &mut Inner, rose: u32) {
         self.tell_routes(inner);
         for pin in 0..PINS {
             if let Some(message) = inner.state.take_message(pin, rose & 1 << pin != 0) {
                 self.messages.send(message.address, message.data);
             }
+        }
+        self.set_timer(inner);
+    }
+
+    /// The first pin to pause begins the pause, and all end it together.
+    fn set_timer(&self, inner: &mut Inner) {
+        let pauses = inner.state.paused != 0;
+        if pauses != inner.pause_ends_ns.is_some() {
+            let ends = self.clock.now_ns().saturating_add(PAUSE_NS);
+            inner.pause_ends_ns = pauses.then_some(ends);
+            self.timer.arm(inner.pause_ends_ns);
         }
     }
 
@@ -101,6 +129,17 @@ impl IoApic {
                 *told = route;
                 routes.set_level_route(pin, route);
             }
+        }
+    }
+}
+
+impl Wake for IoApic {
+    fn wake(&self) {
+        let now = self.clock.now_ns();
+        let mut inner = self.inner.lock();
+        if inner.pause_ends_ns.is_some_and(|ends| ends <= now) {
+            inner.state.end_pause();
+            self.sync(&mut inner, 0);
         }
     }
 }
@@ -168,13 +207,15 @@ impl Device for IoApic {
 
 impl SaveState for IoApic {
     fn save(&self) -> Saved {
-        Saved::encode(&SavedV1::from(&self.inner.lock().state))
+        Saved::encode(&SavedV2::from(&self.inner.lock().state))
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        let restored = State::try_from(saved.decode::<SavedV1>()?)?;
+        let restored = State::try_from(saved.decode::<SavedV2>()?)?;
         let mut inner = self.inner.lock();
         inner.state = restored;
+        inner.pause_ends_ns = None;
+        self.timer.arm(None);
         self.sync(&mut inner, 0);
         Ok(())
     }

@@ -10,6 +10,13 @@ use trapline_regs::{RegMap, row};
 /// Length of the window in bytes: one page, most of it reserved.
 pub const WINDOW_LEN: u32 = 0x1000;
 
+/// How many ends of a level-triggered interrupt in a row may find its pin still asserted before the
+/// pin pauses (Linux `arch/x86/kvm/ioapic.c`, `IOAPIC_SUCCESSIVE_IRQ_MAX_COUNT`; QEMU
+/// `hw/intc/ioapic.c`, `SUCCESSIVE_IRQ_MAX_COUNT`).
+pub const SUCCESSIVE_ENDS_MAX: u16 = 10_000;
+/// For how long, in nanoseconds: a hundredth of a second (both, as above).
+pub const PAUSE_NS: u64 = 10_000_000;
+
 /// Number of interrupt inputs.
 pub const PINS: u8 = 24;
 

@@ -8,7 +8,7 @@ use trapline_device::{
     Device, Direction, EoiSink, Handler, LevelRoutes, Line, Msi, MsiSink, SaveState, Saved, Size,
     StateError,
 };
-use trapline_testkit::CX;
+use trapline_testkit::{CX, TestClock};
 
 use super::IoApic;
 
@@ -46,6 +46,7 @@ impl LevelRoutes for Bus {
 
 struct Pc {
     ioapic: Arc<IoApic>,
+    clock: TestClock,
     bus: Arc<Bus>,
     lines: Vec<Line>,
 }
@@ -53,9 +54,11 @@ struct Pc {
 impl Pc {
     fn new() -> Self {
         let bus = Arc::new(Bus::default());
-        let ioapic = IoApic::new(Arc::clone(&bus) as _, Some(Arc::clone(&bus) as _));
+        let clock = TestClock::default();
+        let routes = Some(Arc::clone(&bus) as _);
+        let ioapic = IoApic::new(Arc::clone(&bus) as _, routes, Arc::new(clock.clone()));
         let lines = (0..24).map(|pin| Line::new(ioapic.pin(pin))).collect();
-        Self { ioapic, bus, lines }
+        Self { ioapic, clock, bus, lines }
     }
 
     fn write(&self, index: u32, value: u32) {
@@ -264,26 +267,32 @@ fn reset_masks_everything_and_keeps_the_lines() {
 }
 
 #[test]
-fn the_saved_form_of_version_1_never_changes() {
+fn the_saved_form_of_version_2_never_changes() {
     let pc = Pc::new();
     pc.program(0, LEVEL | 0x50);
     pc.lines[0].set(true);
+    pc.storm(200);
     let saved = pc.ioapic.save();
-    assert_eq!((&*saved.name, saved.version), ("ioapic", 1));
+    assert_eq!((&*saved.name, saved.version), ("ioapic", 2));
     let first = [0xd0, 0x80, 0x83, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01];
     let head = [&[0x10, 0, 0, 1][..], &first].concat();
-    assert_eq!(saved.bytes, [head, [0x80, 0x80, 0x04].repeat(23)].concat());
+    // The count of pin 0, those of the others, and no pause.
+    let tail = [&[0xc8, 0x01][..], &[0; 24]].concat();
+    assert_eq!(saved.bytes, [head, [0x80, 0x80, 0x04].repeat(23), tail].concat());
 }
 
 #[test]
 fn impossible_states_are_refused_and_change_nothing() {
     let pc = Pc::new();
     let good = pc.ioapic.save();
-    // An ID without its arbitration ID, a line past the last, a pending edge with remote IRR.
+    // An ID without its arbitration ID, a line past the last, a pending edge with remote IRR, ten
+    // thousand ends in a row, a pause of a pin that is low.
     for (at, with) in [
         (1, &[0x80, 0x80, 0x80, 0x08][..]),
         (3, &[0x80, 0x80, 0x80, 0x08]),
         (4, &[0x80, 0x80, 0x05]),
+        (good.bytes.len() - 2, &[0x90, 0x4e]),
+        (good.bytes.len() - 1, &[0x01]),
     ] {
         let mut bytes = good.bytes.clone();
         let end = if at == 4 { at + 3 } else { at + 1 };
@@ -398,4 +407,108 @@ fn a_pin_turned_to_another_processor_still_hears_of_the_end_at_the_first() {
     pc.lines[16].set(true);
     pc.write(0x30, LEVEL | 0x51);
     assert_eq!(pc.bus.routes.lock().last(), Some(&(16, Some(0x51))), "nobody waits for 0x50");
+}
+
+/// 10 ms.
+const PAUSE_NS: u64 = 10_000_000;
+
+impl Pc {
+    /// A level-triggered pin with vector 0x50 that stays asserted, and has paused.
+    fn paused(pin: u8) -> Self {
+        let pc = Self::new();
+        pc.program(pin.into(), LEVEL | 0x50);
+        pc.lines[usize::from(pin)].set(true);
+        assert_eq!(pc.storm(12_000), 10_000, "once when it rises, 9,999 times at ends");
+        pc
+    }
+
+    /// Ends the interrupt so often, whether there is one or not. Returns how many messages came.
+    fn storm(&self, ends: u32) -> usize {
+        (0..ends).for_each(|_| self.ioapic.eoi(0x50));
+        self.vectors().len()
+    }
+}
+
+#[test]
+fn a_line_that_is_never_cleared_pauses_for_10_ms_after_10_000_ends() {
+    let pc = Pc::paused(16);
+    assert_eq!(pc.low(16) & REMOTE_IRR, 0);
+    pc.clock.step_ns(PAUSE_NS - 1);
+    assert_eq!(pc.storm(5), 0);
+    pc.clock.step_ns(1);
+    assert_eq!(pc.storm(12_000), 10_000, "it counts from the beginning");
+    pc.clock.step_ns(PAUSE_NS);
+    assert_eq!(pc.vectors(), [0x50]);
+    pc.clock.step_ns(10 * PAUSE_NS);
+    assert!(pc.vectors().is_empty(), "a processor has it");
+}
+
+#[test]
+fn an_end_that_finds_the_line_low_or_masked_begins_the_count_anew() {
+    let pc = Pc::new();
+    pc.program(16, LEVEL | 0x50);
+    pc.lines[16].set(true);
+    assert_eq!(pc.storm(9_999), 10_000);
+    pc.lines[16].set(false);
+    pc.ioapic.eoi(0x50);
+    pc.lines[16].set(true);
+    assert_eq!(pc.storm(9_999), 10_000);
+    pc.write(0x30, LEVEL | MASKED | 0x50);
+    pc.ioapic.eoi(0x50);
+    pc.write(0x30, LEVEL | 0x50);
+    assert_eq!(pc.storm(9_999), 10_000);
+    assert_eq!(pc.storm(1), 0, "the ten thousandth in a row");
+}
+
+#[test]
+fn a_change_of_the_line_or_of_the_entry_ends_a_pause() {
+    let pc = Pc::paused(16);
+    pc.lines[16].set(false);
+    assert!(pc.vectors().is_empty());
+    pc.lines[16].set(true);
+    assert_eq!(pc.vectors(), [0x50]);
+
+    let pc = Pc::paused(16);
+    pc.write(0x31, 2 << 24);
+    assert_eq!(pc.vectors(), [0x50]);
+    assert_eq!(pc.clock.next_deadline_ns(), None);
+}
+
+#[test]
+fn a_pause_is_the_pins_own_and_all_end_together() {
+    let pc = Pc::paused(16);
+    pc.program(17, LEVEL | 0x51);
+    pc.lines[17].set(true);
+    pc.ioapic.eoi(0x51);
+    assert_eq!(pc.vectors(), [0x51, 0x51]);
+    pc.clock.step_ns(PAUSE_NS / 2);
+    (0..10_000).for_each(|_| pc.ioapic.eoi(0x51));
+    assert_eq!(pc.vectors().len(), 9_998);
+    pc.clock.step_ns(PAUSE_NS / 2);
+    assert_eq!(pc.vectors(), [0x50, 0x51]);
+}
+
+#[test]
+fn a_pause_is_saved_begins_anew_when_restored_and_a_reset_ends_it() {
+    let pc = Pc::paused(16);
+    pc.clock.step_ns(PAUSE_NS - 1);
+    let other = Pc::new();
+    other.ioapic.restore(&pc.ioapic.save()).unwrap();
+    assert!(other.vectors().is_empty());
+    other.clock.step_ns(PAUSE_NS - 1);
+    assert!(other.vectors().is_empty());
+    other.clock.step_ns(1);
+    assert_eq!(other.vectors(), [0x50]);
+
+    // The count is saved, too.
+    let counting = Pc::new();
+    counting.program(16, LEVEL | 0x50);
+    counting.lines[16].set(true);
+    counting.storm(9_990);
+    other.ioapic.restore(&counting.ioapic.save()).unwrap();
+    assert_eq!(other.storm(20), 9);
+
+    pc.ioapic.reset();
+    pc.clock.step_ns(PAUSE_NS);
+    assert!(pc.vectors().is_empty() && pc.clock.next_deadline_ns().is_none());
 }
