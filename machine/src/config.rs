@@ -7,6 +7,8 @@ use std::sync::Arc;
 use trapline_device::CharBackend;
 use trapline_guestmem::Backing;
 
+use crate::board::Options;
+
 /// A machine, as its user describes it.
 #[derive(Clone)]
 pub struct Config {
@@ -38,6 +40,22 @@ pub struct Config {
     pub pc_irqchip: PcIrqchip,
     /// What only arm64 machines have; the PC takes no notice.
     pub arm64: Arm64,
+}
+
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        Self {
+            cpus: config.cpus,
+            mem_bytes: config.mem_bytes,
+            console: Arc::clone(&config.console),
+            firmware_log: Arc::clone(&config.firmware_log),
+            exit_port: config.exit_port,
+            testdev: config.testdev,
+            fw_cfg: config.fw_cfg.clone(),
+            edu: config.arm64.edu,
+            coalesce: config.coalesce,
+        }
+    }
 }
 
 /// What only arm64 machines have. The default is what kvmtool does without options.

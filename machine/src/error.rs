@@ -16,6 +16,9 @@ pub enum Error {
     /// The board's map is wrong.
     #[error("the board does not fit together: {0}")]
     Map(#[from] trapline_device::EditError),
+    /// Two devices with one name.
+    #[error("there is a device called {0} already")]
+    DeviceName(String),
     /// A function of the PCI bus is in the way of another.
     #[error("the PCI bus does not fit together: {0}")]
     Pci(#[from] trapline_pci::BusError),

@@ -4,19 +4,20 @@
 //! wants;
 //! [`qtest::Machine`] is the same board with no vCPU, for a client that plays one.
 //! `x86_pc` and `arm64_virt` list the devices of their board and are, with their `layout.rs`, the
-//! only places that know addresses and interrupts. Both are built of the same devices and without
-//! KVM; their `kvm.rs` and `qtest.rs` connect them to a source of accesses.
+//! only places that know addresses and interrupts. Both are a [`board::Board`], built of the same
+//! devices with or without KVM; their `kvm.rs` and `qtest.rs` say what differs.
 
 #![forbid(unsafe_code)]
 
 mod arm64_virt;
 mod arrival;
+mod board;
 pub mod clock;
 mod config;
 mod control;
 mod error;
 mod flusher;
-mod parts;
+mod kvm;
 pub mod qtest;
 mod report;
 mod session;

@@ -4,18 +4,21 @@
 //! and drive. What the pins are called, and what is behind them, is the board's: see `qtest.rs`
 //! beside it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline::Registry;
-use trapline_device::{CharBackend, CharDevice, Clock, Device, Line, LineSink, Power, PowerEvent};
-use trapline_display::Input;
-use trapline_guestmem::GuestMem;
+use trapline_device::{
+    CharBackend, CharDevice, Clock, Line, LineSink, NullBackend, Power, PowerEvent,
+};
+use trapline_display::{Input, NoInput};
+use trapline_guestmem::{Backing, GuestMem};
 use trapline_intc::gicv3::GicV3;
 use trapline_qtest::{Target, VirtualClock, Wires};
 
-use crate::parts::Devices;
+use crate::board::{self, Board, Options, Wiring};
 use crate::{Error, Snapshot, SnapshotError, arm64_virt, x86_pc};
 
 /// One handle for the client, one for whoever else wants to make accesses.
@@ -58,7 +61,7 @@ pub struct Config {
 
 /// A board, its RAM, and time that stands still.
 pub struct Machine {
-    board: Box<dyn OnBench>,
+    board: Box<dyn Board>,
     registry: Registry,
     ram: GuestMem,
     clock: VirtualClock,
@@ -67,25 +70,23 @@ pub struct Machine {
     gic: Option<Arc<GicV3>>,
 }
 
-/// A board as it is used here.
-pub(crate) trait OnBench: Device {
-    /// Everything that is saved and restored.
-    fn devices(&self) -> &Devices;
-
-    /// The first serial port.
-    fn console(&self) -> Weak<dyn CharDevice>;
-
-    /// The keyboard and the mouse, if it has any.
-    fn input(&self) -> Arc<dyn Input>;
-}
-
-/// What a board is connected to here.
-pub(crate) struct Bench {
-    pub(crate) wires: Wires,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) power: Arc<dyn Power>,
-    /// The board's GICv3, if it has one of ours.
-    pub(crate) gic: OnceLock<Arc<GicV3>>,
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        Self {
+            cpus: match config.board {
+                BoardKind::X86Pc => 1,
+                BoardKind::Arm64Virt => config.cpus,
+            },
+            mem_bytes: config.mem_bytes,
+            console: Arc::clone(&config.console),
+            firmware_log: Arc::new(NullBackend),
+            exit_port: config.exit_port,
+            testdev: config.testdev,
+            fw_cfg: config.fw_cfg.clone(),
+            edu: config.edu,
+            coalesce: false,
+        }
+    }
 }
 
 impl Machine {
@@ -97,28 +98,42 @@ impl Machine {
         let registry = Registry::builder().handles(HANDLES).build();
         let clock = VirtualClock::new(config.utc_start_ns);
         let (wires, asked) = (Wires::default(), Arc::<Asked>::default());
-        let bench = Bench {
-            wires: wires.clone(),
+        let ranges = match config.board {
+            BoardKind::X86Pc => x86_pc::ram_ranges(config.mem_bytes)?,
+            BoardKind::Arm64Virt => arm64_virt::ram_ranges(None, config.mem_bytes)?,
+        };
+        let ram = board::map_ram(&ranges, &Backing::Private)?;
+        let wiring = Wiring {
+            registry: registry.clone(),
             clock: Arc::new(clock.clone()),
             power: Arc::<Asked>::clone(&asked),
-            gic: OnceLock::new(),
+            ram: ram.clone(),
+            options: Options::from(config),
         };
-        let (board, ram) = match config.board {
-            BoardKind::X86Pc => x86_pc::build(config, &registry, &bench)?,
-            BoardKind::Arm64Virt => arm64_virt::build(config, &registry, &bench)?,
+        let (board, gic): (Box<dyn Board>, _) = match config.board {
+            BoardKind::X86Pc => (Box::new(x86_pc::build(&wires, &wiring)?), None),
+            BoardKind::Arm64Virt => {
+                let flash = config.flash.as_deref();
+                let (board, gic) = arm64_virt::build(&wires, &wiring, flash)?;
+                (Box::new(board), Some(gic))
+            }
         };
-        let gic = bench.gic.into_inner();
         Ok(Self { board, registry, ram, clock, wires, asked, gic })
     }
 
     /// Everything on the board back to power-on; RAM and time stay.
     pub fn reset(&self) {
-        self.board.reset();
+        self.board.devices().reset();
     }
 
     /// The devices' state as of now; RAM is not in it.
     pub fn save(&self) -> Snapshot {
-        Snapshot { now_ns: self.clock.now_ns(), devices: self.board.devices().save() }
+        Snapshot {
+            now_ns: self.clock.now_ns(),
+            devices: self.board.devices().save(),
+            vcpus: BTreeMap::new(),
+            kernel_chips: BTreeMap::new(),
+        }
     }
 
     /// Goes on from a snapshot of such a machine, at the time it was taken.
@@ -126,6 +141,12 @@ impl Machine {
     /// # Errors
     /// What is wrong with the snapshot. Nothing has changed then.
     pub fn restore(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
+        if let Some(index) = snapshot.vcpus.keys().next() {
+            return Err(SnapshotError::Unknown(format!("vCPU {index}")));
+        }
+        if let Some(chip) = snapshot.kernel_chips.keys().next() {
+            return Err(SnapshotError::Unknown(chip.clone()));
+        }
         let before = self.save();
         self.put(snapshot).inspect_err(|_| {
             let undone = self.put(&before);
@@ -140,7 +161,7 @@ impl Machine {
 
     /// The keyboard and the mouse, if the board has any.
     pub fn input(&self) -> Arc<dyn Input> {
-        self.board.input()
+        self.board.input().unwrap_or_else(|| Arc::new(NoInput))
     }
 
     /// The device behind [`Config::console`], to be polled by it.

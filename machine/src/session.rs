@@ -8,57 +8,13 @@ use trapline_device::{CharDevice, Clock, PowerEvent};
 use trapline_display::{Input, Screen};
 use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
 
-#[cfg(target_arch = "aarch64")]
-use crate::arm64_virt::VirtOnKvm as HostBoard;
 use crate::arrival::Arrival;
+use crate::board::{self, Options, Wiring};
 use crate::clock::HostClock;
 use crate::control::{Control, Event};
 use crate::flusher::Flusher;
-#[cfg(target_arch = "x86_64")]
-use crate::x86_pc::PcOnKvm as HostBoard;
+use crate::kvm::{Host, HostBoard};
 use crate::{Config, Ending, Error, ResetCause};
-
-/// A board with KVM's processors and interrupt controllers: what differs between the boards in the
-/// life of a machine. A host's KVM runs its own processors, so each host has one such board.
-pub(crate) trait OnKvm: Sized {
-    /// Where the vCPUs but the first start.
-    const OTHERS: Start;
-
-    /// Maps RAM, makes the VM and builds the board.
-    fn new(
-        kvm: &Kvm,
-        config: &Config,
-        clock: Arc<dyn Clock>,
-        control: &Control,
-    ) -> Result<Self, Error>;
-
-    /// The VM, for its vCPUs.
-    fn vm(&self) -> &Arc<Vm>;
-
-    /// Where the vCPUs' accesses go.
-    fn registry(&self) -> &Registry;
-
-    /// The vCPUs are there: what had to wait for them. Called once.
-    fn complete(&mut self, _vcpus: &mut [Vcpu]) -> Result<(), Error> {
-        Ok(())
-    }
-
-    /// Puts the guest's software into memory, over whatever an earlier run left there, and says
-    /// where the first vCPU starts. `again`: not for the first time.
-    fn load(&self, config: &Config, again: bool) -> Result<Start, Error>;
-
-    /// Everything but RAM and the vCPUs back to power-on. All vCPUs are stopped.
-    fn reset(&self) -> Result<(), Error>;
-
-    /// The device behind [`Config::console`].
-    fn console(&self) -> Weak<dyn CharDevice>;
-
-    /// The screen of [`Config::display`].
-    fn screen(&self) -> Option<Arc<Screen>>;
-
-    /// The keyboard and the mouse, if the board has them.
-    fn input(&self) -> Option<Arc<dyn Input>>;
-}
 
 /// A machine that has been built and not yet switched on.
 pub struct Session {
@@ -69,7 +25,9 @@ pub struct Session {
     /// Where the first vCPU starts, until it has.
     start: Option<Start>,
     console: Arc<Arrival<Weak<dyn CharDevice>>>,
-    board: HostBoard,
+    registry: Registry,
+    vm: Arc<Vm>,
+    host: Host,
 }
 
 impl Session {
@@ -82,19 +40,28 @@ impl Session {
         let (control, events) = Control::new();
         let host_clock = Arc::new(HostClock::new().map_err(Error::Thread)?);
         let clock: Arc<dyn Clock> = host_clock.clone();
-        let mut board = HostBoard::new(&kvm, &config, clock, &control)?;
-        let registry = board.registry().clone();
-        let console = Arc::new(Arrival { registry: registry.clone(), device: board.console() });
+        let options = Host::vm_options(&config)?;
+        let ram = board::map_ram(&Host::ram_ranges(&config)?, &config.memory)?;
+        let vm = Vm::new(&kvm, &ram, options)?;
+        let handles = usize::try_from(config.cpus).unwrap_or(usize::MAX);
+        let registry = Registry::builder().handles(handles).offload(vm.offload()).build();
+        let power = Arc::new(control.clone());
+        let options = Options::from(&config);
+        let wiring = Wiring { registry: registry.clone(), clock, power, ram, options };
+        let mut host = Host::new(&vm, wiring, &config)?;
+        let device = host.board().console();
+        let console = Arc::new(Arrival { registry: registry.clone(), device });
+        let drained = registry.clone();
         host_clock.before_waking(move || {
-            registry.drain();
+            drained.drain();
         });
         let mut vcpus = (0..config.cpus)
-            .map(|index| Vcpu::new(board.vm(), index, board.registry()))
+            .map(|index| Vcpu::new(&vm, index, &registry))
             .collect::<Result<Vec<_>, _>>()?;
-        board.complete(&mut vcpus)?;
-        control.watch(board.registry().clone(), vcpus.iter().map(Vcpu::counters).collect());
-        let start = Some(board.load(&config, false)?);
-        Ok(Self { config, control, events, vcpus, start, console, board })
+        host.connect(&mut vcpus)?;
+        control.watch(registry.clone(), vcpus.iter().map(Vcpu::counters).collect());
+        let start = Some(host.load(&config, false)?);
+        Ok(Self { config, control, events, vcpus, start, console, registry, vm, host })
     }
 
     /// The handle for other threads.
@@ -110,14 +77,14 @@ impl Session {
 
     /// The screen of [`Config::display`].
     pub fn screen(&self) -> Option<Arc<Screen>> {
-        self.board.screen()
+        self.host.board().screen()
     }
 
     /// The keyboard and the mouse, if the board has them.
     pub fn input(&self) -> Option<Arc<dyn Input>> {
-        let registry = self.board.registry().clone();
+        let registry = self.registry.clone();
         let arrival = |device| Arc::new(Arrival { registry, device }) as Arc<dyn Input>;
-        self.board.input().map(arrival)
+        self.host.board().input().map(arrival)
     }
 
     /// Runs the machine until it is switched off, reset or stopped. Called again after
@@ -127,7 +94,7 @@ impl Session {
     /// The guest's software cannot be loaded again, or KVM refuses. Nothing of the guest runs any
     /// more.
     pub fn run(&mut self) -> Result<Ending, Error> {
-        let _flusher = Flusher::start(self.board.registry().clone()).map_err(Error::Thread)?;
+        let _flusher = Flusher::start(self.registry.clone()).map_err(Error::Thread)?;
         let start = match self.start.take() {
             Some(start) => start,
             None => self.boot_again()?,
@@ -141,15 +108,16 @@ impl Session {
 
     fn boot_again(&mut self) -> Result<Start, Error> {
         self.control.count_reset();
-        self.board.reset()?;
-        self.board.load(&self.config, true)
+        self.host.board().devices().reset();
+        self.vm.reset()?;
+        self.host.load(&self.config, true)
     }
 
     /// Runs the vCPUs until the first event that ends a run, and stops them all.
     fn run_vcpus(&mut self, start: Start) -> Result<Ending, Error> {
         let mut vcpus = std::mem::take(&mut self.vcpus);
         for vcpu in &mut vcpus {
-            let start = if vcpu.index() == 0 { start } else { HostBoard::OTHERS };
+            let start = if vcpu.index() == 0 { start } else { Host::SECONDARY };
             vcpu.set_start(&start)?;
         }
         let control = self.control.clone();
@@ -158,7 +126,7 @@ impl Session {
         self.control.runs(&running);
         let ending = self.wait();
         self.vcpus = running.stop()?;
-        self.board.registry().drain();
+        self.registry.drain();
         // Requests that came after the first one were made by a machine that was ending.
         while self.events.try_recv().is_ok() {}
         Ok(ending)

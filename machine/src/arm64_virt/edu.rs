@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use trapline::{Mapping, Region, Registry};
-use trapline_device::{MsiController, Space};
+use trapline_device::Space;
 use trapline_pci::regs::EDU_BAR_LEN;
-use trapline_pci::{Devfn, Edu};
+use trapline_pci::{Bus, Devfn, Edu};
 
-use super::{Board, layout};
+use super::{Source, layout};
 use crate::Error;
-use crate::parts::Lines;
 
 /// Devices on bus 0 besides the one that would be a host bridge.
 pub(crate) const MOST: u8 = 31;
@@ -23,20 +22,20 @@ pub(crate) struct Edus {
 
 impl Edus {
     /// Puts `count` of them on the board's bus.
-    pub(crate) fn new(
+    pub(super) fn new(
         count: u8,
         registry: &Registry,
-        board: &Board,
-        lines: &dyn Lines,
-        messages: Option<&dyn MsiController>,
+        bus: &Bus,
+        source: &Source,
     ) -> Result<Self, Error> {
         let (mut functions, mut regions) = (Vec::new(), Vec::new());
         for (number, device) in (0..).zip(1..=count.min(MOST)) {
             let devfn = Devfn::from_bits(device << 3);
-            let pin = lines.line(layout::spi::pci(device));
-            let sink = messages.map(|messages| messages.sink(devfn.into_bits().into()));
+            let pin = source.lines.line(layout::spi::pci(device));
+            let sink =
+                source.messages.as_ref().map(|messages| messages.sink(devfn.into_bits().into()));
             let edu = Arc::new(Edu::new(pin, sink));
-            board.bus.insert(devfn, edu.clone())?;
+            bus.insert(devfn, edu.clone())?;
             let name = format!("edu{number}");
             let names = (name.as_str(), "registers");
             let region = Region::new(Space::Mmio, None, EDU_BAR_LEN.into(), names, edu.clone());

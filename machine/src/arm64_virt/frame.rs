@@ -8,7 +8,7 @@ use trapline_intc::v2m::regs::{SETSPI, WINDOW_LEN};
 use trapline_kvm::Vm;
 
 use super::{Controllers, layout};
-use crate::parts::Parts;
+use crate::board::{Builder, Lines};
 
 /// The register that messages are written to.
 const DOORBELL: u64 = layout::GIC_V2M.start + SETSPI;
@@ -23,18 +23,18 @@ pub(super) struct Frame {
 
 impl Frame {
     /// A frame with the board's share of the interrupts.
-    pub(super) fn new(vm: &Arc<Vm>) -> Self {
+    pub(super) fn new(vm: &Arc<Vm>, lines: &Lines) -> Self {
         let spis = layout::spi::V2M..layout::spi::V2M + layout::spi::V2M_COUNT;
         let base = u16::try_from(FIRST_SPI + spis.start).unwrap_or(u16::MAX);
-        let chip = V2m::new(base, spis.map(|spi| vm.line(spi)).collect());
+        let chip = V2m::new(base, spis.map(|spi| lines.line(spi)).collect());
         Self { vm: Arc::clone(vm), chip: Arc::new(chip) }
     }
 }
 
 impl Controllers for Frame {
-    fn add(&self, parts: &mut Parts) {
-        let frame = self.chip.clone();
-        parts.mmio(layout::GIC_V2M.start, WINDOW_LEN, ("gicv2m", "frame"), frame);
+    fn add(&self, builder: &mut Builder) {
+        let part = builder.stateless("gicv2m");
+        part.mmio(layout::GIC_V2M.start, WINDOW_LEN, ("gicv2m", "frame"), self.chip.clone());
     }
 }
 

@@ -8,7 +8,7 @@ use trapline_intc::gicv3::{Build, Config, GicV3, Outputs, TRANSLATER};
 
 use super::{Controllers, layout};
 use crate::Error;
-use crate::parts::{Lines, Parts};
+use crate::board::Builder;
 
 /// The most processors the space below the distributor, and kvmtool, have room for.
 const CPUS_MAX: u32 = 512;
@@ -46,23 +46,22 @@ impl Gic {
         &self.chip
     }
 
+    /// The line into shared peripheral interrupt `number`, counted from 0.
+    pub(crate) fn line(&self, number: u32) -> Line {
+        Line::new(self.chip.spi(number))
+    }
+
     /// Where PCI functions' messages go.
     pub(crate) fn messages(&self) -> Arc<dyn MsiController> {
         self.chip.messages(layout::gic_its(self.cpus).start + TRANSLATER)
     }
 }
 
-impl Lines for Gic {
-    fn line(&self, number: u32) -> Line {
-        Line::new(self.chip.spi(number))
-    }
-}
-
 impl Controllers for Gic {
-    fn add(&self, parts: &mut Parts) {
-        parts.devices.add("gic", self.chip.clone());
+    fn add(&self, builder: &mut Builder) {
+        let part = builder.controller("gic", self.chip.clone());
         let mut add = |range: std::ops::Range<u64>, names, handler| {
-            parts.mmio(range.start, range.end - range.start, names, handler);
+            part.mmio(range.start, range.end - range.start, names, handler);
         };
         add(layout::GIC_DIST, ("gic", "distributor"), self.chip.distributor());
         let redistributors = layout::gic_redist(self.cpus);

@@ -2,33 +2,27 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use trapline::Registry;
 use trapline_boot::arm64::{self, KernelRequest, Loaded};
 use trapline_boot::fdt;
-use trapline_device::{CharDevice, Clock, Device, Line, MsiController};
-use trapline_display::{Input, Screen};
+use trapline_device::MsiController;
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Gic, Kvm, MemoryWindow, Pmu, Start, Vcpu, Vm, VmOptions};
+use trapline_kvm::{Gic, MemoryWindow, Pmu, Start, Vcpu, Vm, VmOptions};
 use trapline_platform::flash::{FlashArray, Worn};
 
-use super::edu::Edus;
 use super::flash::FlashFile;
 use super::frame::Frame;
 use super::tree::Facts;
-use super::{Board, Controllers, Options, Wiring, layout, ram};
+use super::{Arm64Virt, Controllers, Source, layout, ram_ranges};
+use crate::board::{Board, Lines, Wiring};
 use crate::config::initrd;
-use crate::control::Control;
-use crate::parts::Lines;
-use crate::session::OnKvm;
+use crate::kvm::HostBoard;
 use crate::{Boot, Config, Error, Irqchip};
 
-/// The board, its RAM and its VM.
+/// The arm64 board on KVM, which runs its processors and their interrupt controller.
 pub(crate) struct VirtOnKvm {
-    board: Board,
-    registry: Registry,
-    vm: Arc<Vm>,
+    board: Arm64Virt,
     mem: GuestMem,
     ram: Range<u64>,
     irqchip: Irqchip,
@@ -36,48 +30,42 @@ pub(crate) struct VirtOnKvm {
     affinities: Vec<u64>,
 }
 
-impl OnKvm for VirtOnKvm {
-    const OTHERS: Start = Start::WaitForPsci;
+impl HostBoard for VirtOnKvm {
+    const SECONDARY: Start = Start::WaitForPsci;
 
-    fn new(
-        kvm: &Kvm,
-        config: &Config,
-        clock: Arc<dyn Clock>,
-        _control: &Control,
-    ) -> Result<Self, Error> {
+    fn ram_ranges(config: &Config) -> Result<Vec<(u64, u64)>, Error> {
+        ram_ranges(config.arm64.mem_base, config.mem_bytes)
+    }
+
+    fn vm_options(config: &Config) -> Result<VmOptions, Error> {
+        Ok(vm_options(config))
+    }
+
+    fn new(vm: &Arc<Vm>, wiring: Wiring, config: &Config) -> Result<Self, Error> {
+        let irqchip = irqchip_of(vm, config.arm64.irqchip)?;
+        let inputs = Arc::clone(vm);
+        let lines = Lines::new(move |spi| inputs.line(spi));
+        let (messages, controllers): (Option<Arc<dyn MsiController>>, _) = match irqchip {
+            Irqchip::Gicv2 | Irqchip::Gicv3 => (None, None),
+            Irqchip::Gicv2m => {
+                let frame = Arc::new(Frame::new(vm, &lines));
+                (Some(frame.clone()), Some(frame as Arc<dyn Controllers>))
+            }
+            Irqchip::Gicv3Its => (Some(vm.messages()), None),
+        };
+        let flash = config.arm64.flash.as_deref().map(|path| flash(vm, path)).transpose()?;
+        let source = Source { lines, messages, controllers, flash };
+        let board = Arm64Virt::new(&wiring, &source)?;
         let base = config.arm64.mem_base.unwrap_or(layout::RAM);
-        let mem = ram(base, config.mem_bytes, &config.memory)?;
-        let vm = Vm::new(kvm, &mem, vm_options(config))?;
-        let irqchip = irqchip_of(&vm, config.arm64.irqchip)?;
-        let handles = usize::try_from(config.cpus).unwrap_or(usize::MAX);
-        let registry = Registry::builder().handles(handles).offload(vm.offload()).build();
-        let (frame, its) = (Frame::new(&vm), vm.messages());
-        let (msi, controllers): (Option<&dyn MsiController>, Option<&dyn Controllers>) =
-            match irqchip {
-                Irqchip::Gicv2 | Irqchip::Gicv3 => (None, None),
-                Irqchip::Gicv2m => (Some(&frame), Some(&frame)),
-                Irqchip::Gicv3Its => (Some(&*its), None),
-            };
-        let flash = config.arm64.flash.as_deref().map(|path| flash(&vm, path)).transpose()?;
-        let console = Arc::clone(&config.console);
-        let options = Options { console, flash, coalesce: config.coalesce };
-        let wiring = Wiring { lines: &vm, msi, controllers, clock, options };
-        let mut board = Board::new(&registry, &wiring)?;
-        let edus = Edus::new(config.arm64.edu, &registry, &board, &vm, msi)?;
-        board.devices.add_follower(move || edus.place());
         let ram = base..base.saturating_add(config.mem_bytes);
-        Ok(Self { board, registry, vm, mem, ram, irqchip, affinities: Vec::new() })
+        Ok(Self { board, mem: wiring.ram, ram, irqchip, affinities: Vec::new() })
     }
 
-    fn vm(&self) -> &Arc<Vm> {
-        &self.vm
+    fn board(&self) -> &dyn Board {
+        &self.board
     }
 
-    fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
-    fn complete(&mut self, vcpus: &mut [Vcpu]) -> Result<(), Error> {
+    fn connect(&mut self, vcpus: &mut [Vcpu]) -> Result<(), Error> {
         self.affinities = vcpus.iter().map(Vcpu::mpidr).collect::<Result<_, _>>()?;
         Ok(())
     }
@@ -95,7 +83,6 @@ impl OnKvm for VirtOnKvm {
                     initrd: initrd(disk),
                     ram: self.ram.clone(),
                     aarch32: arm64.aarch32,
-                    cmdline,
                 };
                 (arm64::load_kernel(&self.mem, &request)?, Some(cmdline.as_str()))
             }
@@ -113,23 +100,6 @@ impl OnKvm for VirtOnKvm {
         };
         let (pc, r2) = (reach(loaded.entry)?, reach(loaded.fdt)?);
         Ok(Start::Boot32 { pc, r1: NO_MACHINE, r2 })
-    }
-
-    fn reset(&self) -> Result<(), Error> {
-        self.board.reset();
-        Ok(self.vm.reset()?)
-    }
-
-    fn console(&self) -> Weak<dyn CharDevice> {
-        self.board.console()
-    }
-
-    fn screen(&self) -> Option<Arc<Screen>> {
-        None
-    }
-
-    fn input(&self) -> Option<Arc<dyn Input>> {
-        None
     }
 }
 
@@ -160,12 +130,6 @@ impl VirtOnKvm {
                 .map_err(|reason| Error::DumpTree { path: path.clone(), reason })?;
         }
         Ok(fdt::write(&self.mem, loaded.fdt, &blob)?)
-    }
-}
-
-impl Lines for Arc<Vm> {
-    fn line(&self, number: u32) -> Line {
-        Vm::line(self, number)
     }
 }
 

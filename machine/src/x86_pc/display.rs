@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use trapline::{Mapping, Region, Registry};
+use trapline::{Region, Registry};
 use trapline_boot::kernel::Framebuffer;
 use trapline_device::Space;
 use trapline_display::vesa::regs::{PORTS_BAR, PORTS_LEN};
@@ -12,47 +12,42 @@ use trapline_guestmem::GuestMem;
 use trapline_kvm::{MemoryWindow, Vm};
 use trapline_pci::Devfn;
 
-use super::{Board, layout};
+use super::{X86Pc, layout};
 use crate::Error;
+use crate::board::Builder;
 
-/// A display on a board. Dropping it unmaps its ports.
-pub(crate) struct Display {
-    screen: Arc<Screen>,
-    _ports: Mapping,
-}
+/// Puts a display on the board whose frame buffer KVM shows to the guest.
+pub(crate) fn add(
+    mode: Mode,
+    vm: &Arc<Vm>,
+    registry: &Registry,
+    board: &mut X86Pc,
+) -> Result<(), Error> {
+    let frame = GuestMem::new(&[(0, mode.memory_len().into())])?;
+    let window = MemoryWindow::new(vm, &frame)?;
+    window.place(Some(layout::DISPLAY_FRAME.into()))?;
+    let memory: Arc<dyn FrameMemory> = Arc::new(KvmFrame(window));
+    let screen = Arc::new(Screen::new(mode, frame, Arc::clone(&memory)));
+    let place = Place { ports: layout::DISPLAY_PORTS, frame: layout::DISPLAY_FRAME };
+    let vesa = Arc::new(Vesa::new(Arc::clone(&screen), memory, place));
 
-impl Display {
-    /// Makes a display whose frame buffer KVM shows to the guest, and puts it on the board.
-    pub(crate) fn new(
-        mode: Mode,
-        vm: &Arc<Vm>,
-        registry: &Registry,
-        board: &mut Board,
-    ) -> Result<Self, Error> {
-        let frame = GuestMem::new(&[(0, mode.memory_len().into())])?;
-        let window = MemoryWindow::new(vm, &frame)?;
-        window.place(Some(layout::DISPLAY_FRAME.into()))?;
-        let memory: Arc<dyn FrameMemory> = Arc::new(KvmFrame(window));
-        let screen = Arc::new(Screen::new(mode, frame, Arc::clone(&memory)));
-        let place = Place { ports: layout::DISPLAY_PORTS, frame: layout::DISPLAY_FRAME };
-        let vesa = Arc::new(Vesa::new(Arc::clone(&screen), memory, place));
-
-        let devfn = Devfn::from_bits(layout::DISPLAY_DEVICE << 3);
-        board.bus.insert(devfn, vesa.clone())?;
-        let base = Some(layout::DISPLAY_PORTS.into());
-        let names = ("vesa", "ports");
-        let region = Region::new(Space::Pio, base, PORTS_LEN.into(), names, Arc::new(EmptyPorts));
-        let ports = registry.map(region)?;
-        vesa.connect(PORTS_BAR, ports.id());
-        let registry = registry.clone();
-        board.devices.add_follower(move || place_ports(&registry, &vesa));
-        Ok(Self { screen, _ports: ports })
-    }
-
-    /// What it shows.
-    pub(crate) fn screen(&self) -> Arc<Screen> {
-        Arc::clone(&self.screen)
-    }
+    let devfn = Devfn::from_bits(layout::DISPLAY_DEVICE << 3);
+    board.bus.insert(devfn, vesa.clone())?;
+    let base = Some(layout::DISPLAY_PORTS.into());
+    let names = ("vesa", "ports");
+    let region = Region::new(Space::Pio, base, PORTS_LEN.into(), names, Arc::new(EmptyPorts));
+    let ports = registry.map(region)?;
+    vesa.connect(PORTS_BAR, ports.id());
+    let registry = registry.clone();
+    let mut builder = Builder::default();
+    builder.stateless("vesa").after_reset(move || {
+        // Mapped as long as somebody places it.
+        let _ = &ports;
+        place_ports(&registry, &vesa);
+    });
+    board.devices.add(builder)?;
+    board.screen = Some(screen);
+    Ok(())
 }
 
 /// The display as a kernel is told of it.

@@ -1,23 +1,26 @@
 //! What the PC's firmware can ask about the machine.
 
+use std::sync::Arc;
+
 use trapline_guestmem::GuestMem;
 use trapline_platform::fw_cfg::{FwCfg, Items, Layout, regs::key};
 
 use super::layout::{self, port};
-use super::{Options, ram_ranges};
+use super::ram_ranges;
 use crate::Error;
-use crate::parts::Parts;
+use crate::board::{Builder, Options};
 
 /// Types of entries in `etc/e820`, ACPI's.
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
 
 /// Adds the device with the board's items and the user's files.
-pub(super) fn add(parts: &mut Parts, options: &Options, mem: &GuestMem) -> Result<(), Error> {
+pub(super) fn add(builder: &mut Builder, options: &Options, mem: &GuestMem) -> Result<(), Error> {
     let items = items(options)?;
-    let device = parts.device("fw_cfg", FwCfg::new(Layout::Ports, items, mem.clone()));
+    let device = Arc::new(FwCfg::new(Layout::Ports, items, mem.clone()));
     let len = u64::from(Layout::Ports.window_len());
-    parts.ports(port::FW_CFG, len, ("fw_cfg", "registers"), device);
+    let part = builder.device("fw_cfg", device.clone());
+    part.ports(port::FW_CFG, len, ("fw_cfg", "registers"), device);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use trapline_platform::i8042::Timer2;
 
 use super::layout::{self, port};
 use crate::Error;
-use crate::parts::{Devices, Lines, Parts};
+use crate::board::Builder;
 
 /// The 8259 pair and the I/O APIC, with the lines into both.
 pub(crate) struct Controllers {
@@ -38,11 +38,9 @@ impl Controllers {
         Ok(Self { outputs, routes })
     }
 
-    /// Adds the chips to the devices: after those that drive their inputs.
-    pub(super) fn add_devices(&self, devices: &mut Devices) {
-        let Outputs { pic, ioapic, .. } = &self.outputs;
-        devices.add("pic", pic.clone());
-        devices.add("ioapic", ioapic.clone());
+    /// The line into both controllers' inputs for a global system interrupt.
+    pub(super) fn line(&self, gsi: u32) -> Line {
+        self.routes.line(gsi)
     }
 
     /// The 8259s, as the processor's INTR and INTA pins see them.
@@ -57,39 +55,35 @@ impl Controllers {
         self.outputs.ioapic.clone()
     }
 
-    /// Adds the controllers' registers and a timer, which is returned for port B.
-    pub(super) fn add(
-        &self,
-        parts: &mut Parts,
-        timer: Line,
-        clock: Arc<dyn Clock>,
-    ) -> Box<dyn Timer2> {
+    /// Adds the controllers with their registers.
+    pub(super) fn add(&self, builder: &mut Builder) {
         let Outputs { pic, ioapic, .. } = &self.outputs;
         let windows = [
             ("primary", port::PIC1, pic_regs::PRIMARY_OFFSET),
             ("secondary", port::PIC2, pic_regs::SECONDARY_OFFSET),
             ("elcr", port::ELCR, pic_regs::ELCR_OFFSET),
         ];
+        let part = builder.controller("pic", pic.clone());
         for (name, base, offset) in windows {
             let handler: Arc<dyn Handler> = pic.clone();
-            let region = Region::pio(base, 2, "pic", name, handler).device_offset(offset);
-            parts.regions.push((region, None));
+            part.region(Region::pio(base, 2, "pic", name, handler).device_offset(offset));
         }
         let len = ioapic::regs::WINDOW_LEN.into();
-        let handler: Arc<dyn Handler> = ioapic.clone();
-        let region = Region::mmio(layout::IO_APIC.into(), len, "ioapic", "registers", handler);
-        parts.regions.push((region, None));
-        let pit = Pit::new(Some(timer), clock);
-        parts.devices.add("pit", pit.clone());
-        parts.ports(port::PIT, pit::regs::WINDOW_LEN.into(), ("pit", "8254"), pit.clone());
-        Box::new(Channel2(pit))
+        let part = builder.controller("ioapic", ioapic.clone());
+        part.mmio(layout::IO_APIC.into(), len, ("ioapic", "registers"), ioapic.clone());
     }
 }
 
-impl Lines for Controllers {
-    fn line(&self, gsi: u32) -> Line {
-        self.routes.line(gsi)
-    }
+/// Adds a timer, whose channel 2 is returned for port B.
+pub(super) fn add_timer(
+    builder: &mut Builder,
+    line: Line,
+    clock: Arc<dyn Clock>,
+) -> Box<dyn Timer2> {
+    let pit = Pit::new(Some(line), clock);
+    let part = builder.device("pit", pit.clone());
+    part.ports(port::PIT, pit::regs::WINDOW_LEN.into(), ("pit", "8254"), pit.clone());
+    Box::new(Channel2(pit))
 }
 
 /// The timer's channel 2, as port B reaches it.

@@ -5,16 +5,8 @@ use std::sync::Arc;
 use trapline_display::Input;
 use trapline_platform::i8042::I8042;
 
-use super::Board;
-
-impl Board {
-    /// The keyboard and the mouse.
-    pub(crate) fn input(&self) -> Arc<dyn Input> {
-        Arc::new(Keys(Arc::clone(&self.i8042)))
-    }
-}
-
-struct Keys(Arc<I8042>);
+/// The keyboard and the mouse behind the keyboard controller.
+pub(super) struct Keys(pub(super) Arc<I8042>);
 
 impl Input for Keys {
     fn key(&self, set2: &[u8]) {

@@ -2,81 +2,66 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use trapline::Registry;
-use trapline_device::{CharDevice, Clock, Device, Line, LineSink, Power};
-use trapline_display::{Input, Screen};
+use trapline_device::{Clock, Line, LineSink};
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Kvm, LocalApics, Start, Vcpu, Vm, VmOptions};
+use trapline_kvm::{LocalApics, Start, Vcpu, Vm, VmOptions};
 use trapline_platform::testdev::PageFlush;
 
-use super::display::Display;
 use super::intc::Controllers;
-use super::{Board, Options, Wiring, boot, layout, ram};
-use crate::control::Control;
-use crate::parts::Lines;
-use crate::session::OnKvm;
+use super::{Source, X86Pc, boot, display, layout};
+use crate::board::{Board, Lines, Wiring};
+use crate::kvm::HostBoard;
 use crate::{Boot, Config, Error, PcIrqchip};
 
 /// Local APIC and I/O APIC numbers are a byte in the MP table, and one more is the broadcast.
 const CPUS_MAX: u32 = 254;
 
-/// The board, its RAM and its VM.
+/// The PC on KVM, which runs its processors and their local APICs.
 pub(crate) struct PcOnKvm {
-    display: Option<Display>,
+    board: X86Pc,
+    vm: Arc<Vm>,
+    ram: GuestMem,
     /// Our own interrupt controllers, if there are any.
     chips: Option<Chips>,
-    board: Board,
-    registry: Registry,
-    vm: Arc<Vm>,
-    mem: GuestMem,
 }
 
-impl OnKvm for PcOnKvm {
-    const OTHERS: Start = Start::WaitForSipi;
+impl HostBoard for PcOnKvm {
+    const SECONDARY: Start = Start::WaitForSipi;
 
-    fn new(
-        kvm: &Kvm,
-        config: &Config,
-        clock: Arc<dyn Clock>,
-        control: &Control,
-    ) -> Result<Self, Error> {
-        let options = vm_options(config)?;
-        let mem = ram(config.mem_bytes, &config.memory)?;
-        let vm = Vm::new(kvm, &mem, options)?;
-        let handles = usize::try_from(config.cpus).unwrap_or(usize::MAX);
-        let registry = Registry::builder().handles(handles).offload(vm.offload()).build();
-        let power: Arc<dyn Power> = Arc::new(control.clone());
+    fn ram_ranges(config: &Config) -> Result<Vec<(u64, u64)>, Error> {
+        super::ram_ranges(config.mem_bytes)
+    }
+
+    fn vm_options(config: &Config) -> Result<VmOptions, Error> {
+        vm_options(config)
+    }
+
+    fn new(vm: &Arc<Vm>, wiring: Wiring, config: &Config) -> Result<Self, Error> {
         let chips = match config.pc_irqchip {
             PcIrqchip::Kernel => None,
-            PcIrqchip::Split => Some(Chips::around(&vm, &clock)?),
+            PcIrqchip::Split => Some(Chips::around(vm, &wiring.clock)?),
         };
-        let controllers = chips.as_ref().map(|chips| &chips.controllers);
-        let wiring = Wiring {
-            lines: controllers.map_or(&vm, |controllers| controllers as &dyn Lines),
-            controllers,
-            clock,
-            power,
-            mem: mem.clone(),
-            pages: Arc::new(Pages(Arc::downgrade(&vm))),
-            options: options_of(config),
+        let controllers = chips.as_ref().map(|chips| Arc::clone(&chips.controllers));
+        let lines = match controllers.clone() {
+            Some(controllers) => Lines::new(move |gsi| controllers.line(gsi)),
+            None => {
+                let vm = Arc::clone(vm);
+                Lines::new(move |gsi| vm.line(gsi))
+            }
         };
-        let mut board = Board::new(&registry, wiring)?;
-        let display = match config.display {
-            Some(mode) => Some(Display::new(mode, &vm, &registry, &mut board)?),
-            None => None,
-        };
-        Ok(Self { display, chips, board, registry, vm, mem })
+        let pages = Arc::new(Pages(Arc::downgrade(vm)));
+        let mut board = X86Pc::new(&wiring, &Source { lines, controllers, pages })?;
+        if let Some(mode) = config.display {
+            display::add(mode, vm, &wiring.registry, &mut board)?;
+        }
+        Ok(Self { board, vm: Arc::clone(vm), ram: wiring.ram, chips })
     }
 
-    fn vm(&self) -> &Arc<Vm> {
-        &self.vm
+    fn board(&self) -> &dyn Board {
+        &self.board
     }
 
-    fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
-    fn complete(&mut self, vcpus: &mut [Vcpu]) -> Result<(), Error> {
+    fn connect(&mut self, vcpus: &mut [Vcpu]) -> Result<(), Error> {
         if let Some(chips) = &self.chips {
             chips.connect(vcpus);
         }
@@ -84,36 +69,13 @@ impl OnKvm for PcOnKvm {
     }
 
     fn load(&self, config: &Config, again: bool) -> Result<Start, Error> {
-        boot::load(&self.mem, &self.vm, config, again)
-    }
-
-    fn reset(&self) -> Result<(), Error> {
-        self.board.reset();
-        Ok(self.vm.reset()?)
-    }
-
-    fn console(&self) -> Weak<dyn CharDevice> {
-        self.board.console()
-    }
-
-    fn screen(&self) -> Option<Arc<Screen>> {
-        self.display.as_ref().map(Display::screen)
-    }
-
-    fn input(&self) -> Option<Arc<dyn Input>> {
-        Some(self.board.input())
-    }
-}
-
-impl Lines for Arc<Vm> {
-    fn line(&self, number: u32) -> Line {
-        Vm::line(self, number)
+        boot::load(&self.ram, &self.vm, config, again)
     }
 }
 
 /// Our own interrupt controllers around KVM's local APICs.
 struct Chips {
-    controllers: Controllers,
+    controllers: Arc<Controllers>,
     /// The first vCPU's INTR pin, when there are vCPUs.
     processor: Arc<OnceLock<Box<dyn LineSink>>>,
 }
@@ -126,7 +88,7 @@ impl Chips {
         let controllers = Controllers::new(local.clone(), Some(local), clock, |pin0| {
             Line::new(Intr { processor: Arc::clone(&processor), pin0 })
         })?;
-        Ok(Self { controllers, processor })
+        Ok(Self { controllers: Arc::new(controllers), processor })
     }
 
     /// Connects them to all vCPUs of the VM; INTR is the first one's.
@@ -187,17 +149,4 @@ fn vm_options(config: &Config) -> Result<VmOptions, Error> {
         },
         pit: config.pc_irqchip == PcIrqchip::Kernel,
     })
-}
-
-fn options_of(config: &Config) -> Options {
-    Options {
-        cpus: config.cpus,
-        mem_bytes: config.mem_bytes,
-        console: Arc::clone(&config.console),
-        firmware_log: Arc::clone(&config.firmware_log),
-        exit_port: config.exit_port,
-        testdev: config.testdev,
-        fw_cfg: config.fw_cfg.clone(),
-        coalesce: config.coalesce,
-    }
 }

@@ -13,7 +13,7 @@ use trapline_intc::v2m;
 use trapline_pci::Bus;
 use trapline_pci::regs::INTERRUPT_PIN;
 
-use super::{Board, layout};
+use super::{Arm64Virt, layout};
 use crate::Irqchip;
 
 /// What the devices' nodes refer to.
@@ -53,7 +53,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) initrd: Option<Range<u64>>,
 }
 
-impl Board {
+impl Arm64Virt {
     /// The device tree.
     pub(crate) fn describe(&self, facts: &Facts<'_>) -> FdtNode {
         let mut root = FdtNode::new("")

@@ -7,21 +7,14 @@ use std::sync::Arc;
 use serde::Deserialize;
 use trapline::Registry;
 use trapline_device::{FdtValue, MsiController, MsiSink, NullBackend};
+use trapline_guestmem::GuestMem;
 use trapline_pci::{Devfn, Edu};
 use trapline_platform::flash::{FlashArray, Worn};
-use trapline_testkit::{TestClock, TestLine, skip};
+use trapline_testkit::{TestClock, TestLine, TestPower, skip};
 
 use super::*;
-use crate::arm64_virt::{Options, Wiring};
-use crate::parts::Lines;
-
-struct AnyLines;
-
-impl Lines for AnyLines {
-    fn line(&self, _number: u32) -> trapline_device::Line {
-        TestLine::default().line()
-    }
-}
+use crate::arm64_virt::Source;
+use crate::board::{Lines, Options, Wiring};
 
 struct Nowhere;
 
@@ -57,17 +50,29 @@ fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
     let irqchip = facts.irqchip;
     let msi = matches!(irqchip, Irqchip::Gicv2m | Irqchip::Gicv3Its);
     let wiring = Wiring {
-        lines: &AnyLines,
-        msi: msi.then_some(&Nowhere),
-        controllers: None,
+        registry: Registry::builder().handles(1).build(),
         clock: Arc::new(TestClock::default()),
+        power: Arc::new(TestPower::default()),
+        ram: GuestMem::new(&[(0x8000_0000, 0x1000)]).unwrap(),
         options: Options {
+            cpus: 1,
+            mem_bytes: 0x1000,
             console: Arc::new(NullBackend),
-            flash: flash.then(|| -> Arc<dyn FlashArray> { Arc::new(Erased) }),
+            firmware_log: Arc::new(NullBackend),
+            exit_port: false,
+            testdev: false,
+            fw_cfg: Vec::new(),
+            edu: 0,
             coalesce: false,
         },
     };
-    let board = Board::new(&Registry::builder().handles(1).build(), &wiring).unwrap();
+    let source = Source {
+        lines: Lines::new(|_| TestLine::default().line()),
+        messages: msi.then(|| -> Arc<dyn MsiController> { Arc::new(Nowhere) }),
+        controllers: None,
+        flash: flash.then(|| -> Arc<dyn FlashArray> { Arc::new(Erased) }),
+    };
+    let board = Arm64Virt::new(&wiring, &source).unwrap();
     if edu {
         let function = Arc::new(Edu::new(TestLine::default().line(), None));
         board.bus.insert(Devfn::from_bits(0), function).unwrap();

@@ -1,0 +1,129 @@
+//! Devices and their regions, on their way to a board.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use trapline::{Handler, Region};
+use trapline_device::{Device, SaveState};
+
+/// A device as a board keeps it: it can be reset, saved and restored.
+pub(crate) trait BoardDevice: Device + SaveState {}
+
+impl<D: Device + SaveState> BoardDevice for D {}
+
+/// When a device is reset and restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// First: whatever drives interrupt lines.
+    Device,
+    /// Last: interrupt controllers, whose state then is what was saved, whatever the lines into
+    /// them did while the other devices were restored.
+    Controller,
+}
+
+/// Devices and their regions, to be added to a board together: see
+/// [`super::Devices::add`].
+#[derive(Default)]
+pub(crate) struct Builder {
+    pub(super) parts: Vec<Part>,
+}
+
+/// One device on its way to a board.
+pub(crate) struct Part {
+    pub(super) name: String,
+    pub(super) stage: Stage,
+    pub(super) device: Option<Arc<dyn BoardDevice>>,
+    pub(super) regions: Vec<PartRegion>,
+    pub(super) follower: Option<Follower>,
+}
+
+/// See [`Part::after_reset`].
+pub(super) type Follower = Arc<dyn Fn() + Send + Sync>;
+
+/// A region, and the offsets at which its writes are coalesced on a board that does so.
+pub(super) struct PartRegion {
+    pub(super) region: Region,
+    pub(super) coalesced: Option<Range<u64>>,
+}
+
+impl Builder {
+    /// A device with state, under a name that no other device of the board has.
+    pub(crate) fn device(
+        &mut self,
+        name: &str,
+        device: Arc<impl BoardDevice + 'static>,
+    ) -> &mut Part {
+        self.part(name, Stage::Device, Some(device))
+    }
+
+    /// An interrupt controller.
+    pub(crate) fn controller(
+        &mut self,
+        name: &str,
+        device: Arc<impl BoardDevice + 'static>,
+    ) -> &mut Part {
+        self.part(name, Stage::Controller, Some(device))
+    }
+
+    /// A device without state, which has regions only.
+    pub(crate) fn stateless(&mut self, name: &str) -> &mut Part {
+        self.part(name, Stage::Device, None)
+    }
+
+    fn part(
+        &mut self,
+        name: &str,
+        stage: Stage,
+        device: Option<Arc<dyn BoardDevice>>,
+    ) -> &mut Part {
+        let name = name.to_owned();
+        let part = Part { name, stage, device, regions: Vec::new(), follower: None };
+        self.parts.push_mut(part)
+    }
+}
+
+impl Part {
+    /// Adds ports, under the names of device and region.
+    pub(crate) fn ports(
+        &mut self,
+        base: u16,
+        len: u64,
+        (device, region): (&str, &str),
+        handler: Arc<dyn Handler>,
+    ) -> &mut Self {
+        self.region(Region::pio(base, len, device, region, handler))
+    }
+
+    /// Adds guest physical addresses, under the names of device and region.
+    pub(crate) fn mmio(
+        &mut self,
+        base: u64,
+        len: u64,
+        (device, region): (&str, &str),
+        handler: Arc<dyn Handler>,
+    ) -> &mut Self {
+        self.region(Region::mmio(base, len, device, region, handler))
+    }
+
+    /// Adds a region.
+    pub(crate) fn region(&mut self, region: Region) -> &mut Self {
+        self.regions.push(PartRegion { region, coalesced: None });
+        self
+    }
+
+    /// Lets the source queue the writes to these offsets of the last region: they change nothing
+    /// that anybody sees before the next access, ahead of which they are delivered.
+    pub(crate) fn coalesce(&mut self, offsets: Range<u64>) -> &mut Self {
+        if let Some(last) = self.regions.last_mut() {
+            last.coalesced = Some(offsets);
+        }
+        self
+    }
+
+    /// Has `follow` called after each reset and restore of the board's devices, to put what is
+    /// outside of the device where its state says.
+    pub(crate) fn after_reset(&mut self, follow: impl Fn() + Send + Sync + 'static) -> &mut Self {
+        self.follower = Some(Arc::new(follow));
+        self
+    }
+}

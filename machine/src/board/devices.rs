@@ -1,0 +1,144 @@
+//! The devices of a board as a whole: added and removed, reset, saved and restored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use trapline::{EditError, Mapping, Registry};
+use trapline_device::Saved;
+
+use super::builder::{BoardDevice, Builder, Follower, Part, Stage};
+use crate::{Error, SnapshotError};
+
+/// The devices of a board, each under a name of its own. Devices come and go while the machine
+/// runs.
+pub(crate) struct Devices {
+    registry: Registry,
+    /// Whether writes that can be delivered late are queued by the source.
+    coalesce: bool,
+    /// In the order of their stages, and within one in the order in which they were added. No
+    /// device is called with this locked.
+    installed: Mutex<Vec<Installed>>,
+}
+
+/// One device of the board. Dropping it unmaps its regions.
+struct Installed {
+    name: String,
+    stage: Stage,
+    device: Option<Arc<dyn BoardDevice>>,
+    follower: Option<Follower>,
+    mappings: Vec<Mapping>,
+}
+
+impl Devices {
+    /// A board without devices.
+    pub(crate) fn new(registry: Registry, coalesce: bool) -> Self {
+        Self { registry, coalesce, installed: Mutex::default() }
+    }
+
+    /// Adds everything collected in `builder`: its regions are mapped in one edit.
+    ///
+    /// # Errors
+    /// A name that is taken, or a region that cannot be mapped. Nothing has been added then.
+    pub(crate) fn add(&self, builder: Builder) -> Result<(), Error> {
+        let mut installed = self.installed.lock();
+        let mut names: Vec<&str> = installed.iter().map(|other| &*other.name).collect();
+        for part in &builder.parts {
+            if names.contains(&&*part.name) {
+                return Err(Error::DeviceName(part.name.clone()));
+            }
+            names.push(&part.name);
+        }
+        installed.extend(self.map(builder.parts)?);
+        installed.sort_by_key(|installed| installed.stage);
+        Ok(())
+    }
+
+    fn map(&self, parts: Vec<Part>) -> Result<Vec<Installed>, EditError> {
+        self.registry.edit(|edit| {
+            let mut mapped = Vec::with_capacity(parts.len());
+            for Part { name, stage, device, regions, follower } in parts {
+                let mut mappings = Vec::with_capacity(regions.len());
+                for part in regions {
+                    let region = match part.coalesced.filter(|_| self.coalesce) {
+                        Some(offsets) => part.region.coalesce(offsets),
+                        None => part.region,
+                    };
+                    mappings.push(edit.map(region)?);
+                }
+                mapped.push(Installed { name, stage, device, follower, mappings });
+            }
+            Ok(mapped)
+        })
+    }
+
+    /// Removes a device with its regions, and waits until none of its handlers runs any more. Not
+    /// to be called from a handler. Says whether there was such a device.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no bus has hot-plug yet"))]
+    pub(crate) fn remove(&self, name: &str) -> bool {
+        let mut installed = self.installed.lock();
+        let Some(at) = installed.iter().position(|device| device.name == name) else {
+            return false;
+        };
+        let removed = installed.remove(at);
+        drop(installed);
+        removed.mappings.into_iter().for_each(|mapping| self.registry.remove_sync(mapping));
+        true
+    }
+
+    /// Everything back to power-on.
+    pub(crate) fn reset(&self) {
+        self.with_state().iter().for_each(|(_, device)| device.reset());
+        self.follow();
+    }
+
+    /// Every device's state, by its name.
+    pub(crate) fn save(&self) -> BTreeMap<String, Saved> {
+        self.with_state().into_iter().map(|(name, device)| (name, device.save())).collect()
+    }
+
+    /// Restores every device.
+    ///
+    /// # Errors
+    /// The states are not those of this board's devices: nothing has been restored then. Or a
+    /// device refuses its state: some have been restored then and others have not.
+    pub(crate) fn restore(&self, saved: &BTreeMap<String, Saved>) -> Result<(), SnapshotError> {
+        let devices = self.with_state();
+        let known = |name: &String| devices.iter().any(|(device, _)| device == name);
+        if let Some(unknown) = saved.keys().find(|name| !known(name)) {
+            return Err(SnapshotError::Unknown(unknown.clone()));
+        }
+        let state = |(name, device)| match saved.get(&name) {
+            Some(state) => Ok((name, device, state)),
+            None => Err(SnapshotError::Missing(name)),
+        };
+        let states = devices.iter().cloned().map(state).collect::<Result<Vec<_>, _>>()?;
+        for (device, restored, state) in states {
+            let refused = |reason| SnapshotError::State { device, reason };
+            restored.restore(state).map_err(refused)?;
+        }
+        self.follow();
+        Ok(())
+    }
+
+    /// The devices that have state, in the order in which they are reset and restored.
+    fn with_state(&self) -> Vec<(String, Arc<dyn BoardDevice>)> {
+        let installed = self.installed.lock();
+        let with_state = |installed: &Installed| {
+            installed.device.clone().map(|device| (installed.name.clone(), device))
+        };
+        installed.iter().filter_map(with_state).collect()
+    }
+
+    /// Calls the followers.
+    fn follow(&self) {
+        let installed = self.installed.lock();
+        let followers: Vec<_> =
+            installed.iter().filter_map(|device| device.follower.clone()).collect();
+        drop(installed);
+        followers.iter().for_each(|follow| follow());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! Boards: devices, where they are mapped, and what they are wired to.
+//!
+//! ```text
+//!   Wiring: registry, clock, power, RAM ───► X86Pc, Arm64Virt ──► Builder ──► Devices
+//!   Source: Lines into the controllers, … ─┘  lists of devices     one edit     add, remove,
+//!                                                                               reset, save
+//! ```
+//!
+//! A board is the same whoever makes its accesses. Its `kvm.rs` and `qtest.rs` only say what its
+//! interrupt lines lead to there, and what else differs.
+
+mod builder;
+mod devices;
+mod lines;
+
+use std::sync::{Arc, Weak};
+
+use trapline::Registry;
+use trapline_device::{CharBackend, CharDevice, Clock, Power};
+use trapline_display::{Input, Screen};
+use trapline_guestmem::{Backing, GuestMem};
+
+use crate::Error;
+
+pub(crate) use builder::Builder;
+pub(crate) use devices::Devices;
+pub(crate) use lines::Lines;
+
+/// A built board. Dropping it unmaps everything on it.
+pub(crate) trait Board: Send + Sync {
+    /// Its devices: what is reset and saved, and where others are added and removed.
+    fn devices(&self) -> &Devices;
+
+    /// The first serial port, for its back end to call.
+    fn console(&self) -> Weak<dyn CharDevice>;
+
+    /// The keyboard and the mouse, if there are any.
+    fn input(&self) -> Option<Arc<dyn Input>> {
+        None
+    }
+
+    /// The display, if there is one.
+    fn screen(&self) -> Option<Arc<Screen>> {
+        None
+    }
+}
+
+/// What every board is built with, whoever makes its accesses.
+pub(crate) struct Wiring {
+    pub(crate) registry: Registry,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) power: Arc<dyn Power>,
+    /// The guest's RAM, for devices that reach it by themselves.
+    pub(crate) ram: GuestMem,
+    pub(crate) options: Options,
+}
+
+/// What the user chooses about a board. Each board takes what concerns it.
+pub(crate) struct Options {
+    pub(crate) cpus: u32,
+    pub(crate) mem_bytes: u64,
+    /// Behind the first serial port.
+    pub(crate) console: Arc<dyn CharBackend>,
+    /// Behind the firmware's debug port.
+    pub(crate) firmware_log: Arc<dyn CharBackend>,
+    /// Whether there is a port through which the guest ends the machine with a status.
+    pub(crate) exit_port: bool,
+    /// Whether there is the test device of kvm-unit-tests.
+    pub(crate) testdev: bool,
+    /// The user's files for firmware: names and contents.
+    pub(crate) fw_cfg: Vec<(String, Vec<u8>)>,
+    /// How many educational PCI devices there are.
+    pub(crate) edu: u8,
+    /// Whether writes that can be delivered late are queued by the source.
+    pub(crate) coalesce: bool,
+}
+
+/// The guest's RAM: `ranges` are guest address and length of each piece.
+pub(crate) fn map_ram(ranges: &[(u64, u64)], backing: &Backing) -> Result<GuestMem, Error> {
+    let options = trapline_guestmem::Options { backing: backing.clone(), ..Default::default() };
+    Ok(GuestMem::with_options(ranges, &options)?)
+}
