@@ -4,9 +4,10 @@ mod support;
 
 use std::path::Path;
 
-use support::flat::{Flat, bzimage, pvh};
+use support::flat::{Flat, back_to_real_mode, bzimage, pvh};
 use support::guest::{Guest, there};
 use support::{Pty, shell_status};
+use trapline_testkit::realmode::Asm;
 use trapline_testkit::skip;
 
 /// Offset of the command line's address in the zero page (`cmd_line_ptr`).
@@ -49,6 +50,34 @@ fn a_kernel_is_loaded_anew_after_each_reset() {
     assert_eq!(console.expect("A\r\nA\r\nA\r\nA"), "A\r\nA\r\nA\r\nA");
     console.send(b"\x01x");
     assert_eq!(shell_status(console.wait().0), 0);
+}
+
+/// `int number`
+fn int(asm: Asm, number: u8) -> Asm {
+    asm.bytes(&[0xcd, number])
+}
+
+#[test]
+fn a_kernel_that_goes_back_to_real_mode_finds_what_a_bios_leaves() {
+    // Memory size and equipment by their services, then the segment of the extended data area.
+    let asm = int(int(Asm::new(), 0x12).send_eax(2), 0x11).send_eax(2).load_ax(0x40e).send_eax(2);
+    // INT 15h, E820h, for the first range, at 0000:9000; its length, and what EBX is then.
+    let asm = asm.bytes(&[0x66, 0x31, 0xdb, 0x66, 0xb9, 20, 0, 0, 0]); // xor ebx, ebx; mov ecx, 20
+    let asm = asm.bytes(&[0x66, 0xba]).bytes(b"PAMS").mov_eax(0xe820).mov_di(0x9000);
+    let asm = int(asm, 0x15).bytes(&[0x66, 0x89, 0xde]); // mov esi, ebx
+    let asm = asm.load_eax(0x9008).send_eax(4).bytes(&[0x66, 0x89, 0xf0]).send_eax(4);
+    // AH 88h: KiB above 1 MiB. Then a service that does not exist: AH and the carry flag.
+    let asm = int(asm.mov_ax(0x8800), 0x15).send_eax(2);
+    let asm = int(asm.mov_ax(0x5300), 0x15).bytes(&[0x88, 0xe0, 0x14, 0]).send_al(); // mov al, ah; adc al, 0
+    // jmp far f000:fff0
+    let asm = asm.bytes(&[0xea, 0xf0, 0xff, 0x00, 0xf0]);
+    let guest = Guest::kernel(&back_to_real_mode(&asm)).with(&["-m", "16", "--no-reboot"]);
+    let ended = guest.run().expect_status(0);
+    let [map, next] = [0x9_fc00_u32, 1].map(u32::to_le_bytes);
+    let words = [639_u16, 0x8806, 0x9fc0].map(u16::to_le_bytes).concat();
+    let above = (15_u16 << 10).to_le_bytes();
+    assert!(ended.err.contains("0xcf9"), "it ends as a reset: {}", ended.err);
+    assert_eq!(ended.out, [&words[..], &map, &next, &above, &[0x87]].concat(), "{}", ended.err);
 }
 
 /// Runs a SeaBIOS image until it has said `wanted`.

@@ -5,6 +5,7 @@
 //! `public/arch-x86/hvm/start_info.h` and `docs/misc/pvh.pandoc` (PVH);
 //! Multiboot Specification, version 0.6.96.
 
+mod bios;
 mod bzimage;
 mod elf;
 mod initrd;
@@ -22,7 +23,8 @@ use std::path::Path;
 use trapline_guestmem::GuestMem;
 
 pub use crate::initrd::Initrd;
-pub use multiboot::{Bios, module_files};
+pub use bios::Bios;
+pub use multiboot::module_files;
 pub use zero_page::ZERO_PAGE_LEN;
 
 pub use self::elf::START_INFO_LEN;
@@ -49,7 +51,7 @@ pub struct X86Layout {
     pub page_tables: u64,
     /// Top of the stack a 64-bit kernel is given, aligned to 16.
     pub stack_top: u64,
-    /// Where the BIOS would be, for Multiboot kernels.
+    /// Where the BIOS would be.
     pub bios: Bios,
     /// The lowest address a kernel may be loaded at, unless it is a Multiboot kernel: 1 MiB on a PC.
     pub kernel_floor: u64,
@@ -205,7 +207,10 @@ pub struct Loaded {
 /// is too long. Each error's text is one sentence for the user.
 pub fn load_kernel(mem: &GuestMem, request: &KernelRequest<'_>) -> Result<Loaded, Error> {
     let mut image = Image::open(request.path, |name, source| Error::OpenKernel { name, source })?;
-    match Container::of(&image)? {
+    let container = Container::of(&image)?;
+    // First, as a kernel may be loaded over it.
+    request.layout.bios.write(mem, request.e820)?;
+    match container {
         Container::Elf => elf::load(mem, &mut image, request),
         Container::BzImage => bzimage::load(mem, &mut image, request),
         Container::Multiboot(header) => multiboot::load(mem, &mut image, request, &header),

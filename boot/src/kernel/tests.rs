@@ -17,7 +17,15 @@ pub(super) const LAYOUT: X86Layout = X86Layout {
     gdt: 0x500,
     page_tables: 0x9000,
     stack_top: 0x8ff0,
-    bios: Bios { code: 0xf_f000, pics: [0x20, 0xa0], pit: 0x40 },
+    bios: Bios {
+        code: 0xf_f000,
+        ebda: 0x9_fc00,
+        pics: [0x20, 0xa0],
+        pit: 0x40,
+        serial: [0x3f8, 0x2f8, 0x3e8, 0x2e8],
+        printers: [0x378, 0x278],
+        reset: 0xcf9,
+    },
     kernel_floor: MIB,
     device_hole: 0xd000_0000..1 << 32,
 };
@@ -125,7 +133,7 @@ fn bzimage(version: u16, xloadflags: u16, payload: &[u8]) -> Vec<u8> {
     file
 }
 
-fn modern() -> Vec<u8> {
+pub(super) fn modern() -> Vec<u8> {
     bzimage(0x020f, 1, &[0x90; 0x4000])
 }
 

@@ -68,8 +68,12 @@ const KERNEL: X86Layout = X86Layout {
     stack_top: boot::STACK_TOP,
     bios: Bios {
         code: layout::BIOS_CODE,
+        ebda: layout::EBDA,
         pics: [low_port(port::PIC1), low_port(port::PIC2)],
         pit: low_port(port::PIT),
+        serial: port::SERIAL,
+        printers: port::LPT,
+        reset: port::RESET_CONTROL,
     },
     kernel_floor: layout::HIGH_MEMORY,
     device_hole: layout::HOLE_START..layout::HOLE_END,

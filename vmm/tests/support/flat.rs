@@ -3,7 +3,7 @@
 //! The instructions here have the same encoding and meaning in 32- and in 64-bit mode; pointers
 //! are in ESI, which in 64-bit mode is RSI with its upper half cleared.
 
-use trapline_testkit::realmode::{EXIT, LSR_EMPTY, UART, UART_LSR};
+use trapline_testkit::realmode::{Asm, EXIT, LSR_EMPTY, UART, UART_LSR};
 
 /// Instructions, in order.
 #[derive(Clone, Default)]
@@ -138,6 +138,47 @@ pub fn multiboot(code: &Flat) -> Vec<u8> {
     words(&mut file, &[MAGIC, FLAGS, checksum, START, START, 0, 0, START + HEADER]);
     file.extend(&code.0);
     file
+}
+
+/// A Multiboot kernel that goes back to real mode, to `program` at 0000:8000 (Intel SDM volume 3A,
+/// section 9.9.2).
+pub fn back_to_real_mode(program: &Asm) -> Vec<u8> {
+    const PLACE: u32 = 0x8000;
+    const HEADER: u32 = 32;
+    // mov ax, data; mov ds, es, ss, ax; mov eax, cr0; and al, !PE; mov cr0, eax
+    let leave = Asm::new().mov_ax(0x10).bytes(&[0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0]);
+    let leave = leave.bytes(&[0x0f, 0x20, 0xc0, 0x24, 0xfe, 0x0f, 0x22, 0xc0]);
+    // jmp far 0:next; next: xor ax, ax; mov ds, es, ss, ax; mov sp, 0x7c00
+    let next = u16::try_from(PLACE).unwrap() + leave.len16() + 5;
+    let leave = leave.bytes(&[0xea]).bytes(&next.to_le_bytes()).bytes(&[0, 0]);
+    let leave = leave.bytes(&[0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0, 0xbc, 0x00, 0x7c]);
+    let program = leave.then(program).0;
+    // The data behind the code below: descriptors of 16-bit code and data, the two table
+    // registers, and what goes to PLACE.
+    const CODE_LEN: u32 = 17 + 7 + 7 + 7;
+    let data = START + HEADER + CODE_LEN;
+    let (gdtr, idtr) = (data + 24, data + 30);
+    let mut code = vec![0xbe];
+    words(&mut code, &[idtr + 6]); // mov esi, program
+    code.push(0xbf);
+    words(&mut code, &[PLACE]); // mov edi, PLACE
+    code.push(0xb9);
+    words(&mut code, &[u32::try_from(program.len()).unwrap()]); // mov ecx, length
+    code.extend([0xf3, 0xa4, 0x0f, 0x01, 0x15]); // rep movsb; lgdt
+    words(&mut code, &[gdtr]);
+    code.extend([0x0f, 0x01, 0x1d]); // lidt
+    words(&mut code, &[idtr]);
+    code.push(0xea); // jmp far 8:PLACE
+    words(&mut code, &[PLACE]);
+    halves(&mut code, &[8]);
+    assert_eq!(code.len(), usize::try_from(CODE_LEN).unwrap());
+    words(&mut code, &[0, 0, 0xffff, 0x9b00, 0xffff, 0x9300]);
+    halves(&mut code, &[0x17]);
+    words(&mut code, &[data]);
+    halves(&mut code, &[0x3ff]);
+    words(&mut code, &[0]);
+    code.extend(program);
+    multiboot(&Flat(code))
 }
 
 /// A bzImage of protocol 2.15 with `code` at its 64-bit entry (Linux

@@ -4,7 +4,6 @@
 //! around it, 32-bit or 64-bit: the kernel starts in 32-bit mode either way. Modules come from the
 //! initial RAM disk's place, a list of files.
 
-mod bios;
 mod header;
 mod info;
 mod modules;
@@ -19,7 +18,6 @@ use elf::endian::LittleEndian;
 use elf::segment::ProgramHeader;
 use trapline_guestmem::GuestMem;
 
-pub use self::bios::Bios;
 pub(super) use self::header::Header;
 use self::info::Told;
 pub use self::modules::module_files;
@@ -31,7 +29,7 @@ use crate::error::{Error, below_4g, placing};
 use crate::image::Image;
 
 /// EAX at the entry (section 3.2 "Machine state").
-const LOADED_BY_MULTIBOOT: u32 = 0x2bad_b002;
+pub(super) const LOADED_BY_MULTIBOOT: u32 = 0x2bad_b002;
 
 /// What the boot information is aligned to.
 const INFO_ALIGN: u64 = 0x1000;
@@ -59,7 +57,7 @@ pub(super) fn load(
     let cmdline = cmdline(image, request.cmdline)?;
 
     let gdt = Gdt::protected(mem, request.layout.gdt)?;
-    let eip = request.layout.bios.write(mem, eip)?;
+    let eip = request.layout.bios.start(mem, eip)?;
     segments.load(mem, image)?;
     let modules = modules::load(mem, request.initrd, &mut room, &image.name)?;
     let told = Told {

@@ -41,10 +41,10 @@ fn flat(load_end: u32, bss_end: u32) -> Vec<u8> {
 /// Where the kernel starts after the BIOS' instructions, and what it is told.
 fn start(bench: &Bench, loaded: &Loaded) -> (u32, u64) {
     assert_eq!(loaded.protocol, Protocol::Multiboot);
-    let Entry::Protected { eip: 0xf_f040, eax: 0x2bad_b002, ebx, esi: 0, .. } = loaded.entry else {
+    let Entry::Protected { eip: 0xf_f200, eax: 0x2bad_b002, ebx, esi: 0, .. } = loaded.entry else {
         panic!("{:?}", loaded.entry)
     };
-    let (outs, last) = outs(bench, 0xf_f040);
+    let (outs, last) = outs(bench, 0xf_f200);
     assert_eq!(outs.len(), 13);
     assert_eq!(bench.bytes(last, 6), [0xb8, 2, 0xb0, 0xad, 0x2b, 0xe9]);
     let relative = bench.word(last + 6, 4);
@@ -275,7 +275,7 @@ fn vectors_and_interrupt_controllers_are_as_a_bios_leaves_them() {
     bench.load(&elf(0).build()).unwrap();
     let vector = |n: u64| (bench.word(4 * n + 2, 2) << 4) + bench.word(4 * n, 2);
     assert_eq!(bench.bytes(vector(0x10), 1), [0xcf], "iret");
-    let ends = [(0x08, vec![(0x20, 0x20)]), (0x77, vec![(0xa0, 0x20), (0x20, 0x20)])];
+    let ends = [(0x09, vec![(0x20, 0x20)]), (0x77, vec![(0xa0, 0x20), (0x20, 0x20)])];
     for (n, expected) in ends {
         assert_eq!(bench.bytes(vector(n), 1), [0x50], "push ax");
         let (outs, end) = outs(&bench, vector(n) + 1);
@@ -286,7 +286,7 @@ fn vectors_and_interrupt_controllers_are_as_a_bios_leaves_them() {
         [(0xa0, 0x11), (0xa1, 0x70), (0xa1, 2), (0xa1, 1), (0xa1, 0xff)],
     ];
     let timer = [(0x43, 0x34), (0x40, 0), (0x40, 0)];
-    assert_eq!(outs(&bench, 0xf_f040).0, [pics.as_flattened(), &timer].concat());
+    assert_eq!(outs(&bench, 0xf_f200).0, [pics.as_flattened(), &timer].concat());
 }
 
 #[test]
