@@ -60,7 +60,9 @@ pub struct Transfer {
 
 /// The guest physical address space: RAM and the MMIO regions of a registry.
 ///
-/// Transfers of any length may cross from one to the other; they are made page by page. A region
+/// Transfers of any length may cross from one to the other; they are made page by page. Those of a
+/// guest ([`AddressSpace::guest_read`]) trap with what is not RAM, as a processor does; those of a
+/// device or a debugger ([`AddressSpace::read`]) ask a region in the widths it takes. A region
 /// that is written to may itself start a transfer, as a device programmed to do DMA into its own
 /// registers does: at the eighth level such transfers end, read as ones or dropped, and are
 /// counted ([`crate::Stats::too_deep`]).
@@ -107,25 +109,55 @@ impl AddressSpace {
         Self { registry: registry.clone(), ram }
     }
 
-    /// Reads `data.len()` bytes at `addr`. Fills all of `data`; bytes that nobody has are all
-    /// ones, and so are those past the end of the space.
+    /// Reads `data.len()` bytes at `addr` for a device. Fills all of `data`; bytes that nobody has
+    /// are all ones, and so are those past the end of the space.
     pub fn read(&self, addr: u64, data: &mut [u8]) -> Transfer {
-        data.fill(0xff);
-        self.transfer(addr, Bytes::Read(data))
+        self.device_transfer(addr, Bytes::Read(data))
     }
 
-    /// Writes `data` at `addr`. Bytes that nobody has vanish.
+    /// Writes `data` at `addr` for a device. Bytes that nobody has vanish.
     pub fn write(&self, addr: u64, data: &[u8]) -> Transfer {
-        self.transfer(addr, Bytes::Write(data))
+        self.device_transfer(addr, Bytes::Write(data))
     }
 
-    fn transfer(&self, addr: u64, mut data: Bytes<'_>) -> Transfer {
+    /// One read of a guest, made by `handle`, where no processor has answered for RAM already: of
+    /// each page what is RAM is read from there, and what is not is one access, of whatever width.
+    pub fn guest_read(&self, handle: &mut Handle, addr: u64, data: &mut [u8]) -> Transfer {
+        self.guest_transfer(handle, addr, Bytes::Read(data))
+    }
+
+    /// One write of a guest, made by `handle`; see [`AddressSpace::guest_read`].
+    pub fn guest_write(&self, handle: &mut Handle, addr: u64, data: &[u8]) -> Transfer {
+        self.guest_transfer(handle, addr, Bytes::Write(data))
+    }
+
+    fn device_transfer(&self, addr: u64, data: Bytes<'_>) -> Transfer {
+        let mut handle = None;
+        self.transfer(addr, data, |at, part| {
+            device_access(handle.get_or_insert_with(|| self.handle()), at, part)
+        })
+    }
+
+    fn guest_transfer(&self, handle: &mut Handle, addr: u64, data: Bytes<'_>) -> Transfer {
+        self.transfer(addr, data, |at, part| guest_access(handle, at, part))
+    }
+
+    /// Makes a transfer, page by page. `trap` is given what is not RAM, and makes the beginning of
+    /// it: how many bytes that were, and whether a region was there.
+    fn transfer(
+        &self,
+        addr: u64,
+        mut data: Bytes<'_>,
+        mut trap: impl FnMut(u64, Bytes<'_>) -> (usize, bool),
+    ) -> Transfer {
+        if let Bytes::Read(data) = &mut data {
+            data.fill(0xff);
+        }
         let mut sum = Transfer::default();
         let Some(_level) = Level::enter() else {
             self.registry.core().too_deep.fetch_add(1, Ordering::Relaxed);
             return Transfer { too_deep: data.len(), ..sum };
         };
-        let mut handle = None;
         let mut done = 0;
         while done < data.len() {
             let Some(at) = addr.checked_add(done as u64) else {
@@ -144,8 +176,7 @@ impl AddressSpace {
             // Up to the next RAM; for a write to ROM, which is RAM as well, one access.
             let gap = self.ram.next(at).map_or(u64::MAX, |next| next.saturating_sub(at));
             let len = most.min(if gap == 0 { 8 } else { to_usize(gap) });
-            let handle = handle.get_or_insert_with(|| self.handle());
-            let (len, claimed) = trap(handle, at, data.part(done, len));
+            let (len, claimed) = trap(at, data.part(done, len));
             *(if claimed { &mut sum.trapped } else { &mut sum.unclaimed }) += len;
             done += len;
         }
@@ -160,18 +191,27 @@ impl AddressSpace {
 }
 
 /// Has the regions answer the beginning of `data`: one access as wide as the region takes and the
-/// address allows, or all bytes up to the next region. How many bytes that were, and whether there
-/// was a region.
-fn trap(handle: &mut Handle, at: u64, mut data: Bytes<'_>) -> (usize, bool) {
+/// offset in it allows, or all bytes up to the next region.
+fn device_access(handle: &mut Handle, at: u64, mut data: Bytes<'_>) -> (usize, bool) {
     let (width, claimed) = match handle.widest(at) {
-        Ok(widest) => {
+        Ok((widest, offset)) => {
             let most = data.len().min(to_usize(widest));
-            (Size::largest_aligned(at, most).bytes(), true)
+            (Size::largest_aligned(offset, most).bytes(), true)
         }
         Err(gap) => (data.len().min(to_usize(gap)), false),
     };
     handle.parts(Space::Mmio, at, data.part(0, width), Kind::Single);
     (width, claimed)
+}
+
+/// Has the regions answer all of `data`, whatever its length.
+fn guest_access(handle: &mut Handle, at: u64, data: Bytes<'_>) -> (usize, bool) {
+    let (len, claimed) = (data.len(), handle.widest(at).is_ok());
+    match data {
+        Bytes::Read(data) => handle.read(Space::Mmio, at, data),
+        Bytes::Write(data) => handle.write(Space::Mmio, at, data),
+    }
+    (len, claimed)
 }
 
 /// Copies to or from RAM, as far as that goes.

@@ -168,16 +168,17 @@ impl Handle {
         self.string(port, size, Bytes::Write(data).part(0, whole));
     }
 
-    /// The widest access that the region at `addr` takes there, in bytes, or how many bytes it is
-    /// to the next region.
-    pub(crate) fn widest(&mut self, addr: u64) -> Result<u64, u64> {
+    /// The widest access that the region at `addr` takes there, in bytes, and the offset its handler
+    /// sees; or how many bytes it is to the next region.
+    pub(crate) fn widest(&mut self, addr: u64) -> Result<(u64, u64), u64> {
         self.reader.look(&self.core.published);
         let _marker = self.reader.marker();
         let snapshot = self.reader.snapshot();
         match snapshot.find(Space::Mmio, addr) {
             Some(entry) => {
                 let left = (entry.last - addr).saturating_add(1);
-                Ok(left.min(entry.shared.rules.valid.max.bytes() as u64))
+                let widest = left.min(entry.shared.rules.valid.max.bytes() as u64);
+                Ok((widest, entry.offset_of(addr)))
             }
             None => Err(snapshot.next_claimed(Space::Mmio, addr).map_or(u64::MAX, |at| at - addr)),
         }

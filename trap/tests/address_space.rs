@@ -104,7 +104,7 @@ fn a_transfer_crosses_from_ram_through_regions_and_holes_to_ram() {
     device.take();
     let sent: Vec<u8> = (0..0x30).collect();
     assert_eq!(space.write(0xff8, &sent), transfer);
-    assert_eq!(device.take(), [("write", 0, 4, 0x0f0e_0d0c), ("write", 4, 4, 0x1312_1110)]);
+    assert_eq!(device.take(), [("write", 0, 8, 0x1312_1110_0f0e_0d0c)]);
     let mut back = [0; 8];
     space.read(0x1020, &mut back);
     assert_eq!(back, [0x28, 0x29, 0x2a, 0x2b, 0x2c, 0x2d, 0x2e, 0x2f]);
@@ -151,6 +151,63 @@ fn a_region_is_never_asked_in_a_width_it_refuses() {
         assert_eq!(device.take().len(), 0x10 / max.bytes());
         assert_eq!(registry.stats().regions[0].counts.refused, 0);
     }
+}
+
+#[test]
+fn a_region_is_asked_at_multiples_of_the_width_counted_as_its_handler_counts() {
+    // At an odd place, and as a later part of a device's registers.
+    for (base, device_offset) in [(0x1002, 0), (0x1000, 2), (0x1001, 4)] {
+        let (registry, _, space) = machine(Pieces::default());
+        let dwords = Limits { min: Size::Byte, max: Size::Dword, unaligned: false };
+        let device = Recorder::with_rules(Rules { valid: dwords, handled: dwords });
+        let region = Region::mmio(base, 8, "d", "r", device.clone()).device_offset(device_offset);
+        let _map = registry.map(region).unwrap();
+        let mut data = [0; 8];
+        space.read(base, &mut data);
+        assert!(data.iter().copied().eq((0..8).map(|i| i + device_offset.to_le_bytes()[0])));
+        let calls = device.take();
+        assert!(calls.iter().all(|call| call.1 % call.2 as u64 == 0), "{calls:x?}");
+        assert_eq!(calls.iter().map(|call| call.2).max(), Some(4));
+        assert_eq!(registry.stats().regions[0].counts.refused, 0);
+    }
+}
+
+#[test]
+fn a_guests_access_across_the_end_of_ram_is_ram_and_one_access() {
+    let (registry, ram, space) = machine(Pieces::default().ram(0, 0x1000).ram(0x3000, 0x1000));
+    let device = Recorder::new();
+    let _map = registry.map(Region::mmio(0x2ffc, 4, "d", "r", device.clone())).unwrap();
+    let mut handle = registry.handle(0).unwrap();
+    // From RAM to nothing.
+    let transfer = space.guest_write(&mut handle, 0xffe, &[1, 2, 3, 4]);
+    assert_eq!(transfer, Transfer { ram: 2, unclaimed: 2, ..Transfer::default() });
+    let mut data = [0; 4];
+    assert_eq!(space.guest_read(&mut handle, 0xffe, &mut data), transfer);
+    assert_eq!(data, [1, 2, 0xff, 0xff]);
+    // From a region to RAM; the region gets an access of the width that is left for it.
+    let transfer = space.guest_write(&mut handle, 0x2ffe, &[5, 6, 7, 8]);
+    assert_eq!(transfer, Transfer { ram: 2, trapped: 2, ..Transfer::default() });
+    assert_eq!(device.take(), [("write", 2, 2, 0x0605)]);
+    assert_eq!(space.guest_read(&mut handle, 0x2ffe, &mut data), transfer);
+    assert_eq!(data, [2, 3, 7, 8]);
+    assert_eq!(*ram.dirty.lock(), BTreeSet::from([0, 3]));
+    let stats = registry.stats();
+    let unclaimed: Vec<_> = stats.unclaimed.keys().map(|key| (key.addr, key.len)).collect();
+    assert_eq!(unclaimed, [(0x1000, 2), (0x1000, 2)], "a read and a write");
+}
+
+#[test]
+fn a_guests_access_keeps_its_width_and_may_be_refused() {
+    let (registry, _, space) = machine(Pieces::default());
+    let bytes = Limits::only(Size::Byte);
+    let device = Recorder::with_rules(Rules { valid: bytes, handled: bytes });
+    let _map = registry.map(Region::mmio(0x1000, 8, "d", "r", device.clone())).unwrap();
+    let mut handle = registry.handle(0).unwrap();
+    let mut data = [0; 2];
+    space.guest_read(&mut handle, 0x1000, &mut data);
+    assert_eq!((data, device.take().len()), ([0xff; 2], 0));
+    space.read(0x1000, &mut data);
+    assert_eq!((data, device.take().len()), ([0, 1], 2), "a device's is made as it is taken");
 }
 
 #[test]

@@ -2,15 +2,16 @@
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use trapline::{Handle, NoHandle, Registry};
+use trapline::{AddressSpace, Handle, NoHandle, Registry};
 use trapline_device::{Clock, PowerEvent, Space};
 use trapline_guestmem::GuestMem;
 
 use crate::clock::{Advance, VirtualClock};
-use crate::memory::{Memory, pages};
+use crate::memory::{GuestRam, pages};
 use crate::parse::{Command, DATA_MAX, Encoding, parse};
 use crate::wires::{Side, Wires};
 
@@ -77,7 +78,9 @@ impl<'a, T: Target> Session<'a, T> {
     /// The client cannot be read from or written to, other than by its going away.
     pub fn run(&mut self, input: impl Read, output: impl Write) -> io::Result<End> {
         let mut input = BufReader::new(input);
-        let mut client = Client { target: self.target, output: BufWriter::new(output) };
+        let ram = Arc::new(GuestRam::new(self.target.ram()));
+        let space = AddressSpace::new(self.target.registry(), ram);
+        let mut client = Client { target: self.target, space, output: BufWriter::new(output) };
         let end = loop {
             match read_line(&mut input)? {
                 Input::Closed => break End::Closed,
@@ -128,6 +131,8 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Input> {
 
 struct Client<'a, T, W: Write> {
     target: &'a T,
+    /// RAM, and the registry where there is none.
+    space: AddressSpace,
     output: BufWriter<W>,
 }
 
@@ -168,27 +173,25 @@ impl<T: Target, W: Write> Client<'_, T, W> {
             Command::Read { addr, size } => {
                 let mut data = [0; 8];
                 let piece = data.get_mut(..size.bytes()).unwrap_or_default();
-                Memory { ram: self.target.ram(), handle }.read(addr, piece);
+                self.space.guest_read(handle, addr, piece);
                 format!("OK {:#018x}", u64::from_le_bytes(data))
             }
             Command::Write { addr, size, value } => {
                 let data = value.to_le_bytes();
                 let piece = data.get(..size.bytes()).unwrap_or_default();
-                Memory { ram: self.target.ram(), handle }.write(addr, piece);
+                self.space.guest_write(handle, addr, piece);
                 ok()
             }
-            Command::ReadBlock { addr, len, encoding } => {
-                self.read_block(handle, addr, len, encoding)?
-            }
+            Command::ReadBlock { addr, len, encoding } => self.read_block(addr, len, encoding)?,
             Command::WriteBlock { addr, data } => {
-                self.write_block(handle, addr, data.len() as u64, |at, piece| {
+                self.write_block(addr, data.len() as u64, |at, piece| {
                     let from = data.get(at..).unwrap_or_default();
                     piece.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
                 })?;
                 ok()
             }
             Command::Fill { addr, len, byte } => {
-                self.write_block(handle, addr, len, |_, piece| piece.fill(byte))?;
+                self.write_block(addr, len, |_, piece| piece.fill(byte))?;
                 ok()
             }
             Command::ClockStep(step) => self.step(step)?,
@@ -202,18 +205,12 @@ impl<T: Target, W: Write> Client<'_, T, W> {
         })
     }
 
-    fn read_block(
-        &mut self,
-        handle: &mut Handle,
-        addr: u64,
-        len: usize,
-        encoding: Encoding,
-    ) -> io::Result<String> {
+    fn read_block(&mut self, addr: u64, len: usize, encoding: Encoding) -> io::Result<String> {
         let mut data = vec![0; len];
         let mut rest = data.as_mut_slice();
         for (addr, len) in pages(addr, len as u64) {
             let (piece, after) = rest.split_at_mut_checked(len).unwrap_or_default();
-            Memory { ram: self.target.ram(), handle }.read(addr, piece);
+            self.space.read(addr, piece);
             rest = after;
             self.tell_changes()?;
         }
@@ -226,7 +223,6 @@ impl<T: Target, W: Write> Client<'_, T, W> {
     /// Writes what `fill` puts into each piece, given how far into the block it is.
     fn write_block(
         &mut self,
-        handle: &mut Handle,
         addr: u64,
         len: u64,
         fill: impl Fn(usize, &mut [u8]),
@@ -235,7 +231,7 @@ impl<T: Target, W: Write> Client<'_, T, W> {
         for (addr, len) in pages(addr, len) {
             let piece = page.get_mut(..len).unwrap_or_default();
             fill(at, piece);
-            Memory { ram: self.target.ram(), handle }.write(addr, piece);
+            self.space.write(addr, piece);
             at += len;
             self.tell_changes()?;
         }

@@ -165,6 +165,35 @@ fn a_block_crosses_from_ram_to_nothing() {
 }
 
 #[test]
+fn an_access_across_the_end_of_ram_is_ram_as_far_as_that_goes() {
+    let board = Board::new();
+    board.check(&[
+        ("write 0x1ffe 4 0x01020304", "OK"),
+        ("readl 0x1ffe", "OK 0x00000000ffff0201"),
+        ("readw 0x1fff", "OK 0x000000000000ff02"),
+        ("writel 0x1ffd 0xaabbccdd", "OK"),
+        ("read 0x1ffc 6", "OK 0x00ddccbbffff"),
+        ("writeq 0x1fff 0x1122334455667788", "OK"),
+        ("readb 0x1fff", "OK 0x0000000000000088"),
+    ]);
+    // What is not RAM is one access, as a processor makes it.
+    let stats = board.registry.stats();
+    let lens: Vec<_> = stats.unclaimed.keys().map(|key| (key.addr, key.len)).collect();
+    assert!(lens.contains(&(0x2000, 7)), "{lens:?}");
+    assert!(lens.iter().all(|(addr, _)| *addr == 0x2000), "{lens:?}");
+}
+
+#[test]
+fn a_block_is_moved_in_the_widths_a_device_takes() {
+    // The latch reads the same everywhere, and takes eight bytes at most.
+    Board::new().check(&[
+        ("writeq 0x100000 0x0807060504030201", "OK"),
+        ("read 0x100000 0x10", "OK 0x01020304050607080102030405060708"),
+        ("read 0x100004 0xc", "OK 0x010203040102030405060708"),
+    ]);
+}
+
+#[test]
 fn interrupts_are_told_before_the_answer_and_only_when_asked_for() {
     Board::new().check(&[
         ("outb 0x100 1", "OK"),
