@@ -247,6 +247,10 @@ fn io_interrupts(config: &MpConfig<'_>) -> Result<Vec<Assignment>, Error> {
     for irq in (0..ISA_IRQS).filter(|irq| *irq != CASCADE) {
         let special = config.overrides.iter().find(|line| line.irq == irq);
         let gsi = special.map_or(u32::from(irq), |line| line.gsi);
+        // A line that PCI devices share is none of the ISA bus's, with its edges.
+        if config.routes.iter().any(|route| route.gsi == gsi) {
+            continue;
+        }
         let trigger = special.map_or(Trigger::Bus, |line| line.trigger);
         lines.push(io_interrupt(config, ISA_BUS, irq, gsi, trigger)?);
     }

@@ -15,7 +15,10 @@ fn written(apic_ids: &[u8]) -> Result<(GuestMem, Vec<u8>), Error> {
         io_apic: IO_APIC,
         io_apic_version: 0x11,
         overrides: &[IrqOverride::timer(0, 2), IrqOverride::sci(9, 9)],
-        routes: &[PciRoute { device: 3, pin: 1, gsi: 17 }],
+        routes: &[
+            PciRoute { device: 3, pin: 1, gsi: 17 },
+            PciRoute { device: 31, pin: 3, gsi: 11 },
+        ],
     };
     write(&mem, &config)?;
     let mut len = [0; 2];
@@ -78,8 +81,10 @@ fn interrupts_follow_the_rule_but_for_the_overrides() {
         .filter(|entry| entry[0] == 3)
         .map(|entry| (*entry).try_into().unwrap())
         .collect();
-    assert_eq!(lines.len(), 1 + 15, "one PCI line, all ISA lines but the cascade");
+    assert_eq!(lines.len(), 2 + 14, "PCI's, all ISA lines but the cascade and one of PCI's");
     assert_eq!(lines[0], [3, 0, 0, 0, PCI_BUS, 3 << 2 | 1, 65, 17]);
+    assert_eq!(lines[1], [3, 0, 0, 0, PCI_BUS, 31 << 2 | 3, 65, 11]);
+    assert!(lines.iter().all(|line| line[4] == PCI_BUS || line[7] != 11));
     assert!(lines.contains(&[3, 0, 0, 0, ISA_BUS, 0, 65, 2]), "the timer at pin 2");
     assert!(lines.contains(&[3, 0, 0, 0, ISA_BUS, 4, 65, 4]), "a serial line at its own");
     assert!(lines.contains(&[3, 0, 0b1101, 0, ISA_BUS, 9, 65, 9]), "ACPI's: level, high");

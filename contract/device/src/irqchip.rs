@@ -11,6 +11,15 @@
 
 use crate::Msi;
 
+/// An input of a PC's interrupt controllers that a line can be wired to, wherever they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PcInput {
+    /// Of the 8259 pair: 0 to 7 of the first, 8 to 15 of the second.
+    Pic(u8),
+    /// Of the I/O APIC, 0 to 23.
+    IoApic(u8),
+}
+
 /// An external interrupt controller, as the processor's INTR and INTA pins see it.
 ///
 /// The controller also drives a [`crate::Line`] with the level of INTR; the source's end of that

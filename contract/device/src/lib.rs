@@ -32,7 +32,7 @@ pub use edit::{EditError, NoRegions, RegionId, RegionName, Regions};
 pub use fdt::{FdtDevice, FdtNode, FdtValue};
 pub use handler::{Device, Handler, HandlerMut, IoCx, Limits, Locked, Rules};
 pub use interrupt::{Interrupt, InterruptMode};
-pub use irqchip::{EoiSink, ExtInt, LevelRoutes};
+pub use irqchip::{EoiSink, ExtInt, LevelRoutes, PcInput};
 pub use line::{Line, LineSink};
 pub use msi::{Msi, MsiController, MsiSink};
 pub use power::{Power, PowerEvent};

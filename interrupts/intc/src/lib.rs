@@ -22,4 +22,4 @@ pub mod pit;
 mod route;
 pub mod v2m;
 
-pub use route::{ISA_LINES, Outputs, RouteError, Routes, Target, pc_table};
+pub use route::{Outputs, RouteError, Routes};

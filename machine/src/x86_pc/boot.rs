@@ -9,7 +9,7 @@ use trapline_boot::entry::{Entry, Gdt};
 use trapline_boot::firmware::{FirmwareLayout, load_firmware};
 use trapline_boot::kernel::{Bios, KernelRequest, X86Layout, load_kernel};
 use trapline_boot::mptable::{self, MpConfig};
-use trapline_boot::wiring::{IoApic, IrqOverride};
+use trapline_boot::wiring::{IoApic, IrqOverride, PciRoute};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{Memory, Start, Table, Vm};
 use trapline_platform::acpi_pm::regs::{PM_TMR_OFFSET, PM1_CNT_OFFSET, SLP_TYP_S5};
@@ -138,11 +138,9 @@ fn write_tables(mem: &GuestMem, config: &Config) -> Result<Range<u64>, Error> {
     let apic_ids: Vec<u32> = (0..cpus).collect();
     let io_apic =
         IoApic { id: u8::try_from(cpus).unwrap_or(u8::MAX), addr: layout::IO_APIC, gsi_base: 0 };
-    let overrides = [
-        IrqOverride::timer(irq::TIMER, irq::TIMER_GSI),
-        IrqOverride::sci(irq::SCI, irq::SCI.into()),
-    ];
-    write_acpi(mem, &apic_ids, io_apic, &overrides, config.display.is_some())?;
+    let (overrides, routes) = (layout::overrides(), layout::pci_routes());
+    let interrupts = Interrupts { io_apic, overrides: &overrides, routes: &routes };
+    write_acpi(mem, &apic_ids, interrupts, config.display.is_some())?;
     let bytes: Vec<u8> = apic_ids.iter().filter_map(|id| u8::try_from(*id).ok()).collect();
     let mp = MpConfig {
         pointer: layout::MPTABLE,
@@ -158,17 +156,24 @@ fn write_tables(mem: &GuestMem, config: &Config) -> Result<Range<u64>, Error> {
             PcIrqchip::Split => trapline_intc::ioapic::regs::VERSION,
         },
         overrides: &overrides,
-        routes: &[],
+        routes: &routes,
     };
     mptable::write(mem, &mp)?;
     Ok(layout::ACPI_TABLES..layout::ACPI_TABLES + layout::ACPI_TABLES_MAX)
 }
 
+/// How interrupts are wired, for whoever tells the guest.
+#[derive(Clone, Copy)]
+struct Interrupts<'a> {
+    io_apic: IoApic,
+    overrides: &'a [IrqOverride],
+    routes: &'a [PciRoute],
+}
+
 fn write_acpi(
     mem: &GuestMem,
     apic_ids: &[u32],
-    io_apic: IoApic,
-    overrides: &[IrqOverride],
+    interrupts: Interrupts<'_>,
     display: bool,
 ) -> Result<(), Error> {
     let serial: Vec<_> = port::SERIAL
@@ -198,8 +203,8 @@ fn write_acpi(
         apic_ids,
         local_apic: layout::LOCAL_APIC,
         nmi_lint: 1,
-        io_apic,
-        overrides,
+        io_apic: interrupts.io_apic,
+        overrides: interrupts.overrides,
         sci: irq::SCI,
         power: PowerBlocks {
             event: port::ACPI_PM,
@@ -215,7 +220,7 @@ fn write_acpi(
             config: port::PCI_CONF1,
             ports: &[layout::PCI_PORTS],
             memory: windows,
-            routes: &[],
+            routes: interrupts.routes,
         }),
         isa: &devices,
     };

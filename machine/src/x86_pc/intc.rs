@@ -8,7 +8,7 @@ use trapline_device::{Clock, EoiSink, ExtInt, LevelRoutes, Line, LineSink, MsiSi
 use trapline_intc::ioapic::{self, IoApic};
 use trapline_intc::pic::{Pic, regs as pic_regs};
 use trapline_intc::pit::{self, Pit};
-use trapline_intc::{Outputs, Routes, pc_table};
+use trapline_intc::{Outputs, Routes};
 use trapline_platform::i8042::Timer2;
 
 use super::layout::{self, port};
@@ -23,18 +23,17 @@ pub(crate) struct Controllers {
 
 impl Controllers {
     /// Controllers after power-on, whose messages go to `messages`. `intr` makes the line at the
-    /// end of the 8259s' INTR, which also is pin 0 of the I/O APIC, out of that pin.
+    /// end of the 8259s' INTR, which also is a pin of the I/O APIC, out of that pin.
     pub(crate) fn new(
         messages: Arc<dyn MsiSink>,
         level_routes: Option<Arc<dyn LevelRoutes>>,
         clock: &Arc<dyn Clock>,
         intr: impl FnOnce(Box<dyn LineSink>) -> Line,
     ) -> Result<Self, Error> {
-        let ioapic = IoApic::new(Arc::clone(&messages), level_routes, Arc::clone(clock));
-        let pic = Pic::new(intr(Box::new(ioapic.pin(0))));
-        let outputs = Outputs { pic, ioapic, messages };
-        // Pin 0 is INTR's, and the table gives it to no line.
-        let routes = Routes::new(&outputs, &pc_table())?;
+        let ioapic = IoApic::new(messages, level_routes, Arc::clone(clock));
+        let pic = Pic::new(intr(Box::new(ioapic.pin(layout::INTR_PIN))));
+        let outputs = Outputs { pic, ioapic };
+        let routes = Routes::new(&outputs, &layout::wiring())?;
         Ok(Self { outputs, routes })
     }
 
@@ -49,6 +48,12 @@ impl Controllers {
         self.outputs.pic.clone()
     }
 
+    /// Has these ISA lines be level triggered, bit per line, and no others.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only KVM has guests"))]
+    pub(crate) fn set_level_triggered(&self, lines: u16) {
+        self.outputs.pic.set_level_triggered(lines);
+    }
+
     /// The I/O APIC, which hears the local APICs' ends of interrupts.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only KVM has local APICs"))]
     pub(crate) fn eoi_sink(&self) -> Arc<dyn EoiSink> {
@@ -57,7 +62,7 @@ impl Controllers {
 
     /// Adds the controllers with their registers.
     pub(super) fn add(&self, builder: &mut Builder) {
-        let Outputs { pic, ioapic, .. } = &self.outputs;
+        let Outputs { pic, ioapic } = &self.outputs;
         let windows = [
             ("primary", port::PIC1, pic_regs::PRIMARY_OFFSET),
             ("secondary", port::PIC2, pic_regs::SECONDARY_OFFSET),

@@ -69,7 +69,21 @@ impl HostBoard for PcOnKvm {
     }
 
     fn load(&self, config: &Config, again: bool) -> Result<Start, Error> {
+        if matches!(config.boot, Boot::Kernel { .. }) {
+            self.set_up_as_firmware_does()?;
+        }
         boot::load(&self.ram, &self.vm, config, again)
+    }
+}
+
+impl PcOnKvm {
+    /// Sets up interrupts for software that relies on firmware having done so.
+    fn set_up_as_firmware_does(&self) -> Result<(), Error> {
+        match &self.chips {
+            Some(chips) => chips.controllers.set_level_triggered(layout::irq::LEVEL),
+            None => self.vm.set_level_triggered(layout::irq::LEVEL)?,
+        }
+        Ok(())
     }
 }
 
@@ -147,6 +161,7 @@ fn vm_options(config: &Config) -> Result<VmOptions, Error> {
             PcIrqchip::Kernel => trapline_kvm::Irqchip::Kernel,
             PcIrqchip::Split => trapline_kvm::Irqchip::Split,
         },
+        wiring: layout::wiring(),
         pit: config.pc_irqchip == PcIrqchip::Kernel,
     })
 }

@@ -3,6 +3,9 @@
 
 use std::ops::RangeInclusive;
 
+use trapline_boot::wiring::{IrqOverride, PciRoute, Trigger};
+use trapline_device::PcInput;
+
 /// Conventional memory ends here: the extended BIOS data area and the option ROMs follow.
 pub(crate) const EBDA: u64 = 0x9_fc00;
 /// What a display adapter would have; nothing here.
@@ -119,15 +122,129 @@ pub(crate) mod port {
     pub(crate) const BOCHS_POWER: u16 = 0x8900;
 }
 
-/// ISA interrupts. The global system interrupt is the same number, but for the timer's.
+/// Interrupts of the ISA bus, which are also the numbers of the lines ([`wiring`]).
 pub(crate) mod irq {
     pub(crate) const TIMER: u8 = 0;
-    /// The timer's pin of the I/O APIC, where pin 0 is the 8259s'.
-    pub(crate) const TIMER_GSI: u32 = 2;
     pub(crate) const KEYBOARD: u8 = 1;
     pub(crate) const SERIAL: [u8; 4] = [4, 3, 4, 3];
     pub(crate) const RTC: u8 = 8;
     /// ACPI's system control interrupt.
     pub(crate) const SCI: u8 = 9;
     pub(crate) const MOUSE: u8 = 12;
+    /// The four lines that the interrupt pins of PCI devices share.
+    pub(crate) const PCI: [u8; 4] = [10, 11, 5, 14];
+
+    /// The line of a pin (0 for INTA# to 3 for INTD#) of a device on PCI's bus 0. Pins of one
+    /// device are on different lines, and so are the INTA# of neighbours, as on boards with a PIIX.
+    pub(crate) const fn pci(device: u8, pin: u8) -> u8 {
+        let [a, b, c, d] = PCI;
+        // PIRQA# is INTA# of device 1.
+        match (device + pin) % 4 {
+            1 => a,
+            2 => b,
+            3 => c,
+            _ => d,
+        }
+    }
+
+    /// Lines that are level triggered: what firmware sets in the 8259s' edge/level registers, bit
+    /// per line.
+    pub(crate) const LEVEL: u16 = {
+        let [a, b, c, d] = PCI;
+        1 << SCI | 1 << a | 1 << b | 1 << c | 1 << d
+    };
+}
+
+/// How many interrupt lines there are.
+pub(crate) const LINES: u8 = 24;
+/// The I/O APIC's pin that the 8259s' INTR is wired to, for a guest that wants it there.
+pub(crate) const INTR_PIN: u8 = 0;
+/// The I/O APIC's pin of the timer.
+pub(crate) const TIMER_PIN: u8 = 2;
+/// The line and the input of the first 8259 by which the second one reaches it: no device's.
+const CASCADE: u8 = 2;
+/// Lines of the ISA bus.
+const ISA_LINES: u8 = 16;
+
+/// What the interrupt lines are wired to, whichever the interrupt controllers are: the ISA lines
+/// to the 8259s and to the I/O APIC, for the guest uses one or the other, the others to the I/O
+/// APIC alone. Guests learn of it by [`overrides`].
+pub(crate) fn wiring() -> Vec<(u32, PcInput)> {
+    let isa = (0..ISA_LINES).map(|line| (line, PcInput::Pic(line)));
+    let pin = |line| if line == irq::TIMER { TIMER_PIN } else { line };
+    let all = (0..LINES).map(|line| (line, PcInput::IoApic(pin(line))));
+    let lines = isa.chain(all).filter(|(line, _)| *line != CASCADE);
+    lines.map(|(line, input)| (line.into(), input)).collect()
+}
+
+/// The lines of the ISA bus that are not the I/O APIC's pin of that number, or not edge triggered.
+pub(crate) fn overrides() -> Vec<IrqOverride> {
+    let level = |irq: u8| IrqOverride { irq, gsi: irq.into(), trigger: Trigger::LevelLow };
+    let timer = IrqOverride::timer(irq::TIMER, TIMER_PIN.into());
+    let sci = IrqOverride::sci(irq::SCI, irq::SCI.into());
+    [timer, sci].into_iter().chain(irq::PCI.map(level)).collect()
+}
+
+/// Where the pins of all devices on PCI's bus 0 go.
+pub(crate) fn pci_routes() -> Vec<PciRoute> {
+    let pins = (0..32).flat_map(|device| (0..4).map(move |pin| (device, pin)));
+    let route = |(device, pin)| PciRoute { device, pin, gsi: irq::pci(device, pin).into() };
+    pins.map(route).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_ends_in_inputs_of_its_own_and_the_timer_at_pin_2() {
+        let wiring = wiring();
+        assert!(wiring.contains(&(0, PcInput::Pic(0))));
+        assert!(wiring.contains(&(0, PcInput::IoApic(2))));
+        assert!(
+            wiring.contains(&(9, PcInput::Pic(9))) && wiring.contains(&(9, PcInput::IoApic(9)))
+        );
+        assert!(wiring.contains(&(23, PcInput::IoApic(23))));
+        assert!(!wiring.contains(&(16, PcInput::Pic(16))));
+        assert!(wiring.iter().all(|(line, _)| *line != 2), "the cascade is nobody's line");
+        assert_eq!(wiring.len(), 15 + 23);
+        let mut inputs: Vec<_> = wiring.iter().map(|(_, input)| format!("{input:?}")).collect();
+        inputs.sort();
+        inputs.dedup();
+        assert_eq!(inputs.len(), wiring.len());
+    }
+
+    /// QEMU's `hw/pci-host/i440fx.c`, `pci_slot_get_pirq`: `(pin + slot - 1) & 3`.
+    #[test]
+    fn pins_take_turns_on_the_four_lines_as_behind_a_piix() {
+        for (device, pin, line) in [
+            (1, 0, 10),
+            (1, 1, 11),
+            (1, 2, 5),
+            (1, 3, 14),
+            (2, 0, 11),
+            (4, 0, 14),
+            (5, 0, 10),
+            (31, 3, 11),
+        ] {
+            assert_eq!(irq::pci(device, pin), line, "{device} {pin}");
+        }
+        let routes = pci_routes();
+        assert_eq!(routes.len(), 128);
+        assert_eq!(routes[5], PciRoute { device: 1, pin: 1, gsi: 11 });
+    }
+
+    #[test]
+    fn the_lines_of_pci_are_nobody_elses_and_level_triggered_for_everybody() {
+        let isa = [irq::TIMER, irq::KEYBOARD, irq::RTC, irq::SCI, irq::MOUSE];
+        let taken: Vec<u8> = isa.into_iter().chain(irq::SERIAL).collect();
+        assert!(irq::PCI.iter().all(|line| !taken.contains(line)));
+        let told: u16 = overrides()
+            .iter()
+            .filter(|line| line.trigger != Trigger::Bus)
+            .fold(0, |bits, line| bits | 1 << line.irq);
+        assert_eq!(told, irq::LEVEL);
+        // 0, 1, 2, 8 and 13 cannot be (82371AB, section 4.2.5.4).
+        assert_eq!(irq::LEVEL & 0x2107, 0);
+    }
 }

@@ -46,6 +46,20 @@ pub(crate) fn interrupt(vcpu: &VcpuFd, vector: u8) -> io::Result<()> {
     }
 }
 
+/// Has these inputs of an 8259A in the kernel be level triggered, bit per input, and no others, as a
+/// write to its edge/level control register does.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn set_elcr(vm: &VmFd, chip_id: u32, elcr: u8) -> Result<(), kvm_ioctls::Error> {
+    let mut chip = kvm_bindings::kvm_irqchip { chip_id, ..Default::default() };
+    vm.get_irqchip(&mut chip)?;
+    // SAFETY: of a union of chips, KVM has filled in the one that was named, an 8259A; all of its
+    // fields are bytes.
+    let mut pic = unsafe { chip.chip.pic };
+    pic.elcr = elcr & pic.elcr_mask;
+    chip.chip.pic = pic;
+    vm.set_irqchip(&chip)
+}
+
 /// Wraps an open file as `/dev/kvm`. Whether it is one shows in its answers.
 pub(crate) fn kvm_from_file(file: File) -> Kvm {
     // SAFETY: the descriptor is open and owned, and goes over to the Kvm. On a file that is not

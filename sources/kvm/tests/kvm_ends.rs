@@ -213,6 +213,7 @@ fn too_many_vcpus_are_refused_with_the_number_there_may_be() {
             tss_addr: 0xfffb_d000,
             identity_map_addr: None,
             irqchip: Irqchip::None,
+            wiring: Vec::new(),
             pit: false,
         };
         let Err(refused) = Vm::new(&kvm, &mem, options) else { panic!("{vcpus} vCPUs") };

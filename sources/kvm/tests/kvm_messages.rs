@@ -378,3 +378,25 @@ fn an_eventfd_outlives_the_guest() {
         guest.stop();
     });
 }
+
+/// The 8259s' edge/level control registers, as the guest reads them.
+#[test]
+fn lines_can_be_level_triggered_before_the_guest_starts_and_a_reset_makes_them_edges() {
+    let mut machine = Machine::with(1, Irqchip::Kernel);
+    let device = Recorder::new();
+    machine.ports(flat::PORT, 8, &device);
+    let say = |port| Asm::new().inb(port).mov_dx(flat::PORT).out_al();
+    let code = say(0x4d0).then(&say(0x4d1)).spin();
+    for expected in [[0x20, 0x4e], [0, 0]] {
+        let before = device.count();
+        if expected[0] != 0 {
+            // 0, 1, 2, 8 and 13 are always edges.
+            machine.vm.set_level_triggered(0x4e20 | 0x2107).unwrap();
+        }
+        let running = machine.start(&code);
+        until("the guest's words", || device.count() == before + 2);
+        machine.give_back(running.set.stop().unwrap());
+        assert_eq!(device.written()[before..], expected);
+        machine.vm.reset().unwrap();
+    }
+}

@@ -27,7 +27,7 @@ use trapline_device::{
     Size, StateError,
 };
 
-use self::regs::{CASCADE, MAP, Reg, Which};
+use self::regs::{CASCADE, ELCR_OFFSET, MAP, Reg, Which};
 use self::state::SavedV1;
 pub use self::state::{Chip, Phase, State};
 
@@ -129,6 +129,15 @@ impl Pic {
     /// The chips after power-on. `intr` is the processor's INTR pin.
     pub fn new(intr: Line) -> Arc<Self> {
         Arc::new(Self { intr, state: Mutex::default() })
+    }
+
+    /// Has these inputs be level triggered, bit per input, and no others: a write to both edge/level
+    /// control registers.
+    pub fn set_level_triggered(&self, inputs: u16) {
+        let mut state = self.state.lock();
+        let bytes = inputs.to_le_bytes();
+        (ELCR_OFFSET..).zip(bytes).for_each(|(offset, value)| state.write(offset, value));
+        self.sync(&state);
     }
 
     /// Drives input `pin`, 0 to 15. The cascade input 2 is not to be had, and pins past 15 do not

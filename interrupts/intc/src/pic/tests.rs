@@ -204,6 +204,14 @@ fn a_spurious_irq_15_leaves_the_cascade_in_service() {
 }
 
 #[test]
+fn the_board_makes_lines_level_triggered_as_firmware_does() {
+    let pc = Pc::new();
+    pc.out(ELCR, 0x40);
+    pc.pic.set_level_triggered(0x0e20 | 0x2107);
+    assert_eq!((pc.read(ELCR), pc.read(ELCR2)), (0x20, 0x0e));
+}
+
+#[test]
 fn a_level_triggered_line_asks_again_after_the_eoi() {
     let pc = Pc::new();
     pc.out(ELCR2, 0xff);

@@ -5,9 +5,10 @@ use kvm_bindings::{
     KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
 };
 use kvm_ioctls::VmFd;
+use trapline_device::PcInput;
 
 use crate::routing::{Route, Routing};
-use crate::{Caps, Error, Irqchip, Vm, VmOptions};
+use crate::{Caps, Error, Irqchip, Vm, VmOptions, ioctl};
 
 /// Inputs of the I/O APIC.
 pub(super) const IOAPIC_INPUTS: u32 = 24;
@@ -57,26 +58,16 @@ fn create_local_apics(fd: &VmFd, caps: &Caps) -> Result<(), Error> {
     fd.enable_cap(&cap).map_err(Error::ioctl("create the local APICs"))
 }
 
-/// The interrupt inputs, connected as a PC does. Those of the ISA bus, GSI 0 to 15, go to an 8259A
-/// and to the I/O APIC; the timer, GSI 0, goes to input 2 of the I/O APIC, which is what the MADT's
-/// usual "interrupt source override" and the MP table's entry say. KVM's default is input 0.
-///
-/// With the local APICs alone, the inputs are the board's I/O APIC's, and lead nowhere until that
-/// sends level-triggered messages.
+/// The interrupt inputs, wired as the board wants it. With the local APICs alone, the inputs are those
+/// of the board's I/O APIC, and lead nowhere until that sends level-triggered messages.
 pub(crate) fn routing(caps: &Caps, options: &VmOptions) -> Routing {
-    let mut routes = Vec::new();
-    let mut connect = |gsi, irqchip, pin| routes.push((gsi, Route::Pin { irqchip, pin }));
-    let inputs = if options.irqchip == Irqchip::Kernel { 0..IOAPIC_INPUTS } else { 0..0 };
-    for gsi in inputs {
-        match gsi {
-            // The cascade of the second 8259A: nothing can be connected there.
-            2 => continue,
-            0..8 => connect(gsi, KVM_IRQCHIP_PIC_MASTER, gsi),
-            8..16 => connect(gsi, KVM_IRQCHIP_PIC_SLAVE, gsi - 8),
-            _ => {}
-        }
-        connect(gsi, KVM_IRQCHIP_IOAPIC, if gsi == 0 { 2 } else { gsi });
-    }
+    let route = |input| match input {
+        PcInput::Pic(pin @ 0..8) => Route::Pin { irqchip: KVM_IRQCHIP_PIC_MASTER, pin: pin.into() },
+        PcInput::Pic(pin) => Route::Pin { irqchip: KVM_IRQCHIP_PIC_SLAVE, pin: u32::from(pin) - 8 },
+        PcInput::IoApic(pin) => Route::Pin { irqchip: KVM_IRQCHIP_IOAPIC, pin: pin.into() },
+    };
+    let wiring: &[_] = if options.irqchip == Irqchip::Kernel { &options.wiring } else { &[] };
+    let routes: Vec<_> = wiring.iter().map(|(gsi, input)| (*gsi, route(*input))).collect();
     Routing::new(caps.irq_routes, IOAPIC_INPUTS, &routes)
 }
 
@@ -85,6 +76,25 @@ pub(crate) fn commit_routing(vm: &Vm) -> Result<(), Error> {
     match vm.options().irqchip {
         Irqchip::Kernel => vm.routing().commit(vm.fd()),
         Irqchip::Split | Irqchip::None => Ok(()),
+    }
+}
+
+impl Vm {
+    /// Has these lines of the ISA bus be level triggered at the 8259s in the kernel, bit per line, and
+    /// no others: what firmware does for PCI's (the edge/level control registers). Nothing without
+    /// such 8259s. A reset makes all edge triggered.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn set_level_triggered(&self, lines: u16) -> Result<(), Error> {
+        if self.options().irqchip != Irqchip::Kernel {
+            return Ok(());
+        }
+        let [first, second] = lines.to_le_bytes();
+        [(KVM_IRQCHIP_PIC_MASTER, first), (KVM_IRQCHIP_PIC_SLAVE, second)]
+            .into_iter()
+            .try_for_each(|(chip, elcr)| ioctl::set_elcr(self.fd(), chip, elcr))
+            .map_err(Error::ioctl("make interrupts level triggered"))
     }
 }
 

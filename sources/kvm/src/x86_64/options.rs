@@ -1,5 +1,7 @@
 //! What there is to choose about an x86-64 VM.
 
+use trapline_device::PcInput;
+
 /// Where interrupt controllers are emulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Irqchip {
@@ -13,7 +15,7 @@ pub enum Irqchip {
 }
 
 /// How a VM is to be made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct VmOptions {
     /// How many vCPUs it will have, 1 or more. Goes into CPUID.
     pub vcpus: u32,
@@ -24,6 +26,8 @@ pub struct VmOptions {
     pub identity_map_addr: Option<u64>,
     /// The interrupt controllers.
     pub irqchip: Irqchip,
+    /// What the interrupt inputs ([`crate::Vm::line`]) are wired to, with [`Irqchip::Kernel`].
+    pub wiring: Vec<(u32, PcInput)>,
     /// Whether the kernel emulates the interval timer (ports 0x40 to 0x43). It then also answers
     /// port 0x61, whose bit 5 is the output of the timer's channel 2 and calibrates clocks: only
     /// who has the timer can answer it. Needs [`Irqchip::Kernel`].

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use trapline::{EventFd, Mapping, Offload, Region, Registry, Zone};
-use trapline_device::{Handler, IoCx, Size};
+use trapline_device::{Handler, IoCx, PcInput, Size};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{
     CrashReport, Irqchip, Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm, VmOptions,
@@ -133,6 +133,13 @@ pub(crate) fn kvm() -> Kvm {
     Kvm::open("/dev/kvm").unwrap_or_else(|error| panic!("this test needs KVM: {error}"))
 }
 
+/// Each input goes to the I/O APIC's pin of that number, and the first sixteen to the 8259s'.
+fn wiring() -> Vec<(u32, PcInput)> {
+    let pics = (0..16).filter(|pin| *pin != 2).map(|pin| (u32::from(pin), PcInput::Pic(pin)));
+    let io_apic = (0..24).map(|pin| (u32::from(pin), PcInput::IoApic(pin)));
+    pics.chain(io_apic).collect()
+}
+
 impl Machine {
     pub(crate) fn new() -> Self {
         Self::with(1, Irqchip::None)
@@ -151,6 +158,7 @@ impl Machine {
             tss_addr: 0xfffb_d000,
             identity_map_addr: None,
             irqchip,
+            wiring: wiring(),
             pit: irqchip == Irqchip::Kernel,
         };
         let vm = Vm::new(&kvm(), &mem, options).unwrap();
