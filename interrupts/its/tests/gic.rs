@@ -66,6 +66,78 @@ fn a_level_spi_stays_pending_until_its_line_falls_and_an_edge_until_it_is_taken(
 }
 
 #[test]
+fn an_active_interrupt_is_not_signalled_again_until_it_is_deactivated() {
+    let (mut gic, ram) = gic();
+    gic.cpus[0].separate_deactivate = true;
+    gic.set_spi(40, true);
+    gic.set_ppi(CPU0, 27, true);
+    for intid in [27, 40] {
+        assert_eq!(gic.acknowledge(CPU0, true, &ram), intid);
+        gic.end(CPU0, true, intid);
+        assert_eq!(gic.cpus[0].running(), gicv3_its::gic::IDLE, "the priority is dropped");
+    }
+    assert_eq!(gic.signalled(CPU0, &ram), None, "both lines are high, both are active");
+    gic.deactivate(CPU0, 40);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 40);
+}
+
+#[test]
+fn an_edge_is_signalled_once_however_long_its_line_stays_high() {
+    let (mut gic, ram) = gic();
+    // Interrupts 41 and 42 are edge-triggered, and 43 a level.
+    gic.write_distributor(0xc08, 4, 2 << 18 | 2 << 20);
+    for intid in [41, 42, 43] {
+        gic.set_spi(intid, true);
+    }
+    gic.set_spi(42, false);
+    assert_eq!(gic.read_distributor(0x204, 4), 0b111 << 9, "an edge is kept, a level is there");
+    for intid in [41, 42] {
+        assert_eq!(gic.acknowledge(CPU0, true, &ram), intid);
+        gic.end(CPU0, true, intid);
+    }
+    gic.set_spi(43, false);
+    assert_eq!(gic.signalled(CPU0, &ram), None);
+    gic.set_spi(41, true);
+    assert_eq!(gic.signalled(CPU0, &ram), None, "it was high already");
+    gic.set_spi(41, false);
+    assert_eq!(gic.signalled(CPU0, &ram), None, "a line that falls is no edge");
+    gic.set_spi(41, true);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 41);
+    gic.end(CPU0, true, 41);
+    // A driver takes an edge back, and a level only its device.
+    gic.set_spi(42, true);
+    gic.set_spi(43, true);
+    gic.write_distributor(0x284, 4, 0b11 << 10);
+    assert_eq!(gic.read_distributor(0x204, 4), 1 << 11);
+}
+
+#[test]
+fn an_interrupt_has_five_bits_of_priority() {
+    let (mut gic, ram) = gic();
+    gic.write_distributor(0x400 + 40, 4, 0xffa7_a80f);
+    assert_eq!(gic.read_distributor(0x400 + 40, 4), 0xf8a0_a808);
+    for (priority, masks) in [(0xa0, [(0xa0, false), (0xa7, false), (0xa8, true)])] {
+        gic.write_distributor(0x400 + 50, 1, priority);
+        gic.set_spi(50, true);
+        for (mask, signalled) in masks {
+            gic.cpus[0].mask = mask;
+            assert_eq!(gic.signalled(CPU0, &ram).is_some(), signalled, "{mask:#x}");
+        }
+    }
+    // An LPI has six, of which the interface compares five.
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 50);
+    gic.cpus[0].mask = 0xff;
+    ram.write(CONFIG, &[0xa5, 0x9d]).unwrap();
+    for (offset, size, value) in [(0x70, 8, CONFIG | 15), (0x78, 8, PENDING), (0, 4, 1)] {
+        gic.write_redistributor(CPU0, offset, size, value, &ram);
+    }
+    gic.redistributors.sink(&ram).set_pending(CPU0, Lpi::new(8192).unwrap());
+    assert_eq!(gic.signalled(CPU0, &ram), None, "0xa4 does not preempt 0xa0");
+    gic.redistributors.sink(&ram).set_pending(CPU0, Lpi::new(8193).unwrap());
+    assert_eq!(gic.signalled(CPU0, &ram).map(|next| next.priority), Some(0x9c));
+}
+
+#[test]
 fn spis_go_where_they_are_routed() {
     let (mut gic, ram) = gic();
     gic.write_distributor(0x6000 + 8 * 50, 8, 1);

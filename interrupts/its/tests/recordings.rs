@@ -1,5 +1,5 @@
 //! Recordings of another implementation, driven over qtest with its processors stopped, replayed.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that can not go on fails")]
 
 #[path = "../examples/replay/machine.rs"]
 mod machine;
@@ -83,6 +83,10 @@ fn what_other_implementations_may_do_can_be_replayed() {
     let skipped = r#"{"op":"its_r","off":"0x90","size":8,"val":"0x20"}"#;
     assert_eq!(play(&[&stalls[..], &[stalled]].concat()), (1, 0));
     assert_eq!(play(&[&stalls[..], &[skipped]].concat()), (1, 0));
+    // What is not to be compared does not say that it stalls.
+    let on = r#"{"op":"quirk","on":true}"#;
+    let off = r#"{"op":"quirk","on":false}"#;
+    assert_eq!(play(&[&[on, meta, stalled, off], &stalls[1..], &[skipped]].concat()), (1, 0));
     // A GICv4 is not modelled, whether its record says so or its TYPER.
     let typer = r#"{"op":"its_r","off":8,"size":8,"val":"0x3f0001efb3"}"#;
     assert_eq!(play(&[meta, typer]), (0, 0));
@@ -90,10 +94,34 @@ fn what_other_implementations_may_do_can_be_replayed() {
 }
 
 #[test]
+fn what_is_said_before_a_machine_is_said_of_its_records() {
+    let meta = r#"{"op":"meta","ncpu":1}"#;
+    let differs = r#"{"op":"expect","what":"pending","cpu":0,"lpi":8192,"val":1}"#;
+    let test = r#"{"op":"test","name":"first"}"#;
+    let note = r#"{"op":"note","text":"boot"}"#;
+    let quirk = r#"{"op":"quirk","on":true}"#;
+    let play = |lines: &[&str]| player::play(&lines.join("\n")).unwrap();
+    let report = play(&[note, test, meta, differs]);
+    assert_eq!((report.checks, report.differences), (1, 1));
+    let [line] = report.lines.as_slice() else { panic!("one difference, one line") };
+    assert!(line.starts_with("4: [first] "), "{line}");
+    // Between two machines as before the first one, also if one of them is left out.
+    for left_out in [meta, r#"{"op":"meta","ncpu":1,"gic":4}"#] {
+        let report = play(&[left_out, test, meta, differs]);
+        assert!(report.lines.last().is_some_and(|line| line.starts_with("4: [first] ")));
+        assert_eq!(play(&[left_out, quirk, meta, differs]).checks, 0);
+    }
+    assert_eq!(play(&[quirk, meta, differs]).checks, 0);
+}
+
+#[test]
 fn text_that_is_not_of_the_format_is_an_error_with_its_line() {
     let meta = r#"{"op":"meta","ncpu":1}"#;
     for (text, line) in [
         ("{\"op\":\"note\"}", "1:"),
+        ("", "1:"),
+        (&format!("{{\"op\":\"eoi\",\"cpu\":0,\"intid\":1}}\n{meta}"), "1:"),
+        (&format!("{{\"op\":\"test\"}}\n{{\"no\":\"op\"}}\n{meta}"), "2:"),
         (&format!("{meta}\n{{\"op\":\"what\"}}"), "2:"),
         (&format!("{meta}\n{{\"op\":\"its_w\",\"off\":0,\"size\":4}}"), "2:"),
         (&format!("{meta}\nnonsense"), "2:"),

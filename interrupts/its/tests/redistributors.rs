@@ -4,7 +4,7 @@
 mod support;
 
 use gicv3_its::redist::regs::{CTLR_CES, CTLR_IR, Typer, typer};
-use gicv3_its::redist::{RedistConfig, Redistributors};
+use gicv3_its::redist::{RedistConfig, RedistributorState, Redistributors};
 use gicv3_its::{Config, GuestMemory, Lpi, LpiSink, Target};
 use support::ram::Ram;
 use support::{Bench, CONFIG, PENDING, int, mapc, mapd, mapti};
@@ -52,6 +52,88 @@ fn ptz_is_said_with_the_upper_half_only() {
     assert!(!pending(&[(0x7c, 4, 1 << 30), (0x78, 4, PENDING)]), "the lower half says nothing");
     assert!(pending(&[(0x78, 4, PENDING), (0x7c, 4, 0)]));
     assert!(pending(&[(0x78, 8, PENDING), (0x7c, 4, 1 << 29)]), "bit 61 is another one");
+}
+
+#[test]
+fn ptz_is_said_of_one_table_at_one_time() {
+    let (mut redist, ram) = redistributors(CTLR_CES);
+    let lpi = Lpi::new(8193).unwrap();
+    for (offset, size, value) in [(0x70, 8, CONFIG | 15), (0x78, 8, PENDING | 1 << 62)] {
+        redist.write(CPU0, offset, size, value, &ram);
+    }
+    redist.write(CPU0, 0, 4, 1, &ram);
+    redist.sink(&ram).set_pending(CPU0, lpi);
+    redist.write(CPU0, 0, 4, 0, &ram);
+    redist.write(CPU0, 0, 4, 1, &ram);
+    assert_eq!(redist.all_pending(CPU0, &ram), [lpi], "what was written back is read again");
+    // Nor does it outlive a reset, or come over with a saved state.
+    redist.write(CPU0, 0, 4, 0, &ram);
+    redist.write(CPU0, 0x78, 8, PENDING | 1 << 62, &ram);
+    let mut states = [RedistributorState::default()];
+    redist.save(&ram, &mut states).unwrap();
+    for reset in [true, false] {
+        if reset {
+            redist.reset();
+        } else {
+            redist.write(CPU0, 0x78, 8, PENDING | 1 << 62, &ram);
+            redist.restore(&states, &ram).unwrap();
+        }
+        redist.write(CPU0, 0x70, 8, CONFIG | 15, &ram);
+        redist.write(CPU0, 0x78, 4, PENDING, &ram);
+        redist.write(CPU0, 0, 4, 1, &ram);
+        assert_eq!(redist.all_pending(CPU0, &ram), [lpi], "reset: {reset}");
+        redist.write(CPU0, 0, 4, 0, &ram);
+    }
+}
+
+#[test]
+fn an_lpi_whose_configuration_byte_is_not_in_ram_is_not_enabled() {
+    let (mut redist, ram) = redistributors(CTLR_CES);
+    ram.write(PENDING + 1024, &[2]).unwrap();
+    for (offset, size, value) in [(0x70, 8, 0x9000_0000 | 15), (0x78, 8, PENDING), (0, 4, 1)] {
+        redist.write(CPU0, offset, size, value, &ram);
+    }
+    let (loaded, new) = (Lpi::new(8193).unwrap(), Lpi::new(8300).unwrap());
+    assert_eq!(redist.all_pending(CPU0, &ram), [loaded]);
+    assert_eq!(redist.next(CPU0, &ram), None, "looked for");
+    redist.sink(&ram).set_pending(CPU0, new);
+    assert_eq!(redist.next(CPU0, &ram), None, "told when it became pending");
+    redist.sink(&ram).invalidate_all(CPU0);
+    assert_eq!(redist.next(CPU0, &ram), None);
+    assert_eq!(redist.all_pending(CPU0, &ram), [loaded, new], "pending nevertheless");
+}
+
+#[test]
+fn movall_reads_the_configuration_of_what_arrives_anew() {
+    let mut bench = Bench::new(Config::new());
+    bench.run(&[mapc(0, 0), mapc(1, 1), mapd(0, 1), mapti(0, 0, 8192, 1), mapti(0, 1, 8200, 1)]);
+    // Processor 1 has seen both bytes, and has one of the LPIs pending.
+    bench.run(&[int(0, 0), int(0, 1)]);
+    assert_eq!(bench.next_lpi(1), Some(8192));
+    bench.redist.acknowledge(Target(1), Lpi::new(8192).unwrap());
+    bench.ram.write(CONFIG, &[0x41]).unwrap();
+    bench.ram.write(CONFIG + 8, &[0x21]).unwrap();
+    let mut sink = bench.redist.sink(&bench.ram);
+    for intid in [8192, 8200] {
+        sink.set_pending(Target(0), Lpi::new(intid).unwrap());
+    }
+    sink.move_all_pending(Target(0), Target(1));
+    let next = bench.redist.next(Target(1), &bench.ram).unwrap();
+    assert_eq!((next.priority, next.lpi.intid()), (0x40, 8192), "8200 was there and is 0xa0");
+}
+
+#[test]
+fn an_lpi_has_six_bits_of_priority() {
+    let (mut redist, ram) = redistributors(CTLR_CES);
+    ram.write(CONFIG, &[0xa7, 0xa3, 0x9f]).unwrap();
+    for (offset, size, value) in [(0x70, 8, CONFIG | 15), (0x78, 8, PENDING), (0, 4, 1)] {
+        redist.write(CPU0, offset, size, value, &ram);
+    }
+    for (intid, next) in [(8192, (0xa4, 8192)), (8193, (0xa0, 8193)), (8194, (0x9c, 8194))] {
+        redist.sink(&ram).set_pending(CPU0, Lpi::new(intid).unwrap());
+        let found = redist.next(CPU0, &ram).unwrap();
+        assert_eq!((found.priority, found.lpi.intid()), next);
+    }
 }
 
 #[test]

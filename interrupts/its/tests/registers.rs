@@ -130,6 +130,81 @@ fn a_stalling_its_waits_for_retry_and_goes_on() {
 }
 
 #[test]
+fn only_memory_stalls_a_queue_not_a_refused_command() {
+    let config = Config { memory_errors: MemoryErrors::Stall, ..Config::new() };
+    let mut bench = Bench::new(config);
+    bench.queue(&[
+        mapd(0x1_0000, 1),
+        mapd(0, 16),
+        mapc(0, 9),
+        mapc(0x2000, 0),
+        mapti(0, 0, 8192, 0),
+        int(0, 0),
+        Command::Unknown { opcode: 0x77 },
+        Command::Virtual { name: "VSGI", opcode: 0x23 },
+        mapc(1, 1),
+    ]);
+    let next = bench.next;
+    assert_eq!(bench.write32(0x88, next), Progress::Idle);
+    assert_eq!(bench.read(0x90, 8), next);
+    assert_eq!(bench.its.counters().all_refused(), 8);
+    assert_eq!(bench.its.collections().count(), 1, "what follows is executed");
+    // A command that cannot be read stalls; where it is skipped, the queue goes on.
+    for (memory_errors, creadr) in [(MemoryErrors::Stall, 1), (MemoryErrors::Skip, 0x20)] {
+        let mut bench = Bench::new(Config { memory_errors, ..Config::new() });
+        let _idle = bench.write32(0, 0);
+        let _idle = bench.write(0x80, VALID | 0x9000_0000);
+        let _idle = bench.write32(0, 1);
+        let _progress = bench.write32(0x88, 0x20);
+        assert_eq!(bench.read(0x90, 8), creadr);
+        assert_eq!(bench.its.counters().refused(CommandError::QueueMemory), 1);
+    }
+}
+
+#[test]
+fn a_stalled_queue_goes_on_when_the_its_is_enabled_again_or_has_another_queue() {
+    let config = Config { memory_errors: MemoryErrors::Stall, ..Config::new() };
+    let mut bench = Bench::new(config);
+    let outside = Command::Mapd { device: DeviceId(0), size: 1, itt: 0x9000_0000, valid: true };
+    bench.queue(&[mapc(0, 0), outside, mapti(0, 0, 8192, 0), mapc(1, 1)]);
+    let next = bench.next;
+    assert_eq!(bench.write32(0x88, next), Progress::Stalled);
+    assert_eq!(bench.read(0x90, 8), 0x41, "at MAPTI, whose table is not RAM");
+    let _stalled = bench.write32(0, 0);
+    assert_eq!(bench.read(0x90, 8), 0x41, "disabling does not help by itself");
+    // The driver gives the device another table and the queue memory for the rest.
+    let inside = ITT >> 8 << 5 | VALID | 1 << 49 | 1;
+    bench.ram.write(DEVICES, &inside.to_le_bytes()).unwrap();
+    assert_eq!(bench.write32(0, 1), Progress::Idle);
+    assert_eq!(bench.read(0x90, 8), next);
+    assert_eq!(bench.signal(0, 0).map(|(lpi, _)| lpi.intid()), Ok(8192));
+
+    let mut bench = Bench::new(config);
+    bench.queue(&[outside, mapti(0, 0, 8192, 0)]);
+    assert_eq!(bench.write32(0x88, 0x40), Progress::Stalled);
+    let _stalled = bench.write32(0, 0);
+    let _idle = bench.write(0x80, VALID | QUEUE);
+    assert_eq!(bench.read(0x90, 8), 0, "a new queue is empty and has not stalled");
+}
+
+#[test]
+fn mapc_needs_memory_for_the_collection_now() {
+    let mut bench = Bench::new(Config::new());
+    let _idle = bench.write32(0, 0);
+    let _idle = bench.write(0x108, VALID | 0x9000_0000 | 0x200);
+    let _idle = bench.write32(0, 1);
+    assert!(bench.its.enabled());
+    let unmap = Command::Mapc {
+        collection: gicv3_its::CollectionId(1),
+        target: gicv3_its::command::RdBase(0),
+        valid: false,
+    };
+    bench.run(&[mapc(0, 0), unmap]);
+    assert_eq!(bench.its.counters().refused(CommandError::TableMemory), 2);
+    assert_eq!(bench.its.collections().count(), 0);
+}
+
+#[test]
 fn memory_that_is_not_ram_is_skipped_and_counted() {
     let mut bench = Bench::new(Config::new());
     let itt = Command::Mapd { device: DeviceId(1), size: 3, itt: 0x9000_0000, valid: true };
@@ -256,6 +331,69 @@ fn a_remembered_translation_is_one_of_its_device_event_and_time() {
 }
 
 #[test]
+fn devices_that_share_a_place_in_the_cache_do_not_share_a_translation() {
+    let mut bench = Bench::new(Config::new());
+    let itt = |device: u32| 0x4600_0000 + u64::from(device) * 0x100;
+    bench.run(&[mapc(0, 0)]);
+    // More devices than the cache has places, all with the same event.
+    for device in 0..2048 {
+        let (id, itt) = (DeviceId(device), itt(device));
+        let mapd = Command::Mapd { device: id, size: 0, itt, valid: true };
+        bench.run(&[mapd, mapti(device, 1, 8192 + device, 0)]);
+    }
+    let mut cache = TranslationCache::new();
+    for device in (0..2048).chain((0..2048).rev()) {
+        let to = cache.translate(&bench.its, &bench.ram, DeviceId(device), EventId(1));
+        assert_eq!(to.unwrap().0.intid(), 8192 + device);
+    }
+}
+
+#[test]
+fn a_16_bit_signal_is_an_event_of_16_bits() {
+    let mut bench = Bench::new(Config::new());
+    bench.run(&[mapc(0, 0), mapd(0, 1), mapti(0, 3, 8192, 0)]);
+    let mut cache = TranslationCache::new();
+    let mut signal = |size, data| {
+        let (ram, sink) = (&bench.ram, &mut bench.redist.sink(&bench.ram));
+        let plain = bench.its.msi(ram, sink, DeviceId(0), size, data);
+        let cached = bench.its.msi_cached(&mut cache, ram, sink, DeviceId(0), size, data);
+        assert_eq!(plain, cached);
+        plain.map(|(lpi, _)| lpi.intid())
+    };
+    // What is on the other half of the bus is not part of the data.
+    assert_eq!(signal(2, 0xabcd_0003), Ok(8192));
+    assert_eq!(signal(4, 3), Ok(8192));
+    assert_eq!(signal(4, 0x1_0003), Err(Blocked::Event));
+    for size in [0, 1, 3, 8] {
+        assert_eq!(signal(size, 3), Err(Blocked::Size));
+    }
+    assert_eq!(bench.its.counters().blocked(Blocked::Size), 8);
+    assert_eq!(bench.its.counters().signals, 4);
+}
+
+#[test]
+fn the_first_event_a_device_does_not_have_is_no_event() {
+    let mut bench = Bench::new(Config::new());
+    bench.run(&[mapc(0, 0), mapd(0, 1), mapti(0, 3, 8192, 0)]);
+    // What is behind the translation table is not looked at, and could be anything.
+    let stray = 1u64 << 48 | 8200 << 16;
+    bench.ram.write(ITT + 4 * 8, &stray.to_le_bytes()).unwrap();
+    assert!(bench.signal(0, 3).is_ok());
+    assert_eq!(bench.signal(0, 4), Err(Blocked::Event));
+    for (command, error) in [
+        (int(0, 4), CommandError::Int),
+        (Command::Clear { device: DeviceId(0), event: EventId(4) }, CommandError::Clear),
+        (Command::Inv { device: DeviceId(0), event: EventId(4) }, CommandError::Inv),
+        (Command::Discard { device: DeviceId(0), event: EventId(4) }, CommandError::Discard),
+        (mapti(0, 4, 8192, 0), CommandError::MaptiEvent),
+    ] {
+        bench.run(&[command]);
+        assert_eq!(bench.its.counters().refused(error), 1, "{command}");
+    }
+    assert_eq!(bench.number(ITT + 4 * 8), stray, "nor written");
+}
+
+#[test]
 fn every_register_has_its_name() {
     for (offset, name) in [
         (0x0, "GITS_CTLR"),
@@ -283,6 +421,28 @@ fn mapti_honours_propbaser_only_if_configured() {
         assert_eq!(bench.its.counters().refused(CommandError::MaptiIntid), refused);
         assert_eq!(bench.pending(0), [], "beyond IDbits nothing becomes pending");
     }
+}
+
+#[test]
+fn mapti_takes_what_any_redistributor_takes() {
+    // Processors differ, and the collection may be mapped to another one later.
+    let mut bench = Bench::new(Config::new());
+    for (cpu, id_bits) in [(0, 13), (1, 15), (2, 14)] {
+        bench.redistributor(cpu, 0, 0);
+        bench.redistributor(cpu, 0x70, CONFIG | id_bits);
+    }
+    bench.redistributor(3, 0, 0);
+    bench.redistributor(3, 0x70, 0);
+    bench.run(&[mapc(0, 1), mapd(0, 1), mapti(0, 0, 65_535, 0)]);
+    assert_eq!(bench.its.counters().all_refused(), 0);
+    bench.redistributor(1, 0x70, CONFIG | 13);
+    bench.run(&[mapti(0, 1, 32_767, 0), mapti(0, 1, 32_768, 0)]);
+    assert_eq!(bench.its.counters().all_refused(), 1, "14 is the most now: 32,768 is beyond");
+    for cpu in 0..3 {
+        bench.redistributor(cpu, 0x70, CONFIG | 12);
+    }
+    bench.run(&[mapti(0, 1, 8192, 0)]);
+    assert_eq!(bench.its.counters().refused(CommandError::MaptiIntid), 2, "none has LPIs");
 }
 
 #[test]

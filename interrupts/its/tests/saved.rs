@@ -4,7 +4,10 @@
 mod support;
 
 use gicv3_its::redist::{RedistributorState, Redistributors};
-use gicv3_its::{Blocked, Config, Cte, Dte, GuestMemory, Ite, Its, RestoreError, SaveError, State};
+use gicv3_its::{
+    Blocked, Config, Cte, DeviceId, Dte, EventId, GuestMemory, Ite, Its, MemoryErrors, Progress,
+    RestoreError, SaveError, State, TranslationCache,
+};
 use support::ram::Ram;
 use support::{Bench, COLLECTIONS, CONFIG, DEVICES, ITT, PENDING, VALID, mapc, mapd, mapti};
 
@@ -39,6 +42,73 @@ fn tables_outside_ram_are_not_saved() {
     assert_eq!(bench.its.save(&bench.ram, 4), refused);
     let mut bench = with_tables(1 << 62 | 0x9000_0000 | 0x200, COLLECTIONS | 0x200);
     assert_eq!(bench.its.save(&bench.ram, 4), refused);
+}
+
+#[test]
+fn a_restore_voids_remembered_translations() {
+    let mut bench = Bench::new(Config::new());
+    bench.run(&[mapc(0, 0), mapd(0, 1), mapti(0, 0, 8192, 0)]);
+    let state = bench.its.save(&bench.ram, 4).unwrap();
+    let mut cache = TranslationCache::new();
+    let (device, event) = (DeviceId(0), EventId(0));
+    let mut translate = |bench: &Bench| cache.translate(&bench.its, &bench.ram, device, event);
+    assert_eq!(translate(&bench).map(|(lpi, _)| lpi.intid()), Ok(8192));
+    // The RAM that comes with the state is another guest's.
+    let other = Ite::new().with_intid(9000).with_next(1).into_bits();
+    bench.ram.write(ITT, &other.to_le_bytes()).unwrap();
+    assert_eq!(translate(&bench).map(|(lpi, _)| lpi.intid()), Ok(8192), "it was remembered");
+    let sink = &mut bench.redist.sink(&bench.ram);
+    let _idle = bench.its.restore(&state, &bench.ram, sink).unwrap();
+    assert_eq!(translate(&bench).map(|(lpi, _)| lpi.intid()), Ok(9000));
+}
+
+#[test]
+fn a_stalled_queue_is_saved_and_restored_as_one() {
+    let config = Config { memory_errors: MemoryErrors::Stall, ..Config::new() };
+    let mut bench = Bench::new(config);
+    let _idle = bench.write32(0, 0);
+    let _idle = bench.write(0x80, VALID | 0x9000_0000);
+    let _idle = bench.write32(0, 1);
+    assert_eq!(bench.write32(0x88, 0x40), Progress::Stalled);
+    let state = bench.its.save(&bench.ram, 4).unwrap();
+    assert_eq!(state.creadr, 1);
+    let mut to = restored(&bench, &state).unwrap();
+    assert_eq!(to.its.peek(0x90, 8), 1);
+    let commands = to.its.counters().commands;
+    assert_eq!(to.write32(0x88, 0x40), Progress::Stalled, "not without Retry");
+    assert_eq!(to.its.counters().commands, commands, "nothing was tried");
+    // An ITS that never stalls has no such state.
+    let skips = Config { memory_errors: MemoryErrors::Skip, ..config };
+    let mut never = Its::new(skips).unwrap();
+    let refused = never.restore(&state, &to.ram, &mut to.redist.sink(&to.ram));
+    assert_eq!(refused, Err(RestoreError::Register("GITS_CREADR")));
+}
+
+#[test]
+fn the_collection_list_ends_where_it_ends_whatever_was_there_before() {
+    let stale = Cte::new().with_collection(7).with_target(1).with_valid(true).into_bits();
+    let dirty = |bench: &Bench| {
+        for slot in 0..8 {
+            bench.ram.write(COLLECTIONS + slot * 8, &stale.to_le_bytes()).unwrap();
+        }
+    };
+    let mut bench = Bench::new(Config::new());
+    bench.run(&[mapc(2, 3), mapc(4, 0)]);
+    dirty(&bench);
+    let state = bench.its.save(&bench.ram, 4).unwrap();
+    assert_eq!(bench.number(COLLECTIONS + 16), 0, "saved");
+    assert_eq!(restored(&bench, &state).unwrap().its.collections().count(), 2);
+    dirty(&bench);
+    let _idle = bench.write32(0, 0);
+    assert_eq!(bench.number(COLLECTIONS + 16), 0, "disabled");
+    let _idle = bench.write32(0, 1);
+    assert_eq!(bench.its.collections().count(), 2);
+    assert_eq!(bench.its.counters().bad_collections, 0);
+    // Without any, too.
+    let mut bench = Bench::new(Config::new());
+    dirty(&bench);
+    let _idle = bench.write32(0, 0);
+    assert_eq!(bench.number(COLLECTIONS), 0);
 }
 
 #[test]

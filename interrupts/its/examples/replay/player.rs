@@ -66,16 +66,49 @@ pub(crate) fn play_with(text: &str, observer: &mut dyn Observer) -> Fallible<Rep
     let starts: Vec<usize> = (0..records.len())
         .filter(|n| op(records.get(*n).map(|(_, record)| record)) == Some("meta"))
         .collect();
-    if starts.first() != Some(&0) {
-        return Err("1: the first record is not meta".to_owned());
+    let Some(first) = starts.first() else { return Err("1: no record is meta".to_owned()) };
+    let (mut report, mut group) = (Report::default(), Group::default());
+    for (line, record) in records.get(..*first).unwrap_or_default() {
+        if !group.take(record).map_err(|error| format!("{line}: {error}"))? {
+            return Err(format!("{line}: there is no machine before the first meta"));
+        }
     }
-    let mut report = Report::default();
     let ends = starts.iter().skip(1).copied().chain([records.len()]);
     for (start, end) in starts.iter().copied().zip(ends) {
         let section = records.get(start..end).unwrap_or_default();
-        Player::section(section, &mut report, observer)?;
+        Player::section(section, &mut group, &mut report, observer)?;
     }
     Ok(report)
+}
+
+/// What a record can say about those after it, whatever machine they are about.
+#[derive(Default)]
+struct Group {
+    /// The name of the test they belong to.
+    test: String,
+    /// They are executed and not checked.
+    quirk: bool,
+}
+
+impl Group {
+    /// Takes a record that says no more than that, or nothing; false if it is about the machine.
+    fn take(&mut self, record: &Record) -> Fallible<bool> {
+        match op(Some(record)).ok_or("no op")? {
+            "note" => {}
+            "test" => text(record, "name").unwrap_or_default().clone_into(&mut self.test),
+            "quirk" => self.quirk = truth(record, "on")?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The records of a machine that is left out.
+    fn skip(&mut self, records: &[(u64, Record)]) -> Fallible<()> {
+        for (line, record) in records {
+            self.take(record).map_err(|error| format!("{line}: {error}"))?;
+        }
+        Ok(())
+    }
 }
 
 struct Player<'a> {
@@ -87,14 +120,14 @@ struct Player<'a> {
     ordered: bool,
     /// Commands are recorded, so one that is not is a difference.
     listed: bool,
-    quirk: bool,
-    test: String,
+    group: &'a mut Group,
 }
 
 impl<'a> Player<'a> {
     /// Replays the records from one `meta` to the next.
     fn section(
         records: &[(u64, Record)],
+        group: &'a mut Group,
         report: &'a mut Report,
         observer: &'a mut dyn Observer,
     ) -> Fallible<()> {
@@ -104,14 +137,14 @@ impl<'a> Player<'a> {
         if optional(meta, "gic").map_err(located)? == Some(4) {
             // GICv4 is not modelled; the format says to leave such a machine out.
             report.lines.push(format!("{line}: GICv4 machine left out"));
-            return Ok(());
+            return group.skip(rest);
         }
         let count = optional(meta, "ncpu").map_err(located)?.unwrap_or(1);
         let count = u16::try_from(count).map_err(|_| located("ncpu out of range".to_owned()))?;
-        let identity = identity(count, rest)?;
+        let identity = identity(count, rest, group.quirk)?;
         if identity.its.typer.virtual_lpis() {
             report.lines.push(format!("{line}: a machine with a GICv4's TYPER left out"));
-            return Ok(());
+            return group.skip(rest);
         }
         let machine = Machine::new(&identity, group1(rest)).map_err(located)?;
         let mut player = Self {
@@ -121,8 +154,7 @@ impl<'a> Player<'a> {
             line: *line,
             ordered: meta.get("mode").and_then(Value::as_str) == Some("cpu"),
             listed: rest.iter().any(|(_, record)| op(Some(record)) == Some("exec")),
-            quirk: false,
-            test: String::new(),
+            group,
         };
         for (line, record) in rest {
             player.line = *line;
@@ -138,10 +170,10 @@ impl<'a> Player<'a> {
         if op != "exec" {
             self.leftover();
         }
+        if self.group.take(record)? {
+            return Ok(());
+        }
         match op {
-            "note" => {}
-            "test" => self.test = text(record, "name").unwrap_or_default().to_owned(),
-            "quirk" => self.quirk = truth(record, "on")?,
             "memset" => {
                 let byte = u8::try_from(number(record, "byte")?).map_err(|_| "byte")?;
                 let data = vec![byte; length(record)?];
@@ -188,7 +220,7 @@ impl<'a> Player<'a> {
 
     /// Counts one comparison, unless the result is marked as specific to its origin.
     fn check(&mut self, same: bool, difference: impl FnOnce() -> String) {
-        if self.quirk {
+        if self.group.quirk {
             return;
         }
         self.report.checks += 1;
@@ -200,7 +232,7 @@ impl<'a> Player<'a> {
     fn differ(&mut self, difference: &str) {
         self.report.differences += 1;
         if self.report.lines.len() < LINES {
-            let Self { line, test, .. } = self;
+            let Self { line, group: Group { test, .. }, .. } = self;
             let at = if test.is_empty() { String::new() } else { format!("[{test}] ") };
             self.report.lines.push(format!("{line}: {at}{difference}"));
         }
@@ -267,7 +299,7 @@ impl<'a> Player<'a> {
                 executed.command,
                 Some(command) if !matches!(command, Command::Unknown { .. } | Command::Virtual { .. })
             );
-            if listed && self.listed && !self.quirk {
+            if listed && self.listed && !self.group.quirk {
                 self.differ(&format!("executed {executed}, recorded nothing"));
             }
         }
@@ -407,10 +439,10 @@ fn fields(command: &Command) -> HashMap<&'static str, u64> {
 }
 
 /// The identity a section's reads show: the first read of each register, before it is written.
-fn identity(count: u16, records: &[(u64, Record)]) -> Fallible<Identity> {
+/// `quirk` is whether they begin in the midst of what is specific to their origin.
+fn identity(count: u16, records: &[(u64, Record)], mut quirk: bool) -> Fallible<Identity> {
     let mut identity = Identity::new(count);
     let mut seen = std::collections::HashSet::new();
-    let mut quirk = false;
     for (line, record) in records {
         let located = |error| format!("{line}: {error}");
         if op(Some(record)) == Some("quirk") {

@@ -35,8 +35,7 @@ impl CpuInterface {
     /// Whether an interrupt of this group and priority is signalled.
     pub fn admits(&self, group1: bool, priority: u8) -> bool {
         let enabled = if group1 { self.group1 } else { self.group0 };
-        let running = self.running();
-        enabled && priority < self.mask & 0xf8 && (running == IDLE || priority & 0xf8 < running)
+        enabled && priority < (self.mask & 0xf8).min(self.running())
     }
 
     /// An interrupt of this group and priority starts to run.
