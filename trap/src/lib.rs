@@ -39,6 +39,14 @@ mod stats;
 mod sync;
 mod transaction;
 
+/// Registers this process for `membarrier(2)`, which a registry's edits use. The first registry
+/// does so if nobody has; but the call takes microseconds in a process with one thread and tens of
+/// milliseconds in one with several, so programs in a hurry make it first thing in `main`.
+pub fn register_membarrier() {
+    // Where the kernel has none, registries do without.
+    let _done = sync::has_heavy_barrier();
+}
+
 pub use address_space::{AddressSpace, NoRam, Ram, Transfer};
 pub use channel::{Channel, ChannelRef, Forwarded};
 pub use counters::{Counts, Unclaimed};

@@ -42,7 +42,9 @@ mod real {
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
     }
 
-    /// Whether [`heavy_barrier`] can be had from this kernel.
+    /// Whether [`heavy_barrier`] can be had from this kernel. Registers the process for it: at once
+    /// while it has one thread, else when all of the kernel's processors have passed through the
+    /// scheduler, which takes it milliseconds.
     #[cfg(target_os = "linux")]
     pub(crate) fn has_heavy_barrier() -> bool {
         use rustix::thread::{MembarrierCommand, membarrier};

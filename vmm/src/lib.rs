@@ -30,6 +30,8 @@ pub fn main() -> ExitCode {
     if std::process::id() == 1 && guest_init::is_init(args.first()) {
         return guest_init::main();
     }
+    // Before there is a second thread.
+    trapline_machine::register_membarrier();
     terminal::restore_on_panic();
     match cli::parse(args) {
         Ok(cli::Parsed::Text(text)) => say(&text),
