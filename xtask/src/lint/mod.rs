@@ -3,6 +3,7 @@
 mod dependencies;
 mod length;
 mod machine_paths;
+mod numbers;
 mod orphans;
 mod spec;
 mod unsafety;
@@ -69,10 +70,11 @@ pub(crate) struct Tree {
 
 type Lint = fn(&Tree) -> Vec<Finding>;
 
-const LINTS: [(&str, &str, Lint); 6] = [
+const LINTS: [(&str, &str, Lint); 7] = [
     ("lint-dependencies", "crates name only what the picture allows", dependencies::check),
     ("lint-length", "no source file is too long to read", length::check),
     ("lint-machine-paths", "no path of somebody's machine", machine_paths::check),
+    ("lint-numbers", "guest addresses and interrupt numbers only in layout.rs", numbers::check),
     ("lint-orphans", "every .rs file belongs to a crate", orphans::check),
     ("lint-spec", "every regs.rs says which document it follows", spec::check),
     ("lint-unsafe", "unsafe code only where the invariant allows it", unsafety::check),
