@@ -15,8 +15,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
-    CharBackend, Clock, Handler, IoCx, Line, LineSink, NoRegions, Power, PowerEvent, Size, Timer,
-    Wake,
+    CharBackend, Clock, Handler, IoCx, Line, LineSink, NoRegions, Power, PowerEvent, Requester,
+    Size, Timer, Wake,
 };
 
 /// A clock that stands still until [`TestClock::step_ns`]. Clones are the same clock.
@@ -229,7 +229,7 @@ pub fn skip(name: &str, reason: &str) {
 }
 
 /// The context of an access that no registry dispatched.
-pub const CX: IoCx<'static> = IoCx::new(0, &NoRegions);
+pub const CX: IoCx<'static> = IoCx::new(Requester::Vcpu(0), &NoRegions);
 
 /// A guest's `inb` at `offset` of `device`.
 #[expect(clippy::cast_possible_truncation, reason = "a byte access has eight bits")]

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use trapline_device::{Size, Space};
+use trapline_access::{Requester, Size, Space};
 
 use crate::bytes::Bytes;
 use crate::handle::Handle;
@@ -184,7 +184,7 @@ impl AddressSpace {
     }
 
     fn handle(&self) -> Handle {
-        let mut handle = self.registry.spare_handle(0);
+        let mut handle = self.registry.spare_handle(Requester::Dma);
         handle.drain_unless_busy();
         handle
     }

@@ -1,6 +1,6 @@
 //! What an access moves, and which way.
 
-use trapline_device::Direction;
+use trapline_access::Direction;
 
 /// The bytes of an access or a transfer, lowest address first.
 pub(crate) enum Bytes<'a> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
-use trapline_device::Direction;
+use trapline_access::Direction;
 
 use crate::sync::relax;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
-use trapline_device::{Direction, Space};
+use trapline_access::{Direction, Space};
 
 use crate::cells::{Low, Rare, Rest, Tables, add, carry, of, read};
 

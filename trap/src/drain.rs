@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::ReentrantMutexGuard;
-use trapline_device::{Direction, IoCx};
+use trapline_access::{Direction, IoCx, Requester};
 
 use crate::bytes::Bytes;
 use crate::counters::mark;
@@ -87,10 +87,10 @@ impl Handle {
         };
         self.tally.access(entry.number(), Direction::Write);
         self.tally.coalesced(entry.number());
-        let (cx, data) = (IoCx::new(self.vcpu, &*self.core), write.bytes());
+        let (cx, data) = (IoCx::new(Requester::Coalesced, &*self.core), write.bytes());
         let offset = entry.offset_of(write.addr);
         let what = (write.addr, Direction::Write, data.len());
-        let witness = Witness::new(snapshot, entry, self.vcpu, what);
+        let witness = Witness::new(snapshot, entry, Requester::Coalesced, what);
         witness.before(data);
         let taken = pieces::write(&*entry.handler, entry.shared.rules, &cx, offset, data);
         if !taken {

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use trapline_device::{Direction, Handler, Limits, RegionName, Rules, Size, Space};
+use trapline_access::{
+    Delivery, Direction, Handler, Limits, RegionName, Rules, Size, Space, Window,
+};
 
 use crate::counters::Number;
-use crate::region::Window;
 use crate::spans::Slot;
 
 /// What stays with a region wherever it is moved.
@@ -17,7 +18,6 @@ pub(crate) struct Shared {
     pub(crate) name: RegionName,
     pub(crate) rules: Rules,
     pub(crate) device_offset: u64,
-    pub(crate) windows: Box<[Window]>,
     /// Where handles count for it.
     pub(crate) number: Arc<Number>,
 }
@@ -41,10 +41,11 @@ impl Watch {
 /// What differs from one placement of a region to the next, but no ordinary access asks for.
 #[derive(Clone, Default)]
 pub(crate) struct Placement {
-    /// Doorbells the source did not take over, which the registry rings itself.
-    pub(crate) soft_doorbells: Option<Arc<[Window]>>,
-    /// Forwarded windows: all of them, as what the source cannot forward still comes to us.
-    pub(crate) forwards: Option<Arc<[Window]>>,
+    /// Doorbells the source did not take over, which the registry rings.
+    pub(crate) doorbells: Option<Arc<[Window]>>,
+    /// Windows that something else answers in the handler's place: a channel, or memory. All of
+    /// them, as some accesses to what the source delivers still come to us.
+    pub(crate) diverted: Option<Arc<[Window]>>,
     pub(crate) watch: Watch,
 }
 
@@ -109,8 +110,18 @@ impl Entry {
 
     /// Whether all accesses in this direction that reach us are the handler's to answer.
     pub(crate) fn is_handlers(&self, direction: Direction) -> bool {
-        let rings = direction == Direction::Write && self.placement.soft_doorbells.is_some();
-        self.placement.forwards.is_none() && !rings
+        let rings = direction == Direction::Write && self.placement.doorbells.is_some();
+        !rings && self.diverted(direction).next().is_none()
+    }
+
+    /// The windows in which something else answers accesses in this direction in the handler's
+    /// place.
+    pub(crate) fn diverted(&self, direction: Direction) -> impl Iterator<Item = &Window> + Clone {
+        let windows = self.placement.diverted.iter().flat_map(|windows| windows.iter());
+        windows.filter(move |window| match window.delivery {
+            Delivery::Memory { readonly, .. } => !readonly || direction == Direction::Read,
+            _ => true,
+        })
     }
 
     /// The offset the handler sees for `addr`.

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
     use crate::counters::Books;
     use crate::entry::{Entry, Shared};
-    use trapline_device::{Handler, IoCx, RegionName, Rules, Size, Space};
+    use trapline_access::{Handler, IoCx, RegionName, Rules, Size, Space};
 
     struct Nobody;
 
@@ -250,10 +250,9 @@ mod tests {
             let number = Arc::new(books.open());
             let slot = Slot::try_from(number.get()).unwrap();
             let name = RegionName { device: "d".into(), region: "r".into() };
-            let (len, rules, windows) = (pages << 12, Rules::ANY, Box::default());
+            let (len, rules) = (pages << 12, Rules::ANY);
             let space = Space::Mmio;
-            let shared =
-                Shared { id: 0, space, len, name, rules, device_offset: 0, windows, number };
+            let shared = Shared { id: 0, space, len, name, rules, device_offset: 0, number };
             let last = base + (len - 1);
             (Span { base, last, slot }, Entry::new(base, last, Arc::new(Nobody), Arc::new(shared)))
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use trapline_device::{Direction, Handler, IoCx, Size, Space};
+use trapline_access::{Direction, Handler, IoCx, Requester, Size, Space};
 
 use crate::bytes::Bytes;
 use crate::counters::{Tally, mark};
@@ -21,17 +21,17 @@ pub struct Handle {
     pub(crate) reader: Reader<Snapshot>,
     pub(crate) core: Arc<Core>,
     pub(crate) tally: Tally,
-    pub(crate) vcpu: u32,
+    pub(crate) requester: Requester,
     pub(crate) stats: Arc<HandleStats>,
 }
 
 // What a guest access calls is inlined, whatever the compiler thinks of its length: callers name the
 // space and often the size, and what is left then is short.
 impl Handle {
-    pub(crate) fn new(core: Arc<Core>, vcpu: u32, stats: Arc<HandleStats>) -> Self {
+    pub(crate) fn new(core: Arc<Core>, requester: Requester, stats: Arc<HandleStats>) -> Self {
         let reader = core.published.reader();
         let tally = Tally::new(Arc::clone(&stats.counters));
-        Self { reader, core, tally, vcpu, stats }
+        Self { reader, core, tally, requester, stats }
     }
 
     /// A guest read of `data.len()` bytes at `addr`. Fills all of `data`; bytes that nobody
@@ -203,7 +203,7 @@ impl Handle {
             return None;
         }
         marker.found(mark(number));
-        Some(call(handler, &IoCx::new(self.vcpu, &*self.core), offset))
+        Some(call(handler, &IoCx::new(self.requester, &*self.core), offset))
     }
 
     /// Runs `call` if one handler takes the access just as it is and nobody else wants to know.
@@ -224,7 +224,7 @@ impl Handle {
         }
         marker.found(mark(entry.number()));
         self.tally.access(entry.number(), direction);
-        Some(call(entry, &IoCx::new(self.vcpu, &*self.core)))
+        Some(call(entry, &IoCx::new(self.requester, &*self.core)))
     }
 }
 

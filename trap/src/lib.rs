@@ -2,7 +2,7 @@
 //!
 //! A guest touches a port or a device address, the access leaves the CPU as a trap, and somebody
 //! has to answer it. This crate finds out who. Port I/O and MMIO are two address spaces behind one
-//! region type ([`Region`]), one handler trait ([`trapline_device::Handler`]) and one way to edit
+//! region type ([`Region`]), one handler trait ([`Handler`]) and one way to edit
 //! ([`Registry::edit`]); how an access is delivered is an attribute of the region
 //! ([`Delivery`]).
 //!
@@ -21,6 +21,7 @@ mod address_space;
 mod bytes;
 mod cells;
 mod channel;
+mod check;
 mod counters;
 mod drain;
 mod entry;
@@ -31,12 +32,12 @@ mod offload;
 mod parts;
 mod pieces;
 mod publish;
-mod region;
 mod registry;
 mod snapshot;
 mod spans;
 mod stats;
 mod sync;
+mod table;
 mod transaction;
 
 /// Registers this process for `membarrier(2)`, which a registry's edits use. The first registry
@@ -48,17 +49,15 @@ pub fn register_membarrier() {
 }
 
 pub use address_space::{AddressSpace, NoRam, Ram, Transfer};
-pub use channel::{Channel, ChannelRef, Forwarded};
 pub use counters::{Counts, Unclaimed};
 pub use entry::Watch;
 pub use handle::Handle;
 pub use observer::{Observer, Outcome, TraceRecord};
-pub use offload::{CoalescedWrite, EventFd, Offload, Zone, ZoneKind};
-pub use region::{Delivery, Region, Window};
-pub use registry::{Builder, Edit, Mapping, NoHandle, Registry};
+pub use offload::{CoalescedWrite, Offload, Zone};
+pub use registry::{Builder, Edit, Mapping, NoHandle, Registry, WeakRegistry};
 pub use stats::{RegionStats, Stats};
-pub use trapline_device as device;
-pub use trapline_device::{
-    Direction, EditError, Handler, HandlerMut, IoCx, Limits, Locked, RegionId, RegionName, Rules,
-    Size, Space,
+pub use trapline_access::{
+    Channel, ChannelRef, Delivery, Direction, DoorbellTarget, EditError, EventFd, Forwarded,
+    Handler, HandlerMut, IoCx, Limits, Locked, Memory, NoHandler, NoRegions, Region, RegionEdit,
+    RegionId, RegionName, Regions, Requester, Ring, Rules, Size, Space, Window,
 };

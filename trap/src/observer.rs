@@ -1,6 +1,6 @@
 //! Hooks: who hears of accesses to regions that are traced or stopped at.
 
-use trapline_device::{Direction, RegionId, RegionName, Space};
+use trapline_access::{Direction, RegionId, RegionName, Requester, Space};
 
 use crate::entry::{Entry, Watch};
 use crate::snapshot::Snapshot;
@@ -9,8 +9,8 @@ use crate::snapshot::Snapshot;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct TraceRecord<'a> {
-    /// The vCPU that made it (see [`crate::Registry::handle`]).
-    pub vcpu: u32,
+    /// Who made it.
+    pub requester: Requester,
     /// The space.
     pub space: Space,
     /// The address of its first byte.
@@ -42,6 +42,8 @@ pub enum Outcome {
     Pending,
     /// The handler answered it.
     Handled,
+    /// Memory answered it.
+    Memory,
     /// The region does not take accesses of that shape.
     Refused,
     /// It rang a doorbell and reached no handler.
@@ -86,7 +88,7 @@ impl<'a> Witness<'a> {
     pub(crate) fn new(
         snapshot: &'a Snapshot,
         entry: &'a Entry,
-        vcpu: u32,
+        requester: Requester,
         (addr, direction, width): (u64, Direction, usize),
     ) -> Self {
         let watch = entry.placement.watch;
@@ -94,7 +96,7 @@ impl<'a> Witness<'a> {
         Self(observer.map(|observer| {
             let offset = entry.offset_of(addr);
             let record = TraceRecord {
-                vcpu,
+                requester,
                 space: entry.shared.space,
                 addr,
                 direction,

@@ -1,7 +1,7 @@
 //! Accesses that are not one handler's as they stand: cut at the borders of regions and of
 //! forwarded windows, then by each region's rules; strings; doorbells that are ours to ring.
 
-use trapline_device::{Direction, IoCx, Size, Space};
+use trapline_access::{Delivery, Direction, IoCx, Size, Space, Window};
 
 use crate::bytes::Bytes;
 use crate::channel::Forwarder;
@@ -10,7 +10,6 @@ use crate::entry::Entry;
 use crate::handle::Handle;
 use crate::observer::{Outcome, Witness};
 use crate::pieces;
-use crate::region::{Delivery, Window};
 use crate::registry::HandleStats;
 use crate::snapshot::Snapshot;
 
@@ -44,21 +43,21 @@ impl Handle {
             self.reader.look(&self.core.published);
             let marker = self.reader.marker();
             let snapshot = self.reader.snapshot();
-            let part = Part::first(snapshot, space, at, left);
+            let part = Part::first(snapshot, space, at, left, direction);
             let Some(entry) = part.entry else {
                 self.stats.count_unclaimed(space, at, part.len, direction);
                 done += part.len;
                 continue;
             };
             marker.found(mark(entry.number()));
-            let witness = Witness::new(snapshot, entry, self.vcpu, (at, direction, part.len));
+            let witness = Witness::new(snapshot, entry, self.requester, (at, direction, part.len));
             witness.before(data.part(done, part.len).as_slice());
+            let cx = IoCx::new(self.requester, &*self.core);
             let rung = match &data {
-                Bytes::Write(data) if done == 0 => ring(entry, at, data, self.vcpu),
+                Bytes::Write(data) if done == 0 => ring(entry, at, data, &cx),
                 _ => None,
             };
             let whole = rung.is_some();
-            let cx = IoCx::new(self.vcpu, &*self.core);
             let mut buf = data.part(done, part.len);
             let outcome = rung.unwrap_or_else(|| answer(entry, part.window, &cx, at, &mut buf));
             witness.after(buf.as_slice(), outcome);
@@ -83,9 +82,9 @@ impl Handle {
             let elements = (data.len() / size.bytes()) as u64;
             self.tally.string(entry.number(), direction, elements);
             let what = (addr, direction, size.bytes());
-            let witness = Witness::new(snapshot, entry, self.vcpu, what);
+            let witness = Witness::new(snapshot, entry, self.requester, what);
             witness.before(data.as_slice());
-            let (cx, offset) = (IoCx::new(self.vcpu, &*self.core), entry.offset_of(addr));
+            let (cx, offset) = (IoCx::new(self.requester, &*self.core), entry.offset_of(addr));
             match &mut data {
                 Bytes::Read(data) => entry.handler.read_rep(&cx, offset, size, data),
                 Bytes::Write(data) => entry.handler.write_rep(&cx, offset, size, data),
@@ -102,10 +101,16 @@ impl Handle {
 
 impl<'a> Part<'a> {
     /// How many of the `left` bytes from `at` share one answer, and whose.
-    fn first(snapshot: &'a Snapshot, space: Space, at: u64, left: usize) -> Self {
+    fn first(
+        snapshot: &'a Snapshot,
+        space: Space,
+        at: u64,
+        left: usize,
+        direction: Direction,
+    ) -> Self {
         let entry = snapshot.find(space, at);
         let (last, window) = match entry {
-            Some(entry) => entry.forward_at(at),
+            Some(entry) => entry.diverted_at(at, direction),
             None => (snapshot.next_claimed(space, at).map_or(space.last(), |next| next - 1), None),
         };
         let most = (left as u64).saturating_sub(1);
@@ -115,11 +120,10 @@ impl<'a> Part<'a> {
 }
 
 impl Entry {
-    /// The last address that is answered as `at` is, and the window that is forwarded there.
-    fn forward_at(&self, at: u64) -> (u64, Option<&Window>) {
+    /// The last address that is answered as `at` is, and the window there that is not the handler's.
+    fn diverted_at(&self, at: u64, direction: Direction) -> (u64, Option<&Window>) {
         let offset = at - self.base;
-        let windows = self.placement.forwards.iter().flat_map(|windows| windows.iter());
-        let mut windows = windows.filter(|window| window.len != 0);
+        let mut windows = self.diverted(direction).filter(|window| window.len != 0);
         if let Some(window) =
             windows.clone().find(|w| w.offset <= offset && offset - w.offset < w.len)
         {
@@ -130,8 +134,8 @@ impl Entry {
     }
 }
 
-/// Has the handler, or whoever the window is forwarded to, answer the part of an access that is
-/// in their range.
+/// Has the handler, or what the window has in its place, answer the part of an access that is in
+/// their range.
 fn answer(
     entry: &Entry,
     window: Option<&Window>,
@@ -140,6 +144,16 @@ fn answer(
     buf: &mut Bytes<'_>,
 ) -> Outcome {
     let (rules, offset) = (entry.shared.rules, entry.offset_of(at));
+    if let Some(Window { offset: start, delivery, .. }) = window
+        && let Delivery::Memory { memory, offset, .. } = delivery
+    {
+        let offset = offset + (at - entry.base - start);
+        match buf {
+            Bytes::Read(buf) => memory.read(offset, buf),
+            Bytes::Write(buf) => memory.write(offset, buf),
+        }
+        return Outcome::Memory;
+    }
     let forwarder = window.and_then(|w| Forwarder::new(w, entry.shared.device_offset));
     let taken = match (&forwarder, buf) {
         (Some(to), Bytes::Read(buf)) => pieces::read(to, rules, cx, offset, buf),
@@ -176,7 +190,7 @@ fn count(tally: &mut Tally, entry: &Entry, direction: Direction, kind: Kind, out
         Outcome::Refused | Outcome::Gone => tally.refused(number),
         Outcome::Doorbell => tally.doorbell(number),
         Outcome::Forwarded => tally.forwarded(number),
-        Outcome::Pending | Outcome::Handled | Outcome::Coalesced => {}
+        Outcome::Pending | Outcome::Handled | Outcome::Memory | Outcome::Coalesced => {}
     }
 }
 
@@ -184,28 +198,27 @@ fn count(tally: &mut Tally, entry: &Entry, direction: Direction, kind: Kind, out
 /// `virt/kvm/eventfd.c`, `ioeventfd_in_range`): exact address, exact length unless any will do,
 /// and the value, unless any will do, compared at the length of the write. A forwarded window of
 /// no length is one, too. What came of it, if there is one.
-fn ring(entry: &Entry, addr: u64, data: &[u8], vcpu: u32) -> Option<Outcome> {
+fn ring(entry: &Entry, addr: u64, data: &[u8], cx: &IoCx<'_>) -> Option<Outcome> {
     let value = pieces::load(data);
     let here = |window: &&Window| entry.base + window.offset == addr;
-    let doorbells = entry.placement.soft_doorbells.iter().flat_map(|windows| windows.iter());
+    let doorbells = entry.placement.doorbells.iter().flat_map(|windows| windows.iter());
     let rung = doorbells.filter(here).find_map(|window| match &window.delivery {
-        Delivery::Doorbell { event, datamatch }
+        Delivery::Doorbell { target, datamatch }
             if window.len == 0
                 || (window.len == data.len() as u64
                     && datamatch.is_none_or(|wanted| wanted == value)) =>
         {
-            Some(event)
+            Some(target)
         }
         _ => None,
     });
-    if let Some(event) = rung {
-        event.signal();
+    if let Some(target) = rung {
+        target.ring(cx);
         return Some(Outcome::Doorbell);
     }
-    let forwards = entry.placement.forwards.iter().flat_map(|windows| windows.iter());
-    let window = forwards.filter(here).find(|window| window.len == 0)?;
+    let window = entry.diverted(Direction::Write).filter(here).find(|window| window.len == 0)?;
     let forwarder = Forwarder::new(window, entry.shared.device_offset)?;
-    Some(if forwarder.ring(vcpu) { Outcome::Forwarded } else { Outcome::Gone })
+    Some(if forwarder.ring(cx.requester()) { Outcome::Forwarded } else { Outcome::Gone })
 }
 
 impl HandleStats {

@@ -1,6 +1,6 @@
 //! The part of an access that falls into one region, cut to the sizes its handler codes for.
 
-use trapline_device::{Handler, IoCx, Limits, Rules, Size};
+use trapline_access::{Handler, IoCx, Limits, Rules, Size};
 
 /// Little-endian bytes as a number; missing high bytes are zero.
 #[inline]

@@ -6,17 +6,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
-use trapline_device::{Direction, EditError, RegionId, RegionName, Regions, Space};
+use trapline_access::{
+    Direction, EditError, Region, RegionEdit, RegionId, RegionName, Regions, Requester, Space,
+    Window,
+};
 
+use crate::check;
 use crate::counters::{Books, CounterSet, Counts, Number, UnclaimedCounts};
 use crate::entry::Entry;
 use crate::handle::Handle;
 use crate::observer::Observer;
 use crate::offload::{CoalescedWrite, Offload};
 use crate::publish::Published;
-use crate::region::Region;
 use crate::snapshot::Snapshot;
-use crate::transaction::{Garbage, Master, Op, Source, WatchChange};
+use crate::table::{RegionInfo, RegionTable};
+use crate::transaction::{DeferredDrop, Op, Source, WatchChange};
 
 /// One registry: two address spaces, their regions, and everything that is known about them.
 /// Clones are handles on the same registry.
@@ -31,7 +35,7 @@ pub(crate) struct Core {
     pub(crate) offload: Option<Arc<dyn Offload>>,
     pub(crate) coalesced: Coalesced,
     /// The edit lock: writers take turns. No device and no reader is ever waited for inside.
-    master: Mutex<Master>,
+    table: Mutex<RegionTable>,
     next_id: AtomicU64,
     pub(crate) books: Books,
     /// What [`Registry::handle`] gives out.
@@ -112,7 +116,7 @@ impl Builder {
             published: Published::new(Snapshot::default()),
             offload: self.offload,
             coalesced: Coalesced::default(),
-            master: Mutex::new(Master::default()),
+            table: Mutex::default(),
             next_id: AtomicU64::new(1),
             books,
             handles,
@@ -153,6 +157,11 @@ impl Registry {
         Ok(out)
     }
 
+    /// The registry, for whom it must not be kept alive by.
+    pub fn downgrade(&self) -> WeakRegistry {
+        WeakRegistry(Arc::downgrade(&self.core))
+    }
+
     /// Unmaps a region and waits until none of its handlers runs on any other thread. Waits for
     /// that region only; if writes to it are coalesced, also for what was queued before them.
     /// Must not be called from inside a handler, which would wait for itself; handlers have
@@ -173,10 +182,18 @@ impl Registry {
     /// # Errors
     /// [`NoHandle`] when as many as [`Builder::handles`] exist already.
     pub fn handle(&self, vcpu: u32) -> Result<Handle, NoHandle> {
+        self.handle_for(Requester::Vcpu(vcpu))
+    }
+
+    /// A handle to make accesses with, on behalf of `requester`.
+    ///
+    /// # Errors
+    /// [`NoHandle`] when as many as [`Builder::handles`] exist already.
+    pub fn handle_for(&self, requester: Requester) -> Result<Handle, NoHandle> {
         let handles = &self.core.handles;
         let free = handles.iter().find(|stats| stats.take());
         let stats = Arc::clone(free.ok_or(NoHandle { limit: handles.len() })?);
-        Ok(Handle::new(Arc::clone(&self.core), vcpu, stats))
+        Ok(Handle::new(Arc::clone(&self.core), requester, stats))
     }
 
     /// Delivers every coalesced write that is waiting; whether there may have been any. For moments
@@ -185,14 +202,14 @@ impl Registry {
     pub fn drain(&self) -> bool {
         let queued = self.core.anything_queued();
         if queued {
-            self.spare_handle(0).drain();
+            self.spare_handle(Requester::External).drain();
         }
         queued
     }
 
     /// A handle that is not one of [`Builder::handles`], for a short time: while it exists it may
     /// keep regions from being freed.
-    pub(crate) fn spare_handle(&self, vcpu: u32) -> Handle {
+    pub(crate) fn spare_handle(&self, requester: Requester) -> Handle {
         let mut spares = self.core.spares.lock();
         let free = spares.iter().find(|stats| stats.take()).cloned();
         let stats = free.unwrap_or_else(|| {
@@ -202,7 +219,7 @@ impl Registry {
             stats
         });
         drop(spares);
-        Handle::new(Arc::clone(&self.core), vcpu, stats)
+        Handle::new(Arc::clone(&self.core), requester, stats)
     }
 
     /// Starts or ends telling the observer of every access to a region, after it was made. While
@@ -256,10 +273,9 @@ impl Edit<'_> {
     /// # Errors
     /// When the region could not be placed anywhere: empty, or with impossible deliveries.
     pub fn map(&mut self, region: Region) -> Result<Mapping, EditError> {
-        region.check()?;
-        let id = RegionId(self.core.next_id.fetch_add(1, Ordering::Relaxed));
-        let number = Arc::new(self.core.books.open());
-        self.ops.push(Op::Add(id, Arc::clone(&number), Box::new(region)));
+        check::region(&region)?;
+        let (id, number) = self.core.new_region();
+        self.ops.push(Op::Map(id, Arc::clone(&number), Box::new(region)));
         Ok(Mapping { id, number, core: Arc::downgrade(self.core) })
     }
 
@@ -268,9 +284,19 @@ impl Edit<'_> {
         self.ops.push(Op::Place(id, base));
     }
 
+    /// Delivers accesses to a part of a region in another way from now on.
+    pub fn add_window(&mut self, id: RegionId, window: Window) {
+        self.ops.push(Op::AddWindow(id, window));
+    }
+
+    /// Takes a window away that the region was mapped with, or that was added.
+    pub fn remove_window(&mut self, id: RegionId, window: Window) {
+        self.ops.push(Op::RemoveWindow(id, window));
+    }
+
     /// Unmaps a region as part of this edit; its guard then guards nothing.
     pub fn unmap(&mut self, mapping: &Mapping) {
-        self.ops.push(Op::Remove(mapping.id));
+        self.ops.push(Op::Unmap(mapping.id));
     }
 }
 
@@ -295,7 +321,7 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         if let Some(core) = self.core.upgrade() {
             // The only error is that the region is gone already.
-            let _ = core.commit(vec![Op::Remove(self.id)]);
+            let _ = core.commit(vec![Op::Unmap(self.id)]);
         }
     }
 }
@@ -307,18 +333,24 @@ impl std::fmt::Debug for Mapping {
 }
 
 impl Core {
+    /// An id and a place among the counters for a region that is to be mapped.
+    fn new_region(&self) -> (RegionId, Arc<Number>) {
+        let id = RegionId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        (id, Arc::new(self.books.open()))
+    }
+
     /// Makes a list of changes, all or none.
     fn commit(&self, ops: Vec<Op>) -> Result<(), EditError> {
         // Dropped last, without the lock: a device's destructor may edit.
-        let mut garbage = Garbage::default();
+        let mut deferred = DeferredDrop::default();
         let mut free = Vec::new();
         if self.offload.is_some() && ops.iter().any(Op::coalesces) {
             self.coalesced.in_use.store(true, Ordering::SeqCst);
         }
-        let mut master = self.master.lock();
+        let mut table = self.table.lock();
         let current = self.published.latest();
         let source = Source { offload: self.offload.as_deref(), stash: &|| self.stash(&current) };
-        let outcome = master.apply(ops, &current, &source, &self.books, &mut garbage);
+        let outcome = table.apply(&ops, &current, &source, &self.books, &mut deferred);
         let (next, outcome) = match outcome {
             Ok(next) => (Some(next), Ok(())),
             Err(refused) => (refused.repaired.map(|mended| *mended), Err(refused.error)),
@@ -326,34 +358,34 @@ impl Core {
         drop(current);
         if let Some(next) = next {
             let old = self.published.publish(Arc::new(next));
-            master.retire(old);
-            master.collect_retired(&mut free);
+            table.retire(old);
+            table.collect_retired(&mut free);
         }
-        drop(master);
+        drop(table);
         outcome
     }
 
     /// Changes something in the snapshot that is no region's.
     fn replace(&self, change: impl FnOnce(&mut Snapshot)) {
         let mut free = Vec::new();
-        let mut master = self.master.lock();
+        let mut table = self.table.lock();
         let mut next = (*self.published.latest()).clone();
         change(&mut next);
         let old = self.published.publish(Arc::new(next));
-        master.retire(old);
-        master.collect_retired(&mut free);
-        drop(master);
+        table.retire(old);
+        table.collect_retired(&mut free);
+        drop(table);
     }
 
     fn coalesces(&self, id: RegionId) -> bool {
-        self.master.lock().coalesces(id)
+        self.table.lock().coalesces(id)
     }
 
     /// Frees replaced snapshots, and with them the handlers of regions that are gone, as far as
     /// no reader has them any more.
     fn collect_retired(&self) {
         let mut free = Vec::new();
-        self.master.lock().collect_retired(&mut free);
+        self.table.lock().collect_retired(&mut free);
         drop(free);
     }
 
@@ -391,9 +423,9 @@ impl Core {
     }
 
     pub(crate) fn region_counts(&self) -> (BTreeMap<RegionName, Counts>, Vec<RegionInfo>) {
-        let master = self.master.lock();
-        let live = master.regions().collect();
-        (master.departed.clone(), live)
+        let table = self.table.lock();
+        let live = table.infos().collect();
+        (table.departed.clone(), live)
     }
 
     pub(crate) fn handle_stats(&self) -> Vec<Arc<HandleStats>> {
@@ -421,9 +453,52 @@ impl HandleStats {
 }
 
 impl Regions for Core {
-    fn place(&self, moves: &[(RegionId, Option<u64>)]) -> Result<(), EditError> {
-        self.commit(moves.iter().map(|&(id, base)| Op::Place(id, base)).collect())
+    fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
+        let mut mapped = Vec::new();
+        let mut ops = Vec::with_capacity(edits.len());
+        for edit in edits {
+            ops.push(match edit {
+                RegionEdit::Map(region) => {
+                    check::region(&region)?;
+                    let (id, number) = self.new_region();
+                    mapped.push(id);
+                    Op::Map(id, number, Box::new(region))
+                }
+                RegionEdit::Unmap(id) => Op::Unmap(id),
+                RegionEdit::Place(id, base) => Op::Place(id, base),
+                RegionEdit::AddWindow(id, window) => Op::AddWindow(id, window),
+                RegionEdit::RemoveWindow(id, window) => Op::RemoveWindow(id, window),
+            });
+        }
+        self.commit(ops)?;
+        Ok(mapped)
     }
 }
 
-pub(crate) use crate::transaction::RegionInfo;
+impl Drop for Core {
+    /// Gives back what the source has of regions whose guards outlive the registry, or that have
+    /// none.
+    fn drop(&mut self) {
+        if let Some(offload) = &self.offload {
+            self.table.get_mut().give_back_all(&**offload);
+        }
+    }
+}
+
+impl Regions for Registry {
+    fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
+        Regions::edit(&*self.core, edits)
+    }
+}
+
+/// A registry that may be gone: what a device in a region holds to edit with, since a [`Registry`]
+/// would keep the registry alive through its own region.
+#[derive(Clone)]
+pub struct WeakRegistry(Weak<Core>);
+
+impl Regions for WeakRegistry {
+    fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
+        let core = self.0.upgrade().ok_or(EditError::NoRegistry)?;
+        Regions::edit(&*core, edits)
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use trapline_device::Space;
+use trapline_access::Space;
 
 use crate::entry::{Answer, Entry, Placement, Quick};
 use crate::guess::Guesses;

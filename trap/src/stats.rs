@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use trapline_device::{Direction, RegionName, Space};
+use trapline_access::{Delivery, Direction, RegionName, Space, Window};
 
 use crate::counters::{Counts, Unclaimed};
 use crate::entry::Watch;
-use crate::region::{Delivery, Window};
 use crate::registry::Registry;
+use crate::table::RegionInfo;
 
 /// A picture of a registry and of everything that went through it.
 #[derive(Clone, Debug, Default)]
@@ -53,9 +53,9 @@ impl Registry {
                 name: info.shared.name.clone(),
                 space: info.shared.space,
                 range: info.range(),
-                deliveries: info.shared.windows.iter().cloned().zip(info.installed).collect(),
+                deliveries: deliveries(&info),
                 counts: self.core().books.counts(&info.shared.number),
-                watch: info.watch,
+                watch: info.state.watch,
             })
             .collect();
         regions.sort_by_key(|region| {
@@ -72,6 +72,10 @@ impl Registry {
         }
         stats
     }
+}
+
+fn deliveries(info: &RegionInfo) -> Vec<(Window, bool)> {
+    info.state.windows.iter().map(|placed| (placed.window.clone(), placed.by_source)).collect()
 }
 
 impl Stats {
@@ -133,7 +137,7 @@ impl fmt::Display for Stats {
                 },
             );
             let deliveries: Vec<String> =
-                region.deliveries.iter().map(|(window, taken)| window.describe(*taken)).collect();
+                region.deliveries.iter().map(|(window, taken)| describe(window, *taken)).collect();
             let delivery =
                 if deliveries.is_empty() { "trap".to_owned() } else { deliveries.join(", ") };
             row(f, region, &range, &delivery)?;
@@ -179,27 +183,30 @@ fn columns(counts: Counts) -> String {
     )
 }
 
-impl Window {
-    fn describe(&self, taken: bool) -> String {
-        let by = if taken { "kernel" } else { "registry" };
-        match &self.delivery {
-            Delivery::Coalesced if self.len == 1 => format!("+{:#x} coalesced ({by})", self.offset),
-            Delivery::Coalesced => {
-                let last = self.offset + self.len - 1;
-                format!("+{:#x}-{last:#x} coalesced ({by})", self.offset)
-            }
-            Delivery::Doorbell { datamatch, .. } => {
-                let len = if self.len == 0 { "any".to_owned() } else { self.len.to_string() };
-                let value = datamatch.map_or_else(String::new, |value| format!(" = {value:#x}"));
-                format!("+{:#x} doorbell len {len}{value} ({by})", self.offset)
-            }
-            Delivery::Forward { user_data, posted, .. } => {
-                let posted = if *posted { " posted" } else { "" };
-                let last = (self.len > 1).then(|| format!("-{:#x}", self.offset + self.len - 1));
-                let any = if self.len == 0 { " len any" } else { "" };
-                let (offset, last) = (self.offset, last.unwrap_or_default());
-                format!("+{offset:#x}{last} forward{any} {user_data:#x}{posted} ({by})")
-            }
+fn describe(window: &Window, taken: bool) -> String {
+    let by = if taken { "kernel" } else { "registry" };
+    match &window.delivery {
+        Delivery::Coalesced if window.len == 1 => format!("+{:#x} coalesced ({by})", window.offset),
+        Delivery::Coalesced => {
+            let last = window.offset + window.len - 1;
+            format!("+{:#x}-{last:#x} coalesced ({by})", window.offset)
+        }
+        Delivery::Doorbell { datamatch, .. } => {
+            let len = if window.len == 0 { "any".to_owned() } else { window.len.to_string() };
+            let value = datamatch.map_or_else(String::new, |value| format!(" = {value:#x}"));
+            format!("+{:#x} doorbell len {len}{value} ({by})", window.offset)
+        }
+        Delivery::Forward { user_data, posted, .. } => {
+            let posted = if *posted { " posted" } else { "" };
+            let last = (window.len > 1).then(|| format!("-{:#x}", window.offset + window.len - 1));
+            let any = if window.len == 0 { " len any" } else { "" };
+            let (offset, last) = (window.offset, last.unwrap_or_default());
+            format!("+{offset:#x}{last} forward{any} {user_data:#x}{posted} ({by})")
+        }
+        Delivery::Memory { readonly, .. } => {
+            let readonly = if *readonly { " read-only" } else { "" };
+            let last = window.offset + window.len - 1;
+            format!("+{:#x}-{last:#x} memory{readonly} ({by})", window.offset)
         }
     }
 }

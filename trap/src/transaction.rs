@@ -1,29 +1,47 @@
-//! One edit, from a list of wishes to a new snapshot: judged on the result, taken to the source,
+//! One edit, from a list of changes to a new snapshot: judged on the result, taken to the source,
 //! and undone there if anything fails.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use trapline_device::{EditError, RegionId, RegionName};
+use trapline_access::{Delivery, EditError, Region, RegionId, Window};
 
-use crate::counters::{Books, Counts, Number};
-use crate::entry::{Entry, Placement, Shared, Watch};
-use crate::offload::{Offload, Zone, ZoneKind};
-use crate::region::{Delivery, Region, Window};
-use crate::snapshot::{REGIONS_MAX, Snapshot};
+use crate::check;
+use crate::counters::{Books, Number};
+use crate::entry::Shared;
+use crate::offload::{Offload, Zone};
+use crate::snapshot::Snapshot;
+use crate::table::{MappedRegion, PlacedWindow, RegionTable, State};
 
-/// One wish.
+/// One change that an edit asks for.
 pub(crate) enum Op {
-    Add(RegionId, Arc<Number>, Box<Region>),
+    Map(RegionId, Arc<Number>, Box<Region>),
+    Unmap(RegionId),
     Place(RegionId, Option<u64>),
-    Remove(RegionId),
+    AddWindow(RegionId, Window),
+    RemoveWindow(RegionId, Window),
     Watch(RegionId, WatchChange),
 }
 
 impl Op {
     /// Whether this may have the source queue writes.
     pub(crate) fn coalesces(&self) -> bool {
-        matches!(self, Self::Add(.., region) if region.windows.iter().any(Window::is_coalesced))
+        let coalesces = |window: &Window| window.delivery == Delivery::Coalesced;
+        match self {
+            Self::Map(.., region) => region.windows.iter().any(coalesces),
+            Self::AddWindow(_, window) => coalesces(window),
+            _ => false,
+        }
+    }
+
+    fn id(&self) -> RegionId {
+        match self {
+            Self::Map(id, ..)
+            | Self::Unmap(id)
+            | Self::Place(id, _)
+            | Self::AddWindow(id, _)
+            | Self::RemoveWindow(id, _)
+            | Self::Watch(id, _) => *id,
+        }
     }
 }
 
@@ -32,29 +50,6 @@ impl Op {
 pub(crate) struct WatchChange {
     pub(crate) trace: Option<bool>,
     pub(crate) stop: Option<bool>,
-}
-
-/// The writers' side of the registry.
-#[derive(Default)]
-pub(crate) struct Master {
-    regions: HashMap<RegionId, Held>,
-    /// Counts of regions that are gone, by name, so that statistics at exit know them.
-    pub(crate) departed: BTreeMap<RegionName, Counts>,
-    /// Replaced snapshots that a reader may still have.
-    retired: Vec<Arc<Snapshot>>,
-}
-
-/// How many names of departed regions are told apart.
-const DEPARTED_MAX: usize = 1024;
-
-/// A region as its registry holds it, placed or not.
-struct Held {
-    region: Box<Region>,
-    shared: Arc<Shared>,
-    base: Option<u64>,
-    /// Which windows the source has taken over.
-    installed: Vec<bool>,
-    watch: Watch,
 }
 
 /// Why an edit leads nowhere.
@@ -70,16 +65,11 @@ impl From<EditError> for Refused {
     }
 }
 
-/// What an edit leaves to be dropped after the edit lock is free: destructors of devices may edit.
+/// What is dropped after the edit lock is free only, as destructors of devices may edit.
 #[derive(Default)]
-pub(crate) struct Garbage(Vec<Held>, Vec<Op>);
-
-/// What is known about a region besides its counts per handle.
-pub(crate) struct RegionInfo {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) base: Option<u64>,
-    pub(crate) installed: Vec<bool>,
-    pub(crate) watch: Watch,
+pub(crate) struct DeferredDrop {
+    regions: Vec<MappedRegion>,
+    changes: Vec<Change>,
 }
 
 /// Where the source comes in.
@@ -92,340 +82,254 @@ pub(crate) struct Source<'a> {
 /// One region's part in an edit.
 struct Change {
     id: RegionId,
-    from: Option<u64>,
-    to: Option<u64>,
-    removed: bool,
-    watch: Watch,
-    watch_before: Watch,
+    region: Arc<Shared>,
+    before: State,
+    after: State,
+    mapped: bool,
+    unmapped: bool,
 }
 
-impl Change {
-    /// Nothing changes yet.
-    fn none(id: RegionId, held: &Held) -> Self {
-        let (base, watch) = (held.base, held.watch);
-        Self { id, from: base, to: base, removed: false, watch, watch_before: watch }
-    }
-
-    fn moves(&self) -> bool {
-        self.removed || self.from != self.to
-    }
-
-    /// Books one more wish about the same region.
-    fn take(&mut self, wish: Wish) {
-        match wish {
-            Wish::Place(to) => self.to = to,
-            Wish::Remove => (self.to, self.removed) = (None, true),
-            Wish::Watch(change) => {
-                self.watch.trace = change.trace.unwrap_or(self.watch.trace);
-                self.watch.stop = change.stop.unwrap_or(self.watch.stop);
-            }
-        }
-    }
-}
-
-/// An [`Op`] without the region it is about.
-enum Wish {
-    Place(Option<u64>),
-    Remove,
-    Watch(WatchChange),
-}
-
-impl Master {
+impl RegionTable {
     /// Makes the changes, all or none. On success the result is to be published.
     pub(crate) fn apply(
         &mut self,
-        ops: Vec<Op>,
+        ops: &[Op],
         current: &Snapshot,
         source: &Source<'_>,
         books: &Books,
-        garbage: &mut Garbage,
+        deferred: &mut DeferredDrop,
     ) -> Result<Snapshot, Refused> {
-        let (changes, added) = self.plan(ops, garbage)?;
-        let outcome = self.attempt(&changes, current, source);
-        match &outcome {
-            Ok(_) => self.settle(&changes, books, garbage),
-            Err(_) => {
-                garbage.0.extend(added.iter().filter_map(|id| self.regions.remove(id)));
+        let planned = self.plan(ops, &mut deferred.changes);
+        let outcome = planned
+            .map_err(Refused::from)
+            .and_then(|()| self.attempt(&mut deferred.changes, current, source));
+        let DeferredDrop { regions, changes } = deferred;
+        for change in changes {
+            if (change.mapped && outcome.is_err()) || (change.unmapped && outcome.is_ok()) {
+                let Some(region) = self.regions.remove(&change.id) else { continue };
+                self.add_departed(&change.region.name, books.counts(&region.shared.number));
+                regions.push(region);
+            } else if let Some(region) = self.regions.get_mut(&change.id)
+                && outcome.is_ok()
+            {
+                region.state = change.after.clone();
             }
         }
         outcome
     }
 
-    /// Keeps a replaced snapshot until no reader has it any more.
-    pub(crate) fn retire(&mut self, old: Arc<Snapshot>) {
-        self.retired.push(old);
-    }
-
-    /// Moves the replaced snapshots that no reader has any more to `free`, to be dropped once the
-    /// edit lock is free. One that a reader still has waits, so that no reader ever frees one.
-    pub(crate) fn collect_retired(&mut self, free: &mut Vec<Arc<Snapshot>>) {
-        free.extend(self.retired.extract_if(.., |old| Arc::strong_count(old) == 1));
-    }
-
-    /// Whether writes to a region may be waiting: of one that an edit has unmapped already nobody
-    /// knows any more, so they may.
-    pub(crate) fn coalesces(&self, id: RegionId) -> bool {
-        let held = self.regions.get(&id);
-        held.is_none_or(|held| held.shared.windows.iter().any(Window::is_coalesced))
-    }
-
-    pub(crate) fn regions(&self) -> impl Iterator<Item = RegionInfo> + '_ {
-        self.regions.values().map(|held| RegionInfo {
-            shared: Arc::clone(&held.shared),
-            base: held.base,
-            installed: held.installed.clone(),
-            watch: held.watch,
-        })
-    }
-
-    /// Works out where every region that is touched comes from and goes to. New ones are held,
+    /// Works out what every region that is touched was and becomes. New ones are in the table,
     /// placed nowhere, from here on.
-    fn plan(
-        &mut self,
-        ops: Vec<Op>,
-        garbage: &mut Garbage,
-    ) -> Result<(Vec<Change>, Vec<RegionId>), EditError> {
-        let mut changes: Vec<Change> = Vec::with_capacity(ops.len());
-        let mut added = Vec::new();
-        let mut ops = ops.into_iter();
-        while let Some(op) = ops.next() {
-            let (id, wish) = match op {
-                Op::Add(id, number, region) => {
-                    let to = region.base;
-                    self.regions.insert(id, Held::new(id, number, region));
-                    added.push(id);
-                    (id, Wish::Place(to))
+    fn plan(&mut self, ops: &[Op], changes: &mut Vec<Change>) -> Result<(), EditError> {
+        for op in ops {
+            let id = op.id();
+            if let Op::Map(_, number, region) = op {
+                let new = MappedRegion::new(id, number, region);
+                changes.push(Change { mapped: true, ..Change::none(id, &new) });
+                self.regions.insert(id, new);
+            }
+            match changes.iter_mut().position(|change| change.id == id) {
+                Some(at) => {
+                    if let Some(change) = changes.get_mut(at) {
+                        change.take(op)?;
+                    }
                 }
-                Op::Place(id, to) => (id, Wish::Place(to)),
-                Op::Remove(id) => (id, Wish::Remove),
-                Op::Watch(id, change) => (id, Wish::Watch(change)),
-            };
-            match (changes.iter_mut().find(|change| change.id == id), self.regions.get(&id)) {
-                (Some(change), _) if !change.removed => change.take(wish),
-                (None, Some(held)) => {
-                    let mut change = Change::none(id, held);
-                    change.take(wish);
-                    changes.push(change);
-                }
-                // Removing what is gone is no mistake: guards do it.
-                _ if matches!(wish, Wish::Remove) => {}
-                _ => {
-                    garbage.0.extend(added.iter().filter_map(|id| self.regions.remove(id)));
-                    garbage.1.extend(ops);
-                    return Err(EditError::Unknown(id));
-                }
+                None => match self.regions.get(&id) {
+                    Some(region) => {
+                        let mut change = Change::none(id, region);
+                        change.take(op)?;
+                        changes.push(change);
+                    }
+                    None if matches!(op, Op::Unmap(_)) => {}
+                    None => return Err(EditError::Unknown(id)),
+                },
             }
         }
-        Ok((changes, added))
+        changes.iter().try_for_each(Change::check)
     }
 
     fn attempt(
         &mut self,
-        changes: &[Change],
+        changes: &mut [Change],
         current: &Snapshot,
         source: &Source<'_>,
     ) -> Result<Snapshot, Refused> {
         let mut snapshot = current.clone();
-        let moving = || changes.iter().filter(|change| change.moves());
-        for change in moving() {
-            if let (Some(held), Some(base)) = (self.regions.get(&change.id), change.from) {
-                snapshot.remove(held.shared.space, base);
+        for change in changes.iter().filter(|change| change.moves()) {
+            if let Some(base) = change.before.base {
+                snapshot.remove(change.region.space, base);
             }
         }
-        for change in moving() {
-            if let (Some(held), Some(base)) = (self.regions.get(&change.id), change.to) {
-                held.insert_into(&mut snapshot, base)?;
+        for change in changes.iter().filter(|change| change.moves()) {
+            if let (Some(region), Some(base)) = (self.regions.get(&change.id), change.after.base) {
+                region.insert_into(&mut snapshot, base)?;
             }
         }
-        if let Some(offload) = source.offload {
-            let moving: Vec<&Change> = moving().collect();
-            self.take_to_source(&moving, offload, source.stash).map_err(|error| {
-                let repaired = self.repair(&moving, current, offload);
-                Refused { error, repaired: repaired.map(Box::new) }
-            })?;
+        if let Some(offload) = source.offload
+            && let Err(error) = take_to_source(changes, offload, source.stash)
+        {
+            let repaired = self.repair(changes, current, offload).map(Box::new);
+            return Err(Refused { error, repaired });
         }
-        for change in changes {
-            if let (Some(held), Some(base)) = (self.regions.get(&change.id), change.to) {
-                let rings = change.moves() && !held.region.windows.is_empty();
-                if rings || change.watch != Watch::default() || change.watch != change.watch_before
-                {
-                    snapshot.place(held.shared.space, base, held.placement(change.watch));
-                }
+        for change in changes.iter() {
+            let was_plain = change.moves() || change.before.is_plain();
+            if let Some(base) = change.after.base
+                && !(was_plain && change.after.is_plain())
+            {
+                snapshot.place(change.region.space, base, change.after.placement());
             }
         }
         Ok(snapshot)
     }
 
-    /// Gives the source's zones at the old places back and asks for those at the new ones. On an
-    /// error nothing is installed for any of the regions.
-    fn take_to_source(
-        &mut self,
-        moving: &[&Change],
-        offload: &dyn Offload,
-        stash: &dyn Fn(),
-    ) -> Result<(), EditError> {
-        let mut coalesced = false;
-        for change in moving {
-            if let (Some(held), Some(base)) = (self.regions.get_mut(&change.id), change.from) {
-                coalesced |= held.uninstall(base, offload);
-            }
-        }
-        if coalesced {
-            stash();
-        }
-        for (i, change) in moving.iter().enumerate() {
-            let Some(base) = change.to else { continue };
-            let Some(held) = self.regions.get_mut(&change.id) else { continue };
-            if let Err(error) = held.install(base, offload) {
-                for earlier in moving.iter().take(i + 1).rev() {
-                    if let (Some(held), Some(base)) =
-                        (self.regions.get_mut(&earlier.id), earlier.to)
-                    {
-                        held.uninstall(base, offload);
-                    }
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
     /// Puts the source back to how it was. What it refuses now the registry does from here on.
     fn repair(
         &mut self,
-        moving: &[&Change],
+        changes: &[Change],
         current: &Snapshot,
         offload: &dyn Offload,
     ) -> Option<Snapshot> {
         let mut repaired = None;
-        for change in moving {
-            let Some(base) = change.from else { continue };
-            let Some(held) = self.regions.get_mut(&change.id) else { continue };
-            if held.install(base, offload).is_err() {
-                held.uninstall(base, offload);
+        for change in changes {
+            let (Some(base), Some(region)) = (change.before.base, self.regions.get_mut(&change.id))
+            else {
+                continue;
+            };
+            let space = change.region.space;
+            for placed in &mut region.state.windows {
+                if change.is_leaving(placed) {
+                    let zone = Zone::new(space, base, &placed.window);
+                    placed.by_source = offload.install(&zone).unwrap_or(false);
+                }
             }
-            repaired.get_or_insert_with(|| current.clone()).place(
-                held.shared.space,
-                base,
-                held.placement(held.watch),
-            );
+            if region.state != change.before {
+                let snapshot = repaired.get_or_insert_with(|| current.clone());
+                snapshot.place(space, base, region.state.placement());
+            }
         }
         repaired
     }
-
-    /// Books what has been decided.
-    fn settle(&mut self, changes: &[Change], books: &Books, garbage: &mut Garbage) {
-        for change in changes {
-            if !change.removed {
-                if let Some(held) = self.regions.get_mut(&change.id) {
-                    (held.base, held.watch) = (change.to, change.watch);
-                }
-            } else if let Some(held) = self.regions.remove(&change.id) {
-                let counts = books.counts(&held.shared.number);
-                if let Some(sum) = self.departed.get_mut(&held.shared.name) {
-                    *sum = sum.plus(counts);
-                } else if counts.total() != 0 && self.departed.len() < DEPARTED_MAX {
-                    self.departed.insert(held.shared.name.clone(), counts);
-                }
-                garbage.0.push(held);
-            }
-        }
-    }
 }
 
-impl Held {
-    fn new(id: RegionId, number: Arc<Number>, region: Box<Region>) -> Self {
-        let shared = Shared {
-            id: id.0,
-            space: region.space,
-            len: region.len,
-            name: region.name.clone(),
-            rules: region.rules,
-            device_offset: region.device_offset,
-            windows: region.windows.clone().into_boxed_slice(),
-            number,
-        };
-        let installed = vec![false; region.windows.len()];
-        Self { region, shared: Arc::new(shared), base: None, installed, watch: Watch::default() }
+/// Gives the zones that are no more back to the source, and asks it for those that are new. On an
+/// error none of the new ones is installed.
+fn take_to_source(
+    changes: &mut [Change],
+    offload: &dyn Offload,
+    stash: &dyn Fn(),
+) -> Result<(), EditError> {
+    let mut coalesced = false;
+    for change in changes.iter() {
+        let Some(base) = change.before.base else { continue };
+        for placed in change.before.windows.iter().filter(|placed| change.is_leaving(placed)) {
+            offload.remove(&Zone::new(change.region.space, base, &placed.window));
+            coalesced |= placed.window.delivery == Delivery::Coalesced;
+        }
+    }
+    if coalesced {
+        stash();
+    }
+    let mut installed = Vec::new();
+    for change in changes {
+        if let Err(error) = change.install(offload, &mut installed) {
+            installed.iter().rev().for_each(|zone| offload.remove(zone));
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+impl Change {
+    /// Nothing changes yet.
+    fn none(id: RegionId, mapped: &MappedRegion) -> Self {
+        let MappedRegion { shared, state, .. } = mapped;
+        Self {
+            id,
+            region: Arc::clone(shared),
+            before: state.clone(),
+            after: state.clone(),
+            mapped: false,
+            unmapped: false,
+        }
     }
 
-    fn insert_into(&self, snapshot: &mut Snapshot, base: u64) -> Result<(), EditError> {
-        let Shared { space, len, name, .. } = &*self.shared;
-        let last =
-            base.checked_add(len - 1).filter(|last| *last <= space.last()).ok_or_else(|| {
-                EditError::PastEnd { name: name.clone(), space: *space, base, len: *len }
-            })?;
-        let handler = Arc::clone(&self.region.handler);
-        let entry = Entry::new(base, last, handler, Arc::clone(&self.shared));
-        snapshot.insert(entry).map_err(|in_the_way| match in_the_way {
-            Some(existing) => EditError::Overlap {
-                space: *space,
-                wanted: name.clone(),
-                base,
-                last,
-                existing: existing.shared.name.clone(),
-                existing_base: existing.base,
-                existing_last: existing.last,
-            },
-            None => EditError::Full { name: name.clone(), limit: REGIONS_MAX },
-        })
+    /// Whether the region leaves its place, for another or for good.
+    fn moves(&self) -> bool {
+        self.before.base != self.after.base
     }
 
-    fn zones(&self, base: u64) -> impl Iterator<Item = (&Window, Zone)> {
-        let space = self.shared.space;
-        self.shared.windows.iter().map(move |window| (window, window.zone(space, base)))
-    }
-
-    fn install(&mut self, base: u64, offload: &dyn Offload) -> Result<(), EditError> {
-        for i in 0..self.installed.len() {
-            let Some((window, zone)) = self.zones(base).nth(i) else { continue };
-            let taken = offload.install(&zone).map_err(|reason| EditError::Offload {
-                name: self.shared.name.clone(),
-                what: window.what(),
-                reason,
-            })?;
-            if let Some(installed) = self.installed.get_mut(i) {
-                *installed = taken;
+    /// Adds one more change of the same region.
+    fn take(&mut self, op: &Op) -> Result<(), EditError> {
+        if self.unmapped {
+            // Unmapping what is gone is no mistake: guards do it.
+            let again = matches!(op, Op::Unmap(_));
+            return if again { Ok(()) } else { Err(EditError::Unknown(self.id)) };
+        }
+        let new = |window: &Window| PlacedWindow { window: window.clone(), by_source: false };
+        match op {
+            Op::Map(.., region) => {
+                self.after.base = region.base;
+                self.after.windows = region.windows.iter().map(new).collect();
+            }
+            Op::Unmap(_) => (self.after.base, self.unmapped) = (None, true),
+            Op::Place(_, base) => self.after.base = *base,
+            Op::AddWindow(_, window) => self.after.windows.push(new(window)),
+            Op::RemoveWindow(_, window) => {
+                let windows = &mut self.after.windows;
+                let at = windows.iter().position(|placed| placed.window == *window);
+                let name = || self.region.name.clone();
+                let at =
+                    at.ok_or_else(|| EditError::NoWindow { name: name(), offset: window.offset })?;
+                windows.remove(at);
+            }
+            Op::Watch(_, change) => {
+                let watch = &mut self.after.watch;
+                watch.trace = change.trace.unwrap_or(watch.trace);
+                watch.stop = change.stop.unwrap_or(watch.stop);
             }
         }
         Ok(())
     }
 
-    /// Gives back every zone at `base`; whether one of them was a coalesced one.
-    fn uninstall(&mut self, base: u64, offload: &dyn Offload) -> bool {
-        let mut coalesced = false;
-        for ((_, zone), _) in self.zones(base).zip(&self.installed).filter(|(_, taken)| **taken) {
-            offload.remove(&zone);
-            coalesced |= matches!(zone.kind, ZoneKind::Coalesced);
+    /// Refuses windows that the region cannot have together.
+    fn check(&self) -> Result<(), EditError> {
+        let Shared { name, space, len, .. } = &*self.region;
+        let windows = self.after.windows.iter().map(|placed| &placed.window);
+        check::windows(name, *space, *len, windows)
+    }
+
+    /// Whether the source has a window that it is to give back.
+    fn is_leaving(&self, placed: &PlacedWindow) -> bool {
+        placed.by_source && (self.moves() || self.after.find(&placed.window).is_none())
+    }
+
+    /// Asks the source for the windows it does not have yet, and lists those it has taken.
+    fn install(
+        &mut self,
+        offload: &dyn Offload,
+        installed: &mut Vec<Zone>,
+    ) -> Result<(), EditError> {
+        let moves = self.moves();
+        let Some(base) = self.after.base else {
+            self.after.windows.iter_mut().for_each(|placed| placed.by_source = false);
+            return Ok(());
+        };
+        for placed in &mut self.after.windows {
+            let kept = self.before.find(&placed.window).filter(|_| !moves);
+            if let Some(kept) = kept {
+                placed.by_source = kept.by_source;
+                continue;
+            }
+            let zone = Zone::new(self.region.space, base, &placed.window);
+            placed.by_source = offload.install(&zone).map_err(|reason| EditError::Offload {
+                name: self.region.name.clone(),
+                what: placed.window.delivery.name(),
+                reason,
+            })?;
+            if placed.by_source {
+                installed.push(zone);
+            }
         }
-        self.installed.fill(false);
-        coalesced
-    }
-
-    fn placement(&self, watch: Watch) -> Placement {
-        Placement {
-            soft_doorbells: self.windows(|window, taken| {
-                !taken && matches!(window.delivery, Delivery::Doorbell { .. })
-            }),
-            forwards: self.windows(|window, _| matches!(window.delivery, Delivery::Forward { .. })),
-            watch,
-        }
-    }
-
-    /// The windows that `wanted` picks, by what they are and whether the source has taken them.
-    fn windows(&self, wanted: impl Fn(&Window, bool) -> bool) -> Option<Arc<[Window]>> {
-        let windows = self.shared.windows.iter().zip(&self.installed);
-        let picked: Vec<Window> = windows
-            .filter(|(window, taken)| wanted(window, **taken))
-            .map(|(window, _)| window.clone())
-            .collect();
-        (!picked.is_empty()).then(|| picked.into())
-    }
-}
-
-impl RegionInfo {
-    /// First and last address, if the region has a place.
-    pub(crate) fn range(&self) -> Option<(u64, u64)> {
-        self.base.map(|base| (base, base + (self.shared.len - 1)))
+        Ok(())
     }
 }

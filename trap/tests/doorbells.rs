@@ -103,7 +103,7 @@ impl Offload for Picky {
 }
 
 #[test]
-fn zones_that_cannot_be_had_back_after_a_failed_edit_are_the_registrys_all_of_them() {
+fn a_zone_that_cannot_be_had_back_after_a_failed_edit_is_the_registrys_and_the_others_are_back() {
     let source = Arc::new(Picky { zones: Source::default(), refused: Mutex::default() });
     let registry = Registry::builder().offload(source.clone()).build();
     let device = Recorder::new();
@@ -122,15 +122,17 @@ fn zones_that_cannot_be_had_back_after_a_failed_edit_are_the_registrys_all_of_th
         Ok(())
     });
     moved.unwrap_err();
-    assert_eq!(*source.zones.zones.lock(), [], "half of them were left in the source");
+    let back = [0x1000, 0x1008].map(|at| (Space::Mmio, at, 4, false));
+    assert_eq!(*source.zones.zones.lock(), back);
     let taken: Vec<bool> = registry.stats().regions[0].deliveries.iter().map(|d| d.1).collect();
-    assert_eq!(taken, [false; 3]);
+    assert_eq!(taken, [true, false, true]);
     let mut handle = registry.handle(0).unwrap();
     for addr in [0x1000, 0x1004, 0x1008] {
         handle.write_value(Space::Mmio, addr, Size::Dword, 1);
     }
-    assert_eq!(bells.each_ref().map(|(seen, _)| rung(seen)), [1; 3]);
-    assert_eq!(device.take(), []);
+    // The source of this test rings nothing for the zones it has, nor does the registry.
+    assert_eq!(bells.each_ref().map(|(seen, _)| rung(seen)), [0, 1, 0]);
+    assert_eq!(device.take().len(), 2);
     drop(map);
     assert_eq!(*source.zones.zones.lock(), []);
 }

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use support::{Recorder, Source, read};
-use trapline::device::EditError;
+use trapline::EditError;
 use trapline::{
-    Channel, ChannelRef, EventFd, Forwarded, Limits, Offload, Region, Registry, Rules, Size, Space,
-    Zone, ZoneKind,
+    Channel, ChannelRef, Delivery, EventFd, Forwarded, Limits, Offload, Region, Registry, Rules,
+    Size, Space, Zone,
 };
 
 const USER_DATA: u64 = 0x1122_3344_5566_7788;
@@ -232,8 +232,8 @@ struct Forwarding {
 }
 
 fn key(zone: &Zone) -> Option<(u64, u64, u64, bool)> {
-    match zone.kind {
-        ZoneKind::Forward { user_data, posted, .. } => {
+    match zone.delivery {
+        Delivery::Forward { user_data, posted, .. } => {
             Some((zone.addr, zone.len, user_data, posted))
         }
         _ => None,

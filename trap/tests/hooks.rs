@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use support::{Recorder, Source};
-use trapline::device::EditError;
+use trapline::EditError;
 use trapline::{
     Direction, Handler, IoCx, Limits, Observer, Outcome, Region, RegionId, Registry, Rules, Size,
     Space, TraceRecord, Watch,

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use parking_lot::Mutex;
 use support::{Recorder, Source, read};
-use trapline::device::EditError;
+use trapline::EditError;
 use trapline::{Handler, IoCx, Mapping, Region, RegionId, Registry, Size, Space};
 
 fn registry() -> Registry {

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use support::{Recorder, Source, read};
-use trapline::device::{Direction, EditError};
+use trapline::{Direction, EditError};
 use trapline::{
     EventFd, Handler, IoCx, Limits, Mapping, Region, RegionId, Registry, Rules, Size, Space,
 };

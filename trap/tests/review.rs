@@ -13,8 +13,8 @@ mod support;
 use std::sync::Arc;
 
 use support::{Recorder, Source, read};
-use trapline::device::EditError;
-use trapline::{CoalescedWrite, Offload, Region, Registry, Size, Space, Zone, ZoneKind};
+use trapline::EditError;
+use trapline::{CoalescedWrite, Delivery, Offload, Region, Registry, Size, Space, Zone};
 
 /// Both spaces; does not compile when there is one more that is not thought of.
 fn spaces() -> [Space; 2] {
@@ -172,11 +172,11 @@ struct OldKernel {
 
 impl Offload for OldKernel {
     fn install(&self, zone: &Zone) -> Result<bool, String> {
-        match (zone.space, &zone.kind, self.fails) {
-            (Space::Pio, ZoneKind::Coalesced, true) => {
+        match (zone.space, &zone.delivery, self.fails) {
+            (Space::Pio, Delivery::Coalesced, true) => {
                 Err("port I/O cannot be coalesced by this kernel".to_owned())
             }
-            (Space::Pio, ZoneKind::Coalesced, false) => Ok(false),
+            (Space::Pio, Delivery::Coalesced, false) => Ok(false),
             _ => self.zones.install(zone),
         }
     }

@@ -5,19 +5,20 @@
 //! number; it asks a [`Clock`], never the host. That is what lets one device sit behind a port on
 //! x86-64, behind MMIO on arm64, behind a qtest socket, or in a replay, without knowing.
 //!
+//! What one access is, and which regions a device answers, is said in `trapline-access`, which this
+//! crate passes on.
+//!
 //! What was left out on purpose: a device's configuration, its threads and its file descriptors.
 //! Those belong to whoever builds the machine.
 
 #![forbid(unsafe_code)]
 
-mod access;
 mod chardev;
 mod clock;
-mod edit;
 mod fdt;
-mod handler;
 mod interrupt;
 mod irqchip;
+mod life;
 mod line;
 mod msi;
 mod power;
@@ -25,16 +26,19 @@ mod save;
 mod saved_form;
 mod vector;
 
-pub use access::{Direction, Size, Space};
 pub use chardev::{CharBackend, CharDevice, NullBackend};
 pub use clock::{Clock, Timer, Wake};
-pub use edit::{EditError, NoRegions, RegionId, RegionName, Regions};
 pub use fdt::{FdtDevice, FdtNode, FdtValue};
-pub use handler::{Device, Handler, HandlerMut, IoCx, Limits, Locked, Rules};
 pub use interrupt::{Interrupt, InterruptMode};
 pub use irqchip::{EoiSink, ExtInt, LevelRoutes, PcInput};
+pub use life::Device;
 pub use line::{Line, LineSink};
 pub use msi::{Msi, MsiController, MsiSink};
 pub use power::{Power, PowerEvent};
 pub use save::{Form, SaveState, Saved, SavedBytes, StateError, WrongLength, restore_all};
+pub use trapline_access::{
+    Channel, ChannelRef, Delivery, Direction, DoorbellTarget, EditError, EventFd, Forwarded,
+    Handler, HandlerMut, IoCx, Limits, Locked, Memory, NoHandler, NoRegions, Region, RegionEdit,
+    RegionId, RegionName, Regions, Requester, Ring, Rules, Size, Space, Window,
+};
 pub use vector::{MessageVector, SinkVector};

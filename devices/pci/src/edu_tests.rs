@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Device, EditError, Handler, IoCx, Line, LineSink, Msi, MsiSink, RegionId, Regions, Size,
+    Device, EditError, Handler, IoCx, Line, LineSink, Msi, MsiSink, RegionEdit, RegionId, Regions,
+    Requester, Size,
 };
 
 use crate::edu::Edu;
@@ -32,6 +33,10 @@ impl MsiSink for Log {
 }
 
 impl Regions for Log {
+    fn edit(&self, _edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
+        panic!("a function only places its regions")
+    }
+
     fn place(&self, moves: &[(RegionId, Option<u64>)]) -> Result<(), EditError> {
         self.places.lock().extend(moves.iter().map(|(_, base)| *base));
         match moves.iter().find(|(_, base)| *base == Some(0xf000_0000)) {
@@ -50,15 +55,15 @@ fn edu() -> (Edu, Arc<Log>) {
 
 impl Edu {
     fn set(&self, log: &Log, offset: u16, value: u32) {
-        self.config_write(&IoCx::new(0, log), offset, Size::Dword, value);
+        self.config_write(&IoCx::new(Requester::Vcpu(0), log), offset, Size::Dword, value);
     }
 
     fn poke(&self, log: &Log, offset: u64, value: u64) {
-        Handler::write(self, &IoCx::new(0, log), offset, Size::Dword, value);
+        Handler::write(self, &IoCx::new(Requester::Vcpu(0), log), offset, Size::Dword, value);
     }
 
     fn peek(&self, log: &Log, offset: u64) -> u64 {
-        Handler::read(self, &IoCx::new(0, log), offset, Size::Dword)
+        Handler::read(self, &IoCx::new(Requester::Vcpu(0), log), offset, Size::Dword)
     }
 }
 
@@ -100,7 +105,7 @@ fn without_messages_the_pin_follows_the_status() {
 #[test]
 fn messages_need_their_enable_and_bus_mastering() {
     let (edu, log) = edu();
-    let cx = IoCx::new(0, &*log);
+    let cx = IoCx::new(Requester::Vcpu(0), &*log);
     let at = u16::try_from(edu.config_read(&cx, regs::CAPABILITIES, Size::Byte)).unwrap();
     assert_eq!(edu.config_read(&cx, at, Size::Dword), 0x0080_0005);
     assert_eq!(edu.config_read(&cx, regs::STATUS, Size::Word) & 0x10, 0x10);

@@ -9,8 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use kvm_ioctls::IoEventAddress;
-use trapline::{CoalescedWrite, EventFd, Offload, Zone, ZoneKind};
-use trapline_device::Space;
+use trapline::{CoalescedWrite, Delivery, DoorbellTarget, EventFd, Offload, Space, Zone};
 
 use crate::ioctl::{self, Doorbell};
 use crate::vm::Vm;
@@ -34,15 +33,16 @@ enum Plan {
 
 impl Offload for KvmOffload {
     fn install(&self, zone: &Zone) -> Result<bool, String> {
-        let done = match (plan(self.0.caps(), zone), &zone.kind) {
+        let done = match (plan(self.0.caps(), zone), &zone.delivery) {
             (Plan::Coalesce(size), _) => self
                 .0
                 .fd()
                 .register_coalesced_mmio(address(zone), size)
                 .map_err(|errno| io::Error::from_raw_os_error(errno.errno())),
-            (Plan::Ring(len), ZoneKind::Doorbell { event, datamatch }) => {
-                ioctl::ioeventfd(self.0.fd(), &doorbell(zone, len, event, *datamatch), true)
-            }
+            (
+                Plan::Ring(len),
+                Delivery::Doorbell { target: DoorbellTarget::EventFd(event), datamatch },
+            ) => ioctl::ioeventfd(self.0.fd(), &doorbell(zone, len, event, *datamatch), true),
             (Plan::Refuse(why), _) => return Err(why.to_owned()),
             _ => return Ok(false),
         };
@@ -55,16 +55,17 @@ impl Offload for KvmOffload {
     }
 
     fn remove(&self, zone: &Zone) {
-        let done = match (plan(self.0.caps(), zone), &zone.kind) {
+        let done = match (plan(self.0.caps(), zone), &zone.delivery) {
             (Plan::Coalesce(size), _) => self
                 .0
                 .fd()
                 .unregister_coalesced_mmio(address(zone), size)
                 .map_err(Error::ioctl("give a coalesced zone back")),
-            (Plan::Ring(len), ZoneKind::Doorbell { event, datamatch }) => {
-                ioctl::ioeventfd(self.0.fd(), &doorbell(zone, len, event, *datamatch), false)
-                    .map_err(|reason| Error::Ioctl { what: "give a doorbell back", reason })
-            }
+            (
+                Plan::Ring(len),
+                Delivery::Doorbell { target: DoorbellTarget::EventFd(event), datamatch },
+            ) => ioctl::ioeventfd(self.0.fd(), &doorbell(zone, len, event, *datamatch), false)
+                .map_err(|reason| Error::Ioctl { what: "give a doorbell back", reason }),
             _ => Ok(()),
         };
         if let Err(error) = done {
@@ -83,17 +84,20 @@ impl Offload for KvmOffload {
 
 /// Decides by what this host's KVM can do.
 fn plan(caps: &Caps, zone: &Zone) -> Plan {
-    match &zone.kind {
-        ZoneKind::Coalesced if zone.space == Space::Pio && !caps.coalesced_pio => Plan::Refuse(
+    match &zone.delivery {
+        Delivery::Coalesced if zone.space == Space::Pio && !caps.coalesced_pio => Plan::Refuse(
             "this host's KVM cannot coalesce port writes (KVM_CAP_COALESCED_PIO, Linux 5.0)",
         ),
-        ZoneKind::Coalesced if caps.coalesced_page == 0 => Plan::Decline,
-        ZoneKind::Coalesced => u32::try_from(zone.len).map_or(Plan::Decline, Plan::Coalesce),
+        Delivery::Coalesced if caps.coalesced_page == 0 => Plan::Decline,
+        Delivery::Coalesced => u32::try_from(zone.len).map_or(Plan::Decline, Plan::Coalesce),
         // No kernel has KVM_SET_IOREGION, and the capability numbers its patches used are others'
         // now: there is nothing to ask.
-        ZoneKind::Forward { .. } => Plan::Decline,
-        ZoneKind::Doorbell { .. } if !caps.ioeventfd => Plan::Decline,
-        ZoneKind::Doorbell { datamatch, .. } => match zone.len {
+        Delivery::Forward { .. } => Plan::Decline,
+        Delivery::Memory { .. } | Delivery::Doorbell { target: DoorbellTarget::Handler(_), .. } => {
+            Plan::Decline
+        }
+        Delivery::Doorbell { .. } if !caps.ioeventfd => Plan::Decline,
+        Delivery::Doorbell { datamatch, .. } => match zone.len {
             // The kernel compares a value at a given length only.
             0 if caps.ioeventfd_any_length && datamatch.is_none() => Plan::Ring(0),
             1 => Plan::Ring(1),
@@ -120,13 +124,13 @@ fn doorbell<'a>(zone: &Zone, len: u32, event: &'a EventFd, datamatch: Option<u64
 mod tests {
     use super::*;
 
-    fn zone(space: Space, len: u64, kind: ZoneKind) -> Zone {
-        Zone { space, addr: 0x100, len, kind }
+    fn zone(space: Space, len: u64, delivery: Delivery) -> Zone {
+        Zone { space, addr: 0x100, len, delivery }
     }
 
-    fn bell(datamatch: Option<u64>) -> ZoneKind {
+    fn bell(datamatch: Option<u64>) -> Delivery {
         let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-        ZoneKind::Doorbell { event: EventFd::new(fd), datamatch }
+        Delivery::Doorbell { target: EventFd::new(fd).into(), datamatch }
     }
 
     const ALL: Caps = Caps {
@@ -162,20 +166,20 @@ mod tests {
     #[test]
     fn a_kernel_without_coalesced_ports_refuses_them_in_a_sentence() {
         let old = Caps { coalesced_pio: false, ..ALL };
-        let Plan::Refuse(why) = plan(&old, &zone(Space::Pio, 8, ZoneKind::Coalesced)) else {
+        let Plan::Refuse(why) = plan(&old, &zone(Space::Pio, 8, Delivery::Coalesced)) else {
             panic!("a port zone needs the kernel")
         };
         assert!(why.contains("KVM_CAP_COALESCED_PIO"));
-        assert_eq!(plan(&old, &zone(Space::Mmio, 8, ZoneKind::Coalesced)), Plan::Coalesce(8));
+        assert_eq!(plan(&old, &zone(Space::Mmio, 8, Delivery::Coalesced)), Plan::Coalesce(8));
     }
 
     #[test]
     fn the_registry_does_what_the_kernel_cannot() {
-        assert_eq!(plan(&NOTHING, &zone(Space::Mmio, 8, ZoneKind::Coalesced)), Plan::Decline);
+        assert_eq!(plan(&NOTHING, &zone(Space::Mmio, 8, Delivery::Coalesced)), Plan::Decline);
         assert_eq!(plan(&NOTHING, &zone(Space::Mmio, 4, bell(None))), Plan::Decline);
         assert_eq!(plan(&ALL, &zone(Space::Mmio, 0, bell(Some(1)))), Plan::Decline);
         assert_eq!(plan(&ALL, &zone(Space::Mmio, 0, bell(None))), Plan::Ring(0));
-        let huge = zone(Space::Mmio, 1 << 32, ZoneKind::Coalesced);
+        let huge = zone(Space::Mmio, 1 << 32, Delivery::Coalesced);
         assert_eq!(plan(&ALL, &huge), Plan::Decline);
     }
 }

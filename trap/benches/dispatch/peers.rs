@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, Cache};
 use dbs_device::resources::Resource;
-use trapline::{Handler, IoCx, Size};
-use trapline_device::NoRegions;
+use trapline::NoRegions;
+use trapline::{Handler, IoCx, Requester, Size};
 use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
 use vm_device::device_manager::{IoManager as VmIoManager, MmioManager, PioManager};
 
@@ -48,7 +48,8 @@ impl Bus for DirectIndex {
     #[inline]
     fn read<const PIO: bool>(bus: &mut &Self, addr: u64, data: &mut [u8; 4]) {
         if let Some(device) = bus.find(addr) {
-            let value = device.read(&IoCx::new(0, &NoRegions), addr & 0xfff, Size::Dword);
+            let value =
+                device.read(&IoCx::new(Requester::Vcpu(0), &NoRegions), addr & 0xfff, Size::Dword);
             *data = (value as u32).to_le_bytes();
         }
     }
@@ -57,7 +58,12 @@ impl Bus for DirectIndex {
     fn write<const PIO: bool>(bus: &mut &Self, addr: u64, data: [u8; 4]) {
         if let Some(device) = bus.find(addr) {
             let value = u32::from_le_bytes(data).into();
-            device.write(&IoCx::new(0, &NoRegions), addr & 0xfff, Size::Dword, value);
+            device.write(
+                &IoCx::new(Requester::Vcpu(0), &NoRegions),
+                addr & 0xfff,
+                Size::Dword,
+                value,
+            );
         }
     }
 }
@@ -307,7 +313,8 @@ impl Bus for LockedTree {
     #[inline]
     fn read<const PIO: bool>(bus: &mut &Self, addr: u64, data: &mut [u8; 4]) {
         if let Some((offset, device)) = bus.find(addr) {
-            let value = device.read(&IoCx::new(0, &NoRegions), offset, Size::Dword);
+            let value =
+                device.read(&IoCx::new(Requester::Vcpu(0), &NoRegions), offset, Size::Dword);
             *data = (value as u32).to_le_bytes();
         }
     }
@@ -316,7 +323,7 @@ impl Bus for LockedTree {
     fn write<const PIO: bool>(bus: &mut &Self, addr: u64, data: [u8; 4]) {
         if let Some((offset, device)) = bus.find(addr) {
             let value = u32::from_le_bytes(data).into();
-            device.write(&IoCx::new(0, &NoRegions), offset, Size::Dword, value);
+            device.write(&IoCx::new(Requester::Vcpu(0), &NoRegions), offset, Size::Dword, value);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline::{
-    CoalescedWrite, Handler, IoCx, Offload, Registry, Rules, Size, Space, Zone, ZoneKind,
+    CoalescedWrite, Delivery, Handler, IoCx, Offload, Registry, Rules, Size, Space, Zone,
 };
 
 /// Reads as the offset's low byte in every byte, remembers writes.
@@ -72,7 +72,7 @@ impl Source {
 }
 
 fn key(zone: &Zone) -> (Space, u64, u64, bool) {
-    (zone.space, zone.addr, zone.len, matches!(zone.kind, ZoneKind::Coalesced))
+    (zone.space, zone.addr, zone.len, matches!(zone.delivery, Delivery::Coalesced))
 }
 
 impl Offload for Source {

@@ -5,10 +5,11 @@ use super::{Finding, Tree};
 /// Package, and the packages of ours that it may name.
 #[rustfmt::skip]
 const MAY_NAME: &[(&str, &[&str])] = &[
+    ("trapline-access", &[]),
     ("trapline-regs", &[]),
-    ("trapline-guestmem", &[]),
-    ("trapline-device", &["trapline-guestmem"]),
-    ("trapline", &["trapline-device"]),
+    ("trapline-guestmem", &["trapline-access"]),
+    ("trapline-device", &["trapline-access", "trapline-guestmem"]),
+    ("trapline", &["trapline-access"]),
     ("trapline-kvm", &["trapline", "trapline-device", "trapline-guestmem"]),
     ("trapline-qtest", &["trapline", "trapline-device", "trapline-guestmem"]),
     ("trapline-platform", &["trapline-regs", "trapline-device", "trapline-guestmem"]),

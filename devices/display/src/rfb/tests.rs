@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use trapline_device::{Handler, IoCx, NoRegions, Size};
+use trapline_device::{Handler, IoCx, NoRegions, Requester, Size};
 use trapline_guestmem::GuestMem;
 
 use super::pixel::{Converter, PixelFormat};
@@ -53,7 +53,7 @@ fn bench() -> Bench {
 
 impl Bench {
     fn draw(&self, x: u64, y: u64, colour: u32) {
-        let cx = IoCx::new(0, &NoRegions);
+        let cx = IoCx::new(Requester::Vcpu(0), &NoRegions);
         self.frame.write(&cx, y * self.stride + x * 4, Size::Dword, colour.into());
     }
 

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use trapline_device::{Handler, IoCx, NoRegions, Size};
+use trapline_device::{Handler, IoCx, NoRegions, Requester, Size};
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn small() -> (Arc<TrappedFrame>, Screen) {
 }
 
 fn draw(frame: &TrappedFrame, x: u64, y: u64, colour: u32) {
-    let cx = IoCx::new(0, &NoRegions);
+    let cx = IoCx::new(Requester::Vcpu(0), &NoRegions);
     frame.write(&cx, y * 400 + x * 4, Size::Dword, colour.into());
 }
 
@@ -133,7 +133,7 @@ proptest! {
         x: u16, y: u16, width: u16, height: u16, all: bool, offset: u64, value: u64,
     ) {
         let (frame, screen) = small();
-        let cx = IoCx::new(0, &NoRegions);
+        let cx = IoCx::new(Requester::Vcpu(0), &NoRegions);
         frame.write(&cx, offset, Size::Qword, value);
         frame.read(&cx, offset, Size::Word);
         screen.update();

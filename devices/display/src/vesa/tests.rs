@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use trapline_device::{EditError, NoRegions, Regions};
+use trapline_device::{EditError, NoRegions, RegionEdit, Regions, Requester};
 use trapline_guestmem::GuestMem;
 
 use super::*;
@@ -30,6 +30,10 @@ impl FrameMemory for Places {
 }
 
 impl Regions for Places {
+    fn edit(&self, _edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
+        panic!("a function only places its regions")
+    }
+
     fn place(&self, moves: &[(RegionId, Option<u64>)]) -> Result<(), EditError> {
         if let Some((id, _)) = moves.iter().find(|(_, base)| base.is_some() && *base == self.taken)
         {
@@ -50,11 +54,11 @@ fn display(places: &Arc<Places>) -> Vesa {
 }
 
 fn read(vesa: &Vesa, offset: u16) -> u32 {
-    vesa.config_read(&IoCx::new(0, &NoRegions), offset, Size::Dword)
+    vesa.config_read(&IoCx::new(Requester::Vcpu(0), &NoRegions), offset, Size::Dword)
 }
 
 fn write(vesa: &Vesa, places: &Places, offset: u16, value: u32) {
-    vesa.config_write(&IoCx::new(0, places), offset, Size::Dword, value);
+    vesa.config_write(&IoCx::new(Requester::Vcpu(0), places), offset, Size::Dword, value);
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn an_impossible_state_is_refused_and_changes_nothing() {
 
 #[test]
 fn the_ports_are_all_ones() {
-    let cx = IoCx::new(0, &NoRegions);
+    let cx = IoCx::new(Requester::Vcpu(0), &NoRegions);
     EmptyPorts.write(&cx, 0, Size::Dword, 0);
     assert_eq!(EmptyPorts.read(&cx, 0, Size::Word), 0xffff);
 }

@@ -70,7 +70,7 @@ impl Handler for DebugPort {
         self.last.store(low_byte(value), Ordering::Relaxed);
         if let Some(listener) = &self.listener {
             let digits = 2 * size.bytes();
-            let line = format!("debug port: vcpu {} wrote 0x{value:0digits$x}\n", cx.vcpu());
+            let line = format!("debug port: {} wrote 0x{value:0digits$x}\n", cx.requester());
             listener.transmit(line.as_bytes());
         }
     }

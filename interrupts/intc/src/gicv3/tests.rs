@@ -3,7 +3,7 @@ use std::sync::Arc;
 use gicv3_its::command::{Command, RdBase};
 use gicv3_its::{CollectionId, Config, DeviceId, EventId};
 use trapline_device::{
-    Device, Handler, IoCx, Line, LineSink, NoRegions, SaveState, Size, StateError,
+    Device, Handler, IoCx, Line, LineSink, NoRegions, Requester, SaveState, Size, StateError,
 };
 use trapline_guestmem::GuestMem;
 
@@ -30,7 +30,7 @@ struct Board {
 }
 
 fn cx() -> IoCx<'static> {
-    IoCx::new(0, &NoRegions)
+    IoCx::new(Requester::Vcpu(0), &NoRegions)
 }
 
 impl Board {

@@ -1,4 +1,4 @@
-use trapline_device::NoRegions;
+use trapline_device::{NoRegions, Requester};
 use trapline_testkit::TestLine;
 
 use super::regs::SETSPI;
@@ -10,7 +10,7 @@ fn frame() -> (V2m, Vec<TestLine>) {
 }
 
 fn cx() -> IoCx<'static> {
-    IoCx::new(0, &NoRegions)
+    IoCx::new(Requester::Vcpu(0), &NoRegions)
 }
 
 #[test]

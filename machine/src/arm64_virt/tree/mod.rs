@@ -8,7 +8,7 @@ mod tests;
 
 use std::ops::Range;
 
-use trapline_device::{FdtNode, IoCx, NoRegions, Size};
+use trapline_device::{FdtNode, IoCx, NoRegions, Requester, Size};
 use trapline_intc::v2m;
 use trapline_pci::Bus;
 use trapline_pci::regs::INTERRUPT_PIN;
@@ -86,7 +86,7 @@ pub(super) fn interrupt(node: FdtNode, spi: u32) -> FdtNode {
 fn pci(node: &FdtNode, bus: &Bus) -> FdtNode {
     /// Of a function's address and pin, its device and its pin matter.
     const MASK: [u32; 4] = [0xf800, 0, 0, 7];
-    let cx = IoCx::new(0, &NoRegions);
+    let cx = IoCx::new(Requester::Vcpu(0), &NoRegions);
     let pin = |devfn| bus.config_read(&cx, devfn, INTERRUPT_PIN, Size::Byte) & 0xff;
     let mut pins: Vec<(u8, u32)> =
         bus.occupied().into_iter().map(|devfn| (devfn.device(), pin(devfn))).collect();

@@ -1,28 +1,30 @@
 //! Who answers a trap: [`Handler`], its rules about widths, and the adapter for `&mut` devices.
 
-use parking_lot::Mutex;
+#![allow(clippy::disallowed_types, reason = "this crate has the standard library's lock only")]
 
-use crate::{Direction, Regions, Size};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::{Direction, Regions, Requester, Size};
 
 /// What a handler is told about the access it answers, besides the access itself.
 #[derive(Clone, Copy)]
 pub struct IoCx<'a> {
-    vcpu: u32,
+    requester: Requester,
     regions: &'a dyn Regions,
 }
 
 impl<'a> IoCx<'a> {
-    /// The context of an access by `vcpu` (an index; sources without vCPUs use 0).
-    pub const fn new(vcpu: u32, regions: &'a dyn Regions) -> Self {
-        Self { vcpu, regions }
+    /// The context of an access by `requester`.
+    pub const fn new(requester: Requester, regions: &'a dyn Regions) -> Self {
+        Self { requester, regions }
     }
 
-    /// The index of the vCPU that made the access.
-    pub const fn vcpu(&self) -> u32 {
-        self.vcpu
+    /// Who makes the access.
+    pub const fn requester(&self) -> Requester {
+        self.requester
     }
 
-    /// The registry the access came through, to move regions in (a PCI BAR, say).
+    /// The registry the access came through, to edit (to move a PCI BAR, say).
     pub const fn regions(&self) -> &'a dyn Regions {
         self.regions
     }
@@ -44,20 +46,13 @@ pub trait Handler: Send + Sync {
     /// Answers `rep ins`: fills `data`, a whole number of elements of `size`, in order, all read
     /// from the same `offset`.
     fn read_rep(&self, cx: &IoCx<'_>, offset: u64, size: Size, data: &mut [u8]) {
-        for element in data.chunks_exact_mut(size.bytes()) {
-            let value = self.read(cx, offset, size).to_le_bytes();
-            element.iter_mut().zip(value).for_each(|(to, from)| *to = from);
-        }
+        read_elements(size, data, || self.read(cx, offset, size));
     }
 
     /// Takes `rep outs`: `data` is a whole number of elements of `size`, written in order to the
     /// same `offset`.
     fn write_rep(&self, cx: &IoCx<'_>, offset: u64, size: Size, data: &[u8]) {
-        for element in data.chunks_exact(size.bytes()) {
-            let mut value = [0; 8];
-            value.iter_mut().zip(element).for_each(|(to, from)| *to = *from);
-            self.write(cx, offset, size, u64::from_le_bytes(value));
-        }
+        write_elements(size, data, |value| self.write(cx, offset, size, value));
     }
 
     /// The widths this handler accepts and codes for.
@@ -72,6 +67,22 @@ pub trait Handler: Send + Sync {
     }
 }
 
+/// Fills `data` with elements of `size` from one `read` each.
+fn read_elements(size: Size, data: &mut [u8], mut read: impl FnMut() -> u64) {
+    for element in data.chunks_exact_mut(size.bytes()) {
+        element.iter_mut().zip(read().to_le_bytes()).for_each(|(to, from)| *to = from);
+    }
+}
+
+/// Hands each element of `size` in `data` to `write`.
+fn write_elements(size: Size, data: &[u8], mut write: impl FnMut(u64)) {
+    for element in data.chunks_exact(size.bytes()) {
+        let mut value = [0; 8];
+        value.iter_mut().zip(element).for_each(|(to, from)| *to = *from);
+        write(u64::from_le_bytes(value));
+    }
+}
+
 /// A handler that wants `&mut self`; [`Locked`] makes it a [`Handler`].
 pub trait HandlerMut: Send {
     /// See [`Handler::read`].
@@ -79,6 +90,16 @@ pub trait HandlerMut: Send {
 
     /// See [`Handler::write`].
     fn write(&mut self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64);
+
+    /// See [`Handler::read_rep`].
+    fn read_rep(&mut self, cx: &IoCx<'_>, offset: u64, size: Size, data: &mut [u8]) {
+        read_elements(size, data, || self.read(cx, offset, size));
+    }
+
+    /// See [`Handler::write_rep`].
+    fn write_rep(&mut self, cx: &IoCx<'_>, offset: u64, size: Size, data: &[u8]) {
+        write_elements(size, data, |value| self.write(cx, offset, size, value));
+    }
 
     /// See [`Handler::rules`]; constant, as it is asked without the lock's protection in mind.
     fn rules(&self) -> Rules {
@@ -103,26 +124,35 @@ impl<D> Locked<D> {
     }
 
     /// Locks the device, for its back end or its timer.
-    pub fn lock(&self) -> parking_lot::MutexGuard<'_, D> {
-        self.0.lock()
+    pub fn lock(&self) -> MutexGuard<'_, D> {
+        // A handler that panicked leaves its device as it was at that moment, for the report.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<D: HandlerMut> Handler for Locked<D> {
     fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
-        self.0.lock().read(cx, offset, size)
+        self.lock().read(cx, offset, size)
     }
 
     fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
-        self.0.lock().write(cx, offset, size, value);
+        self.lock().write(cx, offset, size, value);
+    }
+
+    fn read_rep(&self, cx: &IoCx<'_>, offset: u64, size: Size, data: &mut [u8]) {
+        self.lock().read_rep(cx, offset, size, data);
+    }
+
+    fn write_rep(&self, cx: &IoCx<'_>, offset: u64, size: Size, data: &[u8]) {
+        self.lock().write_rep(cx, offset, size, data);
     }
 
     fn rules(&self) -> Rules {
-        self.0.lock().rules()
+        self.lock().rules()
     }
 
     fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
-        self.0.lock().register(offset, direction)
+        self.lock().register(offset, direction)
     }
 }
 
@@ -178,13 +208,6 @@ impl Rules {
     /// An 8-bit device: wider accesses become byte accesses to consecutive offsets, as an ISA bus
     /// splits them for an 8-bit card.
     pub const BYTES: Self = Self { valid: Limits::ANY, handled: Limits::only(Size::Byte) };
-}
-
-/// The life of a device beyond its accesses.
-pub trait Device: Send + Sync {
-    /// Puts the device in its power-on state and its outputs with it. Called with every vCPU
-    /// stopped.
-    fn reset(&self);
 }
 
 #[cfg(test)]

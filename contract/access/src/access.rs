@@ -1,4 +1,4 @@
-//! The words of an access: which space, which way, how wide.
+//! What an access is: which space, which direction, how wide, and who makes it.
 
 use std::fmt;
 
@@ -46,6 +46,42 @@ impl fmt::Display for Direction {
             Self::Read => "read",
             Self::Write => "write",
         })
+    }
+}
+
+/// Who makes an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Requester {
+    /// This vCPU, by its index.
+    Vcpu(u32),
+    /// Some vCPU earlier: a write out of the source's queue of coalesced writes, which does not say
+    /// whose it is.
+    Coalesced,
+    /// A device, by direct memory access to another device's registers.
+    Dma,
+    /// Somebody outside of the machine: a debugger, a test.
+    External,
+}
+
+impl Requester {
+    /// The vCPU's index, if one makes the access now.
+    pub const fn vcpu(self) -> Option<u32> {
+        match self {
+            Self::Vcpu(index) => Some(index),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Requester {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vcpu(index) => write!(f, "vcpu {index}"),
+            Self::Coalesced => f.write_str("coalesced"),
+            Self::Dma => f.write_str("dma"),
+            Self::External => f.write_str("external"),
+        }
     }
 }
 

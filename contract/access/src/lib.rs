@@ -1,0 +1,29 @@
+//! The contract between a trap registry and whoever answers a trap, as far as one access goes.
+//!
+//! A device implements [`Handler`] (or [`HandlerMut`] behind [`Locked`]) and sees offsets into its
+//! own registers. It says with a [`Region`] which addresses it answers and how accesses to parts of
+//! them are delivered ([`Delivery`]): to the handler, queued, to an eventfd, through a channel to
+//! another process, or from memory. [`Regions`] is where regions are mapped, moved and changed.
+//!
+//! This crate depends on the standard library only, so that a device, a registry and a hypervisor's
+//! back end of different origin can share it.
+
+#![forbid(unsafe_code)]
+
+mod access;
+mod channel;
+mod doorbell;
+mod eventfd;
+mod handler;
+mod memory;
+mod region;
+mod regions;
+
+pub use access::{Direction, Requester, Size, Space};
+pub use channel::{Channel, ChannelRef, Forwarded};
+pub use doorbell::{DoorbellTarget, Ring};
+pub use eventfd::EventFd;
+pub use handler::{Handler, HandlerMut, IoCx, Limits, Locked, Rules};
+pub use memory::{Memory, NoHandler};
+pub use region::{Delivery, Region, Window};
+pub use regions::{EditError, NoRegions, RegionEdit, RegionId, RegionName, Regions};

@@ -1,0 +1,256 @@
+//! A region: who answers which addresses, and how accesses are delivered.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::{ChannelRef, DoorbellTarget, Handler, Memory, NoHandler, RegionName, Rules, Space};
+
+/// A region to be mapped: built, then given to a registry ([`crate::RegionEdit::Map`]).
+#[derive(Clone)]
+pub struct Region {
+    /// The space its addresses are in.
+    pub space: Space,
+    /// Its first address; `None` while it has no place, like the BAR of a disabled function.
+    pub base: Option<u64>,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Whose it is, and which.
+    pub name: RegionName,
+    /// What answers accesses that no window delivers otherwise.
+    pub handler: Arc<dyn Handler>,
+    /// The widths it accepts and codes for.
+    pub rules: Rules,
+    /// Added to the offsets the handler sees.
+    pub device_offset: u64,
+    /// Where accesses are delivered in another way.
+    pub windows: Vec<Window>,
+}
+
+/// How accesses to a part of a region are delivered, where that is not an ordinary trap.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// First offset in the region.
+    pub offset: u64,
+    /// Length in bytes; for a doorbell the length of the write, 0 for any (see also
+    /// [`Region::forward`]).
+    pub len: u64,
+    /// The delivery.
+    pub delivery: Delivery,
+}
+
+/// The ways to deliver an access. What no window covers is an ordinary trap.
+///
+/// A source can take each of them over; what it cannot do, the registry does itself, with the same
+/// meaning.
+#[derive(Clone)]
+pub enum Delivery {
+    /// Writes may queue up (KVM: `KVM_REGISTER_COALESCED_MMIO`, with its PIO flag); they reach the
+    /// handler in order, before anything can observe that they had not.
+    Coalesced,
+    /// A write at exactly this offset rings and reaches no handler (KVM: `KVM_IOEVENTFD`).
+    Doorbell {
+        /// What to ring.
+        target: DoorbellTarget,
+        /// Only for writes of this value, compared at the length of the write.
+        datamatch: Option<u64>,
+    },
+    /// Somebody outside answers instead of the handler (`KVM_SET_IOREGION`, which no kernel has).
+    Forward {
+        /// Where accesses go.
+        channel: ChannelRef,
+        /// What the other end knows the window by.
+        user_data: u64,
+        /// Whether writes are not waited for.
+        posted: bool,
+    },
+    /// Memory answers instead of the handler (KVM: a memory slot). Only in [`Space::Mmio`]. A window
+    /// that is not of whole pages at whole pages is answered by the registry, from the same memory.
+    Memory {
+        /// The memory.
+        memory: Arc<dyn Memory>,
+        /// Where in it the window starts.
+        offset: u64,
+        /// Whether the guest can only read it. Its writes reach the handler then, as those to flash
+        /// memory must.
+        readonly: bool,
+        /// Whether the guest's writes are logged by page ([`crate::Regions::take_dirty`]).
+        log_dirty: bool,
+    },
+}
+
+impl Region {
+    /// A region of `len` bytes of `space`, named `device`/`region`, at `base` (or declared but
+    /// nowhere yet, like a disabled BAR). Its access rules are the handler's.
+    pub fn new(
+        space: Space,
+        base: Option<u64>,
+        len: u64,
+        (device, region): (&str, &str),
+        handler: Arc<dyn Handler>,
+    ) -> Self {
+        let name = RegionName { device: device.into(), region: region.into() };
+        let rules = handler.rules();
+        Self { space, base, len, name, handler, rules, device_offset: 0, windows: Vec::new() }
+    }
+
+    /// `len` ports from `base`.
+    pub fn pio(base: u16, len: u64, device: &str, region: &str, handler: Arc<dyn Handler>) -> Self {
+        Self::new(Space::Pio, Some(base.into()), len, (device, region), handler)
+    }
+
+    /// `len` bytes of guest physical address space from `base`.
+    pub fn mmio(
+        base: u64,
+        len: u64,
+        device: &str,
+        region: &str,
+        handler: Arc<dyn Handler>,
+    ) -> Self {
+        Self::new(Space::Mmio, Some(base), len, (device, region), handler)
+    }
+
+    /// All of `memory` as guest RAM from `base`: one window of [`Delivery::Memory`].
+    pub fn ram(base: u64, device: &str, region: &str, memory: Arc<dyn Memory>) -> Self {
+        Self::of_memory(base, device, region, memory, false)
+    }
+
+    /// All of `memory` from `base`, for the guest to read only; its writes vanish.
+    pub fn rom(base: u64, device: &str, region: &str, memory: Arc<dyn Memory>) -> Self {
+        Self::of_memory(base, device, region, memory, true)
+    }
+
+    fn of_memory(
+        base: u64,
+        device: &str,
+        region: &str,
+        memory: Arc<dyn Memory>,
+        readonly: bool,
+    ) -> Self {
+        let len = memory.len();
+        let delivery = Delivery::Memory { memory, offset: 0, readonly, log_dirty: false };
+        Self::mmio(base, len, device, region, Arc::new(NoHandler)).window(Window {
+            offset: 0,
+            len,
+            delivery,
+        })
+    }
+
+    /// Overrides the handler's access rules.
+    #[must_use]
+    pub fn rules(mut self, rules: Rules) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    /// Adds `offset` to the offsets the handler sees: one device can so answer several regions
+    /// (the i8042's 0x60 and 0x64) as one run of registers.
+    #[must_use]
+    pub fn device_offset(mut self, offset: u64) -> Self {
+        self.device_offset = offset;
+        self
+    }
+
+    /// Lets writes to these offsets queue up ([`Delivery::Coalesced`]).
+    #[must_use]
+    pub fn coalesce(self, offsets: Range<u64>) -> Self {
+        let len = offsets.end.saturating_sub(offsets.start);
+        self.window(Window { offset: offsets.start, len, delivery: Delivery::Coalesced })
+    }
+
+    /// Rings `target` on a write of `len` bytes (1, 2, 4, 8, or 0 for any) at `offset`, of the
+    /// value `datamatch` if given ([`Delivery::Doorbell`]; a value needs a length).
+    #[must_use]
+    pub fn doorbell(
+        self,
+        offset: u64,
+        len: u64,
+        datamatch: Option<u64>,
+        target: impl Into<DoorbellTarget>,
+    ) -> Self {
+        let delivery = Delivery::Doorbell { target: target.into(), datamatch };
+        self.window(Window { offset, len, delivery })
+    }
+
+    /// Has somebody outside answer accesses to these offsets ([`Delivery::Forward`]). An empty range
+    /// passes on writes of any length at its start without their value, and needs `posted`
+    /// (`ioregionfd`'s zero `memory_size`).
+    #[must_use]
+    pub fn forward(
+        self,
+        offsets: Range<u64>,
+        channel: ChannelRef,
+        user_data: u64,
+        posted: bool,
+    ) -> Self {
+        let len = offsets.end.saturating_sub(offsets.start);
+        let delivery = Delivery::Forward { channel, user_data, posted };
+        self.window(Window { offset: offsets.start, len, delivery })
+    }
+
+    /// Adds a delivery.
+    #[must_use]
+    pub fn window(mut self, window: Window) -> Self {
+        self.windows.push(window);
+        self
+    }
+}
+
+impl PartialEq for Delivery {
+    /// Whether both deliver to the same target in the same way.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Coalesced, Self::Coalesced) => true,
+            (
+                Self::Doorbell { target: a, datamatch: value_a },
+                Self::Doorbell { target: b, datamatch: value_b },
+            ) => (a, value_a) == (b, value_b),
+            (
+                Self::Forward { channel: a, user_data: data_a, posted: posted_a },
+                Self::Forward { channel: b, user_data: data_b, posted: posted_b },
+            ) => (a, data_a, posted_a) == (b, data_b, posted_b),
+            (
+                Self::Memory { memory: a, offset: at_a, readonly: ro_a, log_dirty: log_a },
+                Self::Memory { memory: b, offset: at_b, readonly: ro_b, log_dirty: log_b },
+            ) => Arc::ptr_eq(a, b) && (at_a, ro_a, log_a) == (at_b, ro_b, log_b),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Coalesced => f.write_str("Coalesced"),
+            Self::Doorbell { target, datamatch } => f
+                .debug_struct("Doorbell")
+                .field("target", target)
+                .field("datamatch", datamatch)
+                .finish(),
+            Self::Forward { user_data, posted, .. } => f
+                .debug_struct("Forward")
+                .field("user_data", user_data)
+                .field("posted", posted)
+                .finish_non_exhaustive(),
+            Self::Memory { memory, offset, readonly, log_dirty } => f
+                .debug_struct("Memory")
+                .field("len", &memory.len())
+                .field("offset", offset)
+                .field("readonly", readonly)
+                .field("log_dirty", log_dirty)
+                .finish(),
+        }
+    }
+}
+
+impl Delivery {
+    /// What an error or a table calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Coalesced => "coalesced zone",
+            Self::Doorbell { .. } => "doorbell",
+            Self::Forward { .. } => "forwarded zone",
+            Self::Memory { .. } => "memory",
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The regions of a registry by id, placed or not: what edits change, and lookups never see.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use trapline_access::{Delivery, EditError, Handler, Region, RegionId, RegionName, Window};
+
+use crate::counters::{Counts, Number};
+use crate::entry::{Entry, Placement, Shared, Watch};
+use crate::offload::{Offload, Zone};
+use crate::snapshot::{REGIONS_MAX, Snapshot};
+
+/// All regions, and what is left of those that are gone. Behind the edit lock.
+#[derive(Default)]
+pub(crate) struct RegionTable {
+    pub(crate) regions: HashMap<RegionId, MappedRegion>,
+    /// Counts of regions that are gone, by name, so that statistics at exit know them.
+    pub(crate) departed: BTreeMap<RegionName, Counts>,
+    /// Replaced snapshots that a reader may still have.
+    retired: Vec<Arc<Snapshot>>,
+}
+
+/// How many names of departed regions are told apart.
+const DEPARTED_MAX: usize = 1024;
+
+/// A region that has been mapped.
+pub(crate) struct MappedRegion {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) state: State,
+}
+
+/// What edits change about a region.
+#[derive(Clone, Default, PartialEq)]
+pub(crate) struct State {
+    pub(crate) base: Option<u64>,
+    pub(crate) windows: Vec<PlacedWindow>,
+    pub(crate) watch: Watch,
+}
+
+/// A window of a region, and who delivers it.
+#[derive(Clone, PartialEq)]
+pub(crate) struct PlacedWindow {
+    pub(crate) window: Window,
+    /// The source, and not the registry.
+    pub(crate) by_source: bool,
+}
+
+/// What is known about a region besides its counts per handle.
+pub(crate) struct RegionInfo {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) state: State,
+}
+
+impl RegionTable {
+    /// Keeps a replaced snapshot until no reader has it any more.
+    pub(crate) fn retire(&mut self, old: Arc<Snapshot>) {
+        self.retired.push(old);
+    }
+
+    /// Moves the replaced snapshots that no reader has any more to `free`, to be dropped once the
+    /// edit lock is free. One that a reader still has waits, so that no reader ever frees one.
+    pub(crate) fn collect_retired(&mut self, free: &mut Vec<Arc<Snapshot>>) {
+        free.extend(self.retired.extract_if(.., |old| Arc::strong_count(old) == 1));
+    }
+
+    /// Whether writes to a region may be waiting: of one that an edit has unmapped already nobody
+    /// knows any more, so they may.
+    pub(crate) fn coalesces(&self, id: RegionId) -> bool {
+        self.regions.get(&id).is_none_or(|region| region.state.coalesces())
+    }
+
+    pub(crate) fn infos(&self) -> impl Iterator<Item = RegionInfo> + '_ {
+        self.regions.values().map(|region| RegionInfo {
+            shared: Arc::clone(&region.shared),
+            state: region.state.clone(),
+        })
+    }
+
+    /// Remembers what was counted of a region that is gone.
+    pub(crate) fn add_departed(&mut self, name: &RegionName, counts: Counts) {
+        if let Some(sum) = self.departed.get_mut(name) {
+            *sum = sum.plus(counts);
+        } else if counts.total() != 0 && self.departed.len() < DEPARTED_MAX {
+            self.departed.insert(name.clone(), counts);
+        }
+    }
+
+    /// Gives back everything the source has taken over.
+    pub(crate) fn give_back_all(&mut self, offload: &dyn Offload) {
+        for region in self.regions.values_mut() {
+            let State { base, windows, .. } = &mut region.state;
+            let Some(base) = *base else { continue };
+            for placed in windows.iter_mut().filter(|placed| placed.by_source) {
+                offload.remove(&Zone::new(region.shared.space, base, &placed.window));
+                placed.by_source = false;
+            }
+        }
+    }
+}
+
+impl MappedRegion {
+    /// The region of an edit that maps it: nowhere yet, and without windows.
+    pub(crate) fn new(id: RegionId, number: &Arc<Number>, region: &Region) -> Self {
+        let shared = Shared {
+            id: id.0,
+            space: region.space,
+            len: region.len,
+            name: region.name.clone(),
+            rules: region.rules,
+            device_offset: region.device_offset,
+            number: Arc::clone(number),
+        };
+        let handler = Arc::clone(&region.handler);
+        Self { shared: Arc::new(shared), handler, state: State::default() }
+    }
+
+    /// Puts the region into `snapshot` at `base`.
+    pub(crate) fn insert_into(&self, snapshot: &mut Snapshot, base: u64) -> Result<(), EditError> {
+        let Shared { space, len, name, .. } = &*self.shared;
+        let last =
+            base.checked_add(len - 1).filter(|last| *last <= space.last()).ok_or_else(|| {
+                EditError::PastEnd { name: name.clone(), space: *space, base, len: *len }
+            })?;
+        let handler = Arc::clone(&self.handler);
+        let entry = Entry::new(base, last, handler, Arc::clone(&self.shared));
+        snapshot.insert(entry).map_err(|in_the_way| match in_the_way {
+            Some(existing) => EditError::Overlap {
+                space: *space,
+                wanted: name.clone(),
+                base,
+                last,
+                existing: existing.shared.name.clone(),
+                existing_base: existing.base,
+                existing_last: existing.last,
+            },
+            None => EditError::Full { name: name.clone(), limit: REGIONS_MAX },
+        })
+    }
+}
+
+impl State {
+    /// Whether every access is the handler's, and nobody else wants to know.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.windows.is_empty() && self.watch.is_off()
+    }
+
+    fn coalesces(&self) -> bool {
+        self.windows.iter().any(|placed| placed.window.delivery == Delivery::Coalesced)
+    }
+
+    /// The window equal to `window`.
+    pub(crate) fn find(&self, window: &Window) -> Option<&PlacedWindow> {
+        self.windows.iter().find(|placed| placed.window == *window)
+    }
+
+    /// What lookups are to know of it.
+    pub(crate) fn placement(&self) -> Placement {
+        Placement {
+            // Those the source rings never come to us.
+            doorbells: self.pick(|placed| {
+                !placed.by_source && matches!(placed.window.delivery, Delivery::Doorbell { .. })
+            }),
+            // What the source does of these may still come to us: devices' accesses, and a
+            // hypervisor's that it makes on behalf of the guest.
+            diverted: self.pick(|placed| {
+                matches!(placed.window.delivery, Delivery::Forward { .. } | Delivery::Memory { .. })
+            }),
+            watch: self.watch,
+        }
+    }
+
+    fn pick(&self, wanted: impl Fn(&PlacedWindow) -> bool) -> Option<Arc<[Window]>> {
+        let picked = self.windows.iter().filter(|placed| wanted(placed));
+        let picked: Vec<Window> = picked.map(|placed| placed.window.clone()).collect();
+        (!picked.is_empty()).then(|| picked.into())
+    }
+}
+
+impl RegionInfo {
+    /// First and last address, if the region has a place.
+    pub(crate) fn range(&self) -> Option<(u64, u64)> {
+        self.state.base.map(|base| (base, base + (self.shared.len - 1)))
+    }
+}
