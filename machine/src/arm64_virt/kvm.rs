@@ -83,6 +83,7 @@ impl HostBoard for VirtOnKvm {
                     initrd: initrd(disk),
                     ram: self.ram.clone(),
                     aarch32: arm64.aarch32,
+                    cmdline,
                 };
                 (arm64::load_kernel(&self.mem, &request)?, Some(cmdline.as_str()))
             }
