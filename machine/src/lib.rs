@@ -10,14 +10,12 @@
 #![forbid(unsafe_code)]
 
 mod arm64_virt;
-mod arrival;
 mod board;
-pub mod clock;
 mod config;
 mod control;
 mod error;
-mod flusher;
 mod kvm;
+mod on_loop;
 pub mod qtest;
 mod report;
 mod session;

@@ -4,16 +4,15 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
 use trapline::Registry;
-use trapline_device::{CharDevice, Clock, PowerEvent};
+use trapline_backends::{EpollLoop, HostClock};
+use trapline_device::{CharDevice, PowerEvent};
 use trapline_display::{Input, Screen};
 use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
 
-use crate::arrival::Arrival;
 use crate::board::{self, Options, Wiring};
-use crate::clock::HostClock;
 use crate::control::{Control, Event};
-use crate::flusher::Flusher;
 use crate::kvm::{Host, HostBoard};
+use crate::on_loop::{CharReport, CoalescedWrites, InputReport, OnLoop};
 use crate::{Config, Ending, Error, ResetCause};
 
 /// A machine that has been built and not yet switched on.
@@ -24,7 +23,10 @@ pub struct Session {
     vcpus: Vec<Vcpu>,
     /// Where the first vCPU starts, until it has.
     start: Option<Start>,
-    console: Arc<Arrival<Weak<dyn CharDevice>>>,
+    console: Arc<OnLoop<dyn CharDevice, CharReport>>,
+    input: Option<Arc<OnLoop<dyn Input, InputReport>>>,
+    /// Calls the devices for everything that happens outside of the guest.
+    _event_loop: Arc<EpollLoop>,
     registry: Registry,
     vm: Arc<Vm>,
     host: Host,
@@ -38,30 +40,41 @@ impl Session {
     pub fn new(config: Config) -> Result<Self, Error> {
         let kvm = Kvm::open(&config.kvm_device)?;
         let (control, events) = Control::new();
-        let host_clock = Arc::new(HostClock::new().map_err(Error::Thread)?);
-        let clock: Arc<dyn Clock> = host_clock.clone();
         let options = Host::vm_options(&config)?;
         let ram = board::map_ram(&Host::ram_ranges(&config)?, &config.memory)?;
         let vm = Vm::new(&kvm, &ram, options)?;
         let handles = usize::try_from(config.cpus).unwrap_or(usize::MAX);
         let registry = Registry::builder().handles(handles).offload(vm.offload()).build();
+        let writes = CoalescedWrites(registry.clone());
+        let event_loop = EpollLoop::start("events", writes).map_err(Error::Thread)?;
+        let clock = Arc::new(HostClock::new(&*event_loop).map_err(Error::Thread)?);
         let power = Arc::new(control.clone());
         let options = Options::from(&config);
         let wiring = Wiring { registry: registry.clone(), clock, power, ram, options };
         let mut host = Host::new(&vm, wiring, &config)?;
-        let device = host.board().console();
-        let console = Arc::new(Arrival { registry: registry.clone(), device });
-        let drained = registry.clone();
-        host_clock.before_waking(move || {
-            drained.drain();
-        });
+        let console = OnLoop::new(host.board().console(), &*event_loop);
+        let input = host.board().input();
+        let input = input.map(|input| OnLoop::new(Arc::downgrade(&input), &*event_loop));
+        event_loop.look_for_writes();
         let mut vcpus = (0..config.cpus)
             .map(|index| Vcpu::new(&vm, index, &registry))
             .collect::<Result<Vec<_>, _>>()?;
         host.connect(&mut vcpus)?;
         control.watch(registry.clone(), vcpus.iter().map(Vcpu::counters).collect());
         let start = Some(host.load(&config, false)?);
-        Ok(Self { config, control, events, vcpus, start, console, registry, vm, host })
+        Ok(Self {
+            config,
+            control,
+            events,
+            vcpus,
+            start,
+            console,
+            input,
+            _event_loop: event_loop,
+            registry,
+            vm,
+            host,
+        })
     }
 
     /// The handle for other threads.
@@ -82,9 +95,7 @@ impl Session {
 
     /// The keyboard and the mouse, if the board has them.
     pub fn input(&self) -> Option<Arc<dyn Input>> {
-        let registry = self.registry.clone();
-        let arrival = |device| Arc::new(Arrival { registry, device }) as Arc<dyn Input>;
-        self.host.board().input().map(arrival)
+        self.input.clone().map(|input| input as Arc<dyn Input>)
     }
 
     /// Runs the machine until it is switched off, reset or stopped. Called again after
@@ -94,7 +105,6 @@ impl Session {
     /// The guest's software cannot be loaded again, or KVM refuses. Nothing of the guest runs any
     /// more.
     pub fn run(&mut self) -> Result<Ending, Error> {
-        let _flusher = Flusher::start(self.registry.clone()).map_err(Error::Thread)?;
         let start = match self.start.take() {
             Some(start) => start,
             None => self.boot_again()?,

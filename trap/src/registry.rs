@@ -207,6 +207,12 @@ impl Registry {
         queued
     }
 
+    /// Whether the source may have queued writes: a window was ever mapped whose writes it was asked
+    /// to queue.
+    pub fn coalesces(&self) -> bool {
+        self.core.coalesced.in_use.load(Ordering::SeqCst)
+    }
+
     /// A handle that is not one of [`Builder::handles`], for a short time: while it exists it may
     /// keep regions from being freed.
     pub(crate) fn spare_handle(&self, requester: Requester) -> Handle {

@@ -15,6 +15,7 @@
 
 mod chardev;
 mod clock;
+mod event_loop;
 mod fdt;
 mod interrupt;
 mod irqchip;
@@ -28,6 +29,7 @@ mod vector;
 
 pub use chardev::{CharBackend, CharDevice, NullBackend};
 pub use clock::{Clock, Timer, Wake};
+pub use event_loop::{EventHandler, EventLoop, Notifier, Readiness, Watch};
 pub use fdt::{FdtDevice, FdtNode, FdtValue};
 pub use interrupt::{Interrupt, InterruptMode};
 pub use irqchip::{EoiSink, ExtInt, LevelRoutes, PcInput};

@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
+use crate::{EpollLoop, NoQueuedWrites};
 
 /// Long enough for any host; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,9 +20,16 @@ impl Wake for Bell {
     }
 }
 
+/// A clock and the loop it runs on. The clock goes first.
+fn clock() -> (Arc<HostClock>, Arc<EpollLoop>) {
+    let event_loop = EpollLoop::start("clock", NoQueuedWrites).unwrap();
+    (Arc::new(HostClock::new(&*event_loop).unwrap()), event_loop)
+}
+
 /// A clock, its bells, and the ear that hears them.
 struct Tower {
     clock: Arc<HostClock>,
+    _event_loop: Arc<EpollLoop>,
     rung: Sender<&'static str>,
     ear: Receiver<&'static str>,
 }
@@ -29,7 +37,8 @@ struct Tower {
 impl Tower {
     fn new() -> Self {
         let (rung, ear) = channel();
-        Self { clock: Arc::new(HostClock::new().unwrap()), rung, ear }
+        let (clock, event_loop) = clock();
+        Self { clock, _event_loop: event_loop, rung, ear }
     }
 
     fn bell(&self, name: &'static str) -> (Arc<Bell>, Box<dyn Timer>) {
@@ -49,19 +58,9 @@ impl Tower {
 }
 
 #[test]
-fn whoever_comes_before_a_device_is_called_before_it_is_woken() {
-    let tower = Tower::new();
-    let first = tower.rung.clone();
-    tower.clock.before_waking(move || first.send("first").unwrap());
-    let (_bell, timer) = tower.bell("bell");
-    timer.arm(Some(0));
-    assert_eq!((tower.hear(), tower.hear()), ("first", "bell"));
-}
-
-#[test]
 fn machine_time_starts_at_zero_and_never_goes_back() {
     let before = Instant::now();
-    let clock = HostClock::new().unwrap();
+    let (clock, _event_loop) = clock();
     let mut last = clock.now_ns();
     assert!(last <= nanoseconds(before.elapsed()));
     for _ in 0..10_000 {
@@ -74,7 +73,7 @@ fn machine_time_starts_at_zero_and_never_goes_back() {
 #[test]
 fn utc_is_the_hosts() {
     let utc = || nanoseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
-    let clock = HostClock::new().unwrap();
+    let (clock, _event_loop) = clock();
     let (before, theirs, after) = (utc(), clock.utc_ns(), utc());
     assert!((before..=after).contains(&theirs));
 }
@@ -178,7 +177,7 @@ fn paused_time_stands_still_and_goes_on_where_it_stood() {
 }
 
 #[test]
-fn dropping_the_clock_ends_its_thread() {
+fn dropping_the_clock_disarms_its_timers() {
     let tower = Tower::new();
     let (_bell, timer) = tower.bell("bell");
     timer.arm(Some(u64::MAX));
@@ -186,7 +185,7 @@ fn dropping_the_clock_ends_its_thread() {
     drop(tower);
     timer.arm(Some(0));
     drop(timer);
-    assert!(shared.upgrade().is_none(), "the thread held a share");
+    assert!(shared.upgrade().is_none(), "the loop held a share");
 }
 
 /// Arms its own timer again, as a periodic device does.
@@ -209,7 +208,7 @@ impl Wake for Periodic {
 
 #[test]
 fn a_device_may_arm_its_timer_while_it_is_woken() {
-    let clock = Arc::new(HostClock::new().unwrap());
+    let (clock, _event_loop) = clock();
     let (done, finished) = channel();
     let periodic = Arc::new_cyclic(|this: &Weak<Periodic>| Periodic {
         clock: Arc::downgrade(&clock),
@@ -286,8 +285,8 @@ impl Wake for Last {
 }
 
 #[test]
-fn the_clocks_own_thread_may_pause_and_drop_it() {
-    let clock = Arc::new(HostClock::new().unwrap());
+fn a_device_that_is_woken_may_pause_and_drop_the_clock() {
+    let (clock, _event_loop) = clock();
     let (done, finished) = channel();
     let last = Arc::new(Last { clock: Mutex::new(None), done: Mutex::new(done) });
     let target: Weak<Last> = Arc::downgrade(&last);
@@ -308,8 +307,8 @@ impl Wake for Broken {
 }
 
 #[test]
-fn a_device_that_panics_hangs_nobody_and_is_heard_of_when_the_clock_goes() {
-    let clock = HostClock::new().unwrap();
+fn a_device_that_panics_hangs_nobody_and_is_heard_of_when_the_loop_stops() {
+    let (clock, event_loop) = clock();
     let (woken, heard) = channel();
     let broken = Arc::new(Broken(Mutex::new(woken)));
     let target: Weak<Broken> = Arc::downgrade(&broken);
@@ -317,6 +316,7 @@ fn a_device_that_panics_hangs_nobody_and_is_heard_of_when_the_clock_goes() {
     timer.arm(Some(0));
     heard.recv_timeout(PATIENCE).unwrap();
     clock.pause();
-    let dropped = panic::catch_unwind(AssertUnwindSafe(|| drop(clock)));
-    assert!(dropped.is_err());
+    drop(clock);
+    let stopped = panic::catch_unwind(AssertUnwindSafe(|| event_loop.stop()));
+    assert!(stopped.is_err());
 }

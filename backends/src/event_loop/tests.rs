@@ -1,0 +1,337 @@
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+
+/// Long enough for any host; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A function that is called.
+struct Call<F>(F);
+
+impl<F: Fn(Readiness) + Send + Sync> EventHandler for Call<F> {
+    fn event(&self, ready: Readiness) {
+        (self.0)(ready);
+    }
+}
+
+fn handler(call: impl Fn(Readiness) + Send + Sync + 'static) -> Arc<dyn EventHandler> {
+    Arc::new(Call(call))
+}
+
+/// Sends what it is called with.
+fn told() -> (Arc<dyn EventHandler>, Receiver<Readiness>) {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    (handler(move |ready| tell.lock().send(ready).unwrap()), told)
+}
+
+fn plain() -> Arc<EpollLoop> {
+    EpollLoop::start("test", NoQueuedWrites).unwrap()
+}
+
+/// Everything that was to be called before this has been.
+fn settle(event_loop: &EpollLoop) {
+    for _ in 0..3 {
+        let (all, called) = told();
+        event_loop.notifier(Arc::downgrade(&all)).notify();
+        called.recv_timeout(PATIENCE).unwrap();
+    }
+}
+
+fn pair() -> (Arc<PipeReader>, PipeWriter) {
+    let (reader, writer) = pipe().unwrap();
+    (Arc::new(reader), writer)
+}
+
+/// Counts how often it is asked, and says what it is told to.
+#[derive(Clone, Default)]
+struct Writes {
+    possible: Arc<AtomicBool>,
+    any: Arc<AtomicBool>,
+    asked: Arc<AtomicU64>,
+    delivered: Arc<AtomicU64>,
+}
+
+impl QueuedWrites for Writes {
+    fn possible(&self) -> bool {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.possible.load(Ordering::SeqCst)
+    }
+
+    fn deliver(&self) -> bool {
+        self.delivered.fetch_add(1, Ordering::SeqCst);
+        self.any.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn a_handler_is_called_for_as_long_as_there_is_something_to_read() {
+    let event_loop = plain();
+    let (reader, mut writer) = pair();
+    let (tell, read) = channel();
+    let (tell, from) = (Mutex::new(tell), Arc::clone(&reader));
+    let byte_by_byte = handler(move |ready| {
+        assert_eq!(ready, Readiness::READ);
+        let mut byte = [0];
+        assert_eq!((&*from).read(&mut byte).unwrap(), 1);
+        tell.lock().send(byte[0]).unwrap();
+    });
+    let _watch = event_loop.watch(reader, Readiness::READ, Arc::downgrade(&byte_by_byte)).unwrap();
+    writer.write_all(b"abc").unwrap();
+    assert_eq!([(); 3].map(|()| read.recv_timeout(PATIENCE).unwrap()), *b"abc");
+    settle(&event_loop);
+    assert!(read.try_recv().is_err());
+}
+
+#[test]
+fn coalesced_writes_are_delivered_before_every_call() {
+    let writes = Writes::default();
+    let event_loop = EpollLoop::start("test", writes.clone()).unwrap();
+    let (reader, mut writer) = pair();
+    let (tell, seen) = channel();
+    let (tell, delivered) = (Mutex::new(tell), Arc::clone(&writes.delivered));
+    let looks = handler(move |_| tell.lock().send(delivered.load(Ordering::SeqCst)).unwrap());
+    let watch = event_loop.watch(reader, Readiness::READ, Arc::downgrade(&looks)).unwrap();
+    writer.write_all(b"a").unwrap();
+    let calls = [(); 3].map(|()| seen.recv_timeout(PATIENCE).unwrap());
+    assert_eq!(calls, [1, 2, 3]);
+    drop(watch);
+    let seen_by_watch = seen.try_iter().last().unwrap_or(3);
+    let notifier = event_loop.notifier(Arc::downgrade(&looks));
+    notifier.notify();
+    assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), seen_by_watch + 1);
+}
+
+#[test]
+fn what_is_watched_for_nothing_is_left_alone_even_when_it_has_hung_up() {
+    let writes = Writes::default();
+    let event_loop = EpollLoop::start("test", writes.clone()).unwrap();
+    let (reader, writer) = pair();
+    let (calls, called) = told();
+    let watch = event_loop.watch(reader, Readiness::READ, Arc::downgrade(&calls)).unwrap();
+    watch.set_interest(Readiness::NONE).unwrap();
+    drop(writer);
+    settle(&event_loop);
+    assert!(called.try_recv().is_err());
+    let turns = writes.asked.load(Ordering::SeqCst);
+    thread::sleep(Duration::from_millis(20));
+    assert!(writes.asked.load(Ordering::SeqCst) <= turns + 1, "the loop spins");
+    watch.set_interest(Readiness::READ).unwrap();
+    assert_eq!(called.recv_timeout(PATIENCE).unwrap(), Readiness::READ, "the end can be read");
+}
+
+#[test]
+fn a_regular_file_is_always_ready() {
+    let event_loop = plain();
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    let (calls, called) = told();
+    let watch = event_loop.watch(file, Readiness::WRITE, Arc::downgrade(&calls)).unwrap();
+    for _ in 0..3 {
+        assert_eq!(called.recv_timeout(PATIENCE).unwrap(), Readiness::WRITE);
+    }
+    watch.set_interest(Readiness::NONE).unwrap();
+    settle(&event_loop);
+    while called.try_recv().is_ok() {}
+    settle(&event_loop);
+    assert!(called.try_recv().is_err());
+}
+
+#[test]
+fn nobody_who_is_always_ready_keeps_the_others_waiting() {
+    let event_loop = plain();
+    let greedy = Arc::new(AtomicU64::new(0));
+    let counts = Arc::clone(&greedy);
+    let never_reads = handler(move |_| {
+        counts.fetch_add(1, Ordering::SeqCst);
+    });
+    let mut others = Vec::new();
+    // More than one turn asks for.
+    for _ in 0..3 * EVENTS {
+        let (reader, mut writer) = pair();
+        writer.write_all(b"a").unwrap();
+        let weak = Arc::downgrade(&never_reads);
+        others.push((event_loop.watch(reader, Readiness::READ, weak).unwrap(), writer));
+    }
+    let (reader, mut writer) = pair();
+    let (calls, called) = told();
+    let _watch = event_loop.watch(reader, Readiness::READ, Arc::downgrade(&calls)).unwrap();
+    let before = greedy.load(Ordering::SeqCst);
+    writer.write_all(b"a").unwrap();
+    called.recv_timeout(PATIENCE).unwrap();
+    let (notified, told) = told();
+    event_loop.notifier(Arc::downgrade(&notified)).notify();
+    told.recv_timeout(PATIENCE).unwrap();
+    assert!(greedy.load(Ordering::SeqCst) > before, "the others were called as well");
+}
+
+/// A handler that stays inside until it is let go, and what it says on its way.
+fn slow() -> (Arc<dyn EventHandler>, Receiver<()>, Sender<()>, Arc<AtomicBool>) {
+    let (enter, entered) = channel();
+    let (go, let_go) = channel::<()>();
+    let left = Arc::new(AtomicBool::new(false));
+    let (enter, let_go, leaves) = (Mutex::new(enter), Mutex::new(let_go), Arc::clone(&left));
+    let slow = handler(move |_| {
+        enter.lock().send(()).unwrap();
+        let _ = let_go.lock().recv();
+        leaves.store(true, Ordering::SeqCst);
+    });
+    (slow, entered, go, left)
+}
+
+#[test]
+fn the_end_of_a_watch_waits_for_its_handler_and_then_it_is_called_no_more() {
+    let event_loop = plain();
+    let (reader, mut writer) = pair();
+    let (slow, entered, go, left) = slow();
+    let watch = event_loop.watch(reader, Readiness::READ, Arc::downgrade(&slow)).unwrap();
+    writer.write_all(b"a").unwrap();
+    entered.recv_timeout(PATIENCE).unwrap();
+    thread::scope(|scope| {
+        let ending = scope.spawn(|| {
+            drop(watch);
+            assert!(left.load(Ordering::SeqCst));
+        });
+        drop(go);
+        ending.join().unwrap();
+    });
+    while entered.try_recv().is_ok() {}
+    settle(&event_loop);
+    assert!(entered.try_recv().is_err());
+}
+
+#[test]
+fn after_stop_nobody_is_called() {
+    let event_loop = plain();
+    let (slow, entered, go, left) = slow();
+    event_loop.notifier(Arc::downgrade(&slow)).notify();
+    entered.recv_timeout(PATIENCE).unwrap();
+    let (calls, called) = told();
+    let notifier = event_loop.notifier(Arc::downgrade(&calls));
+    notifier.notify();
+    thread::scope(|scope| {
+        let stopping = scope.spawn(|| {
+            event_loop.stop();
+            assert!(left.load(Ordering::SeqCst), "stop waits for the handler");
+        });
+        // Not let go before the loop is to stop.
+        while !event_loop.shared.state.lock().stopped {
+            thread::yield_now();
+        }
+        go.send(()).unwrap();
+        stopping.join().unwrap();
+    });
+    notifier.notify();
+    event_loop.stop();
+    assert!(called.try_recv().is_err());
+}
+
+#[test]
+fn what_happens_in_a_pause_is_found_after_it_once() {
+    let event_loop = plain();
+    let (reader, mut writer) = pair();
+    let (calls, called) = told();
+    let watch = event_loop.watch(reader, Readiness::READ, Arc::downgrade(&calls)).unwrap();
+    let (notified, told) = told();
+    let notifier = event_loop.notifier(Arc::downgrade(&notified));
+    for _ in 0..100 {
+        event_loop.pause();
+        event_loop.pause();
+        writer.write_all(b"a").unwrap();
+        notifier.notify();
+        notifier.notify();
+        assert!(called.try_recv().is_err() && told.try_recv().is_err());
+        event_loop.resume();
+        called.recv_timeout(PATIENCE).unwrap();
+        told.recv_timeout(PATIENCE).unwrap();
+        watch.set_interest(Readiness::NONE).unwrap();
+        settle(&event_loop);
+        while called.try_recv().is_ok() {}
+        assert!(told.try_recv().is_err());
+        event_loop.pause();
+        watch.set_interest(Readiness::READ).unwrap();
+    }
+    event_loop.resume();
+}
+
+#[test]
+fn a_handler_may_pause_stop_and_drop_its_own_loop() {
+    let event_loop = plain();
+    let (mine, last) = (Mutex::new(None), channel());
+    let (mine, tell, done) = (Arc::new(mine), Mutex::new(last.0), last.1);
+    let theirs = Arc::clone(&mine);
+    let ends = handler(move |_| {
+        let event_loop: Arc<EpollLoop> = theirs.lock().take().unwrap();
+        event_loop.pause();
+        event_loop.resume();
+        event_loop.stop();
+        drop(event_loop);
+        tell.lock().send(()).unwrap();
+    });
+    let notifier = event_loop.notifier(Arc::downgrade(&ends));
+    *mine.lock() = Some(event_loop);
+    notifier.notify();
+    done.recv_timeout(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_handler_that_is_gone_is_forgotten() {
+    let event_loop = plain();
+    let (reader, mut writer) = pair();
+    let (calls, _called) = told();
+    let watch = event_loop.watch(reader, Readiness::READ, Arc::downgrade(&calls)).unwrap();
+    drop(calls);
+    writer.write_all(b"a").unwrap();
+    while !event_loop.shared.state.lock().watches.is_empty() {
+        thread::yield_now();
+    }
+    watch.set_interest(Readiness::READ).unwrap();
+    settle(&event_loop);
+}
+
+#[test]
+fn a_panic_hangs_nobody_and_whoever_stops_the_loop_hears_of_it() {
+    let event_loop = plain();
+    let broken = handler(|_| panic!("this panic is part of the test"));
+    event_loop.notifier(Arc::downgrade(&broken)).notify();
+    event_loop.pause();
+    while !event_loop.shared.state.lock().stopped {
+        event_loop.resume();
+        thread::yield_now();
+    }
+    event_loop.pause();
+    assert!(panic::catch_unwind(AssertUnwindSafe(|| event_loop.stop())).is_err());
+}
+
+#[test]
+fn an_idle_guests_writes_are_looked_for_ever_later_and_not_at_all_if_there_can_be_none() {
+    let (writes, mut flush) = (Writes::default(), Flush::new());
+    let mut now = Instant::now();
+    assert_eq!(flush.timeout(now, &writes), None);
+    writes.possible.store(true, Ordering::SeqCst);
+    let mut look = |any| {
+        let wait = flush.timeout(now, &writes).unwrap();
+        let before = writes.delivered.load(Ordering::SeqCst);
+        flush.look(now + wait - Duration::from_nanos(1), &writes);
+        assert_eq!(writes.delivered.load(Ordering::SeqCst), before, "too early");
+        writes.any.store(any, Ordering::SeqCst);
+        now += wait;
+        flush.look(now, &writes);
+        assert_eq!(writes.delivered.load(Ordering::SeqCst), before + 1);
+        wait.as_millis()
+    };
+    let waits = [false, false, false, false, false, false, true, false].map(&mut look);
+    assert_eq!(waits, [5, 10, 20, 40, 80, 80, 80, 5]);
+}
+
+#[test]
+fn the_loop_delivers_an_idle_guests_writes() {
+    let writes = Writes::default();
+    let event_loop = EpollLoop::start("test", writes.clone()).unwrap();
+    writes.possible.store(true, Ordering::SeqCst);
+    event_loop.look_for_writes();
+    while writes.delivered.load(Ordering::SeqCst) < 3 {
+        thread::yield_now();
+    }
+}

@@ -1,0 +1,20 @@
+//! What is behind a machine's devices on the host.
+//!
+//! ```text
+//!   descriptors ──┐
+//!   notifiers ────┼──► EpollLoop: one thread ──► deliver coalesced writes ──► EventHandler ──► device
+//!   HostClock ────┘                              before every call
+//! ```
+//!
+//! A device is called from two kinds of threads: a vCPU's, when the guest makes an access, and an
+//! event loop's, when something happens outside of the guest. The loop delivers what the guest
+//! wrote before (coalesced writes wait in a queue until somebody asks) ahead of every call, so that
+//! no back end has to remember to.
+
+#![forbid(unsafe_code)]
+
+mod clock;
+mod event_loop;
+
+pub use clock::HostClock;
+pub use event_loop::{EpollLoop, NoQueuedWrites, QueuedWrites};

@@ -1,0 +1,149 @@
+//! Devices as back ends with threads of their own see them: a terminal's reader, a VNC viewer.
+//!
+//! What such a thread reports is queued, and told to the device on the machine's event loop, which
+//! delivers the guest's coalesced writes first and stands still while the machine is paused. The
+//! thread itself waits for neither.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+use trapline::Registry;
+use trapline_backends::QueuedWrites;
+use trapline_device::{CharDevice, EventHandler, EventLoop, Notifier, Readiness};
+use trapline_display::Input;
+
+/// A registry's coalesced writes, for an event loop.
+pub(crate) struct CoalescedWrites(pub(crate) Registry);
+
+impl QueuedWrites for CoalescedWrites {
+    fn possible(&self) -> bool {
+        self.0.coalesces()
+    }
+
+    fn deliver(&self) -> bool {
+        self.0.drain()
+    }
+}
+
+/// Reports queued at most. More are forgotten, as a keyboard forgets keys that nobody reads.
+const QUEUED_MAX: usize = 256;
+
+/// Reports to a device, passed on on an event loop.
+pub(crate) struct OnLoop<D: ?Sized, R> {
+    device: Weak<D>,
+    reports: Mutex<VecDeque<R>>,
+    notifier: OnceLock<Box<dyn Notifier>>,
+}
+
+/// Something a device is told.
+pub(crate) trait Report<D: ?Sized>: Send + PartialEq {
+    /// Whether it need not be said twice in a row.
+    fn is_idempotent(&self) -> bool;
+
+    /// Tells it.
+    fn tell(self, device: &D);
+}
+
+impl<D, R> OnLoop<D, R>
+where
+    D: ?Sized + Send + Sync + 'static,
+    R: Report<D> + 'static,
+{
+    /// Passes reports on to `device` on `event_loop`.
+    pub(crate) fn new(device: Weak<D>, event_loop: &dyn EventLoop) -> Arc<Self> {
+        let (reports, notifier) = (Mutex::default(), OnceLock::new());
+        let this = Arc::new(Self { device, reports, notifier });
+        let handler: Weak<Self> = Arc::downgrade(&this);
+        this.notifier.get_or_init(|| event_loop.notifier(handler));
+        this
+    }
+
+    fn report(&self, report: R) {
+        let mut reports = self.reports.lock();
+        let again = report.is_idempotent() && reports.back() == Some(&report);
+        if !again && reports.len() < QUEUED_MAX {
+            reports.push_back(report);
+        }
+        drop(reports);
+        if let Some(notifier) = self.notifier.get() {
+            notifier.notify();
+        }
+    }
+}
+
+impl<D, R> EventHandler for OnLoop<D, R>
+where
+    D: ?Sized + Send + Sync,
+    R: Report<D>,
+{
+    fn event(&self, _ready: Readiness) {
+        let Some(device) = self.device.upgrade() else { return };
+        let reports = std::mem::take(&mut *self.reports.lock());
+        reports.into_iter().for_each(|report| report.tell(&device));
+    }
+}
+
+/// What a character device is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CharReport {
+    /// See [`CharDevice::poll`].
+    Poll,
+    /// See [`CharDevice::receive_break`].
+    Break,
+}
+
+impl Report<dyn CharDevice> for CharReport {
+    fn is_idempotent(&self) -> bool {
+        *self == Self::Poll
+    }
+
+    fn tell(self, device: &dyn CharDevice) {
+        match self {
+            Self::Poll => device.poll(),
+            Self::Break => device.receive_break(),
+        }
+    }
+}
+
+impl CharDevice for OnLoop<dyn CharDevice, CharReport> {
+    fn poll(&self) {
+        self.report(CharReport::Poll);
+    }
+
+    fn receive_break(&self) {
+        self.report(CharReport::Break);
+    }
+}
+
+/// What a keyboard and a mouse are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum InputReport {
+    /// See [`Input::key`].
+    Key(Vec<u8>),
+    /// See [`Input::movement`].
+    Movement(i32, i32, u8),
+}
+
+impl Report<dyn Input> for InputReport {
+    fn is_idempotent(&self) -> bool {
+        false
+    }
+
+    fn tell(self, device: &dyn Input) {
+        match self {
+            Self::Key(set2) => device.key(&set2),
+            Self::Movement(dx, dy, buttons) => device.movement(dx, dy, buttons),
+        }
+    }
+}
+
+impl Input for OnLoop<dyn Input, InputReport> {
+    fn key(&self, set2: &[u8]) {
+        self.report(InputReport::Key(set2.to_vec()));
+    }
+
+    fn movement(&self, dx: i32, dy: i32, buttons: u8) {
+        self.report(InputReport::Movement(dx, dy, buttons));
+    }
+}
