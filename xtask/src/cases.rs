@@ -146,6 +146,7 @@ impl Group {
             script: Script {
                 file: Some("host-cases.sh"),
                 variables: vec![("CASES".to_owned(), lines.join("\n"))],
+                ..Script::default()
             },
             watch: Watch {
                 show: false,

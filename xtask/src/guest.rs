@@ -118,6 +118,8 @@ pub(crate) struct Script {
     pub(crate) file: Option<&'static str>,
     /// Shell variables it sees.
     pub(crate) variables: Vec<(String, String)>,
+    /// It counts instructions by the clock of the outer machine.
+    pub(crate) counted: bool,
 }
 
 impl Boot {
@@ -146,6 +148,7 @@ impl Boot {
                     variables: self.script.variables.clone(),
                     files: there.into_iter().zip([kernel.clone(), initrd]).collect(),
                     script: self.script.file.unwrap_or("host-run.sh").to_owned(),
+                    counted: self.script.counted,
                     smp: outer_cpus(ready.kernel.arch, &self.options),
                     watch: self.watch,
                 }

@@ -39,6 +39,9 @@ pub(crate) struct NestedRun {
     pub(crate) script: String,
     /// How many processors the outer machine has.
     pub(crate) smp: u32,
+    /// Its clock counts its instructions, a thousand to the microsecond, whatever else happens
+    /// here. Wants one processor.
+    pub(crate) counted: bool,
     /// How to watch it.
     pub(crate) watch: Watch,
 }
@@ -64,7 +67,8 @@ impl NestedRun {
         let monitor = format!("trapline-{}-{}", std::process::id(), self.name);
         let monitor = std::env::temp_dir().join(monitor);
         let mut qemu = self.qemu(&initrd, &monitor)?;
-        let heartbeat = (self.kernel.arch == Arch::X86_64).then(|| Heartbeat::start(monitor));
+        let beats = self.kernel.arch == Arch::X86_64 && !self.counted;
+        let heartbeat = beats.then(|| Heartbeat::start(monitor));
         let done = session::run(&self.name, &mut qemu, self.watch);
         drop(heartbeat);
         // Tens of megabytes, made anew for every run.
@@ -124,6 +128,9 @@ impl NestedRun {
             }
         };
         command.args(["-accel", "tcg"]);
+        if self.counted {
+            command.args(["-icount", "shift=0,sleep=off"]);
+        }
         command.args(["-m", &MEMORY_MIB.to_string(), "-smp", &self.smp.to_string()]);
         command.args(["-display", "none", "-no-reboot", "-net", "none"]);
         command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
