@@ -21,6 +21,7 @@ mod error;
 pub mod fdt;
 #[cfg(target_arch = "x86_64")]
 pub mod firmware;
+pub mod firmware_kernel;
 mod foreign;
 mod image;
 pub mod initramfs;

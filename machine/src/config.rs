@@ -7,7 +7,7 @@ use std::sync::Arc;
 use trapline_device::CharBackend;
 use trapline_guestmem::Backing;
 
-use crate::board::Options;
+use crate::board::{FirmwareOptions, Options};
 
 /// A machine, as its user describes it.
 #[derive(Clone)]
@@ -52,6 +52,13 @@ impl From<&Config> for Options {
             exit_port: config.exit_port,
             testdev: config.testdev,
             fw_cfg: config.fw_cfg.clone(),
+            firmware: match &config.boot {
+                Boot::Kernel { .. } => None,
+                Boot::Firmware { kernel, .. } => Some(FirmwareOptions {
+                    kernel: kernel.clone(),
+                    display: config.display.is_some(),
+                }),
+            },
             edu: config.arm64.edu,
             coalesce: config.coalesce,
         }
@@ -144,7 +151,23 @@ pub enum Boot {
         cmdline: String,
     },
     /// A firmware image.
-    Firmware(PathBuf),
+    Firmware {
+        /// The file.
+        path: PathBuf,
+        /// A kernel for it to start. The PC's only.
+        kernel: Option<FirmwareKernel>,
+    },
+}
+
+/// A kernel that firmware gets by fw_cfg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirmwareKernel {
+    /// The file.
+    pub path: PathBuf,
+    /// Its initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Its whole command line.
+    pub cmdline: String,
 }
 
 /// An initial RAM disk.

@@ -22,7 +22,9 @@ mod session;
 mod snapshot;
 mod x86_pc;
 
-pub use config::{Arm64, Boot, Config, Ending, Initrd, Irqchip, PcIrqchip, ResetCause};
+pub use config::{
+    Arm64, Boot, Config, Ending, FirmwareKernel, Initrd, Irqchip, PcIrqchip, ResetCause,
+};
 pub use control::Control;
 pub use error::Error;
 pub use report::Report;

@@ -83,6 +83,7 @@ impl From<&Config> for Options {
             exit_port: config.exit_port,
             testdev: config.testdev,
             fw_cfg: config.fw_cfg.clone(),
+            firmware: None,
             edu: config.edu,
             coalesce: false,
         }

@@ -230,7 +230,10 @@ impl Remark {
 
 fn boot(options: &RunOptions) -> anyhow::Result<(trapline_machine::Boot, Option<Remark>)> {
     let (path, initrd, params) = match &options.boot {
-        Boot::Firmware(path) => return Ok((trapline_machine::Boot::Firmware(path.clone()), None)),
+        Boot::Firmware { path, kernel } => {
+            let (path, kernel) = (path.clone(), kernel.clone());
+            return Ok((trapline_machine::Boot::Firmware { path, kernel }, None));
+        }
         Boot::Kernel { path, initrd, params } => (path, initrd, params),
     };
     let path = path.clone().map_or_else(host_kernel, Ok)?;
@@ -294,7 +297,12 @@ fn check_files(boot: &Boot) -> anyhow::Result<()> {
         })
     };
     match boot {
-        Boot::Firmware(path) => check("firmware", path),
+        Boot::Firmware { path, kernel } => {
+            check("firmware", path)?;
+            let Some(kernel) = kernel else { return Ok(()) };
+            check("kernel", &kernel.path)?;
+            kernel.initrd.iter().try_for_each(|path| check("initrd", path))
+        }
         Boot::Kernel { path, initrd, .. } => {
             path.iter().try_for_each(|path| check("kernel", path))?;
             let Some(initrd) = initrd else { return Ok(()) };
@@ -312,7 +320,10 @@ fn command_line(options: &RunOptions) -> String {
     let boot = match &options.boot {
         Boot::Kernel { path: Some(path), .. } => format!(" -k {}", path.display()),
         Boot::Kernel { path: None, .. } => String::new(),
-        Boot::Firmware(path) => format!(" --firmware {}", path.display()),
+        Boot::Firmware { path, kernel } => {
+            let kernel = kernel.iter().map(|kernel| format!(" -k {}", kernel.path.display()));
+            format!(" --firmware {}{}", path.display(), kernel.collect::<String>())
+        }
     };
     let (mem, cpus, name) = (options.mem_bytes >> 20, options.cpus, &options.name);
     format!("trapline run{boot} -m {mem} -c {cpus} --name {name}")

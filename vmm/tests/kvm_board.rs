@@ -63,9 +63,9 @@ fn the_test_device_is_where_tests_look_for_it() {
 fn fw_cfg_is_read_byte_by_byte_by_string_and_has_the_users_files() {
     let four = |asm: Asm| (0..4).fold(asm, |asm, _| asm.inb(DATA).send_al());
     let signature = four(Asm::new().outw(SELECTOR, 0));
-    // The files are in the order of their names: etc/e820, opt/a, opt/b.
-    let files = four(four(signature.outw(SELECTOR, 0x21)).outw(SELECTOR, 0x22));
-    let string = files.outw(SELECTOR, 0x21).mov_ax(0).bytes(&[0x8e, 0xc0]).mov_di(0x600).mov_cx(4);
+    // The files are in the order of their names: the five of etc/, opt/a, opt/b.
+    let files = four(four(signature.outw(SELECTOR, 0x25)).outw(SELECTOR, 0x26));
+    let string = files.outw(SELECTOR, 0x25).mov_ax(0).bytes(&[0x8e, 0xc0]).mov_di(0x600).mov_cx(4);
     let string = string.mov_dx(DATA).rep_insb();
     let loaded = (0x600..0x604).fold(string.mov_ds(0), |asm, at| asm.load_al(at).send_al());
     let guest = Guest::new(&loaded.exit(0)).with(&["--exit-port", "--stat"]);
@@ -76,6 +76,13 @@ fn fw_cfg_is_read_byte_by_byte_by_string_and_has_the_users_files() {
     assert_eq!(ended.out, b"QEMUtextfromtext", "{}", ended.err);
     assert!(ended.stat("fw_cfg/registers", "reads") >= 12);
 
+    // A file of the user's in the place of a default of the board's: no entry more.
+    let wait = ["--exit-port", "--fw-cfg", "etc/boot-fail-wait,string=none"];
+    let asm = four(Asm::new().outw(SELECTOR, 0x22)).exit(0);
+    assert_eq!(run(&asm, &wait).out, b"none");
+    let never = [0xff; 4];
+    assert_eq!(run(&asm, &["--exit-port"]).out, never);
+
     let refused = |name: &str| {
         let option = format!("{name},string=x");
         run(&Asm::new().exit(0), &["--fw-cfg", &option]).expect_status(1).err
@@ -83,4 +90,27 @@ fn fw_cfg_is_read_byte_by_byte_by_string_and_has_the_users_files() {
     assert_eq!(refused("etc/e820"), "Fatal: fw_cfg item `etc/e820` is there already\n");
     let long = refused(&"x".repeat(56));
     assert!(long.contains("a name has 1 to 55 printable ASCII characters"), "{long}");
+}
+
+/// fw_cfg's items of a kernel, its initrd and its command line.
+const KERNEL_SIZE: u16 = 0x08;
+const INITRD_SIZE: u16 = 0x0b;
+const KERNEL_DATA: u16 = 0x11;
+const INITRD_DATA: u16 = 0x12;
+const CMDLINE_DATA: u16 = 0x15;
+const SETUP_SIZE: u16 = 0x17;
+
+#[test]
+fn firmware_gets_the_kernel_to_start_by_fw_cfg() {
+    let items = [SETUP_SIZE, KERNEL_SIZE, KERNEL_DATA, INITRD_SIZE, INITRD_DATA, CMDLINE_DATA];
+    let asm = items.into_iter().fold(Asm::new(), |asm, item| {
+        (0..4).fold(asm.outw(SELECTOR, item), |asm, _| asm.inb(DATA).send_al())
+    });
+    let guest = Guest::new(&asm.exit(0));
+    let kernel = guest.file("kernel", b"an EFI program").display().to_string();
+    let initrd = guest.file("initrd", b"disk").display().to_string();
+    let guest = guest.with(&["--exit-port", "-k", &kernel, "-i", &initrd, "-p", "abc"]);
+    let ended = guest.run().expect_status(1);
+    let expected = [&[0; 4][..], &[14, 0, 0, 0], b"an E", &[4, 0, 0, 0], b"disk", b"abc\0"];
+    assert_eq!(ended.out, expected.concat(), "{}", ended.err);
 }

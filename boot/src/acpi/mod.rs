@@ -4,6 +4,7 @@
 
 mod dsdt;
 mod fadt;
+mod loader;
 mod madt;
 mod roots;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use std::ops::{Range, RangeInclusive};
 use acpi_tables::Aml;
 use trapline_guestmem::GuestMem;
 
+pub use self::loader::{FirmwareTables, for_firmware};
 use crate::error::{Error, below_4g, placing};
 use crate::wiring::{IoApic, IrqOverride, PciRoute};
 

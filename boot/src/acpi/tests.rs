@@ -230,3 +230,67 @@ fn a_bare_machine_claims_nothing_it_does_not_have() {
     assert_eq!((flags & 1 << 4, flags & 1 << 10), (1 << 4, 0));
     assert_eq!((at32(&fadt, 76), fadt[91]), (0, 0));
 }
+
+/// Carries out the commands as firmware does, with each file at a place of the firmware's choice.
+fn place(files: &FirmwareTables, rsdp: u64, tables: u64) -> GuestMem {
+    let mem = GuestMem::new(&[(0, 0x20_0000)]).unwrap();
+    let text = |bytes: &[u8]| {
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap();
+        String::from_utf8(bytes[..end].to_vec()).unwrap()
+    };
+    let addr = |name: &[u8]| match text(name).as_str() {
+        FirmwareTables::RSDP => (rsdp, &files.rsdp),
+        FirmwareTables::TABLES => (tables, &files.tables),
+        other => panic!("{other}"),
+    };
+    for command in files.loader.chunks(128) {
+        let word =
+            |at: usize| u64::from(u32::from_le_bytes(command[at..at + 4].try_into().unwrap()));
+        let (base, file) = addr(&command[4..60]);
+        match word(0) {
+            1 => {
+                assert!(base.is_multiple_of(word(60)));
+                mem.write(base, file).unwrap();
+            }
+            2 => {
+                let (to, size) = (addr(&command[60..116]).0, usize::from(command[120]));
+                let mut pointer = [0; 8];
+                mem.read(base + word(116), &mut pointer[..size]).unwrap();
+                let sum = (u64::from_le_bytes(pointer) + to).to_le_bytes();
+                mem.write(base + word(116), &sum[..size]).unwrap();
+            }
+            3 => {
+                let mut bytes = vec![0; usize::try_from(word(68)).unwrap()];
+                mem.read(base + word(64), &mut bytes).unwrap();
+                mem.write(base + word(60), &[0_u8.wrapping_sub(sum(&bytes))]).unwrap();
+            }
+            other => panic!("command {other}"),
+        }
+    }
+    mem
+}
+
+#[test]
+fn what_firmware_puts_together_is_what_a_kernel_would_have_found() {
+    let ids: Vec<u32> = (0..4).collect();
+    let config = config(&ids);
+    let files = for_firmware(&config).unwrap();
+    let contents = |mem: &GuestMem, at: u64, len: usize| {
+        let mut bytes = vec![0; len];
+        mem.read(at, &mut bytes).unwrap();
+        bytes
+    };
+    let placed = place(&files, config.rsdp, config.tables.start);
+    let written = Guest::with(&config).mem;
+    let [placed, written] = [placed, written].map(|mem| contents(&mem, 0xe_0000, 0x1_0000));
+    assert!(placed == written);
+    // And anywhere else every pointer leads to a table that adds up.
+    let other = Guest { mem: place(&files, 0xf_0000, 0x12_3440) };
+    assert_eq!(sum(&other.bytes(0xf_0000, 20)), 0);
+    let xsdt = other.number(0xf_0018, 8);
+    for at in [36, 44] {
+        let addr = other.number(xsdt + at, 8);
+        let len = usize::try_from(other.number(addr + 4, 4)).unwrap();
+        assert_eq!(sum(&other.bytes(addr, len)), 0, "{addr:#x}");
+    }
+}

@@ -24,6 +24,7 @@ pub mod edu;
 mod edu_tests;
 mod host_bridge;
 mod msi;
+mod piix;
 pub mod regs;
 mod state;
 #[cfg(test)]
@@ -36,4 +37,5 @@ pub use ecam::{EcamWindow, Layout};
 pub use edu::Edu;
 pub use host_bridge::HostBridge;
 pub use msi::MsiCapability;
+pub use piix::Piix;
 pub use state::{Conf1State, ConfigState, ConfigV1};

@@ -245,6 +245,18 @@ pub const PMC: RegMap<()> = RegMap::new(0x100, &[
     row((), "SMRAM", 0x72, 1, ReadWrite),
 ]);
 
+/// The registers of the PIIX' functions past the header, of those there are (290550; 290562).
+#[rustfmt::skip]
+pub const PIIX: RegMap<()> = RegMap::new(0x100, &[
+    row((), "PMBA",      0x40, 4, Read),
+    row((), "DEVACTB",   0x58, 4, Read),
+    row((), "PIRQRCA",   0x60, 1, ReadWrite),
+    row((), "PIRQRCB",   0x61, 1, ReadWrite),
+    row((), "PIRQRCC",   0x62, 1, ReadWrite),
+    row((), "PIRQRCD",   0x63, 1, ReadWrite),
+    row((), "PMREGMISC", 0x80, 1, Read),
+]);
+
 /// The educational device's vendor, QEMU (edu.rst).
 pub const EDU_VENDOR_ID: u16 = 0x1234;
 /// The educational device (edu.rst).

@@ -73,7 +73,7 @@ impl HostBoard for VirtOnKvm {
     fn load(&self, config: &Config, again: bool) -> Result<Start, Error> {
         let arm64 = &config.arm64;
         let (loaded, bootargs) = match &config.boot {
-            Boot::Firmware(path) => (
+            Boot::Firmware { path, .. } => (
                 arm64::load_firmware(&self.mem, path, &self.ram, arm64.firmware_address)?,
                 arm64.firmware_params.as_deref(),
             ),

@@ -20,7 +20,7 @@ use trapline_device::{CharBackend, CharDevice, Clock, Power};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::{Backing, GuestMem};
 
-use crate::Error;
+use crate::{Error, FirmwareKernel};
 
 pub(crate) use builder::Builder;
 pub(crate) use devices::Devices;
@@ -69,10 +69,21 @@ pub(crate) struct Options {
     pub(crate) testdev: bool,
     /// The user's files for firmware: names and contents.
     pub(crate) fw_cfg: Vec<(String, Vec<u8>)>,
+    /// What there is for firmware, if the guest starts with it.
+    pub(crate) firmware: Option<FirmwareOptions>,
     /// How many educational PCI devices there are.
     pub(crate) edu: u8,
     /// Whether writes that can be delivered late are queued by the source.
     pub(crate) coalesce: bool,
+}
+
+/// What firmware is told of the machine, besides what it finds out itself.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the PC's firmware is"))]
+pub(crate) struct FirmwareOptions {
+    /// The kernel it is to start.
+    pub(crate) kernel: Option<FirmwareKernel>,
+    /// Whether there is a display.
+    pub(crate) display: bool,
 }
 
 /// The guest's RAM: `ranges` are guest address and length of each piece.

@@ -2,20 +2,17 @@
 
 use std::ops::Range;
 
-use trapline_boot::acpi::{self, AcpiConfig, IsaDevice, PciBridge, PowerBlocks, ResetRegister};
 use trapline_boot::cmdline::CmdlinePlace;
 use trapline_boot::e820::{E820Kind, MemoryMap};
 use trapline_boot::entry::{Entry, Gdt};
 use trapline_boot::firmware::{FirmwareLayout, load_firmware};
 use trapline_boot::kernel::{Bios, KernelRequest, X86Layout, load_kernel};
 use trapline_boot::mptable::{self, MpConfig};
-use trapline_boot::wiring::{IoApic, IrqOverride, PciRoute};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{Memory, Start, Table, Vm};
-use trapline_platform::acpi_pm::regs::{PM_TMR_OFFSET, PM1_CNT_OFFSET, SLP_TYP_S5};
-use trapline_platform::rtc::regs::CENTURY_INDEX;
 
-use super::layout::{self, boot, irq, port};
+use super::acpi::{Described, described, io_apic};
+use super::layout::{self, boot, port};
 use super::ram_ranges;
 use crate::{Boot, Config, Error, PcIrqchip};
 
@@ -23,7 +20,7 @@ use crate::{Boot, Config, Error, PcIrqchip};
 /// left there, and says where the first vCPU starts.
 pub(crate) fn load(mem: &GuestMem, vm: &Vm, config: &Config, again: bool) -> Result<Start, Error> {
     match &config.boot {
-        Boot::Firmware(path) => {
+        Boot::Firmware { path, .. } => {
             let firmware = load_firmware(mem, path, &FIRMWARE)?;
             // ROM is still there after a reset.
             if !again {
@@ -108,21 +105,11 @@ fn memory_map(mem_bytes: u64, acpi: &Range<u64>) -> Result<MemoryMap, Error> {
         .with(layout::IDENTITY_MAP..layout::TSS_END, E820Kind::Reserved))
 }
 
-/// Offsets of the blocks within [`port::ACPI_PM`], as ports.
-const PM1_CNT: u16 = u16_of(PM1_CNT_OFFSET);
-const PM_TMR: u16 = u16_of(PM_TMR_OFFSET);
-
 /// A port as an instruction names it in a byte.
 #[expect(clippy::cast_possible_truncation, reason = "evaluated by the compiler, and asserted")]
 const fn low_port(port: u16) -> u8 {
     assert!(port <= 0xff);
     port as u8
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "evaluated by the compiler, and asserted")]
-const fn u16_of(offset: u32) -> u16 {
-    assert!(offset <= 0xffff);
-    offset as u16
 }
 
 /// What KVM's APICs say of themselves.
@@ -135,22 +122,19 @@ const MP_CPU_FEATURES: u32 = 0x201;
 /// ACPI for guests that know it, the MP table for those that do not. Returns what ACPI occupies.
 fn write_tables(mem: &GuestMem, config: &Config) -> Result<Range<u64>, Error> {
     let cpus = config.cpus;
-    let apic_ids: Vec<u32> = (0..cpus).collect();
-    let io_apic =
-        IoApic { id: u8::try_from(cpus).unwrap_or(u8::MAX), addr: layout::IO_APIC, gsi_base: 0 };
+    let pc = Described { cpus, power: port::ACPI_PM, display: config.display.is_some() };
+    described(pc, |acpi| trapline_boot::acpi::write(mem, acpi))?;
     let (overrides, routes) = (layout::overrides(), layout::pci_routes());
-    let interrupts = Interrupts { io_apic, overrides: &overrides, routes: &routes };
-    write_acpi(mem, &apic_ids, interrupts, config.display.is_some())?;
-    let bytes: Vec<u8> = apic_ids.iter().filter_map(|id| u8::try_from(*id).ok()).collect();
+    let apic_ids: Vec<u8> = (0..cpus).filter_map(|id| u8::try_from(id).ok()).collect();
     let mp = MpConfig {
         pointer: layout::MPTABLE,
         table: layout::MPTABLE + mptable::POINTER_LEN..layout::MPTABLE + layout::MPTABLE_MAX,
-        apic_ids: &bytes,
+        apic_ids: &apic_ids,
         local_apic: layout::LOCAL_APIC,
         local_apic_version: LOCAL_APIC_VERSION,
         cpu_signature: MP_CPU_SIGNATURE,
         cpu_features: MP_CPU_FEATURES,
-        io_apic,
+        io_apic: io_apic(cpus),
         io_apic_version: match config.pc_irqchip {
             PcIrqchip::Kernel => KVM_IO_APIC_VERSION,
             PcIrqchip::Split => trapline_intc::ioapic::regs::VERSION,
@@ -160,80 +144,4 @@ fn write_tables(mem: &GuestMem, config: &Config) -> Result<Range<u64>, Error> {
     };
     mptable::write(mem, &mp)?;
     Ok(layout::ACPI_TABLES..layout::ACPI_TABLES + layout::ACPI_TABLES_MAX)
-}
-
-/// How interrupts are wired, for whoever tells the guest.
-#[derive(Clone, Copy)]
-struct Interrupts<'a> {
-    io_apic: IoApic,
-    overrides: &'a [IrqOverride],
-    routes: &'a [PciRoute],
-}
-
-fn write_acpi(
-    mem: &GuestMem,
-    apic_ids: &[u32],
-    interrupts: Interrupts<'_>,
-    display: bool,
-) -> Result<(), Error> {
-    let serial: Vec<_> = port::SERIAL
-        .into_iter()
-        .zip(irq::SERIAL)
-        .zip(1..)
-        .map(|((base, line), n)| (format!("COM{n}"), [(base, 8)], line))
-        .collect();
-    let keyboard = [(port::I8042, 1), (port::I8042 + 4, 1)];
-    let mut devices: Vec<IsaDevice<'_>> = serial
-        .iter()
-        .zip(1..)
-        .map(|((name, ports, line), uid)| device(name, "PNP0501", uid, ports, Some(*line)))
-        .collect();
-    // The clock is not listed: the FADT says that there is one, and Linux then names its ports
-    // itself (`rtc_cmos`), as it does on kvmtool's board.
-    devices.push(device("KBD0", "PNP0303", 0, &keyboard, Some(irq::KEYBOARD)));
-    // Linux' qemu_fw_cfg finds it by this ID.
-    devices.push(device("FWCF", "QEMU0002", 0, &[(port::FW_CFG, 12)], None));
-    devices.push(device("MOU0", "PNP0F13", 0, &[], Some(irq::MOUSE)));
-    // The frame buffer must be in a window, or the guest moves it away from where it is shown.
-    let windows = [layout::DISPLAY_FRAMES, layout::PCI_MEMORY];
-    let windows = windows.get(usize::from(!display)..).unwrap_or_default();
-    let config = AcpiConfig {
-        rsdp: layout::ACPI_TABLES,
-        tables: layout::ACPI_TABLES + acpi::RSDP_LEN..layout::ACPI_TABLES + layout::ACPI_TABLES_MAX,
-        apic_ids,
-        local_apic: layout::LOCAL_APIC,
-        nmi_lint: 1,
-        io_apic: interrupts.io_apic,
-        overrides: interrupts.overrides,
-        sci: irq::SCI,
-        power: PowerBlocks {
-            event: port::ACPI_PM,
-            control: port::ACPI_PM + PM1_CNT,
-            timer: Some(port::ACPI_PM + PM_TMR),
-            button: true,
-            off: SLP_TYP_S5,
-        },
-        reset: Some(ResetRegister { port: port::RESET_CONTROL, value: 0x06 }),
-        century: Some(CENTURY_INDEX),
-        vga: false,
-        pci: Some(PciBridge {
-            config: port::PCI_CONF1,
-            ports: &[layout::PCI_PORTS],
-            memory: windows,
-            routes: interrupts.routes,
-        }),
-        isa: &devices,
-    };
-    acpi::write(mem, &config)?;
-    Ok(())
-}
-
-fn device<'a>(
-    name: &'a str,
-    hid: &'a str,
-    uid: u32,
-    ports: &'a [(u16, u8)],
-    irq: Option<u8>,
-) -> IsaDevice<'a> {
-    IsaDevice { name, hid, uid, ports, irq }
 }

@@ -2,13 +2,20 @@
 
 use std::sync::Arc;
 
+use trapline_boot::acpi::FirmwareTables;
+use trapline_boot::firmware_kernel::{FirmwareKernelRequest, for_firmware};
 use trapline_guestmem::GuestMem;
 use trapline_platform::fw_cfg::{FwCfg, Items, Layout, regs::key};
 
+use super::acpi::{self, Described};
 use super::layout::{self, port};
 use super::ram_ranges;
-use crate::Error;
 use crate::board::{Builder, Options};
+use crate::{Error, FirmwareKernel};
+
+/// SeaBIOS: milliseconds until it tries again to boot, 32 bits.
+const BOOT_FAIL_WAIT: &str = "etc/boot-fail-wait";
+const NEVER_AGAIN: u32 = u32::MAX;
 
 /// Types of entries in `etc/e820`, ACPI's.
 const RAM: u32 = 1;
@@ -32,14 +39,57 @@ fn items(options: &Options) -> Result<Items, Error> {
     // which is the same terminal as its debug output.
     items.set(key::NB_CPUS, cpus.to_le_bytes());
     items.set(key::MAX_CPUS, cpus.to_le_bytes());
-    // There is no disk to prefer, so firmware may as well ask.
-    items.set(key::BOOT_MENU, 1u16.to_le_bytes());
+    // QEMU's defaults: SeaBIOS does not wait for a key at the start, nor does it try again later
+    // when it has found nothing to boot.
+    items.set(key::BOOT_MENU, 0u16.to_le_bytes());
+    let user = |name: &str| options.fw_cfg.iter().any(|(users, _)| users == name);
+    if !user(BOOT_FAIL_WAIT) {
+        items.add_file(BOOT_FAIL_WAIT, NEVER_AGAIN.to_le_bytes().to_vec())?;
+    }
+    if let Some(firmware) = &options.firmware {
+        add_tables(&mut items, options.cpus, firmware.display)?;
+        if let Some(kernel) = &firmware.kernel {
+            add_kernel(&mut items, kernel, options.mem_bytes)?;
+        }
+    }
     items.set(key::IRQ0_OVERRIDE, 1u32.to_le_bytes());
     items.add_file("etc/e820", e820(options.mem_bytes)?)?;
     for (name, bytes) in &options.fw_cfg {
         items.add_file(name, bytes.clone())?;
     }
     Ok(items)
+}
+
+/// The ACPI tables, for firmware to put where it likes.
+fn add_tables(items: &mut Items, cpus: u32, display: bool) -> Result<(), Error> {
+    let pc = Described { cpus, power: port::FIRMWARE_ACPI_PM, display };
+    let FirmwareTables { rsdp, tables, loader } = acpi::for_firmware(pc)?;
+    items.add_file(FirmwareTables::RSDP, rsdp)?;
+    items.add_file(FirmwareTables::TABLES, tables)?;
+    items.add_file(FirmwareTables::LOADER, loader)?;
+    Ok(())
+}
+
+/// The kernel that firmware is to start, as QEMU hands it over.
+fn add_kernel(items: &mut Items, kernel: &FirmwareKernel, mem_bytes: u64) -> Result<(), Error> {
+    let parts = for_firmware(&FirmwareKernelRequest {
+        path: &kernel.path,
+        initrd: kernel.initrd.as_deref(),
+        cmdline: &kernel.cmdline,
+        low_ram: mem_bytes.min(layout::HOLE_START),
+    })?;
+    for (addr, size, data, part) in [
+        (key::SETUP_ADDR, key::SETUP_SIZE, key::SETUP_DATA, parts.setup),
+        (key::KERNEL_ADDR, key::KERNEL_SIZE, key::KERNEL_DATA, parts.kernel),
+        (key::INITRD_ADDR, key::INITRD_SIZE, key::INITRD_DATA, parts.initrd),
+        (key::CMDLINE_ADDR, key::CMDLINE_SIZE, key::CMDLINE_DATA, parts.cmdline),
+    ] {
+        let (place, bytes) = part;
+        items.set(addr, place.to_le_bytes());
+        items.set(size, u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+        items.set(data, bytes);
+    }
+    Ok(())
 }
 
 /// RAM as the board has it and what else firmware cannot see for itself, 20 bytes an entry. The

@@ -151,7 +151,7 @@ fn vm_options(config: &Config) -> Result<VmOptions, Error> {
     }
     let (tss_addr, identity_map) = match config.boot {
         Boot::Kernel { .. } => (layout::TSS, layout::IDENTITY_MAP),
-        Boot::Firmware(_) => (layout::FIRMWARE_TSS, layout::FIRMWARE_IDENTITY_MAP),
+        Boot::Firmware { .. } => (layout::FIRMWARE_TSS, layout::FIRMWARE_IDENTITY_MAP),
     };
     Ok(VmOptions {
         vcpus: cpus,

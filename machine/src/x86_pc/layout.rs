@@ -60,6 +60,10 @@ pub(crate) const DISPLAY_FRAMES: RangeInclusive<u32> = DISPLAY_FRAME..=0xd0ff_ff
 pub(crate) const DISPLAY_PORTS: u16 = 0xff00;
 /// The display's place on bus 0: the last one, for the same reason.
 pub(crate) const DISPLAY_DEVICE: u8 = 31;
+/// The PIIX' places on bus 0, device and function in a byte, where old boards and QEMU have them:
+/// 00:01.0 the ISA bridge, 00:01.3 the power management.
+pub(crate) const PIIX_ISA_BRIDGE: u8 = 1 << 3;
+pub(crate) const PIIX_POWER: u8 = 1 << 3 | 3;
 /// Memory BARs.
 pub(crate) const PCI_MEMORY: RangeInclusive<u32> = 0xd200_0000..=IO_APIC - 1;
 /// I/O BARs (from kvmtool's `PCI_IOPORT_START`).
@@ -113,6 +117,9 @@ pub(crate) mod port {
     pub(crate) const FW_CFG: u16 = 0x510;
     /// ACPI's fixed registers: event block, control block, timer.
     pub(crate) const ACPI_PM: u16 = 0x600;
+    /// The same for firmware, which has it in the power management function of the PIIX: where
+    /// SeaBIOS puts it.
+    pub(crate) const FIRMWARE_ACPI_PM: u16 = 0xb000;
     pub(crate) const PCI_CONF1: u16 = 0xcf8;
     /// In the middle of configuration mechanism #1, but for byte accesses only.
     pub(crate) const RESET_CONTROL: u16 = 0xcf9;

@@ -1,5 +1,6 @@
 //! The PC board: kvmtool's map, its devices listed one by one.
 
+mod acpi;
 #[cfg(target_arch = "x86_64")]
 mod boot;
 #[cfg(target_arch = "x86_64")]
@@ -23,7 +24,7 @@ use layout::{irq, port};
 use trapline::{Handler, Region};
 use trapline_device::{CharBackend, CharDevice, Line, NullBackend};
 use trapline_display::{Input, Screen};
-use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout};
+use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout, Piix};
 use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
 use trapline_platform::i8042::{I8042, NoTimer2, Timer2};
 use trapline_platform::legacy::dma::Dma;
@@ -128,6 +129,14 @@ impl Maker<'_> {
         self.source.lines.line(irq.into())
     }
 
+    /// The first port of ACPI's fixed registers.
+    fn power(&self) -> u16 {
+        match self.wiring.options.firmware {
+            Some(_) => port::FIRMWARE_ACPI_PM,
+            None => port::ACPI_PM,
+        }
+    }
+
     /// Four UARTs on two lines, as on a PC; the console is on the first.
     fn add_serial_ports(&self, builder: &mut Builder) -> Arc<Serial> {
         let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
@@ -176,7 +185,7 @@ impl Maker<'_> {
         let sci = self.line(irq::SCI);
         let acpi = AcpiPm::new(sci, Arc::clone(clock), Arc::clone(power), TimerWidth::Bits24);
         let len = u64::from(trapline_platform::acpi_pm::regs::WINDOW_LEN);
-        builder.device("acpi", acpi.clone()).ports(port::ACPI_PM, len, ("acpi", "pm"), acpi);
+        builder.device("acpi", acpi.clone()).ports(self.power(), len, ("acpi", "pm"), acpi);
         i8042
     }
 
@@ -226,6 +235,12 @@ impl Maker<'_> {
     fn add_pci(&self, builder: &mut Builder) -> Result<Arc<Bus>, Error> {
         let bus = Arc::new(Bus::new());
         bus.insert(Devfn::from_bits(0), Arc::new(HostBridge::new()))?;
+        if self.wiring.options.firmware.is_some() {
+            let bridge = Piix::isa_bridge();
+            bus.insert(Devfn::from_bits(layout::PIIX_ISA_BRIDGE), Arc::new(bridge))?;
+            let power = Piix::power_management(self.power());
+            bus.insert(Devfn::from_bits(layout::PIIX_POWER), Arc::new(power))?;
+        }
         let cam: Arc<dyn Handler> = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Cam));
         let part = builder.device("pci-bus", bus.clone());
         part.mmio(layout::PCI_CAM, layout::PCI_CAM_LEN, ("pci", "cam"), cam);

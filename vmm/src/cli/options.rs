@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use trapline_machine::boot::cmdline::Machine;
-use trapline_machine::{Backing, PcIrqchip};
+use trapline_machine::{Backing, FirmwareKernel, PcIrqchip};
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
 use super::fw_cfg::FwCfgFile;
@@ -73,7 +73,12 @@ pub enum Boot {
         params: String,
     },
     /// A firmware image.
-    Firmware(PathBuf),
+    Firmware {
+        /// Its file.
+        path: PathBuf,
+        /// A kernel for it to start, with nothing added to what the user says to it.
+        kernel: Option<FirmwareKernel>,
+    },
 }
 
 /// How much is said on standard error; each level includes those before it.
@@ -110,7 +115,7 @@ impl RunOptions {
             cpus,
             mem_bytes,
             memory: args.basic.hugetlbfs.clone().map_or(Backing::Private, Backing::Hugetlbfs),
-            boot: boot(args.kernel)?,
+            boot: boot(args.kernel, host.machine)?,
             loglevel: loglevel(&args.basic, args.debug.debug)?,
             name: args.basic.name.unwrap_or_else(|| format!("guest-{}", std::process::id())),
             dev: args.basic.dev.unwrap_or_else(|| "/dev/kvm".into()),
@@ -188,22 +193,26 @@ fn pc_irqchip(text: Option<&str>) -> anyhow::Result<PcIrqchip> {
     })
 }
 
-fn boot(args: KernelArgs) -> anyhow::Result<Boot> {
+fn boot(args: KernelArgs, machine: Machine) -> anyhow::Result<Boot> {
     let mut kernels = args.kernel.into_iter().chain(args.positional);
     let path = kernels.next();
     if let Some(second) = kernels.next() {
         bail!("{}: a kernel was already given", second.display());
     }
+    let params = args.params.unwrap_or_default();
     match (path, args.firmware) {
-        (Some(_), Some(_)) => bail!("--firmware: a guest starts with a kernel or with firmware"),
+        (Some(_), Some(_)) if machine == Machine::Arm64 => {
+            bail!("--firmware: a guest starts with a kernel or with firmware")
+        }
+        (Some(path), Some(firmware)) => {
+            let kernel = FirmwareKernel { path, initrd: args.initrd, cmdline: params };
+            Ok(Boot::Firmware { path: firmware, kernel: Some(kernel) })
+        }
         (None, Some(_)) if args.initrd.is_some() => {
-            bail!("--initrd: firmware takes no initial RAM disk")
+            bail!("--initrd: firmware takes no initial RAM disk without a kernel")
         }
-        (None, Some(firmware)) => Ok(Boot::Firmware(firmware)),
-        (path, None) => {
-            let params = args.params.unwrap_or_default();
-            Ok(Boot::Kernel { path, initrd: args.initrd, params })
-        }
+        (None, Some(path)) => Ok(Boot::Firmware { path, kernel: None }),
+        (path, None) => Ok(Boot::Kernel { path, initrd: args.initrd, params }),
     }
 }
 

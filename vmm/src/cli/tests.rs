@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use trapline_machine::boot::cmdline::Machine;
-use trapline_machine::{Arm64, Backing, Irqchip};
+use trapline_machine::{Arm64, Backing, FirmwareKernel, Irqchip};
 
 use super::*;
 
@@ -47,7 +47,7 @@ fn refusal(args: &str) -> String {
 fn kernel(options: &RunOptions) -> (Option<PathBuf>, Option<PathBuf>, &str) {
     match &options.boot {
         Boot::Kernel { path, initrd, params } => (path.clone(), initrd.clone(), params),
-        Boot::Firmware(path) => panic!("firmware {}", path.display()),
+        Boot::Firmware { path, .. } => panic!("firmware {}", path.display()),
     }
 }
 
@@ -219,9 +219,13 @@ fn wrong_numbers_of_cpus_are_refused_with_the_reason() {
 }
 
 #[test]
-fn a_guest_starts_with_one_thing() {
-    assert_eq!(run("-f bios.bin").boot, Boot::Firmware("bios.bin".into()));
-    assert!(refusal("run -f a -k b").starts_with("--firmware: "));
+fn firmware_starts_first_and_gets_the_kernel_with_nothing_added() {
+    assert_eq!(run("-f bios.bin").boot, Boot::Firmware { path: "bios.bin".into(), kernel: None });
+    let kernel = FirmwareKernel { path: "b".into(), initrd: Some("c".into()), cmdline: "d".into() };
+    let boot = Boot::Firmware { path: "a".into(), kernel: Some(kernel) };
+    assert_eq!(run("-f a -k b -i c -p d").boot, boot);
+    let arm64 = parse_arm64("run -f a -k b").expect_err("arm64").to_string();
+    assert!(arm64.starts_with("--firmware: "), "{arm64}");
     assert!(refusal("run -f a -i b").starts_with("--initrd: "));
 }
 

@@ -28,8 +28,11 @@ const CPUS_LESS_ONE: u8 = 0x5f;
 
 /// Coprocessor and PS/2 pointing device present; no floppy drive; display with its own ROM.
 const EQUIPMENT_PC: u8 = 0x06;
-/// Boot device code of the hard disk (SeaBIOS: 1 floppy, 2 hard disk, 3 CD-ROM, 4 network).
+/// Boot device codes (SeaBIOS: 1 floppy, 2 hard disk, 3 CD-ROM, 4 network). QEMU's order by
+/// default: hard disk, floppy, CD-ROM.
+const BOOT_FLOPPY: u8 = 1;
 const BOOT_HARD_DISK: u8 = 2;
+const BOOT_CDROM: u8 = 3;
 
 /// What the board tells its firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +61,8 @@ impl CmosConfig {
         put(&mut ram, ABOVE_4G, 3, self.above_4g / BLOCK);
         ram.set(CPUS_LESS_ONE, self.cpus.saturating_sub(1));
         ram.set(EQUIPMENT, EQUIPMENT_PC);
-        ram.set(BOOT_FLAGS_1, 1);
-        ram.set(BOOT_FLAGS_2, BOOT_HARD_DISK);
+        ram.set(BOOT_FLAGS_1, BOOT_CDROM << 4);
+        ram.set(BOOT_FLAGS_2, BOOT_FLOPPY << 4 | BOOT_HARD_DISK);
         store_checksum(&mut ram);
         ram
     }

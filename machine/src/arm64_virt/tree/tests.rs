@@ -62,6 +62,7 @@ fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
             exit_port: false,
             testdev: false,
             fw_cfg: Vec::new(),
+            firmware: None,
             edu: 0,
             coalesce: false,
         },

@@ -23,6 +23,8 @@ fn firmware_reads_the_memory_size_back() {
     assert_eq!((number(&rtc, &[0x34, 0x35]) << 16) + (16 << 20), 0xd000_0000);
     assert_eq!(number(&rtc, &[0x5b, 0x5c, 0x5d]) << 16, 5 << 30);
     assert_eq!(number(&rtc, &[0x5f]), 63);
+    // QEMU's order: hard disk, floppy, CD-ROM; floppies need a boot signature.
+    assert_eq!((number(&rtc, &[0x3d]), number(&rtc, &[0x38])), (0x12, 0x30));
 }
 
 #[test]
