@@ -87,9 +87,16 @@ impl Control {
         live.exits = exits;
     }
 
-    /// Says who is to leave the guest when the guest asks for its end.
-    pub(crate) fn runs(&self, vcpus: &Arc<VcpuSet>) {
-        *self.running.lock() = Arc::downgrade(vcpus);
+    /// Starts the vCPUs that are to leave the guest when the guest asks for its end. One that asks
+    /// right away waits until they are known.
+    pub(crate) fn start<E>(
+        &self,
+        start: impl FnOnce() -> Result<VcpuSet, E>,
+    ) -> Result<Arc<VcpuSet>, E> {
+        let mut running = self.running.lock();
+        let vcpus = Arc::new(start()?);
+        *running = Arc::downgrade(&vcpus);
+        Ok(vcpus)
     }
 
     pub(crate) fn count_reset(&self) {

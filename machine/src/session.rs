@@ -132,8 +132,7 @@ impl Session {
         }
         let control = self.control.clone();
         let on_event = move |event| control.send(Event::Vcpu(event));
-        let running = Arc::new(VcpuSet::start(vcpus, Arc::new(on_event))?);
-        self.control.runs(&running);
+        let running = self.control.start(|| VcpuSet::start(vcpus, Arc::new(on_event)))?;
         let ending = self.wait();
         self.vcpus = running.stop()?;
         self.registry.drain();

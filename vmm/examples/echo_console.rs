@@ -6,7 +6,6 @@
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use anyhow::bail;
 use trapline_device::{CharBackend, CharDevice};
@@ -14,7 +13,7 @@ use trapline_vmm::cli::LogLevel;
 use trapline_vmm::console::Console;
 use trapline_vmm::request::{Request, Requests};
 use trapline_vmm::session::Session;
-use trapline_vmm::{logging, terminal};
+use trapline_vmm::{logging, signals, terminal};
 
 enum Event {
     Asked(Request),
@@ -61,7 +60,6 @@ fn run(mode: &str) -> anyhow::Result<ExitCode> {
         let _ = events.send(Event::Asked(request));
     });
     console.transmit(b"ready\r\n");
-    let patience = Some(Duration::from_secs(2));
     for event in inbox {
         match event {
             Event::Bang if mode == "fail" => bail!("the loopback failed"),
@@ -70,13 +68,13 @@ fn run(mode: &str) -> anyhow::Result<ExitCode> {
             Event::Asked(Request::Statistics) => console.message("\n  statistics\n"),
             Event::Asked(Request::Quit) => {
                 console.transmit(b"last words\r\n");
-                session.finish(patience);
+                session.finish(|| true);
                 return Ok(ExitCode::SUCCESS);
             }
             Event::Asked(Request::OutputLost(why)) => bail!("cannot write the output: {why}"),
             Event::Asked(Request::Signal(number)) => {
-                session.finish(patience);
-                return Ok(ExitCode::from(128 + u8::try_from(number).unwrap_or(127)));
+                session.finish(|| true);
+                signals::end_by(number);
             }
         }
     }

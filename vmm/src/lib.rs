@@ -22,6 +22,8 @@ pub mod request;
 pub mod run;
 pub mod session;
 pub mod signals;
+pub mod status;
+pub mod stream;
 pub mod terminal;
 
 /// What `main` does: the command line, or init when the kernel of a guest started us.
@@ -32,6 +34,8 @@ pub fn main() -> ExitCode {
     }
     // Before there is a second thread.
     trapline_machine::register_membarrier();
+    status::choose(&args);
+    signals::outlive_file_limit();
     terminal::restore_on_panic();
     match cli::parse(args) {
         Ok(cli::Parsed::Text(text)) => say(&text),
@@ -52,7 +56,9 @@ pub fn main() -> ExitCode {
 fn say(text: &str) -> ExitCode {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            logging::fatal(&anyhow::Error::new(error).context("cannot write to standard output"))
+        }
         _ => ExitCode::SUCCESS,
     }
 }

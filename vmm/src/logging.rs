@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::cli::LogLevel;
-use crate::terminal;
+use crate::{status, stream};
 
 /// Starts logging, once per process; what is above `level` is not said.
 pub fn start(level: LogLevel) {
@@ -41,7 +41,7 @@ pub fn text(level: Level, text: &str) {
         _ => tracing::enabled!(Level::DEBUG),
     };
     if on {
-        let _ = Stderr.write_all(text.as_bytes());
+        stream::message(text);
     }
 }
 
@@ -53,9 +53,8 @@ pub fn shares_standard_output() -> bool {
 
 /// Says why the run cannot go on, on one line of standard error; returns the exit status for it.
 pub fn fatal(error: &anyhow::Error) -> ExitCode {
-    // In one write, so that nothing gets between its parts.
-    let _ = Stderr.write_all(format!("Fatal: {}\n", one_sentence(error)).as_bytes());
-    ExitCode::FAILURE
+    stream::message(&format!("Fatal: {}\n", one_sentence(error)));
+    ExitCode::from(status::failure())
 }
 
 /// An error and its causes in one line. A cause that the error before it already quotes is not
@@ -85,24 +84,17 @@ fn plain(text: &str) -> String {
         .join(" ")
 }
 
-/// Standard error, whose lines also begin at the left when the terminal is raw.
+/// Standard error. It takes everything: a line that cannot be written is lost.
 struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let mut text = Vec::with_capacity(data.len() + 1);
-        for byte in data {
-            if *byte == b'\n' && terminal::is_raw() {
-                text.push(b'\r');
-            }
-            text.push(*byte);
-        }
-        io::stderr().write_all(&text)?;
+        stream::message(&String::from_utf8_lossy(data));
         Ok(data.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 

@@ -1,10 +1,8 @@
 //! `trapline run`: from options to a machine, and from its end to an exit status.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
@@ -23,9 +21,7 @@ use crate::logging;
 use crate::reboot::{Next, Resets, SILENT_MAX};
 use crate::request::{Request, Requests};
 use crate::session::Session;
-
-/// How long a reader of the guest's output is waited for when somebody waits for the end.
-const PATIENCE: Duration = Duration::from_secs(2);
+use crate::{signals, stream};
 
 /// Runs one guest; returns when it has ended.
 ///
@@ -54,11 +50,10 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let wish = Arc::new(Mutex::new(None));
     serve(&requests, &control, &console, &wish);
     let ending = live(&mut machine, &console, options);
-    requests.unserve();
-
-    let wish = wish.lock().take();
     // What the guest has sent comes before what there is to say about its end.
-    session.finish(wish.is_some().then_some(PATIENCE));
+    session.finish(|| wish.lock().is_some());
+    requests.unserve();
+    let wish = wish.lock().take();
     tell_end(&ending, wish.as_ref(), console.is_inside_line());
     drop(viewers);
     let dumped = display.dump(machine.screen().as_deref());
@@ -121,6 +116,7 @@ fn live(machine: &mut Machine, console: &Console, options: &RunOptions) -> anyho
 /// (`inside_line`); an error begins a line of its own all the same.
 fn tell_end(ending: &anyhow::Result<Ending>, wish: Option<&Request>, inside_line: bool) {
     let last_line = match (ending, wish) {
+        (Ok(_), Some(Request::OutputLost(_))) => return,
         (Ok(Ending::Stopped), Some(Request::Quit)) => "  # KVM session terminated.\n".to_owned(),
         (Ok(Ending::Off | Ending::Exit(_)), _) => ENDED.to_owned(),
         (Ok(Ending::Reset(cause)), _) => {
@@ -143,18 +139,15 @@ fn tell_end(ending: &anyhow::Result<Ending>, wish: Option<&Request>, inside_line
 const ENDED: &str = "  # KVM session ended normally.\n";
 
 /// The exit status: 0 for a guest that ended in order or was ended by its user, its own for one
-/// that used the exit port, 128 and the signal's number for a signal.
+/// that used the exit port. What a signal has ended, that signal ends.
 fn conclude(ending: Ending, wish: Option<Request>) -> anyhow::Result<ExitCode> {
     match (ending, wish) {
+        // Whatever it has come to, nobody has seen it.
+        (_, Some(Request::OutputLost(why))) => bail!("cannot write the guest's output: {why}"),
         (Ending::Exit(status), _) => Ok(ExitCode::from(status)),
         (Ending::Off | Ending::Reset(_), _) => Ok(ExitCode::SUCCESS),
         (Ending::Crashed(report), _) => crashed(&report),
-        (Ending::Stopped, Some(Request::Signal(number))) => {
-            Ok(ExitCode::from(128 + u8::try_from(number).unwrap_or(127)))
-        }
-        (Ending::Stopped, Some(Request::OutputLost(why))) => {
-            bail!("cannot write the guest's output: {why}")
-        }
+        (Ending::Stopped, Some(Request::Signal(number))) => signals::end_by(number),
         (Ending::Stopped, _) => Ok(ExitCode::SUCCESS),
     }
 }
@@ -165,13 +158,12 @@ fn crashed(report: &CrashReport) -> anyhow::Result<ExitCode> {
     bail!("the guest cannot go on: {}", report.cause)
 }
 
-/// Prints what was asked for. A reader that has gone away has seen what it wanted.
+/// Prints what was asked for.
 fn say(report: &Report, options: &RunOptions) {
-    let mut err = std::io::stderr().lock();
     if options.stat {
-        let _ = write!(err, "{report}");
-        return;
+        return stream::answer(&report.to_string());
     }
+    let mut text = String::new();
     for (key, count) in &report.traps.unclaimed {
         let wanted = match key.space {
             trapline_device::Space::Pio => options.debug_ioport,
@@ -179,9 +171,10 @@ fn say(report: &Report, options: &RunOptions) {
         };
         if wanted {
             let (space, addr, direction, len) = (key.space, key.addr, key.direction, key.len);
-            let _ = writeln!(err, "unclaimed: {space} {addr:#x} {direction} of {len}: {count}");
+            text += &format!("unclaimed: {space} {addr:#x} {direction} of {len}: {count}\n");
         }
     }
+    stream::answer(&text);
 }
 
 fn config(

@@ -14,6 +14,12 @@ use crate::terminal::Terminal;
 /// How long output may take to be read when something has gone wrong.
 const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a reader of the guest's output is waited for when somebody waits for the end.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is asked whether somebody does.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// A session. Dropping it ends it as [`Session::finish`] does, but does not wait long for somebody
 /// to read the guest's output.
 #[must_use = "dropping it ends the session"]
@@ -40,15 +46,22 @@ impl Session {
     }
 
     /// Ends the session once no vCPU runs any more: writes what the guest has sent, then restores
-    /// the terminal. `patience` is for an end that somebody waits for, by Ctrl-a x or a signal:
+    /// the terminal. `is_urgent` says whether somebody waits for the end, by Ctrl-a x or a signal:
     /// then a reader that does not read does not hold it up. Says whether all was written.
-    pub fn finish(self, patience: Option<Duration>) -> bool {
-        self.console.flush_and_join(patience)
+    pub fn finish(self, is_urgent: impl Fn() -> bool) -> bool {
+        loop {
+            if is_urgent() {
+                return self.console.close(PATIENCE);
+            }
+            if self.console.close(LOOK) {
+                return true;
+            }
+        }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.console.flush_and_join(Some(SHORT_PATIENCE));
+        self.console.close(SHORT_PATIENCE);
     }
 }

@@ -8,22 +8,38 @@
 //! in the background, which share the terminal, rely on a plain LF beginning a line at the left.
 //! The price: a full-screen program in the guest that moves the cursor down with a bare LF finds
 //! it at the left edge; kvmtool and QEMU have the same habit.
+//!
+//! A terminal belongs to the process group in its foreground. In the background it is neither set
+//! nor read; it is taken when the group is brought to the front. Other programs may set it, too,
+//! another machine in the same group for one: so what is restored is a terminal that is still as we
+//! left it, and what is there when it is taken is taken for the settings to restore, unless it is
+//! raw already.
 
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::panic::PanicHookInfo;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::process::getpgrp;
 use rustix::termios::{
-    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp,
+    tcsetattr,
 };
+use vmm_sys_util::signal::{block_signal, unblock_signal};
 
-/// The settings the terminal had before we touched it, while it is ours. One per process, because
-/// the panic hook and the signal thread reach it.
-static FOUND: Mutex<Option<Termios>> = Mutex::new(None);
+use crate::{status, stream};
 
-/// Whether the terminal is raw now; apart from [`FOUND`] so that logging takes no lock.
-static RAW: AtomicBool = AtomicBool::new(false);
+/// The terminal, while a [`Terminal`] lives. One per process, because the panic hook and the signal
+/// thread reach it.
+static HELD: Mutex<Option<Held>> = Mutex::new(None);
+
+/// What a terminal is set to, and was.
+#[derive(Default)]
+struct Held {
+    /// Found and left, when we made it raw last.
+    settings: Option<(Termios, Termios)>,
+}
 
 /// Keeps the terminal raw. Dropping it restores the terminal.
 #[derive(Debug)]
@@ -31,18 +47,15 @@ static RAW: AtomicBool = AtomicBool::new(false);
 pub struct Terminal(());
 
 impl Terminal {
-    /// Makes the terminal on standard input raw; does nothing when there is none.
+    /// Makes the terminal on standard input raw, now or when we come to its foreground; does nothing
+    /// when there is none.
     ///
     /// # Errors
     /// What the kernel says when it refuses the settings.
     pub fn raw() -> std::io::Result<Self> {
-        let stdin = std::io::stdin();
-        if stdin.is_terminal() {
-            let mut found = FOUND.lock();
-            let settings = tcgetattr(&stdin)?;
-            *found = Some(settings);
-            drop(found);
-            again()?;
+        if std::io::stdin().is_terminal() {
+            *HELD.lock() = Some(Held::default());
+            take()?;
         }
         Ok(Self(()))
     }
@@ -51,74 +64,146 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         restore();
-        *FOUND.lock() = None;
+        *HELD.lock() = None;
     }
 }
 
-/// Whether the terminal is raw now.
-pub fn is_raw() -> bool {
-    RAW.load(Ordering::Relaxed)
-}
-
-/// Gives the terminal its settings back, if it is raw. [`again`] makes it raw again.
-pub fn restore() {
-    if let Some(found) = &*FOUND.lock() {
-        // Nobody is left to tell about a failure: the terminal is gone then.
-        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, found);
-        RAW.store(false, Ordering::Relaxed);
+/// Whether the process may read from `input`: what is no terminal, or one in whose foreground it is.
+/// That terminal is made raw if it is not, as when the process was just brought to the front.
+pub fn may_read(input: &impl AsFd) -> bool {
+    if !in_foreground(input) {
+        return false;
     }
+    // One that cannot be set can still be read.
+    let _ = take();
+    true
 }
 
-/// Makes the terminal raw again after [`restore`], while a [`Terminal`] lives: somebody stopped
-/// the process and let it go on.
+/// Makes the terminal raw, while a [`Terminal`] lives, if we are in its foreground.
 ///
 /// # Errors
 /// What the kernel says when it refuses the settings.
-pub fn again() -> std::io::Result<()> {
-    if let Some(found) = &*FOUND.lock() {
-        tcsetattr(std::io::stdin(), OptionalActions::Now, &made_raw(found))?;
-        RAW.store(true, Ordering::Relaxed);
+pub fn take() -> std::io::Result<()> {
+    let mut held = HELD.lock();
+    let (Some(held), stdin) = (&mut *held, std::io::stdin()) else { return Ok(()) };
+    if !in_foreground(&stdin) {
+        return Ok(());
+    }
+    let found = tcgetattr(&stdin)?;
+    if !is_raw(&found) {
+        set(&made_raw(&found))?;
+        // The kernel may have changed what it does not support.
+        held.settings = Some((found, tcgetattr(&stdin)?));
     }
     Ok(())
 }
 
+/// Gives the terminal its settings back, if it is still as we left it. [`take`] makes it raw again.
+pub fn restore() {
+    // Somebody who panics may hold it.
+    let Some(mut held) = HELD.try_lock_for(Duration::from_secs(1)) else { return };
+    let settings = held.as_mut().and_then(|held| held.settings.take());
+    let (Some((found, left)), stdin) = (settings, std::io::stdin()) else { return };
+    let Ok(now) = tcgetattr(&stdin) else { return };
+    // In the foreground somebody may have changed a detail: raw it is because of us. A program that
+    // came to the front instead of us may have made it raw on its own account.
+    let ours = if in_foreground(&stdin) { is_raw(&now) } else { same(&now, &left) };
+    if ours {
+        // Nobody is left to tell about a failure: the terminal is gone then.
+        let _ = set(&found);
+    }
+}
+
+/// Whether job control lets us set and read this terminal. Of what is no terminal, or is that of no
+/// session or of another one, it takes no notice.
+fn in_foreground(terminal: &impl AsFd) -> bool {
+    tcgetpgrp(terminal).map_or(true, |group| group == getpgrp())
+}
+
+/// Sets the terminal. In the background it would stop the process, but for the shield: the
+/// foreground may have gone to somebody else since we looked.
+fn set(settings: &Termios) -> std::io::Result<()> {
+    let _shield = Shield::against(rustix::process::Signal::TTOU);
+    Ok(tcsetattr(std::io::stdin(), OptionalActions::Now, settings)?)
+}
+
+/// Keeps a signal of job control from this thread: the call that would have caused it fails or goes
+/// through.
+#[derive(Debug)]
+#[must_use = "dropping it lets the signal in"]
+pub struct Shield(Option<i32>);
+
+impl Shield {
+    /// Keeps `signal` out.
+    pub fn against(signal: rustix::process::Signal) -> Self {
+        // It fails for one that is blocked already, which is not ours to let in.
+        Self(block_signal(signal.as_raw()).is_ok().then_some(signal.as_raw()))
+    }
+}
+
+impl Drop for Shield {
+    fn drop(&mut self) {
+        if let Some(signal) = self.0 {
+            let _ = unblock_signal(signal);
+        }
+    }
+}
+
+/// What a raw terminal does not do with keys.
+const LOCAL: LocalModes =
+    LocalModes::ICANON.union(LocalModes::ECHO).union(LocalModes::ISIG).union(LocalModes::IEXTEN);
+
+/// What a raw terminal does not do with bytes that come in.
+const INPUT: InputModes = InputModes::BRKINT
+    .union(InputModes::PARMRK)
+    .union(InputModes::ISTRIP)
+    .union(InputModes::INLCR)
+    .union(InputModes::IGNCR)
+    .union(InputModes::ICRNL)
+    .union(InputModes::IXON);
+
 fn made_raw(found: &Termios) -> Termios {
     let mut raw = found.clone();
-    raw.local_modes -=
-        LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG | LocalModes::IEXTEN;
-    raw.input_modes -= InputModes::BRKINT
-        | InputModes::PARMRK
-        | InputModes::ISTRIP
-        | InputModes::INLCR
-        | InputModes::IGNCR
-        | InputModes::ICRNL
-        | InputModes::IXON;
+    raw.local_modes -= LOCAL;
+    raw.input_modes -= INPUT;
     raw.special_codes[SpecialCodeIndex::VMIN] = 1;
     raw.special_codes[SpecialCodeIndex::VTIME] = 0;
     raw
 }
 
+fn is_raw(settings: &Termios) -> bool {
+    same(settings, &made_raw(settings))
+}
+
+fn same(one: &Termios, other: &Termios) -> bool {
+    let of = |settings: &Termios| {
+        let wait = [SpecialCodeIndex::VMIN, SpecialCodeIndex::VTIME];
+        let Termios { input_modes, output_modes, control_modes, local_modes, .. } = *settings;
+        let wait = wait.map(|code| settings.special_codes[code]);
+        (input_modes, output_modes, control_modes, local_modes, wait)
+    };
+    of(one) == of(other)
+}
+
 /// Makes any panic of the process end it: with the terminal restored, one line that says it is our
-/// bug, a backtrace if `RUST_BACKTRACE` asks for one, and exit status 101. A machine one of whose
+/// bug, a backtrace if `RUST_BACKTRACE` asks for one, and a status of its own. A machine one of whose
 /// threads is gone has nothing to offer its guest.
 pub fn restore_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         restore();
         describe(info);
-        std::process::exit(101);
+        std::process::exit(status::bug().into());
     }));
 }
 
 fn describe(info: &PanicHookInfo<'_>) {
     use std::backtrace::{Backtrace, BacktraceStatus};
-    use std::io::Write;
 
     let place = info.location().map_or_else(String::new, |place| format!(" at {place}"));
     let what = info.payload_as_str().unwrap_or("no reason given");
-    let mut err = std::io::stderr().lock();
-    let _ = err.write_all(format!("\nFatal: bug in trapline{place}: {what}\n").as_bytes());
+    stream::message(&format!("\nFatal: bug in trapline{place}: {what}\n"));
     let trace = Backtrace::capture();
     if trace.status() == BacktraceStatus::Captured {
-        let _ = writeln!(err, "{trace}");
+        stream::message(&format!("{trace}\n"));
     }
 }

@@ -43,7 +43,7 @@ fn a_multiboot_kernel_is_told_its_arguments_and_its_modules() {
     assert_eq!(shown, expected, "{}", ended.err);
 
     let missing = format!("{one},/nonexistent/two x");
-    let ended = guest.with(&["-i", &missing]).run().expect_status(1);
+    let ended = guest.with(&["-i", &missing]).run().expect_status(2);
     assert_eq!(ended.err, "Fatal: Unable to open initrd /nonexistent/two\n");
 }
 

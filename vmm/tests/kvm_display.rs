@@ -63,7 +63,7 @@ fn move_frame(code: Flat, to: u32) -> Flat {
 
 /// Runs a kernel to its end; returns the picture.
 fn picture_of(image: &[u8]) -> Vec<[u8; 3]> {
-    let guest = Guest::kernel(image).with(&["--exit-port"]);
+    let guest = Guest::kernel(image).with(&["--exit-port", "--reboot"]);
     let file = guest.file("picture.png", b"an older picture");
     let guest = guest.with(&["--screendump", file.to_str().unwrap()]);
     guest.run().expect_status(1);

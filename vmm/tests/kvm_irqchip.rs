@@ -305,7 +305,7 @@ fn a_reset_makes_the_controllers_as_they_were() {
         let asm = asm.outb(0x4d0, 0x20).outb(0x4d1, 0x0c);
         let asm = asm.outb(0x43, 0x34).outb(0x40, 0x10).outb(0x40, 0x00);
         let asm = asm.repeat(100, Asm::new().inb(0x80));
-        Guest::new(&asm.outb(0x64, 0xfe).spin())
+        Guest::new(&asm.outb(0x64, 0xfe).spin()).with(&["--reboot"])
     };
     on_both(resetting, |chip, ended| {
         let ended = ended.expect_status(1);

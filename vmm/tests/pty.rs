@@ -10,7 +10,7 @@ use support::{Pty, TRAPLINE, example, shell_status, trapline};
 const MISTAKES: [(&[&str], &str); 8] = [
     (&["run", "--kernel", "_NO_FILE_4Uhere_"], "Fatal: Unable to open kernel _NO_FILE_4Uhere_"),
     (&["run", "-k", "/"], "Fatal: Unable to open kernel /: it is a directory"),
-    (&["run", "-k", "/dev/null", "-i", "/no/initrd"], "Fatal: Unable to open initrd /no/initrd"),
+    (&["run", "-k", TRAPLINE, "-i", "/no/initrd"], "Fatal: Unable to open initrd /no/initrd"),
     (&["run", "-m", "0"], "Fatal: -m 0: a guest needs memory"),
     (&["run", "-c", "0"], "Fatal: -c 0: a guest needs at least one CPU"),
     (&["run", "--rng"], "Fatal: --rng: the virtio-rng device does not exist yet in this version"),

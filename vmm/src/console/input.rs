@@ -2,26 +2,35 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use super::Console;
 use super::escape::{self, Escape, Key};
 use crate::request::Request;
+use crate::terminal::{Shield, may_read};
+
+/// How often a process in the background looks whether it has been brought to the front.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Reads the console's input from `stdin` until the console is closed or the input has an end.
 /// The guest does not notice an end: its terminal is one where nobody types any more.
 pub(super) fn read_all(console: &Console, stdin: &impl AsFd) {
     let mut escape = Escape::default();
     let mut buf = [0; 4096];
+    // Were the foreground lost between looking and reading, the read would stop the process.
+    let _shield = Shield::against(Signal::TTIN);
     loop {
         let room = console.input.lock().room();
-        let ready = wait(console, stdin, room > 0);
+        let ours = may_read(stdin);
+        let ready = wait(console, stdin, ours && room > 0, (!ours).then_some(LOOK));
         if console.end_reader.load(Ordering::Relaxed) {
             return;
         }
-        if !ready {
+        if !ready || !may_read(stdin) {
             continue;
         }
         // An escape is longer than what it sends, so what is read fits.
@@ -31,6 +40,7 @@ pub(super) fn read_all(console: &Console, stdin: &impl AsFd) {
             Ok(0) => return,
             Ok(count) => take(console, &mut escape, buf.get(..count).unwrap_or_default()),
             Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(Errno::IO) if !may_read(stdin) => {}
             Err(error) => {
                 // The terminal has gone away; if that matters, SIGHUP says so.
                 tracing::debug!("nothing more to read from standard input: {error}");
@@ -40,12 +50,14 @@ pub(super) fn read_all(console: &Console, stdin: &impl AsFd) {
     }
 }
 
-/// Waits until there is something to read, if `reading`, or until woken; says whether there is.
-fn wait(console: &Console, stdin: &impl AsFd, reading: bool) -> bool {
+/// Waits until there is something to read, if `reading`, or until woken, or for as long as
+/// `timeout`; says whether there is.
+fn wait(console: &Console, stdin: &impl AsFd, reading: bool, timeout: Option<Duration>) -> bool {
     let mut fds =
         [PollFd::new(&console.wake_reader, PollFlags::IN), PollFd::new(stdin, PollFlags::IN)];
     let watched = if reading { &mut fds[..] } else { &mut fds[..1] };
-    if poll(watched, None).is_err() {
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    if poll(watched, timeout.as_ref()).is_err() {
         return false;
     }
     let [wake, input] = &fds;

@@ -19,7 +19,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -144,12 +144,10 @@ impl Console {
     /// when standard output is a file or a pipe.
     pub fn message(&self, text: &str) {
         if self.on_terminal.load(Ordering::Relaxed) {
-            self.output.lock().queue.push_message(text.replace('\n', "\r\n").as_bytes());
+            self.output.lock().queue.push_message(text.as_bytes());
             self.changed.notify_all();
         } else {
-            let newline = if crate::terminal::is_raw() { "\r\n" } else { "\n" };
-            // A message nobody can see is no reason to end the guest.
-            let _ = io::stderr().lock().write_all(text.replace('\n', newline).as_bytes());
+            crate::stream::message(text);
         }
     }
 
@@ -163,37 +161,31 @@ impl Console {
         self.output.lock().inside_line
     }
 
-    /// Writes what the guest has sent and ends the threads; call it when no vCPU runs any more.
-    /// Gives up after `patience`, if one is given, on a reader that does not read; says whether
+    /// Reads no more and writes what the guest has sent; call it when no vCPU runs any more. Gives
+    /// up after `patience` on a reader that does not read, and may be called again. Says whether
     /// everything was written.
-    pub fn flush_and_join(&self, patience: Option<Duration>) -> bool {
+    pub fn close(&self, patience: Duration) -> bool {
         self.end_reader.store(true, Ordering::Relaxed);
         self.wake_reader();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        let written = threads.is_empty() || self.close_output(patience);
-        for thread in threads {
-            // A writer that is stuck in a write ends with the process.
-            if written {
+        let written = self.threads.lock().is_empty() || self.close_output(patience);
+        if written {
+            for thread in std::mem::take(&mut *self.threads.lock()) {
                 let _ = thread.join();
             }
         }
         written
     }
 
-    fn close_output(&self, patience: Option<Duration>) -> bool {
-        let give_up = patience.and_then(|patience| Instant::now().checked_add(patience));
+    fn close_output(&self, patience: Duration) -> bool {
+        let give_up = Instant::now() + patience;
         let mut output = self.output.lock();
         if output.phase == Phase::Open {
             output.phase = Phase::Closing;
         }
         self.changed.notify_all();
         while output.phase != Phase::Closed {
-            match give_up {
-                Some(at) if self.changed.wait_until(&mut output, at).timed_out() => {
-                    return output.phase == Phase::Closed;
-                }
-                Some(_) => {}
-                None => self.changed.wait(&mut output),
+            if self.changed.wait_until(&mut output, give_up).timed_out() {
+                return output.phase == Phase::Closed;
             }
         }
         true

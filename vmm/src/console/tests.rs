@@ -92,7 +92,7 @@ fn what_the_guest_sent_is_written_before_the_end() {
     port.send(b"before there is a terminal, ");
     console.start(nothing_typed(), writer).unwrap();
     port.send(b"and after\r\n");
-    assert!(console.flush_and_join(Some(PATIENCE)));
+    assert!(console.close(PATIENCE));
     drop((console, port));
     let mut seen = String::new();
     reader.read_to_string(&mut seen).unwrap();
@@ -113,7 +113,7 @@ fn a_reader_that_stalls_turns_the_guest_away_and_loses_nothing() {
     let mut seen = vec![0; sent.len()];
     reader.read_exact(&mut seen).unwrap();
     assert!(seen == sent, "in order");
-    assert!(console.flush_and_join(Some(PATIENCE)));
+    assert!(console.close(PATIENCE));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_reader_that_never_reads_again_does_not_hold_up_the_end_for_ever() {
     let port = Port::on(&console);
     console.start(nothing_typed(), writer).unwrap();
     port.send(&pattern(1 << 20));
-    assert!(!console.flush_and_join(Some(Duration::from_millis(50))));
+    assert!(!console.close(Duration::from_millis(50)));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_closed_standard_output_is_reported_once_and_swallows_the_rest() {
     until("the loss is reported", || !log.lock().is_empty());
     until("the guest can send again", || port.to_send.lock().is_empty());
     assert!(matches!(&log.lock()[..], [Request::OutputLost(why)] if why.contains("Broken pipe")));
-    assert!(console.flush_and_join(Some(PATIENCE)));
+    assert!(console.close(PATIENCE));
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn what_is_typed_reaches_the_guest_and_commands_do_not() {
     assert_eq!(*log.lock(), [Request::Statistics, Request::Quit]);
     until("the text has arrived", || *port.got.lock() == b"echo\x01 hi\r");
     assert_eq!(port.breaks.load(Ordering::Relaxed), 1);
-    assert!(console.flush_and_join(Some(PATIENCE)));
+    assert!(console.close(PATIENCE));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_guest_that_does_not_read_holds_up_the_typist_and_loses_nothing() {
     until("all of it has arrived", || port.got.lock().len() == text.len());
     assert!(*port.got.lock() == text, "in order");
     typist.join().unwrap().unwrap();
-    assert!(console.flush_and_join(Some(PATIENCE)));
+    assert!(console.close(PATIENCE));
 }
 
 #[test]
@@ -190,5 +190,5 @@ fn the_end_of_the_input_ends_nothing_else() {
     reader.read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"still here");
     assert!(log.lock().is_empty());
-    assert!(console.flush_and_join(Some(PATIENCE)));
+    assert!(console.close(PATIENCE));
 }

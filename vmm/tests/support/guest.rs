@@ -86,6 +86,13 @@ impl Guest {
         finish(self.start())
     }
 
+    /// Starts the shell on a terminal with a script in which `"$@"` is the command.
+    pub fn start_script<'a>(&self, pty: &'a Pty, script: &str) -> Running<'a> {
+        let args = self.args.iter().map(String::as_str);
+        let args: Vec<&str> = ["-c", script, "sh", TRAPLINE].into_iter().chain(args).collect();
+        pty.spawn("sh", &args)
+    }
+
     /// Starts it on a terminal.
     pub fn start_in<'a>(&self, pty: &'a Pty) -> Running<'a> {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Termios, tcgetattr};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 /// How long anything may take. Generous: it is only ever used up by a failure.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -68,9 +68,19 @@ impl Pty {
         Settings::of(&tcgetattr(&self.program).unwrap())
     }
 
+    /// Changes the settings, as another program would.
+    pub fn set(&self, settings: &Termios) {
+        tcsetattr(&self.program, OptionalActions::Now, settings).unwrap();
+    }
+
     /// The settings now, to look at.
     pub fn termios(&self) -> Termios {
         tcgetattr(&self.program).unwrap()
+    }
+
+    /// The process group in its foreground.
+    pub fn foreground(&self) -> Pid {
+        tcgetpgrp(&self.user).unwrap()
     }
 
     /// One end of the terminal for a program's standard input, output or error.
@@ -149,11 +159,7 @@ impl Running<'_> {
 
     /// Waits until the program's state in `/proc/PID/stat` is `state`, such as 'T' for stopped.
     pub fn until_state(&self, state: char) {
-        let stat = format!("/proc/{}/stat", self.child.id());
-        until("the process changes state", || {
-            let text = std::fs::read_to_string(&stat).unwrap();
-            text.rsplit(')').next().unwrap().trim_start().starts_with(state)
-        });
+        until_state(self.pid(), state);
     }
 
     /// Waits until the terminal's settings are `settings`.
@@ -177,7 +183,8 @@ impl Running<'_> {
         (status, self.screen())
     }
 
-    fn pid(&self) -> Pid {
+    /// The process.
+    pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
@@ -200,6 +207,15 @@ impl Drop for Running<'_> {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Waits until a process's state in `/proc/PID/stat` is `state`.
+pub fn until_state(pid: Pid, state: char) {
+    let stat = format!("/proc/{pid}/stat");
+    until("the process changes state", || {
+        let text = std::fs::read_to_string(&stat).unwrap();
+        text.rsplit(')').next().unwrap().trim_start().starts_with(state)
+    });
 }
 
 /// Waits until `done`, and fails when it takes too long.
