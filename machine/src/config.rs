@@ -32,6 +32,8 @@ pub struct Config {
     pub exit_port: bool,
     /// Whether the test device is there, which brings the exit port. The PC's only.
     pub testdev: bool,
+    /// How many educational devices are on the PCI bus, for tests.
+    pub edu: u8,
     /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// Whether writes that may be late are queued by the kernel.
@@ -59,7 +61,7 @@ impl From<&Config> for Options {
                     display: config.display.is_some(),
                 }),
             },
-            edu: config.arm64.edu,
+            edu: config.edu,
             coalesce: config.coalesce,
         }
     }
@@ -90,8 +92,6 @@ pub struct Arm64 {
     pub kaslr_seed: u64,
     /// What is in the flash, if there is one. The guest's changes go there.
     pub flash: Option<PathBuf>,
-    /// How many educational devices are on the PCI bus, for tests.
-    pub edu: u8,
     /// Where firmware is loaded; to the start of RAM, if not said.
     pub firmware_address: Option<u64>,
     /// What firmware is to tell the kernel it starts (`bootargs`).

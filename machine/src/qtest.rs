@@ -41,7 +41,7 @@ pub struct Config {
     pub board: BoardKind,
     /// Processors that the interrupt controller serves. None of them runs; the PC has one.
     pub cpus: u32,
-    /// Educational devices on PCI bus 0, from 00:01.0 on, at most 31. On the arm64 board only.
+    /// Educational devices on PCI bus 0, from 00:01.0 on, at most 31.
     pub edu: u8,
     /// RAM in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,

@@ -15,12 +15,16 @@ use trapline_machine::qtest::{BoardKind, Config, Machine};
 use trapline_qtest::Session;
 
 fn machine(flash: Option<PathBuf>) -> Client {
+    machine_with(flash, 0)
+}
+
+fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
     let (theirs, mine) = UnixStream::pair().unwrap();
     thread::spawn(move || {
         let machine = Machine::new(&Config {
             board: BoardKind::Arm64Virt,
             cpus: 1,
-            edu: 0,
+            edu,
             mem_bytes: 64 << 20,
             utc_start_ns: 946_684_800_000_000_000,
             console: Arc::new(NullBackend),
@@ -85,4 +89,72 @@ fn what_is_programmed_into_the_flash_is_in_its_file() {
     assert_eq!(bytes[0x1_0008..0x1_000c], 0x1234_5678_u32.to_le_bytes());
     client.ask("writel 0x2000000 0x00ff00ff");
     assert_eq!(client.number("readq 0x2010008"), 0xffff_ffff_1234_5678);
+}
+
+/// Configuration space of the educational devices, and what they are known by.
+const EDU: [u64; 2] = [0x4000_8000, 0x4001_0000];
+const IDENTIFICATION: u64 = 0x0100_00ed;
+
+/// A machine with two educational devices, each with its liveness register at a value of its own.
+fn two_edus() -> Client {
+    let mut client = machine_with(None, 2);
+    for (function, place) in EDU.into_iter().zip([0x5000_0000_u64, 0x5010_0000]) {
+        client.ask(&format!("writel {:#x} {place:#x}", function + 0x10));
+        client.ask(&format!("writel {:#x} 0x2", function + 0x04));
+        client.ask(&format!("writel {:#x} {function:#x}", place + 4));
+    }
+    client
+}
+
+/// Which of the two answers at `place`.
+fn who(client: &mut Client, place: u64) -> Option<u64> {
+    let found = client.number(&format!("readl {place:#x}"));
+    let liveness = client.number(&format!("readl {:#x}", place + 4));
+    let function = EDU.into_iter().find(|function| !function & 0xffff_ffff == liveness);
+    assert_eq!(found, if function.is_some() { IDENTIFICATION } else { 0xffff_ffff });
+    function
+}
+
+#[test]
+fn two_bars_trade_places_one_after_the_other() {
+    let mut client = two_edus();
+    let [a, b] = EDU;
+    assert_eq!(who(&mut client, 0x5000_0000), Some(a));
+    assert_eq!(who(&mut client, 0x5010_0000), Some(b));
+    client.ask(&format!("writel {:#x} 0x50100000", a + 0x10));
+    assert_eq!(who(&mut client, 0x5000_0000), None);
+    client.ask(&format!("writel {:#x} 0x50000000", b + 0x10));
+    assert_eq!(who(&mut client, 0x5010_0000), Some(a));
+    assert_eq!(who(&mut client, 0x5000_0000), Some(b));
+}
+
+#[test]
+fn a_bar_enabled_on_top_of_another_answers_when_that_has_moved_away() {
+    let mut client = two_edus();
+    let [a, b] = EDU;
+    client.ask(&format!("writel {:#x} 0", b + 0x04));
+    client.ask(&format!("writel {:#x} 0x50000000", b + 0x10));
+    client.ask(&format!("writel {:#x} 0x2", b + 0x04));
+    assert_eq!(who(&mut client, 0x5000_0000), Some(a), "the first on the bus");
+    client.ask(&format!("writel {:#x} 0x50200000", a + 0x10));
+    assert_eq!(who(&mut client, 0x5000_0000), Some(b));
+    assert_eq!(who(&mut client, 0x5020_0000), Some(a));
+    client.ask(&format!("writel {:#x} 0x50000000", a + 0x10));
+    assert_eq!(who(&mut client, 0x5000_0000), Some(a));
+    client.ask(&format!("writel {:#x} 0", a + 0x04));
+    assert_eq!(who(&mut client, 0x5000_0000), Some(b));
+}
+
+#[test]
+fn interrupt_status_is_set_while_the_pin_may_not_be() {
+    let mut client = two_edus();
+    client.ask("irq_intercept_in gic");
+    let [a, _] = EDU;
+    let status = |client: &mut Client| client.number(&format!("readl {:#x}", a + 4)) >> 19 & 1;
+    client.ask("writel 0x50000060 1");
+    assert_eq!((status(&mut client), client.changes()), (1, vec![(5, true)]));
+    client.ask(&format!("writel {:#x} 0x402", a + 4));
+    assert_eq!((status(&mut client), client.changes()), (1, vec![(5, false)]));
+    client.ask("writel 0x50000064 1");
+    assert_eq!((status(&mut client), client.changes()), (0, vec![]));
 }

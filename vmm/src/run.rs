@@ -196,6 +196,7 @@ fn config(
         display: display::mode(options),
         exit_port: options.exit_port,
         testdev: options.testdev,
+        edu: options.edu,
         fw_cfg,
         coalesce: options.coalesce,
         arm64: options.arm64.clone(),

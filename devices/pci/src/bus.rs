@@ -3,13 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use trapline_device::{
-    Device, Direction, Form, IoCx, SaveState, Saved, Size, StateError, restore_all,
+    Device, Direction, EditError, Form, Regions, SaveState, Saved, Size, StateError, restore_all,
 };
 
-use crate::regs::HEADER;
+use crate::function::Function;
+use crate::map::BarMap;
+use crate::windows::BridgeWindow;
 
 const FUNCTIONS: usize = 256;
 
@@ -51,100 +53,103 @@ impl fmt::Display for Devfn {
     }
 }
 
-/// One PCI function as its bus sees it. Accesses are bytes, words or dwords at a multiple of their
-/// size.
-pub trait Function: Device + SaveState {
-    /// Answers a read of configuration space. `offset` is below 4096; a conventional function has
-    /// 256 bytes, and answers all ones above.
-    fn config_read(&self, cx: &IoCx<'_>, offset: u16, size: Size) -> u32;
-
-    /// Takes a write of configuration space.
-    fn config_write(&self, cx: &IoCx<'_>, offset: u16, size: Size, value: u32);
-
-    /// The name of a register past the header, for traces.
-    fn config_register(&self, _offset: u16) -> Option<&'static str> {
-        None
-    }
-}
-
 /// Why a function could not be put on the bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BusError {
     /// Another function is there.
     Occupied(Devfn),
+    /// Its regions were refused.
+    Regions(EditError),
 }
 
 impl fmt::Display for BusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Occupied(devfn) => write!(f, "PCI 00:{devfn} is taken"),
+            Self::Regions(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for BusError {}
 
-/// A PCI bus. Accesses hold no lock while a function runs, so a function may plug and unplug.
+/// A PCI bus: its functions, and the regions behind their BARs.
 pub struct Bus {
-    functions: RwLock<[Option<Arc<dyn Function>>; FUNCTIONS]>,
-}
-
-impl Default for Bus {
-    fn default() -> Self {
-        Self { functions: RwLock::new([const { None }; FUNCTIONS]) }
-    }
+    functions: RwLock<[Option<Arc<Function>>; FUNCTIONS]>,
+    /// Taken before a function's own lock.
+    map: Mutex<BarMap>,
 }
 
 impl Bus {
-    /// An empty bus.
-    pub fn new() -> Self {
-        Self::default()
+    /// An empty bus behind a host bridge with these windows, whose functions' BARs are mapped in
+    /// `registry`. Bridge and registry may hold the bus in turn, so this is a weak reference to the
+    /// latter where it matters.
+    pub fn new(registry: Arc<dyn Regions>, windows: Vec<BridgeWindow>) -> Self {
+        let functions = RwLock::new([const { None }; FUNCTIONS]);
+        Self { functions, map: Mutex::new(BarMap::new(registry, windows)) }
     }
 
-    /// Plugs a function in.
+    /// Plugs a function in, and maps its BARs that are enabled.
     ///
     /// # Errors
-    /// [`BusError::Occupied`] when one is there already.
-    pub fn insert(&self, devfn: Devfn, function: Arc<dyn Function>) -> Result<(), BusError> {
-        match self.functions.write().get_mut(usize::from(devfn.0)) {
-            Some(slot @ None) => *slot = Some(function),
-            Some(Some(_)) | None => return Err(BusError::Occupied(devfn)),
+    /// [`BusError::Occupied`] when one is there already, [`BusError::Regions`] when the registry
+    /// does not take its regions.
+    pub fn insert(&self, devfn: Devfn, function: Function) -> Result<(), BusError> {
+        let mut map = self.map.lock();
+        if self.get(devfn).is_some() {
+            return Err(BusError::Occupied(devfn));
         }
+        map.add(devfn, &function).map_err(BusError::Regions)?;
+        if let Some(slot) = self.functions.write().get_mut(usize::from(devfn.0)) {
+            *slot = Some(Arc::new(function));
+        }
+        map.update(&self.functions());
         Ok(())
     }
 
-    /// Pulls a function out, and returns it.
-    pub fn remove(&self, devfn: Devfn) -> Option<Arc<dyn Function>> {
-        self.functions.write().get_mut(usize::from(devfn.0))?.take()
+    /// Pulls a function out, and returns it. Others that had to give way to its BARs are mapped.
+    pub fn remove(&self, devfn: Devfn) -> Option<Arc<Function>> {
+        let mut map = self.map.lock();
+        let function = self.functions.write().get_mut(usize::from(devfn.0))?.take()?;
+        map.remove(devfn);
+        map.update(&self.functions());
+        Some(function)
     }
 
-    /// The function at `devfn`.
-    pub fn get(&self, devfn: Devfn) -> Option<Arc<dyn Function>> {
+    fn get(&self, devfn: Devfn) -> Option<Arc<Function>> {
         self.functions.read().get(usize::from(devfn.0))?.clone()
     }
 
     /// Every place that is taken, in order.
     pub fn occupied(&self) -> Vec<Devfn> {
-        self.plugged().map(|(devfn, _)| devfn).collect()
+        self.functions().into_iter().map(|(devfn, _)| devfn).collect()
     }
 
-    /// Every function with its place, in order. As of now: the bus is not locked meanwhile.
-    fn plugged(&self) -> impl Iterator<Item = (Devfn, Arc<dyn Function>)> + use<> {
+    /// Every function with its place, in order. As of now: the bus is not locked afterwards.
+    fn functions(&self) -> Vec<(Devfn, Arc<Function>)> {
         let slots = self.functions.read().clone();
-        (0..=u8::MAX).map(Devfn).zip(slots).filter_map(|(devfn, slot)| Some((devfn, slot?)))
+        (0..=u8::MAX)
+            .map(Devfn)
+            .zip(slots)
+            .filter_map(|(devfn, slot)| Some((devfn, slot?)))
+            .collect()
     }
 
     /// A configuration read. All ones where nobody is: the host bridge ends the transaction with
     /// a master abort (PCI 3.0, 3.2.2.3.4 and 6.1).
-    pub fn config_read(&self, cx: &IoCx<'_>, devfn: Devfn, offset: u16, size: Size) -> u32 {
-        self.get(devfn).map_or(u32::MAX, |function| function.config_read(cx, offset, size))
+    pub fn config_read(&self, devfn: Devfn, offset: u16, size: Size) -> u32 {
+        self.get(devfn).map_or(u32::MAX, |function| function.config_read(offset, size))
     }
 
     /// A configuration write. Vanishes where nobody is.
-    pub fn config_write(&self, cx: &IoCx<'_>, devfn: Devfn, offset: u16, size: Size, value: u32) {
-        if let Some(function) = self.get(devfn) {
-            function.config_write(cx, offset, size, value);
+    pub fn config_write(&self, devfn: Devfn, offset: u16, size: Size, value: u32) {
+        let Some(function) = self.get(devfn) else { return };
+        let moved = function.config_write(offset, size, value);
+        let mut map = self.map.lock();
+        // What is in the way of a BAR may be the board's, which can go unnoticed.
+        if moved || map.is_contended() {
+            map.update(&self.functions());
         }
     }
 
@@ -155,46 +160,50 @@ impl Bus {
         offset: u16,
         direction: Direction,
     ) -> Option<&'static str> {
-        let function = self.get(devfn)?;
-        let row = match direction {
-            Direction::Read => HEADER.for_read(u64::from(offset)),
-            Direction::Write => HEADER.for_write(u64::from(offset)),
-        };
-        row.map(|row| row.name).or_else(|| function.config_register(offset))
+        self.get(devfn)?.register(offset, direction)
+    }
+
+    fn remap(&self) {
+        self.map.lock().update(&self.functions());
     }
 }
 
 impl Device for Bus {
     fn reset(&self) {
-        self.plugged().for_each(|(_, function)| function.reset());
+        self.functions().iter().for_each(|(_, function)| function.reset());
+        self.remap();
     }
 }
 
-/// The functions' states, each with its place, in order. Version 1.
+/// The functions' states, each with its place, in order. Version 2: the configuration space of
+/// each is in it, and no longer in the device's.
 #[derive(Debug, Serialize, Deserialize)]
-struct SavedV1 {
+struct SavedV2 {
     functions: Vec<(u8, Saved)>,
 }
 
-impl Form for SavedV1 {
+impl Form for SavedV2 {
     const NAME: &'static str = "pci-bus";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl SaveState for Bus {
     fn save(&self) -> Saved {
-        let functions = self.plugged().map(|(Devfn(place), function)| (place, function.save()));
-        Saved::encode(&SavedV1 { functions: functions.collect() })
+        let functions = self.functions();
+        let functions = functions.iter().map(|(Devfn(place), function)| (*place, function.save()));
+        Saved::encode(&SavedV2 { functions: functions.collect() })
     }
 
     /// The same functions have to be plugged in.
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        let SavedV1 { functions: saved } = saved.decode()?;
-        let plugged: Vec<_> = self.plugged().collect();
+        let SavedV2 { functions: saved } = saved.decode()?;
+        let plugged = self.functions();
         let same =
             plugged.iter().map(|(devfn, _)| devfn.0).eq(saved.iter().map(|(place, _)| *place));
-        StateError::check::<SavedV1>(same, "the same functions are plugged in")?;
+        StateError::check::<SavedV2>(same, "the same functions are plugged in")?;
         let functions = plugged.iter().map(|(_, function)| -> &dyn SaveState { &**function });
-        restore_all(functions.zip(saved.iter().map(|(_, saved)| saved)))
+        restore_all(functions.zip(saved.iter().map(|(_, saved)| saved)))?;
+        self.remap();
+        Ok(())
     }
 }

@@ -58,17 +58,17 @@ impl Conf1 {
 }
 
 impl Handler for Conf1 {
-    fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+    fn read(&self, _cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
         match (offset, size) {
             (CONFIG_ADDRESS, Size::Dword) => u64::from(self.state.lock().address.into_bits()),
             (RESET_CONTROL, Size::Byte) => u64::from(self.state.lock().reset_control.into_bits()),
             _ => self.target(offset).map_or(u64::MAX, |(devfn, register)| {
-                u64::from(self.bus.config_read(cx, devfn, register, size))
+                u64::from(self.bus.config_read(devfn, register, size))
             }),
         }
     }
 
-    fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+    fn write(&self, _cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
         let [low, ..] = value.to_le_bytes();
         let value = u32::try_from(value & Size::Dword.ones()).unwrap_or(u32::MAX);
         match (offset, size) {
@@ -78,7 +78,7 @@ impl Handler for Conf1 {
             (RESET_CONTROL, Size::Byte) => self.write_reset_control(low),
             _ => {
                 if let Some((devfn, register)) = self.target(offset) {
-                    self.bus.config_write(cx, devfn, register, size, value);
+                    self.bus.config_write(devfn, register, size, value);
                 }
             }
         }

@@ -1,42 +1,40 @@
-//! QEMU's educational device: a function that raises interrupts, by message or by pin, when it is
-//! told to. For machines without processors, where something has to play the devices.
+//! QEMU's educational device: a function that raises interrupts, by pin or by message, when it is
+//! told to. For tests of interrupts, and for machines without processors, where something has to
+//! play the devices.
 //!
-//! Spec: QEMU, `docs/specs/edu.rst`. Deviation: it has no DMA; its registers read 0.
+//! Spec: QEMU, `docs/specs/edu.rst`. Deviations: it has no DMA; its registers read 0. Beside QEMU's
+//! MSI it has MSI-X, in a BAR of its own: raising an interrupt sends the message of one vector, that
+//! of the lowest bit raised, counted around [`EDU_VECTORS`].
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Device, Direction, Handler, IoCx, Limits, Line, MsiSink, RegionId, Rules, SaveState, Saved,
-    Size, StateError, saved_form,
+    Device, Direction, Interrupt, IoCx, Limits, Rules, SaveState, Saved, Size, StateError,
+    saved_form,
 };
 
-use crate::bus::Function;
-use crate::config::{Bar, ConfigSpace, Identity, Pin};
-use crate::msi::MsiCapability;
+use crate::config::{Bar, Identity, Pin};
+use crate::device::PciDevice;
+use crate::function::{Function, FunctionBuilder, Slot};
+use crate::msix::MsixLayout;
 use crate::regs::{
-    EDU, EDU_BAR_LEN, EDU_CLASS, EDU_DEVICE_ID, EDU_DMA, EDU_IDENTIFICATION, EDU_MSI_OFFSET,
-    EDU_REVISION, EDU_STATUS_IRQ, EDU_VENDOR_ID, EduReg, FACTORIAL_IRQ,
+    EDU, EDU_BAR_LEN, EDU_CLASS, EDU_DEVICE_ID, EDU_DMA, EDU_IDENTIFICATION, EDU_MSIX_BAR_LEN,
+    EDU_REVISION, EDU_STATUS_IRQ, EDU_VECTORS, EDU_VENDOR_ID, EduReg, FACTORIAL_IRQ,
 };
-use crate::state::{ConfigState, ConfigV1};
 
 /// The BAR of the registers.
-pub const BAR: usize = 0;
+pub const REGISTERS_BAR: usize = 0;
+/// The BAR of the MSI-X table and its pending bits.
+pub const MSIX_BAR: usize = 1;
 
-/// The function.
+/// The device.
 pub struct Edu {
     // Wiring.
-    messages: Option<Arc<dyn MsiSink>>,
-    pin: Line,
-    msi: MsiCapability,
-    region: OnceLock<RegionId>,
+    pin: Interrupt,
+    messages: Vec<Interrupt>,
     // What the guest changes.
-    inner: Mutex<Inner>,
-}
-
-struct Inner {
-    config: ConfigSpace,
-    state: State,
+    state: Mutex<State>,
 }
 
 /// The registers that keep something.
@@ -49,9 +47,8 @@ struct State {
 }
 
 impl Edu {
-    /// A function whose INTA# is `pin`, and whose messages go to `messages` where there is
-    /// somebody to take them.
-    pub fn new(pin: Line, messages: Option<Arc<dyn MsiSink>>) -> Self {
+    /// An educational device in `slot`.
+    pub fn function(slot: Slot<'_>) -> Function {
         let identity = Identity {
             vendor: EDU_VENDOR_ID,
             device: EDU_DEVICE_ID,
@@ -60,47 +57,31 @@ impl Edu {
             pin: Some(Pin::A),
             ..Identity::default()
         };
-        let bar = Bar::Mem32 { len: EDU_BAR_LEN, prefetchable: false };
-        let mut config = ConfigSpace::new(&identity).with_bar(BAR, bar);
-        let msi = MsiCapability::add(&mut config, EDU_MSI_OFFSET);
-        let inner = Mutex::new(Inner { config, state: State::default() });
-        Self { messages, pin, msi, region: OnceLock::new(), inner }
+        let mut builder = FunctionBuilder::new(slot, &identity)
+            .bar(REGISTERS_BAR, Bar::Mem32 { len: EDU_BAR_LEN, prefetchable: false })
+            .bar(MSIX_BAR, Bar::Mem32 { len: EDU_MSIX_BAR_LEN, prefetchable: false })
+            .msi()
+            .msix(MsixLayout { pba: EDU_MSIX_BAR_LEN / 2, ..MsixLayout::in_bar(1, EDU_VECTORS) });
+        let pin = builder.pin();
+        let messages = (0..usize::from(EDU_VECTORS)).map(|number| builder.message(number));
+        let messages = messages.collect();
+        builder.build(Arc::new(Self { pin, messages, state: Mutex::default() }))
     }
 
-    /// Names the region of the registers, which is moved with the BAR from then on. The first name
-    /// counts.
-    pub fn connect(&self, region: RegionId) {
-        // Naming it twice is the board's mistake, and harmless.
-        let _ = self.region.set(region);
+    /// Drives the pin with the interrupt status.
+    fn sync(&self, state: &State) {
+        self.pin.set_level(state.interrupts != 0);
     }
 
-    /// Where the region belongs now; after a reset, nowhere.
-    pub fn place(&self) -> Option<(RegionId, Option<u64>)> {
-        let base = base(&self.inner.lock().config);
-        self.region.get().map(|id| (*id, base))
-    }
-
-    /// Drives the pin with the interrupt status, unless messages are in use.
-    fn sync(&self, inner: &Inner) {
-        let level = inner.state.interrupts != 0 && !inner.config.command().interrupt_disable();
-        self.pin.set(level && !self.msi.enabled(&inner.config));
-    }
-
-    fn raise(&self, inner: &mut Inner, bits: u32) {
-        inner.state.interrupts |= bits;
-        if inner.state.interrupts != 0
-            && let Some(message) = self.msi.message(&inner.config)
-            && let Some(sink) = &self.messages
-        {
-            sink.send(message.address, message.data);
+    fn raise(&self, state: &mut State, bits: u32) {
+        state.interrupts |= bits;
+        self.sync(state);
+        let vector = bits.trailing_zeros() % u32::from(EDU_VECTORS);
+        let vector = usize::try_from(vector).ok().and_then(|vector| self.messages.get(vector));
+        if let Some(vector) = vector.filter(|_| state.interrupts != 0) {
+            vector.trigger();
         }
-        self.sync(inner);
     }
-}
-
-fn base(config: &ConfigSpace) -> Option<u64> {
-    let [window, ..] = config.windows();
-    window.map(|window| window.base)
 }
 
 fn factorial(n: u32) -> u32 {
@@ -108,29 +89,9 @@ fn factorial(n: u32) -> u32 {
     (1..=n.min(34)).fold(1, u32::wrapping_mul)
 }
 
-impl Function for Edu {
-    fn config_read(&self, _cx: &IoCx<'_>, offset: u16, size: Size) -> u32 {
-        self.inner.lock().config.read(offset, size)
-    }
-
-    fn config_write(&self, cx: &IoCx<'_>, offset: u16, size: Size, value: u32) {
-        let mut inner = self.inner.lock();
-        let before = base(&inner.config);
-        inner.config.write(offset, size, value);
-        let after = base(&inner.config);
-        self.sync(&inner);
-        if let Some(id) = self.region.get().filter(|_| before != after)
-            && cx.regions().place(&[(*id, after)]).is_err()
-        {
-            // On top of something else it is nowhere.
-            let _ = cx.regions().place(&[(*id, None)]);
-        }
-    }
-}
-
-impl Handler for Edu {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
-        let state = self.inner.lock().state;
+impl PciDevice for Edu {
+    fn bar_read(&self, _cx: &IoCx<'_>, _bar: usize, offset: u64, _size: Size) -> u64 {
+        let state = *self.state.lock();
         let value = match EDU.for_read(offset).map(|row| row.reg) {
             Some(EduReg::Identification) => EDU_IDENTIFICATION,
             Some(EduReg::Liveness) => state.inverted,
@@ -143,33 +104,33 @@ impl Handler for Edu {
         value.into()
     }
 
-    fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
+    fn bar_write(&self, _cx: &IoCx<'_>, _bar: usize, offset: u64, _size: Size, value: u64) {
         let value = u32::try_from(value & 0xffff_ffff).unwrap_or(0);
-        let mut inner = self.inner.lock();
+        let state = &mut *self.state.lock();
         match EDU.for_write(offset).map(|row| row.reg) {
-            Some(EduReg::Liveness) => inner.state.inverted = !value,
+            Some(EduReg::Liveness) => state.inverted = !value,
             Some(EduReg::Factorial) => {
-                inner.state.factorial = factorial(value);
-                if inner.state.status & EDU_STATUS_IRQ != 0 {
-                    self.raise(&mut inner, FACTORIAL_IRQ);
+                state.factorial = factorial(value);
+                if state.status & EDU_STATUS_IRQ != 0 {
+                    self.raise(state, FACTORIAL_IRQ);
                 }
             }
-            Some(EduReg::Status) => inner.state.status = value & EDU_STATUS_IRQ,
-            Some(EduReg::Raise) => self.raise(&mut inner, value),
+            Some(EduReg::Status) => state.status = value & EDU_STATUS_IRQ,
+            Some(EduReg::Raise) => self.raise(state, value),
             Some(EduReg::Acknowledge) => {
-                inner.state.interrupts &= !value;
-                self.sync(&inner);
+                state.interrupts &= !value;
+                self.sync(state);
             }
             _ => {}
         }
     }
 
     /// Registers are 32 bits wide.
-    fn rules(&self) -> Rules {
+    fn bar_rules(&self, _bar: usize) -> Rules {
         Rules { valid: Limits::only(Size::Dword), handled: Limits::only(Size::Dword) }
     }
 
-    fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
+    fn bar_register(&self, _: usize, offset: u64, direction: Direction) -> Option<&'static str> {
         let row = match direction {
             Direction::Read => EDU.for_read(offset),
             Direction::Write => EDU.for_write(offset),
@@ -180,37 +141,22 @@ impl Handler for Edu {
 
 impl Device for Edu {
     fn reset(&self) {
-        let mut inner = self.inner.lock();
-        inner.config.reset();
-        inner.state = State::default();
-        self.sync(&inner);
+        let state = &mut *self.state.lock();
+        *state = State::default();
+        self.sync(state);
     }
 }
 
-/// What a snapshot keeps.
-#[derive(Clone)]
-struct Kept {
-    config: ConfigState,
-    registers: State,
-}
-
-impl Kept {
+impl State {
     fn check(&self) -> Result<(), StateError> {
-        let status = self.registers.status & !EDU_STATUS_IRQ == 0;
-        StateError::check::<SavedV1>(status, "the status register has one writable bit")
+        let status = self.status & !EDU_STATUS_IRQ == 0;
+        StateError::check::<SavedV2>(status, "the status register has one writable bit")
     }
 }
 
 saved_form! {
-    /// [`Kept`], version 1.
-    struct SavedV1 of Kept, "edu" version 1 {
-        config: ConfigV1,
-        registers: RegistersV1,
-    }
-}
-
-saved_form! {
-    struct RegistersV1 of State {
+    /// [`State`], version 2: without configuration space.
+    struct SavedV2 of State, "edu" version 2 {
         inverted: u32,
         factorial: u32,
         status: u32,
@@ -220,20 +166,14 @@ saved_form! {
 
 impl SaveState for Edu {
     fn save(&self) -> Saved {
-        let inner = self.inner.lock();
-        let Inner { config, state } = &*inner;
-        Saved::encode(&SavedV1::from(&Kept { config: config.state(), registers: *state }))
+        Saved::encode(&SavedV2::from(&*self.state.lock()))
     }
 
-    /// [`Edu::place`] says where the region belongs afterwards.
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        let Kept { config, registers } = Kept::try_from(saved.decode::<SavedV1>()?)?;
-        let mut inner = self.inner.lock();
-        let possible = inner.config.can_be(&config);
-        StateError::check::<SavedV1>(possible, "hard-wired bits are what they are")?;
-        inner.config.restore(config);
-        inner.state = registers;
-        self.sync(&inner);
+        let restored = State::try_from(saved.decode::<SavedV2>()?)?;
+        let state = &mut *self.state.lock();
+        *state = restored;
+        self.sync(state);
         Ok(())
     }
 }

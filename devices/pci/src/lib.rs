@@ -2,40 +2,57 @@
 //!
 //! ```text
 //!  ports 0xcf8..0xcff ──► Conf1 ──┐
-//!                                 ├──► Bus ──► Function (HostBridge, later virtio ...)
-//!  memory window ─────► EcamWindow┘     │            └── ConfigSpace: bytes and masks
-//!                                       └── nobody there: all ones
+//!                                 ├──► Bus ──► Function ──► PciDevice (edu, virtio ...)
+//!  memory window ─────► EcamWindow┘     │        │ ConfigSpace: bytes and masks
+//!                                       │        │ BARs: regions, with the MSI-X table and pending
+//!                                       │        │       bits among them
+//!                                       │        └ Interrupts: pin, MSI, MSI-X
+//!                                       └── BarMap ──► the registry, through the bridge's windows
 //! ```
 //!
-//! What was left out on purpose: bridges to further buses (every bus number but 0 is empty), and
-//! the mapping of BARs, which a function does itself through [`IoCx::regions`] when
-//! [`ConfigSpace::windows`] changes.
+//! A device implements [`PciDevice`]: what is behind its BARs, at offsets in them. Everything else of
+//! a function is put together by a [`FunctionBuilder`] and is the bus's: configuration space, where
+//! BARs are mapped, which of pin and messages is in use, masks and pending bits, resets.
 //!
-//! [`IoCx::regions`]: trapline_device::IoCx::regions
+//! What was left out on purpose: bridges to further buses (every bus number but 0 is empty).
 
 #![forbid(unsafe_code)]
 
 mod bus;
 mod conf1;
 mod config;
+mod device;
 mod ecam;
 pub mod edu;
 #[cfg(test)]
 mod edu_tests;
+mod function;
+#[cfg(test)]
+mod function_tests;
 mod host_bridge;
+mod interrupts;
+mod map;
+#[cfg(test)]
+mod map_tests;
 mod msi;
+mod msix;
 mod piix;
 pub mod regs;
+mod reset;
 mod state;
 #[cfg(test)]
 mod tests;
+mod windows;
 
-pub use bus::{Bus, BusError, Devfn, Function};
+pub use bus::{Bus, BusError, Devfn};
 pub use conf1::Conf1;
-pub use config::{Bar, BarWindow, ConfigSpace, Identity, Pin};
+pub use config::{BARS, Bar, BarWindow, CapabilityId, ConfigSpace, Identity, Pin, ROM_BAR};
+pub use device::PciDevice;
 pub use ecam::{EcamWindow, Layout};
 pub use edu::Edu;
+pub use function::{Function, FunctionBuilder, Slot};
 pub use host_bridge::HostBridge;
-pub use msi::MsiCapability;
+pub use msix::MsixLayout;
 pub use piix::Piix;
 pub use state::{Conf1State, ConfigState, ConfigV1};
+pub use windows::{BridgeWindow, WindowKind};

@@ -6,13 +6,15 @@
 //! Firmware finds the serial ports by the bridge, and ACPI's timer by the base address of function
 //! 3. The registers of both, behind ports, are devices of the board's own.
 
-use parking_lot::Mutex;
-use trapline_device::{Device, IoCx, SaveState, Saved, Size, StateError, saved_form};
+use std::sync::Arc;
 
-use crate::bus::Function;
-use crate::config::{ConfigSpace, Identity, Pin};
+use serde::{Deserialize, Serialize};
+use trapline_device::{Device, Form, SaveState, Saved, StateError};
+
+use crate::config::{Identity, Pin};
+use crate::device::PciDevice;
+use crate::function::{Function, FunctionBuilder, Slot};
 use crate::regs::{COMMAND, Command, PIIX, PMC_VENDOR_ID};
-use crate::state::{ConfigState, ConfigV1};
 
 /// The ISA bridge of the PIIX3 (290550, DID).
 const ISA_DEVICE_ID: u16 = 0x7000;
@@ -39,120 +41,101 @@ const PM_REGION: u16 = 0x80;
 const PM_REGION_ENABLE: u8 = 1;
 
 /// One function of the PIIX. Neither decodes anything: configuration space is all there is.
-pub struct Piix {
-    config: Mutex<ConfigSpace>,
-}
+#[derive(Clone, Copy, Debug)]
+pub struct Piix;
 
 impl Piix {
     /// The bridge to the ISA bus.
     ///
     /// Deviation: the routes of the PCI interrupts are latches; the board has wired them.
-    pub fn isa_bridge() -> Self {
-        let mut config = ConfigSpace::new(&Identity {
+    pub fn isa_bridge(slot: Slot<'_>) -> Function {
+        let identity = Identity {
             vendor: PMC_VENDOR_ID,
             device: ISA_DEVICE_ID,
             class: CLASS_ISA_BRIDGE,
             multi_function: true,
             ..Identity::default()
-        });
+        };
+        let mut builder = FunctionBuilder::new(slot, &identity);
+        let config = builder.config();
         let decoding = Command::new().with_io(true).with_memory(true).with_master(true);
         config.set(COMMAND, &decoding.into_bits().to_le_bytes());
         config.allow(COMMAND, &decoding.into_bits().to_le_bytes());
         config.set(PIRQ_ROUTES, &[PIRQ_ROUTE_NONE; 4]);
         config.allow(PIRQ_ROUTES, &[PIRQ_ROUTE_MASK; 4]);
-        Self { config: Mutex::new(config) }
+        builder.build(Arc::new(Self))
     }
 
     /// The power management, whose ports begin at `base`.
     ///
     /// Deviation: the base is fixed, and decoded from the start: firmware takes it as set up. There
     /// is no system management mode, which bit 25 of DEVACTB keeps SeaBIOS from setting up.
-    pub fn power_management(base: u16) -> Self {
-        let mut config = ConfigSpace::new(&Identity {
+    pub fn power_management(slot: Slot<'_>, base: u16) -> Function {
+        let identity = Identity {
             vendor: PMC_VENDOR_ID,
             device: PM_DEVICE_ID,
             revision: 0x03,
             class: CLASS_OTHER_BRIDGE,
             pin: Some(Pin::A),
             ..Identity::default()
-        });
+        };
+        let mut builder = FunctionBuilder::new(slot, &identity);
+        let config = builder.config();
         config.set(PM_BASE, &(u32::from(base) | PM_BASE_PORT).to_le_bytes());
         config.set(DEVICE_ACTIVITY_B, &APMC_ENABLE.to_le_bytes());
         config.set(PM_REGION, &[PM_REGION_ENABLE]);
         config.allow(COMMAND, &Command::new().with_io(true).into_bits().to_le_bytes());
-        Self { config: Mutex::new(config) }
+        builder.build(Arc::new(Self))
     }
 }
 
-impl Function for Piix {
-    fn config_read(&self, _cx: &IoCx<'_>, offset: u16, size: Size) -> u32 {
-        self.config.lock().read(offset, size)
-    }
-
-    fn config_write(&self, _cx: &IoCx<'_>, offset: u16, size: Size, value: u32) {
-        self.config.lock().write(offset, size, value);
-    }
-
+impl PciDevice for Piix {
     fn config_register(&self, offset: u16) -> Option<&'static str> {
         PIIX.for_read(u64::from(offset)).map(|row| row.name)
     }
 }
 
 impl Device for Piix {
-    fn reset(&self) {
-        self.config.lock().reset();
-    }
+    fn reset(&self) {}
 }
 
-/// What a snapshot keeps.
-#[derive(Clone)]
-struct State {
-    config: ConfigState,
-}
+/// Nothing, version 2: what it remembers is configuration space.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedV2 {}
 
-impl State {
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "every saved form has one")]
-    fn check(&self) -> Result<(), StateError> {
-        Ok(())
-    }
-}
-
-saved_form! {
-    /// [`State`], version 1.
-    struct SavedV1 of State, "piix" version 1 {
-        config: ConfigV1,
-    }
+impl Form for SavedV2 {
+    const NAME: &'static str = "piix";
+    const VERSION: u32 = 2;
 }
 
 impl SaveState for Piix {
     fn save(&self) -> Saved {
-        Saved::encode(&SavedV1::from(&State { config: self.config.lock().state() }))
+        Saved::encode(&SavedV2 {})
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        let State { config: state } = State::try_from(saved.decode::<SavedV1>()?)?;
-        let mut config = self.config.lock();
-        StateError::check::<SavedV1>(config.can_be(&state), "hard-wired bits are what they are")?;
-        config.restore(state);
-        Ok(())
+        saved.decode().map(|SavedV2 {}| ())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use trapline_device::Size;
 
-    fn read(piix: &Piix, offset: u16) -> u32 {
-        piix.config.lock().read(offset, Size::Dword)
+    use super::*;
+    use crate::tests::Log;
+
+    fn read(piix: &Function, offset: u16) -> u32 {
+        piix.config_read(offset, Size::Dword)
     }
 
-    fn write(piix: &Piix, offset: u16, value: u32) {
-        piix.config.lock().write(offset, Size::Dword, value);
+    fn write(piix: &Function, offset: u16, value: u32) {
+        piix.config_write(offset, Size::Dword, value);
     }
 
     #[test]
     fn firmware_finds_the_timer_where_the_board_has_it() {
-        let power = Piix::power_management(0xb000);
+        let power = Arc::<Log>::default().slot(1, |slot| Piix::power_management(slot, 0xb000));
         assert_eq!(read(&power, 0), 0x7113_8086);
         // SeaBIOS writes its own address, and OVMF one if bit 0 of PMREGMISC is clear.
         write(&power, 0x40, 0x1234_5601);
@@ -163,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_bridge_has_functions_beside_it_and_latches_the_routes() {
-        let bridge = Piix::isa_bridge();
+        let bridge = Arc::<Log>::default().slot(1, Piix::isa_bridge);
         assert_eq!((read(&bridge, 0), read(&bridge, 8)), (0x7000_8086, 0x0601_0000));
         assert_eq!(read(&bridge, 0x0c) >> 16 & 0xff, 0x80);
         assert_eq!(read(&bridge, 0x60), 0x8080_8080);

@@ -1,8 +1,9 @@
-//! Spec: PCI Local Bus Specification 3.0 (2004), chapters 3 and 6; Intel 290549 (82441FX PMC);
+//! Spec: PCI Local Bus Specification 3.0 (2004), chapters 3 and 6; PCI Bus Power Management
+//! Interface 1.2; PCI Express Base 3.0, chapter 7; Intel 290549 (82441FX PMC);
 //! QEMU, `docs/specs/edu.rst`, and `hw/misc/edu.c` for what it leaves out.
 //!
-//! Names, offsets and fields of the type 0 configuration header, of the MSI capability, of
-//! configuration mechanism #1, of the host bridge, and of the educational device. No behaviour.
+//! Names, offsets and fields of the type 0 configuration header, of capabilities, of configuration
+//! mechanism #1, of the host bridge, and of the educational device. No behaviour.
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite};
@@ -49,11 +50,24 @@ pub const MULTI_FUNCTION: u8 = 0x80;
 pub const STATUS_ERRORS: u16 = 0xf900;
 
 /// Status bit 4: there are capabilities (PCI 3.0, 6.2.3).
-pub const STATUS_CAPABILITIES: u8 = 1 << 4;
+pub const STATUS_CAPABILITIES: u16 = 1 << 4;
 
-/// Capability ID of message-signalled interrupts (PCI 3.0, appendix H).
-pub const MSI_CAPABILITY_ID: u8 = 0x05;
-/// Message control in the capability, 16 bits (PCI 3.0, 6.8.1.3).
+/// Status bit 3: the function wants to interrupt by its pin, whether it may or not (PCI 3.0, 6.2.3).
+pub const STATUS_INTERRUPT: u32 = 1 << 3;
+
+/// Expansion ROM base address, 32 bits (PCI 3.0, 6.2.5.2).
+pub const EXPANSION_ROM: u16 = 0x30;
+/// Expansion ROM bit 0: it is decoded, if memory is (PCI 3.0, 6.2.5.2).
+pub const ROM_ENABLE: u32 = 1 << 0;
+/// Expansion ROM bits 31:11: its address (PCI 3.0, 6.2.5.2).
+pub const ROM_ADDRESS: u32 = !0x7ff;
+
+/// Bytes of a PCI Express function's configuration space (PCI Express Base 3.0, 7.2).
+pub const EXTENDED_CONFIG_LEN: usize = 4096;
+/// The first extended capability (PCI Express Base 3.0, 7.9.1).
+pub const EXTENDED_CAPABILITIES: u16 = 0x100;
+
+/// Message control in the MSI capability, 16 bits (PCI 3.0, 6.8.1.3).
 pub const MSI_CONTROL: u16 = 2;
 /// Message control bit 0: messages instead of the pin (PCI 3.0, 6.8.1.3).
 pub const MSI_ENABLE: u16 = 1 << 0;
@@ -63,6 +77,68 @@ pub const MSI_64_BIT: u16 = 1 << 7;
 pub const MSI_ADDRESS: u16 = 4;
 /// Message data behind 64 bits of address, 16 bits (PCI 3.0, 6.8.1.6).
 pub const MSI_DATA: u16 = 12;
+
+/// Message control in the MSI-X capability, 16 bits (PCI 3.0, 6.8.2.3).
+pub const MSIX_CONTROL: u16 = 2;
+/// Message control bit 15: messages by the table (PCI 3.0, 6.8.2.3).
+pub const MSIX_ENABLE: u16 = 1 << 15;
+/// Message control bit 14: all vectors are masked (PCI 3.0, 6.8.2.3).
+pub const MSIX_FUNCTION_MASK: u16 = 1 << 14;
+/// Offset of the table, and in bits 2:0 its BAR; 32 bits (PCI 3.0, 6.8.2.4).
+pub const MSIX_TABLE: u16 = 4;
+/// Offset of the pending bits, and in bits 2:0 their BAR; 32 bits (PCI 3.0, 6.8.2.5).
+pub const MSIX_PBA: u16 = 8;
+/// The most vectors a table can have (PCI 3.0, 6.8.2.3).
+pub const MSIX_VECTORS_MAX: u16 = 2048;
+/// Bytes of a table entry: address, upper address, data, vector control (PCI 3.0, 6.8.2).
+pub const MSIX_ENTRY_LEN: u64 = 16;
+/// Vector control bit 0: masked (PCI 3.0, 6.8.2.9).
+pub const MSIX_VECTOR_MASKED: u32 = 1 << 0;
+
+/// Power management capabilities, 16 bits (PCI Power Management 1.2, 3.2.3).
+pub const PM_CAPABILITIES: u16 = 2;
+/// Power management capabilities bits 2:0: as in PCI Power Management 1.2.
+pub const PM_VERSION: u16 = 3;
+/// Power management control and status, 16 bits (PCI Power Management 1.2, 3.2.4).
+pub const PM_CONTROL: u16 = 4;
+/// Control and status bits 1:0: the power state, D0 to D3hot. What D0 is entered with is all reset
+/// values, as bit 3 (No_Soft_Reset) is clear (PCI Power Management 1.2, 3.2.4 and 5.4).
+pub const PM_STATE: u16 = 3;
+/// D3hot.
+pub const PM_D3HOT: u16 = 3;
+
+/// PCI Express capabilities, 16 bits: version 2, root complex integrated endpoint (PCI Express Base
+/// 3.0, 7.8.2).
+pub const EXPRESS_CAPABILITIES: u16 = 2;
+/// Version 2 of the capability, of a root complex integrated endpoint.
+pub const EXPRESS_INTEGRATED_ENDPOINT: u16 = 9 << 4 | 2;
+/// Length of the capability from its version 2 on.
+pub const EXPRESS_LEN: usize = 0x3c;
+/// Device capabilities, 32 bits (PCI Express Base 3.0, 7.8.3).
+pub const EXPRESS_DEVICE_CAPABILITIES: u16 = 4;
+/// Device capabilities bit 15: reports errors by their role, as all must (7.8.3).
+pub const EXPRESS_ROLE_BASED_ERRORS: u32 = 1 << 15;
+/// Device capabilities bit 28: has a function-level reset (7.8.3).
+pub const EXPRESS_FLR: u32 = 1 << 28;
+/// Device control, 16 bits (PCI Express Base 3.0, 7.8.4).
+pub const EXPRESS_DEVICE_CONTROL: u16 = 8;
+/// Device control's reset value: relaxed ordering, no snoop, read requests of 512 bytes (7.8.4).
+pub const EXPRESS_CONTROL_RESET: u16 = 0x2810;
+/// Device control bit 15: reset the function. Reads 0 (7.8.4).
+pub const EXPRESS_INITIATE_FLR: u16 = 1 << 15;
+/// Device control's writable bits: error reports, relaxed ordering, no snoop, read request size.
+pub const EXPRESS_CONTROL_MASK: u16 = 0x781f;
+
+/// Length of the advanced features capability (PCI ECN Advanced Capabilities, 2006).
+pub const AF_LEN: u8 = 6;
+/// Advanced features: capabilities, 8 bits (ECN Advanced Capabilities).
+pub const AF_CAPABILITIES: u16 = 3;
+/// Capabilities bits 1:0: tells whether transactions are pending, has a function-level reset.
+pub const AF_TP_FLR: u8 = 3;
+/// Advanced features: control, 8 bits.
+pub const AF_CONTROL: u16 = 4;
+/// Control bit 0: reset the function. Reads 0.
+pub const AF_INITIATE_FLR: u8 = 1;
 
 /// BAR bit 0: an I/O BAR (PCI 3.0, 6.2.5.1).
 pub const BAR_IO: u32 = 1 << 0;
@@ -269,8 +345,10 @@ pub const EDU_CLASS: u32 = 0x00_ff00;
 pub const EDU_DMA: std::ops::Range<u64> = 0x80..0xa0;
 /// Length of its BAR in bytes (edu.rst).
 pub const EDU_BAR_LEN: u32 = 1 << 20;
-/// Where its MSI capability is.
-pub const EDU_MSI_OFFSET: u16 = 0x40;
+/// Length of the BAR of its MSI-X table and, in the second half, the pending bits.
+pub const EDU_MSIX_BAR_LEN: u32 = 0x1000;
+/// How many MSI-X vectors it has.
+pub const EDU_VECTORS: u16 = 4;
 /// What its identification register says: version 1.0 (edu.rst; the version, edu.c).
 pub const EDU_IDENTIFICATION: u32 = 0x0100_00ed;
 /// Status bit 7: raise an interrupt when a factorial is done (edu.rst).

@@ -1,15 +1,15 @@
 //! What a snapshot of this crate's devices keeps.
 
-use trapline_device::{SavedBytes, StateError, saved_form};
+use trapline_device::{StateError, saved_form};
 
-use crate::regs::{CONFIG_LEN, ConfigAddress, ResetControl};
+use crate::regs::{ConfigAddress, ResetControl};
 
 /// A function's configuration bytes. Masks, BAR sizes and reset values are its make, not its
 /// state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigState {
-    /// All 256 bytes, as a guest reads them.
-    pub bytes: [u8; CONFIG_LEN],
+    /// All 256 or 4,096 bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// Configuration mechanism #1. `default()` is power-on: both registers 0.
@@ -43,6 +43,6 @@ saved_form! {
 saved_form! {
     /// [`ConfigState`], version 1: a part of the form of each function.
     pub struct ConfigV1 of ConfigState {
-        bytes: SavedBytes<CONFIG_LEN>,
+        bytes: Vec<u8>,
     }
 }

@@ -7,57 +7,128 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
 use trapline_device::{
-    Device, Direction, Form, Handler, IoCx, PowerEvent, SaveState, Saved, Size, Space, StateError,
+    Device, Direction, EditError, Form, Handler, Line, LineSink, Msi, MsiController, MsiSink,
+    PowerEvent, RegionEdit, RegionId, Regions, SaveState, Saved, Size, StateError,
 };
 use trapline_testkit::{CX, TestPower, inb, outb};
 
+use crate::config::Pin;
 use crate::regs;
 use crate::{
-    Bar, BarWindow, Bus, BusError, Conf1, ConfigSpace, ConfigState, ConfigV1, Devfn, EcamWindow,
-    Function, HostBridge, Identity, Layout, Pin,
+    Bar, BridgeWindow, Bus, BusError, Conf1, Devfn, EcamWindow, Function, FunctionBuilder,
+    HostBridge, Identity, Layout, PciDevice, Slot, WindowKind,
 };
 
-/// A function that is nothing but its configuration space.
-struct Plain(Mutex<ConfigSpace>);
+/// A registry that takes everything, except at one place.
+#[derive(Default)]
+pub(crate) struct Places {
+    next: Mutex<u64>,
+    /// Every move, in order.
+    pub(crate) moves: Mutex<Vec<(RegionId, Option<u64>)>>,
+    /// How many edits there were.
+    pub(crate) edits: Mutex<usize>,
+}
 
-impl Function for Plain {
-    fn config_read(&self, _cx: &IoCx<'_>, offset: u16, size: Size) -> u32 {
-        self.0.lock().read(offset, size)
-    }
-    fn config_write(&self, _cx: &IoCx<'_>, offset: u16, size: Size, value: u32) {
-        self.0.lock().write(offset, size, value);
+impl Regions for Places {
+    fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
+        *self.edits.lock() += 1;
+        let mut ids = Vec::new();
+        for edit in edits {
+            match edit {
+                RegionEdit::Map(_) => {
+                    let mut next = self.next.lock();
+                    ids.push(RegionId(*next));
+                    *next += 1;
+                }
+                RegionEdit::Place(id, base) => self.moves.lock().push((id, base)),
+                _ => {}
+            }
+        }
+        Ok(ids)
     }
 }
 
+/// Memory and ports where they are on a PC.
+pub(crate) fn windows() -> Vec<BridgeWindow> {
+    vec![
+        BridgeWindow::identity(WindowKind::Io, 0..0x1_0000),
+        BridgeWindow::identity(WindowKind::Memory, 0x4000_0000..0xfec0_0000),
+        BridgeWindow::identity(WindowKind::Prefetchable, 0x1_0000_0000..0x100_0000_0000),
+    ]
+}
+
+/// Everything an interrupt can do.
+#[derive(Default)]
+pub(crate) struct Log {
+    pub(crate) messages: Mutex<Vec<Msi>>,
+    pub(crate) levels: Mutex<Vec<bool>>,
+}
+
+pub(crate) struct End(pub(crate) Arc<Log>);
+
+impl LineSink for End {
+    fn set_level(&self, level: bool) {
+        self.0.levels.lock().push(level);
+    }
+}
+
+impl MsiSink for End {
+    fn send(&self, address: u64, data: u32) {
+        self.0.messages.lock().push(Msi { address, data });
+    }
+}
+
+impl MsiController for End {
+    fn sink(&self, _requester: u16) -> Arc<dyn MsiSink> {
+        Arc::new(Self(Arc::clone(&self.0)))
+    }
+}
+
+impl Log {
+    /// A slot whose wires end here.
+    pub(crate) fn slot<R>(self: &Arc<Self>, device: u8, make: impl FnOnce(Slot<'_>) -> R) -> R {
+        make(Slot {
+            name: &format!("function{device}"),
+            devfn: Devfn::new(device, 0).unwrap(),
+            pin: Some(Line::new(End(Arc::clone(self)))),
+            messages: Some(&End(Arc::clone(self))),
+        })
+    }
+}
+
+/// A device that counts its resets, and does nothing else.
+#[derive(Default)]
+struct Plain(Mutex<u32>);
+
+impl PciDevice for Plain {}
+
 impl Device for Plain {
     fn reset(&self) {
-        self.0.lock().reset();
+        *self.0.lock() += 1;
     }
 }
 
 impl SaveState for Plain {
     fn save(&self) -> Saved {
-        Saved::encode(&PlainV1(self.0.lock().state().into()))
+        Saved::encode(&PlainV1 {})
     }
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        let state = ConfigState::from(saved.decode::<PlainV1>()?.0);
-        StateError::check::<PlainV1>(self.0.lock().can_be(&state), "hard-wired bits")?;
-        self.0.lock().restore(state);
-        Ok(())
+        saved.decode().map(|PlainV1 {}| ())
     }
 }
 
-#[derive(serde::Serialize, serde::Deserialize)]
-struct PlainV1(ConfigV1);
+#[derive(Serialize, Deserialize)]
+struct PlainV1 {}
 
 impl Form for PlainV1 {
     const NAME: &'static str = "plain";
     const VERSION: u32 = 1;
 }
 
-fn network_card() -> ConfigSpace {
-    ConfigSpace::new(&Identity {
+fn network_card(slot: Slot<'_>) -> Function {
+    let identity = Identity {
         vendor: 0x1af4,
         device: 0x1041,
         revision: 1,
@@ -66,10 +137,11 @@ fn network_card() -> ConfigSpace {
         subsystem: 0x0040,
         pin: Some(Pin::A),
         multi_function: true,
-    })
-    .with_bar(0, Bar::Io { len: 0x100 })
-    .with_bar(1, Bar::Mem32 { len: 0x1000, prefetchable: false })
-    .with_bar(2, Bar::Mem64 { len: 1 << 33, prefetchable: true })
+    };
+    FunctionBuilder::new(slot, &identity)
+        .bar(0, Bar::Io { len: 0x100 })
+        .bar(1, Bar::Mem32 { len: 0x1000, prefetchable: false })
+        .build(Arc::<Plain>::default())
 }
 
 struct Board {
@@ -79,11 +151,12 @@ struct Board {
 }
 
 fn board() -> Board {
-    let bus = Arc::new(Bus::new());
+    let bus = Arc::new(Bus::new(Arc::<Places>::default(), windows()));
     let power = TestPower::default();
     let at = |device| Devfn::new(device, 0).unwrap();
-    bus.insert(at(0), Arc::new(HostBridge::new())).unwrap();
-    bus.insert(at(3), Arc::new(Plain(Mutex::new(network_card())))).unwrap();
+    let log = Arc::<Log>::default();
+    bus.insert(at(0), log.slot(0, HostBridge::function)).unwrap();
+    bus.insert(at(3), log.slot(3, network_card)).unwrap();
     let conf1 = Conf1::new(Arc::clone(&bus), Arc::new(power.clone()));
     Board { bus, conf1, power }
 }
@@ -193,71 +266,6 @@ fn a_rising_reset_bit_resets_once() {
 }
 
 #[test]
-fn bars_tell_their_size_and_answer_only_when_enabled() {
-    let mut card = network_card();
-    for bar in 0..6u16 {
-        card.write(0x10 + 4 * bar, Size::Dword, u32::MAX);
-    }
-    let read = |card: &ConfigSpace, bar: u16| card.read(0x10 + 4 * bar, Size::Dword);
-    assert_eq!(read(&card, 0), 0xffff_ff01);
-    assert_eq!(read(&card, 1), 0xffff_f000);
-    assert_eq!((read(&card, 2), read(&card, 3)), (0x0000_000c, 0xffff_fffe));
-    assert_eq!((read(&card, 4), read(&card, 5)), (0, 0));
-    assert_eq!(card.windows(), [None; 6]);
-
-    card.write(0x10, Size::Dword, 0x6234);
-    card.write(0x14, Size::Dword, 0xd200_0000);
-    card.write(0x18, Size::Dword, 0);
-    card.write(0x1c, Size::Dword, 0x12);
-    card.write(0x04, Size::Word, 0x0001);
-    let io = BarWindow { space: Space::Pio, base: 0x6200, len: 0x100 };
-    assert_eq!(card.windows(), [Some(io), None, None, None, None, None]);
-    card.write(0x04, Size::Byte, 0x02);
-    let mem32 = BarWindow { space: Space::Mmio, base: 0xd200_0000, len: 0x1000 };
-    let mem64 = BarWindow { space: Space::Mmio, base: 0x12_0000_0000, len: 1 << 33 };
-    assert_eq!(card.windows(), [None, Some(mem32), Some(mem64), None, None, None]);
-    card.reset();
-    assert_eq!(card.windows(), [None; 6]);
-}
-
-#[test]
-fn the_smallest_io_bar_sits_on_any_multiple_of_four_ports() {
-    let mut space = ConfigSpace::new(&Identity::default()).with_bar(5, Bar::Io { len: 4 });
-    space.write(0x24, Size::Dword, 0xffff_ffff);
-    assert_eq!(space.read(0x24, Size::Dword), 0xffff_fffd);
-    space.write(0x24, Size::Dword, 0x620f);
-    space.write(regs::COMMAND, Size::Word, 1);
-    let window = BarWindow { space: Space::Pio, base: 0x620c, len: 4 };
-    assert_eq!(space.windows()[5], Some(window));
-}
-
-#[test]
-fn bars_that_cannot_be_are_refused() {
-    let with =
-        |index, bar| std::panic::catch_unwind(|| network_card().with_bar(index, bar)).is_err();
-    assert!(with(3, Bar::Io { len: 8 }), "the upper half of BAR2");
-    assert!(with(5, Bar::Mem64 { len: 16, prefetchable: false }), "no BAR6");
-    assert!(with(4, Bar::Io { len: 512 }));
-    assert!(with(4, Bar::Mem32 { len: 24, prefetchable: false }));
-    assert!(!with(4, Bar::Mem64 { len: 16, prefetchable: false }));
-}
-
-#[test]
-fn status_errors_are_cleared_by_ones_and_the_header_is_read_only() {
-    let mut card = network_card();
-    card.update(regs::STATUS, &0xf910u16.to_le_bytes());
-    card.write(regs::STATUS, Size::Word, 0x8010);
-    assert_eq!(card.read(regs::STATUS, Size::Word), 0x7910);
-    card.write(regs::COMMAND, Size::Dword, 0xffff_ffff);
-    assert_eq!(card.read(regs::COMMAND, Size::Dword), 0x0010_0547);
-    let before = card.read(0, Size::Dword);
-    card.write(0, Size::Dword, 0xdead_beef);
-    assert_eq!(card.read(0, Size::Dword), before);
-    assert_eq!(card.read(regs::HEADER_TYPE, Size::Byte), 0x80);
-    assert_eq!(card.read(0x100, Size::Dword), u32::MAX);
-}
-
-#[test]
 fn cam_and_ecam_reach_what_mechanism_1_reaches() {
     let b = board();
     for layout in [Layout::Cam, Layout::Ecam] {
@@ -283,7 +291,8 @@ fn cam_and_ecam_reach_what_mechanism_1_reaches() {
 fn a_place_holds_one_function() {
     let b = board();
     let devfn = Devfn::new(3, 0).unwrap();
-    let refused = b.bus.insert(devfn, Arc::new(HostBridge::new()));
+    let log = Arc::<Log>::default();
+    let refused = b.bus.insert(devfn, log.slot(3, HostBridge::function));
     assert_eq!(refused, Err(BusError::Occupied(devfn)));
     assert_eq!(BusError::Occupied(devfn).to_string(), "PCI 00:03.0 is taken");
     assert_eq!(b.bus.occupied(), [Devfn::from_bits(0), devfn]);
@@ -337,41 +346,44 @@ fn a_snapshot_brings_everything_back() {
     b.conf1.restore(&saved).unwrap();
     assert_eq!(b.inl(0), 0x8000_1810);
     assert_eq!(inb(&b.conf1, 1), 0x02);
-    let bridge = HostBridge::new();
-    bridge.config_write(&CX, regs::PAM0, Size::Byte, 0x30);
-    let copy = HostBridge::new();
+    let log = Arc::<Log>::default();
+    let bridge = log.slot(0, HostBridge::function);
+    bridge.config_write(regs::PAM0, Size::Byte, 0x30);
+    let copy = log.slot(0, HostBridge::function);
     copy.restore(&bridge.save()).unwrap();
-    assert_eq!(copy.config_read(&CX, regs::PAM0, Size::Byte), 0x30);
+    assert_eq!(copy.config_read(regs::PAM0, Size::Byte), 0x30);
 }
 
 #[test]
 fn a_bus_is_restored_whole_or_not_at_all() {
     let b = board();
     let (first, second) = (Devfn::from_bits(0), Devfn::from_bits(0x18));
-    b.bus.config_write(&CX, first, regs::PAM0, Size::Byte, 0x30);
-    b.bus.config_write(&CX, second, regs::INTERRUPT_LINE, Size::Byte, 7);
+    b.bus.config_write(first, regs::PAM0, Size::Byte, 0x30);
+    b.bus.config_write(second, regs::INTERRUPT_LINE, Size::Byte, 7);
     let saved = b.bus.save();
 
     let other = board();
     other.bus.restore(&saved).unwrap();
     assert_eq!(other.bus.save(), saved);
 
-    // The last byte is the second function's, whose last byte is hard-wired.
+    // The last byte is the version of the second function's device.
     let mut bytes = saved.bytes.clone();
-    *bytes.last_mut().unwrap() = 1;
+    let at = bytes.windows(5).rposition(|name| name == b"plain").unwrap() + 5;
+    bytes[at] = 9;
     let fresh = board();
     let before = fresh.bus.save();
     let refused = fresh.bus.restore(&Saved { bytes, ..saved.clone() }).unwrap_err();
-    assert!(matches!(refused, StateError::Inconsistent { name: "plain", .. }), "{refused}");
+    assert!(matches!(refused, StateError::Version { name: "plain", .. }), "{refused}");
     assert_eq!(fresh.bus.save(), before);
 
-    let refused = Bus::new().restore(&saved).unwrap_err().to_string();
+    let refused =
+        Bus::new(Arc::<Places>::default(), Vec::new()).restore(&saved).unwrap_err().to_string();
     assert!(refused.contains("the same functions are plugged in"), "{refused}");
 }
 
 #[test]
 fn an_impossible_host_bridge_is_refused() {
-    let bridge = HostBridge::new();
+    let bridge = Arc::<Log>::default().slot(0, HostBridge::function);
     let good = bridge.save();
     // The encoding is a length of two bytes and the registers.
     for (offset, value) in [(0, 0x87), (0x72, 0x52), (0x72, 0x03), (0x59, 0x01)] {
@@ -387,76 +399,7 @@ fn size() -> impl Strategy<Value = Size> {
     prop_oneof![Just(Size::Byte), Just(Size::Word), Just(Size::Dword)]
 }
 
-/// One bit, the naive way.
-#[derive(Clone, Copy, Debug)]
-enum Bit {
-    Fixed,
-    Writable,
-    ClearedByOne,
-}
-
-fn bit() -> impl Strategy<Value = Bit> {
-    prop_oneof![Just(Bit::Fixed), Just(Bit::Writable), Just(Bit::ClearedByOne)]
-}
-
 proptest! {
-    #[test]
-    fn masks_do_what_a_bit_by_bit_model_does(
-        bits in prop::collection::vec((bit(), any::<bool>()), 8 * 64),
-        script in prop::collection::vec((0x40u16..0x88, size(), any::<u32>()), 1..64),
-    ) {
-        let mut space = ConfigSpace::new(&Identity::default());
-        let mut model = vec![(Bit::Fixed, false); 8 * 256];
-        for (i, &(kind, value)) in bits.iter().enumerate() {
-            let at = 8 * 0x40 + i;
-            model[at] = (kind, value);
-            let (byte, mask) = ((at / 8) as u16, [1 << (at % 8)]);
-            match kind {
-                Bit::Fixed => {}
-                Bit::Writable => space.allow(byte, &mask),
-                Bit::ClearedByOne => space.allow_clear(byte, &mask),
-            }
-            let old = space.read(byte, Size::Byte) as u8;
-            space.set(byte, &[old | if value { mask[0] } else { 0 }]);
-        }
-        for (offset, size, value) in script {
-            space.write(offset, size, value);
-            for i in 0..size.bits() as usize {
-                let (kind, held) = &mut model[8 * usize::from(offset) + i];
-                let new = value >> i & 1 == 1;
-                *held = match kind {
-                    Bit::Fixed => *held,
-                    Bit::Writable => new,
-                    Bit::ClearedByOne => *held && !new,
-                };
-            }
-            for byte in 0x40..0x90u16 {
-                let expected = (0..8).fold(0, |sum, i| {
-                    sum | u32::from(model[8 * usize::from(byte) + i].1) << i
-                });
-                prop_assert_eq!(space.read(byte, Size::Byte), expected);
-            }
-        }
-    }
-
-    #[test]
-    fn any_bar_tells_its_size(log in 4u32..64, prefetchable: bool, junk: u64) {
-        let len = 1u64 << log;
-        let mut space = ConfigSpace::new(&Identity::default())
-            .with_bar(4, Bar::Mem64 { len, prefetchable });
-        let whole = |s: &ConfigSpace| {
-            u64::from(s.read(0x24, Size::Dword)) << 32 | u64::from(s.read(0x20, Size::Dword))
-        };
-        space.write(0x20, Size::Dword, u32::MAX);
-        space.write(0x24, Size::Dword, u32::MAX);
-        prop_assert_eq!((!(whole(&space) & !0xf)).wrapping_add(1), len);
-        space.write(0x20, Size::Dword, junk as u32);
-        space.write(0x24, Size::Dword, (junk >> 32) as u32);
-        space.write(0x04, Size::Word, 2);
-        let window = space.windows()[4].unwrap();
-        prop_assert_eq!((window.base, window.len), (junk & !(len - 1), len));
-    }
-
     #[test]
     fn no_access_panics_and_what_is_fixed_stays(
         script in prop::collection::vec((any::<bool>(), 0u64..8, size(), any::<u32>()), 1..200),

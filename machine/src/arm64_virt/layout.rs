@@ -4,8 +4,13 @@
 
 use std::ops::Range;
 
-/// PCI's I/O space, port 0 at the first byte: I/O BARs answer here, at their own numbers.
-pub(crate) const PCI_IO: Range<u64> = 0..0x1_0000;
+use trapline_device::Space;
+use trapline_pci::{BridgeWindow, WindowKind};
+
+/// PCI's I/O space, port 0 at the first byte: the last 64 KiB of what kvmtool leaves empty below the
+/// UARTs. Guests learn of it from the device tree (kvmtool's is at 0, where port numbers happen to
+/// be addresses).
+pub(crate) const PCI_IO: Range<u64> = 0xff_0000..0x100_0000;
 
 /// The UARTs, 4 KiB apart.
 pub(crate) const SERIAL: [u64; 4] = [0x100_0000, 0x100_1000, 0x100_2000, 0x100_3000];
@@ -53,6 +58,15 @@ pub(crate) const PCI_ECAM: Range<u64> = 0x4000_0000..0x5000_0000;
 
 /// Memory BARs.
 pub(crate) const PCI_MEMORY: Range<u64> = PCI_ECAM.end..RAM;
+
+/// What the PCI host bridge passes on: ports, and memory at the processors' own addresses.
+pub(crate) fn pci_windows() -> [BridgeWindow; 2] {
+    let ports = 0..PCI_IO.end - PCI_IO.start;
+    [
+        BridgeWindow { kind: WindowKind::Io, bus: ports, space: Space::Mmio, cpu: PCI_IO.start },
+        BridgeWindow::identity(WindowKind::Memory, PCI_MEMORY),
+    ]
+}
 
 /// RAM begins here unless the user says otherwise.
 pub(crate) const RAM: u64 = 0x8000_0000;

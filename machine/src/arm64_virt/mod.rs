@@ -1,7 +1,6 @@
 //! The arm64 board: kvmtool's map, its devices listed one by one. They are the PC's, reached by
 //! address instead of by port.
 
-mod edu;
 mod flash;
 #[cfg(target_arch = "aarch64")]
 mod frame;
@@ -29,8 +28,7 @@ pub(crate) use kvm::VirtOnKvm;
 pub(crate) use qtest::build;
 
 use crate::Error;
-use crate::board::{Board, Builder, Devices, Lines, Wiring};
-use edu::Edus;
+use crate::board::{Board, Builder, Devices, Lines, PciSlots, Wiring};
 
 /// Registers of a UART, one byte each.
 const SERIAL_LEN: u64 = 8;
@@ -85,9 +83,7 @@ impl Arm64Virt {
         if let Some(array) = &source.flash {
             add_flash(Arc::clone(array), &mut builder, &mut nodes);
         }
-        let (bus, pci) = add_pci(source, &mut builder);
-        let edus = Edus::new(wiring.options.edu, &wiring.registry, &bus, source)?;
-        builder.stateless("edus").after_reset(move || edus.place());
+        let (bus, pci) = add_pci(wiring, source, &mut builder)?;
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
         }
@@ -133,15 +129,23 @@ fn add_rtc(wiring: &Wiring, builder: &mut Builder, nodes: &mut Vec<FdtNode>) {
     part.mmio(layout::RTC, WINDOW_LEN, ("rtc", "cmos"), rtc).coalesce(0..1);
 }
 
-/// Bus 0 behind its window.
-fn add_pci(source: &Source, builder: &mut Builder) -> (Arc<Bus>, FdtNode) {
-    let bus = Arc::new(Bus::new());
+/// Bus 0 behind its windows.
+fn add_pci(
+    wiring: &Wiring,
+    source: &Source,
+    builder: &mut Builder,
+) -> Result<(Arc<Bus>, FdtNode), Error> {
+    let registry = Arc::new(wiring.registry.downgrade());
+    let bus = Arc::new(Bus::new(registry, layout::pci_windows().into()));
     let ecam = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Ecam));
     let node = tree::host_bridge(ecam.fdt_node(), source.messages.is_some());
     let window = layout::PCI_ECAM;
     let part = builder.device("pci-bus", bus.clone());
     part.mmio(window.start, window.end - window.start, ("pci", "ecam"), ecam);
-    (bus, node)
+    let pin = |device, _| source.lines.line(layout::spi::pci(device));
+    let slots = PciSlots { bus: &bus, pin: &pin, messages: source.messages.as_deref() };
+    slots.plug_edus(1, wiring.options.edu)?;
+    Ok((bus, node))
 }
 
 fn add_flash(array: Arc<dyn FlashArray>, builder: &mut Builder, nodes: &mut Vec<FdtNode>) {

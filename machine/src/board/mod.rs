@@ -12,6 +12,7 @@
 mod builder;
 mod devices;
 mod lines;
+mod pci;
 
 use std::sync::{Arc, Weak};
 
@@ -25,6 +26,7 @@ use crate::{Error, FirmwareKernel};
 pub(crate) use builder::Builder;
 pub(crate) use devices::Devices;
 pub(crate) use lines::Lines;
+pub(crate) use pci::PciSlots;
 
 /// A built board. Dropping it unmaps everything on it.
 pub(crate) trait Board: Send + Sync {

@@ -50,9 +50,10 @@ impl HostBoard for PcOnKvm {
             }
         };
         let pages = Arc::new(Pages(Arc::downgrade(vm)));
-        let mut board = X86Pc::new(&wiring, &Source { lines, controllers, pages })?;
+        let source = Source { lines, messages: vm.messages(), controllers, pages };
+        let mut board = X86Pc::new(&wiring, &source)?;
         if let Some(mode) = config.display {
-            display::add(mode, vm, &wiring.registry, &mut board)?;
+            display::add(mode, vm, &mut board)?;
         }
         Ok(Self { board, vm: Arc::clone(vm), ram: wiring.ram, chips })
     }

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use trapline_boot::wiring::{IrqOverride, PciRoute, Trigger};
 use trapline_device::PcInput;
+use trapline_pci::{BridgeWindow, WindowKind};
 
 /// Conventional memory ends here: the extended BIOS data area and the option ROMs follow.
 pub(crate) const EBDA: u64 = 0x9_fc00;
@@ -68,6 +69,26 @@ pub(crate) const PIIX_POWER: u8 = 1 << 3 | 3;
 pub(crate) const PCI_MEMORY: RangeInclusive<u32> = 0xd200_0000..=IO_APIC - 1;
 /// I/O BARs (from kvmtool's `PCI_IOPORT_START`).
 pub(crate) const PCI_PORTS: RangeInclusive<u16> = 0x6200..=0xffff;
+
+/// The last address that PCI functions can have above RAM, and one: as far as the smallest
+/// processors with 64 bits reach.
+const PCI_HIGH_END: u64 = 1 << 40;
+
+/// What the PCI host bridge passes on: every port, and what is not RAM below the I/O APIC and above
+/// 4 GiB, as an 82441FX does. What of it is the board's own comes first. Guests are told less: the
+/// windows from which they are to hand out addresses.
+pub(crate) fn pci_windows(ram: &[(u64, u64)]) -> [BridgeWindow; 3] {
+    let end_of = |limit: u64| {
+        let ends = ram.iter().map(|(base, len)| base + len).filter(|end| *end <= limit);
+        ends.max().unwrap_or(0)
+    };
+    let (low, high) = (end_of(HOLE_START), end_of(u64::MAX).max(HOLE_END));
+    [
+        BridgeWindow::identity(WindowKind::Io, 0..0x1_0000),
+        BridgeWindow::identity(WindowKind::Memory, low..IO_APIC as u64),
+        BridgeWindow::identity(WindowKind::Prefetchable, high..PCI_HIGH_END),
+    ]
+}
 
 /// The I/O APIC.
 pub(crate) const IO_APIC: u32 = 0xfec0_0000;

@@ -22,7 +22,7 @@ use std::sync::{Arc, Weak};
 
 use layout::{irq, port};
 use trapline::{Handler, Region};
-use trapline_device::{CharBackend, CharDevice, Line, NullBackend};
+use trapline_device::{CharBackend, CharDevice, Line, MsiController, NullBackend};
 use trapline_display::{Input, Screen};
 use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout, Piix};
 use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
@@ -36,7 +36,7 @@ use trapline_platform::serial::Serial;
 use trapline_platform::testdev::PageFlush;
 
 use crate::Error;
-use crate::board::{Board, Builder, Devices, Lines, Wiring};
+use crate::board::{Board, Builder, Devices, Lines, PciSlots, Wiring};
 
 use intc::Controllers;
 use keys::Keys;
@@ -77,6 +77,8 @@ impl Board for X86Pc {
 pub(crate) struct Source {
     /// The global system interrupts.
     pub(crate) lines: Lines,
+    /// Where PCI functions' messages go.
+    pub(crate) messages: Arc<dyn MsiController>,
     /// The controllers behind them, unless they are the source's.
     pub(crate) controllers: Option<Arc<Controllers>>,
     /// Who makes pages of RAM fault, for the test device.
@@ -233,14 +235,24 @@ impl Maker<'_> {
     /// Bus 0 behind both of its doors. The address register may be written late; the reset
     /// control register shares its ports, so a reset through 0xcf9 can take a moment too.
     fn add_pci(&self, builder: &mut Builder) -> Result<Arc<Bus>, Error> {
-        let bus = Arc::new(Bus::new());
-        bus.insert(Devfn::from_bits(0), Arc::new(HostBridge::new()))?;
-        if self.wiring.options.firmware.is_some() {
-            let bridge = Piix::isa_bridge();
-            bus.insert(Devfn::from_bits(layout::PIIX_ISA_BRIDGE), Arc::new(bridge))?;
-            let power = Piix::power_management(self.power());
-            bus.insert(Devfn::from_bits(layout::PIIX_POWER), Arc::new(power))?;
+        let Wiring { registry, options, .. } = self.wiring;
+        let ram = ram_ranges(options.mem_bytes)?;
+        let windows = layout::pci_windows(&ram);
+        let bus = Arc::new(Bus::new(Arc::new(registry.downgrade()), windows.into()));
+        let pin = |device, pin| self.line(irq::pci(device, pin as u8 - 1));
+        let messages = Some(&*self.source.messages);
+        let slots = PciSlots { bus: &bus, pin: &pin, messages };
+        slots.plug("host-bridge", Devfn::from_bits(0), HostBridge::function)?;
+        let mut first = 1;
+        if options.firmware.is_some() {
+            let bridge = Devfn::from_bits(layout::PIIX_ISA_BRIDGE);
+            let power = Devfn::from_bits(layout::PIIX_POWER);
+            let base = self.power();
+            slots.plug("piix-isa", bridge, Piix::isa_bridge)?;
+            slots.plug("piix-power", power, |slot| Piix::power_management(slot, base))?;
+            first = bridge.device() + 1;
         }
+        slots.plug_edus(first, options.edu)?;
         let cam: Arc<dyn Handler> = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Cam));
         let part = builder.device("pci-bus", bus.clone());
         part.mmio(layout::PCI_CAM, layout::PCI_CAM_LEN, ("pci", "cam"), cam);

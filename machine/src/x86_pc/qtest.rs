@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use trapline_device::{LineSink, MsiSink};
+use trapline_device::{LineSink, MsiController, MsiSink};
+use trapline_guestmem::GuestMem;
 use trapline_intc::ioapic;
 use trapline_platform::testdev::NoFlush;
 use trapline_qtest::{Pin, Side, Wires};
@@ -31,7 +32,9 @@ pub(crate) fn build(wires: &Wires, wiring: &Wiring) -> Result<X86Pc, Error> {
     });
     // The client can drive every pin, also those no device of the board holds.
     (0..u32::from(ioapic::regs::PINS)).for_each(|number| drop(lines.line(number)));
-    X86Pc::new(wiring, &Source { lines, controllers: Some(controllers), pages: Arc::new(NoFlush) })
+    let messages = Arc::new(Messages(wiring.ram.clone()));
+    let (controllers, pages) = (Some(controllers), Arc::new(NoFlush));
+    X86Pc::new(wiring, &Source { lines, messages, controllers, pages })
 }
 
 struct End(Box<dyn LineSink>);
@@ -39,6 +42,24 @@ struct End(Box<dyn LineSink>);
 impl LineSink for End {
     fn set_level(&self, level: bool) {
         self.0.set_level(level);
+    }
+}
+
+/// Messages of PCI functions: writes of 32 bits, which anybody but a local APIC takes as such. A
+/// client that plays the processor has them go to RAM, and looks there (QEMU's libqos does).
+#[derive(Clone)]
+struct Messages(GuestMem);
+
+impl MsiController for Messages {
+    fn sink(&self, _requester: u16) -> Arc<dyn MsiSink> {
+        Arc::new(self.clone())
+    }
+}
+
+impl MsiSink for Messages {
+    fn send(&self, address: u64, data: u32) {
+        // Where there is no RAM nobody takes it.
+        let _ = self.0.write(address, &data.to_le_bytes());
     }
 }
 

@@ -208,6 +208,10 @@ pub(super) struct TraplineArgs {
     /// Give the guest the test device of kvm-unit-tests, with the exit port
     #[arg(long)]
     pub(super) testdev: bool,
+    /// Educational devices (QEMU's edu) on the PCI bus, for tests of interrupts
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true,
+        value_parser = clap::value_parser!(u8).range(..=31))]
+    pub(super) edu: u8,
     /// Give firmware a file to read by fw_cfg
     #[arg(
         long, value_name = "[name=]NAME,file=PATH|string=TEXT", action = ArgAction::Append,
@@ -255,10 +259,6 @@ pub(super) struct Arm64Args {
     /// virtio over PCI, as it is anyway
     #[arg(long)]
     pub(super) force_pci: bool,
-    /// Educational devices (QEMU's edu) on the PCI bus, for tests of interrupts
-    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true,
-        value_parser = clap::value_parser!(u8).range(..=31))]
-    pub(super) edu: u8,
     /// Where firmware is loaded [default: the start of memory]
     #[arg(long, value_name = "ADDRESS")]
     pub(super) firmware_address: Option<String>,

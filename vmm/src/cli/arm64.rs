@@ -33,7 +33,6 @@ pub(super) fn options(args: &RunArgs, mem_base: Option<u64>) -> anyhow::Result<A
         firmware_params: args.kernel.params.clone().filter(|_| args.kernel.firmware.is_some()),
         dump_dtb: arm64.dump_dtb.clone(),
         flash: args.kernel.flash.clone(),
-        edu: arm64.edu,
     })
 }
 

@@ -47,7 +47,6 @@ fn arm64(args: &RunArgs) -> Option<String> {
     let args = &args.arm64;
     let table = [
         (flash, "--flash"),
-        (args.edu > 0, "--edu"),
         (args.aarch32, "--aarch32"),
         (args.pmu, "--pmu"),
         (args.disable_mte, "--disable-mte"),

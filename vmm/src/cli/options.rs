@@ -50,6 +50,8 @@ pub struct RunOptions {
     pub exit_port: bool,
     /// The guest gets the test device.
     pub testdev: bool,
+    /// How many educational devices are on the PCI bus.
+    pub edu: u8,
     /// Files for firmware.
     pub fw_cfg: Vec<FwCfgFile>,
     /// The kernel may queue writes that can be late.
@@ -129,6 +131,7 @@ impl RunOptions {
             fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,
             testdev: args.trapline.testdev,
+            edu: args.trapline.edu,
             fw_cfg: args
                 .trapline
                 .fw_cfg

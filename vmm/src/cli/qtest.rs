@@ -96,11 +96,6 @@ impl QtestOptions {
             args.machine
         );
         ensure!(
-            board == BoardKind::Arm64Virt || args.edu == 0,
-            "--edu: under qtest the board {} has no such devices",
-            args.machine
-        );
-        ensure!(
             board == BoardKind::Arm64Virt || args.flash.is_none(),
             "--flash: the board {} has no flash",
             args.machine

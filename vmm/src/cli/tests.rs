@@ -307,7 +307,7 @@ const REFUSED: &str = "-d x|--disk x,ro|--balloon|--gtk|--sdl|--rng|--9p /,t|--v
 /// Its options of arm64 guests.
 const ARM64_ONLY: &str = "--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime\
     |--sve-max-vl 128|--nested|--dump-dtb f|--override-bad-firmware-cntfrq 1|--force-pci\
-    |--firmware-address 0|--flash f|--edu 1";
+    |--firmware-address 0|--flash f";
 
 #[test]
 fn options_without_a_device_are_refused_by_name() {

@@ -8,10 +8,10 @@ mod tests;
 
 use std::ops::Range;
 
-use trapline_device::{FdtNode, IoCx, NoRegions, Requester, Size};
+use trapline_device::{FdtNode, Size};
 use trapline_intc::v2m;
-use trapline_pci::Bus;
 use trapline_pci::regs::INTERRUPT_PIN;
+use trapline_pci::{Bus, WindowKind};
 
 use super::{Arm64Virt, layout};
 use crate::Irqchip;
@@ -86,8 +86,7 @@ pub(super) fn interrupt(node: FdtNode, spi: u32) -> FdtNode {
 fn pci(node: &FdtNode, bus: &Bus) -> FdtNode {
     /// Of a function's address and pin, its device and its pin matter.
     const MASK: [u32; 4] = [0xf800, 0, 0, 7];
-    let cx = IoCx::new(Requester::Vcpu(0), &NoRegions);
-    let pin = |devfn| bus.config_read(&cx, devfn, INTERRUPT_PIN, Size::Byte) & 0xff;
+    let pin = |devfn| bus.config_read(devfn, INTERRUPT_PIN, Size::Byte) & 0xff;
     let mut pins: Vec<(u8, u32)> =
         bus.occupied().into_iter().map(|devfn| (devfn.device(), pin(devfn))).collect();
     pins.retain(|(_, pin)| *pin != 0);
@@ -107,17 +106,20 @@ fn pci(node: &FdtNode, bus: &Bus) -> FdtNode {
 /// Adds to a host bridge's node where it is, where its BARs go, and what takes its functions'
 /// messages.
 pub(super) fn host_bridge(node: FdtNode, msi: bool) -> FdtNode {
-    /// Address space of a PCI address, in bits 25:24 of its first cell (IEEE 1275 PCI bus binding
-    /// 2.1, section 2.2.1.1).
-    const IO: u32 = 1 << 24;
-    const MEMORY_32: u32 = 2 << 24;
-    let windows = [(IO, layout::PCI_IO), (MEMORY_32, layout::PCI_MEMORY)];
-    // Addresses on the bus are the processors' own.
-    let ranges = windows.into_iter().flat_map(|(space, window)| {
+    /// What kind of address a PCI address is, in bits 25:24 of its first cell, and whether it is
+    /// prefetchable, in bit 30 (IEEE 1275 PCI bus binding 2.1, section 2.2.1.1).
+    const fn kind(kind: WindowKind) -> u32 {
+        match kind {
+            WindowKind::Io => 1 << 24,
+            WindowKind::Memory => 2 << 24,
+            WindowKind::Prefetchable => 1 << 30 | 2 << 24,
+        }
+    }
+    let ranges = layout::pci_windows().into_iter().flat_map(|window| {
         let pair = |long: u64| [long >> 32, long & 0xffff_ffff];
-        let [start, len] = [pair(window.start), pair(window.end - window.start)];
-        let cells = [start, start, len].into_iter().flatten();
-        std::iter::once(space).chain(cells.filter_map(|cell| u32::try_from(cell).ok()))
+        let len = window.bus.end - window.bus.start;
+        let cells = [window.bus.start, window.cpu, len].into_iter().flat_map(pair);
+        std::iter::once(kind(window.kind)).chain(cells.filter_map(|cell| u32::try_from(cell).ok()))
     });
     let node = node.at(layout::PCI_ECAM).cells("ranges", ranges);
     if msi { node.cells("msi-parent", [phandle::MSI]) } else { node }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use trapline::Registry;
 use trapline_device::{FdtValue, MsiController, MsiSink, NullBackend};
 use trapline_guestmem::GuestMem;
-use trapline_pci::{Devfn, Edu};
+use trapline_pci::{Devfn, Edu, Slot};
 use trapline_platform::flash::{FlashArray, Worn};
 use trapline_testkit::{TestClock, TestLine, TestPower, skip};
 
@@ -75,8 +75,9 @@ fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
     };
     let board = Arm64Virt::new(&wiring, &source).unwrap();
     if edu {
-        let function = Arc::new(Edu::new(TestLine::default().line(), None));
-        board.bus.insert(Devfn::from_bits(0), function).unwrap();
+        let devfn = Devfn::from_bits(0);
+        let slot = Slot { name: "edu", devfn, pin: None, messages: None };
+        board.bus.insert(devfn, Edu::function(slot)).unwrap();
     }
     board.describe(facts)
 }

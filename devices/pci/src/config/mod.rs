@@ -1,17 +1,25 @@
-//! A function's 256 bytes of configuration space: values, and which bits of them a guest may
-//! change how. Everything the specification says about writing (read-only fields, error bits
-//! cleared by ones, BARs that tell their size) is in the masks.
+//! A function's configuration space: values, and which bits of them a guest may change how.
+//! Everything the specification says about writing (read-only fields, error bits cleared by ones,
+//! BARs that tell their size) is in the masks.
+
+mod bar;
+mod capability;
+#[cfg(test)]
+mod tests;
 
 use trapline_device::{Size, Space};
 
 use crate::regs::{
-    BAR_IO, BAR_MEM64, BAR_PREFETCHABLE, BAR0, CACHE_LINE_SIZE, CLASS_CODE, COMMAND, CONFIG_LEN,
-    Command, DEVICE_ID, HEADER_TYPE, INTERRUPT_LINE, INTERRUPT_PIN, LATENCY_TIMER, MULTI_FUNCTION,
-    REVISION_ID, STATUS, STATUS_ERRORS, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID, VENDOR_ID,
+    BAR0, CACHE_LINE_SIZE, CLASS_CODE, COMMAND, CONFIG_LEN, Command, DEVICE_ID, EXPANSION_ROM,
+    EXTENDED_CONFIG_LEN, HEADER_TYPE, INTERRUPT_LINE, INTERRUPT_PIN, LATENCY_TIMER, MULTI_FUNCTION,
+    REVISION_ID, ROM_ADDRESS, ROM_ENABLE, STATUS, STATUS_ERRORS, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID,
+    VENDOR_ID,
 };
 use crate::state::ConfigState;
 
-const BARS: usize = 6;
+pub(crate) use bar::DECODERS;
+pub use bar::{BARS, Bar, BarWindow, ROM_BAR};
+pub use capability::CapabilityId;
 
 /// A function's interrupt pin (PCI 3.0, 6.2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,99 +56,55 @@ pub struct Identity {
     pub multi_function: bool,
 }
 
-/// A base address register: what it decodes, and how much (PCI 3.0, 6.2.5.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bar {
-    /// I/O ports.
-    Io {
-        /// Length in bytes: a power of two, 4 to 256.
-        len: u32,
-    },
-    /// Memory below 4 GiB.
-    Mem32 {
-        /// Length in bytes: a power of two, at least 16.
-        len: u32,
-        /// Reads have no side effects.
-        prefetchable: bool,
-    },
-    /// Memory anywhere; takes the next BAR too.
-    Mem64 {
-        /// Length in bytes: a power of two, at least 16.
-        len: u64,
-        /// Reads have no side effects.
-        prefetchable: bool,
-    },
-}
-
-impl Bar {
-    /// Length in bytes.
-    pub fn len_bytes(self) -> u64 {
-        match self {
-            Self::Io { len } | Self::Mem32 { len, .. } => u64::from(len),
-            Self::Mem64 { len, .. } => len,
-        }
-    }
-
-    fn space(self) -> Space {
-        if matches!(self, Self::Io { .. }) { Space::Pio } else { Space::Mmio }
-    }
-
-    fn flags(self) -> u32 {
-        let prefetch = |yes: bool| if yes { BAR_PREFETCHABLE } else { 0 };
-        match self {
-            Self::Io { .. } => BAR_IO,
-            Self::Mem32 { prefetchable, .. } => prefetch(prefetchable),
-            Self::Mem64 { prefetchable, .. } => BAR_MEM64 | prefetch(prefetchable),
-        }
-    }
-
-    fn registers(self) -> usize {
-        if matches!(self, Self::Mem64 { .. }) { 2 } else { 1 }
-    }
-}
-
-/// Where an enabled BAR has been put.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BarWindow {
-    /// Memory or I/O.
-    pub space: Space,
-    /// First address. Whatever the guest wrote: it need not be free, nor in range.
-    pub base: u64,
-    /// Length in bytes.
-    pub len: u64,
-}
-
 /// Configuration space of a type 0 (endpoint) function.
 #[derive(Clone, Debug)]
 pub struct ConfigSpace {
     // Fixed make.
-    reset: [u8; CONFIG_LEN],
-    writable: [u8; CONFIG_LEN],
-    cleared_by_ones: [u8; CONFIG_LEN],
+    reset: Vec<u8>,
+    writable: Vec<u8>,
+    cleared_by_ones: Vec<u8>,
     /// Bits the function itself changes.
-    updated: [u8; CONFIG_LEN],
+    updated: Vec<u8>,
     bars: [Option<Bar>; BARS],
+    /// Length of the expansion ROM.
+    rom: Option<u32>,
+    /// What capabilities take.
+    capabilities: Vec<std::ops::Range<usize>>,
     // What the guest changes.
     state: ConfigState,
 }
 
 impl ConfigSpace {
-    /// A header without BARs. Writable: bus master, parity, SERR# and INTx disable of the command
+    /// The 256 bytes of a conventional function, without BARs. Writable: bus master, parity, SERR# and INTx disable of the command
     /// register, cache line size, latency timer, interrupt line.
     ///
     /// # Panics
     /// When `class` is wider than 24 bits.
     pub fn new(id: &Identity) -> Self {
+        Self::with_len(id, CONFIG_LEN)
+    }
+
+    /// The 4,096 bytes of a PCI Express function; where only 256 can be reached (configuration
+    /// mechanism #1), the rest is out of sight.
+    ///
+    /// # Panics
+    /// When `class` is wider than 24 bits.
+    pub fn extended(id: &Identity) -> Self {
+        Self::with_len(id, EXTENDED_CONFIG_LEN)
+    }
+
+    fn with_len(id: &Identity, len: usize) -> Self {
         assert!(id.class >> 24 == 0, "a class code has 24 bits");
-        let zero = [0; CONFIG_LEN];
-        let state = ConfigState { bytes: zero };
+        let zero = vec![0; len];
         let mut space = Self {
-            reset: zero,
-            writable: zero,
-            cleared_by_ones: zero,
-            updated: zero,
+            reset: zero.clone(),
+            writable: zero.clone(),
+            cleared_by_ones: zero.clone(),
+            updated: zero.clone(),
             bars: [None; BARS],
-            state,
+            rom: None,
+            capabilities: Vec::new(),
+            state: ConfigState { bytes: zero },
         };
         let [prog_if, sub_class, base_class, _] = id.class.to_le_bytes();
         space.set(VENDOR_ID, &id.vendor.to_le_bytes());
@@ -194,12 +158,40 @@ impl ConfigSpace {
         self
     }
 
+    /// Adds an expansion ROM of `len` bytes, disabled (PCI 3.0, 6.2.5.2).
+    ///
+    /// # Panics
+    /// When the length is no power of two from 2 KiB to 16 MiB.
+    #[must_use]
+    pub fn with_rom(mut self, len: u32) -> Self {
+        let possible = len.is_power_of_two() && (0x800..=0x100_0000).contains(&len);
+        assert!(possible, "an expansion ROM has 2 KiB to 16 MiB");
+        let mask = ROM_ADDRESS & !(len - 1) | ROM_ENABLE;
+        self.allow(EXPANSION_ROM, &mask.to_le_bytes());
+        self.allow(COMMAND, &Command::new().with_memory(true).into_bits().to_le_bytes());
+        self.rom = Some(len);
+        self
+    }
+
+    /// What BAR `index` decodes, if there is one; [`ROM_BAR`] is the expansion ROM.
+    pub fn bar(&self, index: usize) -> Option<Bar> {
+        match self.rom {
+            Some(len) if index == ROM_BAR => Some(Bar::Mem32 { len, prefetchable: true }),
+            _ => self.bars.get(index).copied().flatten(),
+        }
+    }
+
+    /// How many bytes there are: 256 or 4,096.
+    pub fn len_bytes(&self) -> usize {
+        self.reset.len()
+    }
+
     /// Sets bytes and their reset values; for building a function.
     ///
     /// # Panics
     /// When they run past the end of the space.
     pub fn set(&mut self, offset: u16, bytes: &[u8]) {
-        Self::check(offset, bytes);
+        self.check(offset, bytes);
         put(&mut self.reset, offset, bytes, |_, new| new);
         put(&mut self.state.bytes, offset, bytes, |_, new| new);
     }
@@ -209,7 +201,7 @@ impl ConfigSpace {
     /// # Panics
     /// When they run past the end of the space.
     pub fn allow(&mut self, offset: u16, mask: &[u8]) {
-        Self::check(offset, mask);
+        self.check(offset, mask);
         put(&mut self.writable, offset, mask, |old, new| old | new);
         put(&mut self.cleared_by_ones, offset, mask, |old, new| old & !new);
     }
@@ -219,7 +211,7 @@ impl ConfigSpace {
     /// # Panics
     /// When they run past the end of the space.
     pub fn allow_clear(&mut self, offset: u16, mask: &[u8]) {
-        Self::check(offset, mask);
+        self.check(offset, mask);
         put(&mut self.cleared_by_ones, offset, mask, |old, new| old | new);
         put(&mut self.writable, offset, mask, |old, new| old & !new);
     }
@@ -229,7 +221,7 @@ impl ConfigSpace {
     /// # Panics
     /// When they run past the end of the space.
     pub fn forbid(&mut self, offset: u16, mask: &[u8]) {
-        Self::check(offset, mask);
+        self.check(offset, mask);
         put(&mut self.writable, offset, mask, |old, new| old & !new);
         put(&mut self.cleared_by_ones, offset, mask, |old, new| old & !new);
     }
@@ -239,7 +231,7 @@ impl ConfigSpace {
     /// # Panics
     /// When they run past the end of the space.
     pub fn allow_update(&mut self, offset: u16, mask: &[u8]) {
-        Self::check(offset, mask);
+        self.check(offset, mask);
         put(&mut self.updated, offset, mask, |old, new| old | new);
     }
 
@@ -274,42 +266,49 @@ impl ConfigSpace {
         Command::from_bits(u16::try_from(self.read(COMMAND, Size::Word)).unwrap_or(0))
     }
 
-    /// Where each BAR answers now; `None` for one that is absent or switched off. Compare before
-    /// and after a write to learn what has to be moved.
-    pub fn windows(&self) -> [Option<BarWindow>; BARS] {
-        let mut windows = [None; BARS];
-        let command = self.command();
-        for ((window, bar), offset) in windows.iter_mut().zip(self.bars).zip((BAR0..).step_by(4)) {
-            let Some(bar) = bar else { continue };
-            let enabled = match bar.space() {
-                Space::Pio => command.io(),
-                Space::Mmio => command.memory(),
-            };
-            let low = u64::from(self.read(offset, Size::Dword));
-            let high = match bar {
-                Bar::Mem64 { .. } => u64::from(self.read(offset + 4, Size::Dword)),
-                Bar::Io { .. } | Bar::Mem32 { .. } => 0,
-            };
-            let base = (high << 32 | low) & !(bar.len_bytes() - 1);
-            let place = BarWindow { space: bar.space(), base, len: bar.len_bytes() };
-            *window = enabled.then_some(place);
-        }
+    /// Where each BAR and, after them, the expansion ROM decodes now; `None` for one that is absent
+    /// or switched off.
+    pub fn windows(&self) -> [Option<BarWindow>; DECODERS] {
+        let mut windows = [None; DECODERS];
+        windows.iter_mut().enumerate().for_each(|(index, window)| *window = self.window(index));
         windows
+    }
+
+    fn window(&self, index: usize) -> Option<BarWindow> {
+        let (bar, command) = (self.bar(index)?, self.command());
+        let offset = BAR0 + 4 * u16::try_from(index).unwrap_or(0);
+        let (enabled, value) = match bar {
+            Bar::Mem32 { .. } if index == ROM_BAR => {
+                let value = self.read(EXPANSION_ROM, Size::Dword);
+                (command.memory() && value & ROM_ENABLE != 0, u64::from(value))
+            }
+            Bar::Mem64 { .. } => {
+                let high = u64::from(self.read(offset + 4, Size::Dword));
+                (command.memory(), high << 32 | u64::from(self.read(offset, Size::Dword)))
+            }
+            Bar::Mem32 { .. } => (command.memory(), self.read(offset, Size::Dword).into()),
+            Bar::Io { .. } => (command.io(), self.read(offset, Size::Dword).into()),
+        };
+        let (space, len) = (bar.space(), bar.len_bytes());
+        enabled.then_some(BarWindow { space, base: value & !(len - 1), len })
     }
 
     /// Puts every byte back to its reset value.
     pub fn reset(&mut self) {
-        self.state.bytes = self.reset;
+        self.state.bytes.clone_from(&self.reset);
     }
 
     /// What a snapshot keeps.
     pub fn state(&self) -> ConfigState {
-        self.state
+        self.state.clone()
     }
 
-    /// Whether a function of this make can be in `state`: bits that neither the guest nor the
-    /// function changes have their reset values.
+    /// Whether a function of this make can be in `state`: it has as many bytes, and bits that
+    /// neither the guest nor the function changes have their reset values.
     pub fn can_be(&self, state: &ConfigState) -> bool {
+        if state.bytes.len() != self.len_bytes() {
+            return false;
+        }
         let masks = self.writable.iter().zip(&self.cleared_by_ones).zip(&self.updated);
         let changes = masks.map(|((writable, clears), updated)| writable | clears | updated);
         let bytes = state.bytes.iter().zip(&self.reset).zip(changes);
@@ -328,13 +327,13 @@ impl ConfigSpace {
         })
     }
 
-    fn check(offset: u16, bytes: &[u8]) {
+    fn check(&self, offset: u16, bytes: &[u8]) {
         let end = usize::from(offset) + bytes.len();
-        assert!(end <= CONFIG_LEN, "a configuration register lies inside the space");
+        assert!(end <= self.len_bytes(), "a configuration register lies inside the space");
     }
 }
 
-fn put(to: &mut [u8; CONFIG_LEN], offset: u16, bytes: &[u8], how: impl Fn(u8, u8) -> u8) {
+fn put(to: &mut [u8], offset: u16, bytes: &[u8], how: impl Fn(u8, u8) -> u8) {
     let cells = to.iter_mut().skip(usize::from(offset));
     cells.zip(bytes).for_each(|(cell, &new)| *cell = how(*cell, new));
 }

@@ -1,0 +1,463 @@
+//! A PCI function: a device, and around it what the bus has of each.
+
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use trapline_device::{
+    Device, Direction, Handler, Interrupt, IoCx, Line, MsiController, Region, Ring, Rules,
+    SaveState, Saved, Size, StateError, Window, saved_form,
+};
+
+use crate::bus::Devfn;
+use crate::config::{Bar, BarWindow, ConfigSpace, DECODERS, Identity, ROM_BAR};
+use crate::device::PciDevice;
+use crate::interrupts::Interrupts;
+use crate::msi::MsiCapability;
+use crate::msix::{MsixLayout, MsixState, MsixV1, PendingWindow, TableWindow};
+use crate::regs::{HEADER, STATUS, STATUS_INTERRUPT};
+use crate::reset::Resets;
+use crate::state::{ConfigState, ConfigV1};
+
+/// A place on a bus, with the wires that lead to it.
+pub struct Slot<'a> {
+    /// The name of what goes there, as the user knows it: `edu0`. No other function has it.
+    pub name: &'a str,
+    /// The place.
+    pub devfn: Devfn,
+    /// The interrupt pin.
+    pub pin: Option<Line>,
+    /// Where messages go, if somebody takes any.
+    pub messages: Option<&'a dyn MsiController>,
+}
+
+impl fmt::Debug for Slot<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.name, self.devfn)
+    }
+}
+
+/// A function that is being put together: its identity, BARs, capabilities and interrupts, before
+/// there is a device.
+pub struct FunctionBuilder<'a> {
+    slot: Slot<'a>,
+    config: ConfigSpace,
+    interrupts: Option<Interrupts>,
+    msi: bool,
+    msix: Option<MsixLayout>,
+    resets: Resets,
+    handlers: Vec<(usize, Arc<dyn Handler>)>,
+    shown: Vec<(usize, Show)>,
+    windows: Vec<(usize, Window)>,
+}
+
+/// Shows memory to the guest at an address of the processors', or nowhere.
+pub(crate) type Show = Box<dyn Fn(Option<u64>) + Send + Sync>;
+
+impl<'a> FunctionBuilder<'a> {
+    /// A conventional function, with nothing but a header.
+    pub fn new(slot: Slot<'a>, identity: &Identity) -> Self {
+        Self::with(slot, ConfigSpace::new(identity))
+    }
+
+    /// A PCI Express function (an endpoint integrated in the root complex) with function-level
+    /// reset, and 4,096 bytes of configuration space.
+    pub fn express(slot: Slot<'a>, identity: &Identity) -> Self {
+        let mut builder = Self::with(slot, ConfigSpace::extended(identity));
+        builder.resets.add_express(&mut builder.config);
+        builder
+    }
+
+    fn with(slot: Slot<'a>, config: ConfigSpace) -> Self {
+        Self {
+            slot,
+            config,
+            interrupts: None,
+            msi: false,
+            msix: None,
+            resets: Resets::default(),
+            handlers: Vec::new(),
+            shown: Vec::new(),
+            windows: Vec::new(),
+        }
+    }
+
+    /// Adds BAR `index`; see [`ConfigSpace::with_bar`]. The device answers it.
+    #[must_use]
+    pub fn bar(mut self, index: usize, bar: Bar) -> Self {
+        self.config = self.config.with_bar(index, bar);
+        self
+    }
+
+    /// Adds BAR `index`, which `handler` answers instead of the device.
+    #[must_use]
+    pub fn bar_handler(mut self, index: usize, bar: Bar, handler: Arc<dyn Handler>) -> Self {
+        self.handlers.push((index, handler));
+        self.bar(index, bar)
+    }
+
+    /// Adds BAR `index`, memory that is no region: `show` puts it where the BAR is.
+    #[must_use]
+    pub fn bar_shown(
+        mut self,
+        index: usize,
+        bar: Bar,
+        show: impl Fn(Option<u64>) + Send + Sync + 'static,
+    ) -> Self {
+        self.shown.push((index, Box::new(show)));
+        self.bar(index, bar)
+    }
+
+    /// Adds an expansion ROM of `len` bytes, which the device answers as [`ROM_BAR`].
+    #[must_use]
+    pub fn rom(mut self, len: u32) -> Self {
+        self.config = self.config.with_rom(len);
+        self
+    }
+
+    /// Delivers a part of a BAR in another way than by calling the device: from memory, through a
+    /// doorbell, queued. The window's offset is one in the BAR.
+    #[must_use]
+    pub fn window(mut self, bar: usize, window: Window) -> Self {
+        self.windows.push((bar, window));
+        self
+    }
+
+    /// Has writes of `len` bytes (0 for any) at `offset` of a BAR ring instead of being passed on.
+    #[must_use]
+    pub fn doorbell(self, bar: usize, offset: u64, len: u64, target: Arc<dyn Ring>) -> Self {
+        let delivery =
+            trapline_device::Delivery::Doorbell { target: target.into(), datamatch: None };
+        self.window(bar, Window { offset, len, delivery })
+    }
+
+    /// Adds the MSI capability, with one message.
+    #[must_use]
+    pub fn msi(mut self) -> Self {
+        self.msi = true;
+        self
+    }
+
+    /// Adds MSI-X; the BARs it is in come before it.
+    #[must_use]
+    pub fn msix(mut self, layout: MsixLayout) -> Self {
+        self.msix = Some(layout);
+        self
+    }
+
+    /// Adds power management: D0 and D3hot, which is left through a reset.
+    #[must_use]
+    pub fn power_management(mut self) -> Self {
+        self.resets.add_power_management(&mut self.config);
+        self
+    }
+
+    /// Adds function-level reset to a conventional function.
+    #[must_use]
+    pub fn function_level_reset(mut self) -> Self {
+        self.resets.add_advanced_features(&mut self.config);
+        self
+    }
+
+    /// Configuration space, for registers and capabilities of the device's own.
+    pub fn config(&mut self) -> &mut ConfigSpace {
+        &mut self.config
+    }
+
+    /// The interrupt with this number, for the device to hold: MSI-X vector `number`, the MSI
+    /// message, or the pin, whichever the driver has enabled.
+    pub fn interrupt(&mut self, number: usize) -> Interrupt {
+        self.interrupts().either(number)
+    }
+
+    /// The pin alone, for a device that tells it from messages. It is low while messages are used.
+    pub fn pin(&mut self) -> Interrupt {
+        self.interrupts().pin()
+    }
+
+    /// Message `number` alone. Nothing is sent while the pin is used.
+    ///
+    /// # Panics
+    /// When there are not as many.
+    pub fn message(&mut self, number: usize) -> Interrupt {
+        self.interrupts().message(number)
+    }
+
+    fn interrupts(&mut self) -> &mut Interrupts {
+        let Self { slot, config, interrupts, msi, msix, .. } = self;
+        interrupts.get_or_insert_with(|| {
+            let vectors = msix.map_or(u16::from(*msi), |layout| layout.vectors);
+            let mut interrupts = Interrupts::new(slot, vectors);
+            interrupts.msi = msi.then(|| MsiCapability::add(config));
+            interrupts.msix = msix.map(|layout| layout.add(config));
+            interrupts
+        })
+    }
+
+    /// The function, with its device.
+    pub fn build(mut self, device: Arc<dyn PciDevice>) -> Function {
+        self.interrupts();
+        let Self { slot, config, interrupts, msix, resets, handlers, shown, windows, .. } = self;
+        let interrupts = interrupts.unwrap_or_else(|| unreachable!("made right above"));
+        let mut bars: [Vec<(u64, Region)>; DECODERS] = Default::default();
+        for (index, pieces) in bars.iter_mut().enumerate() {
+            let Some(bar) = config.bar(index) else { continue };
+            if shown.iter().any(|(bar, _)| *bar == index) {
+                continue;
+            }
+            let handler = handlers.iter().find(|(bar, _)| *bar == index);
+            let handler = handler.map_or_else(
+                || -> Arc<dyn Handler> {
+                    Arc::new(BarOf { device: Arc::clone(&device), bar: index })
+                },
+                |(_, handler)| Arc::clone(handler),
+            );
+            let windows = windows.iter().filter(|(bar, _)| *bar == index);
+            let windows = windows.map(|(_, window)| window.clone()).collect();
+            let whole = Pieces { name: slot.name, bar: index, decodes: bar, handler, windows };
+            *pieces = whole.cut(msix.as_ref(), &interrupts);
+        }
+        let function = Function {
+            name: slot.name.into(),
+            device,
+            interrupts,
+            has_table: msix.is_some(),
+            resets,
+            bars,
+            shown,
+            config: Mutex::new(config),
+        };
+        function.interrupts.sync(&function.config.lock(), true);
+        function
+    }
+}
+
+/// A BAR that is to become regions.
+struct Pieces<'a> {
+    name: &'a str,
+    bar: usize,
+    decodes: Bar,
+    handler: Arc<dyn Handler>,
+    windows: Vec<Window>,
+}
+
+impl Pieces<'_> {
+    /// The regions of the BAR with their offsets: the MSI-X table and its pending bits are regions
+    /// of their own, and the handler's is cut around them.
+    fn cut(self, msix: Option<&MsixLayout>, interrupts: &Interrupts) -> Vec<(u64, Region)> {
+        let mut cuts: Vec<(std::ops::Range<u64>, &str, Arc<dyn Handler>)> = Vec::new();
+        if let Some(layout) = msix {
+            let vectors = || Arc::clone(&interrupts.vectors);
+            if usize::from(layout.table_bar) == self.bar {
+                cuts.push((layout.table_range(), "msix-table", Arc::new(TableWindow(vectors()))));
+            }
+            if usize::from(layout.pba_bar) == self.bar {
+                cuts.push((layout.pba_range(), "msix-pba", Arc::new(PendingWindow(vectors()))));
+            }
+        }
+        cuts.sort_by_key(|(range, ..)| range.start);
+        let (mut pieces, mut start) = (Vec::new(), 0);
+        let name = if self.bar == ROM_BAR { "rom".to_owned() } else { format!("bar{}", self.bar) };
+        for (range, part, handler) in cuts {
+            pieces.extend(self.piece(start..range.start, &name));
+            let names = (self.name, part);
+            let len = range.end - range.start;
+            pieces
+                .push((range.start, Region::new(self.decodes.space(), None, len, names, handler)));
+            start = range.end;
+        }
+        pieces.extend(self.piece(start..self.decodes.len_bytes(), &name));
+        pieces
+    }
+
+    /// What the handler answers of `range`, with the windows that are in it.
+    fn piece(&self, range: std::ops::Range<u64>, name: &str) -> Option<(u64, Region)> {
+        let len = range.end.checked_sub(range.start).filter(|len| *len > 0)?;
+        let (space, handler) = (self.decodes.space(), Arc::clone(&self.handler));
+        let region = Region::new(space, None, len, (self.name, name), handler);
+        let region = region.device_offset(range.start);
+        let windows = self.windows.iter().filter(|window| range.contains(&window.offset));
+        let region = windows.cloned().fold(region, |region, window| {
+            let offset = window.offset - range.start;
+            region.window(Window { offset, ..window })
+        });
+        Some((range.start, region))
+    }
+}
+
+/// A BAR that the device answers.
+struct BarOf {
+    device: Arc<dyn PciDevice>,
+    bar: usize,
+}
+
+impl Handler for BarOf {
+    fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+        self.device.bar_read(cx, self.bar, offset, size)
+    }
+
+    fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+        self.device.bar_write(cx, self.bar, offset, size, value);
+    }
+
+    fn rules(&self) -> Rules {
+        self.device.bar_rules(self.bar)
+    }
+
+    fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
+        self.device.bar_register(self.bar, offset, direction)
+    }
+}
+
+/// A PCI function, ready to be plugged into a [`crate::Bus`]: configuration space, what its
+/// interrupts go through, the regions behind its BARs, and the device.
+pub struct Function {
+    name: Arc<str>,
+    device: Arc<dyn PciDevice>,
+    interrupts: Interrupts,
+    /// Whether the vectors are MSI-X'.
+    has_table: bool,
+    resets: Resets,
+    /// The regions of each BAR, with their offsets in it. Templates: the bus maps copies.
+    bars: [Vec<(u64, Region)>; DECODERS],
+    shown: Vec<(usize, Show)>,
+    /// Held while the device is asked about configuration space, so the device's own lock comes
+    /// after it, and that of its interrupts last.
+    config: Mutex<ConfigSpace>,
+}
+
+impl Function {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Answers a read of configuration space; bytes past its end are all ones. `offset` is below
+    /// 4,096, and a multiple of `size`.
+    pub(crate) fn config_read(&self, offset: u16, size: Size) -> u32 {
+        let config = self.config.lock();
+        let value = self.device.config_read(&config, offset, size);
+        // The status register's lower byte.
+        let byte = u32::from(STATUS).checked_sub(u32::from(offset));
+        match byte.filter(|byte| *byte < 4 && *byte < size.bits() / 8) {
+            Some(byte) if self.interrupts.pin_pending(&config) => {
+                value | STATUS_INTERRUPT << (8 * byte)
+            }
+            _ => value,
+        }
+    }
+
+    /// Takes a write of configuration space. Returns whether a BAR decodes something else now.
+    pub(crate) fn config_write(&self, offset: u16, size: Size, value: u32) -> bool {
+        let mut config = self.config.lock();
+        let before = self.decoded(&config);
+        let state = self.resets.state(&config);
+        self.device.config_write(&mut config, offset, size, value);
+        if self.resets.take(&mut config, state) {
+            config.reset();
+            self.interrupts.vectors.reset();
+            self.device.reset();
+        }
+        self.interrupts.sync(&config, self.resets.awake(&config));
+        before != self.decoded(&config)
+    }
+
+    /// Where each BAR decodes, in addresses of the bus.
+    pub(crate) fn windows(&self) -> [Option<BarWindow>; DECODERS] {
+        self.decoded(&self.config.lock())
+    }
+
+    fn decoded(&self, config: &ConfigSpace) -> [Option<BarWindow>; DECODERS] {
+        if self.resets.awake(config) { config.windows() } else { [None; DECODERS] }
+    }
+
+    /// Length of a BAR, if there is one.
+    pub(crate) fn bar_len(&self, index: usize) -> Option<u64> {
+        self.config.lock().bar(index).map(Bar::len_bytes)
+    }
+
+    /// Shows what of BAR `index` is no region where the BAR is now.
+    pub(crate) fn show(&self, index: usize, base: Option<u64>) {
+        let shown = self.shown.iter().filter(|(bar, _)| *bar == index);
+        shown.for_each(|(_, show)| show(base));
+    }
+
+    /// The regions of each BAR.
+    pub(crate) fn bars(&self) -> &[Vec<(u64, Region)>; DECODERS] {
+        &self.bars
+    }
+
+    /// The name of a register in configuration space.
+    pub(crate) fn register(&self, offset: u16, direction: Direction) -> Option<&'static str> {
+        let row = match direction {
+            Direction::Read => HEADER.for_read(u64::from(offset)),
+            Direction::Write => HEADER.for_write(u64::from(offset)),
+        };
+        row.map(|row| row.name).or_else(|| self.device.config_register(offset))
+    }
+}
+
+impl Device for Function {
+    /// As after power-on. The bus moves the BARs.
+    fn reset(&self) {
+        let mut config = self.config.lock();
+        config.reset();
+        self.interrupts.vectors.reset();
+        self.device.reset();
+        self.interrupts.sync(&config, true);
+    }
+}
+
+/// What a snapshot keeps of a function.
+#[derive(Clone)]
+struct State {
+    config: ConfigState,
+    /// Without vectors where there is no table.
+    msix: MsixState,
+    device: Saved,
+}
+
+impl State {
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the function checks it")]
+    fn check(&self) -> Result<(), StateError> {
+        Ok(())
+    }
+}
+
+saved_form! {
+    /// [`State`], version 1.
+    struct FunctionV1 of State, "pci-function" version 1 {
+        config: ConfigV1,
+        msix: MsixV1,
+        device: Saved,
+    }
+}
+
+impl SaveState for Function {
+    fn save(&self) -> Saved {
+        let config = self.config.lock();
+        let msix =
+            if self.has_table { self.interrupts.vectors.state() } else { MsixState::default() };
+        let state = State { config: config.state(), msix, device: self.device.save() };
+        Saved::encode(&FunctionV1::from(&state))
+    }
+
+    /// The bus moves the BARs afterwards.
+    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+        let State { config: state, msix, device } = State::try_from(saved.decode::<FunctionV1>()?)?;
+        let check = StateError::check::<FunctionV1>;
+        let mut config = self.config.lock();
+        check(config.can_be(&state), "hard-wired bits are what they are")?;
+        let vectors = &self.interrupts.vectors;
+        let possible = if self.has_table { vectors.can_be(&msix) } else { msix.is_empty() };
+        check(possible, "the MSI-X table is as long as it is")?;
+        let mut restored = config.clone();
+        restored.restore(state);
+        check(self.device.config_possible(&restored), "configuration space is a possible one")?;
+        self.device.restore(&device)?;
+        *config = restored;
+        vectors.restore(&msix);
+        self.interrupts.sync(&config, self.resets.awake(&config));
+        Ok(())
+    }
+}
