@@ -2,10 +2,12 @@
 //!
 //! Devices and loaders see guest physical addresses and bounds-checked copies; nobody outside
 //! [`GuestMem::regions`] sees a host address. `region.rs` maps RAM where huge pages can be shown to
-//! the guest, out of what `backing.rs` makes; this crate's `unsafe` is in the former.
+//! the guest, out of what `backing.rs` makes; this crate's `unsafe` is in the former. `piece.rs` is
+//! what the registry maps.
 
 mod backing;
 mod error;
+mod piece;
 mod region;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use vm_memory::{
 
 pub use backing::Backing;
 pub use error::Error;
+pub use piece::Piece;
 pub use region::Region;
 
 /// Bytes of guest RAM that others may change at any time: `vm_memory`'s bounds-checked access to

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
+use trapline_access::Memory;
 use vm_memory::Bytes;
 
 use super::*;
@@ -181,6 +182,43 @@ fn the_dirty_bitmap_has_what_this_process_wrote() {
     let mem = GuestMem::new(&[(0, MIB)]).unwrap();
     mem.write(0, &[1]).unwrap();
     assert!(mem.take_dirty().is_empty(), "nobody asked");
+}
+
+#[test]
+fn a_piece_is_memory_for_a_registry() {
+    let ranges = [(0, 0x1000), (0x10_0000, 0x3000)];
+    let mem = GuestMem::with_options(&ranges, &memfd()).unwrap();
+    let pieces = mem.pieces();
+    let [_, piece] = pieces.as_slice() else { panic!("two pieces") };
+    assert_eq!((piece.len(), piece.is_empty()), (0x3000, false));
+    for len in [1, 2, 3, 4, 5, 7, 8, 9, 100] {
+        for offset in [0, 8, 0x1001, 0x3000 - len] {
+            let data: Vec<u8> = (1..=u8::try_from(len).unwrap()).collect();
+            piece.write(offset, &data);
+            let mut back = vec![0; data.len()];
+            mem.read(0x10_0000 + offset, &mut back).unwrap();
+            assert_eq!(back, data, "{len} bytes at {offset:#x}");
+            back.fill(0);
+            piece.read(offset, &mut back);
+            assert_eq!(back, data, "{len} bytes at {offset:#x}");
+        }
+    }
+    // Nothing of it is another piece's.
+    let mut first = [0; 0x1000];
+    mem.read(0, &mut first).unwrap();
+    assert_eq!(first, [0; 0x1000]);
+
+    let (fd, offset) = Memory::file(piece).unwrap();
+    let mut back = [0; 1];
+    own(fd).read_exact_at(&mut back, offset + 0x1001).unwrap();
+    assert_eq!(back, [1]);
+    // Its source finds where it is mapped, and it stays so.
+    let known = piece.mapping().and_then(|any| any.downcast_ref::<Piece>()).unwrap().clone();
+    assert_eq!(known.region(), mem.regions()[1]);
+    drop((mem, pieces));
+    known.read(0x1001, &mut back);
+    assert_eq!(back, [1]);
+    assert!(Memory::file(&GuestMem::new(&[(0, 1)]).unwrap().pieces()[0]).is_none());
 }
 
 fn hugetlbfs(path: impl Into<PathBuf>, len: u64) -> Result<GuestMem, Error> {
