@@ -38,6 +38,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let mut machine = Machine::new(config(options, boot, fw_cfg, &console))?;
     console.attach(machine.console_device());
     // Said only now: whoever cannot run has one sentence to read.
+    options.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     remark.iter().for_each(Remark::say);
     if kernel {
         warn_of_software_kvm();

@@ -1,7 +1,8 @@
 //! Why KVM could not be used, in sentences a user can act on.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Why KVM could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +20,8 @@ pub enum Error {
     ),
     /// The file may not be opened.
     #[error(
-        "no permission on {path}: add yourself to the group that owns it (usermod -aG kvm USER, \
-         then log in again)",
+        "no permission on {path}: {}",
+        permission_advice(.0),
         path = .0.display()
     )]
     Permission(
@@ -111,6 +112,18 @@ pub enum Error {
         /// The operating system's words.
         reason: io::Error,
     },
+}
+
+/// How to get at a device file, by who may use it now.
+fn permission_advice(path: &Path) -> &'static str {
+    const GROUP: u32 = 0o060;
+    let group_may =
+        path.metadata().map_or(true, |file| file.mode() & GROUP == GROUP && file.gid() != 0);
+    if group_may {
+        "add yourself to the group that owns it (usermod -aG kvm USER, then log in again)"
+    } else {
+        "only its owner may use it; have root give it to a group of yours (chgrp and chmod 660)"
+    }
 }
 
 impl Error {

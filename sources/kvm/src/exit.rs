@@ -58,6 +58,8 @@ pub(crate) enum Exit {
     Eoi {
         vector: u8,
     },
+    /// KVM has not run it and wants to be asked again: it has not been started by another vCPU yet.
+    Again,
     Shutdown,
     FailEntry {
         reason: u64,
@@ -108,10 +110,11 @@ impl RunPage {
     pub(crate) fn run(&self, vcpu: &VcpuFd) -> io::Result<Exit> {
         match ioctl::run(vcpu) {
             Ok(()) => Ok(self.decode()),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
-                Ok(Exit::Interrupted)
-            }
-            Err(error) => Err(error),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => Ok(Exit::Interrupted),
+                Some(libc::EAGAIN) => Ok(Exit::Again),
+                _ => Err(error),
+            },
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
@@ -40,6 +41,7 @@ pub struct Vcpu {
     pub(crate) pins: Pins,
     counters: Arc<ExitCounters>,
     recent: AccessLog,
+    again: Again,
     /// Whether it has run before.
     has_run: bool,
     /// The elements of a string access on their way between device and guest.
@@ -74,6 +76,7 @@ impl Vcpu {
             pins: Pins::default(),
             counters: Arc::default(),
             recent: AccessLog::default(),
+            again: Again::default(),
             has_run: false,
             elements: Box::new([0; PIO_BYTES_MAX]),
             vm: Arc::clone(vm),
@@ -138,8 +141,15 @@ impl Vcpu {
     fn enter(&mut self) -> io::Result<Exit> {
         self.pins.before_entry(&self.fd, &self.page, &self.kick)?;
         let exit = self.page.run(&self.fd)?;
-        if exit != Exit::Interrupted {
-            self.pins.has_run();
+        match exit {
+            Exit::Interrupted => {}
+            Exit::Again if self.again.is_too_often(Instant::now()) => {
+                return Err(io::Error::other(
+                    "it was asked again and again, and wants to be asked again (EAGAIN)",
+                ));
+            }
+            Exit::Again => {}
+            _ => self.pins.has_run(),
         }
         Ok(exit)
     }
@@ -179,7 +189,7 @@ impl Vcpu {
                 self.mmio(addr, direction, len);
                 None
             }
-            Exit::Interrupted => self.interrupted(),
+            Exit::Interrupted | Exit::Again => self.interrupted(),
             // The next entry injects what there is.
             Exit::InterruptWindow => None,
             Exit::Eoi { vector } => {
@@ -318,6 +328,29 @@ impl Vcpu {
     }
 }
 
+/// How often in a row KVM wanted to be asked again at once. A vCPU that waits to be started does so
+/// now and then, after having slept.
+#[derive(Debug, Default)]
+struct Again {
+    last: Option<Instant>,
+    count: u32,
+}
+
+impl Again {
+    /// What comes sooner than this was no sleep.
+    const AT_ONCE: Duration = Duration::from_millis(1);
+    /// So often is no accident.
+    const COUNT_MAX: u32 = 10_000;
+
+    /// Counts one more, at `now`.
+    fn is_too_often(&mut self, now: Instant) -> bool {
+        let at_once = self.last.is_some_and(|last| now.duration_since(last) < Self::AT_ONCE);
+        self.count = if at_once { self.count.saturating_add(1) } else { 1 };
+        self.last = Some(now);
+        self.count > Self::COUNT_MAX
+    }
+}
+
 fn kind_of(exit: &Exit) -> ExitKind {
     match exit {
         Exit::Io(io) if io.count > 1 => ExitKind::PortString,
@@ -326,7 +359,7 @@ fn kind_of(exit: &Exit) -> ExitKind {
         Exit::Mmio { direction: Direction::Read, .. } => ExitKind::MmioRead,
         Exit::Mmio { direction: Direction::Write, .. } => ExitKind::MmioWrite,
         Exit::Halt => ExitKind::Halt,
-        Exit::Interrupted => ExitKind::Interrupted,
+        Exit::Interrupted | Exit::Again => ExitKind::Interrupted,
         Exit::InterruptWindow => ExitKind::InterruptWindow,
         Exit::Eoi { .. } => ExitKind::Eoi,
         Exit::Shutdown => ExitKind::Shutdown,
@@ -423,6 +456,18 @@ mod tests {
         assert!(without.ends_with("with details 0x0 0x1234"), "{without}");
         assert!(internal_error(1, &[]).ends_with("emulate an instruction"));
         assert!(internal_error(1, &[1, u64::MAX, u64::MAX]).contains("ff ff"), "length is clamped");
+    }
+
+    #[test]
+    fn a_kvm_that_wants_to_be_asked_for_ever_is_not_and_one_that_slept_is() {
+        let mut again = Again::default();
+        let start = Instant::now();
+        let quick = |n: u32| start + Duration::from_micros(50) * n;
+        assert!((0..10_000).all(|n| !again.is_too_often(quick(n))));
+        assert!(again.is_too_often(quick(10_000)));
+        let mut again = Again::default();
+        let slow = |n: u32| start + Duration::from_millis(2) * n;
+        assert!((0..30_000).all(|n| !again.is_too_often(slow(n))));
     }
 
     #[test]

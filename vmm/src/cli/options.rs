@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::{Backing, FirmwareKernel, PcIrqchip};
 
@@ -19,7 +19,7 @@ pub struct RunOptions {
     pub name: String,
     /// Virtual CPUs, at least 1.
     pub cpus: u32,
-    /// Guest memory in bytes, a multiple of 4 KiB, no more than the host has.
+    /// Guest memory in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
     /// Where it is.
     pub memory: Backing,
@@ -60,6 +60,8 @@ pub struct RunOptions {
     pub loglevel: LogLevel,
     /// What only arm64 guests have.
     pub arm64: trapline_machine::Arm64,
+    /// What may surprise about these options, in sentences.
+    pub warnings: Vec<String>,
 }
 
 /// What the guest starts with.
@@ -106,6 +108,7 @@ impl RunOptions {
         let cpus = cpus(&args.basic, host)?;
         let (mem_bytes, mem_base) = memory(&args.basic, cpus, host)?;
         Ok(Self {
+            warnings: warnings(&args, mem_bytes, host),
             arm64: match host.machine {
                 Machine::Pc => trapline_machine::Arm64::default(),
                 Machine::Arm64 => arm64::options(&args, mem_base)?,
@@ -146,7 +149,8 @@ impl RunOptions {
 fn cpus(args: &BasicArgs, host: &Host) -> anyhow::Result<u32> {
     let Some(text) = &args.cpus else { return Ok(host.default_cpus()) };
     let count = match units::count(text) {
-        Ok(0) => bail!("-c {text}: a guest needs at least one CPU"),
+        // As in kvmtool.
+        Ok(0) => return Ok(host.default_cpus()),
         Ok(count) => count,
         Err(BadNumber::TooLarge) => u64::MAX,
         Err(BadNumber::NotANumber) => bail!("-c {text}: not a number of CPUs"),
@@ -177,11 +181,29 @@ fn memory(args: &BasicArgs, cpus: u32, host: &Host) -> anyhow::Result<(u64, Opti
             bail!("-m {text}: not a memory size; write MiB, or a unit as in 512M or 2G")
         }
     };
-    if let Some(ram) = host.ram_bytes {
-        ensure!(size <= ram, "-m {text}: more than the host's {} MiB of RAM", ram >> 20);
-    }
     let size = size.checked_next_multiple_of(PAGE);
     Ok((size.with_context(|| format!("-m {text}: too much memory"))?, base))
+}
+
+/// What kvmtool warns of, too. Memory beyond the host's RAM is legal: a guest need not touch it all.
+fn warnings(args: &RunArgs, mem_bytes: u64, host: &Host) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(ram) = host.ram_bytes.filter(|ram| mem_bytes > *ram) {
+        let (guest, ram) = (mem_bytes >> 20, ram >> 20);
+        warnings.push(format!("-m: the guest has {guest} MiB of memory, the host only {ram} MiB"));
+    }
+    let kernels = args.kernel.kernel.iter().chain(&args.kernel.positional).count();
+    if args.kernel.firmware.is_some() && args.kernel.initrd.is_some() && kernels == 0 {
+        warnings.push(
+            "--initrd: firmware takes no initial RAM disk without a kernel, it is ignored"
+                .to_owned(),
+        );
+    }
+    let consoles = ["serial", "virtio", "hv"];
+    if let Some(text) = args.basic.console.as_deref().filter(|text| !consoles.contains(text)) {
+        warnings.push(format!("--console {text}: no such console, it is the serial port"));
+    }
+    warnings
 }
 
 fn pc_irqchip(text: Option<&str>) -> anyhow::Result<PcIrqchip> {
@@ -210,9 +232,6 @@ fn boot(args: KernelArgs, machine: Machine) -> anyhow::Result<Boot> {
         (Some(path), Some(firmware)) => {
             let kernel = FirmwareKernel { path, initrd: args.initrd, cmdline: params };
             Ok(Boot::Firmware { path: firmware, kernel: Some(kernel) })
-        }
-        (None, Some(_)) if args.initrd.is_some() => {
-            bail!("--initrd: firmware takes no initial RAM disk without a kernel")
         }
         (None, Some(path)) => Ok(Boot::Firmware { path, kernel: None }),
         (path, None) => Ok(Boot::Kernel { path, initrd: args.initrd, params }),

@@ -13,16 +13,22 @@ pub(super) enum BadNumber {
 pub(super) fn count(text: &str) -> Result<u64, BadNumber> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => (hex, 16),
-        None if text.len() > 1 && text.starts_with('0') => (text.trim_start_matches('0'), 8),
+        None if text.len() > 1 && text.starts_with('0') => (text, 8),
         None => (text, 10),
     };
     whole(digits, radix)
 }
 
-/// A size in bytes: a decimal number and a unit, of which `B` is bytes, `K` to `P` are powers of
-/// 1024, and none is MiB.
+/// A size in bytes: a number and a unit, of which `B` is bytes, `K` to `P` are powers of 1024, and
+/// none is MiB. After `0x`, where `B` is a digit, there is no unit of bytes.
 pub(super) fn size(text: &str) -> Result<u64, BadNumber> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let digits = match hex {
+        Some(_) => {
+            text.trim_end_matches(|c: char| c.is_ascii_alphabetic() && !c.is_ascii_hexdigit())
+        }
+        None => text.trim_end_matches(|c: char| c.is_ascii_alphabetic()),
+    };
     let unit = text.strip_prefix(digits).unwrap_or_default();
     let shift = match unit.to_ascii_uppercase().as_str() {
         "B" => 0,
@@ -33,7 +39,11 @@ pub(super) fn size(text: &str) -> Result<u64, BadNumber> {
         "P" => 50,
         _ => return Err(BadNumber::NotANumber),
     };
-    whole(digits, 10)?.checked_mul(1 << shift).ok_or(BadNumber::TooLarge)
+    let number = match hex {
+        Some(_) => count(digits)?,
+        None => whole(digits, 10)?,
+    };
+    number.checked_mul(1 << shift).ok_or(BadNumber::TooLarge)
 }
 
 fn whole(digits: &str, radix: u32) -> Result<u64, BadNumber> {
