@@ -28,6 +28,9 @@ pub(crate) struct Scenario {
 pub(crate) enum User {
     /// Nobody: the guest runs this init of `guest-tests/` and ends by itself.
     Nobody(&'static str),
+    /// Nobody: the guest runs this init in memory of so many huge pages, which are there for it and
+    /// no more. Its host is always an emulated one.
+    HugePages(&'static str, u32),
     /// Nobody, but somebody wants to see the display at the end: it must show [`DISPLAYED`].
     Looking(&'static str),
     /// Nobody, twice: with the interrupt controllers in the kernel and with our own. This init's
@@ -104,6 +107,20 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         options: &["-c", "1"],
         user: User::Nobody("init-smoke.sh"),
         expect: REPORT,
+        once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "boot-hugetlbfs",
+        about: "the same in huge pages of a hugetlbfs, which the guest takes and gives back",
+        image: Image::Bzimage,
+        options: &["-c", "1", "-m", "192", "--hugetlbfs", "/huge"],
+        user: User::HugePages("init-smoke.sh", 96),
+        expect: &[
+            "TRAPLINE-GUEST: uname {release}\n",
+            "TRAPLINE-HOST: with the guest, 0 of 96 huge pages are to spare\n",
+            "TRAPLINE-GUEST: done",
+            "TRAPLINE-HOST: after the guest, 96 of 96 huge pages are to spare\n",
+        ],
         once: Some("TRAPLINE-GUEST: done"),
     },
     Scenario {

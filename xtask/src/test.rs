@@ -116,6 +116,12 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
     Task::new(scenario.name, scenario.about, move || {
         let text = match &scenario.user {
             User::Nobody(init) => boot(scenario, init, Script::default(), place, &ready)?,
+            User::HugePages(init, pages) => {
+                let variables = vec![("PAGES".to_owned(), pages.to_string())];
+                let file = Some("host-hugetlbfs.sh");
+                let script = Script { file, variables, ..Script::default() };
+                boot(scenario, init, script, Place::Nested, &ready)?
+            }
             User::Comparing(init) => compare(scenario, init, place, &ready)?,
             User::Looking(init) => {
                 let script = Script { file: Some("host-display.sh"), ..Script::default() };
