@@ -71,7 +71,10 @@ pub enum Error {
         reason: String,
     },
     /// A bzImage from before protocol 2.06.
-    #[error("{name}: bzImage protocol {major}.{minor:02} is too old, 2.06 needed")]
+    #[error(
+        "{name}: bzImage protocol {major}.{minor:02} is too old, 2.06 needed; a BIOS may start it \
+         (-f with -k)"
+    )]
     OldProtocol {
         /// The file.
         name: String,
@@ -79,6 +82,12 @@ pub enum Error {
         major: u8,
         /// Protocol minor version.
         minor: u8,
+    },
+    /// A bzImage without a 32-bit entry, which starts in real mode and wants a BIOS.
+    #[error("{name} starts in real mode only, where it needs a BIOS; start it by one (-f with -k)")]
+    RealModeOnly {
+        /// The file.
+        name: String,
     },
     /// A kernel that wants to run below 1 MiB.
     #[error("{name} is a zImage, which loads below 1 MiB; build a bzImage instead")]

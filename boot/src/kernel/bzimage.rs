@@ -51,6 +51,9 @@ pub(super) fn load(
     let payload = payload(image, &header)?;
     let kernel = footprint(&header, payload.end - payload.start);
     let start = u64::from(header.code32_start);
+    if start == 0 {
+        return Err(Error::RealModeOnly { name: image.name.clone() });
+    }
     if start < request.layout.kernel_floor {
         let floor = request.layout.kernel_floor;
         return Err(Error::LoadAddress { name: image.name.clone(), addr: start, floor });

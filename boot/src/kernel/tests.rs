@@ -325,8 +325,11 @@ fn kernels_too_old_for_us_are_refused_by_name() {
     let bench = Bench::new();
     assert_eq!(
         bench.refusal(&bzimage(0x0205, 0, &[0x90; 64])),
-        "kernel: bzImage protocol 2.05 is too old, 2.06 needed"
+        "kernel: bzImage protocol 2.05 is too old, 2.06 needed; a BIOS may start it (-f with -k)"
     );
+    let mut real = modern();
+    real[0x214..0x218].fill(0);
+    assert!(bench.refusal(&real).starts_with("kernel starts in real mode only"));
     let mut low = modern();
     low[0x211] = 0;
     assert!(bench.refusal(&low).starts_with("kernel is a zImage"));
