@@ -346,6 +346,30 @@ fn impossible_states_are_refused_and_change_nothing() {
     }
 }
 
+/// A byte of a two-byte count is kept until the other one comes, and by no other access.
+#[test]
+fn half_a_count_is_refused_where_counts_are_one_byte() {
+    let pc = Pc::new();
+    pc.program(0, 3, 5);
+    pc.until(1);
+    let mut one_byte = pc.pit.save();
+    one_byte.bytes[0] = 0x16; // least significant byte only, mode 3
+    pc.pit.restore(&one_byte).unwrap();
+    one_byte.bytes.splice(9..10, [1, 0x12]);
+    let result = pc.pit.restore(&one_byte);
+    assert!(matches!(result, Err(StateError::Inconsistent { .. })), "{result:?}");
+}
+
+/// Between the count and the next clock.
+#[test]
+fn a_count_that_is_not_loaded_yet_can_be_saved_in_every_mode() {
+    for mode in 0..6 {
+        let pc = Pc::new();
+        pc.program(2, mode, 5);
+        pc.pit.restore(&pc.pit.save()).unwrap();
+    }
+}
+
 proptest! {
     #[test]
     fn any_driver_is_survived_and_a_saved_timer_behaves_the_same(
