@@ -31,6 +31,11 @@ struct edu {
 	u32 value;
 };
 
+#define EDUS_MAX	31
+
+static struct edu *edus[EDUS_MAX];
+static unsigned int edu_count;
+
 static irqreturn_t edu_interrupt(int irq, void *data)
 {
 	struct edu *edu = data;
@@ -51,7 +56,8 @@ static bool edu_rounds(struct edu *edu, int irq, unsigned int cpu)
 {
 	u32 round;
 
-	if (irq_set_affinity(irq, cpumask_of(cpu)))
+	/* The 8259s know one processor only. */
+	if (num_online_cpus() > 1 && irq_set_affinity(irq, cpumask_of(cpu)))
 		return false;
 	for (round = 1; round <= ROUNDS; round++) {
 		/* The lowest bit names the MSI-X vector: always the first. */
@@ -145,7 +151,25 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (error)
 		return error;
 	edu_test(edu, irq);
+	if (edu_count < EDUS_MAX)
+		edus[edu_count++] = edu;
 	return 0;
+}
+
+/* Whether all interrupts come that are raised at once, some of them by the same line. */
+static void edu_all_at_once(void)
+{
+	unsigned int n, came = 0;
+
+	for (n = 0; n < edu_count; n++)
+		reinit_completion(&edus[n]->came);
+	local_irq_disable();
+	for (n = 0; n < edu_count; n++)
+		writel(1, edus[n]->regs + EDU_RAISE);
+	local_irq_enable();
+	for (n = 0; n < edu_count; n++)
+		came += wait_for_completion_timeout(&edus[n]->came, 5 * HZ) != 0;
+	pr_info("edu all at once: %u of %u interrupts\n", came, edu_count);
 }
 
 static const struct pci_device_id edu_ids[] = {
@@ -159,7 +183,22 @@ static struct pci_driver edu_driver = {
 	.id_table = edu_ids,
 	.probe = edu_probe,
 };
-module_pci_driver(edu_driver);
+
+static int __init edu_init(void)
+{
+	int error = pci_register_driver(&edu_driver);
+
+	if (!error)
+		edu_all_at_once();
+	return error;
+}
+module_init(edu_init);
+
+static void __exit edu_exit(void)
+{
+	pci_unregister_driver(&edu_driver);
+}
+module_exit(edu_exit);
 
 MODULE_DESCRIPTION("Test of QEMU's educational device");
 MODULE_LICENSE("Dual MIT/GPL");

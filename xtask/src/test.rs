@@ -13,7 +13,7 @@ use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
 use crate::scenarios::{DISPLAYED, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
 use crate::suite::{self, Row, Tally, Task};
-use crate::{check, coalescing, instrumented, interrupts, picture, pty, unit};
+use crate::{check, coalescing, driver, instrumented, interrupts, picture, pty, unit};
 
 /// How many boots run at the same time: each keeps about one processor busy.
 const AT_ONCE: usize = 2;
@@ -146,7 +146,7 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
 /// Boots with the kernel's interrupt controllers and with ours, and says what the latter printed.
 fn compare(scenario: &Scenario, init: &str, place: Place, ready: &Ready) -> Result<String> {
     let run = |chip: &str| {
-        let mut boot = prepare(scenario, init, Script::default(), place);
+        let mut boot = prepare(scenario, init, Script::default(), place, ready)?;
         boot.name = format!("{}-{chip}", scenario.name);
         boot.options.extend(["--irqchip".to_owned(), chip.to_owned()]);
         finish(&boot, ready)
@@ -163,20 +163,32 @@ fn boot(
     place: Place,
     ready: &Ready,
 ) -> Result<String> {
-    finish(&prepare(scenario, init, script, place), ready)
+    finish(&prepare(scenario, init, script, place, ready)?, ready)
 }
 
-fn prepare(scenario: &Scenario, init: &str, script: Script, place: Place) -> Boot {
-    Boot {
+fn prepare(
+    scenario: &Scenario,
+    init: &str,
+    script: Script,
+    place: Place,
+    ready: &Ready,
+) -> Result<Boot> {
+    // Linux has no driver of its own for these devices.
+    let modules = if scenario.options.contains(&"--edu") {
+        vec![driver::module("edu", &ready.kernel)?]
+    } else {
+        Vec::new()
+    };
+    Ok(Boot {
         name: scenario.name.to_owned(),
         place,
         image: scenario.image,
         init: init.to_owned(),
-        modules: Vec::new(),
+        modules,
         options: scenario.options.iter().map(|&option| option.to_owned()).collect(),
         script,
         watch: Watch { show: false, input: false, timeout: Some(TIMEOUT) },
-    }
+    })
 }
 
 fn finish(boot: &Boot, ready: &Ready) -> Result<String> {
