@@ -345,3 +345,57 @@ fn another_chip_is_refused_in_a_sentence() {
         assert_eq!((status, err.trim_end()), (1, format!("Fatal: {wanted}").as_str()));
     }
 }
+
+/// The register at `offset` of function 0 of `device`, selected at port 0xcf8.
+fn select(asm: Flat, device: u32, offset: u32) -> Flat {
+    asm.outl(0xcf8, 1 << 31 | device << 11 | offset)
+}
+
+/// What a BIOS would have left: PCI's lines and the SCI level triggered at the 8259s, and each
+/// function's line in its configuration space.
+#[test]
+fn a_kernel_finds_the_lines_of_pci_set_up() {
+    let look = || {
+        let asm = Flat::new().inb(0x4d0).send_al().inb(0x4d1).send_al();
+        let asm = (1..=5).fold(asm, |asm, device| {
+            select(asm, device, 0x3c).inb(0xcfc).send_al().inb(0xcfd).send_al()
+        });
+        Guest::kernel(&pvh(&asm.exit(0))).with(&["--edu", "5"])
+    };
+    on_both(look, |chip, ended| {
+        let lines = [10, 1, 11, 1, 5, 1, 14, 1, 10, 1];
+        assert_eq!(ended.expect_status(1).out, [&[0x20, 0x4e][..], &lines].concat(), "{chip}");
+    });
+}
+
+/// Devices 1 and 5 have their INTA# on one line, level triggered: it stays asserted until both
+/// have been acknowledged.
+#[test]
+fn functions_that_share_a_line_are_both_heard() {
+    const REGISTERS: [u32; 2] = [0xd200_0000, 0xd210_0000];
+    const RAISE: u32 = 0x60;
+    const ACKNOWLEDGE: u32 = 0x64;
+    let shared = || {
+        let acknowledge = |at| Flat::new().store(REGISTERS[at] + ACKNOWLEDGE, 1);
+        // cmp byte [COUNT], 1; jne over: the first time the first of them is acknowledged.
+        let first = acknowledge(0).bytes(&[0xeb, u8::try_from(acknowledge(1).0.len()).unwrap()]);
+        let cause = Flat::new().bytes(&[0x80, 0x3d]).bytes(&COUNT.to_le_bytes()).bytes(&[1]);
+        let cause = cause.bytes(&[0x75, u8::try_from(first.0.len()).unwrap()]);
+        let cause = cause.bytes(&first.0).bytes(&acknowledge(1).0);
+        let asm = protected().gate(VECTOR, &handler(&cause)).redirect(10, VECTOR | 1 << 15);
+        let asm = [1, 5].into_iter().zip(REGISTERS).fold(asm, |asm, (device, base)| {
+            let asm = select(asm, device, 0x10).outl(0xcfc, base);
+            select(asm, device, 0x04).outl(0xcfc, 2)
+        });
+        let asm = REGISTERS.iter().fold(asm, |asm, base| asm.store(base + RAISE, 1)).until(2);
+        // Nothing comes for a while with interrupts on.
+        let asm = asm.bytes(&[0xfb, 0xb9, 0x00, 0x10, 0x00, 0x00, 0xe2, 0xfe, 0xfa]);
+        Guest::kernel(&pvh(&exit_count(asm))).with(&["--edu", "5"])
+    };
+    on_both(shared, |chip, ended| {
+        let count = (ended.status - 1) / 2;
+        // See above: a KVM without hardware may ask once more after each.
+        let early = ended.err.contains("shows no hardware virtualization");
+        assert!((2..=if early { 4 } else { 2 }).contains(&count), "{chip}: {ended:?}");
+    });
+}

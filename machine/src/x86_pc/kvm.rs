@@ -84,6 +84,7 @@ impl PcOnKvm {
             Some(chips) => chips.controllers.set_level_triggered(layout::irq::LEVEL),
             None => self.vm.set_level_triggered(layout::irq::LEVEL)?,
         }
+        self.board.tell_interrupt_lines();
         Ok(())
     }
 }

@@ -22,8 +22,9 @@ use std::sync::{Arc, Weak};
 
 use layout::{irq, port};
 use trapline::{Handler, Region};
-use trapline_device::{CharBackend, CharDevice, Line, MsiController, NullBackend};
+use trapline_device::{CharBackend, CharDevice, Line, MsiController, NullBackend, Size};
 use trapline_display::{Input, Screen};
+use trapline_pci::regs::{INTERRUPT_LINE, INTERRUPT_PIN};
 use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout, Piix};
 use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
 use trapline_platform::i8042::{I8042, NoTimer2, Timer2};
@@ -117,6 +118,22 @@ impl X86Pc {
         let devices = Devices::new(wiring.registry.clone(), wiring.options.coalesce);
         devices.add(builder)?;
         Ok(Self { devices, console, keys: Arc::new(Keys(i8042)), screen: None, bus })
+    }
+}
+
+impl X86Pc {
+    /// Writes into each PCI function which line its pin is on, for a guest that looks neither into
+    /// ACPI nor into the MP table (PCI 3.0, section 6.2.4, "Interrupt Line").
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "KVM has guests"))]
+    fn tell_interrupt_lines(&self) {
+        for devfn in self.bus.occupied() {
+            let pin = self.bus.config_read(devfn, INTERRUPT_PIN, Size::Byte);
+            // 1 is INTA#; 0 is none.
+            if let Ok(pin @ 1..=4) = u8::try_from(pin) {
+                let line = irq::pci(devfn.device(), pin - 1);
+                self.bus.config_write(devfn, INTERRUPT_LINE, Size::Byte, line.into());
+            }
+        }
     }
 }
 

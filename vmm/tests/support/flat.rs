@@ -38,6 +38,18 @@ impl Flat {
         self.mov_dx(port).bytes(&[0x66, 0xb8]).bytes(&value.to_le_bytes()).bytes(&[0x66, 0xef])
     }
 
+    /// Writes four bytes to a port.
+    #[must_use]
+    pub fn outl(self, port: u16, value: u32) -> Self {
+        self.mov_dx(port).bytes(&[0xb8]).bytes(&value.to_le_bytes()).bytes(&[0xef])
+    }
+
+    /// Reads a byte from a port into AL.
+    #[must_use]
+    pub fn inb(self, port: u16) -> Self {
+        self.mov_dx(port).bytes(&[0xec])
+    }
+
     /// Writes a byte to memory.
     #[must_use]
     pub fn store_byte(self, addr: u32, value: u8) -> Self {
