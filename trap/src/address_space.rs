@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 
 use trapline_access::{Requester, Size, Space};
 
-use crate::bytes::Bytes;
-use crate::handle::Handle;
-use crate::parts::Kind;
+use crate::dispatch::Handle;
+use crate::dispatch::bytes::Bytes;
+use crate::dispatch::split::Kind;
 use crate::registry::Registry;
 
 /// Guest RAM, as an [`AddressSpace`] uses it. Where it answers, no region is asked, as the

@@ -6,8 +6,8 @@
 //! ([`Registry::edit`]); how an access is delivered is an attribute of the region
 //! ([`Delivery`]).
 //!
-//! * Lookups take no lock and write nothing that another thread writes; they cost the same whether
-//!   there are eight regions or thousands.
+//! * Lookups of ordinary accesses take no lock and write nothing that another thread writes; they
+//!   cost the same whether there are eight regions or thousands.
 //! * Edits are all or nothing, and judged on their result: two regions can swap places.
 //! * What a region had the kernel do leaves with the region's guard ([`Mapping`]).
 //! * Accesses across the borders of regions are split; what nobody claims reads as all ones.
@@ -18,27 +18,31 @@
 #![forbid(unsafe_code)]
 
 mod address_space;
-mod bytes;
-mod cells;
-mod channel;
-mod check;
+mod core;
 mod counters;
-mod drain;
-mod entry;
-mod guess;
-mod handle;
-mod observer;
-mod offload;
-mod parts;
-mod pieces;
-mod publish;
+mod delivery;
+mod dispatch;
+mod edit;
+mod lookup;
+mod region;
 mod registry;
-mod snapshot;
-mod spans;
 mod stats;
 mod sync;
-mod table;
-mod transaction;
+mod watch;
+
+pub use address_space::{AddressSpace, NoRam, Ram, Transfer};
+pub use counters::{Counts, Unclaimed};
+pub use delivery::offload::{CoalescedWrite, Offload, Zone};
+pub use dispatch::Handle;
+pub use region::Watch;
+pub use registry::{Builder, Edit, Mapping, NoHandle, Registry, WeakRegistry};
+pub use stats::{RegionStats, Stats};
+pub use trapline_access::{
+    Channel, ChannelRef, Delivery, Direction, DoorbellTarget, EditError, EventFd, Forwarded,
+    Handler, HandlerMut, IoCx, Limits, Locked, Memory, NoHandler, NoRegions, Region, RegionEdit,
+    RegionId, RegionName, Regions, Requester, Ring, Rules, Size, Space, Window,
+};
+pub use watch::{Observer, Outcome, TraceRecord};
 
 /// Registers this process for `membarrier(2)`, which a registry's edits use. The first registry
 /// does so if nobody has; but the call takes microseconds in a process with one thread and tens of
@@ -47,17 +51,3 @@ pub fn register_membarrier() {
     // Where the kernel has none, registries do without.
     let _done = sync::has_heavy_barrier();
 }
-
-pub use address_space::{AddressSpace, NoRam, Ram, Transfer};
-pub use counters::{Counts, Unclaimed};
-pub use entry::Watch;
-pub use handle::Handle;
-pub use observer::{Observer, Outcome, TraceRecord};
-pub use offload::{CoalescedWrite, Offload, Zone};
-pub use registry::{Builder, Edit, Mapping, NoHandle, Registry, WeakRegistry};
-pub use stats::{RegionStats, Stats};
-pub use trapline_access::{
-    Channel, ChannelRef, Delivery, Direction, DoorbellTarget, EditError, EventFd, Forwarded,
-    Handler, HandlerMut, IoCx, Limits, Locked, Memory, NoHandler, NoRegions, Region, RegionEdit,
-    RegionId, RegionName, Regions, Requester, Ring, Rules, Size, Space, Window,
-};

@@ -1,80 +1,29 @@
 //! The registry as its manager sees it: edits, guards, statistics.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::{Mutex, ReentrantMutex};
+use parking_lot::Mutex;
 use trapline_access::{
-    Direction, EditError, Region, RegionEdit, RegionId, RegionName, Regions, Requester, Space,
-    Window,
+    Direction, EditError, Region, RegionEdit, RegionId, Regions, Requester, Space, Window,
 };
 
-use crate::check;
-use crate::counters::{Books, CounterSet, Counts, Number, UnclaimedCounts};
-use crate::entry::Entry;
-use crate::handle::Handle;
-use crate::observer::Observer;
-use crate::offload::{CoalescedWrite, Offload};
-use crate::publish::Published;
-use crate::snapshot::Snapshot;
-use crate::table::{RegionInfo, RegionTable};
-use crate::transaction::{DeferredDrop, Op, Source, WatchChange};
+use crate::core::{Core, HandleStats};
+use crate::counters::{CounterSets, RegionNumber};
+use crate::delivery::coalesced::Coalesced;
+use crate::delivery::offload::Offload;
+use crate::dispatch::Handle;
+use crate::edit::check;
+use crate::edit::transaction::{Op, WatchChange};
+use crate::lookup::publish::Published;
+use crate::lookup::snapshot::Snapshot;
+use crate::watch::Observer;
 
 /// One registry: two address spaces, their regions, and everything that is known about them.
 /// Clones are handles on the same registry.
 #[derive(Clone)]
 pub struct Registry {
     core: Arc<Core>,
-}
-
-/// What registry, handles and guards share.
-pub(crate) struct Core {
-    pub(crate) published: Published<Snapshot>,
-    pub(crate) offload: Option<Arc<dyn Offload>>,
-    pub(crate) coalesced: Coalesced,
-    /// The edit lock: writers take turns. No device and no reader is ever waited for inside.
-    table: Mutex<RegionTable>,
-    next_id: AtomicU64,
-    pub(crate) books: Books,
-    /// What [`Registry::handle`] gives out.
-    handles: Box<[Arc<HandleStats>]>,
-    /// For the registry's own accesses: as many as were ever made at once.
-    spares: Mutex<Vec<Arc<HandleStats>>>,
-    /// Accesses by devices that were too deep in each other; see [`crate::AddressSpace`].
-    pub(crate) too_deep: AtomicU64,
-}
-
-/// No source has more writes queued than this: KVM's ring is one page, and the largest page, of
-/// 64 KiB, holds 2,730.
-pub(crate) const QUEUED_MAX: usize = 4096;
-
-/// Writes that an edit took out of the source, and whose they are.
-pub(crate) type Stash = VecDeque<(CoalescedWrite, Option<Entry>)>;
-
-/// Writes that the source queued, on their way to their handlers.
-#[derive(Default)]
-pub(crate) struct Coalesced {
-    /// Held while queued writes are delivered: whoever has it delivers in order, whoever waits
-    /// for it knows that all earlier writes have arrived. Says whether its holder is at it now.
-    pub(crate) turn: ReentrantMutex<Cell<bool>>,
-    /// Whether somebody is delivering.
-    pub(crate) delivering: AtomicBool,
-    /// Whether the source was ever asked to queue anything. Until then nobody looks.
-    pub(crate) in_use: AtomicBool,
-    /// Writes taken out of the source's queue by an edit, with the region they were made to. A
-    /// leaf lock, which also keeps `Offload::pop` to one caller.
-    pub(crate) queue: Mutex<Stash>,
-    /// Whether `queue` holds anything.
-    pub(crate) stashed: AtomicBool,
-}
-
-/// What a handle keeps besides per-region counters.
-pub(crate) struct HandleStats {
-    pub(crate) unclaimed: Mutex<UnclaimedCounts>,
-    pub(crate) counters: Arc<CounterSet>,
-    taken: AtomicBool,
 }
 
 /// Sets a registry up.
@@ -110,15 +59,16 @@ impl Builder {
 
     /// An empty registry.
     pub fn build(self) -> Registry {
-        let books = Books::default();
-        let handles = (0..self.handles.unwrap_or(1)).map(|_| HandleStats::new(&books)).collect();
+        let counter_sets = CounterSets::default();
+        let handles =
+            (0..self.handles.unwrap_or(1)).map(|_| HandleStats::new(&counter_sets)).collect();
         let core = Core {
             published: Published::new(Snapshot::default()),
             offload: self.offload,
             coalesced: Coalesced::default(),
             table: Mutex::default(),
             next_id: AtomicU64::new(1),
-            books,
+            counter_sets,
             handles,
             spares: Mutex::default(),
             too_deep: AtomicU64::new(0),
@@ -219,7 +169,7 @@ impl Registry {
         let mut spares = self.core.spares.lock();
         let free = spares.iter().find(|stats| stats.take()).cloned();
         let stats = free.unwrap_or_else(|| {
-            let stats = HandleStats::new(&self.core.books);
+            let stats = HandleStats::new(&self.core.counter_sets);
             stats.take();
             spares.push(Arc::clone(&stats));
             stats
@@ -312,7 +262,7 @@ impl Edit<'_> {
 pub struct Mapping {
     id: RegionId,
     /// Kept so that it means this region as long as somebody may ask for it.
-    number: Arc<Number>,
+    number: Arc<RegionNumber>,
     core: Weak<Core>,
 }
 
@@ -335,159 +285,6 @@ impl Drop for Mapping {
 impl std::fmt::Debug for Mapping {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Mapping").field(&self.id.0).finish()
-    }
-}
-
-impl Core {
-    /// An id and a place among the counters for a region that is to be mapped.
-    fn new_region(&self) -> (RegionId, Arc<Number>) {
-        let id = RegionId(self.next_id.fetch_add(1, Ordering::Relaxed));
-        (id, Arc::new(self.books.open()))
-    }
-
-    /// Makes a list of changes, all or none.
-    fn commit(&self, ops: Vec<Op>) -> Result<(), EditError> {
-        // Dropped last, without the lock: a device's destructor may edit.
-        let mut deferred = DeferredDrop::default();
-        let mut free = Vec::new();
-        if self.offload.is_some() && ops.iter().any(Op::coalesces) {
-            self.coalesced.in_use.store(true, Ordering::SeqCst);
-        }
-        let mut table = self.table.lock();
-        let current = self.published.latest();
-        let source = Source { offload: self.offload.as_deref(), stash: &|| self.stash(&current) };
-        let outcome = table.apply(&ops, &current, &source, &self.books, &mut deferred);
-        let (next, outcome) = match outcome {
-            Ok(next) => (Some(next), Ok(())),
-            Err(refused) => (refused.repaired.map(|mended| *mended), Err(refused.error)),
-        };
-        drop(current);
-        if let Some(next) = next {
-            let old = self.published.publish(Arc::new(next));
-            table.retire(old);
-            table.collect_retired(&mut free);
-        }
-        drop(table);
-        outcome
-    }
-
-    /// Changes something in the snapshot that is no region's.
-    fn replace(&self, change: impl FnOnce(&mut Snapshot)) {
-        let mut free = Vec::new();
-        let mut table = self.table.lock();
-        let mut next = (*self.published.latest()).clone();
-        change(&mut next);
-        let old = self.published.publish(Arc::new(next));
-        table.retire(old);
-        table.collect_retired(&mut free);
-        drop(table);
-    }
-
-    fn coalesces(&self, id: RegionId) -> bool {
-        self.table.lock().coalesces(id)
-    }
-
-    /// Frees replaced snapshots, and with them the handlers of regions that are gone, as far as
-    /// no reader has them any more.
-    fn collect_retired(&self) {
-        let mut free = Vec::new();
-        self.table.lock().collect_retired(&mut free);
-        drop(free);
-    }
-
-    /// Takes all queued writes out of the source while the regions they were made to are known.
-    fn stash(&self, before: &Snapshot) {
-        let Some(offload) = &self.offload else { return };
-        let mut queue = self.coalesced.queue.lock();
-        // Said before anything is taken: who then finds the source empty must find this.
-        self.coalesced.stashed.store(true, Ordering::Release);
-        // The guest may go on queueing to other regions, but that is not for an edit to take.
-        for write in std::iter::from_fn(|| offload.pop()).take(QUEUED_MAX) {
-            let entry = before.find(write.space, write.addr).cloned();
-            queue.push_back((write, entry));
-        }
-        self.coalesced.stashed.store(!queue.is_empty(), Ordering::Release);
-    }
-
-    /// Whether the source was ever asked to queue writes.
-    #[inline]
-    pub(crate) fn is_coalescing(&self) -> bool {
-        self.coalesced.in_use.load(Ordering::Relaxed)
-    }
-
-    /// Whether a coalesced write may be on its way.
-    pub(crate) fn anything_queued(&self) -> bool {
-        self.is_coalescing() && self.is_queued()
-    }
-
-    /// Whether one may be, once anything is coalesced at all.
-    #[inline]
-    pub(crate) fn is_queued(&self) -> bool {
-        self.offload.as_ref().is_some_and(|offload| offload.queued())
-            || self.coalesced.stashed.load(Ordering::Acquire)
-            || self.coalesced.delivering.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn region_counts(&self) -> (BTreeMap<RegionName, Counts>, Vec<RegionInfo>) {
-        let table = self.table.lock();
-        let live = table.infos().collect();
-        (table.departed.clone(), live)
-    }
-
-    pub(crate) fn handle_stats(&self) -> Vec<Arc<HandleStats>> {
-        self.handles.iter().chain(&*self.spares.lock()).cloned().collect()
-    }
-}
-
-impl HandleStats {
-    fn new(books: &Books) -> Arc<Self> {
-        Arc::new(Self {
-            unclaimed: Mutex::default(),
-            counters: books.new_set(),
-            taken: AtomicBool::new(false),
-        })
-    }
-
-    /// Takes it for a handle, unless another has it.
-    fn take(&self) -> bool {
-        !self.taken.swap(true, Ordering::AcqRel)
-    }
-
-    pub(crate) fn release(&self) {
-        self.taken.store(false, Ordering::Release);
-    }
-}
-
-impl Regions for Core {
-    fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
-        let mut mapped = Vec::new();
-        let mut ops = Vec::with_capacity(edits.len());
-        for edit in edits {
-            ops.push(match edit {
-                RegionEdit::Map(region) => {
-                    check::region(&region)?;
-                    let (id, number) = self.new_region();
-                    mapped.push(id);
-                    Op::Map(id, number, Box::new(region))
-                }
-                RegionEdit::Unmap(id) => Op::Unmap(id),
-                RegionEdit::Place(id, base) => Op::Place(id, base),
-                RegionEdit::AddWindow(id, window) => Op::AddWindow(id, window),
-                RegionEdit::RemoveWindow(id, window) => Op::RemoveWindow(id, window),
-            });
-        }
-        self.commit(ops)?;
-        Ok(mapped)
-    }
-}
-
-impl Drop for Core {
-    /// Gives back what the source has of regions whose guards outlive the registry, or that have
-    /// none.
-    fn drop(&mut self) {
-        if let Some(offload) = &self.offload {
-            self.table.get_mut().give_back_all(&**offload);
-        }
     }
 }
 

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use trapline_access::{Delivery, Direction, RegionName, Space, Window};
 
 use crate::counters::{Counts, Unclaimed};
-use crate::entry::Watch;
+use crate::edit::table::RegionInfo;
+use crate::region::Watch;
 use crate::registry::Registry;
-use crate::table::RegionInfo;
 
 /// A picture of a registry and of everything that went through it.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +54,7 @@ impl Registry {
                 space: info.shared.space,
                 range: info.range(),
                 deliveries: deliveries(&info),
-                counts: self.core().books.counts(&info.shared.number),
+                counts: self.core().counter_sets.counts(&info.shared.number),
                 watch: info.state.watch,
             })
             .collect();

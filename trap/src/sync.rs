@@ -1,4 +1,4 @@
-//! The synchronisation primitives of [`crate::publish`]: the real ones, or loom's when the
+//! The synchronisation primitives of [`crate::lookup::publish`]: the real ones, or loom's when the
 //! protocol is being model-checked (`--cfg loom`).
 
 #[cfg(not(loom))]

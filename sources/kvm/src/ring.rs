@@ -38,8 +38,9 @@ impl Ring {
         Self { page, entries }
     }
 
-    /// Whether anything is in the ring. Who finds it empty because somebody took the last entry
-    /// also sees what that thread did before it took it: that it is delivering.
+    /// Whether anything is in the ring. The loads acquire what [`Ring::pop`] released, so a thread
+    /// that finds the ring empty after another took the last entry also sees that other thread's
+    /// flag that it is delivering.
     pub(crate) fn queued(&self) -> bool {
         self.index(FIRST, Ordering::Acquire) != self.index(LAST, Ordering::Acquire)
     }

@@ -4,6 +4,8 @@
 //! A region keeps its number wherever it is moved. The number is used again when no snapshot that
 //! anybody can still read knows the region, so that a late access is never counted for another.
 
+pub(crate) mod rows;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +13,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 use trapline_access::{Direction, Space};
 
-use crate::cells::{Low, Rare, Rest, Tables, add, carry, of, read};
+use crate::counters::rows::{Low, Rare, Rest, Tables, add, carry, of, read};
 
 /// What happened to a region. All counts are of guest accesses, not of the pieces they were cut
 /// into.
@@ -58,11 +60,11 @@ impl Counts {
     }
 }
 
-/// One set of counters, as everybody sees it. Only one [`Tally`] at a time writes to it.
+/// One set of counters, as everybody sees it. Only one [`CounterWriter`] at a time writes to it.
 #[derive(Default)]
-pub(crate) struct CounterSet(Mutex<Tables>);
+pub(crate) struct HandleCounters(Mutex<Tables>);
 
-impl CounterSet {
+impl HandleCounters {
     /// What was counted for region `number`.
     pub(crate) fn get(&self, number: u32) -> Counts {
         let Tables { low, rest } = &*self.0.lock();
@@ -99,13 +101,13 @@ impl CounterSet {
 }
 
 /// One set of counters, as its only writer sees it.
-pub(crate) struct Tally {
-    set: Arc<CounterSet>,
+pub(crate) struct CounterWriter {
+    set: Arc<HandleCounters>,
     tables: Tables,
 }
 
-impl Tally {
-    pub(crate) fn new(set: Arc<CounterSet>) -> Self {
+impl CounterWriter {
+    pub(crate) fn new(set: Arc<HandleCounters>) -> Self {
         let tables = set.0.lock().clone();
         Self { set, tables }
     }
@@ -182,7 +184,7 @@ impl Tally {
 
 /// Gives regions their numbers in counter sets.
 #[derive(Default)]
-struct Numbers(Mutex<Free>);
+struct RegionNumbers(Mutex<Free>);
 
 #[derive(Default)]
 struct Free {
@@ -191,52 +193,52 @@ struct Free {
 }
 
 /// A region's number; returned when the last that could count for it is gone.
-pub(crate) struct Number {
+pub(crate) struct RegionNumber {
     number: u32,
-    numbers: Arc<Numbers>,
+    numbers: Arc<RegionNumbers>,
 }
 
 /// All counter sets of a registry, and the numbers of its regions in them.
 #[derive(Default)]
-pub(crate) struct Books {
-    numbers: Arc<Numbers>,
-    sets: Mutex<Vec<Arc<CounterSet>>>,
+pub(crate) struct CounterSets {
+    numbers: Arc<RegionNumbers>,
+    sets: Mutex<Vec<Arc<HandleCounters>>>,
 }
 
-impl Books {
+impl CounterSets {
     /// A new set to count in.
-    pub(crate) fn new_set(&self) -> Arc<CounterSet> {
-        let set = Arc::<CounterSet>::default();
+    pub(crate) fn new_set(&self) -> Arc<HandleCounters> {
+        let set = Arc::<HandleCounters>::default();
         self.sets.lock().push(Arc::clone(&set));
         set
     }
 
     /// A number for a new region, with nothing counted yet.
-    pub(crate) fn open(&self) -> Number {
+    pub(crate) fn open(&self) -> RegionNumber {
         let number = self.numbers.take();
         self.sets.lock().iter().for_each(|set| set.clear(number.get()));
         number
     }
 
     /// What all handles together counted for region `number`.
-    pub(crate) fn counts(&self, number: &Number) -> Counts {
+    pub(crate) fn counts(&self, number: &RegionNumber) -> Counts {
         let sets = self.sets.lock();
         sets.iter().map(|set| set.get(number.get())).fold(Counts::default(), Counts::plus)
     }
 }
 
-impl Numbers {
-    fn take(self: &Arc<Self>) -> Number {
+impl RegionNumbers {
+    fn take(self: &Arc<Self>) -> RegionNumber {
         let mut free = self.0.lock();
         let number = free.returned.pop().unwrap_or_else(|| {
             free.first_unused += 1;
             free.first_unused - 1
         });
-        Number { number, numbers: Arc::clone(self) }
+        RegionNumber { number, numbers: Arc::clone(self) }
     }
 }
 
-impl Number {
+impl RegionNumber {
     pub(crate) fn get(&self) -> u32 {
         self.number
     }
@@ -253,7 +255,7 @@ pub(crate) fn mark(number: u32) -> u64 {
     u64::from(number) + 1
 }
 
-impl Drop for Number {
+impl Drop for RegionNumber {
     fn drop(&mut self) {
         self.numbers.0.lock().returned.push(self.number);
     }

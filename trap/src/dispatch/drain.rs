@@ -1,4 +1,5 @@
-//! Late writes: from the source's queue to their handlers, in order and one at a time.
+//! Delivery of coalesced writes: from the source's queue to their handlers, in order, by one thread
+//! at a time.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -7,15 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::ReentrantMutexGuard;
 use trapline_access::{Direction, IoCx, Requester};
 
-use crate::bytes::Bytes;
+use crate::core::Core;
 use crate::counters::mark;
-use crate::entry::Entry;
-use crate::handle::Handle;
-use crate::observer::{Outcome, Witness};
-use crate::offload::CoalescedWrite;
-use crate::parts::Kind;
-use crate::pieces;
-use crate::registry::{Core, QUEUED_MAX, Stash};
+use crate::delivery::coalesced::{QUEUED_MAX, Reclaimed};
+use crate::delivery::offload::CoalescedWrite;
+use crate::dispatch::Handle;
+use crate::dispatch::bytes::Bytes;
+use crate::dispatch::split::Kind;
+use crate::dispatch::width;
+use crate::region::Entry;
+use crate::watch::{ObservedAccess, Outcome};
 
 impl Handle {
     /// Delivers every coalesced write made so far, by any vCPU, in order. When this returns they
@@ -63,7 +65,7 @@ impl Handle {
         }
     }
 
-    /// The oldest late write: to the region it was made to if an edit remembered that, or to
+    /// The oldest queued write: to the region it was made to if an edit remembered that, or to
     /// whoever has the address. Whether there was one.
     fn deliver_next(&mut self, core: &Core) -> bool {
         // An edit takes what was queued out of the source before it publishes, under this lock. So
@@ -85,18 +87,19 @@ impl Handle {
             self.parts(write.space, write.addr, Bytes::Write(write.bytes()), Kind::Single);
             return true;
         };
-        self.tally.access(entry.number(), Direction::Write);
-        self.tally.coalesced(entry.number());
+        self.counters.access(entry.number(), Direction::Write);
+        self.counters.coalesced(entry.number());
         let (cx, data) = (IoCx::new(Requester::Coalesced, &*self.core), write.bytes());
         let offset = entry.offset_of(write.addr);
         let what = (write.addr, Direction::Write, data.len());
-        let witness = Witness::new(snapshot, entry, Requester::Coalesced, what);
-        witness.before(data);
-        let taken = pieces::write(&*entry.handler, entry.shared.rules, &cx, offset, data);
+        let observed =
+            ObservedAccess::new(snapshot.observer.as_deref(), entry, Requester::Coalesced, what);
+        observed.before(data);
+        let taken = width::write(&*entry.handler, entry.shared.rules, &cx, offset, data);
         if !taken {
-            self.tally.refused(entry.number());
+            self.counters.refused(entry.number());
         }
-        witness.after(data, if taken { Outcome::Coalesced } else { Outcome::Refused });
+        observed.after(data, if taken { Outcome::Coalesced } else { Outcome::Refused });
         true
     }
 }
@@ -123,9 +126,9 @@ impl Drop for Delivering<'_> {
 
 impl Core {
     /// The oldest queued write: first those an edit took out of the source, then the source's.
-    fn next_coalesced(&self, queue: &mut Stash) -> Option<(CoalescedWrite, Option<Entry>)> {
+    fn next_coalesced(&self, queue: &mut Reclaimed) -> Option<(CoalescedWrite, Option<Entry>)> {
         if let Some(first) = queue.pop_front() {
-            self.coalesced.stashed.store(!queue.is_empty(), Ordering::Release);
+            self.coalesced.has_reclaimed.store(!queue.is_empty(), Ordering::Release);
             return Some(first);
         }
         let write = self.offload.as_ref()?.pop()?;

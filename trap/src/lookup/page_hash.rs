@@ -1,15 +1,16 @@
-//! From an address to whoever most likely answers it, without searching: a hash of pages, with as
-//! much of the regions on them as an ordinary access needs right in its buckets.
+//! A hash table from pages to the regions on them, with what an ordinary access needs of a region in
+//! the bucket itself.
 //!
-//! It only guesses. Whoever uses it compares the address with the region's own range, so a guess
-//! can be missing (then the sorted [`crate::spans::Spans`] are searched) but never wrong.
+//! Not every region is in it: large ones are not, nor those for which a bucket has no room. So a
+//! region that is not found here is searched for in the sorted [`crate::lookup::spans::Spans`]; and
+//! as several pages share a bucket, whoever uses it compares the address with the region's range.
 
 use std::sync::Arc;
 
 use yoke::{Yoke, Yokeable};
 
-use crate::entry::{Answer, Quick};
-use crate::spans::{Slot, Span};
+use crate::lookup::fast_entry::{FastEntry, FastRef};
+use crate::lookup::spans::{Slot, Span};
 
 /// Buckets per leaf: an edit copies the leaves of the pages it touches, and one pointer for each
 /// other leaf.
@@ -26,15 +27,16 @@ const NONE: Slot = Slot::MAX;
 /// Some buckets, as accesses see them, with what they refer to.
 type Leaf = Yoke<Places<'static>, Arc<Buckets>>;
 
-/// The first guesses of some buckets.
+/// The first hash of some buckets.
 #[derive(Yokeable)]
-struct Places<'a>([Quick<'a>; LEAF]);
+struct Places<'a>([FastRef<'a>; LEAF]);
 
-/// Some buckets, as edits change them. Two of them lend each other their place. They do not chain:
-/// what finds neither a place nor room among the others is found by search.
+/// Some buckets, as edits change them. A bucket holds one region, in its place, and two neighbouring
+/// buckets may use each other's; regions beyond that go to the bucket's `others`, and regions beyond
+/// those are found by search.
 #[derive(Clone)]
 struct Buckets {
-    places: [Option<Answer>; LEAF],
+    places: [Option<FastEntry>; LEAF],
     others: [[Slot; OTHERS]; LEAF],
 }
 
@@ -55,19 +57,19 @@ impl Buckets {
 
 /// A bucket that is being changed.
 struct Bucket<'a> {
-    places: [&'a mut Option<Answer>; 2],
+    places: [&'a mut Option<FastEntry>; 2],
     others: &'a mut [Slot; OTHERS],
 }
 
 fn leaf(buckets: Arc<Buckets>) -> Arc<Leaf> {
     Arc::new(Yoke::attach_to_cart(buckets, |buckets| {
-        Places(buckets.places.each_ref().map(|place| Quick::of(place.as_ref())))
+        Places(buckets.places.each_ref().map(|place| FastRef::of(place.as_ref())))
     }))
 }
 
 /// A hash of the pages of one space, each of 2^`SHIFT` addresses.
 #[derive(Clone)]
-pub(crate) struct Guesses<const SHIFT: u32> {
+pub(crate) struct PageHash<const SHIFT: u32> {
     /// A power of two.
     leaves: Vec<Arc<Leaf>>,
     /// Folds the number of a page; see [`fold`].
@@ -76,13 +78,13 @@ pub(crate) struct Guesses<const SHIFT: u32> {
     pages: usize,
 }
 
-impl<const SHIFT: u32> Default for Guesses<SHIFT> {
+impl<const SHIFT: u32> Default for PageHash<SHIFT> {
     fn default() -> Self {
         Self::for_pages(0)
     }
 }
 
-impl<const SHIFT: u32> Guesses<SHIFT> {
+impl<const SHIFT: u32> PageHash<SHIFT> {
     /// An empty one with a bucket for each of `pages` and as many again.
     fn for_pages(pages: usize) -> Self {
         let bits = (pages * 2).next_power_of_two().ilog2().max(BITS_MIN);
@@ -93,13 +95,13 @@ impl<const SHIFT: u32> Guesses<SHIFT> {
 
     /// Who most likely answers `addr`: one whose place this is by right.
     #[inline(always)]
-    pub(crate) fn guess(&self, addr: u64) -> Option<&Quick<'_>> {
+    pub(crate) fn first(&self, addr: u64) -> Option<&FastRef<'_>> {
         let (leaf, at) = self.place(addr >> SHIFT);
         self.leaves.get(leaf)?.get().0.get(at)
     }
 
     /// Who may answer it besides: who is in the place lent, and others, of whom some may be nobody.
-    pub(crate) fn further_guesses(&self, addr: u64) -> (Option<&Quick<'_>>, [Slot; OTHERS]) {
+    pub(crate) fn collisions(&self, addr: u64) -> (Option<&FastRef<'_>>, [Slot; OTHERS]) {
         let (leaf, at) = self.place(addr >> SHIFT);
         let Some(leaf) = self.leaves.get(leaf) else { return (None, [NONE; OTHERS]) };
         let others = leaf.backing_cart().others.get(at);
@@ -112,23 +114,23 @@ impl<const SHIFT: u32> Guesses<SHIFT> {
     }
 
     /// One for `regions`, which are in order of their addresses.
-    pub(crate) fn of(regions: impl Iterator<Item = (Span, Answer)> + Clone) -> Self {
+    pub(crate) fn of(regions: impl Iterator<Item = (Span, FastEntry)> + Clone) -> Self {
         let count = regions.clone().map(|(span, _)| pages::<SHIFT>(span).count()).sum();
-        let mut guesses = Self::for_pages(count);
-        let mut editor = Editor { guesses: &mut guesses, open: None };
+        let mut hash = Self::for_pages(count);
+        let mut editor = Editor { hash: &mut hash, open: None };
         regions.for_each(|(span, answer)| editor.insert(span, &answer));
         drop(editor);
-        guesses
+        hash
     }
 
     /// Adds a region.
-    pub(crate) fn insert(&mut self, span: Span, answer: &Answer) {
-        Editor { guesses: self, open: None }.insert(span, answer);
+    pub(crate) fn insert(&mut self, span: Span, answer: &FastEntry) {
+        Editor { hash: self, open: None }.insert(span, answer);
     }
 
     /// Puts another answer in the place of a region's present one.
-    pub(crate) fn replace(&mut self, span: Span, answer: &Answer) {
-        let mut editor = Editor { guesses: self, open: None };
+    pub(crate) fn replace(&mut self, span: Span, answer: &FastEntry) {
+        let mut editor = Editor { hash: self, open: None };
         for page in pages::<SHIFT>(span) {
             let places = editor.bucket(page).into_iter().flat_map(|bucket| bucket.places);
             places
@@ -140,13 +142,13 @@ impl<const SHIFT: u32> Guesses<SHIFT> {
 
     /// Takes a region out. One of the others, if there are any, gets its place: `answer` says what
     /// that is.
-    pub(crate) fn remove(&mut self, span: Span, answer: impl Fn(Slot) -> Option<Answer>) {
-        let mut editor = Editor { guesses: self, open: None };
+    pub(crate) fn remove(&mut self, span: Span, answer: impl Fn(Slot) -> Option<FastEntry>) {
+        let mut editor = Editor { hash: self, open: None };
         for page in pages::<SHIFT>(span) {
-            editor.guesses.pages -= 1;
+            editor.hash.pages -= 1;
             let Some(Bucket { places, others }) = editor.bucket(page) else { continue };
             let mut gone = span.slot;
-            let is_its = |place: &&mut Option<Answer>| {
+            let is_its = |place: &&mut Option<FastEntry>| {
                 place.as_ref().is_some_and(|place| place.is_of(span.slot))
             };
             if let Some(place) = places.into_iter().find(is_its) {
@@ -167,15 +169,15 @@ impl<const SHIFT: u32> Guesses<SHIFT> {
 
 /// Changes a hash, and makes a leaf of buckets when it goes on to those of another.
 struct Editor<'a, const SHIFT: u32> {
-    guesses: &'a mut Guesses<SHIFT>,
+    hash: &'a mut PageHash<SHIFT>,
     /// A leaf's buckets, to be changed.
     open: Option<(usize, Arc<Buckets>)>,
 }
 
 impl<const SHIFT: u32> Editor<'_, SHIFT> {
-    fn insert(&mut self, span: Span, answer: &Answer) {
+    fn insert(&mut self, span: Span, answer: &FastEntry) {
         for page in pages::<SHIFT>(span) {
-            self.guesses.pages += 1;
+            self.hash.pages += 1;
             let Some(Bucket { places, others }) = self.bucket(page) else { continue };
             if let Some(place) = places.into_iter().find(|place| place.is_none()) {
                 *place = Some(answer.clone());
@@ -187,10 +189,10 @@ impl<const SHIFT: u32> Editor<'_, SHIFT> {
 
     /// The bucket of a page.
     fn bucket(&mut self, page: u64) -> Option<Bucket<'_>> {
-        let (index, at) = self.guesses.place(page);
+        let (index, at) = self.hash.place(page);
         if self.open.as_ref().is_none_or(|(open, _)| *open != index) {
             self.close();
-            let leaf = self.guesses.leaves.get(index)?;
+            let leaf = self.hash.leaves.get(index)?;
             self.open = Some((index, Arc::clone(leaf.backing_cart())));
         }
         let (_, buckets) = self.open.as_mut()?;
@@ -199,7 +201,7 @@ impl<const SHIFT: u32> Editor<'_, SHIFT> {
 
     fn close(&mut self) {
         let Some((index, buckets)) = self.open.take() else { return };
-        if let Some(place) = self.guesses.leaves.get_mut(index) {
+        if let Some(place) = self.hash.leaves.get_mut(index) {
             *place = leaf(buckets);
         }
     }
@@ -211,9 +213,9 @@ impl<const SHIFT: u32> Drop for Editor<'_, SHIFT> {
     }
 }
 
-/// The factor that folds a number upon itself: times this and without 32 bits behind the point, it
-/// is itself, and itself without its `bits` last bits, and without twice as many, added up. Pages
-/// side by side stay so, and those in a stride of any power of two fill the buckets as evenly.
+/// The multiplier of the hash function: `(page * fold(bits)) >> 32` is
+/// `page + (page >> bits) + (page >> 2 * bits)`, but for carries. Neighbouring pages so get
+/// neighbouring buckets, and pages a power of two apart are spread over all 2^`bits` buckets.
 fn fold(bits: u32) -> u64 {
     let one = 1 << 32;
     one | one >> bits | one >> (bits * 2)
@@ -230,8 +232,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
     use super::*;
-    use crate::counters::Books;
-    use crate::entry::{Entry, Shared};
+    use crate::counters::CounterSets;
+    use crate::region::{Entry, Shared};
     use trapline_access::{Handler, IoCx, RegionName, Rules, Size, Space};
 
     struct Nobody;
@@ -245,9 +247,9 @@ mod tests {
 
     /// Regions at `bases` of `pages` pages of 4 KiB, in slots from 0 on.
     fn regions(bases: impl Iterator<Item = u64>, pages: u64) -> Vec<(Span, Entry)> {
-        let books = Books::default();
+        let counter_sets = CounterSets::default();
         let region = |base: u64| {
-            let number = Arc::new(books.open());
+            let number = Arc::new(counter_sets.open());
             let slot = Slot::try_from(number.get()).unwrap();
             let name = RegionName { device: "d".into(), region: "r".into() };
             let (len, rules) = (pages << 12, Rules::ANY);
@@ -259,21 +261,21 @@ mod tests {
         bases.map(region).collect()
     }
 
-    fn table(all: &[(Span, Entry)]) -> Guesses<12> {
-        Guesses::of(all.iter().map(|(span, entry)| (*span, Answer::new(entry))))
+    fn table(all: &[(Span, Entry)]) -> PageHash<12> {
+        PageHash::of(all.iter().map(|(span, entry)| (*span, FastEntry::new(entry))))
     }
 
-    /// Whether one of the guesses for `addr` is the region in `slot`.
-    fn is_guessed(guesses: &Guesses<12>, addr: u64, slot: Slot) -> bool {
-        let (lent, others) = guesses.further_guesses(addr);
-        let mut places = guesses.guess(addr).into_iter().chain(lent);
+    /// Whether one of the hash for `addr` is the region in `slot`.
+    fn is_guessed(hash: &PageHash<12>, addr: u64, slot: Slot) -> bool {
+        let (lent, others) = hash.collisions(addr);
+        let mut places = hash.first(addr).into_iter().chain(lent);
         places.any(|place| place.slot_if_at(addr) == Some(slot)) || others.contains(&slot)
     }
 
     /// How many of `regions` are what is guessed first at their start.
-    fn at_once(guesses: &Guesses<12>, regions: &[(Span, Entry)]) -> usize {
+    fn at_once(hash: &PageHash<12>, regions: &[(Span, Entry)]) -> usize {
         let first = |span: &Span| {
-            guesses.guess(span.base).and_then(|q| q.slot_if_at(span.base)) == Some(span.slot)
+            hash.first(span.base).and_then(|q| q.slot_if_at(span.base)) == Some(span.slot)
         };
         regions.iter().filter(|(span, _)| first(span)).count()
     }
@@ -294,34 +296,34 @@ mod tests {
         let mut all = regions((0..4).map(|i| 0x7000 + i), 1);
         // Four on one page, as far as the hash is concerned.
         all.iter_mut().for_each(|(span, _)| span.last = 0x7fff);
-        let mut guesses = table(&all);
-        let quick = |slot: Slot| all.get(usize::from(slot)).map(|(_, entry)| Answer::new(entry));
+        let mut hash = table(&all);
+        let quick = |slot: Slot| all.get(usize::from(slot)).map(|(_, entry)| FastEntry::new(entry));
         for (i, (span, _)) in all.iter().enumerate() {
-            let (lent, others) = guesses.further_guesses(0x7000);
-            let mut places = guesses.guess(0x7000).into_iter().chain(lent);
+            let (lent, others) = hash.collisions(0x7000);
+            let mut places = hash.first(0x7000).into_iter().chain(lent);
             assert!(places.any(|place| place.slot_if_at(0x7fff).is_some()));
             let waiting = others.iter().filter(|slot| **slot != NONE).count();
             assert_eq!(waiting, (all.len() - i).saturating_sub(2));
-            guesses.remove(*span, quick);
-            assert!(!is_guessed(&guesses, 0x7000, span.slot));
+            hash.remove(*span, quick);
+            assert!(!is_guessed(&hash, 0x7000, span.slot));
         }
-        assert_eq!(guesses.pages, 0);
+        assert_eq!(hash.pages, 0);
     }
 
     #[test]
     fn a_removed_region_is_never_guessed_again() {
         let all = regions((0..300).map(|i| 0x1_0000_0000 + i * i * 0x5000), 2);
-        let mut guesses = table(&all);
-        let quick = |slot: Slot| all.get(usize::from(slot)).map(|(_, entry)| Answer::new(entry));
+        let mut hash = table(&all);
+        let quick = |slot: Slot| all.get(usize::from(slot)).map(|(_, entry)| FastEntry::new(entry));
         for (i, (span, _)) in all.iter().enumerate() {
-            guesses.remove(*span, quick);
+            hash.remove(*span, quick);
             for page in [span.base, span.last] {
-                assert!(!is_guessed(&guesses, page, span.slot));
+                assert!(!is_guessed(&hash, page, span.slot));
             }
             let left = all.get(i + 1..).unwrap_or_default();
-            let found = left.iter().filter(|(s, _)| is_guessed(&guesses, s.base, s.slot)).count();
+            let found = left.iter().filter(|(s, _)| is_guessed(&hash, s.base, s.slot)).count();
             assert!(found * 10 >= left.len() * 8);
         }
-        assert_eq!(guesses.pages, 0);
+        assert_eq!(hash.pages, 0);
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use trapline_access::Space;
 
-use crate::entry::{Answer, Entry, Placement, Quick};
-use crate::guess::Guesses;
-use crate::observer::Observer;
-use crate::spans::{Slot, Span, Spans};
+use crate::lookup::fast_entry::{FastEntry, FastRef};
+use crate::lookup::page_hash::PageHash;
+use crate::lookup::spans::{Slot, Span, Spans};
+use crate::region::{Entry, Placement};
+use crate::watch::Observer;
 
 /// Entries per chunk: an edit copies one chunk and one pointer per other chunk.
 const CHUNK: usize = 32;
@@ -33,23 +34,23 @@ pub(crate) struct Snapshot {
 /// The regions of one space by address: to guess, and to search.
 #[derive(Clone, Default)]
 struct Regions<const SHIFT: u32> {
-    guesses: Guesses<SHIFT>,
+    hash: PageHash<SHIFT>,
     spans: Spans,
 }
 
 impl Snapshot {
     /// What most likely answers `addr`, to be asked whether it does.
     #[inline(always)]
-    pub(crate) fn guess(&self, space: Space, addr: u64) -> Option<&Quick<'_>> {
+    pub(crate) fn first(&self, space: Space, addr: u64) -> Option<&FastRef<'_>> {
         match space {
-            Space::Mmio => self.mmio.guesses.guess(addr),
-            Space::Pio => self.pio.guesses.guess(addr),
+            Space::Mmio => self.mmio.hash.first(addr),
+            Space::Pio => self.pio.hash.first(addr),
         }
     }
 
     /// The region that contains `addr`.
     pub(crate) fn find(&self, space: Space, addr: u64) -> Option<&Entry> {
-        let likely = self.guess(space, addr).and_then(|quick| quick.slot_if_at(addr));
+        let likely = self.first(space, addr).and_then(|quick| quick.slot_if_at(addr));
         self.entry(likely.or_else(|| self.find_further(space, addr))?)
     }
 
@@ -57,8 +58,8 @@ impl Snapshot {
     /// large for the hash, or nobody claims the address.
     fn find_further(&self, space: Space, addr: u64) -> Option<Slot> {
         let (lent, others) = match space {
-            Space::Mmio => self.mmio.guesses.further_guesses(addr),
-            Space::Pio => self.pio.guesses.further_guesses(addr),
+            Space::Mmio => self.mmio.hash.collisions(addr),
+            Space::Pio => self.pio.hash.collisions(addr),
         };
         let claims = |slot: &Slot| self.entry(*slot).is_some_and(|entry| entry.contains(addr));
         let hashed = lent.and_then(|quick| quick.slot_if_at(addr));
@@ -81,7 +82,7 @@ impl Snapshot {
             Space::Pio => self.pio.spans.insert(span),
         };
         placed.map_err(|other| self.entry(other.slot).cloned())?;
-        let answer = Answer::new(&entry);
+        let answer = FastEntry::new(&entry);
         self.set(slot, Some(entry));
         let Self { mmio, pio, chunks, .. } = self;
         match space {
@@ -107,10 +108,10 @@ impl Snapshot {
     pub(crate) fn place(&mut self, space: Space, base: u64, placement: Placement) {
         let Some(span) = self.spans(space).find(base) else { return };
         let Some(entry) = self.entry(span.slot).map(|entry| entry.with(placement)) else { return };
-        let answer = Answer::new(&entry);
+        let answer = FastEntry::new(&entry);
         match space {
-            Space::Mmio => self.mmio.guesses.replace(span, &answer),
-            Space::Pio => self.pio.guesses.replace(span, &answer),
+            Space::Mmio => self.mmio.hash.replace(span, &answer),
+            Space::Pio => self.pio.hash.replace(span, &answer),
         }
         self.set(span.slot, Some(entry));
     }
@@ -145,18 +146,18 @@ fn entry(chunks: &[Arc<Chunk>], slot: Slot) -> Option<&Entry> {
 
 impl<const SHIFT: u32> Regions<SHIFT> {
     /// Adds a region to the hash, which grows when it gets crowded.
-    fn hash(&mut self, span: Span, answer: &Answer, chunks: &[Arc<Chunk>]) {
-        if self.guesses.is_full_for(span) {
+    fn hash(&mut self, span: Span, answer: &FastEntry, chunks: &[Arc<Chunk>]) {
+        if self.hash.is_full_for(span) {
             let all = self.spans.iter();
-            let answered = |span: Span| Some((span, Answer::new(entry(chunks, span.slot)?)));
-            self.guesses = Guesses::of(all.filter_map(answered));
+            let answered = |span: Span| Some((span, FastEntry::new(entry(chunks, span.slot)?)));
+            self.hash = PageHash::of(all.filter_map(answered));
         } else {
-            self.guesses.insert(span, answer);
+            self.hash.insert(span, answer);
         }
     }
 
     fn remove(&mut self, span: Span, chunks: &[Arc<Chunk>]) {
         self.spans.remove(span.base);
-        self.guesses.remove(span, |slot| entry(chunks, slot).map(Answer::new));
+        self.hash.remove(span, |slot| entry(chunks, slot).map(FastEntry::new));
     }
 }

@@ -3,15 +3,15 @@
 
 use trapline_access::{Delivery, Direction, IoCx, Size, Space, Window};
 
-use crate::bytes::Bytes;
-use crate::channel::Forwarder;
-use crate::counters::{Tally, Unclaimed, mark};
-use crate::entry::Entry;
-use crate::handle::Handle;
-use crate::observer::{Outcome, Witness};
-use crate::pieces;
-use crate::registry::HandleStats;
-use crate::snapshot::Snapshot;
+use crate::core::HandleStats;
+use crate::counters::{CounterWriter, Unclaimed, mark};
+use crate::delivery::forward::Forwarder;
+use crate::dispatch::Handle;
+use crate::dispatch::bytes::Bytes;
+use crate::dispatch::width;
+use crate::lookup::snapshot::Snapshot;
+use crate::region::Entry;
+use crate::watch::{ObservedAccess, Outcome};
 
 /// Whether an access is one of its own or an element of a string, for the counters.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,8 +50,13 @@ impl Handle {
                 continue;
             };
             marker.found(mark(entry.number()));
-            let witness = Witness::new(snapshot, entry, self.requester, (at, direction, part.len));
-            witness.before(data.part(done, part.len).as_slice());
+            let observed = ObservedAccess::new(
+                snapshot.observer.as_deref(),
+                entry,
+                self.requester,
+                (at, direction, part.len),
+            );
+            observed.before(data.part(done, part.len).as_slice());
             let cx = IoCx::new(self.requester, &*self.core);
             let rung = match &data {
                 Bytes::Write(data) if done == 0 => ring(entry, at, data, &cx),
@@ -60,8 +65,8 @@ impl Handle {
             let whole = rung.is_some();
             let mut buf = data.part(done, part.len);
             let outcome = rung.unwrap_or_else(|| answer(entry, part.window, &cx, at, &mut buf));
-            witness.after(buf.as_slice(), outcome);
-            count(&mut self.tally, entry, direction, kind, outcome);
+            observed.after(buf.as_slice(), outcome);
+            count(&mut self.counters, entry, direction, kind, outcome);
             if whole {
                 return;
             }
@@ -80,16 +85,17 @@ impl Handle {
         if let Some(entry) = whole_string(snapshot, addr, size, direction) {
             marker.found(mark(entry.number()));
             let elements = (data.len() / size.bytes()) as u64;
-            self.tally.string(entry.number(), direction, elements);
+            self.counters.string(entry.number(), direction, elements);
             let what = (addr, direction, size.bytes());
-            let witness = Witness::new(snapshot, entry, self.requester, what);
-            witness.before(data.as_slice());
+            let observed =
+                ObservedAccess::new(snapshot.observer.as_deref(), entry, self.requester, what);
+            observed.before(data.as_slice());
             let (cx, offset) = (IoCx::new(self.requester, &*self.core), entry.offset_of(addr));
             match &mut data {
                 Bytes::Read(data) => entry.handler.read_rep(&cx, offset, size, data),
                 Bytes::Write(data) => entry.handler.write_rep(&cx, offset, size, data),
             }
-            witness.after(data.as_slice(), Outcome::Handled);
+            observed.after(data.as_slice(), Outcome::Handled);
             return;
         }
         drop(marker);
@@ -156,10 +162,10 @@ fn answer(
     }
     let forwarder = window.and_then(|w| Forwarder::new(w, entry.shared.device_offset));
     let taken = match (&forwarder, buf) {
-        (Some(to), Bytes::Read(buf)) => pieces::read(to, rules, cx, offset, buf),
-        (Some(to), Bytes::Write(buf)) => pieces::write(to, rules, cx, offset, buf),
-        (None, Bytes::Read(buf)) => pieces::read(&*entry.handler, rules, cx, offset, buf),
-        (None, Bytes::Write(buf)) => pieces::write(&*entry.handler, rules, cx, offset, buf),
+        (Some(to), Bytes::Read(buf)) => width::read(to, rules, cx, offset, buf),
+        (Some(to), Bytes::Write(buf)) => width::write(to, rules, cx, offset, buf),
+        (None, Bytes::Read(buf)) => width::read(&*entry.handler, rules, cx, offset, buf),
+        (None, Bytes::Write(buf)) => width::write(&*entry.handler, rules, cx, offset, buf),
     };
     match forwarder {
         _ if !taken => Outcome::Refused,
@@ -180,16 +186,22 @@ fn address(space: Space, addr: u64, done: usize) -> Option<u64> {
     addr.checked_add(done as u64).filter(|at| *at <= space.last())
 }
 
-fn count(tally: &mut Tally, entry: &Entry, direction: Direction, kind: Kind, outcome: Outcome) {
+fn count(
+    counters: &mut CounterWriter,
+    entry: &Entry,
+    direction: Direction,
+    kind: Kind,
+    outcome: Outcome,
+) {
     let number = entry.number();
     match kind {
-        Kind::Single => tally.access(number, direction),
-        Kind::Element => tally.string(number, direction, 1),
+        Kind::Single => counters.access(number, direction),
+        Kind::Element => counters.string(number, direction, 1),
     }
     match outcome {
-        Outcome::Refused | Outcome::Gone => tally.refused(number),
-        Outcome::Doorbell => tally.doorbell(number),
-        Outcome::Forwarded => tally.forwarded(number),
+        Outcome::Refused | Outcome::Gone => counters.refused(number),
+        Outcome::Doorbell => counters.doorbell(number),
+        Outcome::Forwarded => counters.forwarded(number),
         Outcome::Pending | Outcome::Handled | Outcome::Memory | Outcome::Coalesced => {}
     }
 }
@@ -199,7 +211,7 @@ fn count(tally: &mut Tally, entry: &Entry, direction: Direction, kind: Kind, out
 /// and the value, unless any will do, compared at the length of the write. A forwarded window of
 /// no length is one, too. What came of it, if there is one.
 fn ring(entry: &Entry, addr: u64, data: &[u8], cx: &IoCx<'_>) -> Option<Outcome> {
-    let value = pieces::load(data);
+    let value = width::load(data);
     let here = |window: &&Window| entry.base + window.offset == addr;
     let doorbells = entry.placement.doorbells.iter().flat_map(|windows| windows.iter());
     let rung = doorbells.filter(here).find_map(|window| match &window.delivery {

@@ -2,8 +2,7 @@
 
 use trapline_access::{Direction, RegionId, RegionName, Requester, Space};
 
-use crate::entry::{Entry, Watch};
-use crate::snapshot::Snapshot;
+use crate::region::{Entry, Watch};
 
 /// One access to a watched region. Of an access across several regions, the part in this one.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +74,7 @@ pub trait Observer: Send + Sync {
 }
 
 /// An access to a region, and the observer if it wants to hear of it.
-pub(crate) struct Witness<'a>(Option<Watched<'a>>);
+pub(crate) struct ObservedAccess<'a>(Option<Watched<'a>>);
 
 struct Watched<'a> {
     observer: &'a dyn Observer,
@@ -83,16 +82,16 @@ struct Watched<'a> {
     record: TraceRecord<'a>,
 }
 
-impl<'a> Witness<'a> {
+impl<'a> ObservedAccess<'a> {
     /// `(addr, direction, width)` is the access, or the part of it, that `entry` gets.
     pub(crate) fn new(
-        snapshot: &'a Snapshot,
+        observer: Option<&'a dyn Observer>,
         entry: &'a Entry,
         requester: Requester,
         (addr, direction, width): (u64, Direction, usize),
     ) -> Self {
         let watch = entry.placement.watch;
-        let observer = snapshot.observer.as_deref().filter(|_| !watch.is_off());
+        let observer = observer.filter(|_| !watch.is_off());
         Self(observer.map(|observer| {
             let offset = entry.offset_of(addr);
             let record = TraceRecord {

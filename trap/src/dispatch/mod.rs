@@ -1,17 +1,21 @@
 //! Dispatch: from an access to the handlers that answer it.
 
+pub(crate) mod bytes;
+mod drain;
+pub(crate) mod split;
+pub(crate) mod width;
+
 use std::sync::Arc;
 
 use trapline_access::{Direction, Handler, IoCx, Requester, Size, Space};
 
-use crate::bytes::Bytes;
-use crate::counters::{Tally, mark};
-use crate::entry::Entry;
-use crate::parts::Kind;
-use crate::pieces;
-use crate::publish::Reader;
-use crate::registry::{Core, HandleStats};
-use crate::snapshot::Snapshot;
+use crate::core::{Core, HandleStats};
+use crate::counters::{CounterWriter, mark};
+use crate::dispatch::bytes::Bytes;
+use crate::dispatch::split::Kind;
+use crate::lookup::publish::Reader;
+use crate::lookup::snapshot::Snapshot;
+use crate::region::Entry;
 
 /// Makes accesses on behalf of one vCPU. Belongs to one thread at a time; costs neither a lock nor
 /// a write to memory that other threads write.
@@ -20,7 +24,7 @@ use crate::snapshot::Snapshot;
 pub struct Handle {
     pub(crate) reader: Reader<Snapshot>,
     pub(crate) core: Arc<Core>,
-    pub(crate) tally: Tally,
+    pub(crate) counters: CounterWriter,
     pub(crate) requester: Requester,
     pub(crate) stats: Arc<HandleStats>,
 }
@@ -30,8 +34,8 @@ pub struct Handle {
 impl Handle {
     pub(crate) fn new(core: Arc<Core>, requester: Requester, stats: Arc<HandleStats>) -> Self {
         let reader = core.published.reader();
-        let tally = Tally::new(Arc::clone(&stats.counters));
-        Self { reader, core, tally, requester, stats }
+        let counters = CounterWriter::new(Arc::clone(&stats.counters));
+        Self { reader, core, counters, requester, stats }
     }
 
     /// A guest read of `data.len()` bytes at `addr`. Fills all of `data`; bytes that nobody
@@ -40,7 +44,7 @@ impl Handle {
     pub fn read(&mut self, space: Space, addr: u64, data: &mut [u8]) {
         if let Some(size) = Size::new(data.len()) {
             let value = self.read_value(space, addr, size);
-            pieces::store(data, value);
+            width::store(data, value);
         } else {
             self.drain();
             self.parts(space, addr, Bytes::Read(data), Kind::Single);
@@ -51,7 +55,7 @@ impl Handle {
     #[inline(always)]
     pub fn write(&mut self, space: Space, addr: u64, data: &[u8]) {
         if let Some(size) = Size::new(data.len()) {
-            self.write_value(space, addr, size, pieces::load(data));
+            self.write_value(space, addr, size, width::load(data));
         } else {
             self.drain();
             self.parts(space, addr, Bytes::Write(data), Kind::Single);
@@ -70,12 +74,13 @@ impl Handle {
         self.write_raw(space, addr, size, value & size.ones());
     }
 
-    /// Bits above `size` are anything. Nothing but the handler is called on the quick way, and
-    /// nothing but its mark is kept over that call: that keeps the whole way short.
+    /// A read whose result may have any bits set above `size`. On the fast path nothing but the
+    /// handler is called, and only the handle's mark is live across that call, so that the compiler
+    /// needs few registers saved and restored.
     #[inline(always)]
     fn read_raw(&mut self, space: Space, addr: u64, size: Size) -> u64 {
         if !self.core.is_coalescing()
-            && let Some(value) = self.quick_read(space, addr, size)
+            && let Some(value) = self.fast_read(space, addr, size)
         {
             return value;
         }
@@ -87,7 +92,7 @@ impl Handle {
     fn read_raw_carefully(&mut self, space: Space, addr: u64, size: Size) -> u64 {
         if self.core.is_coalescing()
             && !self.core.is_queued()
-            && let Some(value) = self.quick_read(space, addr, size)
+            && let Some(value) = self.fast_read(space, addr, size)
         {
             return value;
         }
@@ -108,8 +113,8 @@ impl Handle {
     }
 
     #[inline(always)]
-    fn quick_read(&self, space: Space, addr: u64, size: Size) -> Option<u64> {
-        self.quick(space, addr, size, Direction::Read, |handler, cx, offset| {
+    fn fast_read(&self, space: Space, addr: u64, size: Size) -> Option<u64> {
+        self.fast(space, addr, size, Direction::Read, |handler, cx, offset| {
             handler.read(cx, offset, size)
         })
     }
@@ -117,7 +122,7 @@ impl Handle {
     /// `value` has no bits above `size`.
     #[inline(always)]
     fn write_raw(&mut self, space: Space, addr: u64, size: Size, value: u64) {
-        if self.core.is_coalescing() || !self.quick_write(space, addr, size, value) {
+        if self.core.is_coalescing() || !self.fast_write(space, addr, size, value) {
             self.write_raw_carefully(space, addr, size, value);
         }
     }
@@ -126,7 +131,7 @@ impl Handle {
     fn write_raw_carefully(&mut self, space: Space, addr: u64, size: Size, value: u64) {
         let quick = self.core.is_coalescing()
             && !self.core.is_queued()
-            && self.quick_write(space, addr, size, value);
+            && self.fast_write(space, addr, size, value);
         if !quick {
             self.write_raw_whichever(space, addr, size, value);
         }
@@ -146,11 +151,11 @@ impl Handle {
 
     /// Whether that was all there was to do.
     #[inline(always)]
-    fn quick_write(&self, space: Space, addr: u64, size: Size, value: u64) -> bool {
+    fn fast_write(&self, space: Space, addr: u64, size: Size, value: u64) -> bool {
         let write = |handler: &dyn Handler, cx: &IoCx<'_>, offset| {
             handler.write(cx, offset, size, value);
         };
-        self.quick(space, addr, size, Direction::Write, write).is_some()
+        self.fast(space, addr, size, Direction::Write, write).is_some()
     }
 
     /// `rep ins`: reads elements of `size` from `port` into `data`, in order. Bytes of `data` past
@@ -185,10 +190,10 @@ impl Handle {
     }
 
     /// Runs `call` if one handler takes the access just as it is, nobody else wants to know, the
-    /// first guess where the region is was right, and nothing has to be brought up to date first
+    /// the page hash has the region in the place looked at first, and nothing has to be brought up to date first
     /// but what is queued, which the caller has seen to.
     #[inline(always)]
-    fn quick<R>(
+    fn fast<R>(
         &self,
         space: Space,
         addr: u64,
@@ -197,9 +202,9 @@ impl Handle {
         call: impl FnOnce(&dyn Handler, &IoCx<'_>, u64) -> R,
     ) -> Option<R> {
         let marker = self.reader.look_if_current(&self.core.published)?;
-        let quick = self.reader.snapshot().guess(space, addr)?;
+        let quick = self.reader.snapshot().first(space, addr)?;
         let (handler, offset, number) = quick.admit(addr, size, direction)?;
-        if !self.tally.access_if_easy(number, direction) {
+        if !self.counters.access_if_easy(number, direction) {
             return None;
         }
         marker.found(mark(number));
@@ -223,7 +228,7 @@ impl Handle {
             return None;
         }
         marker.found(mark(entry.number()));
-        self.tally.access(entry.number(), direction);
+        self.counters.access(entry.number(), direction);
         Some(call(entry, &IoCx::new(self.requester, &*self.core)))
     }
 }

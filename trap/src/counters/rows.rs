@@ -59,8 +59,8 @@ impl Row for Low {
     }
 }
 
-/// How often the lower bits of a count came round: written before they do, and again after, so
-/// that who reads knows whether what it read in between belongs to it.
+/// The upper bits of a count, twice: the writer changes `before`, then the lower bits, then `after`
+/// (a sequence lock). A reader that finds both equal has read lower bits that belong to them.
 #[derive(Default)]
 pub(crate) struct High {
     pub(crate) before: AtomicU64,
@@ -94,7 +94,8 @@ pub(crate) fn add(cell: &AtomicU64, n: u64) {
     cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
-/// Counts one more; the other way round than [`read`], so that they notice each other.
+/// Adds one to a count. It writes `before`, the lower bits and `after` in this order, and [`read`]
+/// reads them in the reverse order.
 pub(crate) fn carry(low: &AtomicU16, high: &High) {
     let (next, round) = low.load(Ordering::Relaxed).overflowing_add(1);
     let rounds = high.before.load(Ordering::Relaxed) + u64::from(round);

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use trapline_access::{Delivery, EditError, Region, RegionId, Window};
 
-use crate::check;
-use crate::counters::{Books, Number};
-use crate::entry::Shared;
-use crate::offload::{Offload, Zone};
-use crate::snapshot::Snapshot;
-use crate::table::{MappedRegion, PlacedWindow, RegionTable, State};
+use crate::counters::{CounterSets, RegionNumber};
+use crate::delivery::offload::{Offload, Zone};
+use crate::edit::check;
+use crate::edit::table::{MappedRegion, PlacedWindow, RegionTable, State};
+use crate::lookup::snapshot::Snapshot;
+use crate::region::Shared;
 
 /// One change that an edit asks for.
 pub(crate) enum Op {
-    Map(RegionId, Arc<Number>, Box<Region>),
+    Map(RegionId, Arc<RegionNumber>, Box<Region>),
     Unmap(RegionId),
     Place(RegionId, Option<u64>),
     AddWindow(RegionId, Window),
@@ -76,7 +76,7 @@ pub(crate) struct DeferredDrop {
 pub(crate) struct Source<'a> {
     pub(crate) offload: Option<&'a dyn Offload>,
     /// Empties the source's queue while the present regions are still known.
-    pub(crate) stash: &'a dyn Fn(),
+    pub(crate) reclaim: &'a dyn Fn(),
 }
 
 /// One region's part in an edit.
@@ -96,7 +96,7 @@ impl RegionTable {
         ops: &[Op],
         current: &Snapshot,
         source: &Source<'_>,
-        books: &Books,
+        counter_sets: &CounterSets,
         deferred: &mut DeferredDrop,
     ) -> Result<Snapshot, Refused> {
         let planned = self.plan(ops, &mut deferred.changes);
@@ -107,7 +107,7 @@ impl RegionTable {
         for change in changes {
             if (change.mapped && outcome.is_err()) || (change.unmapped && outcome.is_ok()) {
                 let Some(region) = self.regions.remove(&change.id) else { continue };
-                self.add_departed(&change.region.name, books.counts(&region.shared.number));
+                self.add_departed(&change.region.name, counter_sets.counts(&region.shared.number));
                 regions.push(region);
             } else if let Some(region) = self.regions.get_mut(&change.id)
                 && outcome.is_ok()
@@ -166,7 +166,7 @@ impl RegionTable {
             }
         }
         if let Some(offload) = source.offload
-            && let Err(error) = take_to_source(changes, offload, source.stash)
+            && let Err(error) = take_to_source(changes, offload, source.reclaim)
         {
             let repaired = self.repair(changes, current, offload).map(Box::new);
             return Err(Refused { error, repaired });
@@ -216,7 +216,7 @@ impl RegionTable {
 fn take_to_source(
     changes: &mut [Change],
     offload: &dyn Offload,
-    stash: &dyn Fn(),
+    reclaim: &dyn Fn(),
 ) -> Result<(), EditError> {
     let mut coalesced = false;
     for change in changes.iter() {
@@ -227,7 +227,7 @@ fn take_to_source(
         }
     }
     if coalesced {
-        stash();
+        reclaim();
     }
     let mut installed = Vec::new();
     for change in changes {

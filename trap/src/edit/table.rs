@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use trapline_access::{Delivery, EditError, Handler, Region, RegionId, RegionName, Window};
 
-use crate::counters::{Counts, Number};
-use crate::entry::{Entry, Placement, Shared, Watch};
-use crate::offload::{Offload, Zone};
-use crate::snapshot::{REGIONS_MAX, Snapshot};
+use crate::counters::{Counts, RegionNumber};
+use crate::delivery::offload::{Offload, Zone};
+use crate::lookup::snapshot::{REGIONS_MAX, Snapshot};
+use crate::region::{Entry, Placement, Shared, Watch};
 
 /// All regions, and what is left of those that are gone. Behind the edit lock.
 #[derive(Default)]
@@ -101,7 +101,7 @@ impl RegionTable {
 
 impl MappedRegion {
     /// The region of an edit that maps it: nowhere yet, and without windows.
-    pub(crate) fn new(id: RegionId, number: &Arc<Number>, region: &Region) -> Self {
+    pub(crate) fn new(id: RegionId, number: &Arc<RegionNumber>, region: &Region) -> Self {
         let shared = Shared {
             id: id.0,
             space: region.space,

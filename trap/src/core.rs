@@ -1,0 +1,195 @@
+//! What the registry, its handles and its guards share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use trapline_access::{EditError, RegionEdit, RegionId, RegionName, Regions};
+
+use crate::counters::{CounterSets, Counts, HandleCounters, RegionNumber, UnclaimedCounts};
+use crate::delivery::coalesced::{Coalesced, QUEUED_MAX};
+use crate::delivery::offload::Offload;
+use crate::edit::check;
+use crate::edit::table::{RegionInfo, RegionTable};
+use crate::edit::transaction::{DeferredDrop, Op, Source};
+use crate::lookup::publish::Published;
+use crate::lookup::snapshot::Snapshot;
+
+/// What registry, handles and guards share.
+pub(crate) struct Core {
+    pub(crate) published: Published<Snapshot>,
+    pub(crate) offload: Option<Arc<dyn Offload>>,
+    pub(crate) coalesced: Coalesced,
+    /// The edit lock: writers take turns. No device and no reader is ever waited for inside.
+    pub(crate) table: Mutex<RegionTable>,
+    pub(crate) next_id: AtomicU64,
+    pub(crate) counter_sets: CounterSets,
+    /// What [`Registry::handle`] gives out.
+    pub(crate) handles: Box<[Arc<HandleStats>]>,
+    /// For the registry's own accesses: as many as were ever made at once.
+    pub(crate) spares: Mutex<Vec<Arc<HandleStats>>>,
+    /// Accesses by devices that were too deep in each other; see [`crate::AddressSpace`].
+    pub(crate) too_deep: AtomicU64,
+}
+
+/// What a handle keeps besides per-region counters.
+pub(crate) struct HandleStats {
+    pub(crate) unclaimed: Mutex<UnclaimedCounts>,
+    pub(crate) counters: Arc<HandleCounters>,
+    taken: AtomicBool,
+}
+
+impl Core {
+    /// An id and a place among the counters for a region that is to be mapped.
+    pub(crate) fn new_region(&self) -> (RegionId, Arc<RegionNumber>) {
+        let id = RegionId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        (id, Arc::new(self.counter_sets.open()))
+    }
+
+    /// Makes a list of changes, all or none.
+    pub(crate) fn commit(&self, ops: Vec<Op>) -> Result<(), EditError> {
+        // Dropped last, without the lock: a device's destructor may edit.
+        let mut deferred = DeferredDrop::default();
+        let mut free = Vec::new();
+        if self.offload.is_some() && ops.iter().any(Op::coalesces) {
+            self.coalesced.in_use.store(true, Ordering::SeqCst);
+        }
+        let mut table = self.table.lock();
+        let current = self.published.latest();
+        let source =
+            Source { offload: self.offload.as_deref(), reclaim: &|| self.reclaim(&current) };
+        let outcome = table.apply(&ops, &current, &source, &self.counter_sets, &mut deferred);
+        let (next, outcome) = match outcome {
+            Ok(next) => (Some(next), Ok(())),
+            Err(refused) => (refused.repaired.map(|mended| *mended), Err(refused.error)),
+        };
+        drop(current);
+        if let Some(next) = next {
+            let old = self.published.publish(Arc::new(next));
+            table.retire(old);
+            table.collect_retired(&mut free);
+        }
+        drop(table);
+        outcome
+    }
+
+    /// Changes something in the snapshot that is no region's.
+    pub(crate) fn replace(&self, change: impl FnOnce(&mut Snapshot)) {
+        let mut free = Vec::new();
+        let mut table = self.table.lock();
+        let mut next = (*self.published.latest()).clone();
+        change(&mut next);
+        let old = self.published.publish(Arc::new(next));
+        table.retire(old);
+        table.collect_retired(&mut free);
+        drop(table);
+    }
+
+    pub(crate) fn coalesces(&self, id: RegionId) -> bool {
+        self.table.lock().coalesces(id)
+    }
+
+    /// Frees replaced snapshots, and with them the handlers of regions that are gone, as far as
+    /// no reader has them any more.
+    pub(crate) fn collect_retired(&self) {
+        let mut free = Vec::new();
+        self.table.lock().collect_retired(&mut free);
+        drop(free);
+    }
+
+    /// Takes all queued writes out of the source while the regions they were made to are known.
+    fn reclaim(&self, before: &Snapshot) {
+        let Some(offload) = &self.offload else { return };
+        let mut queue = self.coalesced.queue.lock();
+        // Said before anything is taken: who then finds the source empty must find this.
+        self.coalesced.has_reclaimed.store(true, Ordering::Release);
+        // The guest may go on queueing to other regions, but that is not for an edit to take.
+        for write in std::iter::from_fn(|| offload.pop()).take(QUEUED_MAX) {
+            let entry = before.find(write.space, write.addr).cloned();
+            queue.push_back((write, entry));
+        }
+        self.coalesced.has_reclaimed.store(!queue.is_empty(), Ordering::Release);
+    }
+
+    /// Whether the source was ever asked to queue writes.
+    #[inline]
+    pub(crate) fn is_coalescing(&self) -> bool {
+        self.coalesced.in_use.load(Ordering::Relaxed)
+    }
+
+    /// Whether a coalesced write may be on its way.
+    pub(crate) fn anything_queued(&self) -> bool {
+        self.is_coalescing() && self.is_queued()
+    }
+
+    /// Whether one may be, once anything is coalesced at all.
+    #[inline]
+    pub(crate) fn is_queued(&self) -> bool {
+        self.offload.as_ref().is_some_and(|offload| offload.queued())
+            || self.coalesced.has_reclaimed.load(Ordering::Acquire)
+            || self.coalesced.delivering.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn region_counts(&self) -> (BTreeMap<RegionName, Counts>, Vec<RegionInfo>) {
+        let table = self.table.lock();
+        let live = table.infos().collect();
+        (table.departed.clone(), live)
+    }
+
+    pub(crate) fn handle_stats(&self) -> Vec<Arc<HandleStats>> {
+        self.handles.iter().chain(&*self.spares.lock()).cloned().collect()
+    }
+}
+
+impl HandleStats {
+    pub(crate) fn new(counter_sets: &CounterSets) -> Arc<Self> {
+        Arc::new(Self {
+            unclaimed: Mutex::default(),
+            counters: counter_sets.new_set(),
+            taken: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes it for a handle, unless another has it.
+    pub(crate) fn take(&self) -> bool {
+        !self.taken.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn release(&self) {
+        self.taken.store(false, Ordering::Release);
+    }
+}
+
+impl Regions for Core {
+    fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
+        let mut mapped = Vec::new();
+        let mut ops = Vec::with_capacity(edits.len());
+        for edit in edits {
+            ops.push(match edit {
+                RegionEdit::Map(region) => {
+                    check::region(&region)?;
+                    let (id, number) = self.new_region();
+                    mapped.push(id);
+                    Op::Map(id, number, Box::new(region))
+                }
+                RegionEdit::Unmap(id) => Op::Unmap(id),
+                RegionEdit::Place(id, base) => Op::Place(id, base),
+                RegionEdit::AddWindow(id, window) => Op::AddWindow(id, window),
+                RegionEdit::RemoveWindow(id, window) => Op::RemoveWindow(id, window),
+            });
+        }
+        self.commit(ops)?;
+        Ok(mapped)
+    }
+}
+
+impl Drop for Core {
+    /// Gives back what the source has of regions whose guards outlive the registry, or that have
+    /// none.
+    fn drop(&mut self) {
+        if let Some(offload) = &self.offload {
+            self.table.get_mut().give_back_all(&**offload);
+        }
+    }
+}

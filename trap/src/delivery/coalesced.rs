@@ -1,0 +1,34 @@
+//! Coalesced writes on their way from the source's queue to their handlers.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::{Mutex, ReentrantMutex};
+
+use crate::delivery::offload::CoalescedWrite;
+use crate::region::Entry;
+
+/// No source has more writes queued than this: KVM's ring is one page, and the largest page, of
+/// 64 KiB, holds 2,730.
+pub(crate) const QUEUED_MAX: usize = 4096;
+
+/// Writes that an edit took out of the source, and whose they are.
+pub(crate) type Reclaimed = VecDeque<(CoalescedWrite, Option<Entry>)>;
+
+/// Writes that the source queued, on their way to their handlers.
+#[derive(Default)]
+pub(crate) struct Coalesced {
+    /// Held while queued writes are delivered: whoever has it delivers in order, whoever waits
+    /// for it knows that all earlier writes have arrived. Says whether its holder is at it now.
+    pub(crate) turn: ReentrantMutex<Cell<bool>>,
+    /// Whether somebody is delivering.
+    pub(crate) delivering: AtomicBool,
+    /// Whether the source was ever asked to queue anything. Until then nobody looks.
+    pub(crate) in_use: AtomicBool,
+    /// Writes taken out of the source's queue by an edit, with the region they were made to. A
+    /// leaf lock, which also keeps `Offload::pop` to one caller.
+    pub(crate) queue: Mutex<Reclaimed>,
+    /// Whether `queue` holds anything.
+    pub(crate) has_reclaimed: AtomicBool,
+}
