@@ -1,18 +1,24 @@
-//! The handle that other threads have on a running machine, and the events that end a run.
+//! The handle that other threads have on a machine, and what reaches the machine's own thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use trapline::Registry;
 use trapline_device::{Power, PowerEvent};
 use trapline_kvm::{ExitCounters, VcpuEvent, VcpuSet};
 
+use crate::life::{ControlError, Request, State};
 use crate::report::Report;
 
-/// Something that may end the run.
+/// Where the answer to a request goes.
+pub(crate) type Reply = SyncSender<Result<(), ControlError>>;
+
+/// Something the machine's own thread does something about.
 pub(crate) enum Event {
+    /// Another thread wants something, and waits for the answer.
+    Request(Request, Reply),
     /// The guest asked for it, through this device.
     Power(PowerEvent, &'static str),
     /// A vCPU came to its end.
@@ -25,7 +31,11 @@ pub(crate) enum Event {
 /// not be kept.
 const EVENTS_MAX: usize = 64;
 
-/// Stops a machine, and looks into it while it runs. Clones control the same machine.
+/// Pauses, resumes, resets and stops a machine, and looks into it while it runs. Clones control the
+/// same machine.
+///
+/// Nothing here is for a device or for a handler on the machine's event loop to call: the machine
+/// would wait for it.
 #[derive(Clone)]
 pub struct Control {
     events: SyncSender<Event>,
@@ -34,6 +44,21 @@ pub struct Control {
     /// The vCPUs that run.
     running: Arc<Mutex<Weak<VcpuSet>>>,
     live: Arc<Mutex<Live>>,
+    life: Arc<Life>,
+}
+
+/// The machine's state, and who waits for it to change.
+#[derive(Default)]
+struct Life {
+    now: Mutex<Now>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Now {
+    state: State,
+    /// Somebody is in [`crate::Session::run`], who answers requests.
+    in_run: bool,
 }
 
 /// What can be looked at.
@@ -47,14 +72,86 @@ struct Live {
 impl Control {
     pub(crate) fn new() -> (Self, Receiver<Event>) {
         let (events, inbox) = sync_channel(EVENTS_MAX);
-        let (stopped, running, live) = Default::default();
-        (Self { events, stopped, running, live }, inbox)
+        let (stopped, running, live, life) = Default::default();
+        (Self { events, stopped, running, live, life }, inbox)
     }
 
-    /// Ends the run; [`crate::Session::run`] returns soon.
+    /// What the machine is doing.
+    pub fn state(&self) -> State {
+        self.life.now.lock().state
+    }
+
+    /// Has the machine stand still: on return no vCPU, no back end and no timer of it runs, every
+    /// access of the guest is complete, and every write of the guest has reached its device. The
+    /// machine's time goes on, see [`crate::life`]. A machine that is paused stays so.
+    ///
+    /// # Errors
+    /// The machine is not running, or ended meanwhile.
+    pub fn pause(&self) -> Result<(), ControlError> {
+        self.ask(Request::Pause)
+    }
+
+    /// Has a paused machine go on: on return its vCPUs run. One that runs goes on running.
+    ///
+    /// # Errors
+    /// The machine has not been paused, or ended meanwhile.
+    pub fn resume(&self) -> Result<(), ControlError> {
+        self.ask(Request::Resume)
+    }
+
+    /// Resets the machine, as its reset button would: on return it boots again, or, if it was
+    /// paused, will do so when it is resumed.
+    ///
+    /// # Errors
+    /// The machine is not running, or its software cannot be loaded again, of which it ends.
+    pub fn reset(&self) -> Result<(), ControlError> {
+        self.ask(Request::Reset)
+    }
+
+    /// Ends the run: on return no vCPU runs any more, and [`crate::Session::run`] returns.
     pub fn stop(&self) {
+        self.request_stop();
+        let mut now = self.life.now.lock();
+        while now.in_run {
+            self.life.changed.wait(&mut now);
+        }
+    }
+
+    /// Asks for what [`Control::stop`] does, and waits for nothing.
+    pub fn request_stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.send(Event::Stop);
+    }
+
+    fn ask(&self, request: Request) -> Result<(), ControlError> {
+        let (reply, answer) = sync_channel(1);
+        let mut event = Event::Request(request, reply);
+        loop {
+            // With the state locked: whoever ends the run changes it, and then throws away the
+            // requests that came before.
+            let now = self.life.now.lock();
+            now.state.after(request)?;
+            match self.events.try_send(event) {
+                Ok(()) => break,
+                Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => event = back,
+            }
+            drop(now);
+            std::thread::yield_now();
+        }
+        let thrown_away = |_| Err(ControlError::State { state: self.state(), request });
+        answer.recv().unwrap_or_else(thrown_away)
+    }
+
+    /// A run begins or ends. What was asked before its end and not answered yet can be thrown away
+    /// afterwards, as nothing more comes.
+    pub(crate) fn in_run(&self, in_run: bool, state: State) {
+        *self.life.now.lock() = Now { state, in_run };
+        self.life.changed.notify_all();
+    }
+
+    /// The machine is doing something else now.
+    pub(crate) fn enter(&self, state: State) {
+        self.life.now.lock().state = state;
     }
 
     /// Whether [`Control::stop`] was called.

@@ -15,6 +15,7 @@ mod config;
 mod control;
 mod error;
 mod kvm;
+mod life;
 mod on_loop;
 pub mod qtest;
 mod report;
@@ -27,6 +28,7 @@ pub use config::{
 };
 pub use control::Control;
 pub use error::Error;
+pub use life::{ControlError, Request, State};
 pub use report::Report;
 pub use session::Session;
 pub use snapshot::{Snapshot, SnapshotError};

@@ -10,8 +10,9 @@ use trapline_display::{Input, Screen};
 use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
 
 use crate::board::{self, Options, Wiring};
-use crate::control::{Control, Event};
+use crate::control::{Control, Event, Reply};
 use crate::kvm::{Host, HostBoard};
+use crate::life::{ControlError, Request, State};
 use crate::on_loop::{CharReport, CoalescedWrites, InputReport, OnLoop};
 use crate::{Config, Ending, Error, ResetCause};
 
@@ -26,7 +27,7 @@ pub struct Session {
     console: Arc<OnLoop<dyn CharDevice, CharReport>>,
     input: Option<Arc<OnLoop<dyn Input, InputReport>>>,
     /// Calls the devices for everything that happens outside of the guest.
-    _event_loop: Arc<EpollLoop>,
+    event_loop: Arc<EpollLoop>,
     registry: Registry,
     vm: Arc<Vm>,
     host: Host,
@@ -70,7 +71,7 @@ impl Session {
             start,
             console,
             input,
-            _event_loop: event_loop,
+            event_loop,
             registry,
             vm,
             host,
@@ -98,24 +99,55 @@ impl Session {
         self.input.clone().map(|input| input as Arc<dyn Input>)
     }
 
-    /// Runs the machine until it is switched off, reset or stopped. Called again after
+    /// Runs the machine until it is switched off, reset by its guest or stopped. Called again after
     /// [`Ending::Reset`], it boots the guest again.
     ///
     /// # Errors
     /// The guest's software cannot be loaded again, or KVM refuses. Nothing of the guest runs any
     /// more.
     pub fn run(&mut self) -> Result<Ending, Error> {
+        self.control.in_run(true, State::Resetting);
+        let ended = self.run_to_its_end();
+        let state = match &ended {
+            Ok(Ending::Reset(_)) => State::Resetting,
+            _ => State::Ended,
+        };
+        self.event_loop.resume();
+        self.control.in_run(false, state);
+        // Whatever came after the reason to end was asked of a machine that was ending.
+        while self.events.try_recv().is_ok() {}
+        ended
+    }
+
+    fn run_to_its_end(&mut self) -> Result<Ending, Error> {
+        // A guest that resets again and again must not outrun who wants to end it.
+        if self.control.is_stopped() {
+            return Ok(Ending::Stopped);
+        }
         let start = match self.start.take() {
             Some(start) => start,
             None => self.boot_again()?,
         };
-        match self.run_vcpus(start)? {
-            // A guest that resets again and again must not outrun who wants to end it.
-            Ending::Reset(_) if self.control.is_stopped() => Ok(Ending::Stopped),
-            ending => Ok(ending),
+        self.set_start(start)?;
+        let mut next = Next::Run(None);
+        loop {
+            next = match next {
+                Next::Run(answer) => self.run_vcpus(answer)?,
+                Next::Pause(reply) => self.stay_paused(&reply)?,
+                Next::Reset(reply) => {
+                    self.reset(&reply)?;
+                    Next::Run(Some(reply))
+                }
+                Next::End(Ending::Reset(_)) if self.control.is_stopped() => {
+                    return Ok(Ending::Stopped);
+                }
+                Next::End(ending) => return Ok(ending),
+            };
         }
     }
 
+    /// Puts the machine back to power-on, with the guest's software in memory; says where the first
+    /// vCPU starts. All vCPUs are stopped.
     fn boot_again(&mut self) -> Result<Start, Error> {
         self.control.count_reset();
         self.host.board().devices().reset();
@@ -123,48 +155,147 @@ impl Session {
         self.host.load(&self.config, true)
     }
 
-    /// Runs the vCPUs until the first event that ends a run, and stops them all.
-    fn run_vcpus(&mut self, start: Start) -> Result<Ending, Error> {
-        let mut vcpus = std::mem::take(&mut self.vcpus);
-        for vcpu in &mut vcpus {
+    /// Puts all vCPUs where they start.
+    fn set_start(&mut self, start: Start) -> Result<(), Error> {
+        for vcpu in &mut self.vcpus {
             let start = if vcpu.index() == 0 { start } else { Host::SECONDARY };
             vcpu.set_start(&start)?;
         }
-        let control = self.control.clone();
-        let on_event = move |event| control.send(Event::Vcpu(event));
-        let running = self.control.start(|| VcpuSet::start(vcpus, Arc::new(on_event)))?;
-        let ending = self.wait();
-        self.vcpus = running.stop()?;
-        self.registry.drain();
-        // Requests that came after the first one were made by a machine that was ending.
-        while self.events.try_recv().is_ok() {}
-        Ok(ending)
+        Ok(())
     }
 
-    fn wait(&self) -> Ending {
+    /// Resets the machine because somebody asked for it, who is told if it fails.
+    fn reset(&mut self, reply: &Reply) -> Result<(), Error> {
+        self.control.enter(State::Resetting);
+        let done = self.boot_again().and_then(|start| self.set_start(start));
+        done.inspect_err(|error| fail(reply, Request::Reset, error))
+    }
+
+    /// Runs the vCPUs, which `answer` waits for, until something else is to be done, and stops them
+    /// all.
+    fn run_vcpus(&mut self, answer: Option<Reply>) -> Result<Next, Error> {
+        let control = self.control.clone();
+        let on_event = move |event: VcpuEvent| {
+            if event.stop != Stop::Requested {
+                control.send(Event::Vcpu(event));
+            }
+        };
+        self.event_loop.resume();
+        let vcpus = std::mem::take(&mut self.vcpus);
+        let running = self.control.start(|| VcpuSet::start(vcpus, Arc::new(on_event)))?;
+        self.control.enter(State::Running);
+        if let Some(answer) = answer {
+            succeed(&answer);
+        }
+        let next = self.wait();
+        self.vcpus = running.stop().map_err(Error::from).inspect_err(|error| match &next {
+            Next::Pause(reply) => fail(reply, Request::Pause, error),
+            Next::Reset(reply) => fail(reply, Request::Reset, error),
+            Next::Run(_) | Next::End(_) => {}
+        })?;
+        self.registry.drain();
+        Ok(next)
+    }
+
+    /// Waits for a reason to stop the vCPUs.
+    fn wait(&self) -> Next {
         loop {
-            let Ok(event) = self.events.recv() else { return Ending::Stopped };
+            let Ok(event) = self.events.recv() else { return Next::End(Ending::Stopped) };
             match event {
-                Event::Stop => return Ending::Stopped,
-                Event::Power(event, device) => {
-                    tracing::debug!("{device} asks for {event:?}");
-                    return match event {
-                        PowerEvent::Reset => Ending::Reset(ResetCause::Device(device)),
-                        PowerEvent::Off => Ending::Off,
-                        PowerEvent::Exit(status) => Ending::Exit(status),
-                    };
-                }
-                Event::Vcpu(VcpuEvent { stop, vcpu }) => match stop {
-                    Stop::Requested => {}
-                    Stop::Halted => tracing::debug!("vCPU {vcpu} halted for good"),
-                    Stop::Reset => return Ending::Reset(ResetCause::Firmware),
-                    Stop::TripleFault(report) => {
-                        return Ending::Reset(ResetCause::TripleFault(report));
+                Event::Request(Request::Pause, reply) => return Next::Pause(reply),
+                Event::Request(Request::Reset, reply) => return Next::Reset(reply),
+                Event::Request(Request::Resume, reply) => succeed(&reply),
+                Event::Request(request, reply) => refuse(&reply, State::Running, request),
+                event => {
+                    if let Some(ending) = ending(event) {
+                        return Next::End(ending);
                     }
-                    Stop::Off => return Ending::Off,
-                    Stop::Crash(report) => return Ending::Crashed(report),
-                },
+                }
             }
         }
     }
+
+    /// Stands still, which `reply` waits for, until the machine is to go on or to end. The vCPUs
+    /// are stopped: their accesses are complete, as KVM has come back interrupted.
+    fn stay_paused(&mut self, reply: &Reply) -> Result<Next, Error> {
+        self.event_loop.pause();
+        // What a handler of the loop may have had the guest's devices do last.
+        self.registry.drain();
+        self.control.enter(State::Paused);
+        succeed(reply);
+        loop {
+            let Ok(event) = self.events.recv() else { return Ok(Next::End(Ending::Stopped)) };
+            match event {
+                Event::Request(Request::Pause, reply) => succeed(&reply),
+                Event::Request(Request::Resume, reply) => {
+                    self.vcpus.iter().for_each(Vcpu::tell_of_pause);
+                    return Ok(Next::Run(Some(reply)));
+                }
+                Event::Request(Request::Reset, reply) => {
+                    self.reset(&reply)?;
+                    self.control.enter(State::Paused);
+                    succeed(&reply);
+                }
+                Event::Request(request, reply) => refuse(&reply, State::Paused, request),
+                // The guest ended, or was stopped, just before or meanwhile.
+                event => {
+                    if let Some(ending) = ending(event) {
+                        return Ok(Next::End(ending));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What is to be done next in a run.
+enum Next {
+    /// Run the vCPUs. Whoever asked for it waits until they do.
+    Run(Option<Reply>),
+    /// Stand still.
+    Pause(Reply),
+    /// Reset the machine, and go on.
+    Reset(Reply),
+    /// End the run.
+    End(Ending),
+}
+
+/// How the run ends of an event that is no request, if it does.
+fn ending(event: Event) -> Option<Ending> {
+    Some(match event {
+        Event::Request(..) => return None,
+        Event::Stop => Ending::Stopped,
+        Event::Power(event, device) => {
+            tracing::debug!("{device} asks for {event:?}");
+            match event {
+                PowerEvent::Reset => Ending::Reset(ResetCause::Device(device)),
+                PowerEvent::Off => Ending::Off,
+                PowerEvent::Exit(status) => Ending::Exit(status),
+            }
+        }
+        Event::Vcpu(VcpuEvent { stop, vcpu }) => match stop {
+            Stop::Requested => return None,
+            Stop::Halted => {
+                tracing::debug!("vCPU {vcpu} halted for good");
+                return None;
+            }
+            Stop::Reset => Ending::Reset(ResetCause::Firmware),
+            Stop::TripleFault(report) => Ending::Reset(ResetCause::TripleFault(report)),
+            Stop::Off => Ending::Off,
+            Stop::Crash(report) => Ending::Crashed(report),
+        },
+    })
+}
+
+/// Tells who asked that it is done. Who has gone away meanwhile need not know.
+fn succeed(reply: &Reply) {
+    let _ = reply.send(Ok(()));
+}
+
+fn refuse(reply: &Reply, state: State, request: Request) {
+    let _ = reply.send(Err(ControlError::State { state, request }));
+}
+
+fn fail(reply: &Reply, request: Request, error: &Error) {
+    let _ = reply.send(Err(ControlError::Failed { request, reason: error.to_string() }));
 }

@@ -81,7 +81,7 @@ fn serve(
             return;
         }
         wish.lock().get_or_insert(request);
-        control.stop();
+        control.request_stop();
     });
 }
 

@@ -109,6 +109,13 @@ impl Vcpu {
         start.apply(&self.fd)
     }
 
+    /// Tells the guest, if it uses kvmclock, that the vCPU was paused on purpose, so that the guest
+    /// takes the time that has passed for no lockup. To be called on a stopped vCPU before it goes
+    /// on.
+    pub fn tell_of_pause(&self) {
+        arch::tell_of_pause(&self.fd);
+    }
+
     /// Its counters, readable while it runs.
     pub fn counters(&self) -> Arc<ExitCounters> {
         Arc::clone(&self.counters)

@@ -19,7 +19,7 @@ mod suspend;
 use kvm_bindings::{
     KVM_CAP_ARM_MTE, KVM_CAP_ARM_NISV_TO_USER, KVM_CAP_ARM_SYSTEM_SUSPEND, kvm_enable_cap,
 };
-use kvm_ioctls::{Cap, VmFd};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use trapline_guestmem::GuestMem;
 
 use crate::{Error, Kvm, Memory, Vm};
@@ -110,6 +110,9 @@ fn vm_type(kvm: &Kvm, mem: &GuestMem) -> Result<u64, Error> {
 fn address_bits(last: u64) -> u32 {
     (u64::BITS - last.leading_zeros()).max(32)
 }
+
+/// There is no paravirtual clock to be told of a pause.
+pub(crate) fn tell_of_pause(_fd: &VcpuFd) {}
 
 #[cfg(test)]
 mod tests {

@@ -46,5 +46,10 @@ pub(crate) fn system_event(_fd: &VcpuFd, _vm: &Vm, _kind: u32) -> Option<Result<
     None
 }
 
+/// Tells the guest's kvmclock that the vCPU was paused. KVM refuses where the guest has none.
+pub(crate) fn tell_of_pause(fd: &VcpuFd) {
+    let _ = fd.kvmclock_ctrl();
+}
+
 /// A vCPU's thread is like any other.
 pub(crate) fn prepare_thread(_options: &VmOptions) {}
