@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{EditError, RegionEdit, RegionId, RegionName, Regions};
 
 use crate::counters::{CounterSets, Counts, HandleCounters, RegionNumber, UnclaimedCounts};
@@ -15,6 +15,7 @@ use crate::edit::table::{RegionInfo, RegionTable};
 use crate::edit::transaction::{DeferredDrop, Op, Source};
 use crate::lookup::publish::Published;
 use crate::lookup::snapshot::Snapshot;
+use crate::watch::Watcher;
 
 /// What registry, handles and guards share.
 pub(crate) struct Core {
@@ -31,6 +32,10 @@ pub(crate) struct Core {
     pub(crate) spares: Mutex<Vec<Arc<HandleStats>>>,
     /// Accesses by devices that were too deep in each other; see [`crate::AddressSpace`].
     pub(crate) too_deep: AtomicU64,
+    /// How many watched accesses have begun.
+    pub(crate) sequence: AtomicU64,
+    /// Held while an access is made that an ordered watch covers.
+    pub(crate) order: ReentrantMutex<()>,
 }
 
 /// What a handle keeps besides per-region counters.
@@ -74,16 +79,20 @@ impl Core {
         outcome
     }
 
-    /// Changes something in the snapshot that is no region's.
-    pub(crate) fn replace(&self, change: impl FnOnce(&mut Snapshot)) {
-        let mut free = Vec::new();
-        let mut table = self.table.lock();
-        let mut next = (*self.published.latest()).clone();
-        change(&mut next);
-        let old = self.published.publish(Arc::new(next));
-        table.retire(old);
-        table.collect_retired(&mut free);
-        drop(table);
+    /// Starts a watch.
+    pub(crate) fn watch(
+        &self,
+        watcher: &Arc<Watcher>,
+        regions: &[RegionId],
+    ) -> Result<(), EditError> {
+        let touched = regions.iter().map(|id| Op::Touch(*id));
+        self.commit(touched.chain([Op::Watch(Arc::clone(watcher))]).collect())
+    }
+
+    /// Ends a watch.
+    pub(crate) fn unwatch(&self, watcher: &Arc<Watcher>) {
+        // What the source does not take back the registry goes on doing, so this cannot fail.
+        let _ = self.commit(vec![Op::Unwatch(Arc::clone(watcher))]);
     }
 
     pub(crate) fn coalesces(&self, id: RegionId) -> bool {

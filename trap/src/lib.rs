@@ -12,7 +12,7 @@
 //! * What a region had the kernel do leaves with the region's guard ([`Mapping`]).
 //! * Accesses across the borders of regions are split; what nobody claims reads as all ones.
 //! * Devices and debuggers reach RAM and regions through one [`AddressSpace`].
-//! * Regions can be watched while the guest runs ([`Registry::trace`]).
+//! * Accesses can be watched while the guest runs ([`Registry::watch`]).
 //! * Everything is counted, per region and handle, and unclaimed accesses by address.
 
 #![forbid(unsafe_code)]
@@ -34,7 +34,6 @@ pub use address_space::{AddressSpace, NoRam, Ram, Transfer};
 pub use counters::{Counts, Unclaimed};
 pub use delivery::offload::{CoalescedWrite, Offload, Zone};
 pub use dispatch::Handle;
-pub use region::Watch;
 pub use registry::{Builder, Edit, Mapping, NoHandle, Registry, WeakRegistry};
 pub use stats::{RegionStats, Stats};
 pub use trapline_access::{
@@ -42,7 +41,7 @@ pub use trapline_access::{
     Handler, HandlerMut, IoCx, Limits, Locked, Memory, NoHandler, NoRegions, Region, RegionEdit,
     RegionId, RegionName, Regions, Requester, Ring, Rules, Size, Space, Window,
 };
-pub use watch::{Observer, Outcome, TraceRecord};
+pub use watch::{Observer, Outcome, TraceRecord, Watch, WatchedRegion, Watching};
 
 /// Registers this process for `membarrier(2)`, which a registry's edits use. The first registry
 /// does so if nobody has; but the call takes microseconds in a process with one thread and tens of

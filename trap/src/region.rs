@@ -7,6 +7,7 @@ use trapline_access::{
 };
 
 use crate::counters::RegionNumber;
+use crate::watch::Watchers;
 
 /// What stays with a region wherever it is moved.
 pub(crate) struct Shared {
@@ -20,22 +21,6 @@ pub(crate) struct Shared {
     pub(crate) number: Arc<RegionNumber>,
 }
 
-/// Which accesses the observer hears of; see [`crate::Registry::trace`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Watch {
-    /// [`crate::Observer::access`] is called after each access.
-    pub trace: bool,
-    /// [`crate::Observer::stop`] is called before each access.
-    pub stop: bool,
-}
-
-impl Watch {
-    /// Whether the observer hears of nothing.
-    pub fn is_off(self) -> bool {
-        !self.trace && !self.stop
-    }
-}
-
 /// What differs from one placement of a region to the next, but no ordinary access asks for.
 #[derive(Clone, Default)]
 pub(crate) struct Placement {
@@ -44,7 +29,8 @@ pub(crate) struct Placement {
     /// Windows that something else answers in the handler's place: a channel, or memory. All of
     /// them, as some accesses to what the source delivers still come to us.
     pub(crate) diverted: Option<Arc<[Window]>>,
-    pub(crate) watch: Watch,
+    /// Who hears of accesses to it.
+    pub(crate) watchers: Watchers,
 }
 
 /// A region at its place.
@@ -103,7 +89,7 @@ impl Entry {
 
     /// Whether nobody but the handler wants to know of accesses in this direction.
     pub(crate) fn is_plain(&self, direction: Direction) -> bool {
-        self.placement.watch.is_off() && self.is_handlers(direction)
+        self.placement.watchers.is_none() && self.is_handlers(direction)
     }
 
     /// Whether all accesses in this direction that reach us are the handler's to answer.

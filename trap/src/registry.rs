@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
     Direction, EditError, Region, RegionEdit, RegionId, Regions, Requester, Space, Window,
 };
@@ -14,10 +14,9 @@ use crate::delivery::coalesced::Coalesced;
 use crate::delivery::offload::Offload;
 use crate::dispatch::Handle;
 use crate::edit::check;
-use crate::edit::transaction::{Op, WatchChange};
+use crate::edit::transaction::Op;
 use crate::lookup::publish::Published;
 use crate::lookup::snapshot::Snapshot;
-use crate::watch::Observer;
 
 /// One registry: two address spaces, their regions, and everything that is known about them.
 /// Clones are handles on the same registry.
@@ -72,6 +71,8 @@ impl Builder {
             handles,
             spares: Mutex::default(),
             too_deep: AtomicU64::new(0),
+            sequence: AtomicU64::new(0),
+            order: ReentrantMutex::default(),
         };
         Registry { core: Arc::new(core) }
     }
@@ -178,41 +179,29 @@ impl Registry {
         Handle::new(Arc::clone(&self.core), requester, stats)
     }
 
-    /// Starts or ends telling the observer of every access to a region, after it was made. While
-    /// it is off it costs nothing.
-    ///
-    /// # Errors
-    /// [`EditError::Unknown`] when the region is gone.
-    pub fn trace(&self, id: RegionId, on: bool) -> Result<(), EditError> {
-        let change = WatchChange { trace: Some(on), ..WatchChange::default() };
-        self.core.commit(vec![Op::Watch(id, change)])
-    }
-
-    /// Starts or ends telling the observer of every access to a region before it is made, so that
-    /// it can hold the vCPU there. While it is off it costs nothing.
-    ///
-    /// # Errors
-    /// [`EditError::Unknown`] when the region is gone.
-    pub fn stop_at(&self, id: RegionId, on: bool) -> Result<(), EditError> {
-        let change = WatchChange { stop: Some(on), ..WatchChange::default() };
-        self.core.commit(vec![Op::Watch(id, change)])
-    }
-
-    /// Sets who hears of accesses to watched regions from now on, or that nobody does.
-    pub fn observe(&self, observer: Option<Arc<dyn Observer>>) {
-        self.core.replace(|next| next.observer = observer);
-    }
-
-    /// The device, region and register that answer `addr`: `serial0/uart THR`.
-    pub fn describe(&self, space: Space, addr: u64, direction: Direction) -> Option<String> {
+    /// The device, region and register that answer `addr`: `serial0/uart THR`. `reached` is what
+    /// [`Handle::take_register`] said after an access that is over; without it a register is named
+    /// as it is now.
+    pub fn describe(
+        &self,
+        space: Space,
+        addr: u64,
+        direction: Direction,
+        reached: Option<&'static str>,
+    ) -> Option<String> {
         let snapshot = self.core.published.latest();
         let entry = snapshot.find(space, addr)?;
         let name = &entry.shared.name;
-        let register = entry.handler.register(entry.offset_of(addr), direction);
+        let now = || entry.handler.register(entry.offset_of(addr), direction);
+        let register = reached.or_else(now);
         Some(register.map_or_else(|| name.to_string(), |register| format!("{name} {register}")))
     }
 
     pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    pub(crate) fn core_arc(&self) -> &Arc<Core> {
         &self.core
     }
 }

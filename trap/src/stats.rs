@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use trapline_access::{Delivery, Direction, RegionName, Space, Window};
+use trapline_access::{Delivery, Direction, RegionId, RegionName, Space, Window};
 
 use crate::counters::{Counts, Unclaimed};
 use crate::edit::table::RegionInfo;
-use crate::region::Watch;
 use crate::registry::Registry;
 
 /// A picture of a registry and of everything that went through it.
@@ -29,6 +28,8 @@ pub struct Stats {
 /// One region in a [`Stats`].
 #[derive(Clone, Debug)]
 pub struct RegionStats {
+    /// Its id.
+    pub id: RegionId,
     /// Its names.
     pub name: RegionName,
     /// Its space.
@@ -39,8 +40,8 @@ pub struct RegionStats {
     pub deliveries: Vec<(Window, bool)>,
     /// What went through it.
     pub counts: Counts,
-    /// Which accesses the observer hears of.
-    pub watch: Watch,
+    /// How many observers hear of accesses to it.
+    pub observers: usize,
 }
 
 impl Registry {
@@ -50,12 +51,13 @@ impl Registry {
         let mut regions: Vec<RegionStats> = live
             .into_iter()
             .map(|info| RegionStats {
+                id: RegionId(info.shared.id),
                 name: info.shared.name.clone(),
                 space: info.shared.space,
                 range: info.range(),
                 deliveries: deliveries(&info),
                 counts: self.core().counter_sets.counts(&info.shared.number),
-                watch: info.state.watch,
+                observers: info.state.watchers.as_ref().map_or(0, |watchers| watchers.len()),
             })
             .collect();
         regions.sort_by_key(|region| {
@@ -166,11 +168,9 @@ fn row(
     delivery: &str,
 ) -> fmt::Result {
     let (space, name) = (region.space.to_string(), region.name.to_string());
-    let watch = match (region.watch.trace, region.watch.stop) {
-        (false, false) => "-",
-        (true, false) => "trace",
-        (false, true) => "stop",
-        (true, true) => "both",
+    let watch = match region.observers {
+        0 => "-".to_owned(),
+        observers => observers.to_string(),
     };
     let counts = columns(region.counts);
     writeln!(f, "{space:<4} {range:<29} {name:<26} {counts}  {watch:<5} {delivery}")

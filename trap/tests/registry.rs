@@ -256,7 +256,7 @@ fn one_device_can_answer_several_small_regions() {
     assert_eq!(read(&registry, Space::Pio, 0x64, 1), [4]);
     assert_eq!(read(&registry, Space::Pio, 0x60, 2), [0, 0xff]);
     assert_eq!(
-        registry.describe(Space::Pio, 0x64, Direction::Read).as_deref(),
+        registry.describe(Space::Pio, 0x64, Direction::Read, None).as_deref(),
         Some("i8042/command")
     );
 }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use support::Recorder;
 use trapline::{
     Channel, ChannelRef, EventFd, Forwarded, Handle, Handler, IoCx, Observer, Region, Registry,
-    Size, Space, TraceRecord,
+    Size, Space, TraceRecord, Watch,
 };
 
 const SIZES: [Size; 4] = [Size::Byte, Size::Word, Size::Dword, Size::Qword];
@@ -94,7 +94,7 @@ impl Observer for Ear {
 fn a_watch_covers_every_page_of_its_region() {
     let registry = Registry::builder().build();
     let ear = Arc::new(Ear::default());
-    registry.observe(Some(ear.clone()));
+
     let region = Region::mmio(BASE, PAGES << 12, "d", "r", Recorder::new());
     let map = registry.map(region).unwrap();
     let mut handle = warm(&registry, Space::Mmio, BASE);
@@ -106,9 +106,9 @@ fn a_watch_covers_every_page_of_its_region() {
         ear.take()
     };
     assert_eq!(heard(), 0);
-    registry.trace(map.id(), true).unwrap();
+    let watching = registry.watch(Watch::new().region(map.id()), ear.clone()).unwrap();
     assert_eq!(heard(), 2 * PAGES);
-    registry.trace(map.id(), false).unwrap();
+    drop(watching);
     assert_eq!(heard(), 0);
 }
 

@@ -150,3 +150,37 @@ fn a_processor_that_shows_no_virtualization_is_no_obstacle() {
     }
     run(&Asm::new().exit(0), &["--exit-port"]).expect_status(1);
 }
+
+/// The names that a crash report has for the last accesses of `program`.
+fn reported(program: Asm) -> Vec<String> {
+    // An interrupt table of no length, and then an exception.
+    let (program, table, _) = program.embed(&[0; 6]);
+    let [low, high] = table.to_le_bytes();
+    let crash = program.mov_ds(0xf000).bytes(&[0x0f, 0x01, 0x1e, low, high, 0x0f, 0x0b]);
+    let ended = run(&crash, &["--fail-on-triple-fault", "--testdev"]);
+    let Some((_, accesses)) = ended.err.split_once("oldest first:\n") else {
+        panic!("no report: {}", ended.err);
+    };
+    let lines = accesses.lines().take_while(|line| line.starts_with("  "));
+    lines.map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn a_crash_report_names_registers_as_they_were_when_they_were_accessed() {
+    // The data port of the clock: register B, and then D is selected. The selections may be late.
+    let clock = Asm::new().outb(0x70, 0x0b).inb(0x71).outb(0x70, 0x0d);
+    let told = reported(clock);
+    let read = told.iter().find(|line| line.contains("0x71")).unwrap();
+    assert!(read.starts_with("rtc/cmos Register B (pio 0x71) read 1 byte"), "{told:?}");
+    // The serial port's divisor latch, behind the bit that selects it, and what else is there.
+    let serial = Asm::new().outb(UART + 3, 0x83).outb(UART + 1, 0).outb(UART + 3, 3).inb(UART + 1);
+    let told = reported(serial);
+    let names = told.iter().filter(|line| line.contains("(pio 0x3f9)"));
+    let names: Vec<_> = names.map(|line| line.split(" (").next().unwrap()).collect();
+    assert_eq!(names, ["serial0/uart DLM", "serial0/uart IER"], "{told:?}");
+    // PCI configuration space: the host bridge's device number, and then a function nobody has.
+    let pci = Asm::new().outl(0xcf8, 0x8000_0000).inw(0xcfe).outl(0xcf8, 0x8000_f800);
+    let told = reported(pci);
+    let read = told.iter().find(|line| line.contains("(pio 0xcfe)")).unwrap();
+    assert!(read.starts_with("pci/conf1 DEVICE_ID (pio 0xcfe) read 2 bytes"), "{told:?}");
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_types, reason = "this crate has the standard library's lock only")]
 
+use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{Direction, Regions, Requester, Size};
@@ -11,12 +12,30 @@ use crate::{Direction, Regions, Requester, Size};
 pub struct IoCx<'a> {
     requester: Requester,
     regions: &'a dyn Regions,
+    register: Option<&'a Cell<Option<&'static str>>>,
 }
 
 impl<'a> IoCx<'a> {
     /// The context of an access by `requester`.
     pub const fn new(requester: Requester, regions: &'a dyn Regions) -> Self {
-        Self { requester, regions }
+        Self { requester, regions, register: None }
+    }
+
+    /// The same, with a place for the name of the register that the access reaches.
+    #[must_use]
+    pub const fn with_register(self, register: &'a Cell<Option<&'static str>>) -> Self {
+        Self { register: Some(register), ..self }
+    }
+
+    /// Says which register the access reaches, for reports that are made when the device may be in
+    /// another state. A handler whose [`Handler::register`] depends on its state calls this with
+    /// what that would say, before it changes anything. Of an access in pieces the first one counts.
+    pub fn reaches(&self, register: impl FnOnce() -> Option<&'static str>) {
+        if let Some(place) = self.register
+            && place.get().is_none()
+        {
+            place.set(register());
+        }
     }
 
     /// Who makes the access.
@@ -132,19 +151,27 @@ impl<D> Locked<D> {
 
 impl<D: HandlerMut> Handler for Locked<D> {
     fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
-        self.lock().read(cx, offset, size)
+        let mut device = self.lock();
+        cx.reaches(|| device.register(offset, Direction::Read));
+        device.read(cx, offset, size)
     }
 
     fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
-        self.lock().write(cx, offset, size, value);
+        let mut device = self.lock();
+        cx.reaches(|| device.register(offset, Direction::Write));
+        device.write(cx, offset, size, value);
     }
 
     fn read_rep(&self, cx: &IoCx<'_>, offset: u64, size: Size, data: &mut [u8]) {
-        self.lock().read_rep(cx, offset, size, data);
+        let mut device = self.lock();
+        cx.reaches(|| device.register(offset, Direction::Read));
+        device.read_rep(cx, offset, size, data);
     }
 
     fn write_rep(&self, cx: &IoCx<'_>, offset: u64, size: Size, data: &[u8]) {
-        self.lock().write_rep(cx, offset, size, data);
+        let mut device = self.lock();
+        cx.reaches(|| device.register(offset, Direction::Write));
+        device.write_rep(cx, offset, size, data);
     }
 
     fn rules(&self) -> Rules {

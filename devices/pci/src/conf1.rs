@@ -58,7 +58,8 @@ impl Conf1 {
 }
 
 impl Handler for Conf1 {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+    fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+        cx.reaches(|| self.register(offset, Direction::Read));
         match (offset, size) {
             (CONFIG_ADDRESS, Size::Dword) => u64::from(self.state.lock().address.into_bits()),
             (RESET_CONTROL, Size::Byte) => u64::from(self.state.lock().reset_control.into_bits()),
@@ -68,7 +69,8 @@ impl Handler for Conf1 {
         }
     }
 
-    fn write(&self, _cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+    fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+        cx.reaches(|| self.register(offset, Direction::Write));
         let [low, ..] = value.to_le_bytes();
         let value = u32::try_from(value & Size::Dword.ones()).unwrap_or(u32::MAX);
         match (offset, size) {

@@ -58,6 +58,8 @@ pub(crate) struct Access {
     pub(crate) count: u32,
     /// The first element.
     pub(crate) value: u64,
+    /// The register it reached, where that depends on the device's state.
+    pub(crate) register: Option<&'static str>,
 }
 
 impl AccessLog {
@@ -90,8 +92,8 @@ impl Access {
     }
 
     fn describe(&self, registry: &Registry) -> String {
-        let Self { space, direction, addr, len, count, value } = *self;
-        let who = registry.describe(space, addr, direction);
+        let Self { space, direction, addr, len, count, value, register } = *self;
+        let who = registry.describe(space, addr, direction, register);
         let who = who.as_deref().unwrap_or("unclaimed");
         let bytes = if len == 1 { "byte" } else { "bytes" };
         if count > 1 {
@@ -119,7 +121,15 @@ mod tests {
         assert!(log.describe(&registry).is_empty());
         for addr in 0..20 {
             let (space, direction) = (Space::Pio, Direction::Write);
-            log.push(Access { space, direction, addr, len: 1, count: 1, value: 0x41 });
+            log.push(Access {
+                space,
+                direction,
+                addr,
+                len: 1,
+                count: 1,
+                value: 0x41,
+                register: None,
+            });
         }
         let told = log.describe(&registry);
         assert_eq!(told.len(), 16);
@@ -132,7 +142,15 @@ mod tests {
         let registry = Registry::builder().build();
         let mut log = AccessLog::default();
         let (space, direction) = (Space::Pio, Direction::Read);
-        log.push(Access { space, direction, addr: 0x1f0, len: 2, count: 256, value: 0x1234 });
+        log.push(Access {
+            space,
+            direction,
+            addr: 0x1f0,
+            len: 2,
+            count: 256,
+            value: 0x1234,
+            register: None,
+        });
         let told = log.describe(&registry);
         assert_eq!(told, ["unclaimed (pio 0x1f0) read 256 times 2 bytes, first 0x1234"]);
     }

@@ -243,6 +243,7 @@ impl Vcpu {
             len: io.size.bytes(),
             count: io.count,
             value,
+            register: self.handle.take_register(),
         });
     }
 
@@ -293,7 +294,9 @@ impl Vcpu {
             }
             (_, None) => self.odd_mmio(addr, direction, len),
         };
-        self.recent.push(Access { space: Space::Mmio, direction, addr, len, count: 1, value });
+        let register = self.handle.take_register();
+        let space = Space::Mmio;
+        self.recent.push(Access { space, direction, addr, len, count: 1, value, register });
     }
 
     /// An access of 3, 5, 6 or 7 bytes: its value.

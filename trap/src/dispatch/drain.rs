@@ -17,7 +17,7 @@ use crate::dispatch::bytes::Bytes;
 use crate::dispatch::split::Kind;
 use crate::dispatch::width;
 use crate::region::Entry;
-use crate::watch::{ObservedAccess, Outcome};
+use crate::watch::{Made, Outcome, Witness};
 
 impl Handle {
     /// Delivers every coalesced write made so far, by any vCPU, in order. When this returns they
@@ -89,17 +89,24 @@ impl Handle {
         };
         self.counters.access(entry.number(), Direction::Write);
         self.counters.coalesced(entry.number());
-        let (cx, data) = (IoCx::new(Requester::Coalesced, &*self.core), write.bytes());
-        let offset = entry.offset_of(write.addr);
-        let what = (write.addr, Direction::Write, data.len());
-        let observed =
-            ObservedAccess::new(snapshot.observer.as_deref(), entry, Requester::Coalesced, what);
-        observed.before(data);
+        let (data, offset) = (write.bytes(), entry.offset_of(write.addr));
+        let made = Made {
+            requester: Requester::Coalesced,
+            space: write.space,
+            addr: write.addr,
+            direction: Direction::Write,
+            width: data.len(),
+            data,
+        };
+        let witness = Witness::of_region(core, entry, &made);
+        let register = Cell::new(None);
+        let cx = IoCx::new(Requester::Coalesced, core).with_register(&register);
         let taken = width::write(&*entry.handler, entry.shared.rules, &cx, offset, data);
         if !taken {
             self.counters.refused(entry.number());
         }
-        observed.after(data, if taken { Outcome::Coalesced } else { Outcome::Refused });
+        let outcome = if taken { Outcome::Coalesced } else { Outcome::Refused };
+        witness.end(data, outcome, &register);
         true
     }
 }

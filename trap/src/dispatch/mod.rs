@@ -5,6 +5,7 @@ mod drain;
 pub(crate) mod split;
 pub(crate) mod width;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use trapline_access::{Direction, Handler, IoCx, Requester, Size, Space};
@@ -27,6 +28,8 @@ pub struct Handle {
     pub(crate) counters: CounterWriter,
     pub(crate) requester: Requester,
     pub(crate) stats: Arc<HandleStats>,
+    /// What the handler said about the register that the last access reached.
+    pub(crate) register: Cell<Option<&'static str>>,
 }
 
 // What a guest access calls is inlined, whatever the compiler thinks of its length: callers name the
@@ -35,7 +38,7 @@ impl Handle {
     pub(crate) fn new(core: Arc<Core>, requester: Requester, stats: Arc<HandleStats>) -> Self {
         let reader = core.published.reader();
         let counters = CounterWriter::new(Arc::clone(&stats.counters));
-        Self { reader, core, counters, requester, stats }
+        Self { reader, core, counters, requester, stats, register: Cell::new(None) }
     }
 
     /// A guest read of `data.len()` bytes at `addr`. Fills all of `data`; bytes that nobody
@@ -189,6 +192,19 @@ impl Handle {
         }
     }
 
+    /// The register that the access before reached, by the name it had then; `None` if its name does
+    /// not depend on the device's state ([`Registry::describe`](crate::Registry::describe) knows
+    /// those). To be asked after each access, or not at all.
+    #[inline]
+    pub fn take_register(&self) -> Option<&'static str> {
+        self.register.take()
+    }
+
+    #[inline(always)]
+    fn cx(&self) -> IoCx<'_> {
+        IoCx::new(self.requester, &*self.core).with_register(&self.register)
+    }
+
     /// Runs `call` if one handler takes the access just as it is, nobody else wants to know, the
     /// the page hash has the region in the place looked at first, and nothing has to be brought up to date first
     /// but what is queued, which the caller has seen to.
@@ -208,7 +224,7 @@ impl Handle {
             return None;
         }
         marker.found(mark(number));
-        Some(call(handler, &IoCx::new(self.requester, &*self.core), offset))
+        Some(call(handler, &self.cx(), offset))
     }
 
     /// Runs `call` if one handler takes the access just as it is and nobody else wants to know.
@@ -229,7 +245,7 @@ impl Handle {
         }
         marker.found(mark(entry.number()));
         self.counters.access(entry.number(), direction);
-        Some(call(entry, &IoCx::new(self.requester, &*self.core)))
+        Some(call(entry, &self.cx()))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Accesses that are not one handler's as they stand: cut at the borders of regions and of
 //! forwarded windows, then by each region's rules; strings; doorbells that are ours to ring.
 
+use std::cell::Cell;
+
 use trapline_access::{Delivery, Direction, IoCx, Size, Space, Window};
 
 use crate::core::HandleStats;
@@ -11,7 +13,7 @@ use crate::dispatch::bytes::Bytes;
 use crate::dispatch::width;
 use crate::lookup::snapshot::Snapshot;
 use crate::region::Entry;
-use crate::watch::{ObservedAccess, Outcome};
+use crate::watch::{Made, Outcome, Witness};
 
 /// Whether an access is one of its own or an element of a string, for the counters.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,20 +46,25 @@ impl Handle {
             let marker = self.reader.marker();
             let snapshot = self.reader.snapshot();
             let part = Part::first(snapshot, space, at, left, direction);
+            let made = Made {
+                requester: self.requester,
+                space,
+                addr: at,
+                direction,
+                width: part.len,
+                data: data.as_slice().get(done..done + part.len).unwrap_or_default(),
+            };
+            let register = Cell::new(None);
             let Some(entry) = part.entry else {
+                let witness = Witness::of_nobody(&self.core, &snapshot.unclaimed_watchers, &made);
                 self.stats.count_unclaimed(space, at, part.len, direction);
+                witness.end(made.data, Outcome::Unclaimed, &register);
                 done += part.len;
                 continue;
             };
             marker.found(mark(entry.number()));
-            let observed = ObservedAccess::new(
-                snapshot.observer.as_deref(),
-                entry,
-                self.requester,
-                (at, direction, part.len),
-            );
-            observed.before(data.part(done, part.len).as_slice());
-            let cx = IoCx::new(self.requester, &*self.core);
+            let witness = Witness::of_region(&self.core, entry, &made);
+            let cx = IoCx::new(self.requester, &*self.core).with_register(&register);
             let rung = match &data {
                 Bytes::Write(data) if done == 0 => ring(entry, at, data, &cx),
                 _ => None,
@@ -65,7 +72,12 @@ impl Handle {
             let whole = rung.is_some();
             let mut buf = data.part(done, part.len);
             let outcome = rung.unwrap_or_else(|| answer(entry, part.window, &cx, at, &mut buf));
-            observed.after(buf.as_slice(), outcome);
+            // A doorbell takes all of the write, also what would be another region's.
+            let seen = if whole { data.as_slice() } else { buf.as_slice() };
+            witness.end(seen, outcome, &register);
+            if done == 0 {
+                self.register.set(register.get());
+            }
             count(&mut self.counters, entry, direction, kind, outcome);
             if whole {
                 return;
@@ -86,16 +98,24 @@ impl Handle {
             marker.found(mark(entry.number()));
             let elements = (data.len() / size.bytes()) as u64;
             self.counters.string(entry.number(), direction, elements);
-            let what = (addr, direction, size.bytes());
-            let observed =
-                ObservedAccess::new(snapshot.observer.as_deref(), entry, self.requester, what);
-            observed.before(data.as_slice());
-            let (cx, offset) = (IoCx::new(self.requester, &*self.core), entry.offset_of(addr));
+            let made = Made {
+                requester: self.requester,
+                space: Space::Pio,
+                addr,
+                direction,
+                width: size.bytes(),
+                data: data.as_slice(),
+            };
+            let witness = Witness::of_region(&self.core, entry, &made);
+            let register = Cell::new(None);
+            let cx = IoCx::new(self.requester, &*self.core).with_register(&register);
+            let offset = entry.offset_of(addr);
             match &mut data {
                 Bytes::Read(data) => entry.handler.read_rep(&cx, offset, size, data),
                 Bytes::Write(data) => entry.handler.write_rep(&cx, offset, size, data),
             }
-            observed.after(data.as_slice(), Outcome::Handled);
+            witness.end(data.as_slice(), Outcome::Handled, &register);
+            self.register.set(register.get());
             return;
         }
         drop(marker);
@@ -202,7 +222,11 @@ fn count(
         Outcome::Refused | Outcome::Gone => counters.refused(number),
         Outcome::Doorbell => counters.doorbell(number),
         Outcome::Forwarded => counters.forwarded(number),
-        Outcome::Pending | Outcome::Handled | Outcome::Memory | Outcome::Coalesced => {}
+        Outcome::Pending
+        | Outcome::Handled
+        | Outcome::Memory
+        | Outcome::Coalesced
+        | Outcome::Unclaimed => {}
     }
 }
 

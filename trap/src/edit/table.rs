@@ -8,7 +8,8 @@ use trapline_access::{Delivery, EditError, Handler, Region, RegionId, RegionName
 use crate::counters::{Counts, RegionNumber};
 use crate::delivery::offload::{Offload, Zone};
 use crate::lookup::snapshot::{REGIONS_MAX, Snapshot};
-use crate::region::{Entry, Placement, Shared, Watch};
+use crate::region::{Entry, Placement, Shared};
+use crate::watch::{WatcherList, Watchers};
 
 /// All regions, and what is left of those that are gone. Behind the edit lock.
 #[derive(Default)]
@@ -16,6 +17,7 @@ pub(crate) struct RegionTable {
     pub(crate) regions: HashMap<RegionId, MappedRegion>,
     /// Counts of regions that are gone, by name, so that statistics at exit know them.
     pub(crate) departed: BTreeMap<RegionName, Counts>,
+    pub(crate) watchers: WatcherList,
     /// Replaced snapshots that a reader may still have.
     retired: Vec<Arc<Snapshot>>,
 }
@@ -31,11 +33,12 @@ pub(crate) struct MappedRegion {
 }
 
 /// What edits change about a region.
-#[derive(Clone, Default, PartialEq)]
+#[derive(Clone, Default)]
 pub(crate) struct State {
     pub(crate) base: Option<u64>,
     pub(crate) windows: Vec<PlacedWindow>,
-    pub(crate) watch: Watch,
+    /// Who hears of accesses to it.
+    pub(crate) watchers: Watchers,
 }
 
 /// A window of a region, and who delivers it.
@@ -142,7 +145,7 @@ impl MappedRegion {
 impl State {
     /// Whether every access is the handler's, and nobody else wants to know.
     pub(crate) fn is_plain(&self) -> bool {
-        self.windows.is_empty() && self.watch.is_off()
+        self.windows.is_empty() && self.watchers.is_none()
     }
 
     fn coalesces(&self) -> bool {
@@ -166,7 +169,7 @@ impl State {
             diverted: self.pick(|placed| {
                 matches!(placed.window.delivery, Delivery::Forward { .. } | Delivery::Memory { .. })
             }),
-            watch: self.watch,
+            watchers: self.watchers.clone(),
         }
     }
 
@@ -175,6 +178,12 @@ impl State {
         let picked: Vec<Window> = picked.map(|placed| placed.window.clone()).collect();
         (!picked.is_empty()).then(|| picked.into())
     }
+}
+
+/// Whether the source may deliver accesses to `window` by itself: of a watched region to nothing
+/// but memory, as others have to hear of them.
+pub(crate) fn may_offload(watchers: &Watchers, window: &Window) -> bool {
+    watchers.is_none() || matches!(window.delivery, Delivery::Memory { .. })
 }
 
 impl RegionInfo {

@@ -8,9 +8,10 @@ use trapline_access::{Delivery, EditError, Region, RegionId, Window};
 use crate::counters::{CounterSets, RegionNumber};
 use crate::delivery::offload::{Offload, Zone};
 use crate::edit::check;
-use crate::edit::table::{MappedRegion, PlacedWindow, RegionTable, State};
+use crate::edit::table::{MappedRegion, PlacedWindow, RegionTable, State, may_offload};
 use crate::lookup::snapshot::Snapshot;
 use crate::region::Shared;
+use crate::watch::Watcher;
 
 /// One change that an edit asks for.
 pub(crate) enum Op {
@@ -19,7 +20,12 @@ pub(crate) enum Op {
     Place(RegionId, Option<u64>),
     AddWindow(RegionId, Window),
     RemoveWindow(RegionId, Window),
-    Watch(RegionId, WatchChange),
+    /// Changes nothing, but the region must be there.
+    Touch(RegionId),
+    /// Starts a watch.
+    Watch(Arc<Watcher>),
+    /// Ends one.
+    Unwatch(Arc<Watcher>),
 }
 
 impl Op {
@@ -33,23 +39,18 @@ impl Op {
         }
     }
 
-    fn id(&self) -> RegionId {
-        match self {
+    /// The region it is about, unless it may be about many.
+    fn id(&self) -> Option<RegionId> {
+        Some(match self {
             Self::Map(id, ..)
             | Self::Unmap(id)
             | Self::Place(id, _)
             | Self::AddWindow(id, _)
             | Self::RemoveWindow(id, _)
-            | Self::Watch(id, _) => *id,
-        }
+            | Self::Touch(id) => *id,
+            Self::Watch(_) | Self::Unwatch(_) => return None,
+        })
     }
-}
-
-/// Flags to be changed; `None` leaves one as it is.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct WatchChange {
-    pub(crate) trace: Option<bool>,
-    pub(crate) stop: Option<bool>,
 }
 
 /// Why an edit leads nowhere.
@@ -122,7 +123,7 @@ impl RegionTable {
     /// placed nowhere, from here on.
     fn plan(&mut self, ops: &[Op], changes: &mut Vec<Change>) -> Result<(), EditError> {
         for op in ops {
-            let id = op.id();
+            let Some(id) = op.id() else { continue };
             if let Op::Map(_, number, region) = op {
                 let new = MappedRegion::new(id, number, region);
                 changes.push(Change { mapped: true, ..Change::none(id, &new) });
@@ -145,7 +146,32 @@ impl RegionTable {
                 },
             }
         }
-        changes.iter().try_for_each(Change::check)
+        changes.iter().try_for_each(Change::check)?;
+        self.plan_watches(ops, changes);
+        Ok(())
+    }
+
+    /// Starts and ends watches, and works out whom they make hear of which region.
+    fn plan_watches(&mut self, ops: &[Op], changes: &mut Vec<Change>) {
+        let mut watchers = self.watchers.clone();
+        for op in ops {
+            match op {
+                Op::Watch(watcher) => watchers.add(watcher),
+                Op::Unwatch(watcher) => watchers.remove(watcher),
+                _ => {}
+            }
+        }
+        let all = ops.iter().any(|op| matches!(op, Op::Watch(_) | Op::Unwatch(_)));
+        if all {
+            let touched = |id: &RegionId| changes.iter().any(|change| change.id == *id);
+            let others = self.regions.iter().filter(|(id, _)| !touched(id));
+            let others: Vec<_> = others.map(|(id, region)| Change::none(*id, region)).collect();
+            changes.extend(others);
+        }
+        for change in changes.iter_mut().filter(|change| all || change.mapped) {
+            change.after.watchers = watchers.of_region(change.id, &change.region.name);
+        }
+        self.watchers = watchers;
     }
 
     fn attempt(
@@ -155,6 +181,7 @@ impl RegionTable {
         source: &Source<'_>,
     ) -> Result<Snapshot, Refused> {
         let mut snapshot = current.clone();
+        snapshot.unclaimed_watchers = self.watchers.of_unclaimed();
         for change in changes.iter().filter(|change| change.moves()) {
             if let Some(base) = change.before.base {
                 snapshot.remove(change.region.space, base);
@@ -202,7 +229,7 @@ impl RegionTable {
                     placed.by_source = offload.install(&zone).unwrap_or(false);
                 }
             }
-            if region.state != change.before {
+            if region.state.windows != change.before.windows {
                 let snapshot = repaired.get_or_insert_with(|| current.clone());
                 snapshot.place(space, base, region.state.placement());
             }
@@ -282,11 +309,7 @@ impl Change {
                     at.ok_or_else(|| EditError::NoWindow { name: name(), offset: window.offset })?;
                 windows.remove(at);
             }
-            Op::Watch(_, change) => {
-                let watch = &mut self.after.watch;
-                watch.trace = change.trace.unwrap_or(watch.trace);
-                watch.stop = change.stop.unwrap_or(watch.stop);
-            }
+            Op::Touch(_) | Op::Watch(_) | Op::Unwatch(_) => {}
         }
         Ok(())
     }
@@ -300,7 +323,10 @@ impl Change {
 
     /// Whether the source has a window that it is to give back.
     fn is_leaving(&self, placed: &PlacedWindow) -> bool {
-        placed.by_source && (self.moves() || self.after.find(&placed.window).is_none())
+        let stays = !self.moves()
+            && self.after.find(&placed.window).is_some()
+            && may_offload(&self.after.watchers, &placed.window);
+        placed.by_source && !stays
     }
 
     /// Asks the source for the windows it does not have yet, and lists those it has taken.
@@ -314,18 +340,29 @@ impl Change {
             self.after.windows.iter_mut().for_each(|placed| placed.by_source = false);
             return Ok(());
         };
-        for placed in &mut self.after.windows {
+        let State { windows, watchers, .. } = &mut self.after;
+        for placed in windows {
             let kept = self.before.find(&placed.window).filter(|_| !moves);
-            if let Some(kept) = kept {
+            if !may_offload(watchers, &placed.window) {
+                placed.by_source = false;
+                continue;
+            }
+            if let Some(kept) = kept
+                && may_offload(&self.before.watchers, &placed.window)
+            {
                 placed.by_source = kept.by_source;
                 continue;
             }
             let zone = Zone::new(self.region.space, base, &placed.window);
-            placed.by_source = offload.install(&zone).map_err(|reason| EditError::Offload {
-                name: self.region.name.clone(),
-                what: placed.window.delivery.name(),
-                reason,
-            })?;
+            placed.by_source = match offload.install(&zone) {
+                Ok(taken) => taken,
+                // The registry has delivered it while the region was watched, and goes on.
+                Err(_) if kept.is_some() => false,
+                Err(reason) => {
+                    let (name, what) = (self.region.name.clone(), placed.window.delivery.name());
+                    return Err(EditError::Offload { name, what, reason });
+                }
+            };
             if placed.by_source {
                 installed.push(zone);
             }

@@ -8,7 +8,7 @@ use crate::lookup::fast_entry::{FastEntry, FastRef};
 use crate::lookup::page_hash::PageHash;
 use crate::lookup::spans::{Slot, Span, Spans};
 use crate::region::{Entry, Placement};
-use crate::watch::Observer;
+use crate::watch::Watchers;
 
 /// Entries per chunk: an edit copies one chunk and one pointer per other chunk.
 const CHUNK: usize = 32;
@@ -27,8 +27,8 @@ pub(crate) struct Snapshot {
     pio: Regions<3>,
     /// All regions of both, each in the slot its number names.
     chunks: Vec<Arc<Chunk>>,
-    /// Who hears of accesses to watched regions.
-    pub(crate) observer: Option<Arc<dyn Observer>>,
+    /// Who hears of accesses that no region answers.
+    pub(crate) unclaimed_watchers: Watchers,
 }
 
 /// The regions of one space by address: to guess, and to search.

@@ -1,131 +1,176 @@
-//! Hooks: who hears of accesses to regions that are traced or stopped at.
+//! Watches: which accesses an observer hears of, and for how long.
 
-use trapline_access::{Direction, RegionId, RegionName, Requester, Space};
+mod observer;
 
-use crate::region::{Entry, Watch};
+use std::sync::{Arc, Weak};
 
-/// One access to a watched region. Of an access across several regions, the part in this one.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct TraceRecord<'a> {
-    /// Who made it.
-    pub requester: Requester,
-    /// The space.
-    pub space: Space,
-    /// The address of its first byte.
-    pub addr: u64,
-    /// The direction.
-    pub direction: Direction,
-    /// The region's name in the registry.
-    pub id: RegionId,
-    /// The region's names.
-    pub region: &'a RegionName,
-    /// The offset the handler sees for `addr`.
-    pub offset: u64,
-    /// The register at that offset before the access, as the handler names it.
-    pub register: Option<&'static str>,
-    /// Width of one element in bytes; `data` holds several when the access is a string.
-    pub width: usize,
-    /// What was read or is written, lowest address first. All ones in [`Observer::stop`] of a
-    /// read, which is not known then.
-    pub data: &'a [u8],
-    /// What became of it. [`Outcome::Pending`] in [`Observer::stop`].
-    pub outcome: Outcome,
+use trapline_access::{EditError, RegionId, RegionName};
+
+use crate::core::Core;
+use crate::registry::Registry;
+
+pub(crate) use observer::{Made, Witness};
+pub use observer::{Observer, Outcome, TraceRecord, WatchedRegion};
+
+/// Which accesses an observer is to hear of: to regions that are mapped now or will be, and to
+/// addresses that no region answers. To be given to [`Registry::watch`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    everything: bool,
+    ids: Vec<RegionId>,
+    names: Vec<String>,
+    unclaimed: bool,
+    ordered: bool,
 }
 
-/// What became of an access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// Not made yet.
-    Pending,
-    /// The handler answered it.
-    Handled,
-    /// Memory answered it.
-    Memory,
-    /// The region does not take accesses of that shape.
-    Refused,
-    /// It rang a doorbell and reached no handler.
-    Doorbell,
-    /// Whoever the window is forwarded to answered it.
-    Forwarded,
-    /// The window is forwarded, but nobody is there any more: ones, or dropped.
-    Gone,
-    /// A write the source had queued; the handler got it now.
-    Coalesced,
-}
-
-/// Hears of accesses to watched regions, on the thread that makes them and with no lock of the
-/// registry held. Regions that are not watched pay nothing for it.
-///
-/// While a call lasts, [`crate::Registry::remove_sync`] of that region waits, as it would for a
-/// handler.
-pub trait Observer: Send + Sync {
-    /// An access to a region whose [`crate::Watch::trace`] is set has been made.
-    fn access(&self, record: &TraceRecord<'_>) {
-        let _ = record;
+impl Watch {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    /// An access to a region whose [`crate::Watch::stop`] is set is about to be made. May block,
-    /// which holds up that vCPU.
-    fn stop(&self, record: &TraceRecord<'_>) {
-        let _ = record;
+    /// Every access to whatever region, and those that no region answers.
+    #[must_use]
+    pub fn everything(mut self) -> Self {
+        (self.everything, self.unclaimed) = (true, true);
+        self
+    }
+
+    /// Accesses to one region.
+    #[must_use]
+    pub fn region(mut self, id: RegionId) -> Self {
+        self.ids.push(id);
+        self
+    }
+
+    /// Accesses to the regions of this name: `device/region`, or all of a device by its own name
+    /// alone, whenever they are mapped.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.names.push(name.to_owned());
+        self
+    }
+
+    /// Accesses that no region answers.
+    #[must_use]
+    pub fn unclaimed(mut self) -> Self {
+        self.unclaimed = true;
+        self
+    }
+
+    /// Makes watched accesses one after the other while the watch lasts, so that
+    /// [`crate::TraceRecord::sequence`] is the order in which devices saw them, and records come in
+    /// that order. An access by a device ([`trapline_access::Requester::Dma`]) does not wait for one
+    /// that another thread is making, as that may be waiting for a lock of this device.
+    #[must_use]
+    pub fn ordered(mut self) -> Self {
+        self.ordered = true;
+        self
+    }
+
+    fn covers(&self, id: RegionId, name: &RegionName) -> bool {
+        self.everything
+            || self.ids.contains(&id)
+            || self.names.iter().any(|wanted| is_called(name, wanted))
     }
 }
 
-/// An access to a region, and the observer if it wants to hear of it.
-pub(crate) struct ObservedAccess<'a>(Option<Watched<'a>>);
+/// Whether a region goes by `wanted`: `device/region`, or `device`.
+fn is_called(name: &RegionName, wanted: &str) -> bool {
+    let region = wanted.strip_prefix(&*name.device);
+    region.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/') == Some(&*name.region))
+}
 
-struct Watched<'a> {
-    observer: &'a dyn Observer,
+/// An observer, and what it hears of.
+pub(crate) struct Watcher {
     watch: Watch,
-    record: TraceRecord<'a>,
+    observer: Arc<dyn Observer>,
 }
 
-impl<'a> ObservedAccess<'a> {
-    /// `(addr, direction, width)` is the access, or the part of it, that `entry` gets.
-    pub(crate) fn new(
-        observer: Option<&'a dyn Observer>,
-        entry: &'a Entry,
-        requester: Requester,
-        (addr, direction, width): (u64, Direction, usize),
-    ) -> Self {
-        let watch = entry.placement.watch;
-        let observer = observer.filter(|_| !watch.is_off());
-        Self(observer.map(|observer| {
-            let offset = entry.offset_of(addr);
-            let record = TraceRecord {
-                requester,
-                space: entry.shared.space,
-                addr,
-                direction,
-                id: RegionId(entry.shared.id),
-                region: &entry.shared.name,
-                offset,
-                register: entry.handler.register(offset, direction),
-                width,
-                data: &[],
-                outcome: Outcome::Pending,
-            };
-            Watched { observer, watch, record }
-        }))
+impl Watcher {
+    pub(crate) fn observer(&self) -> &dyn Observer {
+        &*self.observer
     }
 
-    /// The access is about to be made.
-    pub(crate) fn before(&self, data: &[u8]) {
-        if let Some(Watched { observer, watch, record }) = &self.0
-            && watch.stop
-        {
-            observer.stop(&TraceRecord { data, ..*record });
-        }
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.watch.ordered
+    }
+}
+
+/// The observers of one region, or of unclaimed accesses: `None` while there are none.
+pub(crate) type Watchers = Option<Arc<[Arc<Watcher>]>>;
+
+/// All observers of a registry. Behind the edit lock.
+#[derive(Clone, Default)]
+pub(crate) struct WatcherList(Vec<Arc<Watcher>>);
+
+impl WatcherList {
+    pub(crate) fn add(&mut self, watcher: &Arc<Watcher>) {
+        self.0.push(Arc::clone(watcher));
     }
 
-    /// The access has been made.
-    pub(crate) fn after(&self, data: &[u8], outcome: Outcome) {
-        if let Some(Watched { observer, watch, record }) = &self.0
-            && watch.trace
-        {
-            observer.access(&TraceRecord { data, outcome, ..*record });
+    pub(crate) fn remove(&mut self, watcher: &Arc<Watcher>) {
+        self.0.retain(|other| !Arc::ptr_eq(other, watcher));
+    }
+
+    /// Those who hear of accesses to a region.
+    pub(crate) fn of_region(&self, id: RegionId, name: &RegionName) -> Watchers {
+        self.pick(|watch| watch.covers(id, name))
+    }
+
+    /// Those who hear of accesses that no region answers.
+    pub(crate) fn of_unclaimed(&self) -> Watchers {
+        self.pick(|watch| watch.unclaimed)
+    }
+
+    fn pick(&self, hears: impl Fn(&Watch) -> bool) -> Watchers {
+        let picked = self.0.iter().filter(|watcher| hears(&watcher.watch));
+        let picked: Vec<_> = picked.cloned().collect();
+        (!picked.is_empty()).then(|| picked.into())
+    }
+}
+
+/// Keeps an observer. When it is dropped nobody calls the observer any more, but for calls that
+/// have begun, and what the source had delivered by itself it may deliver again.
+#[must_use = "a watch ends when its guard is dropped"]
+pub struct Watching {
+    watcher: Arc<Watcher>,
+    core: Weak<Core>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            core.unwatch(&self.watcher);
         }
+    }
+}
+
+impl Registry {
+    /// Has `observer` hear of the accesses that `watch` says. Others may be watching, too. While a
+    /// region is watched the source delivers none of its accesses by itself, so that all of them
+    /// come here: doorbells are rung and forwarded windows served by the registry, writes do not
+    /// queue up. Memory is not taken from the guest. Regions that are not watched pay nothing for
+    /// it.
+    ///
+    /// # Errors
+    /// [`EditError::Unknown`] when one of the regions asked for by id is gone.
+    pub fn watch(&self, watch: Watch, observer: Arc<dyn Observer>) -> Result<Watching, EditError> {
+        let watcher = Arc::new(Watcher { watch, observer });
+        self.core_arc().watch(&watcher, &watcher.watch.ids)?;
+        Ok(Watching { watcher, core: Arc::downgrade(self.core_arc()) })
+    }
+
+    /// The regions of this name, in order of their names: one by `device/region`, or all of a
+    /// device by its own name alone.
+    pub fn find(&self, name: &str) -> Vec<RegionId> {
+        let (_, regions) = self.core().region_counts();
+        let mut found: Vec<_> = regions
+            .iter()
+            .filter(|region| is_called(&region.shared.name, name))
+            .map(|region| (&region.shared.name, RegionId(region.shared.id)))
+            .collect();
+        found.sort();
+        found.into_iter().map(|(_, id)| id).collect()
     }
 }

@@ -19,7 +19,8 @@ use naive::{Bell, Naive, Range};
 use proptest::prelude::*;
 use support::Recorder;
 use trapline::{
-    Counts, Edit, EditError, EventFd, Handle, Mapping, Region, RegionId, Registry, Space,
+    Counts, Edit, EditError, EventFd, Handle, Mapping, Observer, Region, RegionId, Registry, Space,
+    Watch, Watching,
 };
 
 /// A live region of the real registry.
@@ -37,7 +38,13 @@ struct Both {
     gone: Vec<Live>,
     naive: Naive,
     next_key: usize,
+    /// Observers change nothing.
+    watching: Vec<Watching>,
 }
+
+struct Nobody;
+
+impl Observer for Nobody {}
 
 /// Something to be done in an edit of the registry.
 type Op = Box<dyn Fn(&mut Edit<'_>, &[Live])>;
@@ -69,7 +76,7 @@ impl Both {
         let registry = Registry::builder().handles(2).build();
         let handles = [0, 1].map(|vcpu| registry.handle(vcpu).unwrap());
         let (live, gone, naive) = (Vec::new(), Vec::new(), Naive::default());
-        Self { registry, handles, live, gone, naive, next_key: 0 }
+        Self { registry, handles, live, gone, naive, next_key: 0, watching: Vec::new() }
     }
 
     fn region(&mut self, wanted: &Wanted) -> (Region, Live, Range) {
@@ -191,7 +198,13 @@ impl Both {
             Step::Drop(i) => self.drop_guard(*i),
             Step::Trace(i, on) => {
                 if let Some(live) = self.live.get(i % self.live.len().max(1)) {
-                    self.registry.trace(live.mapping.id(), *on).unwrap();
+                    let watch = Watch::new().region(live.mapping.id());
+                    if *on {
+                        let watching = self.registry.watch(watch, Arc::new(Nobody)).unwrap();
+                        self.watching.push(watching);
+                    } else {
+                        self.watching.pop();
+                    }
                 }
             }
             Step::Read(space, addr, len) => {

@@ -161,8 +161,9 @@ impl Cells for Lane<'_> {
 }
 
 impl Handler for Flash {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+    fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
         let state = self.state.lock();
+        cx.reaches(|| register(&state, offset, Direction::Read));
         match size {
             Size::Byte => {
                 let word = self.read_word(&state, offset & !1);
@@ -177,7 +178,7 @@ impl Handler for Flash {
         }
     }
 
-    fn write(&self, _cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+    fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
         let [a, b, c, d, ..] = value.to_le_bytes();
         let words = match size {
             Size::Byte if offset & 1 == 0 => [Some([a, 0xff]), None],
@@ -186,6 +187,7 @@ impl Handler for Flash {
             Size::Dword | Size::Qword => [Some([a, b]), Some([c, d])],
         };
         let state = &mut *self.state.lock();
+        cx.reaches(|| register(state, offset, Direction::Write));
         for (at, bytes) in [offset & !1, offset + WORD].into_iter().zip(words) {
             let (addr, lane) = place(at);
             if let (Some(bytes), Some(chip)) = (bytes, state.chips.get_mut(lane)) {
@@ -202,20 +204,24 @@ impl Handler for Flash {
     }
 
     fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
-        let (_, lane) = place(offset);
-        let state = self.state.lock();
-        let chip = state.chips.get(lane)?;
-        Some(match (direction, chip.phase, chip.mode) {
-            (Direction::Write, Phase::Command, _) => "command",
-            (Direction::Write, Phase::Program | Phase::Fill(_), _) => "data",
-            (Direction::Write, Phase::Count, _) => "word count",
-            (Direction::Write, Phase::Confirm | Phase::Erase | Phase::Lock, _) => "confirm",
-            (Direction::Read, _, ReadMode::Array) => "array",
-            (Direction::Read, _, ReadMode::Status) => "status register",
-            (Direction::Read, _, ReadMode::Identifiers) => "identifier codes",
-            (Direction::Read, _, ReadMode::Query) => "query",
-        })
+        register(&self.state.lock(), offset, direction)
     }
+}
+
+/// What an access at `offset` reaches, by what the chip is doing.
+fn register(state: &State, offset: u64, direction: Direction) -> Option<&'static str> {
+    let (_, lane) = place(offset);
+    let chip = state.chips.get(lane)?;
+    Some(match (direction, chip.phase, chip.mode) {
+        (Direction::Write, Phase::Command, _) => "command",
+        (Direction::Write, Phase::Program | Phase::Fill(_), _) => "data",
+        (Direction::Write, Phase::Count, _) => "word count",
+        (Direction::Write, Phase::Confirm | Phase::Erase | Phase::Lock, _) => "confirm",
+        (Direction::Read, _, ReadMode::Array) => "array",
+        (Direction::Read, _, ReadMode::Status) => "status register",
+        (Direction::Read, _, ReadMode::Identifiers) => "identifier codes",
+        (Direction::Read, _, ReadMode::Query) => "query",
+    })
 }
 
 impl Device for Flash {

@@ -115,13 +115,20 @@ impl Rtc {
 }
 
 impl Handler for Rtc {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
-        self.with_chip(|chip, utc| chip.read(utc, offset)).into()
+    fn read(&self, cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
+        let read = |chip: &mut Mc146818, utc| {
+            cx.reaches(|| register(chip, offset));
+            chip.read(utc, offset)
+        };
+        self.with_chip(read).into()
     }
 
-    fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
+    fn write(&self, cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
         let [value, ..] = value.to_le_bytes();
-        self.with_chip(|chip, utc| chip.write(utc, offset, value));
+        self.with_chip(|chip, utc| {
+            cx.reaches(|| register(chip, offset));
+            chip.write(utc, offset, value);
+        });
     }
 
     fn rules(&self) -> Rules {
@@ -129,11 +136,16 @@ impl Handler for Rtc {
     }
 
     fn register(&self, offset: u64, _direction: Direction) -> Option<&'static str> {
-        match offset {
-            regs::INDEX => Some("RTC index"),
-            regs::DATA => Some(self.inner.lock().chip.selected_name()),
-            _ => None,
-        }
+        register(&self.inner.lock().chip, offset)
+    }
+}
+
+/// The register that an access at `offset` reaches, by what is selected.
+fn register(chip: &Mc146818, offset: u64) -> Option<&'static str> {
+    match offset {
+        regs::INDEX => Some("RTC index"),
+        regs::DATA => Some(chip.selected_name()),
+        _ => None,
     }
 }
 

@@ -105,16 +105,18 @@ impl Serial {
 }
 
 impl Handler for Serial {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
+    fn read(&self, cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
         let mut port = self.port.lock();
+        cx.reaches(|| port.uart.register(offset, Direction::Read));
         let value = port.uart.read(offset, &*self.clock);
         self.sync(&mut port);
         u64::from(value)
     }
 
-    fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
+    fn write(&self, cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
         let [value, ..] = value.to_le_bytes();
         let mut port = self.port.lock();
+        cx.reaches(|| port.uart.register(offset, Direction::Write));
         port.uart.write(offset, value, &*self.clock);
         // What the write has answered, before the character leaves and asks again: an interrupt
         // controller that goes by edges has to see both.

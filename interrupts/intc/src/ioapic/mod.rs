@@ -164,13 +164,16 @@ impl EoiSink for IoApic {
 }
 
 impl Handler for IoApic {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
-        u64::from(self.inner.lock().state.read(offset))
+    fn read(&self, cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
+        let inner = self.inner.lock();
+        cx.reaches(|| register(&inner.state, offset, Direction::Read));
+        u64::from(inner.state.read(offset))
     }
 
-    fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
+    fn write(&self, cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
         let Ok(value) = u32::try_from(value & Size::Dword.ones()) else { return };
         let mut inner = self.inner.lock();
+        cx.reaches(|| register(&inner.state, offset, Direction::Write));
         inner.state.write(offset, value);
         self.sync(&mut inner, 0);
     }
@@ -184,16 +187,20 @@ impl Handler for IoApic {
     }
 
     fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
-        let row = match direction {
-            Direction::Read => MAP.for_read(offset),
-            Direction::Write => MAP.for_write(offset),
-        }?;
-        match row.reg {
-            Reg::Window => Indirect::at(self.inner.lock().state.select)
-                .map_or(Some(row.name), |indirect| Some(indirect.name())),
-            Reg::Select | Reg::Eoi => Some(row.name),
-        }
+        register(&self.inner.lock().state, offset, direction)
     }
+}
+
+/// The register that an access at `offset` reaches, by what is selected.
+fn register(state: &State, offset: u64, direction: Direction) -> Option<&'static str> {
+    let row = match direction {
+        Direction::Read => MAP.for_read(offset),
+        Direction::Write => MAP.for_write(offset),
+    }?;
+    Some(match row.reg {
+        Reg::Window => Indirect::at(state.select).map_or(row.name, |indirect| indirect.name()),
+        Reg::Select | Reg::Eoi => row.name,
+    })
 }
 
 impl Device for IoApic {

@@ -192,8 +192,9 @@ impl ExtInt for Pic {
 }
 
 impl Handler for Pic {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
+    fn read(&self, cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
         let mut state = self.state.lock();
+        cx.reaches(|| register(&mut state, offset, Direction::Read));
         match state.read(offset) {
             (value, true) => {
                 self.sync_acknowledged(&state);
@@ -206,9 +207,10 @@ impl Handler for Pic {
         }
     }
 
-    fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
+    fn write(&self, cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
         let [byte, ..] = value.to_le_bytes();
         let mut state = self.state.lock();
+        cx.reaches(|| register(&mut state, offset, Direction::Write));
         state.write(offset, byte);
         self.sync(&state);
     }
@@ -219,15 +221,19 @@ impl Handler for Pic {
     }
 
     fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
-        let write = direction == Direction::Write;
-        let row = MAP.for_read(offset)?;
-        let mut state = self.state.lock();
-        Some(match row.reg {
-            Reg::Elcr(_) => row.name,
-            Reg::Command(which) => state.chip(which).register(false, write),
-            Reg::Data(which) => state.chip(which).register(true, write),
-        })
+        register(&mut self.state.lock(), offset, direction)
     }
+}
+
+/// The register that an access at `offset` reaches, by what a chip waits for or has selected.
+fn register(state: &mut State, offset: u64, direction: Direction) -> Option<&'static str> {
+    let write = direction == Direction::Write;
+    let row = MAP.for_read(offset)?;
+    Some(match row.reg {
+        Reg::Elcr(_) => row.name,
+        Reg::Command(which) => state.chip(which).register(false, write),
+        Reg::Data(which) => state.chip(which).register(true, write),
+    })
 }
 
 impl Device for Pic {

@@ -193,8 +193,11 @@ impl Pit {
 }
 
 impl Handler for Pit {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
-        u64::from(self.with(|state| state.read(offset)))
+    fn read(&self, cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
+        u64::from(self.with(|state| {
+            cx.reaches(|| register(state, offset, Direction::Read));
+            state.read(offset)
+        }))
     }
 
     fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
@@ -207,18 +210,22 @@ impl Handler for Pit {
     }
 
     fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
-        let row = match direction {
-            Direction::Read => MAP.for_read(offset),
-            Direction::Write => MAP.for_write(offset),
-        }?;
-        match (row.reg, direction) {
-            (Reg::Counter(index), Direction::Read) => {
-                let inner = self.inner.lock();
-                let status = inner.state.channels.get(index)?.latched_status;
-                Some(if status.is_some() { "STATUS" } else { row.name })
-            }
-            _ => Some(row.name),
+        register(&self.inner.lock().state, offset, direction)
+    }
+}
+
+/// The register that an access at `offset` reaches, by what is latched.
+fn register(state: &State, offset: u64, direction: Direction) -> Option<&'static str> {
+    let row = match direction {
+        Direction::Read => MAP.for_read(offset),
+        Direction::Write => MAP.for_write(offset),
+    }?;
+    match (row.reg, direction) {
+        (Reg::Counter(index), Direction::Read) => {
+            let status = state.channels.get(index)?.latched_status;
+            Some(if status.is_some() { "STATUS" } else { row.name })
         }
+        _ => Some(row.name),
     }
 }
 
