@@ -83,6 +83,11 @@ impl Session {
         self.control.clone()
     }
 
+    /// The registry, to watch the guest's accesses in.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// The device behind [`Config::console`], to be polled by it.
     pub fn console_device(&self) -> Weak<dyn CharDevice> {
         let console: Arc<dyn CharDevice> = self.console.clone();

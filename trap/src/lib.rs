@@ -41,7 +41,7 @@ pub use trapline_access::{
     Handler, HandlerMut, IoCx, Limits, Locked, Memory, NoHandler, NoRegions, Region, RegionEdit,
     RegionId, RegionName, Regions, Requester, Ring, Rules, Size, Space, Window,
 };
-pub use watch::{Observer, Outcome, TraceRecord, Watch, WatchedRegion, Watching};
+pub use watch::{AccessSummary, Observer, Outcome, TraceRecord, Watch, WatchedRegion, Watching};
 
 /// Registers this process for `membarrier(2)`, which a registry's edits use. The first registry
 /// does so if nobody has; but the call takes microseconds in a process with one thread and tens of

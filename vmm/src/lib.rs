@@ -25,6 +25,7 @@ pub mod signals;
 pub mod status;
 pub mod stream;
 pub mod terminal;
+pub mod trace;
 
 /// What `main` does: the command line, or init when the kernel of a guest started us.
 pub fn main() -> ExitCode {

@@ -21,6 +21,7 @@ use crate::logging;
 use crate::reboot::{Next, Resets, SILENT_MAX};
 use crate::request::{Request, Requests};
 use crate::session::Session;
+use crate::trace::Trace;
 use crate::{signals, stream};
 
 /// Runs one guest; returns when it has ended.
@@ -37,6 +38,9 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let kernel = matches!(boot, trapline_machine::Boot::Kernel { .. });
     let mut machine = Machine::new(config(options, boot, fw_cfg, &console))?;
     console.attach(machine.console_device());
+    let trace = (!options.trace.is_empty())
+        .then(|| Trace::start(machine.registry(), &options.trace))
+        .transpose()?;
     // Said only now: whoever cannot run has one sentence to read.
     options.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     remark.iter().for_each(Remark::say);
@@ -53,6 +57,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let ending = live(&mut machine, &console, options);
     // What the guest has sent comes before what there is to say about its end.
     session.finish(|| wish.lock().is_some());
+    drop(trace);
     requests.unserve();
     let wish = wish.lock().take();
     tell_end(&ending, wish.as_ref(), console.is_inside_line());

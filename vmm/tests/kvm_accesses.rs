@@ -184,3 +184,70 @@ fn a_crash_report_names_registers_as_they_were_when_they_were_accessed() {
     let read = told.iter().find(|line| line.contains("(pio 0xcfe)")).unwrap();
     assert!(read.starts_with("pci/conf1 DEVICE_ID (pio 0xcfe) read 2 bytes"), "{told:?}");
 }
+
+/// The lines of a trace.
+fn traced(err: &str) -> Vec<&str> {
+    err.lines().filter_map(|line| line.strip_prefix("trace: ")).collect()
+}
+
+#[test]
+fn a_trace_tells_each_access_by_register_as_it_happens() {
+    let program = Asm::new()
+        .outb(0x70, 0x0b)
+        .inb(0x71)
+        .outb(UART, b'A')
+        .outb(UART + 3, 0x83)
+        .outb(UART, 1)
+        .outb(UART + 3, 3)
+        .inw(NO_PORT)
+        .outb(0x80, 9);
+    let options = ["--exit-port", "--trace", "rtc,serial0/uart", "--trace=unclaimed"];
+    let ended = run(&program.exit(0), &options).expect_status(1);
+    assert_eq!(ended.out, b"A");
+    let expected = [
+        "vcpu 0: rtc/cmos RTC index (pio 0x70) write 1 byte 0xb",
+        "vcpu 0: rtc/cmos Register B (pio 0x71) read 1 byte 0x2",
+        "vcpu 0: serial0/uart THR (pio 0x3f8) write 1 byte 0x41",
+        "vcpu 0: serial0/uart LCR (pio 0x3fb) write 1 byte 0x83",
+        "vcpu 0: serial0/uart DLL (pio 0x3f8) write 1 byte 0x1",
+        "vcpu 0: serial0/uart LCR (pio 0x3fb) write 1 byte 0x3",
+        "vcpu 0: unclaimed (pio 0x520) read 2 bytes 0xffff",
+    ];
+    assert_eq!(traced(&ended.err), expected);
+}
+
+#[test]
+fn a_name_nobody_has_ends_the_run_before_it_starts_and_lists_those_there_are() {
+    let ended = run(&Asm::new().exit(0), &["--exit-port", "--trace", "rtc,disk0"]).expect_status(1);
+    let expected = "Fatal: --trace disk0: no device or region has that name; there are all, unclaimed, \
+                    and ";
+    let names = ended.err.lines().last().unwrap().strip_prefix(expected).unwrap();
+    let names: Vec<_> = names.split(", ").collect();
+    assert!(names.is_sorted(), "{names:?}");
+    for name in ["rtc", "i8042", "i8042/data", "serial3"] {
+        assert!(names.contains(&name), "{name}: {names:?}");
+    }
+    assert!(!names.contains(&"rtc/cmos"), "a device's only region goes by the device's name");
+}
+
+#[test]
+fn a_trace_that_nobody_reads_or_can_take_holds_up_no_guest() {
+    // More lines than a pipe and the queue before it hold.
+    let program = Asm::new().repeat(20_000, Asm::new().outb(0x80, 1)).exit(0);
+    let options = ["--exit-port", "--trace", "post", "--loglevel=error"];
+    let guest = Guest::new(&program).with(&options);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (closed, write) = std::io::pipe().unwrap();
+    drop(closed);
+    for err in [std::process::Stdio::from(full), write.into()] {
+        let mut command = guest.command();
+        let child = command.stdout(std::process::Stdio::null()).stderr(err).spawn().unwrap();
+        support::guest::finish(child).expect_status(1);
+    }
+    let mut child = guest.start();
+    // Held open, and not read.
+    let err = child.stderr.take().unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(1));
+    drop(err);
+}

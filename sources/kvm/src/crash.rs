@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use trapline::Registry;
+use trapline::{AccessSummary, Registry};
 use trapline_device::{Direction, Space};
 
 /// Why a vCPU could not go on. `Display` is the whole report, several lines.
@@ -95,13 +95,11 @@ impl Access {
         let Self { space, direction, addr, len, count, value, register } = *self;
         let who = registry.describe(space, addr, direction, register);
         let who = who.as_deref().unwrap_or("unclaimed");
-        let bytes = if len == 1 { "byte" } else { "bytes" };
-        if count > 1 {
-            return format!(
-                "{who} ({space} {addr:#x}) {direction} {count} times {len} {bytes}, first {value:#x}"
-            );
-        }
-        format!("{who} ({space} {addr:#x}) {direction} {len} {bytes} {value:#x}")
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        format!(
+            "{who} {}",
+            AccessSummary { space, addr, direction, width: len, count, first: value }
+        )
     }
 }
 

@@ -9,8 +9,8 @@ use trapline_access::{EditError, RegionId, RegionName};
 use crate::core::Core;
 use crate::registry::Registry;
 
+pub use observer::{AccessSummary, Observer, Outcome, TraceRecord, WatchedRegion};
 pub(crate) use observer::{Made, Witness};
-pub use observer::{Observer, Outcome, TraceRecord, WatchedRegion};
 
 /// Which accesses an observer is to hear of: to regions that are mapped now or will be, and to
 /// addresses that no region answers. To be given to [`Registry::watch`].

@@ -1,12 +1,14 @@
 //! Observers: who hears of accesses to watched regions, and what they are told.
 
 use std::cell::Cell;
+use std::fmt;
 
 use parking_lot::ReentrantMutexGuard;
 use std::sync::atomic::Ordering;
 use trapline_access::{Direction, RegionId, RegionName, Requester, Space};
 
 use crate::core::Core;
+use crate::dispatch::width;
 use crate::region::Entry;
 use crate::watch::{Watcher, Watchers};
 
@@ -34,6 +36,65 @@ pub struct TraceRecord<'a> {
     pub data: &'a [u8],
     /// What became of it. [`Outcome::Pending`] in [`Observer::stop`].
     pub outcome: Outcome,
+}
+
+/// `vcpu 0: serial0/uart THR (pio 0x3f8) write 1 byte 0x41`, and what became of it unless the handler
+/// answered.
+impl fmt::Display for TraceRecord<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.requester)?;
+        match self.region {
+            Some(WatchedRegion { name, register: Some(register), .. }) => {
+                write!(f, "{name} {register}")?;
+            }
+            Some(WatchedRegion { name, register: None, .. }) => write!(f, "{name}")?,
+            None => f.write_str("unclaimed")?,
+        }
+        let count = self.data.len().checked_div(self.width).unwrap_or(0);
+        let first = width::load(self.data.get(..self.width).unwrap_or_default());
+        let Self { space, addr, direction, width, .. } = *self;
+        write!(f, " {}", AccessSummary { space, addr, direction, width, count, first })?;
+        match self.outcome {
+            Outcome::Handled | Outcome::Unclaimed => Ok(()),
+            Outcome::Pending => f.write_str(" pending"),
+            Outcome::Memory => f.write_str(" memory"),
+            Outcome::Refused => f.write_str(" refused"),
+            Outcome::Doorbell => f.write_str(" doorbell"),
+            Outcome::Forwarded => f.write_str(" forwarded"),
+            Outcome::Gone => f.write_str(" gone"),
+            Outcome::Coalesced => f.write_str(" coalesced"),
+        }
+    }
+}
+
+/// An access in words, without whose it is to: `(pio 0x3f8) write 1 byte 0x41`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccessSummary {
+    /// The space.
+    pub space: Space,
+    /// The address of its first byte.
+    pub addr: u64,
+    /// The direction.
+    pub direction: Direction,
+    /// Bytes of one element.
+    pub width: usize,
+    /// How many elements.
+    pub count: usize,
+    /// The first element, if it has no more than eight bytes.
+    pub first: u64,
+}
+
+impl fmt::Display for AccessSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { space, addr, direction, width, count, first } = *self;
+        let bytes = if width == 1 { "byte" } else { "bytes" };
+        write!(f, "({space} {addr:#x}) {direction} ")?;
+        match (count, width) {
+            (2.., _) => write!(f, "{count} times {width} {bytes}, first {first:#x}"),
+            (_, 0..=8) => write!(f, "{width} {bytes} {first:#x}"),
+            _ => write!(f, "{width} {bytes}"),
+        }
+    }
 }
 
 /// The region a watched access is to.

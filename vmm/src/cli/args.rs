@@ -195,6 +195,10 @@ pub(super) struct TraplineArgs {
     /// When the guest has ended, print what it accessed, by device
     #[arg(long)]
     pub(super) stat: bool,
+    /// Print accesses as they happen, by the names of registers: those to a device, to one of its
+    /// regions (DEVICE/REGION), those nobody answers (unclaimed), or all
+    #[arg(long, value_name = "NAME,...", action = ArgAction::Append, value_delimiter = ',')]
+    pub(super) trace: Vec<String>,
     /// Start the guest again when it resets, instead of ending; gives up after ten resets without a
     /// line of output
     #[arg(long)]

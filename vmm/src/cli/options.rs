@@ -42,6 +42,8 @@ pub struct RunOptions {
     pub debug_mmio: bool,
     /// The trap statistics are printed at the end.
     pub stat: bool,
+    /// Whose accesses are printed as they happen.
+    pub trace: Vec<String>,
     /// A guest that resets starts again.
     pub reboot: bool,
     /// A triple fault is a failure, not a reset.
@@ -130,6 +132,7 @@ impl RunOptions {
             debug_ioport: args.debug.debug_ioport,
             debug_mmio: args.debug.debug_mmio,
             stat: args.trapline.stat,
+            trace: args.trapline.trace,
             reboot: args.trapline.reboot,
             fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,
