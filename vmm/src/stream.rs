@@ -31,6 +31,12 @@ pub fn answer(text: &str) {
     let _ = write_all(rustix::stdio::stderr(), text.as_bytes(), None);
 }
 
+/// Writes a line of which there are many to standard error, and waits for who reads it for as long as
+/// it takes, in nobody's way meanwhile: messages and answers do not wait for it.
+pub fn line(text: &str) {
+    let _ = write_all(rustix::stdio::stderr(), text.as_bytes(), None);
+}
+
 /// Writes all of `data`, although the file may have been made non-blocking by whoever else has it
 /// open. Gives up when nothing could be written for as long as `patience`, if there is a limit.
 ///

@@ -108,6 +108,6 @@ fn write_all(queue: &Receiver<String>, lost: &AtomicU64) {
             0 => String::new(),
             lost => format!("trace: {lost} accesses are missing, as nobody read them in time\n"),
         };
-        stream::answer(&format!("trace: {line}\n{missing}"));
+        stream::line(&format!("trace: {line}\n{missing}"));
     }
 }

@@ -218,7 +218,7 @@ fn a_trace_tells_each_access_by_register_as_it_happens() {
 
 #[test]
 fn a_name_nobody_has_ends_the_run_before_it_starts_and_lists_those_there_are() {
-    let ended = run(&Asm::new().exit(0), &["--exit-port", "--trace", "rtc,disk0"]).expect_status(1);
+    let ended = run(&Asm::new().spin(), &["--trace", "rtc,disk0"]).expect_status(1);
     let expected = "Fatal: --trace disk0: no device or region has that name; there are all, unclaimed, \
                     and ";
     let names = ended.err.lines().last().unwrap().strip_prefix(expected).unwrap();
