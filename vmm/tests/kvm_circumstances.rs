@@ -10,14 +10,14 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::guest::{Guest, finish};
+use support::guest::{Guest, finish, off};
 use support::{Pty, Running, TRAPLINE, shell_status};
 use trapline_testkit::realmode::{Asm, LSR_DATA_READY, UART, UART_LSR};
 use trapline_testkit::skip;
 
 /// Says something and switches itself off.
 fn greeter() -> Guest {
-    Guest::new(&Asm::new().print(b"hello\n").outw(0x604, 5 << 10 | 1 << 13).spin())
+    Guest::new(&Asm::new().print(b"hello\n").then(&off()).spin())
 }
 
 /// Says that it is there and sends back what is typed.
@@ -302,7 +302,7 @@ fn settings_that_somebody_else_makes_meanwhile_stay() {
 #[test]
 fn the_last_line_comes_after_the_guests_output() {
     let text: Vec<u8> = (0..400u32).flat_map(|n| format!("{n:07}\n").into_bytes()).collect();
-    let program = Asm::new().print(&text).print(b"no end").outw(0x604, 5 << 10 | 1 << 13).spin();
+    let program = Asm::new().print(&text).print(b"no end").then(&off()).spin();
     let guest = Guest::new(&program).with(&["--no-coalesce"]);
     for _ in 0..5 {
         let path = guest.file("both", b"");

@@ -7,19 +7,11 @@ use std::io::Read;
 use rustix::process::{Pid, Signal, kill_process};
 
 use support::flat::{Flat, pvh};
-use support::guest::{Guest, finish, run};
+use support::guest::{Guest, finish, off, run};
 use trapline_testkit::realmode::{Asm, EXIT};
-
-/// ACPI's control register, and what switches off: SLP_TYP 5 and SLP_EN (ACPI 6.5, 4.8.3.2.1).
-const PM1_CNT: u16 = 0x604;
-const SLEEP_S5: u16 = 5 << 10 | 1 << 13;
 
 /// Battery-backed bytes nobody claims.
 const BOOTS: u8 = 0x50;
-
-fn off() -> Asm {
-    Asm::new().outw(PM1_CNT, SLEEP_S5)
-}
 
 /// Counts its boots in CMOS RAM and says how many and the last POST code; switches off after the
 /// third, before that resets by `reset`.

@@ -100,6 +100,16 @@ impl Guest {
     }
 }
 
+/// ACPI's control register, where firmware finds it, and what switches off: SLP_TYP 5 and SLP_EN
+/// (ACPI 6.5, 4.8.3.2.1).
+const PM1_CNT: u16 = 0xb004;
+const SLEEP_S5: u16 = 5 << 10 | 1 << 13;
+
+/// Switches the machine off; for guests that start as firmware.
+pub fn off() -> Asm {
+    Asm::new().outw(PM1_CNT, SLEEP_S5)
+}
+
 /// Runs `program` with these options.
 pub fn run(program: &Asm, options: &[&str]) -> Ended {
     Guest::new(program).with(options).run()
