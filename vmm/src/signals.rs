@@ -54,6 +54,7 @@ impl SignalThread {
         let ending = ENDING.iter().map(|signal| signal.as_raw());
         let wanted = ending.chain(SIGRTMIN() + 1..=SIGRTMAX()).chain([SIGTSTP, SIGCONT]);
         let ignored = Ignored::now();
+        let goes_on_unheard = ignored.contains(SIGCONT);
         let mut signals = Signals::new(wanted.filter(|signal| !ignored.contains(*signal)))?;
         let over = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&over);
@@ -61,7 +62,12 @@ impl SignalThread {
             // Those that ended the process come first, as their numbers are lower.
             for signal in signals.forever() {
                 match signal {
-                    SIGTSTP => stop(),
+                    SIGTSTP => {
+                        stop();
+                        if goes_on_unheard {
+                            go_on();
+                        }
+                    }
                     SIGCONT if asked.load(Ordering::SeqCst) => {}
                     SIGCONT => go_on(),
                     _ if asked.swap(true, Ordering::SeqCst) => give_up(signal),

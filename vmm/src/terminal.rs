@@ -39,6 +39,8 @@ static HELD: Mutex<Option<Held>> = Mutex::new(None);
 struct Held {
     /// Found and left, when we made it raw last.
     settings: Option<(Termios, Termios)>,
+    /// It was given back until [`take`]: the process is being stopped, or ends.
+    given_back: bool,
 }
 
 /// Keeps the terminal raw. Dropping it restores the terminal.
@@ -74,8 +76,12 @@ pub fn may_read(input: &impl AsFd) -> bool {
     if !in_foreground(input) {
         return false;
     }
-    // One that cannot be set can still be read.
-    let _ = take();
+    match &mut *HELD.lock() {
+        Some(held) if held.given_back => return false,
+        // One that cannot be set can still be read.
+        Some(held) => drop(held.take()),
+        None => {}
+    }
     true
 }
 
@@ -85,25 +91,34 @@ pub fn may_read(input: &impl AsFd) -> bool {
 /// What the kernel says when it refuses the settings.
 pub fn take() -> std::io::Result<()> {
     let mut held = HELD.lock();
-    let (Some(held), stdin) = (&mut *held, std::io::stdin()) else { return Ok(()) };
-    if !in_foreground(&stdin) {
-        return Ok(());
+    let Some(held) = &mut *held else { return Ok(()) };
+    held.given_back = false;
+    held.take()
+}
+
+impl Held {
+    fn take(&mut self) -> std::io::Result<()> {
+        let stdin = std::io::stdin();
+        if !in_foreground(&stdin) {
+            return Ok(());
+        }
+        let found = tcgetattr(&stdin)?;
+        if !is_raw(&found) {
+            set(&made_raw(&found))?;
+            // The kernel may have changed what it does not support.
+            self.settings = Some((found, tcgetattr(&stdin)?));
+        }
+        Ok(())
     }
-    let found = tcgetattr(&stdin)?;
-    if !is_raw(&found) {
-        set(&made_raw(&found))?;
-        // The kernel may have changed what it does not support.
-        held.settings = Some((found, tcgetattr(&stdin)?));
-    }
-    Ok(())
 }
 
 /// Gives the terminal its settings back, if it is still as we left it. [`take`] makes it raw again.
 pub fn restore() {
     // Somebody who panics may hold it.
     let Some(mut held) = HELD.try_lock_for(Duration::from_secs(1)) else { return };
-    let settings = held.as_mut().and_then(|held| held.settings.take());
-    let (Some((found, left)), stdin) = (settings, std::io::stdin()) else { return };
+    let Some(held) = held.as_mut() else { return };
+    held.given_back = true;
+    let (Some((found, left)), stdin) = (held.settings.take(), std::io::stdin()) else { return };
     let Ok(now) = tcgetattr(&stdin) else { return };
     // In the foreground somebody may have changed a detail: raw it is because of us. A program that
     // came to the front instead of us may have made it raw on its own account.
