@@ -134,6 +134,16 @@ impl Running<'_> {
         (&self.pty.user).write_all(keys).unwrap();
     }
 
+    /// Types `keys` again and again until `text` has appeared.
+    pub fn send_until(&mut self, keys: &[u8], text: &str) {
+        let start = Instant::now();
+        while find(&self.screen, text.as_bytes()).is_none() {
+            assert!(start.elapsed() < PATIENCE, "no {text:?} in {:?}", self.screen());
+            self.send(keys);
+            self.read(Duration::from_millis(100));
+        }
+    }
+
     /// Reads until `text` has appeared; returns everything up to its end, and forgets that much.
     pub fn expect(&mut self, text: &str) -> String {
         let start = Instant::now();
