@@ -4,7 +4,7 @@
 //! wants;
 //! [`qtest::Machine`] is the same board with no vCPU, for a client that plays one.
 //! `x86_pc` and `arm64_virt` list the devices of their board and are, with their `layout.rs`, the
-//! only places that know addresses and interrupts. Both are a [`board::Board`], built of the same
+//! only places that know addresses and interrupts. Both are a `board::Board`, built of the same
 //! devices with or without KVM; their `kvm.rs` and `qtest.rs` say what differs.
 
 #![forbid(unsafe_code)]

@@ -54,7 +54,7 @@ fn doorbell(bell: &Arc<Bell>, offset: u64) -> Window {
 
 fn memory(of: &Arc<Bytes>, at: u64, window: (u64, u64), readonly: bool) -> Window {
     let memory: Arc<dyn Memory> = Arc::clone(of) as Arc<dyn Memory>;
-    let delivery = Delivery::Memory { memory, offset: at, readonly, log_dirty: false };
+    let delivery = Delivery::Memory { memory, offset: at, readonly };
     Window { offset: window.0, len: window.1, delivery }
 }
 

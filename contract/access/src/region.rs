@@ -64,8 +64,8 @@ pub enum Delivery {
         /// Whether writes are not waited for.
         posted: bool,
     },
-    /// Memory answers instead of the handler (KVM: a memory slot). Only in [`Space::Mmio`]. A window
-    /// that is not of whole pages at whole pages is answered by the registry, from the same memory.
+    /// Memory answers instead of the handler. Only in [`Space::Mmio`]. The registry reads and writes
+    /// it at each access: no source installs it as a memory slot of its hypervisor yet.
     Memory {
         /// The memory.
         memory: Arc<dyn Memory>,
@@ -74,8 +74,6 @@ pub enum Delivery {
         /// Whether the guest can only read it. Its writes reach the handler then, as those to flash
         /// memory must.
         readonly: bool,
-        /// Whether the guest's writes are logged by page ([`crate::Regions::take_dirty`]).
-        log_dirty: bool,
     },
 }
 
@@ -128,7 +126,7 @@ impl Region {
         readonly: bool,
     ) -> Self {
         let len = memory.len();
-        let delivery = Delivery::Memory { memory, offset: 0, readonly, log_dirty: false };
+        let delivery = Delivery::Memory { memory, offset: 0, readonly };
         Self::mmio(base, len, device, region, Arc::new(NoHandler)).window(Window {
             offset: 0,
             len,
@@ -210,9 +208,9 @@ impl PartialEq for Delivery {
                 Self::Forward { channel: b, user_data: data_b, posted: posted_b },
             ) => (a, data_a, posted_a) == (b, data_b, posted_b),
             (
-                Self::Memory { memory: a, offset: at_a, readonly: ro_a, log_dirty: log_a },
-                Self::Memory { memory: b, offset: at_b, readonly: ro_b, log_dirty: log_b },
-            ) => Arc::ptr_eq(a, b) && (at_a, ro_a, log_a) == (at_b, ro_b, log_b),
+                Self::Memory { memory: a, offset: at_a, readonly: ro_a },
+                Self::Memory { memory: b, offset: at_b, readonly: ro_b },
+            ) => Arc::ptr_eq(a, b) && (at_a, ro_a) == (at_b, ro_b),
             _ => false,
         }
     }
@@ -232,12 +230,11 @@ impl fmt::Debug for Delivery {
                 .field("user_data", user_data)
                 .field("posted", posted)
                 .finish_non_exhaustive(),
-            Self::Memory { memory, offset, readonly, log_dirty } => f
+            Self::Memory { memory, offset, readonly } => f
                 .debug_struct("Memory")
                 .field("len", &memory.len())
                 .field("offset", offset)
                 .field("readonly", readonly)
-                .field("log_dirty", log_dirty)
                 .finish(),
         }
     }

@@ -51,7 +51,7 @@ pub(crate) struct X86Pc {
     console: Arc<Serial>,
     keys: Arc<Keys>,
     screen: Option<Arc<Screen>>,
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "KVM has the display"))]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "KVM has the display"))]
     bus: Arc<Bus>,
 }
 
