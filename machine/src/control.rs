@@ -83,7 +83,7 @@ impl Control {
 
     /// Has the machine stand still: on return no vCPU, no back end and no timer of it runs, every
     /// access of the guest is complete, and every write of the guest has reached its device. The
-    /// machine's time goes on, see the states of a machine in `life.rs`. A machine that is paused stays so.
+    /// machine's time goes on (see `life.rs`). A machine that is paused stays so.
     ///
     /// # Errors
     /// The machine is not running, or ended meanwhile.
