@@ -141,7 +141,7 @@ pub(super) fn out(code: &mut Vec<u8>, port: u8, value: u8) {
     code.extend([0xb0, value, 0xe6, port]);
 }
 
-/// push ds; push 0x40; pop ds; mov ax, [at]; pop ds; iret
+/// push ds; push 0x40; pop ds; mov ax, \[at\]; pop ds; iret
 fn word_of_data_area(at: u8) -> Vec<u8> {
     vec![0x1e, 0x6a, 0x40, 0x1f, 0xa1, at, 0x00, 0x1f, 0xcf]
 }
