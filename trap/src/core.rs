@@ -26,7 +26,7 @@ pub(crate) struct Core {
     pub(crate) table: Mutex<RegionTable>,
     pub(crate) next_id: AtomicU64,
     pub(crate) counter_sets: CounterSets,
-    /// What [`Registry::handle`] gives out.
+    /// What `Registry::handle` gives out.
     pub(crate) handles: Box<[Arc<HandleStats>]>,
     /// For the registry's own accesses: as many as were ever made at once.
     pub(crate) spares: Mutex<Vec<Arc<HandleStats>>>,

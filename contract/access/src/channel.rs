@@ -12,7 +12,7 @@ use crate::{Requester, Size};
 ///
 /// It is called with no lock of the registry held, by any vCPU, and for accesses of one vCPU in
 /// the order they were made, after the coalesced writes that came before them. While a call lasts,
-/// [`crate::Registry::remove_sync`] of that region waits, as it would for a handler.
+/// the registry's `remove_sync` of that region waits, as it would for a handler.
 pub trait Channel: Send + Sync {
     /// Has a read answered: bits above the access' size are ignored. `None` when nobody is there
     /// any more, which the guest reads as all ones.
