@@ -8,25 +8,11 @@
 
 mod support;
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use support::{Recorder, Source};
-use trapline::{EventFd, Offload, Region, Registry, Size, Space, Zone};
-
-/// Two ends of one eventfd: to look at, and to ring.
-fn event() -> (OwnedFd, EventFd) {
-    let flags = rustix::event::EventfdFlags::NONBLOCK;
-    let fd = rustix::event::eventfd(0, flags).unwrap();
-    (fd.try_clone().unwrap(), EventFd::new(fd))
-}
-
-/// How often it was rung since it was asked last.
-fn rung(event: &OwnedFd) -> u64 {
-    let mut count = [0; 8];
-    rustix::io::read(event, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
-}
+use support::{Recorder, Source, event, rung};
+use trapline::{Offload, Region, Registry, Size, Space, Zone};
 
 #[test]
 fn a_value_is_compared_in_all_bits_of_the_write() {

@@ -8,11 +8,10 @@
 
 mod support;
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use support::{Recorder, Source};
+use support::{Recorder, Source, event, rung};
 use trapline::{
     AddressSpace, Channel, ChannelRef, CoalescedWrite, Direction, EditError, EventFd, Forwarded,
     Handler, IoCx, Limits, NoRam, Observer, Offload, Outcome, Region, RegionId, Registry,
@@ -275,18 +274,6 @@ fn regions_are_found_by_name_and_known_by_id() {
     let refused = registry.watch(Watch::new().region(gone), notes()).err();
     assert_eq!(refused, Some(EditError::Unknown(gone)));
     assert!(registry.stats().regions.iter().all(|region| region.observers == 0));
-}
-
-/// An eventfd, and how often it was rung since that was asked last.
-fn event() -> (OwnedFd, EventFd) {
-    let flags = rustix::event::EventfdFlags::NONBLOCK;
-    let fd = rustix::event::eventfd(0, flags).unwrap();
-    (fd.try_clone().unwrap(), EventFd::new(fd))
-}
-
-fn rung(event: &OwnedFd) -> u64 {
-    let mut count = [0; 8];
-    rustix::io::read(event, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
 }
 
 #[test]

@@ -3,11 +3,12 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline::{
-    CoalescedWrite, Delivery, Handler, IoCx, Offload, Registry, Rules, Size, Space, Zone,
+    CoalescedWrite, Delivery, EventFd, Handler, IoCx, Offload, Registry, Rules, Size, Space, Zone,
 };
 
 /// Reads as the offset's low byte in every byte, remembers writes.
@@ -103,4 +104,17 @@ pub fn read(registry: &Registry, space: Space, addr: u64, len: usize) -> Vec<u8>
     let mut data = vec![0x66; len];
     registry.handle(0).unwrap().read(space, addr, &mut data);
     data
+}
+
+/// Two ends of one eventfd: to look at, and to ring.
+pub fn event() -> (OwnedFd, EventFd) {
+    let flags = rustix::event::EventfdFlags::NONBLOCK;
+    let fd = rustix::event::eventfd(0, flags).unwrap();
+    (fd.try_clone().unwrap(), EventFd::new(fd))
+}
+
+/// How often it was rung since it was asked last.
+pub fn rung(event: &OwnedFd) -> u64 {
+    let mut count = [0; 8];
+    rustix::io::read(event, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
 }
