@@ -20,7 +20,15 @@ pub(crate) fn tasks() -> Vec<Task> {
         }),
         Task::new("tsan", "the registry's threaded tests with ThreadSanitizer", || {
             let mut threaded = vec!["--lib"];
-            let tests = ["stress", "peers", "forward", "hooks", "address_space"];
+            let tests = [
+                "stress",
+                "peers",
+                "forward",
+                "watch",
+                "removal",
+                "queued_writes",
+                "address_space",
+            ];
             threaded.extend(tests.iter().flat_map(|test| ["--test", test]));
             sanitized("thread", "tsan", &threaded)
         }),
