@@ -226,10 +226,25 @@ impl Session {
         self.event_loop.pause();
         // What a handler of the loop may have had the guest's devices do last.
         self.registry.drain();
+        // The guest may have ended itself while its vCPUs were stopped. Nothing of it runs any more,
+        // so what it asked for is queued by now, and a machine that is paused stays so.
+        let (requests, others): (Vec<_>, Vec<_>) =
+            self.events.try_iter().partition(|event| matches!(event, Event::Request(..)));
+        if let Some(end) = others.into_iter().find_map(ending) {
+            refuse(reply, State::Ended, Request::Pause);
+            for event in requests {
+                if let Event::Request(request, reply) = event {
+                    refuse(&reply, State::Ended, request);
+                }
+            }
+            return Ok(Next::End(end));
+        }
+        let mut requests = requests.into_iter();
         self.control.enter(State::Paused);
         succeed(reply);
         loop {
-            let Ok(event) = self.events.recv() else { return Ok(Next::End(Ending::Stopped)) };
+            let next = requests.next().map_or_else(|| self.events.recv(), Ok);
+            let Ok(event) = next else { return Ok(Next::End(Ending::Stopped)) };
             match event {
                 Event::Request(Request::Pause, reply) => succeed(&reply),
                 Event::Request(Request::Resume, reply) => {
@@ -242,7 +257,7 @@ impl Session {
                     succeed(&reply);
                 }
                 Event::Request(request, reply) => refuse(&reply, State::Paused, request),
-                // The guest ended, or was stopped, just before or meanwhile.
+                // The host ended it meanwhile.
                 event => {
                     if let Some(ending) = ending(event) {
                         return Ok(Next::End(ending));

@@ -67,13 +67,17 @@ impl Guest {
         Ok(Some(Self { session, control, terminal, _firmware: firmware }))
     }
 
-    /// Runs it to its end, with `meanwhile` on another thread.
+    /// Runs it to its end, with `meanwhile` on another thread once it runs: before that not
+    /// everything can be asked of it.
     fn run(mut self, meanwhile: impl FnOnce(&Control, &TestTerminal) + Send) -> (Ending, Vec<u8>) {
         let (control, terminal) = (self.control.clone(), self.terminal.clone());
         let ending = thread::scope(|scope| {
             scope.spawn(move || {
                 // A test that fails leaves nobody to end the machine.
                 let _end = StopIfPanicking(&control);
+                while matches!(control.state(), State::Built | State::Resetting) {
+                    thread::yield_now();
+                }
                 meanwhile(&control, &terminal);
             });
             self.session.run()
@@ -270,9 +274,6 @@ fn what_comes_for_a_device_while_the_machine_is_paused_reaches_it_afterwards() {
     };
     let device = guest.session.console_device();
     let (ending, said) = guest.run(|control, terminal| {
-        while control.state() != State::Running {
-            thread::yield_now();
-        }
         control.pause().unwrap();
         terminal.type_in(b"x");
         device.upgrade().unwrap().poll();
@@ -296,9 +297,6 @@ fn what_is_asked_in_the_wrong_state_is_refused() {
     let refused = control.pause().unwrap_err().to_string();
     assert_eq!(refused, "the machine is not running yet and cannot be paused");
     let (ending, _) = guest.run(|control, _| {
-        while control.state() != State::Running {
-            thread::yield_now();
-        }
         control.resume().unwrap();
         control.pause().unwrap();
         control.pause().unwrap();
@@ -347,10 +345,12 @@ fn a_guest_that_ends_while_it_is_being_paused_has_ended() {
         let name = "a_guest_that_ends_while_it_is_being_paused_has_ended";
         let Some(guest) = Guest::new(name, &program, PcIrqchip::Kernel) else { return };
         let (ending, _) = guest.run(|control, _| {
-            // Too early, in time, or too late: whatever it is, somebody says so.
+            // Too early, in time, or too late: whatever it is, somebody says so. What has been
+            // paused does not end any more.
             while control.state() != State::Ended {
-                let _ = control.pause();
-                let _ = control.resume();
+                if control.pause().is_ok() {
+                    done(control.resume());
+                }
             }
         });
         assert!(matches!(ending, Ending::Exit(STATUS)), "{ending:?}");
