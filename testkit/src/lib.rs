@@ -1,5 +1,5 @@
 //! Test doubles for the device contract: a clock that is stepped, a line that is watched, and the
-//! driver's side of an access; and small guests for real processors. For tests only.
+//! driver's side of an access; a virtio driver; and small guests for real processors. For tests only.
 
 #![forbid(unsafe_code)]
 
@@ -8,6 +8,8 @@ pub mod storm;
 pub mod realmode;
 
 pub mod saved;
+
+pub mod virtio;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

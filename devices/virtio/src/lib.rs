@@ -1,0 +1,29 @@
+//! Virtio: devices, their queues, and how a driver reaches them.
+//!
+//! ```text
+//!   transport registers ──► VirtioDevice: features, configuration, activate, reset
+//!   doorbell ──► process ──────┘ │
+//!                                ▼
+//!                     Queue ──► Serving ──► Chain: a request's buffers in guest RAM
+//!                        │         └ used buffers, one notification decision for a batch
+//!                        └ QueueEvents ──► the transport's interrupt
+//! ```
+//!
+//! A device implements [`VirtioDevice`] and reaches its requests through [`Queue`] alone, which
+//! judges everything a driver can write into a ring. What registers it is behind, and whether its
+//! interrupt is a pin or a message, is the transport's.
+//!
+//! What was left out on purpose: packed rings, which no driver needs and few devices gain from.
+//!
+//! Spec: Virtual I/O Device (VIRTIO) Version 1.3.
+
+#![forbid(unsafe_code)]
+
+mod device;
+pub mod features;
+mod queue;
+
+pub use device::{Activation, DeviceType, Link, VirtioDevice};
+pub use queue::{
+    Buffer, Chain, ChainError, Queue, QueueError, QueueEvents, QueuePlace, Serving, Slices,
+};

@@ -1,0 +1,270 @@
+//! A request: the buffers of one descriptor chain.
+//!
+//! The chain is walked here, each descriptor read once: `virtio-queue`'s own iterator ends alike
+//! where a chain ends and where it is broken, and does not show the descriptor that refers to an
+//! indirect table.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+use trapline_guestmem::{GuestMem, Slice};
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress};
+
+/// Buffers of a usual request, which need no allocation.
+const USUAL: usize = 6;
+
+/// The most descriptors of a chain. With an indirect table it must not be longer than its queue
+/// either (2.7.5.3.1), but not every driver keeps to that.
+const LONGEST: u16 = super::MAX_SIZE;
+
+/// Length of a descriptor in a table.
+const DESCRIPTOR_LEN: u32 = 16;
+
+/// One buffer of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Guest physical address of the first byte. It need not be RAM.
+    pub addr: u64,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+/// Pieces of guest RAM, in order.
+pub type Slices<'m> = SmallVec<[Slice<'m>; USUAL]>;
+
+/// Why a part of a request cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// The request's buffers end before.
+    #[error("the request's buffers are too short")]
+    TooShort,
+    /// A buffer is where there is no RAM.
+    #[error("a buffer of the request is not RAM")]
+    NotRam,
+}
+
+/// A request that a driver has made available, and the device now owns: first buffers that the
+/// device reads, then buffers that it writes. It goes back by [`crate::Serving::complete`].
+#[derive(Debug)]
+#[must_use = "a request that is not completed is never returned to the driver"]
+pub struct Chain {
+    pub(super) head: u16,
+    pub(super) epoch: u64,
+    buffers: SmallVec<[Buffer; USUAL]>,
+    /// How many of them are the device's to read.
+    readable: usize,
+}
+
+/// What is wrong with a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Defect {
+    /// It can be returned: it has an end in the queue's own table.
+    Returnable,
+    /// Nobody knows what of the table belongs to it.
+    Endless,
+}
+
+impl Chain {
+    /// Its first descriptor, by which driver and device know the request.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// The buffers that the device reads.
+    pub fn readable(&self) -> &[Buffer] {
+        self.buffers.get(..self.readable).unwrap_or_default()
+    }
+
+    /// The buffers that the device writes.
+    pub fn writable(&self) -> &[Buffer] {
+        self.buffers.get(self.readable..).unwrap_or_default()
+    }
+
+    /// How many bytes there are to read.
+    pub fn readable_len(&self) -> u64 {
+        len_of(self.readable())
+    }
+
+    /// How many bytes there are to write: no more than 32 bits can say.
+    pub fn writable_len(&self) -> u64 {
+        len_of(self.writable())
+    }
+
+    /// Copies from the bytes to read, from `offset` of them on.
+    ///
+    /// # Errors
+    /// They end before `buf` is full, or are not all RAM; `buf` may be partly filled then.
+    pub fn read_at(&self, mem: &GuestMem, offset: u64, buf: &mut [u8]) -> Result<(), ChainError> {
+        let mut rest = buf;
+        let end = offset.checked_add(rest.len() as u64).ok_or(ChainError::TooShort)?;
+        each(self.readable(), offset..end, |addr, len| {
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(len);
+            rest = later;
+            mem.read(addr, now).map_err(|_| ChainError::NotRam)
+        })
+    }
+
+    /// Copies to the bytes to write, from `offset` of them on.
+    ///
+    /// # Errors
+    /// They end before all of `data` is in them, or are not all RAM; a part may be written then.
+    pub fn write_at(&self, mem: &GuestMem, offset: u64, data: &[u8]) -> Result<(), ChainError> {
+        let mut rest = data;
+        let end = offset.checked_add(rest.len() as u64).ok_or(ChainError::TooShort)?;
+        each(self.writable(), offset..end, |addr, len| {
+            let (now, later) = rest.split_at(len);
+            rest = later;
+            mem.write(addr, now).map_err(|_| ChainError::NotRam)
+        })
+    }
+
+    /// A part of the bytes to read, in place.
+    ///
+    /// # Errors
+    /// They end before, or are not all RAM.
+    pub fn readable_slices<'m>(
+        &self,
+        mem: &'m GuestMem,
+        range: Range<u64>,
+    ) -> Result<Slices<'m>, ChainError> {
+        slices(self.readable(), mem, range)
+    }
+
+    /// A part of the bytes to write, in place.
+    ///
+    /// # Errors
+    /// They end before, or are not all RAM.
+    pub fn writable_slices<'m>(
+        &self,
+        mem: &'m GuestMem,
+        range: Range<u64>,
+    ) -> Result<Slices<'m>, ChainError> {
+        slices(self.writable(), mem, range)
+    }
+}
+
+fn len_of(buffers: &[Buffer]) -> u64 {
+    buffers.iter().map(|buffer| u64::from(buffer.len)).sum()
+}
+
+fn slices<'m>(
+    buffers: &[Buffer],
+    mem: &'m GuestMem,
+    range: Range<u64>,
+) -> Result<Slices<'m>, ChainError> {
+    let mut slices = Slices::new();
+    each(buffers, range, |addr, len| {
+        slices.push(mem.slice(addr, len).map_err(|_| ChainError::NotRam)?);
+        Ok(())
+    })?;
+    Ok(slices)
+}
+
+/// Calls `f` with address and length of each piece of `range`, in bytes of all `buffers` together.
+fn each(
+    buffers: &[Buffer],
+    range: Range<u64>,
+    mut f: impl FnMut(u64, usize) -> Result<(), ChainError>,
+) -> Result<(), ChainError> {
+    let Range { mut start, end } = range;
+    let mut before = 0;
+    for Buffer { addr, len } in buffers {
+        if start >= end {
+            break;
+        }
+        let after = before + u64::from(*len);
+        if start < after {
+            let piece = after.min(end) - start;
+            let addr = addr.checked_add(start - before).ok_or(ChainError::NotRam)?;
+            f(addr, usize::try_from(piece).map_err(|_| ChainError::NotRam)?)?;
+            start += piece;
+        }
+        before = after;
+    }
+    if start < end { Err(ChainError::TooShort) } else { Ok(()) }
+}
+
+/// What a walk has collected.
+#[derive(Default)]
+struct Walk {
+    buffers: SmallVec<[Buffer; USUAL]>,
+    readable: usize,
+    bytes: u64,
+    returnable_defect: bool,
+}
+
+impl Walk {
+    /// Takes a buffer. A defect is remembered, and the walk goes on to the chain's end.
+    fn take(&mut self, descriptor: &Descriptor) {
+        let (addr, len) = (descriptor.addr().0, descriptor.len());
+        self.bytes += u64::from(len);
+        // Chains longer than 32 bits can count are forbidden (2.7.5.2), and so is a buffer to read
+        // behind one to write (2.7.4.2).
+        let too_long =
+            self.bytes > u64::from(u32::MAX) || self.buffers.len() >= usize::from(LONGEST);
+        let out_of_order = !descriptor.is_write_only() && self.buffers.len() > self.readable;
+        if too_long || out_of_order {
+            self.returnable_defect = true;
+            return;
+        }
+        self.readable += usize::from(!descriptor.is_write_only());
+        self.buffers.push(Buffer { addr, len });
+    }
+
+    /// Walks an indirect table. Whatever is in it, the chain has its end outside.
+    fn indirect(&mut self, mem: &GuestMem, table: &Descriptor) {
+        let entries = table.len() / DESCRIPTOR_LEN;
+        let whole = table.len().is_multiple_of(DESCRIPTOR_LEN) && entries > 0;
+        if !whole || table.has_next() {
+            self.returnable_defect = true;
+            return;
+        }
+        let mut index = 0;
+        for _ in 0..entries.min(u32::from(LONGEST) + 1) {
+            let descriptor = (index < entries).then(|| read(mem, table.addr().0, index)).flatten();
+            let Some(descriptor) = descriptor.filter(|inner| !inner.refers_to_indirect_table())
+            else {
+                break;
+            };
+            self.take(&descriptor);
+            if !descriptor.has_next() {
+                return;
+            }
+            index = descriptor.next().into();
+        }
+        self.returnable_defect = true;
+    }
+}
+
+/// The descriptor with this index, unless its address is not RAM.
+fn read(mem: &GuestMem, table: u64, index: u32) -> Option<Descriptor> {
+    let addr = table.checked_add(u64::from(index) * u64::from(DESCRIPTOR_LEN))?;
+    mem.backend().read_obj(GuestAddress(addr)).ok()
+}
+
+/// Walks the chain that begins at `head` of a table of `size` descriptors.
+pub(super) fn walk(
+    mem: &GuestMem,
+    (table, size): (u64, u16),
+    indirect: bool,
+    (head, epoch): (u16, u64),
+) -> Result<Chain, Defect> {
+    let (mut walk, mut index) = (Walk::default(), head);
+    for _ in 0..size {
+        let descriptor = (index < size).then(|| read(mem, table, index.into())).flatten();
+        let descriptor = descriptor.ok_or(Defect::Endless)?;
+        match descriptor.refers_to_indirect_table() {
+            true if indirect => walk.indirect(mem, &descriptor),
+            true => walk.returnable_defect = true,
+            false => walk.take(&descriptor),
+        }
+        if !descriptor.has_next() {
+            let Walk { buffers, readable, returnable_defect, .. } = walk;
+            let chain = Chain { head, epoch, buffers, readable };
+            return if returnable_defect { Err(Defect::Returnable) } else { Ok(chain) };
+        }
+        index = descriptor.next();
+    }
+    Err(Defect::Endless)
+}

@@ -1,0 +1,167 @@
+//! A queue that a driver has started: its ring, and the requests that the device has of it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{Ordering, fence};
+
+use trapline_guestmem::GuestMem;
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
+use vm_memory::GuestAddress;
+
+use super::chain::{self, Chain, Defect};
+use super::{QueueError, QueuePlace};
+use crate::features::{EVENT_IDX, IN_ORDER, INDIRECT_DESC};
+
+/// The driver has broken the queue's rules, and nothing more can be made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Broken;
+
+/// What there is in the available ring.
+pub(super) enum Popped {
+    /// Nothing.
+    Nothing,
+    /// A request.
+    Request(Chain),
+    /// The head of one that can only go back.
+    Malformed(u16),
+}
+
+/// A ring in use.
+pub(super) struct Live {
+    ring: Ring,
+    indirect: bool,
+    event_idx: bool,
+    /// Whether the driver was asked to notify of new buffers, and has not been told otherwise.
+    armed: bool,
+    /// For each descriptor, whether the device has a request that begins with it.
+    taken: Box<[bool]>,
+    in_flight: u16,
+    /// With `IN_ORDER`: the requests that the device has, with what was written to those it is
+    /// done with, in the order in which they go back.
+    order: Option<VecDeque<(u16, Option<u32>)>>,
+}
+
+impl Live {
+    pub(super) fn new(
+        mem: &GuestMem,
+        max_size: u16,
+        place: &QueuePlace,
+        features: u64,
+    ) -> Result<Self, QueueError> {
+        let mut ring = Ring::new(max_size).map_err(|_| QueueError::Size)?;
+        ring.try_set_size(place.size).map_err(|_| QueueError::Size)?;
+        let unaligned = |_| QueueError::Unaligned;
+        ring.try_set_desc_table_address(GuestAddress(place.descriptors)).map_err(unaligned)?;
+        ring.try_set_avail_ring_address(GuestAddress(place.driver)).map_err(unaligned)?;
+        ring.try_set_used_ring_address(GuestAddress(place.device)).map_err(unaligned)?;
+        let event_idx = features & EVENT_IDX != 0;
+        ring.set_event_idx(event_idx);
+        ring.set_ready(true);
+        // The library takes an available ring at 0 for none.
+        if place.driver == 0 || !ring.is_valid(mem.backend()) {
+            return Err(QueueError::NotRam);
+        }
+        Ok(Self {
+            ring,
+            indirect: features & INDIRECT_DESC != 0,
+            event_idx,
+            armed: true,
+            taken: vec![false; place.size.into()].into(),
+            in_flight: 0,
+            order: (features & IN_ORDER != 0).then(VecDeque::new),
+        })
+    }
+
+    pub(super) fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    pub(super) fn in_flight(&self) -> u16 {
+        self.in_flight
+    }
+
+    /// The next request.
+    pub(super) fn pop(&mut self, mem: &GuestMem, epoch: u64) -> Result<Popped, Broken> {
+        let Some(head) = self.next_head(mem)? else { return Ok(Popped::Nothing) };
+        let taken = self.taken.get_mut(usize::from(head)).ok_or(Broken)?;
+        if std::mem::replace(taken, true) {
+            return Err(Broken);
+        }
+        self.in_flight += 1;
+        if let Some(order) = &mut self.order {
+            order.push_back((head, None));
+        }
+        let table = (self.ring.desc_table(), self.ring.size());
+        match chain::walk(mem, table, self.indirect, (head, epoch)) {
+            Ok(chain) => Ok(Popped::Request(chain)),
+            Err(Defect::Returnable) => Ok(Popped::Malformed(head)),
+            Err(Defect::Endless) => Err(Broken),
+        }
+    }
+
+    /// The next entry of the available ring. When there is none, the driver has been asked to
+    /// notify of the next, and none has come in between.
+    fn next_head(&mut self, mem: &GuestMem) -> Result<Option<u16>, Broken> {
+        let mem = mem.backend();
+        for _ in 0..2 {
+            let next = self.ring.iter(mem).map_err(|_| Broken)?.next();
+            if let Some(chain) = next {
+                if std::mem::take(&mut self.armed) {
+                    self.ring.disable_notification(mem).map_err(|_| Broken)?;
+                }
+                return Ok(Some(chain.head_index()));
+            }
+            self.armed = true;
+            if !self.ring.enable_notification(mem).map_err(|_| Broken)? {
+                return Ok(None);
+            }
+        }
+        // There was one, and now there is none: the index went back.
+        Err(Broken)
+    }
+
+    /// Puts a request, or with `IN_ORDER` those whose turn it is, into the used ring. Whether there
+    /// were any.
+    pub(super) fn complete(
+        &mut self,
+        mem: &GuestMem,
+        head: u16,
+        written: u32,
+    ) -> Result<bool, Broken> {
+        let Some(mut order) = self.order.take() else {
+            return self.publish(mem, head, written).map(|()| true);
+        };
+        if let Some((_, done)) = order.iter_mut().find(|(other, _)| *other == head) {
+            *done = Some(written);
+        }
+        let mut any = false;
+        while let Some(&(head, Some(written))) = order.front() {
+            order.pop_front();
+            self.publish(mem, head, written)?;
+            any = true;
+        }
+        self.order = Some(order);
+        Ok(any)
+    }
+
+    fn publish(&mut self, mem: &GuestMem, head: u16, written: u32) -> Result<(), Broken> {
+        if let Some(taken) = self.taken.get_mut(usize::from(head))
+            && std::mem::take(taken)
+        {
+            self.in_flight -= 1;
+        }
+        self.ring.add_used(mem.backend(), head, written).map_err(|_| Broken)
+    }
+
+    /// Whether the driver wants to know of what was completed since it was last asked.
+    pub(super) fn needs_notification(&mut self, mem: &GuestMem) -> Result<bool, Broken> {
+        if self.event_idx {
+            return self.ring.needs_notification(mem.backend()).map_err(|_| Broken);
+        }
+        // The library does not look at the flags. What was used is to be seen before they are read.
+        fence(Ordering::SeqCst);
+        let flags = mem.load::<u16>(self.ring.avail_ring(), Ordering::Relaxed);
+        let flags = u16::from_le(flags.map_err(|_| Broken)?);
+        Ok(u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+    }
+}
