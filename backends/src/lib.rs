@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   descriptors ──┐
+//!   doorbells ────┤
 //!   notifiers ────┼──► EpollLoop: one thread ──► deliver coalesced writes ──► EventHandler ──► device
 //!   HostClock ────┘                              before every call
 //! ```
@@ -10,6 +11,9 @@
 //! event loop's, when something happens outside of the guest. The loop delivers what the guest
 //! wrote before (coalesced writes wait in a queue until somebody asks) ahead of every call, so that
 //! no back end has to remember to.
+//!
+//! Under qtest and in a replay there is no thread besides the one that makes the accesses. It turns a
+//! [`PolledLoop`] between two of them, with the same handlers.
 
 #![forbid(unsafe_code)]
 
@@ -17,4 +21,4 @@ mod clock;
 mod event_loop;
 
 pub use clock::HostClock;
-pub use event_loop::{EpollLoop, NoQueuedWrites, QueuedWrites};
+pub use event_loop::{EpollLoop, NoQueuedWrites, PolledLoop, QueuedWrites};

@@ -77,9 +77,9 @@ pub enum Error {
         /// The limit.
         max: u32,
     },
-    /// A thread of the host's could not be had.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
+    /// The host has no thread or descriptor left for the event loop or the clock.
+    #[error("cannot set up the event loop: {0}")]
+    EventLoop(std::io::Error),
     /// A vCPU would not stop.
     #[error(transparent)]
     Stuck(#[from] trapline_kvm::Stuck),

@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline::Registry;
+use trapline_backends::{NoQueuedWrites, PolledLoop};
 use trapline_device::{
     CharBackend, CharDevice, Clock, Line, LineSink, NullBackend, Power, PowerEvent,
 };
@@ -23,6 +24,10 @@ use crate::{Error, Snapshot, SnapshotError, arm64_virt, x86_pc};
 
 /// One handle for the client, one for whoever else wants to make accesses.
 const HANDLES: usize = 2;
+
+/// How often back ends are called after one command at most: a queue that is handled piece by piece
+/// is done with long before, and a descriptor that stays ready does not stop the client.
+const TURNS_MAX: u32 = 1024;
 
 /// Which board it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +70,8 @@ pub struct Machine {
     registry: Registry,
     ram: GuestMem,
     clock: VirtualClock,
+    /// What back ends are called by, between the client's commands.
+    event_loop: Arc<PolledLoop>,
     wires: Wires,
     asked: Arc<Asked>,
     gic: Option<Arc<GicV3>>,
@@ -98,6 +105,7 @@ impl Machine {
     pub fn new(config: &Config) -> Result<Self, Error> {
         let registry = Registry::builder().handles(HANDLES).build();
         let clock = VirtualClock::new(config.utc_start_ns);
+        let event_loop = PolledLoop::new(NoQueuedWrites).map_err(Error::EventLoop)?;
         let (wires, asked) = (Wires::default(), Arc::<Asked>::default());
         let ranges = match config.board {
             BoardKind::X86Pc => x86_pc::ram_ranges(config.mem_bytes)?,
@@ -107,6 +115,7 @@ impl Machine {
         let wiring = Wiring {
             registry: registry.clone(),
             clock: Arc::new(clock.clone()),
+            event_loop: event_loop.clone(),
             power: Arc::<Asked>::clone(&asked),
             ram: ram.clone(),
             options: Options::from(config),
@@ -119,7 +128,7 @@ impl Machine {
                 (Box::new(board), Some(gic))
             }
         };
-        Ok(Self { board, registry, ram, clock, wires, asked, gic })
+        Ok(Self { board, registry, ram, clock, event_loop, wires, asked, gic })
     }
 
     /// Everything on the board back to power-on; RAM and time stay.
@@ -193,6 +202,10 @@ impl Target for Machine {
         Some(gic.report().to_string())
     }
 
+    fn run_back_ends(&self) {
+        self.event_loop.settle(TURNS_MAX);
+    }
+
     fn settle(&self) -> Option<PowerEvent> {
         // What one access left of the ITS's command queue: a ring at most, in slices.
         if let Some(gic) = &self.gic {
@@ -225,3 +238,6 @@ impl LineSink for Behind {
         self.0.set(level);
     }
 }
+
+#[cfg(test)]
+mod tests;

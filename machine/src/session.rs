@@ -47,11 +47,18 @@ impl Session {
         let handles = usize::try_from(config.cpus).unwrap_or(usize::MAX);
         let registry = Registry::builder().handles(handles).offload(vm.offload()).build();
         let writes = CoalescedWrites(registry.clone());
-        let event_loop = EpollLoop::start("events", writes).map_err(Error::Thread)?;
-        let clock = Arc::new(HostClock::new(&*event_loop).map_err(Error::Thread)?);
+        let event_loop = EpollLoop::start("events", writes).map_err(Error::EventLoop)?;
+        let clock = Arc::new(HostClock::new(&*event_loop).map_err(Error::EventLoop)?);
         let power = Arc::new(control.clone());
         let options = Options::from(&config);
-        let wiring = Wiring { registry: registry.clone(), clock, power, ram, options };
+        let wiring = Wiring {
+            registry: registry.clone(),
+            clock,
+            event_loop: event_loop.clone(),
+            power,
+            ram,
+            options,
+        };
         let mut host = Host::new(&vm, wiring, &config)?;
         let console = OnLoop::new(host.board().console(), &*event_loop);
         let input = host.board().input();

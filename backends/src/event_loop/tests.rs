@@ -1,6 +1,9 @@
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use trapline_device::DoorbellTarget;
 
 use super::*;
 
@@ -216,7 +219,7 @@ fn after_stop_nobody_is_called() {
             assert!(left.load(Ordering::SeqCst), "stop waits for the handler");
         });
         // Not let go before the loop is to stop.
-        while !event_loop.shared.state.lock().stopped {
+        while !event_loop.set.state.lock().stopped {
             thread::yield_now();
         }
         go.send(()).unwrap();
@@ -283,7 +286,7 @@ fn a_handler_that_is_gone_is_forgotten() {
     let watch = event_loop.watch(reader, Readiness::READ, Arc::downgrade(&calls)).unwrap();
     drop(calls);
     writer.write_all(b"a").unwrap();
-    while !event_loop.shared.state.lock().watches.is_empty() {
+    while event_loop.set.state.lock().watched() != 0 {
         thread::yield_now();
     }
     watch.set_interest(Readiness::READ).unwrap();
@@ -296,7 +299,7 @@ fn a_panic_hangs_nobody_and_whoever_stops_the_loop_hears_of_it() {
     let broken = handler(|_| panic!("this panic is part of the test"));
     event_loop.notifier(Arc::downgrade(&broken)).notify();
     event_loop.pause();
-    while !event_loop.shared.state.lock().stopped {
+    while !event_loop.set.state.lock().stopped {
         event_loop.resume();
         thread::yield_now();
     }
@@ -334,4 +337,26 @@ fn the_loop_delivers_an_idle_guests_writes() {
     while writes.delivered.load(Ordering::SeqCst) < 3 {
         thread::yield_now();
     }
+}
+
+#[test]
+fn a_doorbell_is_an_eventfd_whose_signals_call_once_until_it_is_dropped() {
+    let event_loop = plain();
+    let (calls, called) = told();
+    let doorbell = event_loop.doorbell(Arc::downgrade(&calls)).unwrap();
+    let DoorbellTarget::EventFd(event) = doorbell.target() else { panic!("KVM takes an eventfd") };
+    assert_eq!(doorbell.target(), doorbell.target(), "a window is removed by its target");
+    event_loop.pause();
+    (0..3).for_each(|_| event.signal());
+    event_loop.resume();
+    assert_eq!(called.recv_timeout(PATIENCE).unwrap(), Readiness::NONE);
+    settle(&event_loop);
+    assert!(called.try_recv().is_err(), "three signals before a call are one");
+    doorbell.ring();
+    called.recv_timeout(PATIENCE).unwrap();
+    drop(doorbell);
+    event.signal();
+    settle(&event_loop);
+    assert!(called.try_recv().is_err());
+    assert_eq!(event.take(), 1, "nobody takes it any more");
 }

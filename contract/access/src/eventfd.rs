@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -30,6 +30,17 @@ impl EventFd {
     /// write loses nothing.
     pub fn signal(&self) {
         let _ = (&*self.0).write(&1_u64.to_ne_bytes());
+    }
+
+    /// Takes the event's counter, which is zero then: how often the event was signalled since it
+    /// was last taken. One that blocks waits for a signal.
+    pub fn take(&self) -> u64 {
+        let mut count = [0; 8];
+        match (&*self.0).read(&mut count) {
+            Ok(8) => u64::from_ne_bytes(count),
+            // Zero is refused: there is nothing to read.
+            _ => 0,
+        }
     }
 }
 
@@ -66,7 +77,6 @@ impl PartialEq for EventFd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
 
     /// A pipe stands for the eventfd: what is written to it can be counted without libc.
     #[test]
@@ -80,6 +90,8 @@ mod tests {
             reader.read_exact(&mut count).unwrap();
             assert_eq!(u64::from_ne_bytes(count), 1);
         }
+        duplicate.signal();
+        assert_eq!(EventFd::from(OwnedFd::from(reader)).take(), 1);
         assert_eq!(owned, owned.clone());
         assert_ne!(owned, duplicate, "two descriptors");
     }

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 
+use crate::{Doorbell, WatchedEventFd};
+
 /// What a file descriptor is ready for, or is to be watched for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
@@ -34,13 +36,15 @@ impl Readiness {
 /// call a device, and the device interrupt the guest, without further ado.
 pub trait EventHandler: Send + Sync {
     /// Something happened: the watched descriptor is `ready`, or, with [`Readiness::NONE`], the
-    /// handler's [`Notifier`] was notified. Does a bounded piece of work and returns: it is called
-    /// again for as long as the descriptor is ready, in turns with everybody else.
+    /// handler's [`Notifier`] was notified, its [`Doorbell`] rung or its [`WatchedEventFd`]
+    /// signalled. Does a bounded piece of work and returns: it is called again for as long as the
+    /// descriptor is ready, in turns with everybody else.
     fn event(&self, ready: Readiness);
 }
 
 /// One thread that waits for everything a device's back end waits for, and calls its handlers one
-/// after the other.
+/// after the other. A machine without a CPU has a loop without a thread, whose handlers are called
+/// between the accesses: see `trapline-backends`.
 ///
 /// Handlers are held weakly; one that is gone is not called, and its descriptor is left alone.
 /// Deadlines are a [`Clock`](crate::Clock)'s, whose timers run on the machine's loop too.
@@ -60,6 +64,25 @@ pub trait EventLoop: Send + Sync {
     /// Has `handler` called on the loop's thread once after each time that the returned notifier
     /// was notified, however often that was meanwhile.
     fn notifier(&self, handler: Weak<dyn EventHandler>) -> Box<dyn Notifier>;
+
+    /// Has `handler` called on the loop's thread once after the guest has rung the returned
+    /// doorbell, however often that was meanwhile. No handler runs in the guest's access, so a
+    /// queue's handler may take as long as its turn allows.
+    ///
+    /// A loop with a thread makes an eventfd, which KVM signals by itself (ioeventfd); one without
+    /// notes that it was rung. Either way it is a [`DoorbellTarget`](crate::DoorbellTarget) of a
+    /// region, and dropping it ends it.
+    ///
+    /// # Errors
+    /// The operating system's, when it has no descriptor left.
+    fn doorbell(&self, handler: Weak<dyn EventHandler>) -> io::Result<Doorbell>;
+
+    /// Has `handler` called on the loop's thread once after each time that the returned eventfd was
+    /// signalled, by whoever has a descriptor of it: another process, or the kernel.
+    ///
+    /// # Errors
+    /// As of [`EventLoop::doorbell`].
+    fn eventfd(&self, handler: Weak<dyn EventHandler>) -> io::Result<WatchedEventFd>;
 }
 
 /// A watched descriptor. Dropping it ends the watch: its handler does not run any more on return,

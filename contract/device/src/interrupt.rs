@@ -1,12 +1,11 @@
 //! A device's interrupt: a pin, a message, or whichever of the two its driver has enabled.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::{Line, MessageVector};
+use crate::{EventFd, EventHandler, EventLoop, Line, MessageVector, Readiness, WatchedEventFd};
 
 /// How an [`Interrupt`] reaches the guest at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +35,15 @@ struct State {
     mode: InterruptMode,
     /// The level the device asked for, kept in every mode.
     level: bool,
+    /// Once asked for.
+    event: Option<Event>,
+}
+
+/// The eventfd that fires an interrupt.
+struct Event {
+    watched: WatchedEventFd,
+    /// Whether the hypervisor takes its signals while they are to be messages.
+    irqfd: bool,
 }
 
 impl Interrupt {
@@ -60,21 +68,14 @@ impl Interrupt {
     }
 
     fn new(pin: Option<Line>, vector: Option<Arc<dyn MessageVector>>, mode: InterruptMode) -> Self {
-        Self(Arc::new(Inner { pin, vector, state: Mutex::new(State { mode, level: false }) }))
+        let state = State { mode, level: false, event: None };
+        Self(Arc::new(Inner { pin, vector, state: Mutex::new(state) }))
     }
 
     /// Something has happened. In message mode the message is sent, again if it was sent before.
     /// In pin mode the pin is raised, and stays so until [`Self::set_level`] lowers it.
     pub fn trigger(&self) {
-        let mut state = self.0.state.lock();
-        match state.mode {
-            InterruptMode::Disabled => {}
-            InterruptMode::Pin => {
-                state.level = true;
-                self.drive(&state);
-            }
-            InterruptMode::Message => self.send(),
-        }
+        self.0.trigger();
     }
 
     /// The condition the device interrupts for has begun or is over. The pin follows it; in
@@ -85,9 +86,9 @@ impl Interrupt {
         let began = level && !state.level;
         state.level = level;
         if began && state.mode == InterruptMode::Message {
-            self.send();
+            self.0.send();
         }
-        self.drive(&state);
+        self.0.drive(&state);
     }
 
     /// The level of the device's condition, in whatever mode (PCI 3.0, section 6.2.3, "Interrupt
@@ -100,8 +101,14 @@ impl Interrupt {
     /// begun before sends no message.
     pub fn set_mode(&self, mode: InterruptMode) {
         let mut state = self.0.state.lock();
-        state.mode = mode;
-        self.drive(&state);
+        let before = std::mem::replace(&mut state.mode, mode);
+        if before != mode
+            && let Some(event) = &state.event
+        {
+            // Only a host without memory refuses. Signals then wait in the eventfd.
+            let _ = event.listen(mode);
+        }
+        self.0.drive(&state);
     }
 
     /// What the driver has enabled.
@@ -109,16 +116,38 @@ impl Interrupt {
         self.0.state.lock().mode
     }
 
-    /// A descriptor of an eventfd that fires the message by itself, without this process: for a
-    /// kernel thread, or another process. See [`MessageVector::eventfd`]; it has no effect on the
-    /// pin.
+    /// The eventfd that fires the interrupt, for a kernel thread or another process: each signal of
+    /// it is a [`Self::trigger`], in whatever mode. It is the same one for the interrupt's life, and
+    /// should be asked for once by each who needs it.
+    ///
+    /// Messages are the hypervisor's to take from it without this process, where it can (an irqfd;
+    /// see [`MessageVector::eventfd`]). Otherwise, and while the pin is used, `event_loop` does.
     ///
     /// # Errors
-    /// As [`MessageVector::eventfd`]; [`io::ErrorKind::Unsupported`] without a message.
-    pub fn eventfd(&self) -> io::Result<OwnedFd> {
-        match &self.0.vector {
-            Some(vector) => vector.eventfd(),
-            None => Err(io::ErrorKind::Unsupported.into()),
+    /// The operating system's, when it has no descriptor left or refuses an irqfd.
+    pub fn eventfd(&self, event_loop: &dyn EventLoop) -> io::Result<EventFd> {
+        let mut state = self.0.state.lock();
+        if state.event.is_none() {
+            let event = self.new_event(event_loop)?;
+            event.listen(state.mode)?;
+            state.event = Some(event);
+        }
+        let event = state.event.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        Ok(event.watched.event().clone())
+    }
+
+    fn new_event(&self, event_loop: &dyn EventLoop) -> io::Result<Event> {
+        let handler: Weak<Inner> = Arc::downgrade(&self.0);
+        let irqfd = self.0.vector.as_ref().map(|vector| vector.eventfd());
+        match irqfd {
+            Some(Ok(fd)) => {
+                let watched = WatchedEventFd::new(event_loop, EventFd::from(fd), handler)?;
+                Ok(Event { watched, irqfd: true })
+            }
+            Some(Err(error)) if !is_lacking(&error) => Err(error),
+            Some(Err(_)) | None => {
+                Ok(Event { watched: event_loop.eventfd(handler)?, irqfd: false })
+            }
         }
     }
 
@@ -126,18 +155,51 @@ impl Interrupt {
     pub fn vector(&self) -> Option<&Arc<dyn MessageVector>> {
         self.0.vector.as_ref()
     }
+}
+
+impl Inner {
+    fn trigger(&self) {
+        let mut state = self.state.lock();
+        match state.mode {
+            InterruptMode::Disabled => {}
+            InterruptMode::Pin => {
+                state.level = true;
+                self.drive(&state);
+            }
+            InterruptMode::Message => self.send(),
+        }
+    }
 
     fn drive(&self, state: &State) {
-        if let Some(pin) = &self.0.pin {
+        if let Some(pin) = &self.pin {
             pin.set(state.level && state.mode == InterruptMode::Pin);
         }
     }
 
     fn send(&self) {
-        if let Some(vector) = &self.0.vector {
+        if let Some(vector) = &self.vector {
             vector.trigger();
         }
     }
+}
+
+impl EventHandler for Inner {
+    /// The eventfd was signalled.
+    fn event(&self, _ready: Readiness) {
+        self.trigger();
+    }
+}
+
+impl Event {
+    /// Has the event loop take the signals that the hypervisor does not.
+    fn listen(&self, mode: InterruptMode) -> io::Result<()> {
+        self.watched.set_watched(!self.irqfd || mode == InterruptMode::Pin)
+    }
+}
+
+/// Whether the hypervisor has no irqfd, or none left.
+fn is_lacking(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::QuotaExceeded)
 }
 
 impl std::fmt::Debug for Interrupt {
@@ -244,7 +306,6 @@ mod tests {
         pin.trigger();
         pin.set_level(true);
         assert_eq!(log.take(), []);
-        assert_eq!(pin.eventfd().unwrap_err().kind(), io::ErrorKind::Unsupported);
         Interrupt::unconnected().trigger();
     }
 }

@@ -15,6 +15,7 @@
 
 mod chardev;
 mod clock;
+mod doorbell;
 mod event_loop;
 mod fdt;
 mod interrupt;
@@ -29,6 +30,7 @@ mod vector;
 
 pub use chardev::{CharBackend, CharDevice, NullBackend};
 pub use clock::{Clock, Timer, Wake};
+pub use doorbell::{Doorbell, WatchedEventFd};
 pub use event_loop::{EventHandler, EventLoop, Notifier, Readiness, Watch};
 pub use fdt::{FdtDevice, FdtNode, FdtValue};
 pub use interrupt::{Interrupt, InterruptMode};

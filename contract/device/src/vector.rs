@@ -36,7 +36,9 @@ pub trait MessageVector: Send + Sync {
     /// makes it. It is the same eventfd for the vector's life, masked or not.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Unsupported`] where nobody listens to one; the operating system's refusal.
+    /// [`io::ErrorKind::Unsupported`] where no hypervisor listens to one, so that an event loop has
+    /// to ([`crate::Interrupt::eventfd`]); [`io::ErrorKind::QuotaExceeded`] if it listens to as many
+    /// as it can; the operating system's refusal.
     fn eventfd(&self) -> io::Result<OwnedFd>;
 }
 

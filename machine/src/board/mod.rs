@@ -1,7 +1,7 @@
 //! Boards: devices, where they are mapped, and what they are wired to.
 //!
 //! ```text
-//!   Wiring: registry, clock, power, RAM ───► X86Pc, Arm64Virt ──► Builder ──► Devices
+//!   Wiring: registry, clock, loop, RAM  ───► X86Pc, Arm64Virt ──► Builder ──► Devices
 //!   Source: Lines into the controllers, … ─┘  lists of devices     one edit     add, remove,
 //!                                                                               reset, save
 //! ```
@@ -17,7 +17,7 @@ mod pci;
 use std::sync::{Arc, Weak};
 
 use trapline::Registry;
-use trapline_device::{CharBackend, CharDevice, Clock, Power};
+use trapline_device::{CharBackend, CharDevice, Clock, EventLoop, Power};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::{Backing, GuestMem};
 
@@ -51,6 +51,9 @@ pub(crate) trait Board: Send + Sync {
 pub(crate) struct Wiring {
     pub(crate) registry: Registry,
     pub(crate) clock: Arc<dyn Clock>,
+    /// What devices' back ends, doorbells and eventfds are called by.
+    #[expect(dead_code, reason = "no device has a back end of its own yet")]
+    pub(crate) event_loop: Arc<dyn EventLoop>,
     pub(crate) power: Arc<dyn Power>,
     /// The guest's RAM, for devices that reach it by themselves.
     pub(crate) ram: GuestMem,

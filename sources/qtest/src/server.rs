@@ -42,6 +42,11 @@ pub trait Target {
         None
     }
 
+    /// Has back ends do what there is to do: handles the doorbells that were rung and the
+    /// descriptors of the host's that are ready. Called after each command and each deadline of a
+    /// step, before the client is told of interrupts.
+    fn run_back_ends(&self) {}
+
     /// Called with no device running: resets the machine if that was asked for since the last
     /// call; returns the request that ends it, if there was one.
     fn settle(&self) -> Option<PowerEvent>;
@@ -155,6 +160,7 @@ impl<T: Target, W: Write> Client<'_, T, W> {
             Ok(command) => self.perform(handle, command)?,
             Err(refusal) => format!("FAIL {refusal}"),
         };
+        self.target.run_back_ends();
         self.tell_changes()?;
         self.say(&reply)
     }
@@ -262,6 +268,7 @@ impl<T: Target, W: Write> Client<'_, T, W> {
         let clock = self.target.clock().clone();
         let (mut left, mut told) = (WAKES_MAX, Ok(()));
         let end = clock.advance(to_ns, || {
+            self.target.run_back_ends();
             told = self.tell_changes();
             left -= 1;
             if told.is_ok() && left > 0 {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use trapline::Registry;
+use trapline_backends::{NoQueuedWrites, PolledLoop};
 use trapline_device::{FdtValue, MsiController, MsiSink, NullBackend};
 use trapline_guestmem::GuestMem;
 use trapline_pci::{Devfn, Edu, Slot};
@@ -52,6 +53,7 @@ fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
     let wiring = Wiring {
         registry: Registry::builder().handles(1).build(),
         clock: Arc::new(TestClock::default()),
+        event_loop: PolledLoop::new(NoQueuedWrites).unwrap(),
         power: Arc::new(TestPower::default()),
         ram: GuestMem::new(&[(0x8000_0000, 0x1000)]).unwrap(),
         options: Options {

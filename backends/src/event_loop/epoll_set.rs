@@ -1,0 +1,339 @@
+//! An epoll set with whom to call for each descriptor in it, and those who were notified besides:
+//! what the loops with and without a thread have in common.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+use trapline_device::{
+    EventFd, EventHandler, EventLoop, Notifier, Readiness, Watch, WatchedEventFd,
+};
+
+use super::QueuedWrites;
+
+/// The set's own eventfd among the epoll keys; watches count from 1.
+const WAKE: u64 = 0;
+
+/// Descriptors and those who were notified, with their handlers.
+pub(super) struct EpollSet {
+    epoll: OwnedFd,
+    /// Brings the thread back from waiting.
+    wake: OwnedFd,
+    pub(super) writes: Box<dyn QueuedWrites>,
+    pub(super) state: Mutex<State>,
+    /// A handler has returned, the thread has paused or ended, or it is to go on.
+    pub(super) changed: Condvar,
+}
+
+/// No handler is called with this locked.
+#[derive(Default)]
+pub(super) struct State {
+    watches: BTreeMap<u64, Watched>,
+    next_key: u64,
+    /// Handlers whose notifiers were notified, the earliest first.
+    notified: VecDeque<Arc<Notified>>,
+    /// The watch whose handler is being called.
+    pub(super) running: Option<u64>,
+    pub(super) paused: bool,
+    pub(super) stopped: bool,
+    /// Whether the thread calls no handler until it is told to go on, or ever.
+    pub(super) at_rest: bool,
+    /// The thread that calls the handlers.
+    pub(super) thread: Option<ThreadId>,
+}
+
+/// One watched descriptor.
+struct Watched {
+    fd: Arc<dyn AsFd + Send + Sync>,
+    handler: Weak<dyn EventHandler>,
+    interest: Readiness,
+    /// Whether epoll takes this kind of descriptor; if not, it is always ready.
+    pollable: bool,
+    /// Whether it is in the epoll set now.
+    polled: bool,
+}
+
+impl EpollSet {
+    /// An empty set.
+    pub(super) fn new(writes: impl QueuedWrites + 'static) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        let state = Mutex::new(State { next_key: WAKE + 1, ..State::default() });
+        Ok(Self { epoll, wake, writes: Box::new(writes), state, changed: Condvar::new() })
+    }
+
+    /// See [`EventLoop::watch`].
+    pub(super) fn watch(
+        self: &Arc<Self>,
+        fd: Arc<dyn AsFd + Send + Sync>,
+        interest: Readiness,
+        handler: Weak<dyn EventHandler>,
+    ) -> io::Result<Box<dyn Watch>> {
+        let mut state = self.state.lock();
+        let key = state.next_key;
+        state.next_key += 1;
+        let none = Readiness::NONE;
+        let mut watched = Watched { fd, handler, interest: none, pollable: true, polled: false };
+        watched.set_interest(&self.epoll, key, interest)?;
+        let always = !watched.pollable;
+        state.watches.insert(key, watched);
+        drop(state);
+        if always {
+            self.wake();
+        }
+        Ok(Box::new(Guard { set: Arc::clone(self), key }))
+    }
+
+    /// See [`EventLoop::notifier`].
+    pub(super) fn notifier(self: &Arc<Self>, handler: Weak<dyn EventHandler>) -> Box<dyn Notifier> {
+        let pending = AtomicBool::new(false);
+        let notified = Arc::new(Notified { handler, pending });
+        Box::new(Notify { set: Arc::downgrade(self), notified })
+    }
+
+    /// What there is to do, after waiting for it for `timeout` at most, or for good. At most
+    /// `most` descriptors are asked of the kernel at once; what is ready and not among them is first
+    /// the next time.
+    pub(super) fn wait(&self, most: usize, timeout: impl FnOnce() -> Option<Duration>) -> Ready {
+        let (unpollable, notified) = {
+            let state = self.state.lock();
+            (state.unpollable(), !state.notified.is_empty())
+        };
+        let timeout =
+            if notified || !unpollable.is_empty() { Some(Duration::ZERO) } else { timeout() };
+        let mut events = Vec::with_capacity(most);
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let room = rustix::buffer::spare_capacity(&mut events);
+        // An interrupted wait is one for nothing.
+        let _ = epoll::wait(&self.epoll, room, timeout.as_ref());
+        let both = epoll::EventFlags::IN | epoll::EventFlags::OUT;
+        let mut ready = Vec::with_capacity(events.len() + unpollable.len());
+        for event in events {
+            match event.data.u64() {
+                WAKE => {
+                    let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+                }
+                key => ready.push((key, event.flags)),
+            }
+        }
+        ready.extend(unpollable.into_iter().map(|key| (key, both)));
+        Ready(ready)
+    }
+
+    /// Calls everybody concerned once; says whether there was anybody.
+    pub(super) fn call_all(&self, ready: Ready) -> bool {
+        let watches = ready.0.into_iter();
+        let called = watches.fold(false, |any, (key, flags)| self.call_watch(key, flags) || any);
+        self.call_notified() || called
+    }
+
+    /// Calls the handler of a watch. A pause or the watch's end may have come first.
+    fn call_watch(&self, key: u64, flags: epoll::EventFlags) -> bool {
+        let mut state = self.state.lock();
+        if state.paused || state.stopped {
+            return false;
+        }
+        let Some(watched) = state.watches.get(&key) else { return false };
+        let ready = readiness(flags, watched.interest);
+        let Some(handler) = watched.handler.upgrade() else {
+            let watched = self.forget(&mut state, key);
+            drop(state);
+            drop(watched);
+            return false;
+        };
+        if ready.is_none() {
+            return false;
+        }
+        state.running = Some(key);
+        MutexGuard::unlocked(&mut state, || self.call(&*handler, ready));
+        state.running = None;
+        drop(state);
+        self.changed.notify_all();
+        // Perhaps the last holder, whose destructor may come back here.
+        drop(handler);
+        true
+    }
+
+    /// Calls the handlers that were notified until now, once each.
+    fn call_notified(&self) -> bool {
+        let count = self.state.lock().notified.len();
+        let mut called = false;
+        for _ in 0..count {
+            let mut state = self.state.lock();
+            if state.paused || state.stopped {
+                break;
+            }
+            let Some(notified) = state.notified.pop_front() else { break };
+            drop(state);
+            notified.pending.store(false, Ordering::SeqCst);
+            if let Some(handler) = notified.handler.upgrade() {
+                self.call(&*handler, Readiness::NONE);
+                called = true;
+            }
+        }
+        called
+    }
+
+    fn call(&self, handler: &dyn EventHandler, ready: Readiness) {
+        self.writes.deliver();
+        handler.event(ready);
+    }
+
+    /// Takes a watch out. It is returned to be dropped without the lock, as its descriptor's
+    /// destructor may come back here.
+    fn forget(&self, state: &mut State, key: u64) -> Option<Watched> {
+        let watched = state.watches.remove(&key)?;
+        if watched.polled {
+            let _ = epoll::delete(&self.epoll, watched.fd.as_fd());
+        }
+        Some(watched)
+    }
+
+    /// Has a thread that waits come back.
+    pub(super) fn wake(&self) {
+        // It fails only when the counter is full, and then the thread is awake.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+impl State {
+    pub(super) fn on_own_thread(&self) -> bool {
+        self.thread == Some(thread::current().id())
+    }
+
+    /// How many watches there are.
+    pub(super) fn watched(&self) -> usize {
+        self.watches.len()
+    }
+
+    /// The watches that are always ready, and wanted.
+    fn unpollable(&self) -> Vec<u64> {
+        let always = |watched: &Watched| !watched.pollable && !watched.interest.is_none();
+        self.watches.iter().filter(|(_, watched)| always(watched)).map(|(key, _)| *key).collect()
+    }
+}
+
+/// What [`EventLoop::watch`] returns.
+struct Guard {
+    set: Arc<EpollSet>,
+    key: u64,
+}
+
+impl Watch for Guard {
+    fn set_interest(&self, interest: Readiness) -> io::Result<()> {
+        let mut state = self.set.state.lock();
+        // Without an entry the handler is gone, and the watch over.
+        let Some(watched) = state.watches.get_mut(&self.key) else { return Ok(()) };
+        watched.set_interest(&self.set.epoll, self.key, interest)?;
+        let always = !watched.pollable;
+        drop(state);
+        if always {
+            self.set.wake();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut state = self.set.state.lock();
+        let watched = self.set.forget(&mut state, self.key);
+        while state.running == Some(self.key) && !state.on_own_thread() {
+            self.set.changed.wait(&mut state);
+        }
+        drop(state);
+        drop(watched);
+    }
+}
+
+/// A handler and whether it waits to be called.
+struct Notified {
+    handler: Weak<dyn EventHandler>,
+    pending: AtomicBool,
+}
+
+/// What [`EventLoop::notifier`] returns.
+struct Notify {
+    /// Weak, as a handler on the loop may hold its own notifier.
+    set: Weak<EpollSet>,
+    notified: Arc<Notified>,
+}
+
+impl Notifier for Notify {
+    fn notify(&self) {
+        if self.notified.pending.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        if let Some(set) = self.set.upgrade() {
+            set.state.lock().notified.push_back(Arc::clone(&self.notified));
+            set.wake();
+        }
+    }
+}
+
+impl Watched {
+    /// Tells epoll what is watched for. What is watched for nothing leaves the set, as epoll
+    /// reports hang-ups of whatever is in it.
+    fn set_interest(&mut self, epoll: &OwnedFd, key: u64, interest: Readiness) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(key);
+        let done = match (self.polled, interest.is_none()) {
+            _ if !self.pollable => Ok(()),
+            (false, true) => Ok(()),
+            (false, false) => epoll::add(epoll, self.fd.as_fd(), data, flags(interest)),
+            (true, false) => epoll::modify(epoll, self.fd.as_fd(), data, flags(interest)),
+            (true, true) => epoll::delete(epoll, self.fd.as_fd()),
+        };
+        match done {
+            // What epoll says of regular files.
+            Err(Errno::PERM) => self.pollable = false,
+            done => done?,
+        }
+        self.polled = self.pollable && !interest.is_none();
+        self.interest = interest;
+        Ok(())
+    }
+}
+
+fn flags(interest: Readiness) -> epoll::EventFlags {
+    let mut flags = epoll::EventFlags::empty();
+    flags.set(epoll::EventFlags::IN, interest.read);
+    flags.set(epoll::EventFlags::OUT, interest.write);
+    flags
+}
+
+/// What epoll reports, as far as somebody wants to know. After a hang-up or an error both
+/// directions are ready, as trying says more.
+fn readiness(flags: epoll::EventFlags, interest: Readiness) -> Readiness {
+    let over = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+    let read = flags.contains(epoll::EventFlags::IN) || over;
+    let write = flags.contains(epoll::EventFlags::OUT) || over;
+    Readiness { read: read && interest.read, write: write && interest.write }
+}
+
+/// Which descriptors are ready, by their keys.
+pub(super) struct Ready(Vec<(u64, epoll::EventFlags)>);
+
+impl Ready {
+    /// In the order in which they were first watched, whatever the kernel's.
+    pub(super) fn sorted(mut self) -> Self {
+        self.0.sort_by_key(|(key, _)| *key);
+        self
+    }
+}
+
+/// A new eventfd on a loop; see [`EventLoop::eventfd`].
+pub(super) fn watched_eventfd(
+    event_loop: &dyn EventLoop,
+    handler: Weak<dyn EventHandler>,
+) -> io::Result<WatchedEventFd> {
+    let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    WatchedEventFd::new(event_loop, EventFd::from(fd), handler)
+}

@@ -1,0 +1,145 @@
+//! Events that an event loop takes: eventfds, and the doorbells that a guest rings.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use crate::{
+    DoorbellTarget, EventFd, EventHandler, EventLoop, IoCx, Notifier, Readiness, Ring, Watch,
+};
+
+/// An eventfd that an event loop watches: each time it was signalled, the loop takes its counter and
+/// calls a handler, with [`Readiness::NONE`]. Dropping it ends the watch, as of [`Watch`].
+pub struct WatchedEventFd {
+    event: EventFd,
+    // Dropped before what it calls.
+    watch: Box<dyn Watch>,
+    _taker: Arc<Taker>,
+}
+
+/// Takes the counter before it calls the handler, so that no signal is missed.
+struct Taker {
+    event: EventFd,
+    handler: Weak<dyn EventHandler>,
+}
+
+impl WatchedEventFd {
+    /// Has `event_loop` watch `event`, which must be non-blocking, and call `handler`.
+    ///
+    /// # Errors
+    /// As of [`EventLoop::watch`].
+    pub fn new(
+        event_loop: &dyn EventLoop,
+        event: EventFd,
+        handler: Weak<dyn EventHandler>,
+    ) -> io::Result<Self> {
+        let taker = Arc::new(Taker { event: event.clone(), handler });
+        let called: Weak<Taker> = Arc::downgrade(&taker);
+        let watch = event_loop.watch(Arc::new(event.clone()), Readiness::READ, called)?;
+        Ok(Self { event, watch, _taker: taker })
+    }
+
+    /// The eventfd.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// Leaves the eventfd alone from now on, for somebody else to take its signals, or takes them
+    /// again. It is watched at first.
+    ///
+    /// # Errors
+    /// As of [`Watch::set_interest`].
+    pub fn set_watched(&self, watched: bool) -> io::Result<()> {
+        self.watch.set_interest(if watched { Readiness::READ } else { Readiness::NONE })
+    }
+}
+
+impl EventHandler for Taker {
+    fn event(&self, _ready: Readiness) {
+        if self.event.take() > 0
+            && let Some(handler) = self.handler.upgrade()
+        {
+            handler.event(Readiness::NONE);
+        }
+    }
+}
+
+impl fmt::Debug for WatchedEventFd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WatchedEventFd")
+    }
+}
+
+/// A doorbell that has a handler called on an event loop when it is rung: see
+/// [`EventLoop::doorbell`]. Dropping it ends it; take its window out of the region first.
+#[derive(Debug)]
+pub struct Doorbell(Kind);
+
+enum Kind {
+    Event(WatchedEventFd),
+    Notifier { notifier: Arc<dyn Notifier>, target: Arc<dyn Ring>, _called: Arc<Called> },
+}
+
+/// Notifies, for as long as the doorbell is there.
+struct Notify(Weak<dyn Notifier>);
+
+/// What is notified: the handler, for as long as the doorbell is there.
+struct Called(Weak<dyn EventHandler>);
+
+impl Doorbell {
+    /// A doorbell that is rung by a call, and notifies `event_loop`: for one without a thread.
+    pub fn by_call(event_loop: &dyn EventLoop, handler: Weak<dyn EventHandler>) -> Self {
+        let called = Arc::new(Called(handler));
+        let weak: Weak<Called> = Arc::downgrade(&called);
+        let notifier: Arc<dyn Notifier> = event_loop.notifier(weak).into();
+        let target = Arc::new(Notify(Arc::downgrade(&notifier)));
+        Self(Kind::Notifier { notifier, target, _called: called })
+    }
+
+    /// What a region's doorbell is to ring, the same for the doorbell's life.
+    pub fn target(&self) -> DoorbellTarget {
+        match &self.0 {
+            Kind::Event(watched) => watched.event().clone().into(),
+            Kind::Notifier { target, .. } => Arc::clone(target).into(),
+        }
+    }
+
+    /// Rings it: for a device that finds work for its queue otherwise than by being told.
+    pub fn ring(&self) {
+        match &self.0 {
+            Kind::Event(watched) => watched.event().signal(),
+            Kind::Notifier { notifier, .. } => notifier.notify(),
+        }
+    }
+}
+
+impl From<WatchedEventFd> for Doorbell {
+    fn from(watched: WatchedEventFd) -> Self {
+        Self(Kind::Event(watched))
+    }
+}
+
+impl Ring for Notify {
+    fn ring(&self, _cx: &IoCx<'_>) {
+        if let Some(notifier) = self.0.upgrade() {
+            notifier.notify();
+        }
+    }
+}
+
+impl EventHandler for Called {
+    fn event(&self, ready: Readiness) {
+        if let Some(handler) = self.0.upgrade() {
+            handler.event(ready);
+        }
+    }
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Event(_) => "EventFd",
+            Self::Notifier { .. } => "Notifier",
+        })
+    }
+}
