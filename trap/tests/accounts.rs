@@ -81,3 +81,38 @@ fn of_departed_regions_no_more_than_1024_names_are_kept() {
     let disk0 = stats.departed.iter().find(|(name, _)| &*name.device == "disk0").unwrap();
     assert_eq!(disk0.1.reads, 2);
 }
+
+#[test]
+fn counts_stay_when_a_handle_makes_room_for_more_regions() {
+    let registry = Registry::builder().build();
+    let first = registry.map(Region::pio(0x80, 1, "post", "code", Arc::new(Null))).unwrap();
+    let mut handle = registry.handle(0).unwrap();
+    // Beyond what the lower bits of a count hold, and what they hold besides.
+    let (reads, writes) = (0x1_0003, 0x2_0005);
+    (0..reads).for_each(|_| assert_eq!(handle.read_value(Space::Pio, 0x80, Size::Byte), 0));
+    (0..writes).for_each(|_| handle.write_value(Space::Pio, 0x80, Size::Byte, 0));
+    handle.read_rep(0x80, Size::Byte, &mut [0; 7]);
+    handle.write_rep(0x80, Size::Byte, &[0; 9]);
+    let more: Vec<_> = (0..100)
+        .map(|i| registry.map(Region::pio(0x100 + i, 1, "other", "r", Arc::new(Null))).unwrap())
+        .collect();
+    (0..100).for_each(|i| handle.write_value(Space::Pio, 0x100 + i, Size::Byte, 0));
+    let stats = registry.stats();
+    let counts = stats.regions[0].counts;
+    assert_eq!((counts.reads, counts.writes), (reads, writes));
+    assert_eq!((counts.string_reads, counts.string_writes), (7, 9));
+    assert!(stats.regions[1..].iter().all(|region| region.counts.writes == 1));
+    drop((first, more));
+}
+
+#[test]
+fn unclaimed_accesses_beyond_those_told_apart_are_summed_over_all_handles() {
+    let registry = Registry::builder().handles(2).build();
+    for vcpu in 0..2 {
+        let mut handle = registry.handle(vcpu).unwrap();
+        (0..1024 + 3).for_each(|i| handle.write_value(Space::Mmio, i, Size::Byte, 0));
+    }
+    let stats = registry.stats();
+    assert_eq!(stats.unclaimed_others, 2 * 3);
+    assert_eq!(stats.unclaimed(), 2 * (1024 + 3));
+}

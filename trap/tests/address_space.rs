@@ -310,3 +310,16 @@ fn dma_from_a_handler_that_is_being_delivered_to_does_not_deliver_again() {
     let values: Vec<u64> = target.take().iter().map(|call| call.3).collect();
     assert_eq!(values, [1, 2, 3, 0], "in order, and before the read that could see them");
 }
+
+#[test]
+fn what_nobody_claims_up_to_the_next_region_is_one_access() {
+    let registry = Registry::builder().build();
+    let space = AddressSpace::new(&registry, Arc::new(NoRam));
+    let _map = registry.map(Region::mmio(0x2010, 8, "d", "r", Recorder::new())).unwrap();
+    let mut data = [0; 0x20];
+    let done = space.read(0x2000, &mut data);
+    assert_eq!(done, Transfer { trapped: 8, unclaimed: 0x18, ..Transfer::default() });
+    let stats = registry.stats();
+    let strays: Vec<_> = stats.unclaimed.iter().map(|(key, n)| (key.addr, key.len, *n)).collect();
+    assert_eq!(strays, [(0x2000, 0x10, 1), (0x2018, 8, 1)]);
+}

@@ -13,9 +13,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use support::{Recorder, Source};
+use support::{Recorder, Source, event};
 use trapline::{
-    CoalescedWrite, Handler, IoCx, Limits, Mapping, Region, Registry, Rules, Size, Space,
+    CoalescedWrite, Handler, IoCx, Limits, Mapping, Offload, Region, Registry, Rules, Size, Space,
+    Zone,
 };
 
 /// A registry with two handles whose source queues writes to the first byte of `serial0`.
@@ -98,10 +99,11 @@ fn a_queued_write_the_region_refuses_is_counted_as_refused() {
     let _map = registry.map(region).unwrap();
     assert!(source.guest_write(Space::Mmio, 0x1000, &[1, 2]));
     assert!(source.guest_write(Space::Mmio, 0x1004, &[3]));
+    assert!(source.guest_write(Space::Mmio, 0x1005, &[4]));
     registry.drain();
-    assert_eq!(device.take(), [("write", 4, 1, 3)]);
+    assert_eq!(device.take(), [("write", 4, 1, 3), ("write", 5, 1, 4)]);
     let counts = registry.stats().regions[0].counts;
-    assert_eq!((counts.writes, counts.coalesced, counts.refused), (2, 2, 1));
+    assert_eq!((counts.writes, counts.coalesced, counts.refused), (3, 3, 1));
 }
 
 /// A handler whose writes say that they have begun and wait to be let go.
@@ -199,4 +201,122 @@ fn a_queued_write_that_is_being_delivered_delays_nobody_elses_removal() {
     registry.remove_sync(other);
     go.send(()).unwrap();
     vcpu.join().unwrap();
+}
+
+#[test]
+fn writes_are_waiting_only_while_the_source_has_some() {
+    let (source, registry, device, map) = serial();
+    assert!(registry.coalesces());
+    assert!(!registry.drain(), "nothing was written");
+    source.guest_write(Space::Pio, 0x3f8, b"a");
+    assert!(registry.drain());
+    assert!(!registry.drain(), "all of it was delivered");
+    // What an edit has taken out of the source is waiting, too.
+    source.guest_write(Space::Pio, 0x3f8, b"b");
+    source.guest_write(Space::Pio, 0x3f8, b"c");
+    registry
+        .edit(|edit| {
+            edit.place(map.id(), Some(0x2f8));
+            Ok(())
+        })
+        .unwrap();
+    assert!(registry.drain());
+    assert!(!registry.drain());
+    assert_eq!(device.take().len(), 3);
+}
+
+/// A source that counts how often it is asked.
+#[derive(Default)]
+struct Asked(Mutex<usize>);
+
+impl Offload for Asked {
+    fn install(&self, _zone: &Zone) -> Result<bool, String> {
+        Ok(true)
+    }
+
+    fn remove(&self, _zone: &Zone) {}
+
+    fn queued(&self) -> bool {
+        *self.0.lock() += 1;
+        false
+    }
+}
+
+#[test]
+fn nobody_looks_for_queued_writes_before_anything_is_coalesced() {
+    let source = Arc::new(Asked::default());
+    let registry = Registry::builder().offload(source.clone()).build();
+    let device = Recorder::new();
+    let (_seen, bell) = event();
+    let region = Region::mmio(0x1000, 8, "d", "r", device.clone()).doorbell(0, 4, None, bell);
+    let _map = registry.map(region).unwrap();
+    let mut handle = registry.handle(0).unwrap();
+    handle.read_value(Space::Mmio, 0x1004, Size::Byte);
+    handle.write_value(Space::Mmio, 0x1004, Size::Byte, 0);
+    handle.read(Space::Mmio, 0x1004, &mut [0; 3]);
+    assert!(!registry.drain());
+    assert!(!registry.coalesces());
+    assert_eq!(*source.0.lock(), 0);
+    let region = Region::pio(0x3f8, 8, "serial0", "uart", device).coalesce(0..1);
+    let _serial = registry.map(region).unwrap();
+    handle.read_value(Space::Mmio, 0x1004, Size::Byte);
+    assert_ne!(*source.0.lock(), 0);
+    assert!(registry.coalesces());
+}
+
+#[test]
+fn without_a_source_nothing_is_coalesced() {
+    let registry = Registry::builder().build();
+    let region = Region::pio(0x3f8, 8, "serial0", "uart", Recorder::new()).coalesce(0..1);
+    let _map = registry.map(region).unwrap();
+    assert!(!registry.coalesces());
+}
+
+/// A source that cannot queue and says nothing about it.
+struct NoQueue;
+
+impl Offload for NoQueue {
+    fn install(&self, _zone: &Zone) -> Result<bool, String> {
+        Ok(false)
+    }
+
+    fn remove(&self, _zone: &Zone) {}
+}
+
+#[test]
+fn a_source_without_a_queue_has_nothing_waiting() {
+    let registry = Registry::builder().offload(Arc::new(NoQueue)).build();
+    let device = Recorder::new();
+    let region = Region::pio(0x3f8, 8, "serial0", "uart", device.clone()).coalesce(0..1);
+    let _map = registry.map(region).unwrap();
+    registry.handle(0).unwrap().write_value(Space::Pio, 0x3f8, Size::Byte, 7);
+    assert_eq!(device.take(), [("write", 0, 1, 7)]);
+    assert!(!registry.drain());
+}
+
+/// A queued write is one access to one region only if that region has all of its bytes.
+#[test]
+fn a_queued_write_across_the_end_of_its_region_is_cut_there() {
+    let source = Arc::new(Source::default());
+    let registry = Registry::builder().offload(source.clone()).build();
+    let device = Recorder::new();
+    let region = Region::mmio(0x1000, 8, "d", "r", device.clone()).coalesce(0..8);
+    let _map = registry.map(region).unwrap();
+    let write = |addr, len| CoalescedWrite { space: Space::Mmio, addr, len, data: [0x11; 8] };
+    let mut counts = (0, 0);
+    for (addr, len, whole) in
+        [(0x1000, 8, true), (0x1004, 4, true), (0x1007, 1, true), (0x1007, 2, false)]
+    {
+        source.queue.lock().push_back(write(addr, len));
+        registry.drain();
+        let written: usize = device.take().iter().map(|call| call.2).sum();
+        let inside = usize::from(len).min(usize::try_from(0x1008 - addr).unwrap());
+        assert_eq!(written, inside, "{len} bytes at {addr:#x}");
+        counts = (counts.0 + 1, counts.1 + u64::from(whole));
+        let counted = registry.stats().regions[0].counts;
+        assert_eq!((counted.writes, counted.coalesced, counted.refused), (counts.0, counts.1, 0));
+    }
+    let stats = registry.stats();
+    let strays: Vec<_> = stats.unclaimed.keys().map(|key| (key.addr, key.len)).collect();
+    assert_eq!(strays, [(0x1008, 1)]);
 }

@@ -19,6 +19,13 @@ fn registry() -> Registry {
 }
 
 #[test]
+fn a_guard_is_printed_with_its_id() {
+    let registry = Registry::builder().build();
+    let map = registry.map(Region::pio(0x80, 1, "post", "code", Recorder::new())).unwrap();
+    assert_eq!(format!("{map:?}"), format!("Mapping({})", map.id().0));
+}
+
+#[test]
 fn a_handler_sees_offsets_sizes_and_values() {
     let registry = registry();
     let device = Recorder::new();

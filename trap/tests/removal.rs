@@ -43,6 +43,24 @@ fn a_handler_that_a_handle_still_knows_is_freed_by_the_edit_after_its_next_acces
     assert_eq!(Arc::strong_count(&device), 1);
 }
 
+/// The one who makes accesses must not run the destructor of a device, however long that takes.
+#[test]
+fn no_handle_frees_a_handler_when_it_takes_notice_of_an_edit() {
+    let registry = Registry::builder().build();
+    let device = Recorder::new();
+    let map = registry.map(region(&device)).unwrap();
+    let mut handle = registry.handle(0).unwrap();
+    handle.read_value(Space::Mmio, 0x1000, Size::Byte);
+    drop(map);
+    let kept = Arc::strong_count(&device);
+    assert!(kept > 1, "the handle keeps the map it looked in last");
+    handle.read_value(Space::Mmio, 0x1000, Size::Byte);
+    handle.read_value(Space::Mmio, 0x1000, Size::Byte);
+    assert!(Arc::strong_count(&device) > 1, "it waits for the next edit");
+    drop(registry.map(Region::mmio(0x9000, 8, "e", "r", Recorder::new())).unwrap());
+    assert_eq!(Arc::strong_count(&device), 1);
+}
+
 /// A device that drops a handle when it is written to.
 struct Dropper(Mutex<Option<Handle>>);
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use support::{Recorder, Source, read};
 use trapline::{
-    Delivery, DoorbellTarget, EditError, Handler, IoCx, Memory, NoHandler, Region, RegionEdit,
-    RegionId, Regions, Registry, Requester, Ring, Size, Space, Window,
+    Channel, ChannelRef, Delivery, DoorbellTarget, EditError, Forwarded, Handler, IoCx, Memory,
+    NoHandler, Region, RegionEdit, RegionId, Regions, Registry, Requester, Ring, Size, Space,
+    Window,
 };
 
 /// Memory of bytes that count up.
@@ -84,6 +85,67 @@ fn an_edit_maps_changes_and_unmaps_without_guards() {
     registry.regions_edit(vec![RegionEdit::Unmap(one), RegionEdit::Unmap(two)]);
     assert_eq!(read(&registry, Space::Mmio, 0x1010, 2), [0xff, 0xff]);
     assert_eq!(device.take(), []);
+}
+
+/// The guard of a region whose handler has unmapped itself does so as well.
+#[test]
+fn unmapping_what_is_gone_is_no_mistake_but_changing_it_is() {
+    let registry = Registry::builder().build();
+    let region = Region::mmio(0x1000, 0x100, "d", "r", Recorder::new());
+    let [id] = registry.regions_edit(vec![RegionEdit::Map(region)])[..] else { panic!("one id") };
+    assert_eq!(registry.regions_edit(vec![RegionEdit::Unmap(id), RegionEdit::Unmap(id)]), []);
+    assert_eq!(registry.regions_edit(vec![RegionEdit::Unmap(id)]), []);
+    let placed = Regions::edit(&registry, vec![RegionEdit::Place(id, Some(0x2000))]);
+    assert!(matches!(placed, Err(EditError::Unknown(unknown)) if unknown == id));
+}
+
+/// Under the rule of KVM's ioeventfds what takes writes of any length has one address only, while
+/// beside a forwarded window it has eight bytes.
+#[test]
+fn a_doorbell_of_any_length_leaves_the_bytes_after_it_to_others_but_not_to_a_channel() {
+    let registry = Registry::builder().build();
+    let bell = Arc::<Bell>::default();
+    let any = Window { len: 0, ..doorbell(&bell, 0x10) };
+    let region = Region::mmio(0x1000, 0x100, "d", "r", Recorder::new()).window(any.clone());
+    let _map = registry.map(region.window(coalesced(0x11, 4))).unwrap();
+    let region = |at| {
+        let region = Region::mmio(0x2000, 0x100, "e", "r", Recorder::new()).window(any.clone());
+        region.forward(at..at + 8, ChannelRef::new(Arc::new(Outside)), 0, false)
+    };
+    assert!(matches!(registry.map(region(0x17)), Err(EditError::Delivery { .. })));
+    let _forwarded = registry.map(region(0x18)).unwrap();
+}
+
+/// Somebody outside who answers nothing.
+struct Outside;
+
+impl Channel for Outside {
+    fn read(&self, _access: &Forwarded) -> Option<u64> {
+        None
+    }
+
+    fn write(&self, _access: &Forwarded, _value: u64) -> bool {
+        false
+    }
+}
+
+#[test]
+fn writes_to_a_window_that_an_edit_adds_are_coalesced() {
+    let source = Arc::new(Source::default());
+    let registry = Registry::builder().offload(source.clone()).build();
+    let device = Recorder::new();
+    let map = registry.map(Region::mmio(0x1000, 0x100, "d", "r", device.clone())).unwrap();
+    assert!(!registry.coalesces());
+    registry
+        .edit(|edit| {
+            edit.add_window(map.id(), coalesced(8, 4));
+            Ok(())
+        })
+        .unwrap();
+    assert!(registry.coalesces());
+    assert!(source.guest_write(Space::Mmio, 0x1008, &[1]));
+    registry.handle(0).unwrap().write(Space::Mmio, 0x1010, &[2]);
+    assert_eq!(device.take(), [("write", 8, 1, 1), ("write", 0x10, 1, 2)]);
 }
 
 trait RegionsEdit {

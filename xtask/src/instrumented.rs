@@ -25,6 +25,7 @@ pub(crate) fn tasks() -> Vec<Task> {
                 "peers",
                 "forward",
                 "watch",
+                "observers",
                 "removal",
                 "queued_writes",
                 "address_space",

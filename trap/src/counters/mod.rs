@@ -297,3 +297,24 @@ impl UnclaimedCounts {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_used_again_when_nobody_has_it_and_starts_over() {
+        let sets = CounterSets::default();
+        let mut writer = CounterWriter::new(sets.new_set());
+        let (first, second) = (sets.open(), sets.open());
+        assert_eq!([first.get(), second.get()], [0, 1]);
+        writer.access(first.get(), Direction::Write);
+        writer.refused(first.get());
+        assert_eq!(sets.counts(&first), Counts { writes: 1, refused: 1, ..Counts::default() });
+        drop(first);
+        let again = sets.open();
+        assert_eq!(again.get(), 0);
+        assert_eq!(sets.counts(&again), Counts::default());
+        assert_eq!(sets.open().get(), 2);
+    }
+}

@@ -122,6 +122,8 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::Mutex;
+    use trapline_access::{NoRegions, Requester};
 
     fn cut(handled: Limits, mut offset: u64, mut left: usize) -> Vec<(u64, usize, usize, usize)> {
         let mut out = Vec::new();
@@ -140,6 +142,50 @@ mod tests {
         assert_eq!(cut(handled, 0, 7), [(0, 4, 0, 4), (4, 2, 0, 2), (6, 1, 0, 1)]);
         assert_eq!(cut(handled, 1, 3), [(1, 1, 0, 1), (2, 2, 0, 2)]);
         assert_eq!(cut(Rules::BYTES.handled, 2, 2), [(2, 1, 0, 1), (3, 1, 0, 1)]);
+    }
+
+    /// Eight registers of four bytes that hold their own offsets in every byte, read and written by
+    /// the register only.
+    struct Dwords(Mutex<Vec<(u64, u64)>>);
+
+    impl Handler for Dwords {
+        fn read(&self, _cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+            assert_eq!(size, Size::Dword);
+            offset | (offset + 1) << 8 | (offset + 2) << 16 | (offset + 3) << 24
+        }
+
+        fn write(&self, _cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+            assert_eq!(size, Size::Dword);
+            self.0.lock().push((offset, value));
+        }
+    }
+
+    #[test]
+    fn bytes_of_a_wider_register_are_read_and_written_in_their_place() {
+        let rules = Rules { handled: Limits::only(Size::Dword), ..Rules::ANY };
+        let cx = IoCx::new(Requester::Dma, &NoRegions);
+        for at in 0..8u8 {
+            for len in 1..=8 {
+                let device = Dwords(Mutex::default());
+                let mut buf = vec![0; len];
+                assert!(read(&device, rules, &cx, at.into(), &mut buf));
+                assert!(buf.iter().copied().eq((at..).take(len)), "{buf:x?} at {at}");
+                let data = vec![0xee; len];
+                assert!(write(&device, rules, &cx, at.into(), &data));
+                let log = device.0.into_inner();
+                let mut written = Vec::new();
+                for (offset, value) in log {
+                    let value = u32::try_from(value).unwrap_or(0).to_le_bytes();
+                    written.extend((offset..).zip(value));
+                }
+                let end = u64::from(at) + len as u64;
+                let whole = u64::from(at & !3)..end.next_multiple_of(4);
+                let byte =
+                    |i: u64| if (at.into()..end).contains(&i) { 0xee } else { i.to_le_bytes()[0] };
+                let expected: Vec<(u64, u8)> = whole.map(|i| (i, byte(i))).collect();
+                assert_eq!(written, expected, "{len} bytes at {at}");
+            }
+        }
     }
 
     #[test]

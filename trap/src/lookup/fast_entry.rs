@@ -113,3 +113,85 @@ fn sizes_within(span: u64) -> u8 {
         _ => 1 | 2 | 4 | 8,
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::counters::CounterSets;
+    use crate::region::{Placement, Shared};
+    use trapline_access::{Delivery, Limits, Memory, NoHandler, RegionName, Rules, Space, Window};
+
+    const BASE: u64 = 0x1_0000_1000;
+    const SIZES: [Size; 4] = [Size::Byte, Size::Word, Size::Dword, Size::Qword];
+    const DIRECTIONS: [Direction; 2] = [Direction::Read, Direction::Write];
+
+    fn entry(len: u64, rules: Rules, device_offset: u64, numbers: &CounterSets) -> Entry {
+        let name = RegionName { device: "d".into(), region: "r".into() };
+        let (space, number) = (Space::Mmio, Arc::new(numbers.open()));
+        let shared = Shared { id: 1, space, len, name, rules, device_offset, number };
+        Entry::new(BASE, BASE + (len - 1), Arc::new(NoHandler), Arc::new(shared))
+    }
+
+    /// The offset the handler is to see, if the access may take the shortest way.
+    fn admitted(entry: &Entry, addr: u64, size: Size, direction: Direction) -> Option<u64> {
+        let fast = FastEntry::new(entry);
+        FastRef::of(Some(&fast)).admit(addr, size, direction).map(|(_, offset, _)| offset)
+    }
+
+    #[test]
+    fn every_aligned_access_inside_a_region_takes_the_shortest_way() {
+        let numbers = CounterSets::default();
+        for len in 1..=17u64 {
+            let entry = entry(len, Rules::ANY, 0, &numbers);
+            let places = (0..len + 2).flat_map(|at| SIZES.map(|size| (at, size)));
+            for (at, size) in places {
+                let bytes = size.bytes() as u64;
+                let expected = (at % bytes == 0 && at + bytes <= len).then_some(at);
+                for direction in DIRECTIONS {
+                    let offset = admitted(&entry, BASE + at, size, direction);
+                    assert_eq!(offset, expected, "{direction} of {size} at {at} of {len}");
+                }
+            }
+            assert_eq!(admitted(&entry, BASE - 1, Size::Byte, Direction::Read), None);
+        }
+    }
+
+    #[test]
+    fn the_handlers_rules_and_offset_bind_the_shortest_way() {
+        let numbers = CounterSets::default();
+        let dwords = Rules { valid: Limits::only(Size::Dword), handled: Limits::only(Size::Dword) };
+        let entry = entry(0x100, dwords, 0x84, &numbers);
+        for (size, direction) in SIZES.into_iter().flat_map(|size| DIRECTIONS.map(|d| (size, d))) {
+            let expected = (size == Size::Dword).then_some(0x88);
+            assert_eq!(admitted(&entry, BASE + 4, size, direction), expected);
+        }
+    }
+
+    struct Rom;
+
+    impl Memory for Rom {
+        fn len(&self) -> u64 {
+            8
+        }
+        fn read(&self, _offset: u64, _data: &mut [u8]) {}
+        fn write(&self, _offset: u64, _data: &[u8]) {}
+    }
+
+    #[test]
+    fn what_something_else_answers_does_not_take_it_and_the_other_direction_does() {
+        let numbers = CounterSets::default();
+        let delivery = Delivery::Memory { memory: Arc::new(Rom), offset: 0, readonly: true };
+        let rom: Arc<[Window]> = [Window { offset: 0, len: 8, delivery }].into();
+        let placement = Placement { diverted: Some(rom), ..Placement::default() };
+        let entry = entry(8, Rules::ANY, 0, &numbers).with(placement);
+        assert_eq!(admitted(&entry, BASE, Size::Byte, Direction::Read), None);
+        assert_eq!(admitted(&entry, BASE, Size::Byte, Direction::Write), Some(0));
+    }
+
+    #[test]
+    fn nobody_is_called_where_no_region_is() {
+        let nobody = FastRef::of(None);
+        assert!(nobody.admit(0, Size::Byte, Direction::Read).is_none());
+        assert_eq!(nobody.slot_if_at(0), None);
+    }
+}

@@ -292,6 +292,51 @@ mod tests {
     }
 
     #[test]
+    fn there_are_two_to_four_buckets_for_each_page_and_never_less_than_64() {
+        for (count, pages) in [(0, 1), (1, 1), (31, 1), (32, 1), (33, 1), (20, 5), (1000, 3)] {
+            let regions = regions((0..count).map(|i| 0xd000_0000 + i * 0x10_0000), pages);
+            let hash = table(&regions);
+            let hashed = usize::try_from(count * pages).unwrap();
+            assert_eq!(hash.pages, hashed);
+            let buckets = hash.leaves.len() * LEAF;
+            assert!(buckets.is_power_of_two() && buckets >= 64 && hashed * 2 <= buckets);
+            assert!(buckets == 64 || buckets < hashed * 4, "{buckets} for {hashed}");
+        }
+    }
+
+    #[test]
+    fn a_hash_is_full_when_half_as_many_pages_as_buckets_are_in_it() {
+        let all = regions((0..40).map(|i| 0x1000 + i * 0x10_0000), 4);
+        let mut hash = PageHash::<12>::default();
+        let mut pages = 0;
+        for (span, entry) in &all {
+            let full = (pages + 4) * 2 > hash.leaves.len() * LEAF;
+            assert_eq!(hash.is_full_for(*span), full, "{pages} pages");
+            hash.insert(*span, &FastEntry::new(entry));
+            pages += 4;
+        }
+    }
+
+    #[test]
+    fn regions_of_more_than_32_pages_are_not_hashed() {
+        for pages in [1, 31, 32, 33, 1000] {
+            let regions = regions([0x10_0000].into_iter(), pages);
+            let expected = if pages <= 32 { pages } else { 0 };
+            assert_eq!(table(&regions).pages, usize::try_from(expected).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_page_number_is_folded_by_its_upper_bits() {
+        for bits in [6, 7, 10, 15] {
+            for page in [0u64, 1, 1 << (bits - 1), 1 << bits, 1 << (2 * bits), 5 << bits] {
+                let folded = page.wrapping_mul(fold(bits)) >> 32;
+                assert_eq!(folded, page + (page >> bits) + (page >> (2 * bits)), "{bits} bits");
+            }
+        }
+    }
+
+    #[test]
     fn places_are_not_empty_while_there_are_others() {
         let mut all = regions((0..4).map(|i| 0x7000 + i), 1);
         // Four on one page, as far as the hash is concerned.

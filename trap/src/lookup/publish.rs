@@ -199,6 +199,8 @@ impl Drop for Marker<'_> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    #![allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
+
     use super::*;
 
     #[test]
@@ -210,8 +212,63 @@ mod tests {
             assert_eq!(published.marks.lock().len(), 2);
             reader.retire(&published);
         }
-        assert_eq!(published.marks.lock().len(), 1);
+        let marks = published.marks.lock().clone();
+        assert!(marks.iter().map(Arc::as_ptr).eq([Arc::as_ptr(&kept.mark)]));
         kept.retire(&published);
         assert_eq!(published.marks.lock().len(), 0);
+    }
+
+    /// Long enough for a thread that waits for nothing to be done; a slow machine cannot make a test
+    /// fail by it, only let a fault pass.
+    const MOMENT: std::time::Duration = std::time::Duration::from_millis(50);
+
+    #[test]
+    fn only_who_may_find_what_an_edit_took_out_is_waited_for() {
+        let published = Published::new(());
+        let early = published.reader();
+        let marker = early.look_if_current(&published);
+        published.publish(Arc::new(()));
+        let late = published.reader();
+        std::thread::scope(|scope| {
+            let (done, waited) = std::sync::mpsc::channel();
+            let published = &published;
+            scope.spawn(move || {
+                published.wait_for(7);
+                done.send(()).expect("the other end is there");
+            });
+            assert!(waited.recv_timeout(MOMENT).is_err(), "it may find the region yet");
+            drop(marker);
+            waited.recv().expect("nobody is left to wait for");
+        });
+        // Would never return if it waited for one that looks with the latest snapshot, or for one
+        // inside another region.
+        let marker = late.look_if_current(&published);
+        published.wait_for(7);
+        marker.as_ref().expect("the snapshot is the latest").found(8);
+        published.wait_for(7);
+    }
+
+    #[test]
+    fn a_reader_says_with_what_it_looks_what_it_found_and_that_it_is_done() {
+        let published = Published::new(0);
+        let mut reader = published.reader();
+        let said = |reader: &Reader<i32>| reader.mark.load(Ordering::Relaxed);
+        assert_eq!(said(&reader), IDLE);
+        for n in 1..=3 {
+            let marker = reader.look_if_current(&published);
+            assert_eq!(said(&reader), LOOKING + n - 1);
+            marker.as_ref().expect("the snapshot is the latest").found(7);
+            assert_eq!(said(&reader), 7);
+            drop(marker);
+            assert_eq!(said(&reader), IDLE);
+            published.publish(Arc::new(i32::try_from(n).expect("small")));
+            assert_eq!(published.generation.load(Ordering::Relaxed), LOOKING + n);
+            assert!(reader.look_if_current(&published).is_none(), "there is a later one");
+            assert_eq!(said(&reader), IDLE);
+            reader.look(&published);
+            assert_eq!(said(&reader), LOOKING + n - 1, "the generation it had before");
+            assert_eq!(u64::try_from(*reader.snapshot()), Ok(n));
+            drop(reader.marker());
+        }
     }
 }

@@ -161,3 +161,30 @@ impl<const SHIFT: u32> Regions<SHIFT> {
         self.hash.remove(span, |slot| entry(chunks, slot).map(FastEntry::new));
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::counters::CounterSets;
+    use crate::region::Shared;
+    use trapline_access::{NoHandler, RegionName, Rules};
+
+    #[test]
+    fn a_region_with_a_page_to_itself_is_guessed_at_once() {
+        let numbers = CounterSets::default();
+        let mut snapshot = Snapshot::default();
+        let regions = [(Space::Mmio, 0xfee0_0000), (Space::Pio, 0x60), (Space::Mmio, 0x1000)];
+        for (slot, (space, base)) in (0..).zip(regions) {
+            let number = Arc::new(numbers.open());
+            let name = RegionName { device: "d".into(), region: "r".into() };
+            let (len, rules) = (8, Rules::ANY);
+            let shared = Shared { id: 0, space, len, name, rules, device_offset: 0, number };
+            let entry = Entry::new(base, base + 7, Arc::new(NoHandler), Arc::new(shared));
+            assert!(snapshot.insert(entry).is_ok());
+            let first = snapshot.first(space, base + 3);
+            assert_eq!(first.and_then(|quick| quick.slot_if_at(base + 3)), Some(slot));
+        }
+        let elsewhere = snapshot.first(Space::Pio, 0x1000);
+        assert_eq!(elsewhere.and_then(|quick| quick.slot_if_at(0x1000)), None);
+    }
+}
