@@ -64,8 +64,9 @@ pub enum Delivery {
         /// Whether writes are not waited for.
         posted: bool,
     },
-    /// Memory answers instead of the handler. Only in [`Space::Mmio`]. The registry reads and writes
-    /// it at each access: no source installs it as a memory slot of its hypervisor yet.
+    /// Memory answers instead of the handler (KVM: `KVM_SET_USER_MEMORY_REGION`, with
+    /// `KVM_MEM_READONLY`). Only in [`Space::Mmio`]. A hypervisor has whole pages of it; the registry
+    /// answers what comes to it of the rest, from the same memory.
     Memory {
         /// The memory.
         memory: Arc<dyn Memory>,

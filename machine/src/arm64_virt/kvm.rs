@@ -15,7 +15,7 @@ use super::flash::FlashFile;
 use super::frame::Frame;
 use super::tree::Facts;
 use super::{Arm64Virt, Controllers, Source, layout, ram_ranges};
-use crate::board::{Board, Lines, Wiring};
+use crate::board::{Board, Builder, Lines, Wiring};
 use crate::config::initrd;
 use crate::kvm::HostBoard;
 use crate::{Boot, Config, Error, Irqchip};
@@ -56,6 +56,11 @@ impl HostBoard for VirtOnKvm {
         let flash = config.arm64.flash.as_deref().map(|path| flash(vm, path)).transpose()?;
         let source = Source { lines, messages, controllers, flash };
         let board = Arm64Virt::new(&wiring, &source)?;
+        if let Some(region) = vm.stolen_time()? {
+            let mut builder = Builder::default();
+            builder.stateless("stolen-time").region(region);
+            board.devices.add(builder)?;
+        }
         let base = config.arm64.mem_base.unwrap_or(layout::RAM);
         let ram = base..base.saturating_add(config.mem_bytes);
         Ok(Self { board, mem: wiring.ram, ram, irqchip, affinities: Vec::new() })

@@ -78,6 +78,7 @@ impl Arm64Virt {
     /// Makes the devices and maps them, all in one edit.
     pub(crate) fn new(wiring: &Wiring, source: &Source) -> Result<Self, Error> {
         let (mut builder, mut nodes) = (Builder::default(), Vec::new());
+        builder.ram(&wiring.ram);
         let console = add_serial_ports(wiring, source, &mut builder, &mut nodes);
         add_rtc(wiring, &mut builder, &mut nodes);
         if let Some(array) = &source.flash {

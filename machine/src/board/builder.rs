@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use trapline::{Handler, Region};
 use trapline_device::{Device, SaveState};
+use trapline_guestmem::GuestMem;
 
 /// A device as a board keeps it: it can be reset, saved and restored.
 pub(crate) trait BoardDevice: Device + SaveState {}
@@ -63,6 +64,15 @@ impl Builder {
         device: Arc<impl BoardDevice + 'static>,
     ) -> &mut Part {
         self.part(name, Stage::Controller, Some(device))
+    }
+
+    /// The guest's RAM.
+    pub(crate) fn ram(&mut self, ram: &GuestMem) {
+        let part = self.stateless("ram");
+        for (number, piece) in ram.pieces().into_iter().enumerate() {
+            let (base, name) = (piece.region().guest_addr, number.to_string());
+            part.region(Region::ram(base, "ram", &name, Arc::new(piece)));
+        }
     }
 
     /// A device without state, which has regions only.

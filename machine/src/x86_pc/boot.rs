@@ -1,34 +1,38 @@
 //! What the PC tells its guest about itself, and where it starts.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use trapline::Region;
 use trapline_boot::cmdline::CmdlinePlace;
 use trapline_boot::e820::{E820Kind, MemoryMap};
 use trapline_boot::entry::{Entry, Gdt};
-use trapline_boot::firmware::{FirmwareLayout, load_firmware};
+use trapline_boot::firmware::{FirmwareLayout, Rom, load_firmware};
 use trapline_boot::kernel::{Bios, KernelRequest, X86Layout, load_kernel};
 use trapline_boot::mptable::{self, MpConfig};
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Memory, Start, Table, Vm};
+use trapline_kvm::{Start, Table};
 
 use super::acpi::{Described, described, io_apic};
 use super::layout::{self, boot, port};
 use super::ram_ranges;
+use crate::board::{Builder, Devices};
 use crate::{Boot, Config, Error, PcIrqchip};
 
 /// Puts the guest's software and the board's tables into memory, over whatever an earlier run
 /// left there, and says where the first vCPU starts.
-pub(crate) fn load(mem: &GuestMem, vm: &Vm, config: &Config, again: bool) -> Result<Start, Error> {
+pub(crate) fn load(
+    mem: &GuestMem,
+    devices: &Devices,
+    config: &Config,
+    again: bool,
+) -> Result<Start, Error> {
     match &config.boot {
         Boot::Firmware { path, .. } => {
             let firmware = load_firmware(mem, path, &FIRMWARE)?;
             // ROM is still there after a reset.
             if !again {
-                let rom = firmware.rom;
-                let len = rom.bytes.len() as u64;
-                let chip = GuestMem::new(&[(rom.addr, len)])?;
-                chip.write(rom.addr, &rom.bytes)?;
-                vm.add_memory(&chip, Memory::Rom)?;
+                add_rom(&firmware.rom, devices)?;
             }
             Ok(start(firmware.entry))
         }
@@ -47,6 +51,18 @@ pub(crate) fn load(mem: &GuestMem, vm: &Vm, config: &Config, again: bool) -> Res
             Ok(start(load_kernel(mem, &request)?.entry))
         }
     }
+}
+
+/// Adds the chip that the firmware is in: the guest reads and executes it, and its writes vanish.
+fn add_rom(rom: &Rom, devices: &Devices) -> Result<(), Error> {
+    let chip = GuestMem::new(&[(rom.addr, rom.bytes.len() as u64)])?;
+    chip.write(rom.addr, &rom.bytes)?;
+    let mut builder = Builder::default();
+    let part = builder.stateless("firmware");
+    for piece in chip.pieces() {
+        part.region(Region::rom(rom.addr, "firmware", "rom", Arc::new(piece)));
+    }
+    devices.add(builder)
 }
 
 const FIRMWARE: FirmwareLayout = FirmwareLayout {

@@ -73,7 +73,7 @@ impl HostBoard for PcOnKvm {
         if matches!(config.boot, Boot::Kernel { .. }) {
             self.set_up_as_firmware_does()?;
         }
-        boot::load(&self.ram, &self.vm, config, again)
+        boot::load(&self.ram, self.board.devices(), config, again)
     }
 }
 

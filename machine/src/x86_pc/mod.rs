@@ -103,6 +103,7 @@ impl X86Pc {
     /// Makes the devices and maps them, all in one edit.
     pub(crate) fn new(wiring: &Wiring, source: &Source) -> Result<Self, Error> {
         let mut builder = Builder::default();
+        builder.ram(&wiring.ram);
         let maker = Maker { wiring, source };
         let console = maker.add_serial_ports(&mut builder);
         let i8042 = maker.add_platform(&mut builder);

@@ -13,25 +13,16 @@ impl Vm {
     /// takes. Nothing happens where there is no RAM, or where the host refuses.
     pub fn flush_page(&self, addr: u64) {
         let addr = addr / PAGE * PAGE;
-        let Some(host) = self.host_page(addr) else { return };
+        let Some((host, _mapped)) = self.slots().host_page(addr) else { return };
+        let Ok(host) = usize::try_from(host) else { return };
+        let host = std::ptr::with_exposed_provenance_mut(host);
         // Any change of protection takes the page from KVM's tables. The right to execute is one
         // that nobody misses meanwhile: this process and other vCPUs go on reading and writing.
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         for rights in [rights | libc::PROT_EXEC, rights] {
-            // SAFETY: the page is guest RAM, which stays mapped readable and writable throughout,
-            // and is kept mapped by `self`.
+            // SAFETY: the page is guest memory, which stays mapped readable and writable throughout,
+            // and is kept mapped by `_mapped`.
             let _ = unsafe { libc::mprotect(host, 4096, rights) };
         }
-    }
-
-    /// Where this process has the page of guest RAM at `addr`.
-    fn host_page(&self, addr: u64) -> Option<*mut libc::c_void> {
-        let regions = self.memory_regions();
-        let holds = |region: &&trapline_guestmem::RamRegion| {
-            addr.checked_sub(region.guest_addr).is_some_and(|at| at + PAGE <= region.len)
-        };
-        let region = regions.iter().find(holds)?;
-        let host = region.host_addr + (addr - region.guest_addr);
-        usize::try_from(host).ok().map(std::ptr::with_exposed_provenance_mut)
     }
 }

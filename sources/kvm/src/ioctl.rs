@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 
 use kvm_bindings::{
@@ -13,7 +14,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use trapline_device::Space;
-use trapline_guestmem::{GuestMem, RamRegion};
+use trapline_guestmem::{Piece, RamRegion};
 use vmm_sys_util::{
     ioctl::{ioctl, ioctl_with_ref},
     ioctl_io_nr, ioctl_iow_nr,
@@ -128,48 +129,38 @@ pub(crate) fn irqfd(
     }
 }
 
-/// Gives the guest every region of `mem`, in slots counted from `slot`, which ends up at the next
-/// free one. The caller keeps `mem` mapped for as long as the VM can run.
-pub(crate) fn set_memory(
+/// Has the guest see the bytes `at` of `piece` at guest physical address `guest`, through slot
+/// `number` with these flags. All three are multiples of the host's page. The caller keeps the piece
+/// mapped until the slot is deleted and no vCPU can run any more, whichever comes first.
+pub(crate) fn set_slot(
     vm: &VmFd,
-    mem: &GuestMem,
-    slot: &mut u32,
+    number: u32,
     flags: u32,
+    guest: u64,
+    piece: &Piece,
+    at: Range<u64>,
 ) -> Result<(), kvm_ioctls::Error> {
-    for region in mem.regions() {
-        let argument = kvm_userspace_memory_region {
-            slot: *slot,
-            flags,
-            guest_phys_addr: region.guest_addr,
-            memory_size: region.len,
-            userspace_addr: region.host_addr,
-        };
-        // SAFETY: the addresses are those of a live mapping of that length, which holds nothing
-        // but guest memory; the caller keeps it until no vCPU can run any more.
-        unsafe { vm.set_user_memory_region(argument)? };
-        *slot += 1;
+    let RamRegion { host_addr, len, .. } = piece.region();
+    if at.start > at.end || at.end > len {
+        return Err(kvm_ioctls::Error::new(libc::EINVAL));
     }
-    Ok(())
+    let argument = kvm_userspace_memory_region {
+        slot: number,
+        flags,
+        guest_phys_addr: guest,
+        memory_size: at.end - at.start,
+        userspace_addr: host_addr + at.start,
+    };
+    // SAFETY: the addresses are in a live mapping, as a piece is, which holds nothing but guest
+    // memory; the caller keeps it for as long as the guest could reach it.
+    unsafe { vm.set_user_memory_region(argument) }
 }
 
-/// Shows `region` to the guest at `base` through slot `slot`, with these flags, or takes it out. The caller keeps the region mapped for as long as the VM can run.
-pub(crate) fn set_window(
-    vm: &VmFd,
-    slot: u32,
-    region: &RamRegion,
-    flags: u32,
-    base: Option<u64>,
-) -> Result<(), kvm_ioctls::Error> {
-    let argument = kvm_userspace_memory_region {
-        slot,
-        flags,
-        guest_phys_addr: base.unwrap_or(0),
-        // A slot of no length is a deleted one.
-        memory_size: if base.is_some() { region.len } else { 0 },
-        userspace_addr: region.host_addr,
-    };
-    // SAFETY: the addresses are those of a live mapping of that length, which holds nothing but
-    // guest memory; the caller keeps it until no vCPU can run any more.
+/// Deletes a slot: afterwards no vCPU uses it any more.
+pub(crate) fn delete_slot(vm: &VmFd, number: u32) -> Result<(), kvm_ioctls::Error> {
+    // One of no length is a deleted one.
+    let argument = kvm_userspace_memory_region { slot: number, ..Default::default() };
+    // SAFETY: nothing is given to the guest.
     unsafe { vm.set_user_memory_region(argument) }
 }
 

@@ -7,7 +7,7 @@
 //!            │       └─ CrashReport: why it ended, registers, last accesses
 //!            ├─ line(gsi), resampled_input(gsi): inputs of the in-kernel interrupt controllers
 //!            ├─ messages(): MSI and MSI-X vectors, whose eventfds are irqfds
-//!            └─ offload(): coalesced zones and doorbells in the kernel
+//!            └─ offload(): coalesced zones, doorbells and memory slots in the kernel
 //! ```
 //!
 //! `kvm_run` is decoded here and not by kvm-ioctls, which throws away the element size of string
@@ -29,6 +29,7 @@ mod resample;
 mod ring;
 mod routing;
 mod run;
+mod slots;
 mod stats;
 mod system;
 mod vcpu;
@@ -52,5 +53,5 @@ pub use run::{Stop, Stuck, VcpuEvent, VcpuSet};
 pub use stats::{ExitCounters, ExitKind, ExitStats};
 pub use system::{Caps, Kvm, hardware_virtualization};
 pub use vcpu::Vcpu;
-pub use vm::{Memory, Vm};
+pub use vm::Vm;
 pub use window::MemoryWindow;

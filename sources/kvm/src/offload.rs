@@ -1,6 +1,6 @@
-//! What the kernel takes off the registry's hands: coalesced zones and doorbells.
+//! What the kernel takes off the registry's hands: coalesced zones, doorbells, and memory.
 //!
-//! A zone leaves the kernel with exactly the bus, address and size it came with:
+//! A coalesced zone leaves the kernel with exactly the bus, address and size it came with:
 //! `KVM_UNREGISTER_COALESCED_MMIO` takes away every zone of the named bus that contains the named
 //! range, so a wrong bus or size takes somebody else's.
 
@@ -25,6 +25,8 @@ enum Plan {
     Coalesce(u32),
     /// The kernel gets it: a doorbell for writes of this many bytes.
     Ring(u32),
+    /// The kernel gets what of it is whole pages: memory slots.
+    Show,
     /// The registry does it.
     Decline,
     /// Nobody can do it.
@@ -43,6 +45,7 @@ impl Offload for KvmOffload {
                 Plan::Ring(len),
                 Delivery::Doorbell { target: DoorbellTarget::EventFd(event), datamatch },
             ) => ioctl::ioeventfd(self.0.fd(), &doorbell(zone, len, event, *datamatch), true),
+            (Plan::Show, _) => return self.0.slots().install(self.0.fd(), zone),
             (Plan::Refuse(why), _) => return Err(why.to_owned()),
             _ => return Ok(false),
         };
@@ -66,6 +69,10 @@ impl Offload for KvmOffload {
                 Delivery::Doorbell { target: DoorbellTarget::EventFd(event), datamatch },
             ) => ioctl::ioeventfd(self.0.fd(), &doorbell(zone, len, event, *datamatch), false)
                 .map_err(|reason| Error::Ioctl { what: "give a doorbell back", reason }),
+            (Plan::Show, _) => {
+                let removed = self.0.slots().remove(self.0.fd(), zone);
+                removed.map_err(Error::ioctl("delete a memory slot"))
+            }
             _ => Ok(()),
         };
         if let Err(error) = done {
@@ -93,9 +100,9 @@ fn plan(caps: &Caps, zone: &Zone) -> Plan {
         // No kernel has KVM_SET_IOREGION, and the capability numbers its patches used are others'
         // now: there is nothing to ask.
         Delivery::Forward { .. } => Plan::Decline,
-        Delivery::Memory { .. } | Delivery::Doorbell { target: DoorbellTarget::Handler(_), .. } => {
-            Plan::Decline
-        }
+        Delivery::Memory { readonly: true, .. } if !caps.readonly_memory => Plan::Decline,
+        Delivery::Memory { .. } => Plan::Show,
+        Delivery::Doorbell { target: DoorbellTarget::Handler(_), .. } => Plan::Decline,
         Delivery::Doorbell { .. } if !caps.ioeventfd => Plan::Decline,
         Delivery::Doorbell { datamatch, .. } => match zone.len {
             // The kernel compares a value at a given length only.

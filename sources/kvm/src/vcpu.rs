@@ -334,7 +334,7 @@ impl Vcpu {
     fn code(&self) -> Option<String> {
         let addr = arch::code_address(&self.fd)?;
         let mut bytes = [0; 16];
-        self.vm.peek(addr, &mut bytes).then(|| hex(&bytes))
+        self.vm.slots().peek(addr, &mut bytes).then(|| hex(&bytes))
     }
 }
 

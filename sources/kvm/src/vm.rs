@@ -2,28 +2,18 @@
 
 use std::sync::{Arc, OnceLock};
 
-use kvm_bindings::KVM_MEM_READONLY;
 use kvm_ioctls::{VcpuFd, VmFd};
-use parking_lot::Mutex;
 use trapline::Offload;
 use trapline_device::{Line, LineSink};
-use trapline_guestmem::{GuestMem, RamRegion};
+use trapline_guestmem::GuestMem;
 
 use crate::arch::{self, Chips, CpuModel, VmOptions};
 use crate::map::FdMap;
 use crate::offload::KvmOffload;
 use crate::ring::Ring;
 use crate::routing::Routing;
-use crate::{Caps, Error, Kvm, ioctl};
-
-/// What a piece of memory is to the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Memory {
-    /// It can be written.
-    Ram,
-    /// It can be read and executed; writes go to the registry.
-    Rom,
-}
+use crate::slots::Slots;
+use crate::{Caps, Error, Kvm};
 
 /// A virtual machine.
 pub struct Vm {
@@ -35,20 +25,13 @@ pub struct Vm {
     routing: Routing,
     /// Set when the first vCPU is made: the ring is mapped from one.
     ring: OnceLock<Ring>,
-    /// What the guest has been given stays mapped as long as the VM.
-    memory: Mutex<Slots>,
-}
-
-#[derive(Default)]
-struct Slots {
-    next: u32,
-    kept: Vec<GuestMem>,
-    /// Behind [`crate::MemoryWindow`]s, which the guest sees at other addresses than ours.
-    windows: Vec<GuestMem>,
+    /// What the guest sees without an exit. After `fd`: it stays mapped as long as the VM.
+    slots: Slots,
 }
 
 impl Vm {
-    /// Makes a VM whose RAM is `mem`.
+    /// Makes a VM whose RAM is to be `mem`, which a registry gives it ([`Vm::offload`]); its
+    /// addresses have as many bits as that needs.
     ///
     /// # Errors
     /// More vCPUs than KVM allows, something it cannot do, or its refusal.
@@ -67,38 +50,10 @@ impl Vm {
             chips,
             routing,
             ring: OnceLock::new(),
-            memory: Mutex::default(),
+            slots: Slots::new(&caps),
         };
-        vm.add_memory(mem, Memory::Ram)?;
-        arch::add_own_memory(&vm)?;
         arch::commit_routing(&vm)?;
         Ok(Arc::new(vm))
-    }
-
-    /// Gives the guest more memory: firmware, a frame buffer. Must not overlap what it has.
-    ///
-    /// # Errors
-    /// KVM's refusal.
-    pub fn add_memory(&self, mem: &GuestMem, kind: Memory) -> Result<(), Error> {
-        let flags = match kind {
-            Memory::Ram => 0,
-            Memory::Rom if self.caps.readonly_memory => KVM_MEM_READONLY,
-            Memory::Rom => return Err(Error::Missing("read-only memory")),
-        };
-        let mut memory = self.memory.lock();
-        // Kept even if only some of its regions are taken: the guest has those.
-        memory.kept.push(mem.clone());
-        ioctl::set_memory(&self.fd, mem, &mut memory.next, flags)
-            .map_err(Error::ioctl("map guest memory"))
-    }
-
-    /// A slot for memory that comes and goes, which is kept mapped from now on.
-    pub(crate) fn reserve_slot(&self, mem: &GuestMem) -> u32 {
-        let mut memory = self.memory.lock();
-        memory.windows.push(mem.clone());
-        let slot = memory.next;
-        memory.next += 1;
-        slot
     }
 
     /// The line into input `gsi` of the in-kernel interrupt controllers, low; unconnected where
@@ -116,6 +71,12 @@ impl Vm {
     /// What the kernel can take off the registry's hands.
     pub fn offload(self: &Arc<Self>) -> Arc<dyn Offload> {
         Arc::new(KvmOffload(Arc::clone(self)))
+    }
+
+    /// How many memory slots are in use: one for each window of memory, placed and offloaded, of
+    /// which a whole page of the host can be shown.
+    pub fn memory_slots(&self) -> usize {
+        self.slots.count()
     }
 
     /// Puts the in-kernel interrupt controllers and timer in their power-on state. The vCPUs must
@@ -157,14 +118,8 @@ impl Vm {
         self.ring.get()
     }
 
-    /// What the guest has been given that stays where it is.
-    pub(crate) fn memory_regions(&self) -> Vec<RamRegion> {
-        self.memory.lock().kept.iter().flat_map(GuestMem::regions).collect()
-    }
-
-    /// The guest's memory at a guest physical address, for reports.
-    pub(crate) fn peek(&self, addr: u64, to: &mut [u8]) -> bool {
-        self.memory.lock().kept.iter().any(|mem| mem.read(addr, to).is_ok())
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     /// Maps the ring, which is the same page through every vCPU.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use parking_lot::Mutex;
-use trapline_guestmem::{GuestMem, RamRegion};
+use trapline_guestmem::{GuestMem, Piece};
 
 use crate::{Error, Vm, ioctl};
 
@@ -17,7 +17,7 @@ const PAGE: u64 = 4096;
 pub struct MemoryWindow {
     vm: Arc<Vm>,
     slot: u32,
-    region: RamRegion,
+    piece: Piece,
     /// Of the memory slot.
     flags: u32,
     state: Mutex<State>,
@@ -53,14 +53,15 @@ impl MemoryWindow {
     }
 
     fn with_flags(vm: &Arc<Vm>, mem: &GuestMem, flags: u32) -> Result<Self, Error> {
-        let regions = mem.regions();
-        let [region] = regions.as_slice() else { return Err(Error::Missing("windows in pieces")) };
-        if !region.len.is_multiple_of(PAGE) {
+        let pieces = mem.pieces();
+        let [piece] = pieces.as_slice() else { return Err(Error::Missing("windows in pieces")) };
+        if !piece.region().len.is_multiple_of(PAGE) {
             return Err(Error::Missing("windows of less than a page"));
         }
-        let slot = vm.reserve_slot(mem);
+        let slot = vm.slots().reserve(Arc::new(piece.clone()));
+        let slot = slot.ok_or(Error::Missing("any more memory slots"))?;
         let state = Mutex::new(State { all_dirty: true, ..State::default() });
-        Ok(Self { vm: Arc::clone(vm), slot, region: *region, flags, state })
+        Ok(Self { vm: Arc::clone(vm), slot, piece: piece.clone(), flags, state })
     }
 
     /// Moves the window to this guest physical address, a multiple of 4 KiB, or out of the guest's
@@ -73,9 +74,13 @@ impl MemoryWindow {
         if state.base == base {
             return Ok(());
         }
-        let set = |base| {
-            ioctl::set_window(self.vm.fd(), self.slot, &self.region, self.flags, base)
-                .map_err(Error::ioctl("move a memory window"))
+        let set = |base: Option<u64>| {
+            let (vm, slot, whole) = (self.vm.fd(), self.slot, 0..self.piece.region().len);
+            match base {
+                Some(base) => ioctl::set_slot(vm, slot, self.flags, base, &self.piece, whole),
+                None => ioctl::delete_slot(vm, slot),
+            }
+            .map_err(Error::ioctl("move a memory window"))
         };
         if state.base.is_some() {
             set(None)?;
@@ -95,7 +100,7 @@ impl MemoryWindow {
     /// A page may be named that was not written.
     pub fn take_dirty(&self) -> Vec<u64> {
         let mut state = self.state.lock();
-        let len = usize::try_from(self.region.len).unwrap_or(usize::MAX);
+        let len = usize::try_from(self.piece.region().len).unwrap_or(usize::MAX);
         // The log is taken even if it is not needed: it would tell of these pages next time.
         let log = state.base.map(|_| self.vm.fd().get_dirty_log(self.slot, len));
         let all = std::mem::take(&mut state.all_dirty);

@@ -10,10 +10,12 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use support::{Asm, CODE, Machine, Recorder, Seen, until};
-use trapline::Region;
+use trapline::{Delivery, Memory, Region, Window};
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Irqchip, Kvm, Memory, Start, Stop, Table};
+use trapline_kvm::{Irqchip, Kvm, Start, Stop, Table};
 
 /// Initializes the first 8259A with vectors from 8 and every input open.
 fn open_pic(code: Asm) -> Asm {
@@ -155,8 +157,10 @@ fn read_only_memory_runs_and_its_writes_trap() {
     let code = Asm::new().mov_ds(0xf000).load_al(0x200).store_al(0x204).hlt();
     rom.write(0xf_0100, &code.0).unwrap();
     rom.write(0xf_0200, &[0x5c]).unwrap();
-    machine.vm.add_memory(&rom, Memory::Rom).unwrap();
-    machine.memory(0xf_0000, 0x1_0000, &device);
+    let memory: Arc<dyn Memory> = Arc::new(rom.pieces().remove(0));
+    let delivery = Delivery::Memory { memory, offset: 0, readonly: true };
+    let region = Region::mmio(0xf_0000, 0x1_0000, "firmware", "rom", device.clone());
+    machine.map(region.window(Window { offset: 0, len: 0x1_0000, delivery }));
     let start = Start::Real { cs: 0xf000, ip: 0x100, ds: 0, sp: 0x8000 };
     let running = machine.start_at(&Asm::new(), &start);
     assert_eq!(running.wait(), Stop::Halted);

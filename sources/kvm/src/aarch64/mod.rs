@@ -16,13 +16,16 @@ mod registers;
 mod start;
 mod suspend;
 
+use std::sync::Arc;
+
 use kvm_bindings::{
     KVM_CAP_ARM_MTE, KVM_CAP_ARM_NISV_TO_USER, KVM_CAP_ARM_SYSTEM_SUSPEND, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use trapline::Region;
 use trapline_guestmem::GuestMem;
 
-use crate::{Error, Kvm, Memory, Vm};
+use crate::{Error, Kvm, Vm};
 
 pub(crate) use chips::{Chips, commit_routing, routing};
 pub use gic::Gic;
@@ -59,12 +62,20 @@ pub(crate) fn create(
     Ok((fd, model, chips))
 }
 
-/// Adds the memory that KVM itself writes: the vCPUs' stolen time.
-pub(crate) fn add_own_memory(vm: &Vm) -> Result<(), Error> {
-    /// A page on every host, which has them of up to this size.
-    const LEN: u64 = 0x1_0000;
-    let Some(base) = vm.cpu_model().stolen_time() else { return Ok(()) };
-    vm.add_memory(&GuestMem::new(&[(base, LEN)])?, Memory::Ram)
+impl Vm {
+    /// The memory in which KVM tells the guest how long its vCPUs did not run, if it does
+    /// (`KVM_ARM_VCPU_PVTIME_CTRL`), to be mapped before the first vCPU is made.
+    ///
+    /// # Errors
+    /// The host has no room for it.
+    pub fn stolen_time(&self) -> Result<Option<Region>, Error> {
+        /// A page on every host, which has them of up to this size.
+        const LEN: u64 = 0x1_0000;
+        let Some(base) = self.cpu_model().stolen_time() else { return Ok(None) };
+        let pieces = GuestMem::new(&[(base, LEN)])?.pieces();
+        let region = |piece| Region::ram(base, "kvm", "stolen-time", Arc::new(piece));
+        Ok(pieces.into_iter().next().map(region))
+    }
 }
 
 /// Keeps the calling thread, a vCPU's, on the host CPUs the options name.

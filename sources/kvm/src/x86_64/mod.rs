@@ -36,11 +36,6 @@ pub(crate) fn create(
     Ok((fd, cpu_model, chips))
 }
 
-/// Adds the memory that KVM itself writes: none.
-pub(crate) fn add_own_memory(_vm: &Vm) -> Result<(), Error> {
-    Ok(())
-}
-
 /// Does what a system event asks of the vCPU, if it is no end: there are none.
 pub(crate) fn system_event(_fd: &VcpuFd, _vm: &Vm, _kind: u32) -> Option<Result<(), Error>> {
     None

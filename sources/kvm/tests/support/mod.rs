@@ -120,6 +120,8 @@ pub(crate) struct Machine {
     pub(crate) registry: Registry,
     pub(crate) mappings: Vec<Mapping>,
     vcpus: Vec<Vcpu>,
+    _ram: Vec<Mapping>,
+    _ram_registry: Registry,
 }
 
 /// Running vCPUs and what they report.
@@ -168,8 +170,26 @@ impl Machine {
             Offloading::Absent => builder.build(),
             Offloading::Declining => builder.offload(Arc::new(Declining)).build(),
         };
+        // A guest cannot run from memory that KVM has not got.
+        let ram_registry = match offloading {
+            Offloading::Kernel => registry.clone(),
+            _ => Registry::builder().offload(vm.offload()).build(),
+        };
+        let ram = (mem.pieces().into_iter())
+            .map(|piece| (piece.region().guest_addr, Arc::new(piece)))
+            .map(|(base, piece)| ram_registry.map(Region::ram(base, "memory", "ram", piece)))
+            .collect::<Result<_, _>>()
+            .unwrap();
         let vcpus = (0..vcpus).map(|index| Vcpu::new(&vm, index, &registry).unwrap()).collect();
-        Self { vm, mem, registry, mappings: Vec::new(), vcpus }
+        Self {
+            vm,
+            mem,
+            registry,
+            mappings: Vec::new(),
+            vcpus,
+            _ram: ram,
+            _ram_registry: ram_registry,
+        }
     }
 
     pub(crate) fn map(&mut self, region: Region) {
