@@ -1,0 +1,172 @@
+//! A disk: an image, what a guest is told of it, and what it may ask for.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use crate::image::{Image, Topology};
+use crate::limit::Limiter;
+use crate::options::SERIAL_LEN;
+use crate::queue::Pool;
+use crate::{DiskOptions, Error, Failure, OnError};
+
+/// Bytes of a sector, the unit of every disk's size.
+pub const SECTOR: u64 = 512;
+
+/// A disk. Its requests go through [`crate::Queue`]s.
+#[derive(Debug)]
+pub struct Disk {
+    options: DiskOptions,
+    pub(crate) image: Arc<Image>,
+    topology: Topology,
+    serial: String,
+    /// Bytes, a multiple of [`SECTOR`].
+    capacity: AtomicU64,
+    pub(crate) limiter: Mutex<Limiter>,
+    pub(crate) pool: Pool,
+    on_stop: OnStop,
+}
+
+/// Who stops the machine.
+#[derive(Default)]
+struct OnStop(OnceLock<Box<StopMachine>>);
+
+type StopMachine = dyn Fn(&str) + Send + Sync;
+
+impl Disk {
+    /// Opens an image, and locks it against other programs that write, or that want nobody to.
+    ///
+    /// # Errors
+    /// Why it cannot be had, in a sentence.
+    pub fn open(options: &DiskOptions) -> Result<Arc<Self>, Error> {
+        let failed = |reason| Error::Open { path: options.path.clone(), reason };
+        let (image, topology) = Image::open(options)?;
+        let len = image.len().map_err(failed)?;
+        if !len.is_multiple_of(SECTOR) {
+            tracing::warn!(
+                "disk image {}: the last {} bytes are no whole sector, the guest does not see them",
+                options.path.display(),
+                len % SECTOR
+            );
+        }
+        let serial = match &options.serial {
+            Some(serial) => serial.clone(),
+            None => default_serial(options).map_err(failed)?,
+        };
+        Ok(Arc::new(Self {
+            options: options.clone(),
+            image: Arc::new(image),
+            topology,
+            serial,
+            capacity: AtomicU64::new(len / SECTOR * SECTOR),
+            limiter: Mutex::new(Limiter::new(options.limits, 0)),
+            pool: Pool::new(),
+            on_stop: OnStop::default(),
+        }))
+    }
+
+    /// What the user said of it.
+    pub fn options(&self) -> &DiskOptions {
+        &self.options
+    }
+
+    /// Its size in bytes, a multiple of [`SECTOR`].
+    pub fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// How the host's storage is made.
+    pub fn topology(&self) -> Topology {
+        self.topology
+    }
+
+    /// Whether a guest can write to it.
+    pub fn is_writable(&self) -> bool {
+        !self.options.read_only
+    }
+
+    /// Whether giving up space ([`crate::Request::Discard`]) does anything.
+    pub fn can_discard(&self) -> bool {
+        self.is_writable() && self.image.can_discard()
+    }
+
+    /// What the disk says of itself: [`SERIAL_LEN`] bytes, with zeroes behind the text.
+    pub fn serial(&self) -> [u8; SERIAL_LEN] {
+        let mut serial = [0; SERIAL_LEN];
+        serial.iter_mut().zip(self.serial.bytes()).for_each(|(to, from)| *to = from);
+        serial
+    }
+
+    /// Gives the image, and so the disk, another size. Whoever shows it to a guest has to tell it.
+    ///
+    /// # Errors
+    /// The image cannot have that size.
+    pub fn resize(&self, bytes: u64) -> Result<(), Error> {
+        let refused =
+            |reason| Error::Resize { path: self.options.path.clone(), size: bytes, reason };
+        if !bytes.is_multiple_of(SECTOR) {
+            return Err(refused(io::Error::other("it is no multiple of 512")));
+        }
+        if !self.is_writable() {
+            return Err(refused(io::ErrorKind::ReadOnlyFilesystem.into()));
+        }
+        // Nobody is to write to what goes away.
+        let before = self.capacity.fetch_min(bytes, Ordering::SeqCst);
+        self.image.resize(bytes).map_err(|reason| {
+            self.capacity.store(before, Ordering::SeqCst);
+            refused(reason)
+        })?;
+        self.capacity.store(bytes, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Takes over the size that the image has been given by others: a file that was extended, a
+    /// volume that has grown. Says whether it is another one than before.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn look_again(&self) -> io::Result<bool> {
+        let now = self.image.len()? / SECTOR * SECTOR;
+        Ok(self.capacity.swap(now, Ordering::SeqCst) != now)
+    }
+
+    /// Has `stop` called when a request fails of a disk that is to stop the machine then
+    /// ([`OnError::Stop`]), with a sentence that says why. Only the first one counts.
+    pub fn on_stop(&self, stop: impl Fn(&str) + Send + Sync + 'static) {
+        let _ = self.on_stop.0.set(Box::new(stop));
+    }
+
+    /// Has no end and is writable, for tests with a file that is no disk.
+    #[cfg(test)]
+    pub(crate) fn become_memory(&mut self) {
+        self.options.read_only = false;
+        self.capacity = AtomicU64::new(u64::MAX / SECTOR * SECTOR);
+    }
+
+    /// Stops the machine because of this failure, if that is what the user wants. Says whether
+    /// somebody does.
+    pub(crate) fn stop(&self, failure: &Failure) -> bool {
+        let (OnError::Stop, Failure::Io(reason)) = (self.options.on_error, failure) else {
+            return false;
+        };
+        let Some(stop) = self.on_stop.0.get() else { return false };
+        stop(&format!("disk image {}: {reason}", self.options.path.display()));
+        true
+    }
+}
+
+/// As kvmtool has it: the numbers of the file.
+fn default_serial(options: &DiskOptions) -> io::Result<String> {
+    let metadata = options.path.metadata()?;
+    let serial = format!("{}{}{}", metadata.dev(), metadata.rdev(), metadata.ino());
+    Ok(serial.chars().take(SERIAL_LEN).collect())
+}
+
+impl std::fmt::Debug for OnStop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OnStop").field(&self.0.get().is_some()).finish()
+    }
+}

@@ -1,0 +1,228 @@
+//! A scatter-gather list of guest memory, and reads and writes of files with it.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use trapline_guestmem::{Error, GuestMem, Slice};
+use vm_memory::bitmap::Bitmap;
+
+/// `UIO_MAXIOV` of `linux/uio.h`: more pieces than this are for the next call.
+const PIECES_AT_ONCE: usize = 1024;
+
+/// Whether a read or write may wait for the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Until it is done.
+    Yes,
+    /// Not at all (`RWF_NOWAIT`): what the page cache has not got, or cannot take, is an error of
+    /// kind [`io::ErrorKind::WouldBlock`], or is left over.
+    No,
+}
+
+/// Pieces of guest memory in the order in which a driver has chained them, as far as they have not
+/// been used yet. Each is all RAM, and stays mapped as long as this lives.
+#[derive(Debug)]
+pub struct Buffers {
+    mem: GuestMem,
+    /// What is left of each piece that is not used up.
+    pieces: Vec<Piece>,
+    /// The same for the kernel.
+    iovecs: Vec<IoVec>,
+    /// Pieces before this are used up.
+    first: usize,
+    /// Bytes left.
+    len: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    addr: u64,
+    len: usize,
+}
+
+/// An address in guest RAM.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+struct IoVec(libc::iovec);
+
+// SAFETY: it refers to memory that the guest's processors share anyway; nobody in this process has
+// a reference to it.
+#[expect(unsafe_code, reason = "an address that threads may share")]
+unsafe impl Send for IoVec {}
+// SAFETY: as above; and nothing in it changes through a shared reference.
+#[expect(unsafe_code, reason = "an address that threads may share")]
+unsafe impl Sync for IoVec {}
+
+impl Buffers {
+    /// No buffers yet, in this memory.
+    pub fn new(mem: &GuestMem) -> Self {
+        Self { mem: mem.clone(), pieces: Vec::new(), iovecs: Vec::new(), first: 0, len: 0 }
+    }
+
+    /// One more buffer, of `len` bytes at guest address `addr`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when any byte is not RAM; it is not added then.
+    pub fn push(&mut self, addr: u64, len: usize) -> Result<(), Error> {
+        if len == 0 {
+            return Ok(());
+        }
+        let host = self.mem.slice(addr, len)?.ptr_guard_mut().as_ptr();
+        self.pieces.push(Piece { addr, len });
+        self.iovecs.push(IoVec(libc::iovec { iov_base: host.cast(), iov_len: len }));
+        self.len = self.len.saturating_add(len as u64);
+        Ok(())
+    }
+
+    /// Bytes left.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether all is used up.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether every piece that is left begins at a host address, and has a length, that is a
+    /// multiple of `align`, a power of two: what `O_DIRECT` asks for.
+    pub fn is_aligned(&self, align: usize) -> bool {
+        let mask = align.wrapping_sub(1);
+        self.left().iter().all(|IoVec(v)| v.iov_base.addr() & mask == 0 && v.iov_len & mask == 0)
+    }
+
+    /// Skips the first `count` bytes that are left, or all of them if they are fewer.
+    pub fn consume(&mut self, count: u64) {
+        let mut count = count.min(self.len);
+        self.len -= count;
+        while let (Some(piece), Some(IoVec(iovec))) =
+            (self.pieces.get_mut(self.first), self.iovecs.get_mut(self.first))
+        {
+            let here = piece.len.min(usize::try_from(count).unwrap_or(usize::MAX));
+            piece.addr += here as u64;
+            piece.len -= here;
+            iovec.iov_base = iovec.iov_base.wrapping_byte_add(here);
+            iovec.iov_len = piece.len;
+            count -= here as u64;
+            if piece.len > 0 {
+                return;
+            }
+            self.first += 1;
+        }
+    }
+
+    /// What is left, piece by piece.
+    pub fn slices(&self) -> Vec<Slice<'_>> {
+        let pieces = self.pieces.iter().skip(self.first);
+        pieces.filter_map(|piece| self.mem.slice(piece.addr, piece.len).ok()).collect()
+    }
+
+    /// Copies as much as `data` has into the memory, and skips it. Says how much that was.
+    pub fn fill_from(&mut self, data: &[u8]) -> usize {
+        let mut rest = data;
+        for slice in self.slices() {
+            let (now, later) = rest.split_at(slice.len().min(rest.len()));
+            slice.copy_from(now);
+            rest = later;
+        }
+        let copied = data.len() - rest.len();
+        self.consume(copied as u64);
+        copied
+    }
+
+    /// Copies as much as `data` takes out of the memory, and skips it. Says how much that was.
+    pub fn copy_to(&mut self, data: &mut [u8]) -> usize {
+        let mut copied = 0;
+        for slice in self.slices() {
+            let Some(rest) = data.get_mut(copied..) else { break };
+            let now = slice.len().min(rest.len());
+            copied += rest.get_mut(..now).map_or(0, |now| slice.copy_to(now));
+        }
+        self.consume(copied as u64);
+        copied
+    }
+
+    /// Reads from `offset` of `file` into what is left, by one `preadv2`, and skips what was read.
+    /// Returns how many bytes that was; 0 is the end of the file.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn read_at(&mut self, file: BorrowedFd<'_>, offset: u64, wait: Wait) -> io::Result<u64> {
+        let (iovecs, count) = self.for_kernel();
+        let flags = wait.flags();
+        let offset = file_offset(offset)?;
+        // SAFETY: the addresses are of guest RAM, which is mapped as long as we hold it, and in
+        // which anybody may write at any time; the kernel checks everything else.
+        #[expect(unsafe_code, reason = "preadv2 into guest memory")]
+        let read = unsafe { libc::preadv2(file.as_raw_fd(), iovecs, count, offset, flags) };
+        let read = u64::try_from(read).map_err(|_| io::Error::last_os_error())?;
+        self.have_read(read);
+        Ok(read)
+    }
+
+    /// Writes what is left to `offset` of `file` by one `pwritev2`, and skips what was written.
+    /// With `durable` it is on the medium afterwards (`RWF_DSYNC`). Returns how many bytes that
+    /// was.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn write_at(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        wait: Wait,
+        durable: bool,
+    ) -> io::Result<u64> {
+        let (iovecs, count) = self.for_kernel();
+        let flags = wait.flags() | if durable { libc::RWF_DSYNC } else { 0 };
+        let offset = file_offset(offset)?;
+        // SAFETY: the addresses are of guest RAM, which is mapped as long as we hold it; the
+        // kernel reads it as it reads any shared memory.
+        #[expect(unsafe_code, reason = "pwritev2 from guest memory")]
+        let written = unsafe { libc::pwritev2(file.as_raw_fd(), iovecs, count, offset, flags) };
+        let written = u64::try_from(written).map_err(|_| io::Error::last_os_error())?;
+        self.consume(written);
+        Ok(written)
+    }
+
+    /// The first `count` bytes that are left have been read into: marks them dirty and skips them.
+    pub(crate) fn have_read(&mut self, count: u64) {
+        let mut rest = usize::try_from(count).unwrap_or(usize::MAX);
+        for piece in self.pieces.iter().skip(self.first) {
+            let here = piece.len.min(rest);
+            if here == 0 {
+                break;
+            }
+            if let Ok(slice) = self.mem.slice(piece.addr, here) {
+                slice.bitmap().mark_dirty(0, here);
+            }
+            rest -= here;
+        }
+        self.consume(count);
+    }
+
+    /// What is left, as far as one call of the kernel takes it. It is where it is for as long as
+    /// nothing is pushed.
+    pub(crate) fn for_kernel(&self) -> (*const libc::iovec, libc::c_int) {
+        let left = self.left();
+        let count = left.len().min(PIECES_AT_ONCE);
+        (left.as_ptr().cast(), libc::c_int::try_from(count).unwrap_or(0))
+    }
+
+    fn left(&self) -> &[IoVec] {
+        self.iovecs.get(self.first..).unwrap_or_default()
+    }
+}
+
+impl Wait {
+    fn flags(self) -> libc::c_int {
+        match self {
+            Self::Yes => 0,
+            Self::No => libc::RWF_NOWAIT,
+        }
+    }
+}
+
+fn file_offset(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}

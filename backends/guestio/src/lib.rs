@@ -1,0 +1,20 @@
+//! File I/O on guest memory: a back end's reads into the buffers that a driver has handed over, and
+//! writes out of them, without a copy in between.
+//!
+//! ```text
+//!   guest addresses ──► Buffers ──┬── read_at, write_at: preadv2, pwritev2 in the calling thread
+//!                     (own the    └── Ring: io_uring, which owns the buffers until it is done
+//!                      mapping)
+//! ```
+//!
+//! The kernel is given addresses of guest RAM, which no borrow can vouch for: that is what this
+//! crate's `unsafe` is about. [`Buffers`] hold the mapping they are in, and a [`Ring`] lets go of a
+//! request's buffers only when the kernel has said that it is done with them.
+
+mod buffers;
+mod ring;
+#[cfg(test)]
+mod tests;
+
+pub use buffers::{Buffers, Wait};
+pub use ring::{Completion, Operation, Ring};
