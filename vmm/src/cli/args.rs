@@ -213,9 +213,8 @@ pub(super) struct TraplineArgs {
     #[arg(long)]
     pub(super) testdev: bool,
     /// Educational devices (QEMU's edu) on the PCI bus, for tests of interrupts
-    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true,
-        value_parser = clap::value_parser!(u8).range(..=31))]
-    pub(super) edu: u8,
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(super) edu: Option<String>,
     /// Give firmware a file to read by fw_cfg
     #[arg(
         long, value_name = "[name=]NAME,file=PATH|string=TEXT", action = ArgAction::Append,

@@ -4,7 +4,7 @@ use anyhow::{Context, bail, ensure};
 use trapline_machine::{Arm64, Irqchip};
 
 use super::args::{Arm64Args, RunArgs};
-use super::units::{self, BadNumber};
+use super::units::{self, number};
 
 /// What the options say; `mem_base` is what `-m` says about the place of RAM.
 pub(super) fn options(args: &RunArgs, mem_base: Option<u64>) -> anyhow::Result<Arm64> {
@@ -41,14 +41,6 @@ pub(super) fn mem_base(address: &str) -> anyhow::Result<u64> {
     number("-m", address)
 }
 
-fn number(option: &str, text: &str) -> anyhow::Result<u64> {
-    match units::count(text) {
-        Ok(number) => Ok(number),
-        Err(BadNumber::TooLarge) => bail!("{option} {text}: more than 64 bits"),
-        Err(BadNumber::NotANumber) => bail!("{option} {text}: not a number"),
-    }
-}
-
 fn irqchip(text: &str) -> anyhow::Result<Irqchip> {
     let found = Irqchip::ORDER.into_iter().find(|chip| chip.name() == text);
     found
@@ -75,8 +67,9 @@ fn cpu_list(text: &str) -> anyhow::Result<Vec<u32>> {
     let mut cpus = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let range = match (first.parse::<u32>(), last.parse::<u32>()) {
-            (Ok(first), Ok(last)) if first <= last && last < CPUS_MAX => first..=last,
+        let cpu = |text| units::count(text).ok().and_then(|cpu| u32::try_from(cpu).ok());
+        let range = match (cpu(first), cpu(last)) {
+            (Some(first), Some(last)) if first <= last && last < CPUS_MAX => first..=last,
             _ => bail!("--vcpu-affinity {text}: not a list of CPUs such as 0-3,8"),
         };
         cpus.extend(range);

@@ -137,7 +137,7 @@ impl RunOptions {
             fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,
             testdev: args.trapline.testdev,
-            edu: args.trapline.edu,
+            edu: args.trapline.edu.as_deref().map_or(Ok(0), edu)?,
             fw_cfg: args
                 .trapline
                 .fw_cfg
@@ -241,6 +241,12 @@ fn boot(args: KernelArgs, machine: Machine) -> anyhow::Result<Boot> {
     }
 }
 
+/// How many educational devices, as `--edu` says it: what fits on the bus.
+pub(super) fn edu(text: &str) -> anyhow::Result<u8> {
+    const EDU_MAX: u8 = 31;
+    Ok(u8::try_from(units::within("--edu", text, 0..=EDU_MAX.into())?)?)
+}
+
 /// VNC's first port.
 const VNC_PORT: u16 = 5900;
 
@@ -248,10 +254,23 @@ const VNC_PORT: u16 = 5900;
 /// the user says so.
 fn vnc(text: &str) -> anyhow::Result<SocketAddr> {
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let text = if text.is_empty() { "127.0.0.1" } else { text };
-    let address = text.parse().ok();
-    let address = address.or_else(|| Some(SocketAddr::new(text.parse().ok()?, VNC_PORT)));
-    address.or_else(|| Some(SocketAddr::new(here, text.parse().ok()?))).with_context(|| {
+    let port = |text| u16::try_from(units::count(text).ok()?).ok();
+    let address = || {
+        let Some((host, after)) = text.rsplit_once(':') else {
+            return Some(SocketAddr::new(here, port(text)?));
+        };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let ip = match bare {
+            Some(v6) => IpAddr::V6(v6.parse().ok()?),
+            None => IpAddr::V4(host.parse().ok()?),
+        };
+        Some(SocketAddr::new(ip, port(after)?))
+    };
+    if text.is_empty() {
+        return Ok(SocketAddr::new(here, VNC_PORT));
+    }
+    let whole = text.parse().ok().map(|ip| SocketAddr::new(ip, VNC_PORT));
+    whole.or_else(|| text.parse().ok()).or_else(address).with_context(|| {
         format!("--vnc={text}: not an address to listen on; write 127.0.0.1:5900, or a port")
     })
 }

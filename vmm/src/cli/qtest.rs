@@ -10,6 +10,7 @@ use trapline_machine::qtest::BoardKind;
 use trapline_qtest::{Address, Way};
 
 use super::fw_cfg::FwCfgFile;
+use super::options::edu;
 use super::units::{self, BadNumber};
 
 // No doc comment: clap would take it for the command's help.
@@ -19,13 +20,19 @@ pub(super) struct QtestArgs {
     #[arg(long, value_name = "BOARD", default_value = "x86-pc")]
     machine: String,
     /// Processors that the interrupt controller serves; none of them runs
-    #[arg(short, long, value_name = "N", default_value = "1")]
-    cpus: u32,
+    #[arg(short, long, value_name = "N", default_value = "1", allow_negative_numbers = true)]
+    cpus: String,
     /// Educational devices (QEMU's edu), which raise interrupts and send messages when told to
-    #[arg(long, value_name = "N", default_value = "0", value_parser = clap::value_parser!(u8).range(..=31))]
-    edu: u8,
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    edu: String,
     /// Memory; without a unit, in MiB
-    #[arg(short, long, value_name = "SIZE[BKMGTP]", default_value = "64")]
+    #[arg(
+        short,
+        long,
+        value_name = "SIZE[BKMGTP]",
+        default_value = "64",
+        allow_negative_numbers = true
+    )]
     mem: String,
     /// Where the client is: a socket of this host
     #[arg(long, value_name = "unix:PATH|tcp:HOST:PORT", conflicts_with = "stdio")]
@@ -84,15 +91,15 @@ pub struct QtestOptions {
 impl QtestOptions {
     pub(super) fn new(args: &QtestArgs) -> anyhow::Result<Self> {
         let board = board(&args.machine)?;
+        let cpus = units::within("--cpus", &args.cpus, 1..=u64::from(u32::MAX))?;
         ensure!(
             board == BoardKind::X86Pc || !args.exit_port,
             "--exit-port: the board {} has no such port",
             args.machine
         );
         ensure!(
-            board == BoardKind::Arm64Virt || args.cpus == 1,
-            "--cpus {}: under qtest the board {} has one processor",
-            args.cpus,
+            board == BoardKind::Arm64Virt || cpus == 1,
+            "--cpus {cpus}: under qtest the board {} has one processor",
             args.machine
         );
         ensure!(
@@ -112,8 +119,8 @@ impl QtestOptions {
         );
         Ok(Self {
             board,
-            edu: args.edu,
-            cpus: args.cpus,
+            edu: edu(&args.edu)?,
+            cpus: u32::try_from(cpus)?,
             mem_bytes: mem_bytes(&args.mem)?,
             way: way(args)?,
             utc_start_ns: utc_start_ns(&args.rtc_base)?,

@@ -191,6 +191,8 @@ fn memory_sizes_take_kvmtools_units() {
         ("0x10", 16 << 20),
         ("0X1B", 27 << 20),
         ("0x2g", 2 << 30),
+        ("010", 10 << 20),
+        ("008G", 8 << 30),
     ] {
         assert_eq!(run(&format!("-m {written}")).mem_bytes, bytes, "{written}");
     }
@@ -218,6 +220,57 @@ fn wrong_numbers_of_cpus_are_refused_with_the_reason() {
     assert_eq!(refusal("run -c two"), "-c two: not a number of CPUs");
     assert_eq!(refusal("run -c -1"), "-c -1: not a number of CPUs");
     assert_eq!(refusal("run -c 99999999999"), "-c 99999999999: no guest can have that many CPUs");
+}
+
+/// In every option that has one.
+#[test]
+fn numbers_are_decimal_or_hexadecimal_and_zeros_in_front_mean_nothing() {
+    for (written, number) in [("10", 10), ("010", 10), ("08", 8), ("0xa", 10), ("0X0A", 10)] {
+        assert_eq!(run(&format!("-c {written}")).cpus, number, "{written}");
+        assert_eq!(u32::from(run(&format!("--edu {written}")).edu), number, "{written}");
+        let port = |vnc: &str| run(&format!("--vnc={vnc}{written}")).vnc.unwrap();
+        for address in ["", "127.0.0.1:", "[::1]:"] {
+            assert_eq!(u32::from(port(address).port()), number, "{address}{written}");
+        }
+        let qtest = format!("qtest --stdio --machine arm64-virt -c {written} --edu {written}");
+        let Ok(Parsed::Qtest(qtest)) = parse(&qtest) else { panic!("{qtest}") };
+        assert_eq!((qtest.cpus, u32::from(qtest.edu)), (number, number), "{written}");
+        let arm64 = format!(
+            "run -m 64@{written} --kaslr-seed {written} --vcpu-affinity {written}-{written} \
+             --override-bad-firmware-cntfrq {written} --firmware-address {written}"
+        );
+        let Ok(Parsed::Run(options)) = parse_arm64(&arm64) else { panic!("{arm64}") };
+        let arm64 = options.arm64;
+        let numbers = [arm64.mem_base, Some(arm64.kaslr_seed), arm64.firmware_address];
+        assert_eq!(numbers, [Some(number.into()); 3], "{written}");
+        assert_eq!((arm64.timer_hz, arm64.vcpu_affinity), (Some(number), vec![number]));
+    }
+    let Ok(Parsed::Run(vectors)) = parse_arm64("run --sve-max-vl 0256") else { panic!() };
+    assert_eq!(vectors.arm64.sve_max_vl, Some(256));
+}
+
+#[test]
+fn what_is_no_number_is_refused_by_every_option_in_one_sentence() {
+    for wrong in ["", "x", "-1", "+1", "0x", "1.5", "1e3", "0b1", "32", "99999999999999999999"] {
+        for command in ["run", "qtest --stdio"] {
+            let mut words: Vec<&str> = command.split(' ').collect();
+            let option = format!("--edu={wrong}");
+            words.push(&option);
+            let error = parse_list(&words).expect_err(wrong).to_string();
+            assert_eq!(error, format!("--edu {wrong}: not a number from 0 to 31"), "{command}");
+        }
+    }
+    for wrong in ["0", "-1", "x", "4294967296"] {
+        assert_eq!(
+            refusal(&format!("qtest --stdio --machine arm64-virt -c {wrong}")),
+            format!("--cpus {wrong}: not a number from 1 to 4294967295")
+        );
+    }
+    for wrong in ["+1", "0-+3", "0x", "4096"] {
+        let error = parse_arm64(&format!("run --vcpu-affinity {wrong}")).expect_err(wrong);
+        let sentence = format!("--vcpu-affinity {wrong}: not a list of CPUs such as 0-3,8");
+        assert_eq!(error.to_string(), sentence);
+    }
 }
 
 #[test]
@@ -289,7 +342,7 @@ fn vnc_listens_on_this_host_only_unless_told_otherwise() {
     assert_eq!(vnc("--vnc=[::1]:7").as_deref(), Some("[::1]:7"));
     // As in kvmtool, what follows is a kernel.
     assert_eq!(kernel(&run("--vnc bzImage")).0, Some("bzImage".into()));
-    for wrong in ["x", ":1", "1.2.3.4:", "65536", "host:5900"] {
+    for wrong in ["x", ":1", "1.2.3.4:", "65536", "host:5900", "+1", "::1:0x", "[::1]:65536"] {
         assert!(refusal(&format!("run --vnc={wrong}")).starts_with(&format!("--vnc={wrong}: not")));
     }
     assert_eq!(run("--screendump x.png").screendump, Some("x.png".into()));

@@ -1,4 +1,8 @@
-//! Numbers as kvmtool writes them.
+//! Numbers of options: one way to write them for all.
+
+use std::ops::RangeInclusive;
+
+use anyhow::{Context, bail};
 
 /// Why a number was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,26 +13,43 @@ pub(super) enum BadNumber {
     TooLarge,
 }
 
-/// A count: decimal, `0x` hexadecimal, or octal after a `0`, as the C library reads it.
+/// A number: decimal, with zeros in front or without, or hexadecimal after `0x`.
+///
+/// Deviation: the C library, by which kvmtool reads some numbers, takes those after a `0` for octal.
 pub(super) fn count(text: &str) -> Result<u64, BadNumber> {
-    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(hex) => (hex, 16),
-        None if text.len() > 1 && text.starts_with('0') => (text, 8),
-        None => (text, 10),
-    };
-    whole(digits, radix)
+    match hexadecimal(text) {
+        Some(digits) => whole(digits, 16),
+        None => whole(text, 10),
+    }
 }
 
-/// A size in bytes: a number and a unit, of which `B` is bytes, `K` to `P` are powers of 1024, and
+/// A [`count`] of `option` with a least and a most.
+///
+/// # Errors
+/// One sentence that names the option, what was written, and both bounds.
+pub(super) fn within(option: &str, text: &str, range: RangeInclusive<u64>) -> anyhow::Result<u64> {
+    let (least, most) = range.clone().into_inner();
+    let number = count(text).ok().filter(|number| range.contains(number));
+    number.with_context(|| format!("{option} {text}: not a number from {least} to {most}"))
+}
+
+/// A [`count`] of `option` with any value of 64 bits.
+///
+/// # Errors
+/// One sentence that names the option and what was written.
+pub(super) fn number(option: &str, text: &str) -> anyhow::Result<u64> {
+    match count(text) {
+        Ok(number) => Ok(number),
+        Err(BadNumber::TooLarge) => bail!("{option} {text}: more than 64 bits"),
+        Err(BadNumber::NotANumber) => bail!("{option} {text}: not a number"),
+    }
+}
+
+/// A size in bytes: a [`count`] and a unit, of which `B` is bytes, `K` to `P` are powers of 1024, and
 /// none is MiB. After `0x`, where `B` is a digit, there is no unit of bytes.
 pub(super) fn size(text: &str) -> Result<u64, BadNumber> {
-    let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
-    let digits = match hex {
-        Some(_) => {
-            text.trim_end_matches(|c: char| c.is_ascii_alphabetic() && !c.is_ascii_hexdigit())
-        }
-        None => text.trim_end_matches(|c: char| c.is_ascii_alphabetic()),
-    };
+    let is_digit = |c: char| hexadecimal(text).is_some() && c.is_ascii_hexdigit();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() && !is_digit(c));
     let unit = text.strip_prefix(digits).unwrap_or_default();
     let shift = match unit.to_ascii_uppercase().as_str() {
         "B" => 0,
@@ -39,11 +60,12 @@ pub(super) fn size(text: &str) -> Result<u64, BadNumber> {
         "P" => 50,
         _ => return Err(BadNumber::NotANumber),
     };
-    let number = match hex {
-        Some(_) => count(digits)?,
-        None => whole(digits, 10)?,
-    };
-    number.checked_mul(1 << shift).ok_or(BadNumber::TooLarge)
+    count(digits)?.checked_mul(1 << shift).ok_or(BadNumber::TooLarge)
+}
+
+/// The digits after `0x`.
+fn hexadecimal(text: &str) -> Option<&str> {
+    text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"))
 }
 
 fn whole(digits: &str, radix: u32) -> Result<u64, BadNumber> {
