@@ -72,10 +72,19 @@ const CAN_USE_HEAP: u8 = 0x80;
 /// A file cannot be read or is empty, the initial RAM disk has no room, or a NUL is in the command
 /// line.
 pub fn for_firmware(request: &FirmwareKernelRequest<'_>) -> Result<FirmwareKernel, Error> {
-    let mut kernel = read(request.path, |name, source| Error::OpenKernel { name, source })?;
+    let kernel = Image::open(request.path, |name, source| Error::OpenKernel { name, source })?;
+    let mut kernel = read(kernel, request.low_ram, |name, len| Error::KernelDoesNotFit {
+        name,
+        start: KERNEL_ADDR.into(),
+        end: len.saturating_add(KERNEL_ADDR.into()),
+    })?;
     let setup_len = setup_len(&kernel);
     let initrd = match request.initrd {
-        Some(path) => read(path, |name, source| Error::OpenInitrd { name, source })?,
+        Some(path) => {
+            let initrd = Image::open(path, |name, source| Error::OpenInitrd { name, source })?;
+            let mib = request.low_ram >> 20;
+            read(initrd, request.low_ram, |name, len| Error::initrd_does_not_fit(&name, len, mib))?
+        }
         None => Vec::new(),
     };
     if request.cmdline.contains('\0') {
@@ -95,11 +104,16 @@ pub fn for_firmware(request: &FirmwareKernelRequest<'_>) -> Result<FirmwareKerne
     })
 }
 
+/// Reads a file that the guest has room for, with `most` bytes at most; else `too_big`, given its
+/// name and length, says so.
 fn read(
-    path: &Path,
-    refused: impl FnOnce(String, std::io::Error) -> Error,
+    image: Image,
+    most: u64,
+    too_big: impl FnOnce(String, u64) -> Error,
 ) -> Result<Vec<u8>, Error> {
-    let image = Image::open(path, refused)?;
+    if image.len > most {
+        return Err(too_big(image.name, image.len));
+    }
     let mut bytes = vec![0; usize::try_from(image.len).unwrap_or(usize::MAX)];
     let count = image.read_at(&mut bytes, 0)?;
     bytes.truncate(count);
@@ -207,6 +221,13 @@ mod tests {
         let small = FirmwareKernelRequest { low_ram: 1 << 20, ..request };
         let text = for_firmware(&small).unwrap_err().to_string();
         assert!(text.contains("does not fit into 1 MiB of guest RAM"), "{text}");
+        // More than anybody has memory for, and nothing of it is read.
+        std::fs::File::options().write(true).open(&initrd).unwrap().set_len(1 << 42).unwrap();
+        let text = for_firmware(&request).unwrap_err().to_string();
+        assert!(text.contains("(4194304 MiB) does not fit into 64 MiB of guest RAM"), "{text}");
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(1 << 42).unwrap();
+        let text = for_firmware(&request).unwrap_err().to_string();
+        assert!(text.contains("needs guest RAM from 0x100000 to 0x40000100000"), "{text}");
     }
 
     #[test]

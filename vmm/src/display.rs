@@ -1,7 +1,7 @@
 //! The guest's display, as far as the user has to do with it: viewers over VNC, and a picture of it
 //! when the guest has ended.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -45,8 +45,8 @@ impl Display {
             TcpListener::bind(address).with_context(|| format!("--vnc: cannot listen on {address}"))
         });
         let screendump = options.screendump.clone().map(|path| {
-            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-            let file = file.with_context(|| format!("Unable to write {}", path.display()))?;
+            let file = trapline_machine::boot::create(&path)
+                .with_context(|| format!("Unable to write {}", path.display()))?;
             anyhow::Ok((path, file))
         });
         Ok(Self { listener: listener.transpose()?, screendump: screendump.transpose()? })
@@ -79,10 +79,7 @@ impl Display {
     pub fn dump(self, screen: Option<&Screen>) -> anyhow::Result<()> {
         let (Some((path, file)), Some(screen)) = (self.screendump, screen) else { return Ok(()) };
         let write = || {
-            // What is no file, a pipe say, has no length.
-            if file.metadata()?.is_file() {
-                file.set_len(0)?;
-            }
+            trapline_machine::boot::empty(&file)?;
             let mut to = BufWriter::new(&file);
             screen.picture().write_png(&mut to)?;
             to.flush()?;

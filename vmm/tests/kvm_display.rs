@@ -10,7 +10,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use support::flat::{Flat, bzimage, pvh};
@@ -142,6 +142,34 @@ fn after_a_reset_the_frame_buffer_is_black_and_back_in_its_place() {
     let code = code.bytes(&[0x0f, 0x85]).bytes(&over.to_le_bytes());
     let image = pvh(&code.bytes(&second.0).bytes(&first.0));
     expect_only(&picture_of(&image), &[(SECOND, BLUE_RGB)]);
+}
+
+/// A pipe is opened when the guest starts and written to when it has ended; nobody is waited for in
+/// between.
+#[test]
+fn a_screendump_goes_into_a_pipe_that_has_a_reader() {
+    let image = pvh(&fill(Flat::new(), FRAME, FIRST, ORANGE).exit(0));
+    let guest = Guest::kernel(&image);
+    let pipe = guest.file("pipe", b"");
+    std::fs::remove_file(&pipe).unwrap();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let guest = guest.with(&["--exit-port", "--screendump", pipe.to_str().unwrap()]);
+    let alone = guest.run().expect_status(2).err;
+    let expected = format!("Fatal: Unable to write {}: nobody reads this pipe\n", pipe.display());
+    assert_eq!(alone, expected);
+    // Opened for both, so as not to wait either.
+    let reader = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let child = guest.start();
+    let mut reader = reader;
+    let mut seen = Vec::new();
+    // The last part of any PNG has no data (its specification, 11.2.5).
+    while !seen.ends_with(b"\0\0\0\0IEND\xae\x42\x60\x82") {
+        let mut piece = [0; 4096];
+        let count = reader.read(&mut piece).unwrap();
+        seen.extend(&piece[..count]);
+    }
+    finish(child).expect_status(1);
+    expect_only(&decode(&seen), &[(FIRST, ORANGE_RGB)]);
 }
 
 #[test]

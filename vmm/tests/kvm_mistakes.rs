@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use support::TRAPLINE;
-use support::flat::{Flat, bzimage, pvh};
+use support::flat::{Flat, bzimage, multiboot, pvh};
 use support::guest::{Ended, Guest, finish};
 use tempfile::TempDir;
 use trapline_testkit::realmode::Asm;
@@ -77,21 +77,70 @@ fn a_file_that_is_missing_is_named_in_kvmtools_words() {
     assert_eq!(said, "Unable to open initrd /no/such");
 }
 
+/// Nobody writes to the pipe: who opened it to read would wait; and the zeros have no end.
 #[test]
-fn what_is_no_file_is_refused_before_it_is_read() {
+fn what_is_no_file_is_refused_before_it_is_read_by_every_option() {
     let files = Files::new();
     let pipe = files.path("pipe");
     let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
-    let pipe = pipe.to_str().unwrap();
     let kernel = files.make("kernel", &kernel());
-    // Nobody writes to the pipe: who opened it to read would wait.
-    let why = "it is a pipe; copy its contents to a file";
-    assert_eq!(refusal(&["run", "-k", pipe]), format!("Unable to open kernel {pipe}: {why}"));
-    assert_eq!(refusal(&["run", "-f", pipe]), format!("Unable to open firmware {pipe}: {why}"));
-    let zeros = refusal(&["run", "-k", &kernel, "-i", "/dev/zero"]);
-    let why = "it is a character device, not a file";
-    assert_eq!(zeros, format!("Unable to open initrd /dev/zero: {why}"));
+    let rom = files.make("rom", &Asm::new().hlt().rom());
+    let multiboot = files.make("multiboot", &multiboot(&Flat::new().exit(0)));
+    let kinds = [
+        (pipe.to_str().unwrap(), "it is a pipe; copy its contents to a file"),
+        ("/dev/zero", "it is a character device, not a file"),
+        ("/", "it is a directory"),
+    ];
+    for (file, why) in kinds {
+        let opening = |what: &str| format!("Unable to open {what} {file}: {why}");
+        let source = format!("name=opt/x,file={file}");
+        let reading = format!("--fw-cfg opt/x: cannot read {file}: {why}");
+        let modules = format!("{kernel} one,{file} two");
+        let qtest = ["qtest", "--stdio", "--machine", "arm64-virt"];
+        for (args, said) in [
+            (&["run", "-k", file][..], opening("kernel")),
+            (&["run", file], opening("kernel")),
+            (&["run", "-k", &kernel, "-i", file], opening("initrd")),
+            (&["run", "-k", &multiboot, "-i", &modules], opening("initrd")),
+            (&["run", "-f", file], opening("firmware")),
+            (&["run", "-f", &rom, "-k", file], opening("kernel")),
+            (&["run", "-f", &rom, "-k", &kernel, "-i", file], opening("initrd")),
+            (&["run", "-f", &rom, "--fw-cfg", &source], reading.clone()),
+            (&["qtest", "--stdio", "--fw-cfg", &source], reading),
+        ] {
+            assert_eq!(refusal(args), said, "{args:?}");
+        }
+        let flash = refusal(&[&qtest[..], &["--flash", file]].concat());
+        // A directory cannot be opened to be written to.
+        let other = format!("Unable to open flash {file}: Is a directory");
+        assert!(flash == opening("flash") || (file == "/" && flash == other), "{flash}");
+    }
+    let said = refusal(&["run", "-f", &rom, "--dev", pipe.to_str().unwrap()]);
+    assert!(said.ends_with("is not a KVM device"), "{said}");
+    let said = refusal(&["run", "-f", &rom, "--hugetlbfs", pipe.to_str().unwrap()]);
+    assert!(said.contains(pipe.to_str().unwrap()), "{said}");
+}
+
+/// A file's length is looked at before there is memory for it.
+#[test]
+fn no_option_reads_more_than_anybody_can_use() {
+    let files = Files::new();
+    let rom = files.make("rom", &Asm::new().hlt().rom());
+    let kernel = files.make("kernel", &kernel());
+    let huge = files.make_long("huge", 1 << 42);
+    let source = format!("opt/x,file={huge}");
+    for (args, said) in [
+        (&["run", "-f", &rom, "--fw-cfg", &source][..], "it has more than 64 MiB"),
+        (&["run", "-f", &huge], "bytes, at most"),
+        (&["run", "-f", &rom, "-k", &huge, "-m", "64"], "needs guest RAM"),
+        (&["run", "-f", &rom, "-k", &kernel, "-i", &huge, "-m", "64"], "64 MiB of guest RAM"),
+        (&["run", "-k", &huge, "-m", "64"], "is not a kernel"),
+        (&["run", "-k", &kernel, "-i", &huge, "-m", "64"], "64 MiB of guest RAM"),
+    ] {
+        let refused = refusal(args);
+        assert!(refused.contains(said), "{args:?}: {refused}");
+    }
 }
 
 #[test]

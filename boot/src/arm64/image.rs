@@ -200,6 +200,9 @@ fn zboot(head: &[u8; ZBOOT_HEADER]) -> Option<(u64, u64, &[u8])> {
     Some((word(8)?.into(), word(12)?.into(), name.get(..end)?)).filter(|_| magic)
 }
 
+/// What packing may add to a kernel that is as large as RAM and cannot be made smaller.
+const PACKING_ADDS: u64 = 1 << 20;
+
 /// Unpacks `len` bytes from `start` of the file, but no more than a guest has room for.
 fn unpack_part(
     image: Image,
@@ -208,16 +211,20 @@ fn unpack_part(
     packing: Packing,
     room: u64,
 ) -> Result<Content, Error> {
-    let mut packed = vec![0; usize::try_from(len.min(image.len)).unwrap_or(0)];
+    let failed = |reason: String| Error::Unpack { name: image.name.clone(), reason };
+    let too_big = || failed(format!("it does not fit into {} MiB of guest RAM", room >> 20));
+    let len = len.min(image.len);
+    if len > room.saturating_add(PACKING_ADDS) {
+        return Err(too_big());
+    }
+    let mut packed = vec![0; usize::try_from(len).unwrap_or(0)];
     let count = image.read_at(&mut packed, start)?;
     packed.truncate(count);
-    let failed = |reason: String| Error::Unpack { name: image.name.clone(), reason };
     let bytes = packing
         .unpack(&packed, room.saturating_add(1))
         .map_err(|error| failed(error.to_string()))?;
     if bytes.len() as u64 > room {
-        let mib = room >> 20;
-        return Err(failed(format!("it does not fit into {mib} MiB of guest RAM")));
+        return Err(too_big());
     }
     Ok(Content::Unpacked(image.name, bytes))
 }

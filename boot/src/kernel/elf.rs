@@ -41,6 +41,9 @@ const MEMORY_MAP: u64 = 0x80;
 /// Memory map entries the rest of the page holds.
 const MEMORY_MAP_MAX: usize = (0x1000 - 0x80) / size_of::<hvm_memmap_table_entry>();
 
+/// The longest segment of notes that is looked at. Linux' has some hundred bytes.
+const NOTES_MAX: u64 = 1 << 20;
+
 /// What x86 Linux takes without its NUL (`COMMAND_LINE_SIZE`). An ELF file does not say; Linux
 /// drops what is longer without a word.
 const CMDLINE_MAX: usize = 2047;
@@ -136,7 +139,9 @@ fn pvh_entry(
     stream: &mut ElfStream<LittleEndian, File>,
     segments: &[ProgramHeader],
 ) -> Result<Option<u32>, elf::ParseError> {
-    for segment in segments.iter().filter(|segment| segment.p_type == PT_NOTE) {
+    let short = |segment: &&ProgramHeader| segment.p_filesz <= NOTES_MAX;
+    let notes = segments.iter().filter(|segment| segment.p_type == PT_NOTE);
+    for segment in notes.filter(short) {
         // Notes are padded to 4 bytes whatever alignment a linker script wrote down.
         let aligned = ProgramHeader { p_align: segment.p_align.max(4), ..*segment };
         for note in stream.segment_data_as_notes(&aligned)? {

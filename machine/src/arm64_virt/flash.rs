@@ -1,6 +1,6 @@
 //! The file behind the flash, and the guest's direct view of it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -20,12 +20,11 @@ impl FlashFile {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let refused = |reason: String| Error::Flash { path: path.to_owned(), reason };
         let failed = |error: std::io::Error| refused(error.to_string());
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+        let (file, all) = trapline_boot::open_for_update(path).map_err(failed)?;
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => refused("another machine writes to it".to_owned()),
             TryLockError::Error(error) => failed(error),
         })?;
-        let all = file.metadata().map_err(failed)?.len();
         let Some(len) = usable_len(all) else {
             return Err(refused("a flash image has 64 KiB at least".to_owned()));
         };
@@ -93,6 +92,8 @@ mod tests {
         let refusal = |path: &Path| FlashFile::open(path).err().unwrap().to_string();
         let missing = refusal(Path::new("/nonexistent/flash"));
         assert!(missing.starts_with("Unable to open flash /nonexistent/flash: "), "{missing}");
+        let zeros = refusal(Path::new("/dev/zero"));
+        assert!(zeros.ends_with(": it is a character device, not a file"), "{zeros}");
         let small = tempfile::NamedTempFile::new().unwrap();
         assert!(refusal(small.path()).ends_with("a flash image has 64 KiB at least"));
         small.as_file().set_len(0x1_0000).unwrap();

@@ -1,5 +1,6 @@
 //! The arm64 board with KVM's processors and interrupt controllers.
 
+use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -132,11 +133,17 @@ impl VirtOnKvm {
         };
         let blob = fdt::flatten(&self.board.describe(&facts))?;
         if let Some(path) = arm64.dump_dtb.as_ref().filter(|_| !again) {
-            std::fs::write(path, &blob)
-                .map_err(|reason| Error::DumpTree { path: path.clone(), reason })?;
+            dump(path, &blob).map_err(|reason| Error::DumpTree { path: path.clone(), reason })?;
         }
         Ok(fdt::write(&self.mem, loaded.fdt, &blob)?)
     }
+}
+
+/// Makes `blob` the content of a file.
+fn dump(path: &Path, blob: &[u8]) -> std::io::Result<()> {
+    let mut file = trapline_boot::create(path)?;
+    trapline_boot::empty(&file)?;
+    file.write_all(blob)
 }
 
 /// What is in the flash, shown to the guest by KVM where that can be.

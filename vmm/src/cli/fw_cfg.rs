@@ -5,6 +5,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
+use trapline_machine::boot::read;
+
+/// The longest file. All of it is in memory, beside the guest's, as long as the guest runs.
+const FILE_MAX: u64 = 64 << 20;
 
 /// A file for firmware to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,11 +58,11 @@ impl FwCfgFile {
     /// Its name and its contents.
     ///
     /// # Errors
-    /// The host's file cannot be read.
+    /// The host's file cannot be read, or is no file, or has more than 64 MiB.
     pub fn load(&self) -> anyhow::Result<(String, Vec<u8>)> {
         let bytes = match &self.source {
             FwCfgSource::Text(text) => text.clone(),
-            FwCfgSource::File(path) => std::fs::read(path).with_context(|| {
+            FwCfgSource::File(path) => read(path, FILE_MAX).with_context(|| {
                 format!("--fw-cfg {}: cannot read {}", self.name, path.display())
             })?,
         };
@@ -99,6 +103,17 @@ mod tests {
         assert_eq!(file.name, "etc/z");
         let text = file.load().unwrap_err().to_string();
         assert_eq!(text, "--fw-cfg etc/z: cannot read /x/y");
+        let zeros = FwCfgFile::new("opt/z,file=/dev/zero".as_ref()).unwrap().load().unwrap_err();
+        let reason = "it is a character device, not a file";
+        assert_eq!(
+            format!("{zeros:#}"),
+            format!("--fw-cfg opt/z: cannot read /dev/zero: {reason}")
+        );
+        let large = tempfile::NamedTempFile::new().unwrap();
+        large.as_file().set_len(FILE_MAX + 1).unwrap();
+        let option = format!("opt/l,file={}", large.path().display());
+        let error = FwCfgFile::new(option.as_ref()).unwrap().load().unwrap_err();
+        assert!(format!("{error:#}").ends_with("it has more than 64 MiB"), "{error:#}");
     }
 
     #[test]
