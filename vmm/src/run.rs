@@ -101,7 +101,9 @@ fn live(machine: &mut Machine, console: &Console, options: &RunOptions) -> anyho
             Ending::Reset(cause) => cause,
             ending => return Ok(ending),
         };
-        match resets.next(console.lines()) {
+        let screen = machine.screen();
+        let drawn = screen.as_ref().is_some_and(|screen| screen.was_drawn_on());
+        match resets.next(console.lines(), drawn) {
             Next::End => return Ok(Ending::Reset(cause)),
             Next::BootAgain { reported: true } => {
                 if let ResetCause::TripleFault(report) = &cause {
@@ -110,10 +112,13 @@ fn live(machine: &mut Machine, console: &Console, options: &RunOptions) -> anyho
                 tracing::info!("the guest was reset by {cause}: booting it again");
             }
             Next::BootAgain { reported: false } => tracing::debug!("reset by {cause}"),
-            Next::GiveUp => bail!(
-                "the guest was reset {SILENT_MAX} times without a line of output, the last time \
-                 by {cause}"
-            ),
+            Next::GiveUp => {
+                let picture = if screen.is_some() { " or a picture" } else { "" };
+                bail!(
+                    "the guest was reset {SILENT_MAX} times without a line of output{picture}, the \
+                     last time by {cause}"
+                )
+            }
         }
     }
 }

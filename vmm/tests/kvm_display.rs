@@ -144,6 +144,29 @@ fn after_a_reset_the_frame_buffer_is_black_and_back_in_its_place() {
     expect_only(&picture_of(&image), &[(SECOND, BLUE_RGB)]);
 }
 
+/// It prints nothing, but a user with a viewer sees something at each start.
+#[test]
+fn a_guest_that_only_draws_is_booted_again_as_often_as_it_resets() {
+    let last = 25;
+    let boots = |drawn: &Flat| {
+        // The number of the boot is in CMOS RAM: in al, 0x71; inc al; out 0x71, al; cmp al, last
+        let count = drawn.clone().outb(0x70, 0x50);
+        let count = count.bytes(&[0xe4, 0x71, 0xfe, 0xc0, 0xe6, 0x71, 0x3c, last]);
+        let exit = Flat::new().exit(0);
+        let over = u8::try_from(exit.0.len()).unwrap();
+        let code = count.bytes(&[0x72, over]).bytes(&exit.0); // jb over
+        let code = code.outb(0x64, 0xfe).bytes(&[0xeb, 0xfe]);
+        let guest = Guest::kernel(&pvh(&code)).with(&["--exit-port", "--reboot"]);
+        let file = guest.file("picture.png", b"");
+        guest.with(&["--screendump", file.to_str().unwrap()]).run()
+    };
+    boots(&fill(Flat::new(), FRAME, SECOND, BLUE)).expect_status(1);
+    let black = boots(&fill(Flat::new(), FRAME, SECOND, 0)).expect_status(2);
+    let expected = "Fatal: the guest was reset 10 times without a line of output or a picture, the \
+                    last time by the keyboard controller";
+    assert_eq!(black.err.lines().last(), Some(expected), "{}", black.err);
+}
+
 /// A pipe is opened when the guest starts and written to when it has ended; nobody is waited for in
 /// between.
 #[test]

@@ -200,7 +200,7 @@ pub(super) struct TraplineArgs {
     #[arg(long, value_name = "NAME,...", action = ArgAction::Append, value_delimiter = ',')]
     pub(super) trace: Vec<String>,
     /// Start the guest again when it resets, instead of ending; gives up after ten resets without a
-    /// line of output
+    /// line of output or a picture
     #[arg(long)]
     pub(super) reboot: bool,
     /// A triple fault is a failure, not a reset

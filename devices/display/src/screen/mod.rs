@@ -37,6 +37,8 @@ struct Shown {
     /// When each tile last changed, line by line; 0 is before the first update.
     tiles: Vec<u64>,
     now: u64,
+    /// Something else than black was seen since the frame buffer was made black.
+    drawn: bool,
 }
 
 /// What a viewer has seen of each tile.
@@ -48,7 +50,12 @@ impl Screen {
     /// address 0 that `memory` shows to the guest.
     pub fn new(mode: Mode, frame: GuestMem, memory: Arc<dyn FrameMemory>) -> Self {
         let tiles = tiles_across(mode) * usize::from(mode.height().div_ceil(TILE));
-        let shown = Shown { pixels: vec![0; mode.len_bytes()], tiles: vec![0; tiles], now: 0 };
+        let shown = Shown {
+            pixels: vec![0; mode.len_bytes()],
+            tiles: vec![0; tiles],
+            now: 0,
+            drawn: false,
+        };
         Self { mode, frame, memory, shown: Mutex::new(shown) }
     }
 
@@ -63,6 +70,13 @@ impl Screen {
         Picture::new(self.mode, &self.shown.lock().pixels)
     }
 
+    /// Whether anything could be seen on the screen since the machine was reset last: something else
+    /// than black is there now, or was when somebody looked.
+    pub fn was_drawn_on(&self) -> bool {
+        self.update();
+        self.shown.lock().drawn
+    }
+
     /// Makes the frame buffer black.
     pub(crate) fn clear(&self) {
         let line = vec![0; self.mode.stride()];
@@ -71,6 +85,9 @@ impl Screen {
             let _ = self.frame.write(start, &line);
         }
         self.memory.touch();
+        // What was there is forgotten only now: the same again is something new.
+        self.update();
+        self.shown.lock().drawn = false;
     }
 
     /// Nothing seen yet.
@@ -139,9 +156,15 @@ impl Shown {
             if old != new {
                 old.copy_from_slice(new);
                 *stamp = self.now;
+                self.drawn |= new.chunks(Mode::PIXEL).any(is_visible);
             }
         }
     }
+}
+
+/// Whether a pixel is not black: blue, green and red come before a byte that is not shown.
+fn is_visible(pixel: &[u8]) -> bool {
+    pixel.iter().take(3).any(|part| *part != 0)
 }
 
 fn tiles_across(mode: Mode) -> usize {

@@ -99,6 +99,30 @@ fn a_reset_makes_the_picture_black() {
     assert!(screen.picture().rgb().iter().all(|level| *level == 0));
 }
 
+#[test]
+fn a_screen_was_drawn_on_if_anything_could_be_seen_since_the_reset() {
+    let (frame, screen) = small();
+    assert!(!screen.was_drawn_on());
+    // Black, and what is not shown.
+    draw(&frame, 50, 20, 0);
+    draw(&frame, 50, 20, 0xff00_0000);
+    assert!(!screen.was_drawn_on());
+    draw(&frame, 99, 39, 1);
+    assert!(screen.was_drawn_on() && screen.was_drawn_on());
+    // Taken away after somebody has looked.
+    draw(&frame, 99, 39, 0);
+    assert!(screen.was_drawn_on());
+    screen.clear();
+    assert!(!screen.was_drawn_on());
+    // The same again, and nobody has looked meanwhile.
+    for _ in 0..3 {
+        draw(&frame, 3, 3, 0xff_ffff);
+        assert!(screen.was_drawn_on());
+        screen.clear();
+    }
+    assert!(!screen.was_drawn_on());
+}
+
 proptest! {
     #[test]
     fn a_viewer_who_repaints_the_news_sees_the_frame_buffer(
