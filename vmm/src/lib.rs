@@ -8,8 +8,9 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
+
+use rustix::io::Errno;
 
 pub mod cli;
 pub mod console;
@@ -55,11 +56,10 @@ pub fn main() -> ExitCode {
 /// Prints text that was asked for. A reader that has gone away (`trapline --help | head -1`) has
 /// seen what it wanted.
 fn say(text: &str) -> ExitCode {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+    match stream::write_all(rustix::stdio::stdout(), text.as_bytes(), None) {
+        Ok(()) | Err(Errno::PIPE) => ExitCode::SUCCESS,
+        Err(error) => {
             logging::fatal(&anyhow::Error::new(error).context("cannot write to standard output"))
         }
-        _ => ExitCode::SUCCESS,
     }
 }

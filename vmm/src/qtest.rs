@@ -9,6 +9,7 @@ use trapline_machine::qtest::{Config, Machine};
 use trapline_qtest::{Address, End, Session, Way, serve};
 
 use crate::cli::{FwCfgFile, QtestOptions};
+use crate::stream::Patient;
 
 /// Builds the machine and serves its clients; returns when there are none to come, or when the
 /// machine has ended.
@@ -29,12 +30,18 @@ pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
         fw_cfg: options.fw_cfg.iter().map(FwCfgFile::load).collect::<Result<_, _>>()?,
     })?;
     let mut session = Session::new(&machine).context("the machine has a client already")?;
-    let ready = |address: &Address| tracing::info!("waiting for a client on {address}");
-    let end = serve(&mut session, &options.way, ready).with_context(|| match &options.way {
-        Way::Listen(address) => format!("cannot listen on {address}"),
-        Way::Connect(address) => format!("cannot talk to {address}"),
-        Way::Stdio => "cannot talk to standard input and output".to_owned(),
-    })?;
+    let end = match &options.way {
+        None => session
+            .run(Patient(rustix::stdio::stdin()), Patient(rustix::stdio::stdout()))
+            .context("cannot talk to standard input and output"),
+        Some(way) => {
+            let ready = |address: &Address| tracing::info!("waiting for a client on {address}");
+            serve(&mut session, way, ready).with_context(|| match way {
+                Way::Listen(address) => format!("cannot listen on {address}"),
+                Way::Connect(address) => format!("cannot talk to {address}"),
+            })
+        }
+    }?;
     Ok(match end {
         End::Machine(PowerEvent::Exit(status)) => ExitCode::from(status),
         End::Machine(PowerEvent::Off | PowerEvent::Reset) | End::Closed => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! How clients and machine find each other: sockets of the host, or standard input and output.
+//! How clients and machine find each other: sockets of the host.
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::server::{End, Session, Target};
+use crate::server::{End, Session, Target, has_gone};
 
 /// A socket's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,22 +75,19 @@ pub enum Way {
     Listen(Address),
     /// Whoever listens on this socket, until it hangs up.
     Connect(Address),
-    /// Whoever writes to standard input, until it ends.
-    Stdio,
 }
 
 /// Lets clients drive `target`. Returns when the machine has ended, or when there is no next
 /// client to wait for. `ready` is called once a socket is there to be connected to.
 ///
 /// # Errors
-/// A socket or standard output fails. A client of several that vanishes is no error.
+/// A socket fails. A client that vanishes is no error.
 pub fn serve<T: Target>(
     session: &mut Session<'_, T>,
     way: &Way,
     ready: impl FnOnce(&Address),
 ) -> io::Result<End> {
     match way {
-        Way::Stdio => session.run(io::stdin().lock(), io::stdout().lock()),
         Way::Connect(Address::Unix(path)) => {
             let stream = UnixStream::connect(path)?;
             session.run(&stream, &stream)
@@ -103,27 +100,35 @@ pub fn serve<T: Target>(
         Way::Listen(Address::Unix(path)) => {
             let socket = BoundPath::new(path)?;
             ready(&Address::Unix(path.clone()));
-            one_by_one(|| {
-                let (stream, _) = socket.listener.accept()?;
-                Ok(session.run(&stream, &stream))
-            })
+            one_by_one(|| Ok(socket.listener.accept()?.0), |stream| session.run(&stream, &stream))
         }
         Way::Listen(Address::Tcp(addr)) => {
             let listener = TcpListener::bind(addr)?;
             ready(&Address::Tcp(listener.local_addr()?));
-            one_by_one(|| {
-                let (stream, _) = listener.accept()?;
-                stream.set_nodelay(true)?;
-                Ok(session.run(&stream, &stream))
-            })
+            one_by_one(
+                || Ok(listener.accept()?.0),
+                |stream| {
+                    stream.set_nodelay(true)?;
+                    session.run(&stream, &stream)
+                },
+            )
         }
     }
 }
 
 /// Serves clients until one of them ends the machine; what ails a client ends only it.
-fn one_by_one(mut next: impl FnMut() -> io::Result<io::Result<End>>) -> io::Result<End> {
+fn one_by_one<S>(
+    accept: impl Fn() -> io::Result<S>,
+    mut serve: impl FnMut(S) -> io::Result<End>,
+) -> io::Result<End> {
     loop {
-        if let Ok(end @ End::Machine(_)) = next()? {
+        let client = match accept() {
+            Ok(client) => client,
+            // It went while it waited for its turn.
+            Err(error) if has_gone(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        if let Ok(end @ End::Machine(_)) = serve(client) {
             return Ok(end);
         }
     }
@@ -176,6 +181,23 @@ mod tests {
     fn other_hosts_stay_out() {
         assert!(refusal("tcp:0.0.0.0:7777").starts_with("0.0.0.0:7777: only this host"));
         assert!(refusal("tcp:192.0.2.1:7777").contains("only this host"));
+    }
+
+    #[test]
+    fn a_client_that_vanishes_is_no_reason_not_to_serve_the_next() {
+        use trapline_device::PowerEvent;
+        let aborted = || io::Error::from(io::ErrorKind::ConnectionAborted);
+        let mut clients = vec![
+            Ok(Ok(End::Machine(PowerEvent::Off))),
+            Ok(Err(io::Error::other("broken"))),
+            Err(aborted()),
+            Ok(Ok(End::Closed)),
+        ];
+        let accept = std::cell::RefCell::new(&mut clients);
+        let end = one_by_one(|| accept.borrow_mut().pop().unwrap(), |served| served);
+        assert_eq!(end.unwrap(), End::Machine(PowerEvent::Off));
+        let failing = || Err::<(), _>(io::Error::other("no descriptors"));
+        assert!(one_by_one(failing, |()| Ok(End::Closed)).is_err());
     }
 
     #[test]

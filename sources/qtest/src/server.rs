@@ -82,26 +82,41 @@ impl<'a, T: Target> Session<'a, T> {
     /// # Errors
     /// The client cannot be read from or written to, other than by its going away.
     pub fn run(&mut self, input: impl Read, output: impl Write) -> io::Result<End> {
+        let served = self.serve(input, output);
+        self.target.wires().watch(None);
+        match served {
+            Err(error) if has_gone(&error) => Ok(End::Closed),
+            served => served,
+        }
+    }
+
+    fn serve(&mut self, input: impl Read, output: impl Write) -> io::Result<End> {
         let mut input = BufReader::new(input);
         let ram = Arc::new(GuestRam::new(self.target.ram()));
         let space = AddressSpace::new(self.target.registry(), ram);
         let mut client = Client { target: self.target, space, output: BufWriter::new(output) };
-        let end = loop {
-            match read_line(&mut input)? {
-                Input::Closed => break End::Closed,
-                Input::TooLong => client.say("FAIL The line is too long")?,
-                Input::Line(line) => client.answer(&mut self.handle, &line)?,
-            }
+        loop {
+            let told = match read_line(&mut input)? {
+                Input::Closed => return Ok(End::Closed),
+                Input::TooLong => client.say("FAIL The line is too long"),
+                Input::Line(line) => client.answer(&mut self.handle, &line),
+            };
+            // The machine may have ended though the client does not hear of it any more.
             let end = self.target.settle();
-            client.tell_changes()?;
-            client.output.flush()?;
+            let told = told.and_then(|()| client.tell_changes());
+            let told = told.and_then(|()| client.output.flush());
             if let Some(event) = end {
-                break End::Machine(event);
+                return Ok(End::Machine(event));
             }
-        };
-        self.target.wires().watch(None);
-        Ok(end)
+            told?;
+        }
     }
+}
+
+/// Whether a client that is read or written to is gone, with what it was told unread perhaps.
+pub(crate) fn has_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
 enum Input {

@@ -260,3 +260,40 @@ fn a_line_without_an_end_is_no_command_and_an_endless_one_is_refused() {
     let long = "x".repeat(2 * DATA_MAX + 5000) + "\ninb 0x100\n";
     assert_eq!(board.converse(&long).0, "FAIL The line is too long\nOK 0x0000\n");
 }
+
+/// A client that has gone, with no, an unread, or a broken-off answer.
+struct Gone(io::ErrorKind);
+
+impl Write for Gone {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(self.0.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Err(self.0.into())
+    }
+}
+
+#[test]
+fn a_client_that_goes_before_its_answer_leaves_the_machine_to_the_next() {
+    let board = Board::new();
+    let mut session = Session::new(&board).unwrap();
+    for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset] {
+        let commands = "irq_intercept_in ioapic\nirq_intercept_in ioapic\n".as_bytes();
+        assert_eq!(session.run(commands, Gone(kind)).unwrap(), End::Closed);
+        // The next is told of no interrupt it has not asked for.
+        let mut output = Vec::new();
+        session.run("outb 0x100 1\noutb 0x100 0\n".as_bytes(), &mut output).unwrap();
+        assert_eq!(String::from_utf8(output).unwrap(), "OK\nOK\n");
+    }
+    let full = session.run("outb 0x100 1\n".as_bytes(), Gone(io::ErrorKind::StorageFull));
+    assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_machine_that_ends_ends_though_its_client_does_not_hear_of_it() {
+    let board = Board::new();
+    let mut session = Session::new(&board).unwrap();
+    let end = session.run("outb 0x108 1\n".as_bytes(), Gone(io::ErrorKind::BrokenPipe));
+    assert!(matches!(end.unwrap(), End::Machine(_)));
+}

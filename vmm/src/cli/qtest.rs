@@ -74,8 +74,8 @@ pub struct QtestOptions {
     pub edu: u8,
     /// Memory in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
-    /// Who the client is.
-    pub way: Way,
+    /// Who the client is; `None` is whoever has standard input and output.
+    pub way: Option<Way>,
     /// UTC at the start, in nanoseconds since 1970.
     pub utc_start_ns: u64,
     /// The machine gets the exit port.
@@ -154,12 +154,12 @@ fn mem_bytes(text: &str) -> anyhow::Result<u64> {
     .ok_or_else(|| anyhow!("-m {text}: too much memory"))
 }
 
-fn way(args: &QtestArgs) -> anyhow::Result<Way> {
+fn way(args: &QtestArgs) -> anyhow::Result<Option<Way>> {
     let address = |text: &String| -> anyhow::Result<Address> { Ok(text.parse()?) };
     match &args.socket {
-        _ if args.stdio => Ok(Way::Stdio),
-        Some(socket) if args.connect => Ok(Way::Connect(address(socket)?)),
-        Some(socket) => Ok(Way::Listen(address(socket)?)),
+        _ if args.stdio => Ok(None),
+        Some(socket) if args.connect => Ok(Some(Way::Connect(address(socket)?))),
+        Some(socket) => Ok(Some(Way::Listen(address(socket)?))),
         None => bail!("trapline qtest: where is the client? Give --socket or --stdio"),
     }
 }

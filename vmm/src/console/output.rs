@@ -3,11 +3,9 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-
 use super::{Console, LARGE, OUT_ROOM, Phase};
 use crate::request::Request;
+use crate::stream;
 
 /// How long a little output waits for more to go with it: too short to see, long enough for the
 /// rest of a line that a guest prints byte by byte.
@@ -22,7 +20,7 @@ pub(super) fn write_all(console: &Console, stdout: &impl AsFd) {
         if starved {
             console.poll_device();
         }
-        result = write_piece(stdout, &piece);
+        result = stream::write_all(stdout, &piece, None);
         spare = piece;
         spare.clear();
     }
@@ -48,19 +46,4 @@ fn next_piece(console: &Console, spare: Vec<u8>) -> Option<(Vec<u8>, bool)> {
         console.changed.wait_for(&mut output, GATHER);
     }
     Some(output.queue.take(spare))
-}
-
-fn write_piece(stdout: &impl AsFd, mut piece: &[u8]) -> Result<(), Errno> {
-    while !piece.is_empty() {
-        match rustix::io::write(stdout, piece) {
-            Ok(count) => piece = piece.get(count..).unwrap_or_default(),
-            Err(Errno::INTR) => {}
-            // Whoever else has the file open made it non-blocking.
-            Err(Errno::AGAIN) => {
-                let _ = poll(&mut [PollFd::new(stdout, PollFlags::OUT)], None);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

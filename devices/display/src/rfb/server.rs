@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::net::sockopt;
 
 use super::client::Viewer;
 use super::handshake::greet;
@@ -20,6 +21,10 @@ const VIEWERS_MAX: usize = 16;
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// How long a viewer may leave what it was sent lying about.
 const READING_TIME: Duration = Duration::from_secs(30);
+/// A viewer of whom nothing was heard for so long is asked whether it is there.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How often it is asked, and how long after another.
+const QUESTIONS: (u32, Duration) = (3, Duration::from_secs(10));
 /// How long to wait when the system has no connection to give, for want of descriptors say.
 const SHORTAGE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
@@ -150,6 +155,7 @@ impl Shared {
         let mut stream = viewer.stream();
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(READING_TIME))?;
+        notice_absence(stream)?;
         stream.set_read_timeout(Some(GREETING_TIME))?;
         let greeting = greet(&mut stream, self.screen.mode(), &self.name)?;
         stream.set_read_timeout(None)?;
@@ -159,5 +165,38 @@ impl Shared {
             others.for_each(|(other, _)| other.end());
         }
         Ok(())
+    }
+}
+
+/// Ends the connection of a viewer whose host is gone without a word, asleep or unplugged: nobody
+/// else would, and it would keep its place among the viewers for good.
+fn notice_absence(stream: &TcpStream) -> io::Result<()> {
+    let (questions, interval) = QUESTIONS;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENCE)?;
+    sockopt::set_tcp_keepintvl(stream, interval)?;
+    sockopt::set_tcp_keepcnt(stream, questions)?;
+    // Of what was sent the viewer's host has to say that it has come.
+    let most = SILENCE + interval * questions;
+    let most = u32::try_from(most.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(stream, most)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// TCP does the rest.
+    #[test]
+    fn a_viewer_whose_host_is_gone_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _viewer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        notice_absence(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), SILENCE);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), QUESTIONS.1);
+        assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), QUESTIONS.0);
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 60_000);
     }
 }

@@ -226,6 +226,34 @@ fn a_viewer_who_does_not_read_holds_up_nobody() {
     assert!(start.elapsed() < Duration::from_secs(5), "the end waits for nobody either");
 }
 
+/// Whether it says goodbye, goes with its answer unread, or listens on without speaking.
+#[test]
+fn a_viewer_who_goes_while_it_is_written_to_takes_nobody_along() {
+    let bench = bench_with(Arc::new(NoInput), Mode::new(2000, 1000).unwrap());
+    let mut other = bench.viewer();
+    for round in 0..12 {
+        let mut viewer = bench.viewer();
+        viewer.ask(false, Rect { x: 0, y: 0, width: 2000, height: 1000 });
+        match round % 3 {
+            0 => drop(viewer),
+            1 => {
+                // The first bytes have come, more than a socket holds are on their way.
+                viewer.stream.read_exact(&mut [0; 4]).unwrap();
+                drop(viewer);
+            }
+            _ => {
+                viewer.stream.shutdown(std::net::Shutdown::Write).unwrap();
+                // What was sent before may come still, and then the end.
+                let end = viewer.stream.read_to_end(&mut Vec::new()).map_err(|e| e.kind());
+                assert!(matches!(end, Ok(_) | Err(ErrorKind::ConnectionReset)), "{end:?}");
+            }
+        }
+        bench.draw(round, 0, 1);
+        other.look(false);
+    }
+    until("they are gone", || bench.server.viewers() == 1);
+}
+
 #[test]
 fn a_viewer_who_does_not_share_is_alone() {
     let bench = bench();
