@@ -1,11 +1,14 @@
 //! What the registry, its handles and its guards share.
 
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
-use trapline_access::{EditError, RegionEdit, RegionId, RegionName, Regions};
+use trapline_access::{
+    DirtyLog, EditError, Memory, MemoryListener, RegionEdit, RegionId, RegionName, Regions,
+};
 
 use crate::counters::{CounterSets, Counts, HandleCounters, RegionNumber, UnclaimedCounts};
 use crate::delivery::coalesced::{Coalesced, QUEUED_MAX};
@@ -15,10 +18,13 @@ use crate::edit::table::{RegionInfo, RegionTable};
 use crate::edit::transaction::{DeferredDrop, Op, Source};
 use crate::lookup::publish::Published;
 use crate::lookup::snapshot::Snapshot;
+use crate::memory::{DirtyLogs, Listening};
 use crate::watch::Watcher;
 
 /// What registry, handles and guards share.
 pub(crate) struct Core {
+    /// Itself, for guards that it gives out.
+    pub(crate) this: Weak<Self>,
     pub(crate) published: Published<Snapshot>,
     pub(crate) offload: Option<Arc<dyn Offload>>,
     pub(crate) coalesced: Coalesced,
@@ -32,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) spares: Mutex<Vec<Arc<HandleStats>>>,
     /// Accesses by devices that were too deep in each other; see [`crate::AddressSpace`].
     pub(crate) too_deep: AtomicU64,
+    pub(crate) dirty_logs: DirtyLogs,
     /// How many watched accesses have begun.
     pub(crate) sequence: AtomicU64,
     /// Held while an access is made that an ordered watch covers.
@@ -77,6 +84,13 @@ impl Core {
         }
         drop(table);
         outcome
+    }
+
+    /// Ends what [`Regions::listen`] began.
+    pub(crate) fn unlisten(&self, listener: &Arc<dyn MemoryListener>) {
+        let mut table = self.table.lock();
+        let sections = table.memory();
+        table.listeners.remove(listener, sections);
     }
 
     /// Starts a watch.
@@ -190,6 +204,20 @@ impl Regions for Core {
         }
         self.commit(ops)?;
         Ok(mapped)
+    }
+
+    fn log_dirty(&self, memory: Arc<dyn Memory>) -> Result<Box<dyn DirtyLog>, EditError> {
+        self.dirty_logs.open(self, memory)
+    }
+
+    fn listen(
+        &self,
+        listener: Arc<dyn MemoryListener>,
+    ) -> Result<Box<dyn Any + Send + Sync>, EditError> {
+        let mut table = self.table.lock();
+        let sections = table.memory();
+        table.listeners.add(&listener, sections)?;
+        Ok(Box::new(Listening { listener, core: Weak::clone(&self.this) }))
     }
 }
 

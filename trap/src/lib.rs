@@ -24,6 +24,7 @@ mod delivery;
 mod dispatch;
 mod edit;
 mod lookup;
+mod memory;
 mod region;
 mod registry;
 mod stats;
@@ -37,9 +38,10 @@ pub use dispatch::Handle;
 pub use registry::{Builder, Edit, Mapping, NoHandle, Registry, WeakRegistry};
 pub use stats::{RegionStats, Stats};
 pub use trapline_access::{
-    Channel, ChannelRef, Delivery, Direction, DoorbellTarget, EditError, EventFd, Forwarded,
-    Handler, HandlerMut, IoCx, Limits, Locked, Memory, NoHandler, NoRegions, Region, RegionEdit,
-    RegionId, RegionName, Regions, Requester, Ring, Rules, Size, Space, Window,
+    Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog, DoorbellTarget, EditError,
+    EventFd, Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory, MemoryListener,
+    MemorySection, NoHandler, NoRegions, Region, RegionEdit, RegionId, RegionName, Regions,
+    Requester, Ring, Rules, Size, Space, Window,
 };
 pub use watch::{AccessSummary, Observer, Outcome, TraceRecord, Watch, WatchedRegion, Watching};
 

@@ -1,11 +1,13 @@
 //! The registry as its manager sees it: edits, guards, statistics.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
-    Direction, EditError, Region, RegionEdit, RegionId, Regions, Requester, Space, Window,
+    Direction, DirtyLog, EditError, Memory, MemoryListener, Region, RegionEdit, RegionId, Regions,
+    Requester, Space, Window,
 };
 
 use crate::core::{Core, HandleStats};
@@ -17,6 +19,7 @@ use crate::edit::check;
 use crate::edit::transaction::Op;
 use crate::lookup::publish::Published;
 use crate::lookup::snapshot::Snapshot;
+use crate::memory::DirtyLogs;
 
 /// One registry: two address spaces, their regions, and everything that is known about them.
 /// Clones are handles on the same registry.
@@ -61,7 +64,8 @@ impl Builder {
         let counter_sets = CounterSets::default();
         let handles =
             (0..self.handles.unwrap_or(1)).map(|_| HandleStats::new(&counter_sets)).collect();
-        let core = Core {
+        let core = Arc::new_cyclic(|this| Core {
+            this: Weak::clone(this),
             published: Published::new(Snapshot::default()),
             offload: self.offload,
             coalesced: Coalesced::default(),
@@ -71,10 +75,11 @@ impl Builder {
             handles,
             spares: Mutex::default(),
             too_deep: AtomicU64::new(0),
+            dirty_logs: DirtyLogs::default(),
             sequence: AtomicU64::new(0),
             order: ReentrantMutex::default(),
-        };
-        Registry { core: Arc::new(core) }
+        });
+        Registry { core }
     }
 }
 
@@ -281,6 +286,17 @@ impl Regions for Registry {
     fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
         Regions::edit(&*self.core, edits)
     }
+
+    fn log_dirty(&self, memory: Arc<dyn Memory>) -> Result<Box<dyn DirtyLog>, EditError> {
+        self.core.log_dirty(memory)
+    }
+
+    fn listen(
+        &self,
+        listener: Arc<dyn MemoryListener>,
+    ) -> Result<Box<dyn Any + Send + Sync>, EditError> {
+        self.core.listen(listener)
+    }
 }
 
 /// A registry that may be gone: what a device in a region holds to edit with, since a [`Registry`]
@@ -292,5 +308,18 @@ impl Regions for WeakRegistry {
     fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
         let core = self.0.upgrade().ok_or(EditError::NoRegistry)?;
         Regions::edit(&*core, edits)
+    }
+
+    fn log_dirty(&self, memory: Arc<dyn Memory>) -> Result<Box<dyn DirtyLog>, EditError> {
+        let core = self.0.upgrade().ok_or(EditError::NoRegistry)?;
+        core.log_dirty(memory)
+    }
+
+    fn listen(
+        &self,
+        listener: Arc<dyn MemoryListener>,
+    ) -> Result<Box<dyn Any + Send + Sync>, EditError> {
+        let core = self.0.upgrade().ok_or(EditError::NoRegistry)?;
+        core.listen(listener)
     }
 }

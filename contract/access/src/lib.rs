@@ -12,18 +12,22 @@
 
 mod access;
 mod channel;
+mod dirty;
 mod doorbell;
 mod eventfd;
 mod handler;
+mod listener;
 mod memory;
 mod region;
 mod regions;
 
 pub use access::{Direction, Requester, Size, Space};
 pub use channel::{Channel, ChannelRef, Forwarded};
+pub use dirty::{DirtyBitmap, DirtyLog};
 pub use doorbell::{DoorbellTarget, Ring};
 pub use eventfd::EventFd;
 pub use handler::{Handler, HandlerMut, IoCx, Limits, Locked, Rules};
+pub use listener::{MemoryListener, MemorySection};
 pub use memory::{Memory, NoHandler};
 pub use region::{Delivery, Region, Window};
 pub use regions::{EditError, NoRegions, RegionEdit, RegionId, RegionName, Regions};

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::os::fd::BorrowedFd;
 
-use crate::{Handler, IoCx, Size};
+use crate::{DirtyBitmap, Handler, IoCx, Size};
 
 /// Memory behind a window of a region: RAM, ROM, a frame buffer, a mapped piece of an assigned
 /// device's BAR.
@@ -36,6 +36,22 @@ pub trait Memory: Send + Sync {
     /// The file this memory is mapped from and where in it, for another process to map it, too.
     fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
         None
+    }
+
+    /// Bytes of the pages that [`Memory::take_written`] tells apart.
+    fn page_size(&self) -> u64 {
+        4096
+    }
+
+    /// Starts to remember which pages this process writes, whoever does and by whatever way, or
+    /// stops. Called by the registry that has the memory's logs ([`crate::Regions::log_dirty`]) and
+    /// by nobody else. A write that is being made just now may or may not be remembered.
+    fn log_writes(&self, _on: bool) {}
+
+    /// Adds the pages that this process has written since the last call to `written`, which is
+    /// empty and of this memory's length and page size. Whoever does not know says all.
+    fn take_written(&self, written: &mut DirtyBitmap) {
+        written.set_all();
     }
 }
 

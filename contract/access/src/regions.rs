@@ -1,9 +1,10 @@
 //! Edits of a registry: regions mapped, moved and changed, also by handlers while they run.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Region, Space, Window};
+use crate::{DirtyLog, Memory, MemoryListener, Region, Space, Window};
 
 /// The name of a mapped region in its registry. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,6 +106,18 @@ pub enum EditError {
         /// The most it can hold.
         limit: usize,
     },
+    /// Somebody who maps the guest's memory, too, cannot map this.
+    Listener {
+        /// The region.
+        name: RegionName,
+        /// The listener's words.
+        reason: String,
+    },
+    /// The source cannot log which pages of a memory are written.
+    DirtyLog {
+        /// The operating system's words.
+        reason: String,
+    },
     /// There is no registry to edit, or no more.
     NoRegistry,
 }
@@ -141,6 +154,12 @@ impl fmt::Display for EditError {
             }
             Self::Full { name, limit } => {
                 write!(f, "no room for {name}: the registry holds {limit} regions")
+            }
+            Self::Listener { name, reason } => {
+                write!(f, "{name}: a device cannot reach this memory: {reason}")
+            }
+            Self::DirtyLog { reason } => {
+                write!(f, "the kernel does not log which pages of memory are written: {reason}")
             }
             Self::NoRegistry => f.write_str("there is no registry"),
         }
@@ -180,6 +199,31 @@ pub trait Regions: Send + Sync {
     fn place(&self, moves: &[(RegionId, Option<u64>)]) -> Result<(), EditError> {
         let edits = moves.iter().map(|&(id, base)| RegionEdit::Place(id, base)).collect();
         self.edit(edits).map(drop)
+    }
+
+    /// Starts a log of which pages of `memory` are written: by the guest wherever it sees it, and
+    /// through this process, as by a device that does DMA. Several can want to know. What is being
+    /// written at this moment may be missed, so who must have all starts while the guest stands
+    /// still. Memory is the same if it is the same [`Arc`].
+    ///
+    /// # Errors
+    /// [`EditError::DirtyLog`] when the source cannot log what it has of the memory,
+    /// [`EditError::NoRegistry`].
+    fn log_dirty(&self, _memory: Arc<dyn Memory>) -> Result<Box<dyn DirtyLog>, EditError> {
+        Err(EditError::NoRegistry)
+    }
+
+    /// Has `listener` hear of all memory that the guest sees, now and from now on, until what is
+    /// returned is dropped; then it hears that all of it goes. Not to be called from inside a call
+    /// of a listener.
+    ///
+    /// # Errors
+    /// [`EditError::Listener`] when it refuses what there is, [`EditError::NoRegistry`].
+    fn listen(
+        &self,
+        _listener: Arc<dyn MemoryListener>,
+    ) -> Result<Box<dyn Any + Send + Sync>, EditError> {
+        Err(EditError::NoRegistry)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Devices and loaders see guest physical addresses and bounds-checked copies; nobody outside
 //! [`GuestMem::regions`] sees a host address. `region.rs` maps RAM where huge pages can be shown to
 //! the guest, out of what `backing.rs` makes; this crate's `unsafe` is in the former. `piece.rs` is
-//! what the registry maps.
+//! what the registry maps; `written.rs` remembers which pages this process writes.
 
 mod backing;
 mod error;
@@ -11,12 +11,13 @@ mod piece;
 mod region;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use vm_memory::bitmap::{AtomicBitmap, BS};
+use vm_memory::bitmap::BS;
 use vm_memory::{
     AtomicAccess, Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryRegion,
     GuestRegionCollection, MemoryRegionAddress, VolatileSlice,
@@ -26,21 +27,20 @@ pub use backing::Backing;
 pub use error::Error;
 pub use piece::Piece;
 pub use region::Region;
+pub use written::WrittenPages;
 
 /// Bytes of guest RAM that others may change at any time: `vm_memory`'s bounds-checked access to
-/// them, which keeps the dirty bitmap.
-pub type Slice<'a> = VolatileSlice<'a, BS<'a, Option<AtomicBitmap>>>;
+/// them, which marks what it writes for a log.
+pub type Slice<'a> = VolatileSlice<'a, BS<'a, WrittenPages>>;
 
 /// The `vm_memory` object behind a handle.
 pub type Backend = GuestRegionCollection<Region>;
 
-/// How guest RAM is to be made. The default is private and not logged.
+/// How guest RAM is to be made. The default is private.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Where its bytes are.
     pub backing: Backing,
-    /// Whether pages that this process writes are remembered for [`GuestMem::take_dirty`].
-    pub dirty_bitmap: bool,
 }
 
 /// One contiguous piece of guest RAM, for the source that gives it to the hypervisor.
@@ -61,15 +61,6 @@ pub struct RamFile<'a> {
     pub fd: BorrowedFd<'a>,
     /// Where in it.
     pub offset: u64,
-}
-
-/// The pages of one piece of guest RAM that were written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirtyPages {
-    /// Guest physical address of the first page.
-    pub guest_addr: u64,
-    /// Bit `n % 64` of word `n / 64` is page `n`'s. Pages are the host's.
-    pub bitmap: Vec<u64>,
 }
 
 /// A handle on the guest's RAM. Clones share it.
@@ -222,20 +213,14 @@ impl GuestMem {
         Some(RamFile { fd: file.file().as_fd(), offset: file.start() + offset.0 })
     }
 
-    /// Which pages this process has written since the last call, through any handle: loaders and
-    /// devices. The guest's own writes are in the hypervisor's log. Empty unless asked for by
-    /// [`Options::dirty_bitmap`].
-    pub fn take_dirty(&self) -> Vec<DirtyPages> {
-        let pages = |region: &Region| {
-            let bitmap = region.take_dirty()?;
-            Some(DirtyPages { guest_addr: region.start_addr().0, bitmap })
-        };
-        self.inner.iter().filter_map(pages).collect()
-    }
-
     /// The `vm_memory` object, for loaders and for crates that take one.
     pub fn backend(&self) -> &Backend {
         &self.inner
+    }
+
+    /// Which pages of the piece at `addr` this process has written.
+    pub(crate) fn written(&self, addr: u64) -> Option<&WrittenPages> {
+        self.find(addr).map(|(region, _)| region.written())
     }
 
     fn find(&self, addr: u64) -> Option<(&Region, MemoryRegionAddress)> {

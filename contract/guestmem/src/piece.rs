@@ -4,7 +4,7 @@ use std::any::Any;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
-use trapline_access::Memory;
+use trapline_access::{DirtyBitmap, Memory};
 use vm_memory::AtomicAccess;
 
 use crate::{Error, GuestMem, RamFile, RamRegion};
@@ -84,5 +84,21 @@ impl Memory for Piece {
     fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
         let RamFile { fd, offset } = self.mem.file(self.region.guest_addr)?;
         Some((fd, offset))
+    }
+
+    fn page_size(&self) -> u64 {
+        rustix::param::page_size() as u64
+    }
+
+    fn log_writes(&self, on: bool) {
+        if let Some(written) = self.mem.written(self.region.guest_addr) {
+            written.remember(on);
+        }
+    }
+
+    fn take_written(&self, written: &mut DirtyBitmap) {
+        if let Some(pages) = self.mem.written(self.region.guest_addr) {
+            written.set_words(0, &pages.take());
+        }
     }
 }

@@ -7,13 +7,14 @@
 use std::io;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
-use vm_memory::bitmap::{AtomicBitmap, BS, Bitmap, NewBitmap};
+use vm_memory::bitmap::{BS, Bitmap, NewBitmap};
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes, GuestMemoryResult,
     GuestUsize, MemoryRegionAddress, VolatileMemory, VolatileSlice,
 };
 
+use crate::written::WrittenPages;
 use crate::{Backing, Error, Options};
 
 /// Pages this large are the largest that x86-64's and arm64's tables have below half a terabyte.
@@ -24,7 +25,7 @@ const LARGEST_PAGE: u64 = 1 << 30;
 pub struct Region {
     start: GuestAddress,
     /// In [`Self::_reservation`], which unmaps it.
-    ram: MmapRegion<Option<AtomicBitmap>>,
+    ram: MmapRegion<WrittenPages>,
     _reservation: Reservation,
 }
 
@@ -42,7 +43,7 @@ impl Region {
         }
         let file = options.backing.file(addr, len)?;
         let mapped = Reservation::new(addr, len, page)
-            .and_then(|reservation| reservation.map(file, &options.backing, options.dirty_bitmap));
+            .and_then(|reservation| reservation.map(file, &options.backing));
         let (ram, reservation) = mapped.map_err(|reason| match (page, &options.backing) {
             (Some(page), Backing::Hugetlbfs(path)) if out_of_memory(&reason) => {
                 Error::TooFewHugePages { path: path.clone(), pages: len / page, page }
@@ -56,9 +57,9 @@ impl Region {
         self.ram.as_ptr().addr() as u64
     }
 
-    /// Which pages this process has written since the last call; nothing without a bitmap.
-    pub(crate) fn take_dirty(&self) -> Option<Vec<u64>> {
-        self.ram.bitmap().as_ref().map(AtomicBitmap::get_and_reset)
+    /// Which pages this process has written.
+    pub(crate) fn written(&self) -> &WrittenPages {
+        self.ram.bitmap()
     }
 }
 
@@ -67,7 +68,7 @@ fn out_of_memory(reason: &io::Error) -> bool {
 }
 
 impl GuestMemoryRegion for Region {
-    type B = Option<AtomicBitmap>;
+    type B = WrittenPages;
 
     fn len(&self) -> GuestUsize {
         self.ram.size() as GuestUsize
@@ -140,8 +141,7 @@ impl Reservation {
         self,
         file: Option<FileOffset>,
         backing: &Backing,
-        dirty_bitmap: bool,
-    ) -> io::Result<(MmapRegion<Option<AtomicBitmap>>, Self)> {
+    ) -> io::Result<(MmapRegion<WrittenPages>, Self)> {
         let ram = std::ptr::with_exposed_provenance_mut(self.ram);
         let (prot, len) = (ProtFlags::READ | ProtFlags::WRITE, self.ram_len);
         // Huge pages of a hugetlbfs are reserved here and now: a guest that found none later would
@@ -167,8 +167,7 @@ impl Reservation {
             // with small ones every miss in the guest's TLB, and ours, walks one level more.
             let _not_given = asked;
         }
-        let bitmap = dirty_bitmap.then(|| AtomicBitmap::with_len(len));
-        let builder = MmapRegionBuilder::new_with_bitmap(len, bitmap);
+        let builder = MmapRegionBuilder::new_with_bitmap(len, WrittenPages::with_len(len));
         let builder = match file {
             Some(file) => builder.with_file_offset(file),
             None => builder,

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use trapline_access::Memory;
+use trapline_access::{DirtyBitmap, Memory};
 use vm_memory::Bytes;
 
 use super::*;
@@ -13,7 +13,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 fn memfd() -> Options {
-    Options { backing: Backing::Memfd, ..Options::default() }
+    Options { backing: Backing::Memfd }
 }
 
 fn own(fd: BorrowedFd<'_>) -> File {
@@ -159,29 +159,42 @@ fn nobody_can_cut_a_memfd_under_the_guest() {
 }
 
 #[test]
-fn the_dirty_bitmap_has_what_this_process_wrote() {
+fn pages_that_this_process_writes_are_remembered_while_somebody_wants_to_know() {
     let page = rustix::param::page_size() as u64;
     for backing in [Backing::Private, Backing::Memfd] {
-        let options = Options { backing, dirty_bitmap: true };
+        let options = Options { backing };
         let mem = GuestMem::with_options(&[(0, 64 * page), (MIB, 70 * page)], &options).unwrap();
-        let dirty = |first: Vec<u64>, second: Vec<u64>| {
-            vec![
-                DirtyPages { guest_addr: 0, bitmap: first },
-                DirtyPages { guest_addr: MIB, bitmap: second },
-            ]
+        let pieces = mem.pieces();
+        let taken = || -> Vec<Vec<u64>> {
+            let take = |piece: &Piece| {
+                let mut written = DirtyBitmap::new(piece.len(), piece.page_size());
+                piece.take_written(&mut written);
+                written.pages().map(|start| start / page).collect()
+            };
+            pieces.iter().map(take).collect()
         };
-        assert_eq!(mem.take_dirty(), dirty(vec![0], vec![0, 0]));
-        mem.write(2 * page - 1, &[1, 2]).unwrap();
-        mem.store(1_u32, MIB + 5 * page, Ordering::Relaxed).unwrap();
-        let slice = mem.slice(MIB + 69 * page, 4).unwrap();
-        slice.write_slice(&[1], 0).unwrap();
-        mem.read(0, &mut [0; 8]).unwrap();
-        assert_eq!(mem.take_dirty(), dirty(vec![0b110], vec![1 << 5, 1 << 5]));
-        assert_eq!(mem.take_dirty(), dirty(vec![0], vec![0, 0]), "only once");
+        let write = || {
+            mem.write(2 * page - 1, &[1, 2]).unwrap();
+            mem.store(1_u32, MIB + 5 * page, Ordering::Relaxed).unwrap();
+            let slice = mem.slice(MIB + 69 * page, 4).unwrap();
+            slice.write_slice(&[1], 0).unwrap();
+            pieces[1].write(7 * page, &[1; 4]);
+            mem.read(0, &mut [0; 8]).unwrap();
+        };
+        let none = [const { Vec::<u64>::new() }; 2];
+        write();
+        assert_eq!(taken(), none, "nobody wants to know");
+        pieces.iter().for_each(|piece| piece.log_writes(true));
+        assert_eq!(taken(), none);
+        write();
+        assert_eq!(taken(), [vec![1, 2], vec![5, 7, 69]]);
+        assert_eq!(taken(), none, "only once");
+        write();
+        pieces.iter().for_each(|piece| piece.log_writes(false));
+        write();
+        pieces.iter().for_each(|piece| piece.log_writes(true));
+        assert_eq!(taken(), none, "nothing of before");
     }
-    let mem = GuestMem::new(&[(0, MIB)]).unwrap();
-    mem.write(0, &[1]).unwrap();
-    assert!(mem.take_dirty().is_empty(), "nobody asked");
 }
 
 #[test]
@@ -222,7 +235,7 @@ fn a_piece_is_memory_for_a_registry() {
 }
 
 fn hugetlbfs(path: impl Into<PathBuf>, len: u64) -> Result<GuestMem, Error> {
-    let options = Options { backing: Backing::Hugetlbfs(path.into()), ..Options::default() };
+    let options = Options { backing: Backing::Hugetlbfs(path.into()) };
     GuestMem::with_options(&[(0, len)], &options)
 }
 

@@ -1,8 +1,8 @@
 //! A display without a monitor: a PCI function with a linear frame buffer, and the ways to see it.
 //!
 //! ```text
-//!  config space ─► Vesa ─► FrameMemory: where the guest sees the frame buffer ◄─ guest's writes
-//!                                │ which pages were written
+//!  config space ─► Vesa: a BAR of memory, the frame buffer ◄─ guest's writes
+//!                                │ DirtyLog: which pages were written
 //!                                ▼
 //!                             Screen: what is shown, and which tiles of it are new
 //!                              │   └─► Picture ─► PNG
@@ -23,5 +23,5 @@ pub mod vesa;
 
 pub use input::{Input, NoInput};
 pub use mode::Mode;
-pub use screen::{FrameMemory, PAGE, Picture, PngError, Rect, Screen, TrappedFrame};
+pub use screen::{Picture, PngError, Rect, Screen};
 pub use vesa::Vesa;

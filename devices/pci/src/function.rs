@@ -1,12 +1,13 @@
 //! A PCI function: a device, and around it what the bus has of each.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Device, Direction, Handler, Interrupt, IoCx, Line, MsiController, Region, Ring, Rules,
-    SaveState, Saved, Size, StateError, Window, saved_form,
+    Delivery, Device, Direction, Handler, Interrupt, IoCx, Line, Memory, MsiController, NoHandler,
+    Region, Ring, Rules, SaveState, Saved, Size, StateError, Window, saved_form,
 };
 
 use crate::bus::Devfn;
@@ -47,12 +48,8 @@ pub struct FunctionBuilder<'a> {
     msix: Option<MsixLayout>,
     resets: Resets,
     handlers: Vec<(usize, Arc<dyn Handler>)>,
-    shown: Vec<(usize, Show)>,
     windows: Vec<(usize, Window)>,
 }
-
-/// Shows memory to the guest at an address of the processors', or nowhere.
-pub(crate) type Show = Box<dyn Fn(Option<u64>) + Send + Sync>;
 
 impl<'a> FunctionBuilder<'a> {
     /// A conventional function, with nothing but a header.
@@ -77,7 +74,6 @@ impl<'a> FunctionBuilder<'a> {
             msix: None,
             resets: Resets::default(),
             handlers: Vec::new(),
-            shown: Vec::new(),
             windows: Vec::new(),
         }
     }
@@ -96,16 +92,13 @@ impl<'a> FunctionBuilder<'a> {
         self.bar(index, bar)
     }
 
-    /// Adds BAR `index`, memory that is no region: `show` puts it where the BAR is.
+    /// Adds BAR `index`, all of which is `memory`, for the guest to read and write. The memory is as
+    /// long as the BAR at least, or the bus refuses the function.
     #[must_use]
-    pub fn bar_shown(
-        mut self,
-        index: usize,
-        bar: Bar,
-        show: impl Fn(Option<u64>) + Send + Sync + 'static,
-    ) -> Self {
-        self.shown.push((index, Box::new(show)));
-        self.bar(index, bar)
+    pub fn bar_memory(self, index: usize, bar: Bar, memory: Arc<dyn Memory>) -> Self {
+        let delivery = Delivery::Memory { memory, offset: 0, readonly: false };
+        let whole = Window { offset: 0, len: bar.len_bytes(), delivery };
+        self.bar_handler(index, bar, Arc::new(NoHandler)).window(index, whole)
     }
 
     /// Adds an expansion ROM of `len` bytes, which the device answers as [`ROM_BAR`].
@@ -116,7 +109,8 @@ impl<'a> FunctionBuilder<'a> {
     }
 
     /// Delivers a part of a BAR in another way than by calling the device: from memory, through a
-    /// doorbell, queued. The window's offset is one in the BAR.
+    /// doorbell, queued. The window's offset is one in the BAR. What of the MSI-X table or its
+    /// pending bits is in a window of memory or of queued writes is not delivered so.
     #[must_use]
     pub fn window(mut self, bar: usize, window: Window) -> Self {
         self.windows.push((bar, window));
@@ -126,8 +120,7 @@ impl<'a> FunctionBuilder<'a> {
     /// Has writes of `len` bytes (0 for any) at `offset` of a BAR ring instead of being passed on.
     #[must_use]
     pub fn doorbell(self, bar: usize, offset: u64, len: u64, target: Arc<dyn Ring>) -> Self {
-        let delivery =
-            trapline_device::Delivery::Doorbell { target: target.into(), datamatch: None };
+        let delivery = Delivery::Doorbell { target: target.into(), datamatch: None };
         self.window(bar, Window { offset, len, delivery })
     }
 
@@ -197,14 +190,11 @@ impl<'a> FunctionBuilder<'a> {
     /// The function, with its device.
     pub fn build(mut self, device: Arc<dyn PciDevice>) -> Function {
         self.interrupts();
-        let Self { slot, config, interrupts, msix, resets, handlers, shown, windows, .. } = self;
+        let Self { slot, config, interrupts, msix, resets, handlers, windows, .. } = self;
         let interrupts = interrupts.unwrap_or_else(|| unreachable!("made right above"));
         let mut bars: [Vec<(u64, Region)>; DECODERS] = Default::default();
         for (index, pieces) in bars.iter_mut().enumerate() {
             let Some(bar) = config.bar(index) else { continue };
-            if shown.iter().any(|(bar, _)| *bar == index) {
-                continue;
-            }
             let handler = handlers.iter().find(|(bar, _)| *bar == index);
             let handler = handler.map_or_else(
                 || -> Arc<dyn Handler> {
@@ -224,7 +214,6 @@ impl<'a> FunctionBuilder<'a> {
             has_table: msix.is_some(),
             resets,
             bars,
-            shown,
             config: Mutex::new(config),
         };
         function.interrupts.sync(&function.config.lock(), true);
@@ -245,7 +234,7 @@ impl Pieces<'_> {
     /// The regions of the BAR with their offsets: the MSI-X table and its pending bits are regions
     /// of their own, and the handler's is cut around them.
     fn cut(self, msix: Option<&MsixLayout>, interrupts: &Interrupts) -> Vec<(u64, Region)> {
-        let mut cuts: Vec<(std::ops::Range<u64>, &str, Arc<dyn Handler>)> = Vec::new();
+        let mut cuts: Vec<(Range<u64>, &str, Arc<dyn Handler>)> = Vec::new();
         if let Some(layout) = msix {
             let vectors = || Arc::clone(&interrupts.vectors);
             if usize::from(layout.table_bar) == self.bar {
@@ -271,18 +260,31 @@ impl Pieces<'_> {
     }
 
     /// What the handler answers of `range`, with the windows that are in it.
-    fn piece(&self, range: std::ops::Range<u64>, name: &str) -> Option<(u64, Region)> {
+    fn piece(&self, range: Range<u64>, name: &str) -> Option<(u64, Region)> {
         let len = range.end.checked_sub(range.start).filter(|len| *len > 0)?;
         let (space, handler) = (self.decodes.space(), Arc::clone(&self.handler));
         let region = Region::new(space, None, len, (self.name, name), handler);
         let region = region.device_offset(range.start);
-        let windows = self.windows.iter().filter(|window| range.contains(&window.offset));
-        let region = windows.cloned().fold(region, |region, window| {
-            let offset = window.offset - range.start;
-            region.window(Window { offset, ..window })
-        });
-        Some((range.start, region))
+        let windows = self.windows.iter().filter_map(|window| clip(window, &range));
+        Some((range.start, windows.fold(region, Region::window)))
     }
+}
+
+/// What of a window of a BAR is in the piece `range` of it, with its offset there. One that cannot be
+/// divided is of the piece in which it begins.
+fn clip(window: &Window, range: &Range<u64>) -> Option<Window> {
+    let (mut delivery, end) = (window.delivery.clone(), window.offset.saturating_add(window.len));
+    let start = window.offset.max(range.start);
+    match &mut delivery {
+        Delivery::Memory { offset, .. } => *offset += start - window.offset,
+        Delivery::Coalesced => {}
+        Delivery::Doorbell { .. } | Delivery::Forward { .. } => {
+            let offset = window.offset.checked_sub(range.start)?;
+            return (window.offset < range.end).then(|| Window { offset, ..window.clone() });
+        }
+    }
+    let len = end.min(range.end).checked_sub(start).filter(|len| *len > 0)?;
+    Some(Window { offset: start - range.start, len, delivery })
 }
 
 /// A BAR that the device answers.
@@ -320,7 +322,6 @@ pub struct Function {
     resets: Resets,
     /// The regions of each BAR, with their offsets in it. Templates: the bus maps copies.
     bars: [Vec<(u64, Region)>; DECODERS],
-    shown: Vec<(usize, Show)>,
     /// Held while the device is asked about configuration space, so the device's own lock comes
     /// after it, and that of its interrupts last.
     config: Mutex<ConfigSpace>,
@@ -374,12 +375,6 @@ impl Function {
     /// Length of a BAR, if there is one.
     pub(crate) fn bar_len(&self, index: usize) -> Option<u64> {
         self.config.lock().bar(index).map(Bar::len_bytes)
-    }
-
-    /// Shows what of BAR `index` is no region where the BAR is now.
-    pub(crate) fn show(&self, index: usize, base: Option<u64>) {
-        let shown = self.shown.iter().filter(|(bar, _)| *bar == index);
-        shown.for_each(|(_, show)| show(base));
     }
 
     /// The regions of each BAR.

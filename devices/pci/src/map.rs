@@ -105,7 +105,6 @@ impl BarMap {
         loop {
             let places = self.choose(&refused);
             let Err(error) = self.apply(&places) else {
-                self.show(&places, functions);
                 self.bars.iter_mut().zip(places).for_each(|(bar, place)| bar.mapped = place);
                 return;
             };
@@ -152,23 +151,6 @@ impl BarMap {
     }
 }
 
-impl BarMap {
-    /// Shows what has moved and is no region: first what goes away, as something else may take its
-    /// place.
-    fn show(&self, places: &[Option<(Space, u64)>], functions: &[(Devfn, Arc<Function>)]) {
-        let changes = self.bars.iter().zip(places).filter(|(bar, place)| bar.mapped != **place);
-        let (mut gone, mut come) = (Vec::new(), Vec::new());
-        for (bar, place) in changes {
-            let function = functions.iter().find(|(devfn, _)| *devfn == bar.devfn);
-            let Some((_, function)) = function else { continue };
-            gone.push((function, bar.index, None));
-            come.extend(place.map(|(_, base)| (function, bar.index, Some(base))));
-        }
-        let shown = gone.into_iter().chain(come);
-        shown.for_each(|(function, index, base)| function.show(index, base));
-    }
-}
-
 /// Whether the refusal is about this region.
 fn concerns(error: &EditError, name: &RegionName) -> bool {
     match error {
@@ -178,6 +160,7 @@ fn concerns(error: &EditError, name: &RegionName) -> bool {
         | EditError::Window { name: other, .. }
         | EditError::Delivery { name: other, .. }
         | EditError::Offload { name: other, .. }
+        | EditError::Listener { name: other, .. }
         | EditError::Full { name: other, .. } => other == name,
         _ => false,
     }

@@ -93,6 +93,6 @@ pub(crate) struct FirmwareOptions {
 
 /// The guest's RAM: `ranges` are guest address and length of each piece.
 pub(crate) fn map_ram(ranges: &[(u64, u64)], backing: &Backing) -> Result<GuestMem, Error> {
-    let options = trapline_guestmem::Options { backing: backing.clone(), ..Default::default() };
+    let options = trapline_guestmem::Options { backing: backing.clone() };
     Ok(GuestMem::with_options(ranges, &options)?)
 }

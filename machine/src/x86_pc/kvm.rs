@@ -53,7 +53,7 @@ impl HostBoard for PcOnKvm {
         let source = Source { lines, messages: vm.messages(), controllers, pages };
         let mut board = X86Pc::new(&wiring, &source)?;
         if let Some(mode) = config.display {
-            display::add(mode, vm, &mut board)?;
+            display::add(mode, &wiring.registry, &mut board)?;
         }
         Ok(Self { board, vm: Arc::clone(vm), ram: wiring.ram, chips })
     }

@@ -9,7 +9,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use kvm_ioctls::IoEventAddress;
-use trapline::{CoalescedWrite, Delivery, DoorbellTarget, EventFd, Offload, Space, Zone};
+use trapline::{
+    CoalescedWrite, Delivery, DirtyBitmap, DoorbellTarget, EventFd, Memory, Offload, Space, Zone,
+};
 
 use crate::ioctl::{self, Doorbell};
 use crate::vm::Vm;
@@ -86,6 +88,14 @@ impl Offload for KvmOffload {
 
     fn pop(&self) -> Option<CoalescedWrite> {
         self.0.ring()?.pop()
+    }
+
+    fn log_dirty(&self, memory: &Arc<dyn Memory>, on: bool) -> Result<(), String> {
+        self.0.slots().log_dirty(self.0.fd(), memory, on)
+    }
+
+    fn take_dirty(&self, memory: &Arc<dyn Memory>, dirty: &mut DirtyBitmap) {
+        self.0.slots().take_dirty(self.0.fd(), memory, dirty);
     }
 }
 

@@ -5,12 +5,13 @@
 //! registry answers them from the same memory.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use kvm_bindings::KVM_MEM_READONLY;
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use kvm_ioctls::VmFd;
 use parking_lot::Mutex;
-use trapline::{Delivery, Memory, Zone};
+use trapline::{Delivery, DirtyBitmap, Memory, Zone};
 use trapline_guestmem::Piece;
 
 use crate::{Caps, ioctl};
@@ -19,7 +20,21 @@ use crate::{Caps, ioctl};
 pub(crate) struct Slots {
     /// How many KVM has (`KVM_CAP_NR_MEMSLOTS`); numbers are below it.
     limit: u32,
-    used: Mutex<BTreeMap<u32, Slot>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By number.
+    used: BTreeMap<u32, Slot>,
+    logged: Vec<Logged>,
+}
+
+/// A memory whose dirty pages somebody wants to know.
+struct Logged {
+    memory: Arc<dyn Memory>,
+    /// What is known of them besides KVM's own logs, which go with their slots.
+    pages: DirtyBitmap,
 }
 
 /// A slot in use.
@@ -29,6 +44,7 @@ struct Slot {
     zone: Option<(u64, u64)>,
     /// Kept mapped for as long as KVM may use it.
     memory: Arc<dyn Memory>,
+    readonly: bool,
 }
 
 /// The part of a window that a slot can have.
@@ -44,7 +60,7 @@ pub(crate) struct Pages {
 
 impl Slots {
     pub(crate) fn new(caps: &Caps) -> Self {
-        Self { limit: caps.memory_slots, used: Mutex::default() }
+        Self { limit: caps.memory_slots, state: Mutex::default() }
     }
 
     /// Has the guest see what is whole pages of `zone`, which is memory. `Ok(false)`: nothing is,
@@ -59,26 +75,31 @@ impl Slots {
             return Ok(false);
         };
         let pages = Pages { offset: pages.offset + offset, ..pages };
-        let mut used = self.used.lock();
-        let number = free_number(self.limit, used.keys().copied()).ok_or_else(|| {
+        let mut state = self.state.lock();
+        let number = free_number(self.limit, state.used.keys().copied()).ok_or_else(|| {
             let limit = self.limit;
             format!("all {limit} memory slots that KVM has on this host are in use")
         })?;
-        let flags = if *readonly { KVM_MEM_READONLY } else { 0 };
-        ioctl::set_slot(vm, number, flags, pages.guest, piece, pages.offset..pages.end())
-            .map_err(|errno| errno.to_string())?;
-        let zone = Some((zone.addr, zone.len));
-        used.insert(number, Slot { pages, zone, memory: Arc::clone(memory) });
+        let (place, memory) = (Some((zone.addr, zone.len)), Arc::clone(memory));
+        let slot = Slot { pages, zone: place, memory, readonly: *readonly };
+        slot.set(vm, number, state.is_logged(&slot.memory)).map_err(|errno| errno.to_string())?;
+        state.used.insert(number, slot);
         Ok(true)
     }
 
     /// Takes away from the guest what [`Slots::install`] gave it for `zone`.
     pub(crate) fn remove(&self, vm: &VmFd, zone: &Zone) -> Result<(), kvm_ioctls::Error> {
         let place = Some((zone.addr, zone.len));
-        let mut used = self.used.lock();
+        let State { used, logged } = &mut *self.state.lock();
         let Some((&number, slot)) = used.iter_mut().find(|(_, slot)| slot.zone == place) else {
             return Ok(());
         };
+        // The guest may write until the slot is gone, and the log goes with it: so all count as
+        // written. Read-only memory was not.
+        let logged = logged.iter_mut().find(|logged| Arc::ptr_eq(&logged.memory, &slot.memory));
+        if let Some(logged) = logged.filter(|_| !slot.readonly) {
+            logged.pages.set(slot.pages.range());
+        }
         // KVM may be short of memory just now: what it does not give up stays mapped, and its
         // number is nobody else's.
         slot.zone = None;
@@ -87,26 +108,65 @@ impl Slots {
         Ok(())
     }
 
+    /// Has KVM log the guest's writes to `memory`, or no longer: see [`trapline::Offload`].
+    pub(crate) fn log_dirty(
+        &self,
+        vm: &VmFd,
+        memory: &Arc<dyn Memory>,
+        on: bool,
+    ) -> Result<(), String> {
+        let State { used, logged } = &mut *self.state.lock();
+        let slots = || used.iter().filter(|(_, slot)| Arc::ptr_eq(&slot.memory, memory));
+        for (&number, slot) in slots() {
+            let Err(errno) = slot.set(vm, number, on) else { continue };
+            // A log that nobody asks for costs time only, if this is refused, too.
+            for (&number, slot) in slots() {
+                let _ = slot.set(vm, number, !on);
+            }
+            return Err(errno.to_string());
+        }
+        logged.retain(|logged| !Arc::ptr_eq(&logged.memory, memory));
+        if on {
+            let pages = DirtyBitmap::new(memory.len(), memory.page_size());
+            logged.push(Logged { memory: Arc::clone(memory), pages });
+        }
+        Ok(())
+    }
+
+    /// Adds the pages of `memory` that the guest has written since the last call.
+    pub(crate) fn take_dirty(&self, vm: &VmFd, memory: &Arc<dyn Memory>, dirty: &mut DirtyBitmap) {
+        let State { used, logged } = &mut *self.state.lock();
+        if let Some(logged) = logged.iter_mut().find(|other| Arc::ptr_eq(&other.memory, memory)) {
+            dirty.merge(&logged.pages.take());
+        }
+        let slots = used.iter().filter(|(_, slot)| Arc::ptr_eq(&slot.memory, memory));
+        for (&number, slot) in slots.filter(|(_, slot)| !slot.readonly) {
+            let len = usize::try_from(slot.pages.len).unwrap_or(usize::MAX);
+            match vm.get_dirty_log(number, len) {
+                Ok(words) => dirty.set_words(slot.pages.offset / page_size(), &words),
+                Err(_) => dirty.set(slot.pages.range()),
+            }
+        }
+    }
+
     /// How many slots there are now.
     pub(crate) fn count(&self) -> usize {
-        self.used.lock().values().filter(|slot| slot.pages.len > 0).count()
+        self.state.lock().used.values().filter(|slot| slot.pages.len > 0).count()
     }
 
     /// A number for memory that comes and goes by itself, whose pages are `memory`'s; for good.
     pub(crate) fn reserve(&self, memory: Arc<dyn Memory>) -> Option<u32> {
-        let mut used = self.used.lock();
+        let used = &mut self.state.lock().used;
         let number = free_number(self.limit, used.keys().copied())?;
-        used.insert(
-            number,
-            Slot { pages: Pages { guest: 0, len: 0, offset: 0 }, zone: None, memory },
-        );
+        let pages = Pages { guest: 0, len: 0, offset: 0 };
+        used.insert(number, Slot { pages, zone: None, memory, readonly: true });
         Some(number)
     }
 
     /// Copies from what the guest sees at a guest physical address, for reports; whether all of it
     /// is memory.
     pub(crate) fn peek(&self, addr: u64, to: &mut [u8]) -> bool {
-        let used = self.used.lock();
+        let used = &self.state.lock().used;
         (addr..).zip(to).all(|(addr, byte)| {
             let slot = used.values().find_map(|slot| Some((slot, slot.pages.offset_of(addr)?)));
             let read = |(slot, offset): (&Slot, u64)| {
@@ -119,12 +179,31 @@ impl Slots {
     /// Where this process has the page that the guest sees at `addr`, a multiple of its size, and
     /// what keeps it mapped there.
     pub(crate) fn host_page(&self, addr: u64) -> Option<(u64, Arc<dyn Memory>)> {
-        let used = self.used.lock();
+        let used = &self.state.lock().used;
         used.values().find_map(|slot| {
             let offset = slot.pages.offset_of(addr)?;
             let host = piece(&*slot.memory)?.region().host_addr + offset;
             Some((host, Arc::clone(&slot.memory)))
         })
+    }
+}
+
+impl State {
+    fn is_logged(&self, memory: &Arc<dyn Memory>) -> bool {
+        self.logged.iter().any(|logged| Arc::ptr_eq(&logged.memory, memory))
+    }
+}
+
+impl Slot {
+    /// Makes the slot, or changes whether KVM logs the guest's writes to it.
+    fn set(&self, vm: &VmFd, number: u32, logged: bool) -> Result<(), kvm_ioctls::Error> {
+        let Some(piece) = piece(&*self.memory) else { return Ok(()) };
+        let flags = match (self.readonly, logged) {
+            (true, _) => KVM_MEM_READONLY,
+            (false, true) => KVM_MEM_LOG_DIRTY_PAGES,
+            (false, false) => 0,
+        };
+        ioctl::set_slot(vm, number, flags, self.pages.guest, piece, self.pages.range())
     }
 }
 
@@ -139,8 +218,9 @@ impl Pages {
         (aligned && len > 0).then_some(pages)
     }
 
-    fn end(&self) -> u64 {
-        self.offset + self.len
+    /// Where in the memory it is.
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.len
     }
 
     /// Where in the memory the byte is that the guest sees at `addr`.

@@ -14,7 +14,9 @@ mod support;
 use std::sync::Arc;
 
 use support::{Asm, MMIO, MMIO_SEGMENT, Machine, Offloading, Recorder, Seen};
-use trapline::{Delivery, EditError, Memory, Region, RegionEdit, Regions, Registry, Window};
+use trapline::{
+    Delivery, DirtyLog, EditError, Memory, Region, RegionEdit, Regions, Registry, Window,
+};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{ExitKind, Irqchip};
 
@@ -214,4 +216,82 @@ fn slots_are_used_again_and_none_is_left_behind() {
         assert_eq!(machine.vm.memory_slots(), RAM_SLOTS);
     }
     assert_eq!(Arc::strong_count(&memory), 1, "nobody keeps it mapped");
+}
+
+/// Pages in a log, by number.
+fn pages(log: &dyn DirtyLog) -> Vec<u64> {
+    log.take().pages().map(|start| start / PAGE).collect()
+}
+
+/// Writes a byte at an offset of the device segment.
+fn store(offset: u16) -> Asm {
+    Asm::new().mov_ds(MMIO_SEGMENT).mov_al(0x42).store_al(offset)
+}
+
+/// What a log tells of the same writes, by guest and device, whoever has the memory.
+fn logged(offloading: Offloading) -> Vec<Vec<u64>> {
+    let mut machine = Machine::built(1, Irqchip::None, offloading);
+    let (mem, memory) = memory(8);
+    // The first and the last page are in no slot as a whole.
+    let window = window(&memory, 0x800, 0x800, 6 * PAGE + 0xc00, false);
+    let region = Region::mmio(MMIO, 8 * PAGE, "card0", "vram", Recorder::new());
+    machine.map(region.window(window));
+    machine.run_to_halt(&store(0x1000));
+    let log = machine.registry.log_dirty(Arc::clone(&memory)).unwrap();
+    let mut told = vec![pages(&*log)];
+    machine.run_to_halt(&store(0x2345).then(&store(0x7000)).then(&store(0x800)));
+    told.push(pages(&*log));
+    machine.run_to_halt(&store(0x2345));
+    mem.write(0x4ff8, &[1; 16]).unwrap();
+    let second = machine.registry.log_dirty(Arc::clone(&memory)).unwrap();
+    machine.run_to_halt(&store(0x3000));
+    told.extend([pages(&*log), pages(&*second), pages(&*log)]);
+    drop(log);
+    machine.run_to_halt(&store(0x6fff));
+    told.push(pages(&*second));
+    told
+}
+
+#[test]
+fn a_log_names_the_pages_that_guest_and_devices_wrote_with_and_without_slots() {
+    let with = logged(Offloading::Kernel);
+    let expected: [&[u64]; 6] = [&[], &[0, 2, 7], &[2, 3, 4, 5], &[3], &[], &[6]];
+    assert_eq!(with, expected);
+    assert_eq!(logged(Offloading::Absent), expected);
+    assert_eq!(logged(Offloading::Declining), expected);
+}
+
+#[test]
+fn memory_that_is_logged_loses_nothing_when_it_moves() {
+    let mut machine = Machine::new();
+    let (_, memory) = memory(4);
+    let log = machine.registry.log_dirty(Arc::clone(&memory)).unwrap();
+    machine.map(Region::ram(MMIO, "card0", "vram", Arc::clone(&memory)));
+    assert_eq!(pages(&*log), [0; 0]);
+    machine.run_to_halt(&store(0x1000));
+    let id = machine.mappings[0].id();
+    machine.registry.place(&[(id, Some(MMIO + 0x8000))]).unwrap();
+    assert_eq!(pages(&*log), [0, 1, 2, 3], "what KVM knew went with the slot");
+    machine.run_to_halt(&store(0xa000));
+    assert_eq!(pages(&*log), [2], "and the new one has a log");
+    drop(log);
+    machine.run_to_halt(&store(0xa000));
+    let log = machine.registry.log_dirty(memory).unwrap();
+    assert_eq!(pages(&*log), [0; 0]);
+}
+
+/// A whole life of a slot with a log: another one of the same number knows nothing of it.
+#[test]
+fn a_second_memory_in_the_same_slot_starts_clean() {
+    let mut machine = Machine::new();
+    for _ in 0..3 {
+        let (_, memory) = memory(4);
+        let log = machine.registry.log_dirty(Arc::clone(&memory)).unwrap();
+        machine.map(Region::ram(MMIO, "card0", "vram", memory));
+        assert_eq!(pages(&*log), [0; 0]);
+        machine.run_to_halt(&store(0x1000));
+        assert_eq!(pages(&*log), [1]);
+        machine.mappings.clear();
+    }
+    assert_eq!(machine.vm.memory_slots(), RAM_SLOTS);
 }

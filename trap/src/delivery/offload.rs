@@ -1,6 +1,8 @@
 //! What a source can take off the registry's hands.
 
-use trapline_access::{Delivery, Space, Window};
+use std::sync::Arc;
+
+use trapline_access::{Delivery, DirtyBitmap, Memory, Space, Window};
 
 /// A part of the address space that the source is asked to serve without coming to us.
 #[derive(Clone, Debug)]
@@ -45,8 +47,8 @@ impl CoalescedWrite {
     }
 }
 
-/// A source's side of delivery. The registry calls it while an edit commits, never on the path of
-/// an access, but for [`Offload::queued`] and [`Offload::pop`].
+/// A source's side of delivery. The registry calls it while an edit commits, or for a dirty log,
+/// never on the path of an access, but for [`Offload::queued`] and [`Offload::pop`].
 pub trait Offload: Send + Sync {
     /// Takes the zone over. `Ok(true)`: done, [`Offload::remove`] follows one day. `Ok(false)`:
     /// this source cannot do that kind, so the registry does it itself with the same meaning.
@@ -68,4 +70,17 @@ pub trait Offload: Send + Sync {
     fn pop(&self) -> Option<CoalescedWrite> {
         None
     }
+
+    /// Has the source log the guest's writes to `memory` in every zone of it, now and later, or no
+    /// longer. A source that takes memory over has this and [`Offload::take_dirty`].
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn log_dirty(&self, _memory: &Arc<dyn Memory>, _on: bool) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Adds the pages of `memory` to `dirty` that the guest has written since the last call without
+    /// coming to the registry, and maybe others.
+    fn take_dirty(&self, _memory: &Arc<dyn Memory>, _dirty: &mut DirtyBitmap) {}
 }

@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use trapline_access::{Delivery, EditError, Handler, Region, RegionId, RegionName, Window};
+use trapline_access::{
+    Delivery, EditError, Handler, MemorySection, Region, RegionId, RegionName, Window,
+};
 
 use crate::counters::{Counts, RegionNumber};
 use crate::delivery::offload::{Offload, Zone};
 use crate::lookup::snapshot::{REGIONS_MAX, Snapshot};
+use crate::memory::{Listeners, section};
 use crate::region::{Entry, Placement, Shared};
 use crate::watch::{WatcherList, Watchers};
 
@@ -18,6 +21,7 @@ pub(crate) struct RegionTable {
     /// Counts of regions that are gone, by name, so that statistics at exit know them.
     pub(crate) departed: BTreeMap<RegionName, Counts>,
     pub(crate) watchers: WatcherList,
+    pub(crate) listeners: Listeners,
     /// Replaced snapshots that a reader may still have.
     retired: Vec<Arc<Snapshot>>,
 }
@@ -71,6 +75,15 @@ impl RegionTable {
     /// knows any more, so they may.
     pub(crate) fn coalesces(&self, id: RegionId) -> bool {
         self.regions.get(&id).is_none_or(|region| region.state.coalesces())
+    }
+
+    /// All memory that is placed, in order of guest address.
+    pub(crate) fn memory(&self) -> Vec<MemorySection> {
+        let regions = self.regions.values();
+        let sections = regions.flat_map(|region| region.state.memory(&region.shared));
+        let mut sections: Vec<MemorySection> = sections.collect();
+        sections.sort_by_key(|section| section.addr);
+        sections
     }
 
     pub(crate) fn infos(&self) -> impl Iterator<Item = RegionInfo> + '_ {
@@ -155,6 +168,17 @@ impl State {
     /// The window equal to `window`.
     pub(crate) fn find(&self, window: &Window) -> Option<&PlacedWindow> {
         self.windows.iter().find(|placed| placed.window == *window)
+    }
+
+    /// The memory in it, if it has a place.
+    pub(crate) fn memory<'a>(
+        &'a self,
+        region: &'a Shared,
+    ) -> impl Iterator<Item = MemorySection> + 'a {
+        let windows = self.windows.iter().map(|placed| &placed.window);
+        self.base.into_iter().flat_map(move |base| {
+            windows.clone().filter_map(move |window| section(region, base, window))
+        })
     }
 
     /// What lookups are to know of it.

@@ -10,6 +10,7 @@ use crate::delivery::offload::{Offload, Zone};
 use crate::edit::check;
 use crate::edit::table::{MappedRegion, PlacedWindow, RegionTable, State, may_offload};
 use crate::lookup::snapshot::Snapshot;
+use crate::memory::MemoryChange;
 use crate::region::Shared;
 use crate::watch::Watcher;
 
@@ -192,10 +193,15 @@ impl RegionTable {
                 region.insert_into(&mut snapshot, base)?;
             }
         }
-        if let Some(offload) = source.offload
-            && let Err(error) = take_to_source(changes, offload, source.reclaim)
-        {
-            let repaired = self.repair(changes, current, offload).map(Box::new);
+        let mut installed = Vec::new();
+        let taken = source.offload.map_or(Ok(()), |offload| {
+            take_to_source(changes, offload, source.reclaim, &mut installed)
+        });
+        if let Err(error) = taken.and_then(|()| self.tell_listeners(changes)) {
+            let repaired = source.offload.and_then(|offload| {
+                installed.iter().rev().for_each(|zone| offload.remove(zone));
+                self.repair(changes, current, offload).map(Box::new)
+            });
             return Err(Refused { error, repaired });
         }
         for change in changes.iter() {
@@ -207,6 +213,21 @@ impl RegionTable {
             }
         }
         Ok(snapshot)
+    }
+
+    /// Tells the listeners what changes about the memory that the guest sees.
+    fn tell_listeners(&self, changes: &[Change]) -> Result<(), EditError> {
+        if self.listeners.is_empty() {
+            return Ok(());
+        }
+        let mut memory = MemoryChange::default();
+        for change in changes {
+            let [before, after] = [&change.before, &change.after]
+                .map(|state| state.memory(&change.region).collect::<Vec<_>>());
+            memory.come.extend(after.iter().filter(|section| !before.contains(section)).cloned());
+            memory.gone.extend(before.into_iter().filter(|section| !after.contains(section)));
+        }
+        self.listeners.tell(&memory)
     }
 
     /// Puts the source back to how it was. What it refuses now the registry does from here on.
@@ -238,12 +259,13 @@ impl RegionTable {
     }
 }
 
-/// Gives the zones that are no more back to the source, and asks it for those that are new. On an
-/// error none of the new ones is installed.
+/// Gives the zones that are no more back to the source, and asks it for those that are new, which it
+/// lists as far as it gets.
 fn take_to_source(
     changes: &mut [Change],
     offload: &dyn Offload,
     reclaim: &dyn Fn(),
+    installed: &mut Vec<Zone>,
 ) -> Result<(), EditError> {
     let mut coalesced = false;
     for change in changes.iter() {
@@ -256,14 +278,7 @@ fn take_to_source(
     if coalesced {
         reclaim();
     }
-    let mut installed = Vec::new();
-    for change in changes {
-        if let Err(error) = change.install(offload, &mut installed) {
-            installed.iter().rev().for_each(|zone| offload.remove(zone));
-            return Err(error);
-        }
-    }
-    Ok(())
+    changes.iter_mut().try_for_each(|change| change.install(offload, installed))
 }
 
 impl Change {

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use trapline_device::{Handler, IoCx, NoRegions, Requester, Size};
 use trapline_guestmem::GuestMem;
 
 use super::pixel::{Converter, PixelFormat};
 use super::{Server, wire, zrle};
-use crate::{Input, Mode, NoInput, Rect, Screen, TrappedFrame};
+use crate::screen::Written;
+use crate::{Input, Mode, NoInput, Rect, Screen};
 use viewer::{Viewer, inflate, unpack};
 
 /// Writes down what is typed.
@@ -33,15 +33,14 @@ impl Input for Log {
 }
 
 struct Bench {
-    frame: Arc<TrappedFrame>,
+    frame: GuestMem,
     stride: u64,
     server: Server,
 }
 
 fn bench_with(input: Arc<dyn Input>, mode: Mode) -> Bench {
-    let memory = GuestMem::new(&[(0, mode.memory_len().into())]).unwrap();
-    let frame = Arc::new(TrappedFrame::new(memory.clone()));
-    let screen = Arc::new(Screen::new(mode, memory, frame.clone()));
+    let frame = GuestMem::new(&[(0, mode.memory_len().into())]).unwrap();
+    let screen = Arc::new(Screen::new(mode, frame.clone(), Written::to(&frame)));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = Server::start(listener, "the guest", screen, input).unwrap();
     Bench { frame, stride: mode.stride() as u64, server }
@@ -53,8 +52,7 @@ fn bench() -> Bench {
 
 impl Bench {
     fn draw(&self, x: u64, y: u64, colour: u32) {
-        let cx = IoCx::new(Requester::Vcpu(0), &NoRegions);
-        self.frame.write(&cx, y * self.stride + x * 4, Size::Dword, colour.into());
+        self.frame.write(y * self.stride + x * 4, &colour.to_le_bytes()).unwrap();
     }
 
     fn viewer(&self) -> Viewer {

@@ -4,21 +4,20 @@
 //! The copy is what makes several viewers cheap: the log of written pages can be taken once only,
 //! and says much more than what has changed.
 
-mod memory;
 mod picture;
 mod rect;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use parking_lot::Mutex;
+use trapline_device::DirtyLog;
 use trapline_guestmem::GuestMem;
 
 use crate::Mode;
-pub use memory::{FrameMemory, PAGE, TrappedFrame};
 pub use picture::{Picture, PngError};
 pub use rect::Rect;
+#[cfg(test)]
+pub(crate) use tests::Written;
 
 /// Pixels of a tile each way. Tiles at the right and lower edges may be smaller.
 pub(crate) const TILE: u16 = 16;
@@ -28,7 +27,7 @@ pub struct Screen {
     mode: Mode,
     /// The frame buffer, from address 0.
     frame: GuestMem,
-    memory: Arc<dyn FrameMemory>,
+    written: Box<dyn DirtyLog>,
     shown: Mutex<Shown>,
 }
 
@@ -47,8 +46,8 @@ pub(crate) struct Seen(Vec<u64>);
 
 impl Screen {
     /// The screen whose pixels are in `frame`, memory of at least [`Mode::memory_len`] bytes from
-    /// address 0 that `memory` shows to the guest.
-    pub fn new(mode: Mode, frame: GuestMem, memory: Arc<dyn FrameMemory>) -> Self {
+    /// address 0; `written` is the log of what the guest and this process write in it.
+    pub fn new(mode: Mode, frame: GuestMem, written: Box<dyn DirtyLog>) -> Self {
         let tiles = tiles_across(mode) * usize::from(mode.height().div_ceil(TILE));
         let shown = Shown {
             pixels: vec![0; mode.len_bytes()],
@@ -56,7 +55,7 @@ impl Screen {
             now: 0,
             drawn: false,
         };
-        Self { mode, frame, memory, shown: Mutex::new(shown) }
+        Self { mode, frame, written, shown: Mutex::new(shown) }
     }
 
     /// Size and layout.
@@ -84,7 +83,6 @@ impl Screen {
             // The frame buffer holds the picture; a line that it does not hold shows nothing.
             let _ = self.frame.write(start, &line);
         }
-        self.memory.touch();
         // What was there is forgotten only now: the same again is something new.
         self.update();
         self.shown.lock().drawn = false;
@@ -100,12 +98,12 @@ impl Screen {
         let mut shown = self.shown.lock();
         let first = shown.now == 0;
         // Taken under the lock: whoever takes the log must also be the one to read the pages.
-        let dirty = self.memory.take_dirty();
+        let dirty = self.written.take();
         shown.now += 1;
         let mut line = vec![0; self.mode.stride()];
         for row in 0..self.mode.height() {
             let start = usize::from(row) * line.len();
-            let written = first || memory::any_dirty(&dirty, start..start + line.len());
+            let written = first || dirty.is_dirty(start as u64..(start + line.len()) as u64);
             if written && self.frame.read(start as u64, &mut line).is_ok() {
                 shown.compare(self.mode, row, &line);
             }

@@ -1,8 +1,7 @@
 //! The display as a PCI function: a header, a window of ports with nothing behind it, and the frame
 //! buffer.
 //!
-//! The guest may move both BARs, as any. The frame buffer is memory, so whoever gives memory to the
-//! guest moves it ([`FrameMemory::place`]).
+//! The guest may move both BARs, as any.
 
 pub mod regs;
 #[cfg(test)]
@@ -11,11 +10,11 @@ mod tests;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use trapline_device::{Device, Form, SaveState, Saved, StateError};
+use trapline_device::{Device, Form, Memory, SaveState, Saved, StateError};
 use trapline_pci::regs::{BAR_IO, BAR_PREFETCHABLE, BAR0, COMMAND, Command};
 use trapline_pci::{Bar, Function, FunctionBuilder, Identity, PciDevice, Slot};
 
-use crate::{FrameMemory, Screen};
+use crate::Screen;
 use regs::{CLASS, DEVICE_ID, FRAME_BAR, PORTS_BAR, PORTS_LEN, SUBSYSTEM_ID, VENDOR_ID};
 
 /// Where the BARs are after power-on, when no firmware has placed them.
@@ -35,11 +34,11 @@ pub struct Vesa {
 }
 
 impl Vesa {
-    /// A display in `slot` that shows `screen`, whose frame buffer `memory` shows to the guest.
+    /// A display in `slot` that shows `screen`, whose frame buffer is `memory`.
     pub fn function(
         slot: Slot<'_>,
         screen: Arc<Screen>,
-        memory: Arc<dyn FrameMemory>,
+        memory: Arc<dyn Memory>,
         place: Place,
     ) -> Function {
         let identity = Identity {
@@ -53,7 +52,7 @@ impl Vesa {
         let frame = Bar::Mem32 { len: screen.mode().memory_len(), prefetchable: true };
         let mut builder = FunctionBuilder::new(slot, &identity)
             .bar(PORTS_BAR, Bar::Io { len: PORTS_LEN })
-            .bar_shown(FRAME_BAR, frame, move |base| memory.place(base));
+            .bar_memory(FRAME_BAR, frame, memory);
         // A machine that starts a kernel has no firmware, so the BARs come placed and enabled.
         let config = builder.config();
         config.set(BAR0, &(u32::from(place.ports) | BAR_IO).to_le_bytes());

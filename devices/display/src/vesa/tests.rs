@@ -2,7 +2,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use trapline_device::{Device, EditError, RegionEdit, RegionId, Regions, SaveState, Size};
+use trapline_device::{
+    Device, DirtyBitmap, DirtyLog, EditError, Memory, RegionEdit, RegionId, Regions, SaveState,
+    Size,
+};
 use trapline_guestmem::GuestMem;
 use trapline_pci::{BridgeWindow, Bus, Devfn, Slot, WindowKind};
 
@@ -11,6 +14,8 @@ use crate::Mode;
 
 const FRAME: u32 = 0xd000_0000;
 const PORTS: u16 = 0x6200;
+const PORTS_ID: RegionId = RegionId(7);
+const FRAME_ID: RegionId = RegionId(8);
 const DEVFN: Devfn = Devfn::from_bits(0xf8);
 
 /// Remembers where the frame buffer and the ports were put.
@@ -22,30 +27,22 @@ struct Places {
     taken: Option<u64>,
 }
 
-impl FrameMemory for Places {
-    fn place(&self, base: Option<u64>) {
-        self.frame.lock().push(base);
-    }
-
-    fn take_dirty(&self) -> Vec<u64> {
-        Vec::new()
-    }
-
-    fn touch(&self) {}
-}
-
 impl Regions for Places {
     fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
         let mut ids = Vec::new();
         for edit in edits {
             match edit {
-                RegionEdit::Map(_) => ids.push(RegionId(7)),
+                RegionEdit::Map(region) => {
+                    let ports = &*region.name.region == "bar0";
+                    ids.push(if ports { PORTS_ID } else { FRAME_ID });
+                }
                 RegionEdit::Place(_, base) if base.is_some() && base == self.taken => {
                     let name = ("vesa".into(), "bar0".into());
                     let name = trapline_device::RegionName { device: name.0, region: name.1 };
                     return Err(EditError::Empty { name });
                 }
-                RegionEdit::Place(_, base) => self.ports.lock().push(base),
+                RegionEdit::Place(PORTS_ID, base) => self.ports.lock().push(base),
+                RegionEdit::Place(_, base) => self.frame.lock().push(base),
                 _ => {}
             }
         }
@@ -53,10 +50,19 @@ impl Regions for Places {
     }
 }
 
+/// Nothing is written.
+struct Nothing;
+
+impl DirtyLog for Nothing {
+    fn take(&self) -> DirtyBitmap {
+        DirtyBitmap::new(0, 1)
+    }
+}
+
 fn display(places: &Arc<Places>) -> Bus {
     let frame = GuestMem::new(&[(0, Mode::VESA.memory_len().into())]).unwrap();
-    let memory: Arc<dyn FrameMemory> = places.clone();
-    let screen = Arc::new(Screen::new(Mode::VESA, frame, Arc::clone(&memory)));
+    let memory: Arc<dyn Memory> = Arc::new(frame.pieces().remove(0));
+    let screen = Arc::new(Screen::new(Mode::VESA, frame, Box::new(Nothing)));
     let slot = Slot { name: "vesa", devfn: DEVFN, pin: None, messages: None };
     let function = Vesa::function(slot, screen, memory, Place { ports: PORTS, frame: FRAME });
     let windows = vec![
