@@ -7,7 +7,8 @@ mod pci_support;
 use std::sync::Arc;
 
 use pci_support::{
-    BOARD, BOARD_LEN, BOARD_PORTS, BOARD_PORTS_LEN, BoardTag, Pair, bus, step, tag, trapped,
+    BOARD, BOARD_LEN, BOARD_PORTS, BOARD_PORTS_LEN, BoardTag, Finish, Pair, bus, in_memory, step,
+    tag, trapped,
 };
 use proptest::prelude::*;
 use trapline::{Mapping, Region, Registry, Size, Space};
@@ -27,9 +28,11 @@ proptest! {
     #[test]
     fn what_answers_is_what_a_naive_model_says(
         steps in prop::collection::vec(step(), 1..40),
+        memory: bool,
     ) {
         let (registry, _board) = registry();
-        let bus = bus(Arc::new(registry.downgrade()), &trapped);
+        let finish: Finish<'_> = if memory { &in_memory } else { &trapped };
+        let bus = bus(Arc::new(registry.downgrade()), finish);
         let mut handle = registry.handle(0).unwrap();
         let mut pair = Pair::new(&bus);
         for (number, step) in steps.iter().enumerate() {

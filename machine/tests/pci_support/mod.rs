@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use trapline_device::{
-    Device, Form, Handler, IoCx, Regions, SaveState, Saved, Size, Space, StateError,
+    Delivery, Device, Form, Handler, IoCx, Memory, Regions, SaveState, Saved, Size, Space,
+    StateError, Window,
 };
+use trapline_guestmem::GuestMem;
 use trapline_pci::{
     Bar, BridgeWindow, Bus, Devfn, Function, FunctionBuilder, Identity, MsixLayout, PciDevice,
     ROM_BAR, Slot, WindowKind, regs,
@@ -114,7 +116,27 @@ impl Handler for BoardTag {
 pub(crate) type Finish<'a> = &'a dyn Fn(FunctionBuilder<'_>, usize) -> Function;
 
 /// BARs that the device answers.
+#[allow(dead_code, reason = "not everybody has them trapped")]
 pub(crate) fn trapped(builder: FunctionBuilder<'_>, function: usize) -> Function {
+    builder.build(Arc::new(Tagged(function)))
+}
+
+/// The same, with memory that answers as the device does in all BARs that are memory. That of
+/// function 2 begins and ends inside of pages, where the device goes on.
+pub(crate) fn in_memory(builder: FunctionBuilder<'_>, function: usize) -> Function {
+    let bars = bars(function).into_iter().filter(|(_, bar)| !matches!(bar, Bar::Io { .. }));
+    let builder = bars.fold(builder, |builder, (index, bar)| {
+        let len = bar.len_bytes();
+        let mem = GuestMem::new(&[(0, len)]).unwrap();
+        let dwords = (0..len).step_by(4).map(|offset| tag(function, index, offset).to_le_bytes());
+        let bytes: Vec<u8> =
+            dwords.flat_map(|bytes| [bytes[0], bytes[1], bytes[2], bytes[3]]).collect();
+        mem.write(0, &bytes).unwrap();
+        let memory: Arc<dyn Memory> = Arc::new(mem.pieces().remove(0));
+        let (offset, len) = if function == 2 { (0x800, len - 0x1400) } else { (0, len) };
+        let delivery = Delivery::Memory { memory, offset, readonly: index == ROM_BAR };
+        builder.window(index, Window { offset, len, delivery })
+    });
     builder.build(Arc::new(Tagged(function)))
 }
 
