@@ -1,3 +1,5 @@
+mod frames;
+
 use std::sync::Arc;
 
 use gicv3_its::command::{Command, RdBase};

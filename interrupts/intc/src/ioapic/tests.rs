@@ -1,5 +1,7 @@
 //! The I/O APIC as a driver, its local APICs and its lines see it.
 
+mod states;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;

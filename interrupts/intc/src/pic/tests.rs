@@ -2,6 +2,7 @@
 
 mod model;
 mod modes;
+mod states;
 
 use std::sync::Arc;
 

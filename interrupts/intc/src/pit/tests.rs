@@ -1,6 +1,7 @@
 //! The 8254 as a driver programs it.
 
 mod model;
+mod states;
 
 use std::sync::Arc;
 
