@@ -187,8 +187,9 @@ fn reserved_bits_and_other_architectures_commands_are_told_apart() {
     let movall = |to| Command::Movall { from: RdBase(3), to: RdBase(to) };
     assert_eq!(Linter::new().decoded(&movall(3)), [Finding::MoveToItself(RdBase(3))]);
     assert_eq!(Linter::new().decoded(&movall(4)), []);
-    for opcode in [0x29, 0xfe] {
-        assert_eq!(Linter::new().command([opcode, 5, 6, 7]), [Finding::Opcode(opcode as u8)]);
+    for opcode in [0x29u8, 0xfe] {
+        let words = [opcode.into(), 5, 6, 7];
+        assert_eq!(Linter::new().command(words), [Finding::Opcode(opcode)]);
     }
 }
 

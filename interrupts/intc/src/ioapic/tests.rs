@@ -463,6 +463,41 @@ fn an_end_that_finds_the_line_low_or_masked_begins_the_count_anew() {
 }
 
 #[test]
+fn an_end_that_finds_the_line_low_is_not_one_of_a_row() {
+    let pc = Pc::new();
+    pc.program(16, LEVEL | 0x50);
+    for masked in [false, true] {
+        pc.lines[16].set(true);
+        assert_eq!(pc.storm(5_000), 5_001);
+        if masked {
+            pc.write(0x30, LEVEL | MASKED | 0x50);
+            pc.ioapic.eoi(0x50);
+            pc.write(0x30, LEVEL | 0x50);
+        } else {
+            pc.lines[16].set(false);
+            pc.ioapic.eoi(0x50);
+            pc.lines[16].set(true);
+        }
+        assert_eq!(pc.storm(9_999), 10_000);
+        pc.lines[16].set(false);
+        pc.ioapic.eoi(0x50);
+        assert!(pc.vectors().is_empty());
+    }
+}
+
+#[test]
+fn a_pin_that_is_driven_to_where_it_is_has_no_edge() {
+    let pc = Pc::new();
+    pc.program(4, 0x34);
+    for (level, sent) in [(false, 0), (true, 1), (true, 0), (false, 0), (false, 0), (true, 1)] {
+        pc.ioapic.set_pin(4, level);
+        assert_eq!(pc.vectors().len(), sent);
+    }
+    pc.ioapic.set_pin(24, true);
+    assert!(pc.vectors().is_empty());
+}
+
+#[test]
 fn a_change_of_the_line_or_of_the_entry_ends_a_pause() {
     let pc = Pc::paused(16);
     pc.lines[16].set(false);

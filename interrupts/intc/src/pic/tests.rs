@@ -3,6 +3,7 @@
 mod model;
 mod modes;
 mod states;
+mod wires;
 
 use std::sync::Arc;
 

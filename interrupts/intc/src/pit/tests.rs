@@ -331,6 +331,37 @@ fn the_saved_form_of_version_1_never_changes() {
 }
 
 #[test]
+fn a_read_back_latches_the_counters_it_names_and_no_others() {
+    for named in 0..8u8 {
+        let pc = Pc::new();
+        (0..3).for_each(|channel| pc.program(channel, 0, 5000));
+        pc.until(10);
+        let at_ten: Vec<u16> = (0..3).map(|channel| pc.read16(channel)).collect();
+        outb(&*pc.pit, CONTROL, 0xd0 | named << 1);
+        pc.until(60);
+        let now: Vec<u16> = (0..3).map(|channel| pc.read16(channel)).collect();
+        for (channel, (then, now)) in at_ten.into_iter().zip(now).enumerate() {
+            let counts = channel != 2;
+            let latched = named >> channel & 1 != 0;
+            let passed = if counts && !latched { 50 } else { 0 };
+            assert_eq!(then - now, passed, "counter {channel} of {named:#b}");
+        }
+    }
+}
+
+#[test]
+fn a_control_word_leaves_the_counting_element_alone() {
+    let pc = Pc::new();
+    pc.program(0, 0, 5000);
+    pc.until(1001);
+    assert_eq!(pc.latched16(0), 4000);
+    outb(&*pc.pit, CONTROL, 0x34);
+    assert_eq!(pc.latched16(0), 4000);
+    pc.until(2000);
+    assert_eq!(pc.latched16(0), 4000, "it counts nothing before it has a count");
+}
+
+#[test]
 fn impossible_states_are_refused_and_change_nothing() {
     let pc = Pc::new();
     pc.program(0, 3, 5);

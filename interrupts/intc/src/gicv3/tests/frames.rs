@@ -1,5 +1,7 @@
 //! The frames of registers, access by access.
 
+use gicv3_its::command::{Command, RdBase};
+use gicv3_its::{DeviceId, EventId};
 use trapline_device::{Direction, Handler, IoCx, Limits, Rules, SaveState, Size, StateError};
 
 use super::{Board, COLLECTIONS, DEVICES, VALID, cx};
@@ -124,4 +126,27 @@ fn a_snapshot_that_is_refused_says_what_is_wrong() {
     let ram = trapline_guestmem::GuestMem::new(&[(0, 0x1_0000)]).unwrap();
     let smaller = Board::on(ram, 64);
     assert_eq!(refusal(smaller.gic.restore(&saved)), Some("the ITS's tables are in guest RAM"));
+}
+
+#[test]
+fn what_was_not_finished_at_a_snapshot_is_finished_after_it() {
+    let mut board = Board::bare(4);
+    board.set_up();
+    board.map(0x18);
+    let (device, event) = (DeviceId(0x18), EventId(3));
+    let mut commands = vec![Command::Sync { target: RdBase(1) }; 20];
+    commands.push(Command::Int { device, event });
+    board.run(&commands);
+    let saved = board.gic.save();
+    let other = Board::on(board.ram.clone(), 4);
+    other.gic.restore(&saved).unwrap();
+    assert_ne!(other.gic.report().queue.0, 24 * 32);
+    assert!(other.gic.work());
+    while other.gic.work() {}
+    assert_eq!(other.gic.report().queue, (24 * 32, 24 * 32));
+    assert!(other.irq(1));
+    let read = other.gic.report().queue.0;
+    other.gic.restore(&other.gic.save()).unwrap();
+    assert!(!other.gic.work());
+    assert_eq!(other.gic.report().queue.0, read);
 }

@@ -50,10 +50,11 @@ fn what_a_driver_can_bring_about_is_taken() {
 
 #[test]
 fn what_no_driver_can_bring_about_is_refused_by_its_rule() {
+    type Broken<'a> = (&'a str, &'a dyn Fn(&mut Chip));
     let single = Icw1::from_bits(0x13);
     let without_icw4 = Icw1::from_bits(0x10);
     let aeoi = Icw4::from_bits(3);
-    let rules: [(&str, &dyn Fn(&mut Chip)); 13] = [
+    let rules: [Broken<'_>; 13] = [
         ("the input of lowest priority is one of 0 to 7", &|chip| chip.lowest = 8),
         ("a latched request's input is high", &|chip| (chip.lines, chip.latched) = (0x40, 0xc0)),
         ("the fixed bits of the ELCR are clear", &|chip| chip.elcr = 0xff),
