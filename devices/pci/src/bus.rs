@@ -113,6 +113,7 @@ impl Bus {
         let mut map = self.map.lock();
         let function = self.functions.write().get_mut(usize::from(devfn.0))?.take()?;
         map.remove(devfn);
+        function.unplugged();
         map.update(&self.functions());
         Some(function)
     }

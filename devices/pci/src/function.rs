@@ -10,6 +10,7 @@ use trapline_device::{
     Region, Ring, Rules, SaveState, Saved, Size, StateError, Window, saved_form,
 };
 
+use crate::bar_regions::BarRegions;
 use crate::bus::Devfn;
 use crate::config::{Bar, BarWindow, ConfigSpace, DECODERS, Identity, ROM_BAR};
 use crate::device::PciDevice;
@@ -49,6 +50,7 @@ pub struct FunctionBuilder<'a> {
     resets: Resets,
     handlers: Vec<(usize, Arc<dyn Handler>)>,
     windows: Vec<(usize, Window)>,
+    followed: Vec<(usize, BarRegions)>,
 }
 
 impl<'a> FunctionBuilder<'a> {
@@ -75,6 +77,7 @@ impl<'a> FunctionBuilder<'a> {
             resets: Resets::default(),
             handlers: Vec::new(),
             windows: Vec::new(),
+            followed: Vec::new(),
         }
     }
 
@@ -122,6 +125,13 @@ impl<'a> FunctionBuilder<'a> {
     pub fn doorbell(self, bar: usize, offset: u64, len: u64, target: Arc<dyn Ring>) -> Self {
         let delivery = Delivery::Doorbell { target: target.into(), datamatch: None };
         self.window(bar, Window { offset, len, delivery })
+    }
+
+    /// The regions of a BAR, for a device that changes how a part of it is delivered.
+    pub fn bar_regions(&mut self, bar: usize) -> BarRegions {
+        let regions = BarRegions::default();
+        self.followed.push((bar, regions.clone()));
+        regions
     }
 
     /// Adds the MSI capability, with one message.
@@ -190,7 +200,8 @@ impl<'a> FunctionBuilder<'a> {
     /// The function, with its device.
     pub fn build(mut self, device: Arc<dyn PciDevice>) -> Function {
         self.interrupts();
-        let Self { slot, config, interrupts, msix, resets, handlers, windows, .. } = self;
+        let Self { slot, config, interrupts, msix, resets, handlers, .. } = self;
+        let (windows, followed) = (self.windows, self.followed);
         let interrupts = interrupts.unwrap_or_else(|| unreachable!("made right above"));
         let mut bars: [Vec<(u64, Region)>; DECODERS] = Default::default();
         for (index, pieces) in bars.iter_mut().enumerate() {
@@ -214,6 +225,7 @@ impl<'a> FunctionBuilder<'a> {
             has_table: msix.is_some(),
             resets,
             bars,
+            followed,
             config: Mutex::new(config),
         };
         function.interrupts.sync(&function.config.lock(), true);
@@ -322,6 +334,7 @@ pub struct Function {
     resets: Resets,
     /// The regions of each BAR, with their offsets in it. Templates: the bus maps copies.
     bars: [Vec<(u64, Region)>; DECODERS],
+    followed: Vec<(usize, BarRegions)>,
     /// Held while the device is asked about configuration space, so the device's own lock comes
     /// after it, and that of its interrupts last.
     config: Mutex<ConfigSpace>,
@@ -375,6 +388,16 @@ impl Function {
     /// Length of a BAR, if there is one.
     pub(crate) fn bar_len(&self, index: usize) -> Option<u64> {
         self.config.lock().bar(index).map(Bar::len_bytes)
+    }
+
+    /// Whoever wants to know of the regions behind BAR `index`.
+    pub(crate) fn followed(&self, index: usize) -> impl Iterator<Item = &BarRegions> {
+        self.followed.iter().filter(move |(bar, _)| *bar == index).map(|(_, regions)| regions)
+    }
+
+    /// The regions are none of a registry's any more.
+    pub(crate) fn unplugged(&self) {
+        self.followed.iter().for_each(|(_, regions)| regions.vanish());
     }
 
     /// The regions of each BAR.

@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bar_regions;
 mod bus;
 mod conf1;
 mod config;
@@ -44,6 +45,7 @@ mod state;
 mod tests;
 mod windows;
 
+pub use bar_regions::BarRegions;
 pub use bus::{Bus, BusError, Devfn};
 pub use conf1::Conf1;
 pub use config::{BARS, Bar, BarWindow, CapabilityId, ConfigSpace, Identity, Pin, ROM_BAR};

@@ -57,7 +57,13 @@ impl BarMap {
             let pieces = pieces.iter().zip(ids.by_ref());
             let pieces =
                 pieces.map(|((offset, _), (id, name))| Piece { id, name, offset: *offset });
-            let pieces = pieces.collect();
+            let pieces: Vec<Piece> = pieces.collect();
+            let ends = pieces.iter().skip(1).map(|piece| piece.offset).chain([len]);
+            let ranges = pieces.iter().zip(ends).map(|(piece, end)| (piece.offset..end, piece.id));
+            let ranges: Vec<_> = ranges.collect();
+            function.followed(index).for_each(|regions| {
+                regions.appear(Arc::clone(&self.registry), ranges.clone());
+            });
             let bar = MappedBar { devfn, index, len, pieces, wanted: None, mapped: None };
             self.bars.push(bar);
         }

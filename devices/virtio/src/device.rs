@@ -112,6 +112,12 @@ pub trait VirtioDevice: SaveState + Send + Sync {
     /// life.
     fn features(&self) -> u64;
 
+    /// Whether it can have these of the features it offers, with `VERSION_1` and without broken
+    /// dependencies between features of its kind.
+    fn can_have(&self, _features: u64) -> bool {
+        true
+    }
+
     /// The most descriptors of each queue, powers of two of at most 1,024. The same for the
     /// device's life.
     fn queue_sizes(&self) -> Vec<u16>;

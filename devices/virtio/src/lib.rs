@@ -1,9 +1,9 @@
 //! Virtio: devices, their queues, and how a driver reaches them.
 //!
 //! ```text
-//!   transport registers ──► VirtioDevice: features, configuration, activate, reset
-//!   doorbell ──► process ──────┘ │
-//!                                ▼
+//!   pci ──► transport: registers ──► VirtioDevice: features, configuration, activate, reset
+//!           doorbell ──► process ────────┘ │
+//!                                          ▼
 //!                     Queue ──► Serving ──► Chain: a request's buffers in guest RAM
 //!                        │         └ used buffers, one notification decision for a batch
 //!                        └ QueueEvents ──► the transport's interrupt
@@ -21,9 +21,15 @@
 
 mod device;
 pub mod features;
+pub mod pci;
 mod queue;
+pub mod rng;
+#[cfg(test)]
+mod toy;
+mod transport;
 
-pub use device::{Activation, DeviceType, Link, VirtioDevice};
+pub use device::{Activation, DeviceEvents, DeviceType, Link, VirtioDevice};
 pub use queue::{
-    Buffer, Chain, ChainError, Queue, QueueError, QueueEvents, QueuePlace, Serving, Slices,
+    Buffer, Chain, ChainError, Queue, QueueError, QueueEvents, QueuePlace, QueuePosition, Serving,
+    Slices,
 };

@@ -1,5 +1,16 @@
 //! A virtio driver: what a guest would do to a device's registers and rings, right or wrong.
+//!
+//! ```text
+//!   Driver ──► Transport: PciTransport, … ──► Access: a registry's handle, a qtest client …
+//!   Ring   ──► Ram
+//! ```
 
+mod bench;
+mod driver;
+mod pci;
 mod ring;
 
+pub use bench::{Bench, Messages, TestLoop};
+pub use driver::{Access, Driver, QueueSetup, Transport, status};
+pub use pci::{PciTransport, common};
 pub use ring::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Descriptor, Part, Ram, Ring};

@@ -9,7 +9,7 @@ use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
 use vm_memory::GuestAddress;
 
 use super::chain::{self, Chain, Defect};
-use super::{QueueError, QueuePlace};
+use super::{QueueError, QueuePlace, QueuePosition};
 use crate::features::{EVENT_IDX, IN_ORDER, INDIRECT_DESC};
 
 /// The driver has broken the queue's rules, and nothing more can be made of it.
@@ -70,6 +70,42 @@ impl Live {
             in_flight: 0,
             order: (features & IN_ORDER != 0).then(VecDeque::new),
         })
+    }
+
+    /// The same ring, as far as it was served when its position was saved.
+    pub(super) fn at(mut self, position: &QueuePosition) -> Self {
+        self.ring.set_next_avail(position.next_avail);
+        self.ring.set_next_used(position.next_used);
+        for (head, done) in &position.requests {
+            if let Some(taken) = self.taken.get_mut(usize::from(*head)) {
+                self.in_flight += u16::from(!std::mem::replace(taken, true));
+            }
+            if let Some(order) = &mut self.order {
+                order.push_back((*head, *done));
+            }
+        }
+        self
+    }
+
+    pub(super) fn position(&self) -> QueuePosition {
+        let taken = (0..).zip(&self.taken).filter(|(_, taken)| **taken);
+        let requests = match &self.order {
+            Some(order) => order.iter().copied().collect(),
+            None => taken.map(|(head, _)| (head, None)).collect(),
+        };
+        let (next_avail, next_used) = (self.ring.next_avail(), self.ring.next_used());
+        QueuePosition { next_avail, next_used, requests }
+    }
+
+    /// A request that the device has already, if it can be parsed still.
+    pub(super) fn again(&self, mem: &GuestMem, head: u16, epoch: u64) -> Option<Chain> {
+        let taken = self.taken.get(usize::from(head)).copied().unwrap_or(false);
+        let done = |(other, done): &(u16, Option<u32>)| *other == head && done.is_some();
+        if !taken || self.order.iter().flatten().any(done) {
+            return None;
+        }
+        let table = (self.ring.desc_table(), self.ring.size());
+        chain::walk(mem, table, self.indirect, (head, epoch)).ok()
     }
 
     pub(super) fn size(&self) -> u16 {

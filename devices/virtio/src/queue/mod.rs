@@ -18,10 +18,12 @@ mod live;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
+use serde::{Deserialize, Serialize};
 use trapline_guestmem::GuestMem;
 
 pub use chain::{Buffer, Chain, ChainError, Slices};
@@ -53,6 +55,28 @@ pub struct QueuePlace {
     pub driver: u64,
     /// Of the device area: the used ring.
     pub device: u64,
+}
+
+/// How far a queue was served, and what the device had of it: a part of a transport's saved form,
+/// version 1.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuePosition {
+    /// The next entry of the available ring.
+    pub next_avail: u16,
+    /// The next entry of the used ring.
+    pub next_used: u16,
+    /// Heads of the requests the device has; with `IN_ORDER` in order, and what was written to
+    /// those it is done with.
+    pub requests: Vec<(u16, Option<u32>)>,
+}
+
+impl QueuePosition {
+    /// Whether a queue of `size` descriptors can be there.
+    pub(crate) fn is_possible(&self, size: u16) -> bool {
+        let heads = self.requests.iter().map(|(head, _)| *head);
+        let distinct: BTreeSet<u16> = heads.clone().collect();
+        distinct.len() == self.requests.len() && heads.into_iter().all(|head| head < size)
+    }
 }
 
 /// Why a queue cannot be started.
@@ -128,6 +152,28 @@ impl Queue {
         state.live = Some(Live::new(&self.mem, self.max_size, place, features)?);
         state.epoch += 1;
         Ok(())
+    }
+
+    /// Starts the queue where [`Self::position`] was. Requests that the device had are taken back by
+    /// [`Serving::take_back`].
+    ///
+    /// # Errors
+    /// As of [`Self::start`].
+    pub fn resume(
+        &self,
+        place: &QueuePlace,
+        features: u64,
+        position: &QueuePosition,
+    ) -> Result<(), QueueError> {
+        self.start(place, features)?;
+        let state = &mut *self.state.lock();
+        state.live = state.live.take().map(|live| live.at(position));
+        Ok(())
+    }
+
+    /// How far the queue was served, unless it is stopped.
+    pub fn position(&self) -> Option<QueuePosition> {
+        self.state.lock().live.as_ref().map(Live::position)
     }
 
     /// Stops the queue. When this returns nobody serves it, and nothing more is published in it.
@@ -206,6 +252,11 @@ impl Serving<'_> {
             Ok(published) => self.completed |= published,
             Err(live::Broken) => self.fail(),
         }
+    }
+
+    /// A request that the device had when a snapshot was taken, by its head.
+    pub fn take_back(&mut self, head: u16) -> Option<Chain> {
+        self.state.live.as_ref()?.again(&self.queue.mem, head, self.state.epoch)
     }
 
     /// The guest's RAM.
