@@ -7,7 +7,7 @@ use std::sync::Arc;
 use trapline_device::CharBackend;
 use trapline_guestmem::Backing;
 
-use crate::board::{FirmwareOptions, Options};
+use crate::board::{EntropyFrom, FirmwareOptions, Options};
 
 /// A machine, as its user describes it.
 #[derive(Clone)]
@@ -32,6 +32,8 @@ pub struct Config {
     pub exit_port: bool,
     /// Whether the test device is there, which brings the exit port. The PC's only.
     pub testdev: bool,
+    /// Whether there is an entropy source (virtio-rng).
+    pub rng: bool,
     /// How many educational devices are on the PCI bus, for tests.
     pub edu: u8,
     /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
@@ -61,6 +63,7 @@ impl From<&Config> for Options {
                     display: config.display.is_some(),
                 }),
             },
+            rng: config.rng.then_some(EntropyFrom::Host),
             edu: config.edu,
             coalesce: config.coalesce,
         }

@@ -22,6 +22,9 @@ pub enum Error {
     /// A function of the PCI bus is in the way of another.
     #[error("the PCI bus does not fit together: {0}")]
     Pci(#[from] trapline_pci::BusError),
+    /// More devices than the PCI bus has slots.
+    #[error("the PCI bus has no slot left for {0}")]
+    NoPciSlot(String),
     /// The table of interrupt lines is wrong.
     #[error("the interrupts do not fit together: {0}")]
     Routes(#[from] trapline_intc::RouteError),

@@ -19,7 +19,7 @@ use trapline_guestmem::{Backing, GuestMem};
 use trapline_intc::gicv3::GicV3;
 use trapline_qtest::{Target, VirtualClock, Wires};
 
-use crate::board::{self, Board, Options, Wiring};
+use crate::board::{self, Board, EntropyFrom, Options, Wiring};
 use crate::{Error, Snapshot, SnapshotError, arm64_virt, x86_pc};
 
 /// One handle for the client, one for whoever else wants to make accesses.
@@ -46,6 +46,8 @@ pub struct Config {
     pub board: BoardKind,
     /// Processors that the interrupt controller serves. None of them runs; the PC has one.
     pub cpus: u32,
+    /// Whether there is an entropy source, whose bytes are the same in every run.
+    pub rng: bool,
     /// Educational devices on PCI bus 0, from 00:01.0 on, at most 31.
     pub edu: u8,
     /// RAM in bytes, a multiple of 4 KiB.
@@ -91,6 +93,7 @@ impl From<&Config> for Options {
             testdev: config.testdev,
             fw_cfg: config.fw_cfg.clone(),
             firmware: None,
+            rng: config.rng.then_some(EntropyFrom::Sequence),
             edu: config.edu,
             coalesce: false,
         }

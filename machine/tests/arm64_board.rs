@@ -24,6 +24,7 @@ fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
         let machine = Machine::new(&Config {
             board: BoardKind::Arm64Virt,
             cpus: 1,
+            rng: false,
             edu,
             mem_bytes: 64 << 20,
             utc_start_ns: 946_684_800_000_000_000,

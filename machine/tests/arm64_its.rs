@@ -44,6 +44,7 @@ impl Driver {
             let machine = Machine::new(&Config {
                 board: BoardKind::Arm64Virt,
                 cpus: 2,
+                rng: false,
                 edu: 2,
                 mem_bytes: 64 << 20,
                 utc_start_ns: 946_684_800_000_000_000,
@@ -233,6 +234,7 @@ fn more_processors_than_there_is_room_for_are_refused() {
     let machine = Machine::new(&Config {
         board: BoardKind::Arm64Virt,
         cpus: 513,
+        rng: false,
         edu: 0,
         mem_bytes: 1 << 20,
         utc_start_ns: 0,

@@ -56,6 +56,7 @@ impl Guest {
             firmware_log: Arc::new(NullBackend),
             display: None,
             exit_port: true,
+            rng: false,
             edu: 0,
             testdev: false,
             fw_cfg: Vec::new(),

@@ -20,6 +20,7 @@ pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
     let machine = Machine::new(&Config {
         board: options.board,
         cpus: options.cpus,
+        rng: options.rng,
         edu: options.edu,
         mem_bytes: options.mem_bytes,
         utc_start_ns: options.utc_start_ns,

@@ -207,6 +207,7 @@ fn config(
         display: display::mode(options),
         exit_port: options.exit_port,
         testdev: options.testdev,
+        rng: options.rng,
         edu: options.edu,
         fw_cfg,
         coalesce: options.coalesce,

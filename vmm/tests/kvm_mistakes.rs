@@ -298,7 +298,6 @@ fn firmware_that_cannot_be_mapped_is_refused() {
 fn options_nobody_can_honour_are_refused_by_name() {
     for (args, said) in [
         (&["--frobnicate"][..], "--frobnicate: no such option"),
-        (&["--rng"], "--rng: the virtio-rng device does not exist yet"),
         (&["--balloon"], "--balloon: the virtio-balloon device does not exist yet"),
         (&["-d", "disk.img"], "--disk: the virtio-blk device does not exist yet"),
         (&["-n", "mode=tap"], "-n mode=tap: the virtio-net device does not exist yet"),

@@ -13,7 +13,10 @@ const MISTAKES: [(&[&str], &str); 8] = [
     (&["run", "-k", TRAPLINE, "-i", "/no/initrd"], "Fatal: Unable to open initrd /no/initrd"),
     (&["run", "-m", "0"], "Fatal: -m 0: a guest needs memory"),
     (&["run", "-c", "-1"], "Fatal: -c -1: not a number of CPUs"),
-    (&["run", "--rng"], "Fatal: --rng: the virtio-rng device does not exist yet in this version"),
+    (
+        &["run", "--balloon"],
+        "Fatal: --balloon: the virtio-balloon device does not exist yet in this version",
+    ),
     (&["run", "--no-such-option"], "Fatal: --no-such-option: no such option"),
     (&["stop", "-a"], "Fatal: trapline stop: not available yet in this version"),
 ];

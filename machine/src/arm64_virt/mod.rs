@@ -145,7 +145,7 @@ fn add_pci(
     part.mmio(window.start, window.end - window.start, ("pci", "ecam"), ecam);
     let pin = |device, _| source.lines.line(layout::spi::pci(device));
     let slots = PciSlots { bus: &bus, pin: &pin, messages: source.messages.as_deref() };
-    slots.plug_edus(1, wiring.options.edu)?;
+    slots.plug_chosen(1, wiring)?;
     Ok((bus, node))
 }
 

@@ -13,6 +13,7 @@ mod builder;
 mod devices;
 mod lines;
 mod pci;
+mod virtio;
 
 use std::sync::{Arc, Weak};
 
@@ -27,6 +28,7 @@ pub(crate) use builder::Builder;
 pub(crate) use devices::Devices;
 pub(crate) use lines::Lines;
 pub(crate) use pci::PciSlots;
+pub(crate) use virtio::EntropyFrom;
 
 /// A built board. Dropping it unmaps everything on it.
 pub(crate) trait Board: Send + Sync {
@@ -52,7 +54,6 @@ pub(crate) struct Wiring {
     pub(crate) registry: Registry,
     pub(crate) clock: Arc<dyn Clock>,
     /// What devices' back ends, doorbells and eventfds are called by.
-    #[expect(dead_code, reason = "no device has a back end of its own yet")]
     pub(crate) event_loop: Arc<dyn EventLoop>,
     pub(crate) power: Arc<dyn Power>,
     /// The guest's RAM, for devices that reach it by themselves.
@@ -76,6 +77,8 @@ pub(crate) struct Options {
     pub(crate) fw_cfg: Vec<(String, Vec<u8>)>,
     /// What there is for firmware, if the guest starts with it.
     pub(crate) firmware: Option<FirmwareOptions>,
+    /// Whether there is an entropy source, and what is behind it.
+    pub(crate) rng: Option<EntropyFrom>,
     /// How many educational PCI devices there are.
     pub(crate) edu: u8,
     /// Whether writes that can be delivered late are queued by the source.

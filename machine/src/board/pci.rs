@@ -2,7 +2,9 @@
 
 use trapline_device::{Line, MsiController};
 use trapline_pci::{Bus, Devfn, Edu, Function, Pin, Slot};
+use trapline_virtio::pci::VirtioPci;
 
+use super::{Wiring, virtio};
 use crate::Error;
 
 /// The last device of a bus.
@@ -25,16 +27,28 @@ impl PciSlots<'_> {
         devfn: Devfn,
         make: impl FnOnce(Slot<'_>) -> Function,
     ) -> Result<(), Error> {
-        let pin = Some((self.pin)(devfn.device(), Pin::A));
-        let slot = Slot { name, devfn, pin, messages: self.messages };
-        Ok(self.bus.insert(devfn, make(slot))?)
+        Ok(self.bus.insert(devfn, make(self.slot(name, devfn)))?)
     }
 
-    /// Plugs as many educational devices in, as device `first` and those behind it.
-    pub(crate) fn plug_edus(&self, first: u8, count: u8) -> Result<(), Error> {
-        let devices = (first..=LAST_DEVICE).zip(0..count);
-        devices.into_iter().try_for_each(|(device, n)| {
-            self.plug(&format!("edu{n}"), Devfn::from_bits(device << 3), Edu::function)
-        })
+    fn slot<'a>(&'a self, name: &'a str, devfn: Devfn) -> Slot<'a> {
+        let pin = Some((self.pin)(devfn.device(), Pin::A));
+        Slot { name, devfn, pin, messages: self.messages }
+    }
+
+    /// Plugs in what the user chose, as device `first` and those behind it: educational devices,
+    /// then virtio devices.
+    pub(crate) fn plug_chosen(&self, first: u8, wiring: &Wiring) -> Result<(), Error> {
+        let mut devices = first..=LAST_DEVICE;
+        let mut next = || devices.next().map(|device| Devfn::from_bits(device << 3));
+        for (n, devfn) in (0..wiring.options.edu).zip(std::iter::from_fn(&mut next)) {
+            self.plug(&format!("edu{n}"), devfn, Edu::function)?;
+        }
+        for virtio::NamedVirtio { name, device } in virtio::devices(wiring) {
+            let devfn = next().ok_or_else(|| Error::NoPciSlot(name.clone()))?;
+            let slot = self.slot(&name, devfn);
+            let function = VirtioPci::function(slot, device, &wiring.ram, &*wiring.event_loop);
+            self.bus.insert(devfn, function.map_err(Error::EventLoop)?)?;
+        }
+        Ok(())
     }
 }

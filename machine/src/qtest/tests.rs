@@ -45,6 +45,7 @@ fn bench() -> Bench {
     let machine = Machine::new(&Config {
         board: BoardKind::X86Pc,
         cpus: 1,
+        rng: false,
         edu: 0,
         mem_bytes: 16 << 20,
         utc_start_ns: 0,

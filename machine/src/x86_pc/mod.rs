@@ -270,7 +270,7 @@ impl Maker<'_> {
             slots.plug("piix-power", power, |slot| Piix::power_management(slot, base))?;
             first = bridge.device() + 1;
         }
-        slots.plug_edus(first, options.edu)?;
+        slots.plug_chosen(first, self.wiring)?;
         let cam: Arc<dyn Handler> = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Cam));
         let part = builder.device("pci-bus", bus.clone());
         part.mmio(layout::PCI_CAM, layout::PCI_CAM_LEN, ("pci", "cam"), cam);

@@ -39,6 +39,7 @@ pub(crate) fn ours() -> Client {
         let config = Config {
             board: BoardKind::X86Pc,
             cpus: 1,
+            rng: false,
             edu: 0,
             mem_bytes: 16 << 20,
             utc_start_ns: UTC_START_NS,

@@ -39,6 +39,7 @@ impl Victim {
         let machine = Machine::new(&Config {
             board,
             cpus: 1,
+            rng: true,
             edu: 2,
             mem_bytes: MEM_BYTES,
             utc_start_ns: 946_684_800_000_000_000,
@@ -71,6 +72,7 @@ impl Victim {
                     assert_eq!(difference(&saved, &machine.save()), None);
                 }
             }
+            machine.run_back_ends();
             let _ = machine.settle();
         });
         // A reset that was asked for last.

@@ -52,6 +52,8 @@ pub struct RunOptions {
     pub exit_port: bool,
     /// The guest gets the test device.
     pub testdev: bool,
+    /// There is an entropy source.
+    pub rng: bool,
     /// How many educational devices are on the PCI bus.
     pub edu: u8,
     /// Files for firmware.
@@ -137,6 +139,7 @@ impl RunOptions {
             fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,
             testdev: args.trapline.testdev,
+            rng: args.devices.rng,
             edu: args.trapline.edu.as_deref().map_or(Ok(0), edu)?,
             fw_cfg: args
                 .trapline

@@ -22,6 +22,9 @@ pub(super) struct QtestArgs {
     /// Processors that the interrupt controller serves; none of them runs
     #[arg(short, long, value_name = "N", default_value = "1", allow_negative_numbers = true)]
     cpus: String,
+    /// virtio random number generator, whose numbers are the same each time
+    #[arg(long)]
+    rng: bool,
     /// Educational devices (QEMU's edu), which raise interrupts and send messages when told to
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
     edu: String,
@@ -70,6 +73,8 @@ pub struct QtestOptions {
     pub board: BoardKind,
     /// Processors, of which none runs.
     pub cpus: u32,
+    /// There is an entropy source.
+    pub rng: bool,
     /// Educational devices on the PCI bus.
     pub edu: u8,
     /// Memory in bytes, a multiple of 4 KiB.
@@ -119,6 +124,7 @@ impl QtestOptions {
         );
         Ok(Self {
             board,
+            rng: args.rng,
             edu: edu(&args.edu)?,
             cpus: u32::try_from(cpus)?,
             mem_bytes: mem_bytes(&args.mem)?,

@@ -69,7 +69,6 @@ fn device(args: &DeviceArgs) -> Option<String> {
         (args.gtk, "--gtk", "a window for the display"),
         (args.sdl, "--sdl", "a window for the display"),
         (args.vidmode.is_some(), "--vidmode", "a choice of video modes"),
-        (args.rng, "--rng", "the virtio-rng device"),
         (!args.plan9.is_empty(), "--9p", "the virtio-9p device"),
         (args.vsock.is_some(), "--vsock", "the virtio-vsock device"),
         (!args.tty.is_empty(), "--tty", "a serial port on a pty of its own"),

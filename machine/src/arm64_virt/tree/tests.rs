@@ -65,6 +65,7 @@ fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
             testdev: false,
             fw_cfg: Vec::new(),
             firmware: None,
+            rng: None,
             edu: 0,
             coalesce: false,
         },

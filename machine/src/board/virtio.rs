@@ -1,0 +1,82 @@
+//! A board's virtio devices, whatever registers their drivers reach them by.
+
+use std::sync::Arc;
+
+use trapline_virtio::VirtioDevice;
+use trapline_virtio::rng::{Entropy, HostEntropy, Rng};
+
+use super::Wiring;
+
+/// A virtio device on its way to a board.
+pub(crate) struct NamedVirtio {
+    /// What the user knows it by. No other device has the name.
+    pub(crate) name: String,
+    pub(crate) device: Arc<dyn VirtioDevice>,
+}
+
+/// Where an entropy source has its bytes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EntropyFrom {
+    /// The host's kernel.
+    Host,
+    /// A sequence that is the same in every run, for a machine that is to do the same then.
+    Sequence,
+}
+
+/// The devices the user asked for, in the order in which drivers find them.
+pub(crate) fn devices(wiring: &Wiring) -> Vec<NamedVirtio> {
+    let mut devices = Vec::new();
+    let mut add = |name: &str, device: Arc<dyn VirtioDevice>| {
+        devices.push(NamedVirtio { name: name.to_owned(), device });
+    };
+    if let Some(from) = wiring.options.rng {
+        let clock = Arc::clone(&wiring.clock);
+        let rng = match from {
+            EntropyFrom::Host => Rng::new(HostEntropy, clock),
+            EntropyFrom::Sequence => Rng::new(Sequence::default(), clock),
+        };
+        add("rng", rng);
+    }
+    devices
+}
+
+/// See [`EntropyFrom::Sequence`].
+#[derive(Default)]
+struct Sequence(std::sync::atomic::AtomicU64);
+
+impl Entropy for Sequence {
+    fn fill(&self, buf: &mut [u8]) -> std::io::Result<()> {
+        use std::sync::atomic::Ordering;
+        for chunk in buf.chunks_mut(8) {
+            // SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
+            let gamma = 0x9e37_79b9_7f4a_7c15;
+            let mut mixed = self.0.fetch_add(gamma, Ordering::Relaxed).wrapping_add(gamma);
+            mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^= mixed >> 31;
+            chunk.iter_mut().zip(mixed.to_le_bytes()).for_each(|(to, from)| *to = from);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sequence_is_the_same_each_time_and_does_not_repeat_itself() {
+        let draw = || {
+            let (sequence, mut bytes) = (Sequence::default(), [0; 33]);
+            sequence.fill(&mut bytes).unwrap();
+            let first = bytes;
+            sequence.fill(&mut bytes).unwrap();
+            (first, bytes)
+        };
+        let (first, second) = draw();
+        assert_eq!(draw(), (first, second));
+        assert_ne!(first, second);
+        // The first number from seed 0, by its authors' program.
+        assert_eq!(first[..8], 0xe220_a839_7b1d_cdaf_u64.to_le_bytes());
+    }
+}

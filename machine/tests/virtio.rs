@@ -1,0 +1,175 @@
+//! Virtio devices on both boards, without a CPU: a driver finds them where the board has them,
+//! starts them, and gets its interrupts at the board's controllers.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that can not go on fails")]
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use trapline::Handle;
+use trapline_device::{NullBackend, Size, Space};
+use trapline_machine::qtest::{BoardKind, Config, Machine};
+use trapline_qtest::{Pin, Side, Target};
+use trapline_testkit::virtio::{Access, Driver, Part, PciTransport, Ring, Transport};
+
+const MIB: u64 = 1 << 20;
+
+/// A board with what a driver makes accesses through.
+struct Board {
+    kind: BoardKind,
+    machine: Machine,
+    handle: Mutex<Handle>,
+    /// Where RAM begins.
+    ram: u64,
+    /// Where memory BARs can be.
+    memory: u64,
+}
+
+impl Access for Board {
+    fn read(&self, space: Space, addr: u64, size: Size) -> u64 {
+        let value = self.handle.lock().read_value(space, addr, size);
+        self.machine.run_back_ends();
+        value
+    }
+
+    fn write(&self, space: Space, addr: u64, size: Size, value: u64) {
+        self.handle.lock().write_value(space, addr, size, value);
+        self.machine.run_back_ends();
+    }
+
+    fn config_read(&self, devfn: u8, offset: u16, size: Size) -> u32 {
+        let (space, addr) = self.config_at(devfn, offset);
+        u32::try_from(self.read(space, addr, size) & size.ones()).unwrap()
+    }
+
+    fn config_write(&self, devfn: u8, offset: u16, size: Size, value: u32) {
+        let (space, addr) = self.config_at(devfn, offset);
+        self.write(space, addr, size, value.into());
+    }
+}
+
+impl Board {
+    fn new(kind: BoardKind) -> Self {
+        let machine = Machine::new(&Config {
+            board: kind,
+            cpus: 1,
+            rng: true,
+            edu: 2,
+            mem_bytes: 4 * MIB,
+            utc_start_ns: 0,
+            console: Arc::new(NullBackend),
+            exit_port: false,
+            flash: None,
+            testdev: false,
+            fw_cfg: Vec::new(),
+        })
+        .unwrap();
+        let handle = Mutex::new(machine.registry().handle(0).unwrap());
+        let (ram, memory) = match kind {
+            BoardKind::X86Pc => (0, 0xe000_0000),
+            BoardKind::Arm64Virt => (0x8000_0000, 0x6000_0000),
+        };
+        Self { kind, machine, handle, ram, memory }
+    }
+
+    /// Mechanism #1, or ECAM.
+    fn config_at(&self, devfn: u8, offset: u16) -> (Space, u64) {
+        match self.kind {
+            BoardKind::X86Pc => {
+                let address = 1 << 31 | u64::from(devfn) << 8 | u64::from(offset & 0xfc);
+                self.handle.lock().write_value(Space::Pio, 0xcf8, Size::Dword, address);
+                (Space::Pio, 0xcfc + u64::from(offset & 3))
+            }
+            BoardKind::Arm64Virt => {
+                (Space::Mmio, 0x4000_0000 + (u64::from(devfn) << 12) + u64::from(offset))
+            }
+        }
+    }
+
+    /// The device and function with this vendor and device.
+    fn find(&self, id: u32) -> u8 {
+        let found = (0..=u8::MAX).find(|devfn| self.config_read(*devfn, 0, Size::Dword) == id);
+        found.unwrap_or_else(|| panic!("there is no {id:#x}"))
+    }
+
+    /// Whether the pin of a function of this device is raised.
+    fn pin(&self, device: u8) -> bool {
+        let (chip, number) = match self.kind {
+            BoardKind::X86Pc => ("ioapic", [14, 10, 11, 5][usize::from(device % 4)]),
+            BoardKind::Arm64Virt => ("gic", 4 + u32::from(device)),
+        };
+        self.machine.wires().level(Pin { device: chip, side: Side::In, number })
+    }
+
+    fn bytes(&self, addr: u64) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        self.machine.ram().read(addr, &mut bytes).unwrap();
+        bytes
+    }
+}
+
+const RNG: u32 = 0x1044_1af4;
+
+fn on(kind: BoardKind) {
+    let board = Board::new(kind);
+    let devfn = board.find(RNG);
+    assert_eq!(devfn, 3 << 3, "behind the educational devices");
+    let driver = Driver::new(PciTransport::new(&board, devfn, board.memory));
+    let (buffer, table) = (board.ram + MIB, board.ram + 2 * MIB);
+    let mut ring = Ring::new(board.machine.ram().clone(), table, 16);
+    driver.start(!0, &[&ring]);
+    ring.set_used_event(0);
+    ring.add(&[Part::Write(buffer, 16)]);
+    driver.transport.notify(0);
+    assert_eq!(ring.take_used().map(|(_, written)| written), Some(16));
+    let first = board.bytes(buffer);
+    assert_ne!(first, [0; 16]);
+    assert!(board.pin(3), "at the pin");
+    assert_eq!(driver.transport.take_interrupts(), 1);
+    assert!(!board.pin(3));
+
+    // A machine restored from this one goes on with the driver's queue.
+    let snapshot = board.machine.save();
+    let other = Board::new(kind);
+    let mut ram = vec![0; usize::try_from(4 * MIB).unwrap()];
+    board.machine.ram().read(board.ram, &mut ram).unwrap();
+    other.machine.ram().write(board.ram, &ram).unwrap();
+    other.machine.restore(&snapshot).unwrap();
+    let doorbell = driver.transport.doorbell(0);
+    ring.add(&[Part::Write(buffer, 16)]);
+    board.machine.ram().read(board.ram, &mut ram).unwrap();
+    other.machine.ram().write(board.ram, &ram).unwrap();
+    other.machine.ram().write(buffer, &[0; 16]).unwrap();
+    other.write(Space::Mmio, doorbell, Size::Word, 0);
+    assert_ne!(other.bytes(buffer), [0; 16]);
+
+    // A reset of the machine is the device's.
+    board.machine.reset();
+    let driver = Driver::new(PciTransport::new(&board, devfn, board.memory));
+    assert_eq!(driver.transport.status(), 0);
+}
+
+#[test]
+fn an_entropy_source_on_the_pc() {
+    on(BoardKind::X86Pc);
+}
+
+#[test]
+fn an_entropy_source_on_the_arm64_board() {
+    on(BoardKind::Arm64Virt);
+}
+
+#[test]
+fn under_qtest_a_message_is_a_write_to_ram() {
+    let board = Board::new(BoardKind::X86Pc);
+    let driver = Driver::new(PciTransport::new(&board, board.find(RNG), board.memory));
+    let message = 3 * MIB;
+    driver.transport.enable_msix(&[(message, 0x1234_5678), (message + 4, 0x8765_4321)]);
+    let mut ring = Ring::new(board.machine.ram().clone(), 2 * MIB, 16);
+    driver.transport.set_queue_vector(0, 1);
+    driver.start(1 << 32, &[&ring]);
+    driver.transport.set_queue_vector(0, 1);
+    ring.add(&[Part::Write(MIB, 16)]);
+    driver.transport.notify(0);
+    let written = board.bytes(message);
+    assert_eq!(written[..8], [0, 0, 0, 0, 0x21, 0x43, 0x65, 0x87]);
+}
