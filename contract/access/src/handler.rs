@@ -240,6 +240,7 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NoRegions;
 
     #[test]
     fn limits_judge_width_and_alignment() {
@@ -250,5 +251,88 @@ mod tests {
         assert!(!dwords.admit(8, 8));
         assert!(Limits::ANY.admit(5, 3));
         assert!(!Limits { unaligned: false, ..Limits::ANY }.admit(4, 3));
+    }
+
+    const fn cx() -> IoCx<'static> {
+        IoCx::new(Requester::Vcpu(0), &NoRegions)
+    }
+
+    /// Reads what it counts, and remembers what is written.
+    #[derive(Default)]
+    struct Counter {
+        count: u64,
+        written: Vec<(u64, u64)>,
+    }
+
+    impl HandlerMut for Counter {
+        fn read(&mut self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
+            self.count += 1;
+            offset << 8 | self.count
+        }
+
+        fn write(&mut self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
+            self.written.push((offset, value));
+        }
+    }
+
+    #[test]
+    fn a_string_access_is_one_access_for_each_element_where_the_device_does_not_say_otherwise() {
+        let device = Locked::new(Counter::default());
+        let mut data = [0xee; 6];
+        device.read_rep(&cx(), 7, Size::Word, &mut data);
+        assert_eq!(data, [1, 7, 2, 7, 3, 7]);
+        device.write_rep(&cx(), 9, Size::Dword, &[1, 2, 3, 4, 5, 6, 7, 0x80]);
+        device.write_rep(&cx(), 9, Size::Byte, &[]);
+        assert_eq!(device.lock().written, [(9, 0x0403_0201), (9, 0x8007_0605)]);
+    }
+
+    /// Takes strings as a whole, and never an element alone.
+    #[derive(Default)]
+    struct Fifo {
+        bytes: Vec<u8>,
+        strings: u32,
+    }
+
+    impl HandlerMut for Fifo {
+        fn read(&mut self, _cx: &IoCx<'_>, _offset: u64, _size: Size) -> u64 {
+            panic!("an element was read")
+        }
+
+        fn write(&mut self, _cx: &IoCx<'_>, _offset: u64, _size: Size, _value: u64) {
+            panic!("an element was written")
+        }
+
+        fn read_rep(&mut self, _cx: &IoCx<'_>, offset: u64, size: Size, data: &mut [u8]) {
+            assert_eq!((offset, size), (2, Size::Word));
+            self.strings += 1;
+            data.iter_mut().zip(self.bytes.drain(..)).for_each(|(to, from)| *to = from);
+        }
+
+        fn write_rep(&mut self, _cx: &IoCx<'_>, offset: u64, size: Size, data: &[u8]) {
+            assert_eq!((offset, size), (2, Size::Byte));
+            self.strings += 1;
+            self.bytes.extend_from_slice(data);
+        }
+
+        fn register(&self, _offset: u64, direction: Direction) -> Option<&'static str> {
+            // As it is before the access.
+            let empty = self.bytes.is_empty();
+            Some(match (direction, empty) {
+                (Direction::Read, true) => "empty FIFO",
+                (Direction::Read, false) => "FIFO",
+                (Direction::Write, _) => "FIFO in",
+            })
+        }
+    }
+
+    #[test]
+    fn a_device_takes_a_string_as_a_whole_and_names_the_register_it_reaches() {
+        let device = Locked::new(Fifo::default());
+        let (wrote, read) = (Cell::new(None), Cell::new(None));
+        device.write_rep(&cx().with_register(&wrote), 2, Size::Byte, b"abcd");
+        let mut data = [0; 4];
+        device.read_rep(&cx().with_register(&read), 2, Size::Word, &mut data);
+        assert_eq!((data, device.lock().strings), (*b"abcd", 2));
+        assert_eq!((wrote.get(), read.get()), (Some("FIFO in"), Some("FIFO")));
     }
 }
