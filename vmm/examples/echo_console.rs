@@ -65,6 +65,7 @@ fn run(mode: &str) -> anyhow::Result<ExitCode> {
             Event::Bang if mode == "fail" => bail!("the loopback failed"),
             Event::Bang if mode == "panic" => panic!("the loopback panicked"),
             Event::Bang => {}
+            Event::Asked(Request::Pause) => console.message("\n  paused\n"),
             Event::Asked(Request::Statistics) => console.message("\n  statistics\n"),
             Event::Asked(Request::Quit) => {
                 console.transmit(b"last words\r\n");

@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 pub enum Request {
     /// Ctrl-a x: end the guest.
     Quit,
+    /// Ctrl-a p: pause the guest, or let it go on.
+    Pause,
     /// Ctrl-a s: show the trap statistics.
     Statistics,
     /// The guest's output has nowhere to go any more, for this reason: end the guest.

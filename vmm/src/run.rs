@@ -18,6 +18,7 @@ use crate::cli::{Boot, FwCfgFile, RunOptions};
 use crate::console::Console;
 use crate::display::{self, Display};
 use crate::logging;
+use crate::pause::Pauses;
 use crate::reboot::{Next, Resets, SILENT_MAX};
 use crate::request::{Request, Requests};
 use crate::session::Session;
@@ -53,13 +54,17 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let session = Session::start(&console, &requests)?;
     let control = machine.control();
     let wish = Arc::new(Mutex::new(None));
-    serve(&requests, &control, &console, &wish);
+    let pauses = Arc::new(Pauses::new(control.clone()));
+    serve(&requests, &pauses, &control, &console, &wish);
     let ending = live(&mut machine, &console, options);
     // What the guest has sent comes before what there is to say about its end.
     session.finish(|| wish.lock().is_some());
     drop(trace);
     requests.unserve();
     let wish = wish.lock().take();
+    if let Some(summary) = pauses.summary() {
+        logging::text(Level::INFO, &format!("\n{summary}"));
+    }
     tell_end(&ending, wish.as_ref(), console.is_inside_line());
     drop(viewers);
     let dumped = display.dump(machine.screen().as_deref());
@@ -70,23 +75,27 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     dumped.map(|()| status)
 }
 
-/// Obeys the person at the console, and the host. Runs on their threads, so it only asks.
+/// Obeys the person at the console, and the host. Runs on their threads, which nothing of the
+/// machine waits for: who wants a pause may wait until it has begun.
 fn serve(
     requests: &Requests,
+    pauses: &Arc<Pauses>,
     control: &Control,
     console: &Arc<Console>,
     wish: &Arc<Mutex<Option<Request>>>,
 ) {
     let (control, console, wish) = (control.clone(), Arc::downgrade(console), Arc::clone(wish));
-    requests.serve(move |request| {
-        if request == Request::Statistics {
-            if let Some(console) = console.upgrade() {
-                console.message(&format!("\n{}", control.report()));
-            }
-            return;
+    let pauses = Arc::clone(pauses);
+    let tell = move |text: &str| {
+        console.upgrade().inspect(|console| console.message(text));
+    };
+    requests.serve(move |request| match request {
+        Request::Statistics => tell(&format!("\n{}", control.report())),
+        Request::Pause => tell(&pauses.toggle()),
+        request => {
+            wish.lock().get_or_insert(request);
+            control.request_stop();
         }
-        wish.lock().get_or_insert(request);
-        control.request_stop();
     });
 }
 

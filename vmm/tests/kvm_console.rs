@@ -122,6 +122,28 @@ fn ctrl_a_shows_help_and_statistics_and_sends_itself_and_the_guest_goes_on() {
 }
 
 #[test]
+fn ctrl_a_p_pauses_the_guest_which_hears_later_what_was_typed_meanwhile() {
+    let pty = Pty::new();
+    let before = pty.settings();
+    let mut console = start_echo(&pty);
+    console.send(b"\x01p");
+    console.expect("# The guest is paused; Ctrl-a p lets it go on.");
+    console.send(b"meanwhile\x01s");
+    let shown = console.expect("device/region");
+    assert!(!shown.contains("meanwhile"), "a paused guest said something: {shown}");
+    console.send(b"\x01p");
+    console.expect("meanwhile");
+    console.send(b"\x01p");
+    console.expect("# The guest is paused");
+    console.send(b"\x01x");
+    let (status, screen) = console.wait();
+    assert_eq!(shell_status(status), 0, "{screen}");
+    assert!(screen.contains("# The guest was paused 2 times, for "), "{screen}");
+    assert!(screen.contains("# KVM session terminated."), "{screen}");
+    assert_eq!(pty.settings(), before);
+}
+
+#[test]
 fn a_signal_ends_the_run_with_its_number_and_restores_the_terminal() {
     for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
         let pty = Pty::new();

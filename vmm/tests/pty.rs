@@ -94,7 +94,7 @@ fn ctrl_a_x_ends_the_run_after_its_last_output_and_restores_the_terminal() {
 }
 
 #[test]
-fn ctrl_a_h_and_ctrl_a_s_show_something_and_the_run_goes_on() {
+fn ctrl_a_h_s_and_p_do_something_and_the_run_goes_on() {
     let pty = Pty::new();
     let mut console = pty.spawn(echo(), &[]);
     console.expect("ready");
@@ -102,6 +102,8 @@ fn ctrl_a_h_and_ctrl_a_s_show_something_and_the_run_goes_on() {
     console.expect("Ctrl-a x  end the guest");
     console.send(b"\x01s");
     console.expect("statistics");
+    console.send(b"\x01p");
+    console.expect("paused");
     console.send(b"on\x01\x01it goes");
     console.expect("on\x01it goes");
 }

@@ -7,6 +7,7 @@ pub(super) const ESCAPE: u8 = 0x01;
 pub(super) const HELP: &str = "
   Ctrl-a x  end the guest
   Ctrl-a b  send a break: Linux takes the next key as SysRq
+  Ctrl-a p  pause the guest, or let it go on
   Ctrl-a s  show what it has accessed so far
   Ctrl-a h  show these keys
   Ctrl-a a  send Ctrl-a to the guest (also Ctrl-a Ctrl-a)
@@ -23,6 +24,8 @@ pub(super) enum Key {
     Quit,
     /// The guest gets a break.
     Break,
+    /// Pause the guest, or let it go on.
+    Pause,
     /// Show the keys.
     Help,
     /// Show the trap statistics.
@@ -46,6 +49,7 @@ impl Escape {
         match byte {
             b'x' => Key::Quit,
             b'b' => Key::Break,
+            b'p' => Key::Pause,
             b's' => Key::Statistics,
             b'h' | b'?' => Key::Help,
             b'a' | ESCAPE => Key::Guest(ESCAPE),
@@ -72,9 +76,10 @@ mod tests {
 
     #[test]
     fn ctrl_a_and_a_letter_are_a_command() {
-        use Key::{Break, Guest, Help, Nothing, Quit, Statistics};
+        use Key::{Break, Guest, Help, Nothing, Pause, Quit, Statistics};
         assert_eq!(keys(b"\x01x"), [Nothing, Quit]);
         assert_eq!(keys(b"\x01s"), [Nothing, Statistics]);
+        assert_eq!(keys(b"\x01p"), [Nothing, Pause]);
         assert_eq!(keys(b"\x01bh"), [Nothing, Break, Guest(b'h')]);
         assert_eq!(keys(b"\x01h\x01?"), [Nothing, Help, Nothing, Help]);
         assert_eq!(keys(b"\x01a\x01\x01x"), [Nothing, Guest(1), Nothing, Guest(1), Guest(b'x')]);

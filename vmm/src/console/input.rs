@@ -96,6 +96,7 @@ fn obey(console: &Console, command: Key) {
         Key::Help => console.message(escape::HELP),
         Key::Quit => console.requests.make(Request::Quit),
         Key::Break => console.send_break(),
+        Key::Pause => console.requests.make(Request::Pause),
         Key::Statistics => console.requests.make(Request::Statistics),
         Key::Guest(_) | Key::Nothing => {}
     }

@@ -148,9 +148,9 @@ fn what_is_typed_reaches_the_guest_and_commands_do_not() {
     let console = Console::new(requests).unwrap();
     console.start(typed, std::fs::File::create("/dev/null").unwrap()).unwrap();
     let port = Port::on(&console);
-    keyboard.write_all(b"echo\x01\x01 hi\r\x01b\x01s\x01q\x01x").unwrap();
-    until("both commands are obeyed", || log.lock().len() == 2);
-    assert_eq!(*log.lock(), [Request::Statistics, Request::Quit]);
+    keyboard.write_all(b"echo\x01\x01 hi\r\x01b\x01s\x01q\x01p\x01x").unwrap();
+    until("all commands are obeyed", || log.lock().len() == 3);
+    assert_eq!(*log.lock(), [Request::Statistics, Request::Pause, Request::Quit]);
     until("the text has arrived", || *port.got.lock() == b"echo\x01 hi\r");
     assert_eq!(port.breaks.load(Ordering::Relaxed), 1);
     assert!(console.close(PATIENCE));
