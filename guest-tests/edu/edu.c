@@ -3,32 +3,60 @@
  * Driver of QEMU's educational device, for tests: has it raise interrupts on each processor in
  * turn, and says how many came, by what, and where.
  *
- * Spec: QEMU, docs/specs/edu.rst.
+ * Spec: QEMU, docs/specs/edu.rst. In trapline the interrupt of a factorial comes from a thread of
+ * the VMM's and not from the processor that asks for it, and there is MSI-X: the lowest bit raised
+ * names the vector.
  */
 #include <linux/completion.h>
+#include <linux/delay.h>
 #include <linux/interrupt.h>
 #include <linux/irq.h>
 #include <linux/io.h>
+#include <linux/iopoll.h>
 #include <linux/module.h>
 #include <linux/pci.h>
 
-#define EDU_STATUS	0x24 /* what was raised and is not acknowledged */
+#define EDU_FACTORIAL	0x08
+#define EDU_STATUS	0x20
+#define EDU_COMPUTING	0x01
+#define EDU_INTERRUPT	0x80 /* when the factorial is computed */
+#define EDU_RAISED	0x24 /* what was raised and is not acknowledged */
 #define EDU_RAISE	0x60
 #define EDU_ACKNOWLEDGE	0x64
 
 /* On each processor. */
 #define ROUNDS		8
+/* Interrupts on another processor until a move has taken effect, at most. */
+#define SETTLING	1000
+/* With the interrupt on its way each time. */
+#define MOVES		64
+
+#define VECTORS		4
+#define VECTORS_MASK	(BIT(VECTORS) - 1)
 
 #define MSIX_BAR	1
 #define MSIX_PENDING	0x800 /* in that BAR */
 
+struct edu;
+
+/* One interrupt: the pin, the message of MSI, or a vector of MSI-X. */
+struct edu_vector {
+	struct edu *edu;
+	unsigned int number;
+	int irq;
+	struct completion came;
+	unsigned int count;
+	unsigned int cpu;
+	u32 value;
+};
+
 struct edu {
 	struct pci_dev *pdev;
 	void __iomem *regs;
-	struct completion came;
+	void __iomem *msix;
+	struct edu_vector vectors[VECTORS];
+	/* The processors on which interrupts came that were sent there. */
 	struct cpumask seen;
-	unsigned int count;
-	u32 value;
 };
 
 #define EDUS_MAX	31
@@ -38,88 +66,286 @@ static unsigned int edu_count;
 
 static irqreturn_t edu_interrupt(int irq, void *data)
 {
-	struct edu *edu = data;
-	u32 value = readl(edu->regs + EDU_STATUS);
+	struct edu_vector *vector = data;
+	struct edu *edu = vector->edu;
+	u32 value = readl(edu->regs + EDU_RAISED);
 
+	if (edu->pdev->msix_enabled)
+		value &= ~(VECTORS_MASK & ~BIT(vector->number));
 	if (!value)
 		return IRQ_NONE;
 	writel(value, edu->regs + EDU_ACKNOWLEDGE);
-	edu->value = value;
-	edu->count++;
-	cpumask_set_cpu(smp_processor_id(), &edu->seen);
-	complete(&edu->came);
+	vector->value = value;
+	vector->count++;
+	vector->cpu = smp_processor_id();
+	complete(&vector->came);
 	return IRQ_HANDLED;
 }
 
-/* Whether each interrupt comes, on this processor, with the value that was raised. */
-static bool edu_rounds(struct edu *edu, int irq, unsigned int cpu)
+static int edu_request(struct edu *edu, unsigned int number, unsigned long flags)
 {
+	struct edu_vector *vector = &edu->vectors[number];
+
+	vector->irq = pci_irq_vector(edu->pdev, number);
+	return request_irq(vector->irq, edu_interrupt, flags, "edu", vector);
+}
+
+static bool edu_came(struct edu_vector *vector)
+{
+	return wait_for_completion_timeout(&vector->came, 5 * HZ);
+}
+
+static const char *edu_means(struct edu *edu)
+{
+	return edu->pdev->msix_enabled ? "MSI-X" : edu->pdev->msi_enabled ? "MSI" : "INTA#";
+}
+
+static void edu_forget(struct edu *edu)
+{
+	unsigned int n;
+
+	for (n = 0; n < VECTORS; n++) {
+		reinit_completion(&edu->vectors[n].came);
+		edu->vectors[n].count = 0;
+	}
+	cpumask_clear(&edu->seen);
+}
+
+/* Has a thread raise the first interrupt. */
+static void edu_compute(struct edu *edu)
+{
+	writel(EDU_INTERRUPT, edu->regs + EDU_STATUS);
+	writel(5, edu->regs + EDU_FACTORIAL);
+}
+
+static bool edu_computed(struct edu *edu)
+{
+	u32 status;
+
+	return !readl_poll_timeout(edu->regs + EDU_STATUS, status, !(status & EDU_COMPUTING), 100,
+				   5 * USEC_PER_SEC);
+}
+
+/* Sends an interrupt to a processor. The 8259s know one only. */
+static bool edu_move(struct edu_vector *vector, unsigned int cpu)
+{
+	return num_online_cpus() == 1 || !irq_set_affinity(vector->irq, cpumask_of(cpu));
+}
+
+/*
+ * Waits until a move has taken effect. On x86 that is when an interrupt comes and no processor has to
+ * clean up after an earlier move.
+ */
+static bool edu_settle(struct edu_vector *vector, unsigned int cpu)
+{
+	unsigned int time, count = vector->count;
+
+	for (time = 0; time < SETTLING; time++) {
+		reinit_completion(&vector->came);
+		writel(BIT(vector->number), vector->edu->regs + EDU_RAISE);
+		if (!edu_came(vector))
+			return false;
+		vector->count = count;
+		if (vector->cpu == cpu)
+			return true;
+		msleep(1);
+	}
+	return false;
+}
+
+/*
+ * Has interrupts raised, each of which is to come, on this processor, with the value that was raised;
+ * says what is wrong, if anything is.
+ */
+static const char *edu_rounds(struct edu_vector *vector, unsigned int cpu, bool by_thread)
+{
+	struct edu *edu = vector->edu;
 	u32 round;
 
-	/* The 8259s know one processor only. */
-	if (num_online_cpus() > 1 && irq_set_affinity(irq, cpumask_of(cpu)))
-		return false;
+	if (!edu_move(vector, cpu) || !edu_settle(vector, cpu))
+		return "cannot be moved";
 	for (round = 1; round <= ROUNDS; round++) {
-		/* The lowest bit names the MSI-X vector: always the first. */
-		u32 value = round << 4 | 1;
+		u32 value = by_thread ? 1 : round << VECTORS | BIT(vector->number);
 
-		reinit_completion(&edu->came);
-		writel(value, edu->regs + EDU_RAISE);
-		if (!wait_for_completion_timeout(&edu->came, 5 * HZ) || edu->value != value)
-			return false;
+		reinit_completion(&vector->came);
+		if (by_thread)
+			edu_compute(edu);
+		else
+			writel(value, edu->regs + EDU_RAISE);
+		if (!edu_came(vector))
+			return "is lost";
+		if (vector->value != value)
+			return "is another";
+		if (vector->cpu != cpu)
+			return "is on another";
+		cpumask_set_cpu(cpu, &edu->seen);
+	}
+	return NULL;
+}
+
+/* Every vector's interrupts on every processor, raised by the processor or by a thread. */
+static void edu_test(struct edu *edu, unsigned int vectors, bool by_thread)
+{
+	unsigned int cpu, n, count = 0;
+
+	edu_forget(edu);
+	for (n = 0; n < vectors; n++) {
+		for_each_online_cpu(cpu) {
+			const char *wrong = edu_rounds(&edu->vectors[n], cpu, by_thread);
+
+			if (wrong)
+				dev_err(&edu->pdev->dev, "interrupt %u on CPU %u %s\n", n, cpu,
+					wrong);
+		}
+		count += edu->vectors[n].count;
+	}
+	dev_info(&edu->pdev->dev, "%u of %u interrupts%s by %s on CPU %*pbl\n", count,
+		 ROUNDS * vectors * num_online_cpus(), by_thread ? " of a thread" : "",
+		 edu_means(edu), cpumask_pr_args(&edu->seen));
+}
+
+/* Moves an interrupt to another processor while it is on its way, again and again. */
+static void edu_moves(struct edu *edu)
+{
+	struct edu_vector *vector = &edu->vectors[0];
+	unsigned int move, cpu = cpumask_first(cpu_online_mask);
+
+	if (num_online_cpus() == 1)
+		return;
+	edu_forget(edu);
+	for (move = 0; move < MOVES; move++) {
+		cpu = cpumask_next(cpu, cpu_online_mask);
+		if (cpu >= nr_cpu_ids)
+			cpu = cpumask_first(cpu_online_mask);
+		reinit_completion(&vector->came);
+		edu_compute(edu);
+		if (!edu_move(vector, cpu) || !edu_came(vector)) {
+			dev_err(&edu->pdev->dev, "interrupt 0 on its way to CPU %u is lost\n", cpu);
+			break;
+		}
+	}
+	dev_info(&edu->pdev->dev, "%u of %u moved interrupts by %s\n", vector->count, MOVES,
+		 edu_means(edu));
+}
+
+static u32 edu_pending(struct edu *edu)
+{
+	return readl(edu->msix + MSIX_PENDING);
+}
+
+static unsigned int edu_total(struct edu *edu)
+{
+	unsigned int n, count = 0;
+
+	for (n = 0; n < VECTORS; n++)
+		count += edu->vectors[n].count;
+	return count;
+}
+
+/* Raises a vector's interrupt twice; as it is masked, that is one. */
+static bool edu_raise_masked(struct edu_vector *vector, bool by_thread)
+{
+	struct edu *edu = vector->edu;
+	unsigned int time;
+
+	for (time = 0; time < 2; time++) {
+		if (by_thread) {
+			edu_compute(edu);
+			if (!edu_computed(edu))
+				return false;
+		} else {
+			writel(BIT(vector->number), edu->regs + EDU_RAISE);
+		}
 	}
 	return true;
 }
 
-static void edu_test(struct edu *edu, int irq)
+/* Whether an interrupt is pending while its vector is masked, and comes, once, when it is not. */
+static bool edu_masked_vector(struct edu_vector *vector, bool by_thread)
 {
-	const char *means = edu->pdev->msix_enabled ? "MSI-X" :
-			    edu->pdev->msi_enabled ? "MSI" : "INTA#";
-	unsigned int cpu;
-
-	edu->count = 0;
-	cpumask_clear(&edu->seen);
-	for_each_online_cpu(cpu) {
-		if (!edu_rounds(edu, irq, cpu))
-			dev_err(&edu->pdev->dev, "interrupt lost on CPU %u\n", cpu);
-	}
-	dev_info(&edu->pdev->dev, "%u of %u interrupts by %s on CPU %*pbl\n", edu->count,
-		 ROUNDS * num_online_cpus(), means, cpumask_pr_args(&edu->seen));
-}
-
-/* Whether an interrupt that is raised while it is masked is pending, and comes once it is not. */
-static bool edu_masked(struct edu *edu, int irq)
-{
-	void __iomem *msix = pcim_iomap(edu->pdev, MSIX_BAR, 0);
+	struct edu *edu = vector->edu;
 	bool pending;
 
-	if (!msix)
+	edu_forget(edu);
+	irq_set_status_flags(vector->irq, IRQ_DISABLE_UNLAZY); /* in the table, at once */
+	disable_irq(vector->irq);
+	pending = !edu_pending(edu) && edu_raise_masked(vector, by_thread) &&
+		  edu_pending(edu) == BIT(vector->number) && !edu_total(edu);
+	enable_irq(vector->irq);
+	irq_clear_status_flags(vector->irq, IRQ_DISABLE_UNLAZY);
+	if (!edu_came(vector))
 		return false;
-	irq_set_status_flags(irq, IRQ_DISABLE_UNLAZY); /* in the table, at once */
-	disable_irq(irq);
-	reinit_completion(&edu->came);
-	writel(1, edu->regs + EDU_RAISE);
-	pending = readl(msix + MSIX_PENDING) & 1 && !completion_done(&edu->came);
-	enable_irq(irq);
-	return wait_for_completion_timeout(&edu->came, 5 * HZ) && pending &&
-	       !(readl(msix + MSIX_PENDING) & 1);
+	msleep(20);
+	return pending && edu_total(edu) == 1 && !edu_pending(edu);
+}
+
+static void edu_mask_function(struct edu *edu, bool masked)
+{
+	int at = edu->pdev->msix_cap + PCI_MSIX_FLAGS;
+	u16 control;
+
+	pci_read_config_word(edu->pdev, at, &control);
+	control &= ~PCI_MSIX_FLAGS_MASKALL;
+	if (masked)
+		control |= PCI_MSIX_FLAGS_MASKALL;
+	pci_write_config_word(edu->pdev, at, control);
+}
+
+/* The same of all vectors together, by the function's mask. */
+static bool edu_masked_function(struct edu *edu, bool by_thread)
+{
+	unsigned int n;
+	bool good;
+
+	edu_forget(edu);
+	edu_mask_function(edu, true);
+	good = !edu_pending(edu);
+	for (n = 0; n < VECTORS; n++)
+		good &= edu_raise_masked(&edu->vectors[n], by_thread && !n);
+	good &= edu_pending(edu) == VECTORS_MASK && !edu_total(edu);
+	edu_mask_function(edu, false);
+	for (n = 0; n < VECTORS; n++)
+		good &= edu_came(&edu->vectors[n]);
+	msleep(20);
+	return good && edu_total(edu) == VECTORS && !edu_pending(edu);
+}
+
+static void edu_masks(struct edu *edu)
+{
+	unsigned int n, good = 0;
+
+	for (n = 0; n < VECTORS; n++)
+		good += edu_masked_vector(&edu->vectors[n], false);
+	good += edu_masked_vector(&edu->vectors[0], true);
+	dev_info(&edu->pdev->dev, "%u of %u pending while the vector is masked, then come\n", good,
+		 VECTORS + 1);
+	good = edu_masked_function(edu, false) + edu_masked_function(edu, true);
+	dev_info(&edu->pdev->dev, "%u of 2 pending while the function is masked, then come\n",
+		 good);
 }
 
 /* MSI-X, where the machine has it; then the rest goes on with what is left. */
 static int edu_msix(struct edu *edu)
 {
-	int irq, error;
+	unsigned int n, requested = 0;
+	int error = 0;
 
-	if (pci_alloc_irq_vectors(edu->pdev, 1, 1, PCI_IRQ_MSIX) < 0)
+	if (pci_alloc_irq_vectors(edu->pdev, VECTORS, VECTORS, PCI_IRQ_MSIX) < 0)
 		return 0;
-	irq = pci_irq_vector(edu->pdev, 0);
-	error = request_irq(irq, edu_interrupt, 0, "edu", edu);
-	if (!error) {
-		edu_test(edu, irq);
-		dev_info(&edu->pdev->dev, "masked MSI-X %s\n",
-			 edu_masked(edu, irq) ? "is pending, then comes" : "is lost");
-		free_irq(irq, edu);
+	while (requested < VECTORS) {
+		error = edu_request(edu, requested, 0);
+		if (error)
+			break;
+		requested++;
 	}
+	if (!error) {
+		edu_test(edu, VECTORS, false);
+		edu_test(edu, 1, true);
+		edu_moves(edu);
+		edu_masks(edu);
+	}
+	for (n = 0; n < requested; n++)
+		free_irq(edu->vectors[n].irq, &edu->vectors[n]);
 	pci_free_irq_vectors(edu->pdev);
 	return error;
 }
@@ -127,17 +353,24 @@ static int edu_msix(struct edu *edu)
 static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	struct edu *edu = devm_kzalloc(&pdev->dev, sizeof(*edu), GFP_KERNEL);
-	int irq, error;
+	unsigned int n;
+	int error;
 
 	if (!edu)
 		return -ENOMEM;
 	edu->pdev = pdev;
-	init_completion(&edu->came);
+	pci_set_drvdata(pdev, edu);
+	for (n = 0; n < VECTORS; n++) {
+		edu->vectors[n].edu = edu;
+		edu->vectors[n].number = n;
+		init_completion(&edu->vectors[n].came);
+	}
 	error = pcim_enable_device(pdev);
 	if (error)
 		return error;
 	edu->regs = pcim_iomap(pdev, 0, 0);
-	if (!edu->regs)
+	edu->msix = pcim_iomap(pdev, MSIX_BAR, 0);
+	if (!edu->regs || !edu->msix)
 		return -ENOMEM;
 	pci_set_master(pdev); /* messages are writes to memory */
 	error = edu_msix(edu);
@@ -146,14 +379,24 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	error = pci_alloc_irq_vectors(pdev, 1, 1, PCI_IRQ_ALL_TYPES & ~PCI_IRQ_MSIX);
 	if (error < 0)
 		return error;
-	irq = pci_irq_vector(pdev, 0);
-	error = devm_request_irq(&pdev->dev, irq, edu_interrupt, IRQF_SHARED, "edu", edu);
-	if (error)
+	error = edu_request(edu, 0, IRQF_SHARED);
+	if (error) {
+		pci_free_irq_vectors(pdev);
 		return error;
-	edu_test(edu, irq);
+	}
+	edu_test(edu, 1, false);
+	edu_test(edu, 1, true);
 	if (edu_count < EDUS_MAX)
 		edus[edu_count++] = edu;
 	return 0;
+}
+
+static void edu_remove(struct pci_dev *pdev)
+{
+	struct edu *edu = pci_get_drvdata(pdev);
+
+	free_irq(edu->vectors[0].irq, &edu->vectors[0]);
+	pci_free_irq_vectors(pdev);
 }
 
 /* Whether all interrupts come that are raised at once, some of them by the same line. */
@@ -162,13 +405,13 @@ static void edu_all_at_once(void)
 	unsigned int n, came = 0;
 
 	for (n = 0; n < edu_count; n++)
-		reinit_completion(&edus[n]->came);
+		reinit_completion(&edus[n]->vectors[0].came);
 	local_irq_disable();
 	for (n = 0; n < edu_count; n++)
 		writel(1, edus[n]->regs + EDU_RAISE);
 	local_irq_enable();
 	for (n = 0; n < edu_count; n++)
-		came += wait_for_completion_timeout(&edus[n]->came, 5 * HZ) != 0;
+		came += edu_came(&edus[n]->vectors[0]);
 	pr_info("edu all at once: %u of %u interrupts\n", came, edu_count);
 }
 
@@ -182,6 +425,7 @@ static struct pci_driver edu_driver = {
 	.name = "edu",
 	.id_table = edu_ids,
 	.probe = edu_probe,
+	.remove = edu_remove,
 };
 
 static int __init edu_init(void)

@@ -51,7 +51,7 @@ const ALWAYS: [&str; 9] = [
 const RTC: [&str; 2] = ["rtc@1010000", "TRAPLINE-GUEST: clock 0x80\n"];
 /// What the kernel says when something is not as it should be.
 const COMPLAINTS: [&str; 5] =
-    ["WARNING", "Unhandled", "Kernel panic", "GICv2m: Failed", "interrupt lost"];
+    ["WARNING", "Unhandled", "Kernel panic", "GICv2m: Failed", " interrupt 0 on "];
 
 const ITS: (&str, usize) = ("ITS [mem 0x3ff", 1);
 const V3: (&str, usize) = ("GICv3: CPU0: found redistributor 0", 1);
@@ -59,16 +59,30 @@ const V2M: (&str, usize) = ("GICv2m: range[mem 0x3ffcf000-0x3ffcffff], SPI[", 1)
 
 // What the driver of an educational device says when each interrupt came where it was to, with one
 // vCPU and with two; and the kernel's row for it: the chip, the interrupt there, the trigger.
+const MSIX_1: (&str, usize) = ("edu 0000:00:01.0: 32 of 32 interrupts by MSI-X on CPU 0\n", 1);
+const MSIX_THREAD_1: (&str, usize) =
+    ("edu 0000:00:01.0: 8 of 8 interrupts of a thread by MSI-X on CPU 0\n", 1);
+const MSIX_2: &str = "edu 0000:00:01.0: 64 of 64 interrupts by MSI-X on CPU 0-1\n";
+const MSIX_THREAD_2: &str =
+    "edu 0000:00:01.0: 16 of 16 interrupts of a thread by MSI-X on CPU 0-1\n";
+const MSIX_MOVED: &str = "edu 0000:00:01.0: 64 of 64 moved interrupts by MSI-X\n";
+const MASKED_VECTOR: &str =
+    "edu 0000:00:01.0: 5 of 5 pending while the vector is masked, then come\n";
+const MASKED_FUNCTION: &str =
+    "edu 0000:00:01.0: 2 of 2 pending while the function is masked, then come\n";
+const NEXT_MSIX_2: &str = "edu 0000:00:02.0: 64 of 64 interrupts by MSI-X on CPU 0-1\n";
 const MSI_1: (&str, usize) = ("edu 0000:00:01.0: 8 of 8 interrupts by MSI on CPU 0\n", 1);
-const MSIX_1: (&str, usize) = ("edu 0000:00:01.0: 8 of 8 interrupts by MSI-X on CPU 0\n", 1);
-const MASKED: (&str, usize) = ("edu 0000:00:01.0: masked MSI-X is pending, then comes\n", 1);
+const MSI_THREAD_1: (&str, usize) =
+    ("edu 0000:00:01.0: 8 of 8 interrupts of a thread by MSI on CPU 0\n", 1);
 const MSI_2: &str = "edu 0000:00:01.0: 16 of 16 interrupts by MSI on CPU 0-1\n";
 const NEXT_MSI_2: &str = "edu 0000:00:02.0: 16 of 16 interrupts by MSI on CPU 0-1\n";
 const PIN_1: (&str, usize) = ("edu 0000:00:01.0: 8 of 8 interrupts by INTA# on CPU 0\n", 1);
 const PIN_2: (&str, usize) = ("edu 0000:00:01.0: 16 of 16 interrupts by INTA# on CPU 0-1\n", 1);
-const BY_ITS: (&str, usize) = (" 9 ITS-MSI 16384 Edge edu\n", 1);
-const BY_V2M: (&str, usize) = (" 9 MSI 16384 Edge edu\n", 1);
-const BY_PIN: (&str, usize) = (" 9 GICv3 37 Level edu\n", 1);
+const PIN_THREAD_2: (&str, usize) =
+    ("edu 0000:00:01.0: 16 of 16 interrupts of a thread by INTA# on CPU 0-1\n", 1);
+const BY_ITS: (&str, usize) = (" 19 ITS-MSI 16384 Edge edu\n", 1);
+const BY_V2M: (&str, usize) = (" 19 MSI 16384 Edge edu\n", 1);
+const BY_PIN: (&str, usize) = (" 19 GICv3 37 Level edu\n", 1);
 
 // The flash's content, seen through the memory slot; its query table; the status after an erase; what
 // is then in the block, in a word of it that was programmed, and in the next block; and the file.
@@ -91,20 +105,23 @@ pub(crate) const GROUPS: &[Group] = &[
         irqchip: "--irqchip=gicv3",
         cases: &[
             Case { name: "its", words: "", options: "-c 1 --irqchip gicv3-its --edu 1",
-                expect: &[ITS, V3, ("cpus 1", 1), MSIX_1, MASKED, MSI_1, BY_ITS], forbid: &[] },
+                expect: &[ITS, V3, ("cpus 1", 1), MSIX_1, MSIX_THREAD_1, (MASKED_VECTOR, 1),
+                    (MASKED_FUNCTION, 1), MSI_1, MSI_THREAD_1, BY_ITS],
+                forbid: &[] },
             Case { name: "its-reboot", words: "suspend reboot poweroff",
                 options: "-c 2 --irqchip gicv3-its --pmu -p words --edu 2 --reboot",
                 expect: &[("ITS [mem 0x3ff", 2), V3, ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2),
                     ("TRAPLINE-GUEST: resumed with 2 CPUs", 1),
                     // At first, after the suspend, after the reboot.
-                    (MSI_2, 3), (NEXT_MSI_2, 3),
-                    (BY_ITS.0, 3), (" 8 9 ITS-MSI 32768 Edge edu\n", 3)],
+                    (MSIX_2, 3), (MSIX_THREAD_2, 3), (MSIX_MOVED, 3), (MASKED_VECTOR, 3),
+                    (MASKED_FUNCTION, 3), (MSI_2, 3), (NEXT_MSIX_2, 3), (NEXT_MSI_2, 3),
+                    (BY_ITS.0, 3), (" 18 19 ITS-MSI 32768 Edge edu\n", 3)],
                 forbid: &[] },
             Case { name: "plain", words: "", options: "-c 1 --irqchip gicv3 --edu 1 --flash FLASH",
                 expect: &[V3, ("cpus 1", 1), PIN_1, BY_PIN, FLASH, FLASH_IMAGE],
                 forbid: &["ITS [mem"] },
             Case { name: "plain-two", words: "", options: "-c 2 --irqchip gicv3 --edu 1",
-                expect: &[V3, ("cpus 2", 1), PIN_2, BY_PIN], forbid: &["ITS [mem"] },
+                expect: &[V3, ("cpus 2", 1), PIN_2, PIN_THREAD_2, BY_PIN], forbid: &["ITS [mem"] },
         ],
     },
     Group {
@@ -113,11 +130,14 @@ pub(crate) const GROUPS: &[Group] = &[
         irqchip: "--irqchip=gicv2",
         cases: &[
             Case { name: "v2m", words: "", options: "-c 1 --irqchip gicv2m --edu 1",
-                expect: &[V2M, ("cpus 1", 1), MSIX_1, MASKED, MSI_1, BY_V2M], forbid: &["GICv3"] },
+                expect: &[V2M, ("cpus 1", 1), MSIX_1, MSIX_THREAD_1, (MASKED_VECTOR, 1),
+                    (MASKED_FUNCTION, 1), MSI_1, MSI_THREAD_1, BY_V2M],
+                forbid: &["GICv3"] },
             Case { name: "v2m-reboot", words: "reboot poweroff",
                 options: "-c 2 --irqchip gicv2m -p words --edu 1 --reboot",
-                expect: &[(V2M.0, 2), ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2), (MSI_2, 2),
-                    (BY_V2M.0, 2)],
+                expect: &[(V2M.0, 2), ("cpus 2", 2), ("TRAPLINE-GUEST: done", 2),
+                    (MSIX_2, 2), (MSIX_THREAD_2, 2), (MSIX_MOVED, 2), (MASKED_VECTOR, 2),
+                    (MASKED_FUNCTION, 2), (MSI_2, 2), (BY_V2M.0, 2)],
                 forbid: &["GICv3"] },
         ],
     },

@@ -34,7 +34,7 @@ pub(crate) enum User {
     /// Nobody, but somebody wants to see the display at the end: it must show [`DISPLAYED`].
     Looking(&'static str),
     /// Nobody, twice: with the interrupt controllers in the kernel and with our own. This init's
-    /// reports are compared.
+    /// reports are compared, and both are as expected.
     Comparing(&'static str),
     /// Nobody: the guest runs this init twice, the second time with no write coalesced. Its console
     /// must be the same, and [`FEWER_EXITS`].
@@ -137,9 +137,22 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "boot-split",
         about: "our own 8259s and timer: same interrupts, no more warnings than with the kernel's",
         image: Image::Bzimage,
-        options: &["-c", "1"],
+        options: &["-c", "1", "--edu", "1"],
         user: User::Comparing("init-interrupts.sh"),
-        expect: &["TRAPLINE-GUEST: cpus 1\n", "XT-PIC", "ttyS0", "rtc0", "LOC:", "GUEST: done"],
+        expect: &[
+            "TRAPLINE-GUEST: cpus 1\n",
+            "edu 0000:00:01.0: 32 of 32 interrupts by MSI-X on CPU 0\n",
+            "edu 0000:00:01.0: 8 of 8 interrupts of a thread by MSI-X on CPU 0\n",
+            "edu 0000:00:01.0: 5 of 5 pending while the vector is masked, then come\n",
+            "edu 0000:00:01.0: 2 of 2 pending while the function is masked, then come\n",
+            "edu 0000:00:01.0: 8 of 8 interrupts by MSI on CPU 0\n",
+            "edu 0000:00:01.0: 8 of 8 interrupts of a thread by MSI on CPU 0\n",
+            "XT-PIC",
+            "ttyS0",
+            "rtc0",
+            "LOC:",
+            "GUEST: done",
+        ],
         once: Some("TRAPLINE-GUEST: done"),
     },
     Scenario {
@@ -170,6 +183,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         user: User::Comparing("init-interrupts.sh"),
         expect: &[
             "edu 0000:00:01.0: 16 of 16 interrupts by INTA# on CPU 0-1\n",
+            "edu 0000:00:01.0: 16 of 16 interrupts of a thread by INTA# on CPU 0-1\n",
             "edu 0000:00:02.0: 16 of 16 interrupts by INTA# on CPU 0-1\n",
             "edu 0000:00:05.0: 16 of 16 interrupts by INTA# on CPU 0-1\n",
             "edu all at once: 5 of 5 interrupts\n",
@@ -187,6 +201,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         user: User::Comparing("init-interrupts.sh"),
         expect: &[
             "edu 0000:00:01.0: 8 of 8 interrupts by INTA# on CPU 0\n",
+            "edu 0000:00:01.0: 8 of 8 interrupts of a thread by INTA# on CPU 0\n",
             "edu 0000:00:05.0: 8 of 8 interrupts by INTA# on CPU 0\n",
             "edu all at once: 5 of 5 interrupts\n",
             "XT-PIC edu, edu\n",
@@ -201,7 +216,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         options: &["-c", "2", "--edu", "2", "--nodefaults", "-p", "console=ttyS0 panic=1"],
         user: User::Comparing("init-interrupts.sh"),
         expect: &[
+            "edu 0000:00:01.0: 64 of 64 interrupts by MSI-X on CPU 0-1\n",
+            "edu 0000:00:01.0: 16 of 16 interrupts of a thread by MSI-X on CPU 0-1\n",
+            "edu 0000:00:01.0: 64 of 64 moved interrupts by MSI-X\n",
+            "edu 0000:00:01.0: 5 of 5 pending while the vector is masked, then come\n",
+            "edu 0000:00:01.0: 2 of 2 pending while the function is masked, then come\n",
             "edu 0000:00:01.0: 16 of 16 interrupts by MSI on CPU 0-1\n",
+            "edu 0000:00:01.0: 16 of 16 interrupts of a thread by MSI on CPU 0-1\n",
+            "edu 0000:00:02.0: 64 of 64 interrupts by MSI-X on CPU 0-1\n",
             "edu 0000:00:02.0: 16 of 16 interrupts by MSI on CPU 0-1\n",
             "edu all at once: 2 of 2 interrupts\n",
             "GUEST: done",

@@ -114,6 +114,10 @@ fn boot_all(tasks: &[Task]) -> Vec<Row> {
 
 fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
     Task::new(scenario.name, scenario.about, move || {
+        let judged = |text: &str| {
+            judge(scenario, text, &ready.kernel.release)
+                .map_err(|error| error.context(format!("last lines:\n{}", last_lines(text))))
+        };
         let text = match &scenario.user {
             User::Nobody(init) => boot(scenario, init, Script::default(), place, &ready)?,
             User::HugePages(init, pages) => {
@@ -122,7 +126,11 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
                 let script = Script { file, variables, ..Script::default() };
                 boot(scenario, init, script, Place::Nested, &ready)?
             }
-            User::Comparing(init) => compare(scenario, init, place, &ready)?,
+            User::Comparing(init) => {
+                let (kernel, split) = compare(scenario, init, place, &ready)?;
+                judged(&kernel).context("with the kernel's controllers")?;
+                split
+            }
             User::Looking(init) => {
                 let script = Script { file: Some("host-display.sh"), ..Script::default() };
                 let text = boot(scenario, init, script, place, &ready)?;
@@ -137,14 +145,18 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
             }
             User::Typing(steps) => type_at(scenario, steps, place)?,
         };
-        judge(scenario, &text, &ready.kernel.release)
-            .map_err(|error| error.context(format!("last lines:\n{}", last_lines(&text))))?;
+        judged(&text)?;
         Ok(Tally::of(true))
     })
 }
 
-/// Boots with the kernel's interrupt controllers and with ours, and says what the latter printed.
-fn compare(scenario: &Scenario, init: &str, place: Place, ready: &Ready) -> Result<String> {
+/// Boots with the kernel's interrupt controllers and with ours; says what either guest printed.
+fn compare(
+    scenario: &Scenario,
+    init: &str,
+    place: Place,
+    ready: &Ready,
+) -> Result<(String, String)> {
     let run = |chip: &str| {
         let mut boot = prepare(scenario, init, Script::default(), place, ready)?;
         boot.name = format!("{}-{chip}", scenario.name);
@@ -153,7 +165,7 @@ fn compare(scenario: &Scenario, init: &str, place: Place, ready: &Ready) -> Resu
     };
     let (kernel, split) = (run("kernel")?, run("split")?);
     interrupts::compare(&kernel, &split)?;
-    Ok(split)
+    Ok((kernel, split))
 }
 
 fn boot(

@@ -2,16 +2,20 @@
 //! told to. For tests of interrupts, and for machines without processors, where something has to
 //! play the devices.
 //!
-//! Spec: QEMU, `docs/specs/edu.rst`. Deviations: it has no DMA; its registers read 0. Beside QEMU's
-//! MSI it has MSI-X, in a BAR of its own: raising an interrupt sends the message of one vector, that
-//! of the lowest bit raised, counted around [`EDU_VECTORS`].
+//! Spec: QEMU, `docs/specs/edu.rst`. Deviations: it has no DMA; its registers read 0. A factorial
+//! takes [`FACTORIAL_NS`]. Beside QEMU's MSI it has MSI-X, in a BAR of its own: raising an interrupt
+//! sends the message of one vector, that of the lowest bit raised, counted around [`EDU_VECTORS`].
+//!
+//! An interrupt that the guest raises comes from the vCPU that makes the access. That of a factorial
+//! comes from the thread that runs the machine's timers, and by the vector's eventfd where there is
+//! one: so come the interrupts of devices whose back end is a thread or the kernel.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Device, Direction, Interrupt, IoCx, Limits, Rules, SaveState, Saved, Size, StateError,
-    saved_form,
+    Clock, Device, Direction, EventFd, Interrupt, InterruptMode, IoCx, Limits, Rules, SaveState,
+    Saved, Size, StateError, Timer, Wake, saved_form,
 };
 
 use crate::config::{Bar, Identity, Pin};
@@ -20,7 +24,8 @@ use crate::function::{Function, FunctionBuilder, Slot};
 use crate::msix::MsixLayout;
 use crate::regs::{
     EDU, EDU_BAR_LEN, EDU_CLASS, EDU_DEVICE_ID, EDU_DMA, EDU_IDENTIFICATION, EDU_MSIX_BAR_LEN,
-    EDU_REVISION, EDU_STATUS_IRQ, EDU_VECTORS, EDU_VENDOR_ID, EduReg, FACTORIAL_IRQ,
+    EDU_REVISION, EDU_STATUS_COMPUTING, EDU_STATUS_IRQ, EDU_VECTORS, EDU_VENDOR_ID, EduReg,
+    FACTORIAL_IRQ,
 };
 
 /// The BAR of the registers.
@@ -28,11 +33,18 @@ pub const REGISTERS_BAR: usize = 0;
 /// The BAR of the MSI-X table and its pending bits.
 pub const MSIX_BAR: usize = 1;
 
+/// How long a factorial takes, in nanoseconds of the machine's time.
+pub const FACTORIAL_NS: u64 = 50_000;
+
 /// The device.
 pub struct Edu {
     // Wiring.
     pin: Interrupt,
     messages: Vec<Interrupt>,
+    /// Sends the message of a factorial, where somebody listens to a vector's eventfd.
+    done: Option<EventFd>,
+    clock: Arc<dyn Clock>,
+    timer: Box<dyn Timer>,
     // What the guest changes.
     state: Mutex<State>,
 }
@@ -41,14 +53,17 @@ pub struct Edu {
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
     inverted: u32,
+    /// While one is computed: of what.
     factorial: u32,
+    /// When the factorial that is computed is done.
+    done_ns: Option<u64>,
     status: u32,
     interrupts: u32,
 }
 
 impl Edu {
-    /// An educational device in `slot`.
-    pub fn function(slot: Slot<'_>) -> Function {
+    /// An educational device in `slot`, whose factorials take time of `clock`.
+    pub fn function(slot: Slot<'_>, clock: &Arc<dyn Clock>) -> Function {
         let identity = Identity {
             vendor: EDU_VENDOR_ID,
             device: EDU_DEVICE_ID,
@@ -64,8 +79,16 @@ impl Edu {
             .msix(MsixLayout { pba: EDU_MSIX_BAR_LEN / 2, ..MsixLayout::in_bar(1, EDU_VECTORS) });
         let pin = builder.pin();
         let messages = (0..usize::from(EDU_VECTORS)).map(|number| builder.message(number));
-        let messages = messages.collect();
-        builder.build(Arc::new(Self { pin, messages, state: Mutex::default() }))
+        let messages: Vec<Interrupt> = messages.collect();
+        let done = messages.get(vector(FACTORIAL_IRQ)).and_then(|message| message.eventfd().ok());
+        builder.build(Arc::new_cyclic(|this: &Weak<Self>| Self {
+            pin,
+            messages,
+            done: done.map(EventFd::new),
+            clock: Arc::clone(clock),
+            timer: clock.timer(this.clone()),
+            state: Mutex::default(),
+        }))
     }
 
     /// Drives the pin with the interrupt status.
@@ -76,12 +99,41 @@ impl Edu {
     fn raise(&self, state: &mut State, bits: u32) {
         state.interrupts |= bits;
         self.sync(state);
-        let vector = bits.trailing_zeros() % u32::from(EDU_VECTORS);
-        let vector = usize::try_from(vector).ok().and_then(|vector| self.messages.get(vector));
-        if let Some(vector) = vector.filter(|_| state.interrupts != 0) {
-            vector.trigger();
+        let message = self.messages.get(vector(bits)).filter(|_| state.interrupts != 0);
+        message.inspect(|message| message.trigger());
+    }
+
+    /// Starts to compute the factorial of `n`, unless another one is computed.
+    fn compute(&self, state: &mut State, n: u32) {
+        if state.done_ns.is_none() {
+            state.factorial = n;
+            state.done_ns = Some(self.clock.now_ns().saturating_add(FACTORIAL_NS));
+            self.timer.arm(state.done_ns);
         }
     }
+
+    /// A factorial is done.
+    fn complete(&self, state: &mut State) {
+        state.done_ns = None;
+        state.factorial = factorial(state.factorial);
+        if state.status & EDU_STATUS_IRQ == 0 {
+            return;
+        }
+        let by_message = |message: &Interrupt| message.mode() == InterruptMode::Message;
+        match &self.done {
+            Some(done) if self.messages.get(vector(FACTORIAL_IRQ)).is_some_and(by_message) => {
+                state.interrupts |= FACTORIAL_IRQ;
+                self.sync(state);
+                done.signal();
+            }
+            _ => self.raise(state, FACTORIAL_IRQ),
+        }
+    }
+}
+
+/// The MSI-X vector of an interrupt with these bits.
+fn vector(bits: u32) -> usize {
+    usize::try_from(bits.trailing_zeros() % u32::from(EDU_VECTORS)).unwrap_or(0)
 }
 
 fn factorial(n: u32) -> u32 {
@@ -96,6 +148,7 @@ impl PciDevice for Edu {
             Some(EduReg::Identification) => EDU_IDENTIFICATION,
             Some(EduReg::Liveness) => state.inverted,
             Some(EduReg::Factorial) => state.factorial,
+            Some(EduReg::Status) if state.done_ns.is_some() => state.status | EDU_STATUS_COMPUTING,
             Some(EduReg::Status) => state.status,
             Some(EduReg::InterruptStatus) => state.interrupts,
             None if EDU_DMA.contains(&offset) => 0,
@@ -109,12 +162,7 @@ impl PciDevice for Edu {
         let state = &mut *self.state.lock();
         match EDU.for_write(offset).map(|row| row.reg) {
             Some(EduReg::Liveness) => state.inverted = !value,
-            Some(EduReg::Factorial) => {
-                state.factorial = factorial(value);
-                if state.status & EDU_STATUS_IRQ != 0 {
-                    self.raise(state, FACTORIAL_IRQ);
-                }
-            }
+            Some(EduReg::Factorial) => self.compute(state, value),
             Some(EduReg::Status) => state.status = value & EDU_STATUS_IRQ,
             Some(EduReg::Raise) => self.raise(state, value),
             Some(EduReg::Acknowledge) => {
@@ -139,10 +187,20 @@ impl PciDevice for Edu {
     }
 }
 
+impl Wake for Edu {
+    fn wake(&self) {
+        let state = &mut *self.state.lock();
+        if state.done_ns.is_some_and(|done| done <= self.clock.now_ns()) {
+            self.complete(state);
+        }
+    }
+}
+
 impl Device for Edu {
     fn reset(&self) {
         let state = &mut *self.state.lock();
         *state = State::default();
+        self.timer.arm(None);
         self.sync(state);
     }
 }
@@ -150,15 +208,16 @@ impl Device for Edu {
 impl State {
     fn check(&self) -> Result<(), StateError> {
         let status = self.status & !EDU_STATUS_IRQ == 0;
-        StateError::check::<SavedV2>(status, "the status register has one writable bit")
+        StateError::check::<SavedV3>(status, "the status register has one writable bit")
     }
 }
 
 saved_form! {
-    /// [`State`], version 2: without configuration space.
-    struct SavedV2 of State, "edu" version 2 {
+    /// [`State`], version 3: factorials take time.
+    struct SavedV3 of State, "edu" version 3 {
         inverted: u32,
         factorial: u32,
+        done_ns: Option<u64>,
         status: u32,
         interrupts: u32,
     }
@@ -166,13 +225,14 @@ saved_form! {
 
 impl SaveState for Edu {
     fn save(&self) -> Saved {
-        Saved::encode(&SavedV2::from(&*self.state.lock()))
+        Saved::encode(&SavedV3::from(&*self.state.lock()))
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        let restored = State::try_from(saved.decode::<SavedV2>()?)?;
+        let restored = State::try_from(saved.decode::<SavedV3>()?)?;
         let state = &mut *self.state.lock();
         *state = restored;
+        self.timer.arm(state.done_ns);
         self.sync(state);
         Ok(())
     }

@@ -1,17 +1,31 @@
 //! The educational device, as a driver uses it.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use trapline_device::{Device, Handler, Msi, Size};
-use trapline_testkit::CX;
+use parking_lot::Mutex;
+use trapline_device::{
+    Clock, Device, Handler, MessageVector, Msi, MsiController, MsiSink, SaveState, Size,
+};
+use trapline_testkit::{CX, TestClock};
 
-use crate::edu::Edu;
-use crate::tests::Log;
-use crate::{Function, regs};
+use crate::edu::{Edu, FACTORIAL_NS};
+use crate::tests::{End, Log};
+use crate::{Devfn, Function, Slot, regs};
 
 fn edu() -> (Function, Arc<Log>) {
-    let log = Arc::<Log>::default();
-    (log.slot(1, Edu::function), log)
+    let (edu, log, _) = edu_and_clock();
+    (edu, log)
+}
+
+fn edu_and_clock() -> (Function, Arc<Log>, TestClock) {
+    let (log, clock) = (Arc::<Log>::default(), TestClock::default());
+    (log.slot(1, |slot| Edu::function(slot, &as_clock(&clock))), log, clock)
+}
+
+fn as_clock(clock: &TestClock) -> Arc<dyn Clock> {
+    Arc::new(clock.clone())
 }
 
 impl Function {
@@ -34,23 +48,58 @@ impl Function {
 
 #[test]
 fn its_registers_answer_as_edu_rst_says() {
-    let (edu, _) = edu();
+    let (edu, _, clock) = edu_and_clock();
     assert_eq!(edu.peek(0), 0x0100_00ed);
     edu.poke(4, 0x1234_5678);
     assert_eq!(edu.peek(4), 0xedcb_a987);
     for (n, product) in [(0, 1), (5, 120), (12, 479_001_600), (34, 0), (0xffff_ffff, 0)] {
         edu.poke(8, n);
+        clock.step_ns(FACTORIAL_NS);
         assert_eq!(edu.peek(8), product, "{n}!");
     }
     assert_eq!(edu.peek(0x24), 0);
     edu.poke(0x20, 0xff);
     assert_eq!(edu.peek(0x20), 0x80);
     edu.poke(8, 3);
+    clock.step_ns(FACTORIAL_NS);
     assert_eq!(edu.peek(0x24), 1, "the factorial is done");
     for nothing_to_read in [0x10, 0x60, 0x64, 0xa0] {
         assert_eq!(edu.peek(nothing_to_read), 0xffff_ffff);
     }
     assert_eq!(edu.peek(0x98), 0, "no DMA is under way");
+}
+
+#[test]
+fn a_factorial_takes_its_time_and_a_reset_ends_it() {
+    let (edu, log, clock) = edu_and_clock();
+    edu.poke(0x20, 0x80);
+    edu.poke(8, 4);
+    assert_eq!((edu.peek(0x20), edu.peek(8)), (0x81, 4), "it is being computed");
+    clock.step_ns(FACTORIAL_NS - 1);
+    edu.poke(8, 5);
+    assert_eq!((edu.peek(0x20), edu.peek(0x24)), (0x81, 0), "and no other one meanwhile");
+    clock.step_ns(1);
+    assert_eq!((edu.peek(0x20), edu.peek(8), edu.peek(0x24)), (0x80, 24, 1));
+    assert_eq!(*log.levels.lock(), [true]);
+    edu.poke(8, 5);
+    edu.reset();
+    assert_eq!((edu.peek(0x20), clock.next_deadline_ns()), (0, None));
+    clock.step_ns(FACTORIAL_NS);
+    assert_eq!((edu.peek(8), edu.peek(0x24)), (0, 0));
+}
+
+#[test]
+fn a_factorial_goes_on_where_a_snapshot_is_restored() {
+    let (edu, _, clock) = edu_and_clock();
+    edu.poke(0x20, 0x80);
+    edu.poke(8, 4);
+    clock.step_ns(FACTORIAL_NS / 2);
+    let (there, log, later) = edu_and_clock();
+    later.step_ns(FACTORIAL_NS / 2);
+    there.restore(&edu.save()).unwrap();
+    later.step_ns(FACTORIAL_NS / 2);
+    assert_eq!((there.peek(0x20), there.peek(8)), (0x80, 24));
+    assert_eq!(*log.levels.lock(), [true]);
 }
 
 #[test]
@@ -91,11 +140,16 @@ fn msi_is_one_message_for_each_time_it_raises() {
     assert_eq!(*log.levels.lock(), [], "and the pin rests");
 }
 
+/// Where the MSI-X capability is: behind that of MSI.
+fn msix(edu: &Function) -> u16 {
+    let msi = u16::try_from(edu.config_read(regs::CAPABILITIES, Size::Byte) & 0xff).unwrap();
+    u16::try_from(edu.config_read(msi + 1, Size::Byte) & 0xff).unwrap()
+}
+
 #[test]
 fn with_msix_the_lowest_bit_raised_names_the_vector() {
     let (edu, log) = edu();
-    let msi = u16::try_from(edu.config_read(regs::CAPABILITIES, Size::Byte) & 0xff).unwrap();
-    let at = u16::try_from(edu.config_read(msi + 1, Size::Byte) & 0xff).unwrap();
+    let at = msix(&edu);
     assert_eq!(edu.config_read(at, Size::Dword), 0x0003_0011, "four vectors, the last capability");
     assert_eq!(edu.config_read(at + 4, Size::Dword), 1);
     assert_eq!(edu.config_read(at + 8, Size::Dword), 0x801);
@@ -113,4 +167,80 @@ fn with_msix_the_lowest_bit_raised_names_the_vector() {
     let sent: Vec<u32> = log.messages.lock().iter().map(|message| message.data).collect();
     assert_eq!(sent, [0x40, 0x41, 0x42, 0x43, 0x40, 0x41]);
     assert_eq!(*log.levels.lock(), []);
+}
+
+/// A vector with somebody at the other end of its eventfd, for which a pipe stands, and one that
+/// counts what this process triggers.
+struct Listened {
+    signals: Mutex<Option<io::PipeWriter>>,
+    triggers: Arc<Log>,
+}
+
+impl MessageVector for Listened {
+    fn set_route(&self, _message: Option<Msi>) {}
+
+    fn trigger(&self) {
+        self.triggers.messages.lock().push(Msi::default());
+    }
+
+    fn is_pending(&self) -> bool {
+        false
+    }
+
+    fn clear(&self) {}
+
+    fn eventfd(&self) -> io::Result<OwnedFd> {
+        let end = self.signals.lock().take();
+        end.map(OwnedFd::from).ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// The first of its vectors has an eventfd.
+struct Listener {
+    first: Mutex<Option<io::PipeWriter>>,
+    triggers: Arc<Log>,
+}
+
+impl MsiController for Listener {
+    fn sink(&self, _requester: u16) -> Arc<dyn MsiSink> {
+        Arc::new(End(Arc::clone(&self.triggers)))
+    }
+
+    fn vector(&self, _requester: u16) -> Arc<dyn MessageVector> {
+        let signals = Mutex::new(self.first.lock().take());
+        Arc::new(Listened { signals, triggers: Arc::clone(&self.triggers) })
+    }
+}
+
+/// The factorial's interrupt, by whatever the driver has enabled.
+#[test]
+fn a_factorial_signals_the_eventfd_of_its_message_and_raises_the_pin_without_messages() {
+    let (mut signalled, writer) = io::pipe().unwrap();
+    let (log, clock) = (Arc::<Log>::default(), TestClock::default());
+    let first = Mutex::new(Some(writer));
+    let controller = Listener { first, triggers: Arc::clone(&log) };
+    let devfn = Devfn::new(1, 0).unwrap();
+    let slot = Slot { name: "edu", devfn, pin: None, messages: Some(&controller) };
+    let edu = Edu::function(slot, &as_clock(&clock));
+    let compute = || {
+        edu.poke(8, 3);
+        clock.step_ns(FACTORIAL_NS);
+        assert_eq!(edu.peek(0x24), 1);
+        edu.poke(0x64, 1);
+    };
+    edu.poke(0x20, 0x80);
+    compute();
+    edu.set(regs::COMMAND, 6);
+    edu.set(msix(&edu), 0x8000 << 16);
+    compute();
+    edu.poke(0x20, 0);
+    edu.poke(8, 3);
+    clock.step_ns(FACTORIAL_NS);
+    assert_eq!(log.messages.lock().len(), 0, "the process triggers nothing");
+    edu.poke(0x60, 1);
+    assert_eq!(log.messages.lock().len(), 1, "but what the guest raises");
+    drop(edu);
+    let mut signals = Vec::new();
+    io::Read::read_to_end(&mut signalled, &mut signals).unwrap();
+    assert_eq!(signals, 1u64.to_ne_bytes(), "once, while messages were in use and wanted");
 }

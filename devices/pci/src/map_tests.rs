@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use trapline_device::{Device, SaveState, Size, Space};
+use trapline_device::{Clock, Device, SaveState, Size, Space};
+use trapline_testkit::TestClock;
 
 use crate::config::BarWindow;
 use crate::edu::Edu;
@@ -19,8 +20,10 @@ fn at(device: u8) -> Devfn {
 fn bus() -> (Bus, Arc<Places>) {
     let places = Arc::<Places>::default();
     let bus = Bus::new(places.clone(), windows());
+    let clock: Arc<dyn Clock> = Arc::new(TestClock::default());
     for device in [1, 2] {
-        bus.insert(at(device), Arc::<Log>::default().slot(device, Edu::function)).unwrap();
+        let edu = Arc::<Log>::default().slot(device, |slot| Edu::function(slot, &clock));
+        bus.insert(at(device), edu).unwrap();
     }
     places.moves.lock().clear();
     (bus, places)

@@ -351,6 +351,8 @@ pub const EDU_MSIX_BAR_LEN: u32 = 0x1000;
 pub const EDU_VECTORS: u16 = 4;
 /// What its identification register says: version 1.0 (edu.rst; the version, edu.c).
 pub const EDU_IDENTIFICATION: u32 = 0x0100_00ed;
+/// Status bit 0: a factorial is being computed (edu.rst).
+pub const EDU_STATUS_COMPUTING: u32 = 0x01;
 /// Status bit 7: raise an interrupt when a factorial is done (edu.rst).
 pub const EDU_STATUS_IRQ: u32 = 0x80;
 /// The interrupt status bit of that interrupt (edu.c, `FACT_IRQ`).
@@ -363,9 +365,9 @@ pub enum EduReg {
     Identification,
     /// Reads the complement of what was written.
     Liveness,
-    /// Reads the factorial of what was written.
+    /// Reads the factorial of what was written, once it is computed.
     Factorial,
-    /// [`EDU_STATUS_IRQ`].
+    /// [`EDU_STATUS_COMPUTING`] and [`EDU_STATUS_IRQ`].
     Status,
     /// Which interrupts were raised.
     InterruptStatus,

@@ -41,7 +41,7 @@ impl PciSlots<'_> {
         let mut devices = first..=LAST_DEVICE;
         let mut next = || devices.next().map(|device| Devfn::from_bits(device << 3));
         for (n, devfn) in (0..wiring.options.edu).zip(std::iter::from_fn(&mut next)) {
-            self.plug(&format!("edu{n}"), devfn, Edu::function)?;
+            self.plug(&format!("edu{n}"), devfn, |slot| Edu::function(slot, &wiring.clock))?;
         }
         for virtio::NamedVirtio { name, device } in virtio::devices(wiring) {
             let devfn = next().ok_or_else(|| Error::NoPciSlot(name.clone()))?;

@@ -80,7 +80,7 @@ fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
     if edu {
         let devfn = Devfn::from_bits(0);
         let slot = Slot { name: "edu", devfn, pin: None, messages: None };
-        board.bus.insert(devfn, Edu::function(slot)).unwrap();
+        board.bus.insert(devfn, Edu::function(slot, &wiring.clock)).unwrap();
     }
     board.describe(facts)
 }
