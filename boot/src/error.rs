@@ -244,6 +244,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Firmware that no processor can start.
+    #[error(
+        "{name} is no firmware: nothing is at its end, where a processor starts; name another file"
+    )]
+    NoResetVector {
+        /// The file.
+        name: String,
+    },
     /// No firmware of that size can be mapped.
     #[error("firmware {name} is {len} bytes, at most {max} fit; use a smaller image")]
     FirmwareTooBig {

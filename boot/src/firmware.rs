@@ -22,6 +22,15 @@ pub struct FirmwareLayout {
     pub high_len: u64,
 }
 
+/// What of an image is below 1 MiB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LowFirmware {
+    /// Where the first vCPU starts.
+    pub entry: Entry,
+    /// What of low memory it occupies.
+    pub low: Range<u64>,
+}
+
 /// A loaded image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firmware {
@@ -50,7 +59,7 @@ pub struct Rom {
 /// that fills it, and misses the reset vector with any other.
 ///
 /// # Errors
-/// The file cannot be read, is empty, or is larger than the ROM window.
+/// The file cannot be read, is empty, is larger than the ROM window, or has no reset vector.
 pub fn load_firmware(
     mem: &GuestMem,
     path: &Path,
@@ -67,12 +76,35 @@ pub fn load_firmware(
     if bytes.is_empty() {
         return Err(Error::Empty { name: image.name });
     }
+    let LowFirmware { entry, low } = place_firmware(mem, &image.name, &bytes, layout)?;
+    Ok(Firmware { entry, low, rom: rom(&bytes, layout.high_end) })
+}
+
+/// Puts the last of an image's bytes into the BIOS area, as [`load_firmware`] does; `name` is what
+/// errors call it.
+///
+/// # Errors
+/// There is nothing at the reset vector, or no RAM.
+pub fn place_firmware(
+    mem: &GuestMem,
+    name: &str,
+    bytes: &[u8],
+    layout: &FirmwareLayout,
+) -> Result<LowFirmware, Error> {
+    let vector = bytes.get(bytes.len().saturating_sub(RESET_VECTOR)..).unwrap_or(bytes);
+    // As erased flash has it, or a file that was never written to.
+    if [0, 0xff].iter().any(|empty| vector.iter().all(|byte| byte == empty)) {
+        return Err(Error::NoResetVector { name: name.to_owned() });
+    }
     let low_len = usize::try_from(layout.low_len).unwrap_or(usize::MAX);
-    let tail = bytes.get(bytes.len().saturating_sub(low_len)..).unwrap_or(&bytes);
+    let tail = bytes.get(bytes.len().saturating_sub(low_len)..).unwrap_or(bytes);
     let low = layout.low_end.saturating_sub(tail.len() as u64)..layout.low_end;
     mem.write(low.start, tail).map_err(placing("firmware"))?;
-    Ok(Firmware { entry: RESET, low, rom: rom(&bytes, layout.high_end) })
+    Ok(LowFirmware { entry: RESET, low })
 }
+
+/// Bytes from the reset vector to the end of the image.
+const RESET_VECTOR: usize = 16;
 
 /// The chip below `end`: whole pages, of which the image is the last bytes.
 fn rom(image: &[u8], end: u64) -> Rom {
@@ -156,6 +188,20 @@ mod tests {
         let (_, big) = load(0x4_0001);
         let text = big.unwrap_err().to_string();
         assert!(text.ends_with("is 262145 bytes, at most 262144 fit; use a smaller image"));
+        for empty in [0u8, 0xff] {
+            let mem = GuestMem::new(&[(0, 0x20_0000)]).unwrap();
+            let mut bytes = vec![1; 0x1000];
+            bytes[0xff0..].fill(empty);
+            let refused = place_firmware(&mem, "vars.fd", &bytes, &LAYOUT).unwrap_err();
+            assert_eq!(
+                refused.to_string(),
+                "vars.fd is no firmware: nothing is at its end, where a processor starts; name \
+                 another file"
+            );
+            bytes[0xfff] = 1;
+            let placed = place_firmware(&mem, "code.fd", &bytes, &LAYOUT).unwrap();
+            assert_eq!(placed.low, 0xf_f000..0x10_0000);
+        }
         let missing = Path::new("/nonexistent/bios.bin");
         let mem = GuestMem::new(&[(0, 0x20_0000)]).unwrap();
         let refused = load_firmware(&mem, missing, &LAYOUT).unwrap_err();

@@ -157,9 +157,23 @@ pub enum Boot {
     Firmware {
         /// The file.
         path: PathBuf,
+        /// What of a PC's is in flash.
+        flash: FirmwareFlash,
         /// A kernel for it to start. The PC's only.
         kernel: Option<FirmwareKernel>,
     },
+}
+
+/// What of a PC's firmware is in flash, in which it keeps its variables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FirmwareFlash {
+    /// Nothing: the image is ROM.
+    #[default]
+    None,
+    /// All of it: code and variables are in one image, which the guest changes.
+    Whole,
+    /// The image, which the guest cannot change, and below it the variables, in this one.
+    Variables(PathBuf),
 }
 
 /// A kernel that firmware gets by fw_cfg.

@@ -61,6 +61,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Flash images that are too large together.
+    #[error("{len} bytes of flash are too many, at most {max} fit below 4 GiB; use smaller images")]
+    FlashTooBig {
+        /// What there is.
+        len: u64,
+        /// The most there can be.
+        max: u64,
+    },
     /// The device tree cannot be written to a file.
     #[error("cannot write the device tree to {}: {reason}", path.display())]
     DumpTree {

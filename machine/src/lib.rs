@@ -14,6 +14,7 @@ mod board;
 mod config;
 mod control;
 mod error;
+mod flash;
 mod kvm;
 mod life;
 mod on_loop;
@@ -24,7 +25,8 @@ mod snapshot;
 mod x86_pc;
 
 pub use config::{
-    Arm64, Boot, Config, Ending, FirmwareKernel, Initrd, Irqchip, PcIrqchip, ResetCause,
+    Arm64, Boot, Config, Ending, FirmwareFlash, FirmwareKernel, Initrd, Irqchip, PcIrqchip,
+    ResetCause,
 };
 pub use control::Control;
 pub use error::Error;

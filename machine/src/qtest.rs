@@ -19,7 +19,8 @@ use trapline_guestmem::{Backing, GuestMem};
 use trapline_intc::gicv3::GicV3;
 use trapline_qtest::{Target, VirtualClock, Wires};
 
-use crate::board::{self, Board, EntropyFrom, Options, Wiring};
+use crate::board::{self, Board, EntropyFrom, FirmwareOptions, Options, Wiring};
+use crate::x86_pc::FlashImages;
 use crate::{Error, Snapshot, SnapshotError, arm64_virt, x86_pc};
 
 /// One handle for the client, one for whoever else wants to make accesses.
@@ -58,8 +59,10 @@ pub struct Config {
     pub console: Arc<dyn CharBackend>,
     /// Whether the port is there that ends the machine with a status. The PC's only.
     pub exit_port: bool,
-    /// What is in the flash, if there is one. The arm64 board's only.
+    /// What is in the flash, if there is one.
     pub flash: Option<PathBuf>,
+    /// What is in the flash above that one, which cannot be changed, if there is one. The PC's only.
+    pub firmware: Option<PathBuf>,
     /// Whether the test device is there, which brings the exit port. The PC's only.
     pub testdev: bool,
     /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
@@ -79,6 +82,13 @@ pub struct Machine {
     gic: Option<Arc<GicV3>>,
 }
 
+impl Config {
+    /// Whether there is any flash. A PC with flash is one for firmware.
+    fn has_flash(&self) -> bool {
+        self.flash.is_some() || self.firmware.is_some()
+    }
+}
+
 impl From<&Config> for Options {
     fn from(config: &Config) -> Self {
         Self {
@@ -92,7 +102,8 @@ impl From<&Config> for Options {
             exit_port: config.exit_port,
             testdev: config.testdev,
             fw_cfg: config.fw_cfg.clone(),
-            firmware: None,
+            firmware: (config.board == BoardKind::X86Pc && config.has_flash())
+                .then(FirmwareOptions::default),
             rng: config.rng.then_some(EntropyFrom::Sequence),
             edu: config.edu,
             coalesce: false,
@@ -123,10 +134,13 @@ impl Machine {
             ram: ram.clone(),
             options: Options::from(config),
         };
+        let flash = config.flash.as_deref();
         let (board, gic): (Box<dyn Board>, _) = match config.board {
-            BoardKind::X86Pc => (Box::new(x86_pc::build(&wires, &wiring)?), None),
+            BoardKind::X86Pc => {
+                let images = FlashImages { code: config.firmware.as_deref(), variables: flash };
+                (Box::new(x86_pc::build(&wires, &wiring, images)?), None)
+            }
             BoardKind::Arm64Virt => {
-                let flash = config.flash.as_deref();
                 let (board, gic) = arm64_virt::build(&wires, &wiring, flash)?;
                 (Box::new(board), Some(gic))
             }

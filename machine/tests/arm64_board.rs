@@ -33,6 +33,7 @@ fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
             testdev: false,
             fw_cfg: Vec::new(),
             flash,
+            firmware: None,
         });
         Session::new(&machine.unwrap()).unwrap().run(&theirs, &theirs).unwrap();
     });

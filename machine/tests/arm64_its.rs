@@ -51,6 +51,7 @@ impl Driver {
                 console: Arc::new(NullBackend),
                 exit_port: false,
                 flash: None,
+                firmware: None,
                 testdev: false,
                 fw_cfg: Vec::new(),
             });
@@ -241,6 +242,7 @@ fn more_processors_than_there_is_room_for_are_refused() {
         console: Arc::new(NullBackend),
         exit_port: false,
         flash: None,
+        firmware: None,
         testdev: false,
         fw_cfg: Vec::new(),
     });

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use trapline_device::NullBackend;
 use trapline_machine::{
-    Arm64, Backing, Boot, Config, Control, ControlError, Ending, Error, PcIrqchip, Session, State,
+    Arm64, Backing, Boot, Config, Control, ControlError, Ending, Error, FirmwareFlash, PcIrqchip,
+    Session, State,
 };
 use trapline_testkit::realmode::{Asm, LSR_DATA_READY, UART, UART_LSR};
 use trapline_testkit::{TestTerminal, skip};
@@ -51,7 +52,11 @@ impl Guest {
             mem_bytes: 2 << 20,
             memory: Backing::Private,
             kvm_device: "/dev/kvm".into(),
-            boot: Boot::Firmware { path: firmware.path().to_owned(), kernel: None },
+            boot: Boot::Firmware {
+                path: firmware.path().to_owned(),
+                flash: FirmwareFlash::None,
+                kernel: None,
+            },
             console: Arc::new(terminal.clone()),
             firmware_log: Arc::new(NullBackend),
             display: None,

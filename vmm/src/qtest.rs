@@ -27,6 +27,7 @@ pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
         console: Arc::new(NullBackend),
         exit_port: options.exit_port,
         flash: options.flash.clone(),
+        firmware: options.firmware.clone(),
         testdev: options.testdev,
         fw_cfg: options.fw_cfg.iter().map(FwCfgFile::load).collect::<Result<_, _>>()?,
     })?;

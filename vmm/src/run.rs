@@ -11,7 +11,8 @@ use trapline_device::CharBackend;
 use trapline_machine::boot::modules::{initrd_files, is_multiboot};
 use trapline_machine::boot::{cmdline, initramfs, open, search};
 use trapline_machine::{
-    Config, Control, CrashReport, Ending, Initrd, Report, ResetCause, Session as Machine,
+    Config, Control, CrashReport, Ending, FirmwareFlash, Initrd, Report, ResetCause,
+    Session as Machine,
 };
 
 use crate::cli::{Boot, FwCfgFile, RunOptions};
@@ -245,9 +246,9 @@ impl Remark {
 
 fn boot(options: &RunOptions) -> anyhow::Result<(trapline_machine::Boot, Option<Remark>)> {
     let (path, initrd, params) = match &options.boot {
-        Boot::Firmware { path, kernel } => {
-            let (path, kernel) = (path.clone(), kernel.clone());
-            return Ok((trapline_machine::Boot::Firmware { path, kernel }, None));
+        Boot::Firmware { path, flash, kernel } => {
+            let (path, flash, kernel) = (path.clone(), flash.clone(), kernel.clone());
+            return Ok((trapline_machine::Boot::Firmware { path, flash, kernel }, None));
         }
         Boot::Kernel { path, initrd, params } => (path, initrd, params),
     };
@@ -312,8 +313,15 @@ fn check_files(boot: &Boot) -> anyhow::Result<()> {
         })
     };
     match boot {
-        Boot::Firmware { path, kernel } => {
-            check("firmware", path)?;
+        Boot::Firmware { path, flash, kernel } => {
+            match flash {
+                FirmwareFlash::None => check("firmware", path)?,
+                FirmwareFlash::Whole => check("flash", path)?,
+                FirmwareFlash::Variables(variables) => {
+                    check("firmware", path)?;
+                    check("flash", variables)?;
+                }
+            }
             let Some(kernel) = kernel else { return Ok(()) };
             check("kernel", &kernel.path)?;
             kernel.initrd.iter().try_for_each(|path| check("initrd", path))
@@ -335,9 +343,17 @@ fn command_line(options: &RunOptions) -> String {
     let boot = match &options.boot {
         Boot::Kernel { path: Some(path), .. } => format!(" -k {}", path.display()),
         Boot::Kernel { path: None, .. } => String::new(),
-        Boot::Firmware { path, kernel } => {
+        Boot::Firmware { path, flash, kernel } => {
+            let path = path.display();
+            let firmware = match flash {
+                FirmwareFlash::None => format!(" --firmware {path}"),
+                FirmwareFlash::Whole => format!(" --flash {path}"),
+                FirmwareFlash::Variables(variables) => {
+                    format!(" --firmware {path} --flash {}", variables.display())
+                }
+            };
             let kernel = kernel.iter().map(|kernel| format!(" -k {}", kernel.path.display()));
-            format!(" --firmware {}{}", path.display(), kernel.collect::<String>())
+            firmware + &kernel.collect::<String>()
         }
     };
     let (mem, cpus, name) = (options.mem_bytes >> 20, options.cpus, &options.name);

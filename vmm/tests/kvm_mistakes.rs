@@ -245,38 +245,39 @@ fn a_device_file_that_is_not_kvms_is_refused() {
     assert!(said.starts_with("cannot open /: "), "{said}");
 }
 
+fn allow(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Runs trapline as a user who may not open everything, as root may; `None` where that cannot be.
+fn unprivileged(files: &Files, args: &[&str]) -> Option<Ended> {
+    if !rustix::process::geteuid().is_root() {
+        return Some(trapline(args));
+    }
+    // Nobody may not, once it can reach the files.
+    allow(files.0.path(), 0o755);
+    let program = files.path("trapline");
+    std::fs::copy(TRAPLINE, &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.arg(&program).args(args).stdin(Stdio::null());
+    match command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+        Ok(child) => Some(finish(child)),
+        Err(error) => {
+            skip("kvm_mistakes without permission", &format!("runs as root, no setpriv: {error}"));
+            None
+        }
+    }
+}
+
 #[test]
 fn a_device_file_without_permission_is_refused_with_what_to_do() {
     let files = Files::new();
     let image = files.make("rom", &Asm::new().hlt().rom());
     let dev = files.make("kvm", b"");
-    let allow = |path: &Path, mode| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    };
     allow(Path::new(&dev), 0);
     let args = ["run", "-f", &image, "-m", "2", "--dev", &dev];
-    let ended = if rustix::process::geteuid().is_root() {
-        // Root may open everything; nobody may, once it can reach the files.
-        allow(files.0.path(), 0o755);
-        let program = files.path("trapline");
-        std::fs::copy(TRAPLINE, &program).unwrap();
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-        command.arg(&program).args(args).stdin(Stdio::null());
-        match command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
-            Ok(child) => finish(child),
-            Err(error) => {
-                let test = "a_device_file_without_permission_is_refused_with_what_to_do";
-                skip(
-                    &format!("kvm_mistakes {test}"),
-                    &format!("runs as root, no setpriv: {error}"),
-                );
-                return;
-            }
-        }
-    } else {
-        trapline(&args)
-    };
+    let Some(ended) = unprivileged(&files, &args) else { return };
     let said = sentence(ended, "no permission");
     let wanted = format!("no permission on {dev}: only its owner may use it");
     assert!(said.starts_with(&wanted), "{said}");
@@ -292,6 +293,50 @@ fn firmware_that_cannot_be_mapped_is_refused() {
     assert!(said.contains("1073741824 bytes, at most"), "{said}");
     let said = refusal(&["run", "-f", "/"]);
     assert_eq!(said, "Unable to open firmware /: it is a directory");
+}
+
+#[test]
+fn flash_that_cannot_be_used_is_refused_with_the_reason() {
+    let files = Files::new();
+    let code = files.make("code", &[vec![0x90; 0xff0], vec![0xf4; 16]].concat());
+    let vars = files.make("vars", &[0xff; 0x2000]);
+    let both = |code: &str, vars: &str| refusal(&["run", "-m", "2", "-f", code, "-F", vars]);
+    assert_eq!(both(&code, "/no/such"), "Unable to open flash /no/such");
+    assert_eq!(both(&code, "/"), "Unable to open flash /: it is a directory");
+    let same = both(&code, &code);
+    assert!(same.contains("that is the firmware itself; an image that is both"), "{same}");
+    let alone = refusal(&["run", "-m", "2", "--flash", &vars]);
+    assert_eq!(
+        alone,
+        format!(
+            "{vars} is no firmware: nothing is at its end, where a processor starts; name another \
+             file"
+        )
+    );
+    assert!(both(&vars, &code).starts_with(&format!("{vars} is no firmware")));
+    let odd = both(&code, &files.make("odd", &[0; 0x1001]));
+    assert!(
+        odd.ends_with("is a multiple of 4 KiB and no more than 16 MiB; this one has 4097 bytes")
+    );
+    let large = both(&code, &files.make_long("large", 16 << 20));
+    assert!(large.starts_with("16781312 bytes of flash are too many"), "{large}");
+    let used = std::fs::File::open(&vars).unwrap();
+    used.lock().unwrap();
+    assert_eq!(both(&code, &vars), format!("Unable to open flash {vars}: another machine uses it"));
+}
+
+#[test]
+fn flash_that_cannot_be_written_is_refused_with_what_to_do() {
+    let files = Files::new();
+    let vars = files.make("vars", &[0xff; 0x2000]);
+    allow(Path::new(&vars), 0o444);
+    let Some(ended) = unprivileged(&files, &["qtest", "--stdio", "--flash", &vars]) else { return };
+    let said = sentence(ended, "no permission");
+    let wanted = format!(
+        "Unable to open flash {vars}: Permission denied (os error 13); the guest changes it, so it \
+         has to be a copy of your own"
+    );
+    assert_eq!(said, wanted);
 }
 
 #[test]

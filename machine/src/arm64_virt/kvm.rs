@@ -9,15 +9,14 @@ use trapline_boot::arm64::{self, KernelRequest, Loaded};
 use trapline_boot::fdt;
 use trapline_device::MsiController;
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Gic, MemoryWindow, Pmu, Start, Vcpu, Vm, VmOptions};
-use trapline_platform::flash::{FlashArray, Worn};
+use trapline_kvm::{Gic, Pmu, Start, Vcpu, Vm, VmOptions};
 
-use super::flash::FlashFile;
 use super::frame::Frame;
 use super::tree::Facts;
-use super::{Arm64Virt, Controllers, Source, layout, ram_ranges};
+use super::{Arm64Virt, Controllers, FLASH, Source, layout, ram_ranges};
 use crate::board::{Board, Builder, Lines, Wiring};
 use crate::config::initrd;
+use crate::flash::{self, Access, FlashFile};
 use crate::kvm::HostBoard;
 use crate::{Boot, Config, Error, Irqchip};
 
@@ -54,7 +53,9 @@ impl HostBoard for VirtOnKvm {
             }
             Irqchip::Gicv3Its => (Some(vm.messages()), None),
         };
-        let flash = config.arm64.flash.as_deref().map(|path| flash(vm, path)).transpose()?;
+        let open = |path| FlashFile::open(path, FLASH, Access::ReadWrite);
+        let flash = config.arm64.flash.as_deref().map(open).transpose()?;
+        let flash = flash.map(|file| flash::on_kvm(vm, file, layout::FLASH.start));
         let source = Source { lines, messages, controllers, flash };
         let board = Arm64Virt::new(&wiring, &source)?;
         if let Some(region) = vm.stolen_time()? {
@@ -144,45 +145,6 @@ fn dump(path: &Path, blob: &[u8]) -> std::io::Result<()> {
     let mut file = trapline_boot::create(path)?;
     trapline_boot::empty(&file)?;
     file.write_all(blob)
-}
-
-/// What is in the flash, shown to the guest by KVM where that can be.
-fn flash(vm: &Arc<Vm>, path: &Path) -> Result<Arc<dyn FlashArray>, Error> {
-    let file = FlashFile::open(path)?;
-    Ok(match MemoryWindow::read_only(vm, file.contents()) {
-        Ok(window) => Arc::new(Shown { file, window }),
-        Err(error) => {
-            tracing::debug!("every access to the flash is trapped: {error}");
-            Arc::new(file)
-        }
-    })
-}
-
-/// A flash image that the guest reads by itself, as long as it is what reads are answered with.
-struct Shown {
-    file: FlashFile,
-    window: MemoryWindow,
-}
-
-impl FlashArray for Shown {
-    fn len_bytes(&self) -> u64 {
-        self.file.len_bytes()
-    }
-
-    fn read(&self, offset: u64, buf: &mut [u8]) {
-        self.file.read(offset, buf);
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Worn> {
-        self.file.write(offset, data)
-    }
-
-    fn show(&self, visible: bool) {
-        if let Err(error) = self.window.place(visible.then_some(layout::FLASH.start)) {
-            // Then it is nowhere, and every access is trapped.
-            tracing::debug!("the flash is not shown: {error}");
-        }
-    }
 }
 
 /// How KVM is to make the VM.

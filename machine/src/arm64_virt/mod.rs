@@ -1,7 +1,6 @@
 //! The arm64 board: kvmtool's map, its devices listed one by one. They are the PC's, reached by
 //! address instead of by port.
 
-mod flash;
 #[cfg(target_arch = "aarch64")]
 mod frame;
 mod gic;
@@ -19,7 +18,7 @@ use trapline_device::{
     CharBackend, CharDevice, FdtDevice, FdtNode, Line, MsiController, NullBackend,
 };
 use trapline_pci::{Bus, EcamWindow, Layout};
-use trapline_platform::flash::{Flash, FlashArray};
+use trapline_platform::flash::{Flash, FlashArray, Part, regs};
 use trapline_platform::rtc::{CmosConfig, Rtc, WINDOW_LEN};
 use trapline_platform::serial::Serial;
 
@@ -149,8 +148,11 @@ fn add_pci(
     Ok((bus, node))
 }
 
+/// kvmtool's chips.
+const FLASH: &Part = &regs::PAIR_OF_X16;
+
 fn add_flash(array: Arc<dyn FlashArray>, builder: &mut Builder, nodes: &mut Vec<FdtNode>) {
-    let flash = Arc::new(Flash::new(array));
+    let flash = Arc::new(Flash::new(FLASH, array));
     let (base, len) = (layout::FLASH.start, flash.len_bytes());
     nodes.push(flash.fdt_node().at(base..base + len));
     builder.device("flash", flash.clone()).mmio(base, len, ("flash", "cfi"), flash);

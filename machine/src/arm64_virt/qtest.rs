@@ -13,11 +13,11 @@ use trapline_intc::gicv3::{GicV3, Outputs};
 use trapline_platform::flash::FlashArray;
 use trapline_qtest::{Pin, Side, Wires};
 
-use super::flash::FlashFile;
 use super::gic::Gic;
-use super::{Arm64Virt, Source};
+use super::{Arm64Virt, FLASH, Source};
 use crate::Error;
 use crate::board::{Lines, Wiring};
+use crate::flash::{Access, FlashFile};
 use crate::qtest::Behind;
 
 /// Builds the board, with pins that the client of `wires` watches and drives.
@@ -34,7 +34,7 @@ pub(crate) fn build(
     let outputs = |cpu| Outputs { irq: output(cpu), fiq: output(cpus + cpu) };
     let gic = Arc::new(Gic::new(cpus, wiring.ram.clone(), true, outputs)?);
     let chip = gic.chip().clone();
-    let flash = flash.map(FlashFile::open).transpose()?;
+    let flash = flash.map(|path| FlashFile::open(path, FLASH, Access::ReadWrite)).transpose()?;
     let (wires, behind) = (wires.clone(), Arc::clone(&gic));
     let source = Source {
         lines: Lines::new(move |number| {

@@ -87,6 +87,7 @@ pub(crate) struct Options {
 
 /// What firmware is told of the machine, besides what it finds out itself.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the PC's firmware is"))]
+#[derive(Default)]
 pub(crate) struct FirmwareOptions {
     /// The kernel it is to start.
     pub(crate) kernel: Option<FirmwareKernel>,

@@ -52,6 +52,7 @@ fn bench() -> Bench {
         console: Arc::new(NullBackend),
         exit_port: false,
         flash: None,
+        firmware: None,
         testdev: false,
         fw_cfg: Vec::new(),
     })

@@ -7,7 +7,7 @@ use trapline::Region;
 use trapline_boot::cmdline::CmdlinePlace;
 use trapline_boot::e820::{E820Kind, MemoryMap};
 use trapline_boot::entry::{Entry, Gdt};
-use trapline_boot::firmware::{FirmwareLayout, Rom, load_firmware};
+use trapline_boot::firmware::{FirmwareLayout, Rom, load_firmware, place_firmware};
 use trapline_boot::kernel::{Bios, KernelRequest, X86Layout, load_kernel};
 use trapline_boot::mptable::{self, MpConfig};
 use trapline_guestmem::GuestMem;
@@ -63,6 +63,22 @@ fn add_rom(rom: &Rom, devices: &Devices) -> Result<(), Error> {
         part.region(Region::rom(rom.addr, "firmware", "rom", Arc::new(piece)));
     }
     devices.add(builder)
+}
+
+/// Puts what of the firmware is below 1 MiB there, as it is in the flash now, and says where the
+/// first vCPU starts.
+pub(crate) fn start_flash(
+    mem: &GuestMem,
+    flash: &GuestMem,
+    config: &Config,
+) -> Result<Start, Error> {
+    let len = flash.len().min(FIRMWARE.low_len);
+    let mut tail = vec![0; usize::try_from(len).unwrap_or(0)];
+    flash.read(flash.len() - len, &mut tail)?;
+    let name = match &config.boot {
+        Boot::Firmware { path, .. } | Boot::Kernel { path, .. } => path.display().to_string(),
+    };
+    Ok(start(place_firmware(mem, &name, &tail, &FIRMWARE)?.entry))
 }
 
 const FIRMWARE: FirmwareLayout = FirmwareLayout {

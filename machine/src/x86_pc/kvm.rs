@@ -8,7 +8,7 @@ use trapline_kvm::{LocalApics, Start, Vcpu, Vm, VmOptions};
 use trapline_platform::testdev::PageFlush;
 
 use super::intc::Controllers;
-use super::{Source, X86Pc, boot, display, layout};
+use super::{FlashImages, Source, X86Pc, boot, display, flash, layout};
 use crate::board::{Board, Lines, Wiring};
 use crate::kvm::HostBoard;
 use crate::{Boot, Config, Error, PcIrqchip};
@@ -21,6 +21,8 @@ pub(crate) struct PcOnKvm {
     board: X86Pc,
     vm: Arc<Vm>,
     ram: GuestMem,
+    /// What is in the flash that firmware starts in, if there is one.
+    firmware: Option<GuestMem>,
     /// Our own interrupt controllers, if there are any.
     chips: Option<Chips>,
 }
@@ -50,12 +52,19 @@ impl HostBoard for PcOnKvm {
             }
         };
         let pages = Arc::new(Pages(Arc::downgrade(vm)));
-        let source = Source { lines, messages: vm.messages(), controllers, pages };
+        let files = match &config.boot {
+            Boot::Firmware { path, flash, .. } => FlashImages::of(path, flash).open()?,
+            Boot::Kernel { .. } => Vec::new(),
+        };
+        // What is in the topmost one is what a processor starts with.
+        let firmware = files.first().map(|file| file.contents().clone());
+        let flash = flash::on_kvm(vm, files);
+        let source = Source { lines, messages: vm.messages(), controllers, pages, flash };
         let mut board = X86Pc::new(&wiring, &source)?;
         if let Some(mode) = config.display {
             display::add(mode, &wiring.registry, &mut board)?;
         }
-        Ok(Self { board, vm: Arc::clone(vm), ram: wiring.ram, chips })
+        Ok(Self { board, vm: Arc::clone(vm), ram: wiring.ram, firmware, chips })
     }
 
     fn board(&self) -> &dyn Board {
@@ -73,7 +82,10 @@ impl HostBoard for PcOnKvm {
         if matches!(config.boot, Boot::Kernel { .. }) {
             self.set_up_as_firmware_does()?;
         }
-        boot::load(&self.ram, self.board.devices(), config, again)
+        match &self.firmware {
+            Some(flash) => boot::start_flash(&self.ram, flash, config),
+            None => boot::load(&self.ram, self.board.devices(), config, again),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod acpi;
 mod boot;
 #[cfg(target_arch = "x86_64")]
 mod display;
+mod flash;
 mod fw_cfg;
 mod intc;
 mod keys;
@@ -27,6 +28,7 @@ use trapline_display::{Input, Screen};
 use trapline_pci::regs::{INTERRUPT_LINE, INTERRUPT_PIN};
 use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout, Piix};
 use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
+use trapline_platform::flash::FlashArray;
 use trapline_platform::i8042::{I8042, NoTimer2, Timer2};
 use trapline_platform::legacy::dma::Dma;
 use trapline_platform::legacy::{
@@ -39,6 +41,7 @@ use trapline_platform::testdev::PageFlush;
 use crate::Error;
 use crate::board::{Board, Builder, Devices, Lines, PciSlots, Wiring};
 
+pub(crate) use flash::FlashImages;
 use intc::Controllers;
 use keys::Keys;
 #[cfg(target_arch = "x86_64")]
@@ -84,6 +87,8 @@ pub(crate) struct Source {
     pub(crate) controllers: Option<Arc<Controllers>>,
     /// Who makes pages of RAM fault, for the test device.
     pub(crate) pages: Arc<dyn PageFlush>,
+    /// The flash chips, if there are any, from 4 GiB downwards.
+    pub(crate) flash: Vec<Arc<dyn FlashArray>>,
 }
 
 /// How much RAM goes where: `(guest address, length in bytes)`.
@@ -109,6 +114,7 @@ impl X86Pc {
         let i8042 = maker.add_platform(&mut builder);
         maker.add_legacy(&mut builder);
         fw_cfg::add(&mut builder, &wiring.options, &wiring.ram)?;
+        flash::add(&mut builder, &source.flash);
         if wiring.options.testdev {
             testdev::add(&mut builder, wiring, source);
         }

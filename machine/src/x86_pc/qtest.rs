@@ -10,17 +10,24 @@ use std::sync::Arc;
 use trapline_device::{LineSink, MsiController, MsiSink};
 use trapline_guestmem::GuestMem;
 use trapline_intc::ioapic;
+use trapline_platform::flash::FlashArray;
 use trapline_platform::testdev::NoFlush;
 use trapline_qtest::{Pin, Side, Wires};
 
 use super::intc::Controllers;
-use super::{Source, X86Pc};
+use super::{FlashImages, Source, X86Pc};
 use crate::Error;
 use crate::board::{Lines, Wiring};
 use crate::qtest::Behind;
 
 /// Builds the board, with pins that the client of `wires` watches and drives.
-pub(crate) fn build(wires: &Wires, wiring: &Wiring) -> Result<X86Pc, Error> {
+pub(crate) fn build(
+    wires: &Wires,
+    wiring: &Wiring,
+    images: FlashImages<'_>,
+) -> Result<X86Pc, Error> {
+    let flash = images.open()?.into_iter().map(|file| -> Arc<dyn FlashArray> { Arc::new(file) });
+    let flash = flash.collect();
     let controllers =
         Arc::new(Controllers::new(Arc::new(NoLocalApics), None, &wiring.clock, |pin0| {
             wires.line(Pin { device: "i8259", side: Side::Out, number: 0 }, End(pin0))
@@ -34,7 +41,7 @@ pub(crate) fn build(wires: &Wires, wiring: &Wiring) -> Result<X86Pc, Error> {
     (0..u32::from(ioapic::regs::PINS)).for_each(|number| drop(lines.line(number)));
     let messages = Arc::new(Messages(wiring.ram.clone()));
     let (controllers, pages) = (Some(controllers), Arc::new(NoFlush));
-    X86Pc::new(wiring, &Source { lines, messages, controllers, pages })
+    X86Pc::new(wiring, &Source { lines, messages, controllers, pages, flash })
 }
 
 struct End(Box<dyn LineSink>);

@@ -52,6 +52,7 @@ impl Client {
     }
 
     /// The interrupts that came with the answers since the last call.
+    #[allow(dead_code, reason = "not every device has any")]
     pub(crate) fn changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)
     }

@@ -46,6 +46,7 @@ pub(crate) fn ours() -> Client {
             console,
             exit_port: false,
             flash: None,
+            firmware: None,
             testdev: false,
             fw_cfg: Vec::new(),
         };

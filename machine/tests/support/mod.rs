@@ -46,6 +46,7 @@ impl Victim {
             console: Arc::new(terminal.clone()),
             exit_port: board == BoardKind::X86Pc,
             flash: None,
+            firmware: None,
             testdev: board == BoardKind::X86Pc,
             fw_cfg: Vec::new(),
         });

@@ -87,7 +87,8 @@ pub(super) struct KernelArgs {
     /// Firmware image to start instead of a kernel
     #[arg(short, long, value_name = "FILE")]
     pub(super) firmware: Option<PathBuf>,
-    /// Image of the flash, which the guest changes (arm64 guests only)
+    /// Image of the flash, which the guest changes. Of a PC: firmware with its variables; or with
+    /// --firmware, which the guest cannot change then, the variables alone
     #[arg(short = 'F', long, value_name = "FILE")]
     pub(super) flash: Option<PathBuf>,
     /// Kernel to boot, as with --kernel

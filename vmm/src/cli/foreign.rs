@@ -43,10 +43,8 @@ fn pc(args: &RunArgs) -> Option<String> {
 }
 
 fn arm64(args: &RunArgs) -> Option<String> {
-    let flash = args.kernel.flash.is_some();
     let args = &args.arm64;
     let table = [
-        (flash, "--flash"),
         (args.aarch32, "--aarch32"),
         (args.pmu, "--pmu"),
         (args.disable_mte, "--disable-mte"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use trapline_machine::boot::cmdline::Machine;
-use trapline_machine::{Backing, FirmwareKernel, PcIrqchip};
+use trapline_machine::{Backing, FirmwareFlash, FirmwareKernel, PcIrqchip};
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
 use super::fw_cfg::FwCfgFile;
@@ -84,6 +84,8 @@ pub enum Boot {
     Firmware {
         /// Its file.
         path: PathBuf,
+        /// What of a PC's is in flash.
+        flash: FirmwareFlash,
         /// A kernel for it to start, with nothing added to what the user says to it.
         kernel: Option<FirmwareKernel>,
     },
@@ -199,7 +201,9 @@ fn warnings(args: &RunArgs, mem_bytes: u64, host: &Host) -> Vec<String> {
         warnings.push(format!("-m: the guest has {guest} MiB of memory, the host only {ram} MiB"));
     }
     let kernels = args.kernel.kernel.iter().chain(&args.kernel.positional).count();
-    if args.kernel.firmware.is_some() && args.kernel.initrd.is_some() && kernels == 0 {
+    let flash = host.machine == Machine::Pc && args.kernel.flash.is_some();
+    let firmware = flash || args.kernel.firmware.is_some();
+    if firmware && args.kernel.initrd.is_some() && kernels == 0 {
         warnings.push(
             "--initrd: firmware takes no initial RAM disk without a kernel, it is ignored"
                 .to_owned(),
@@ -231,15 +235,22 @@ fn boot(args: KernelArgs, machine: Machine) -> anyhow::Result<Boot> {
         bail!("{}: a kernel was already given", second.display());
     }
     let params = args.params.unwrap_or_default();
-    match (path, args.firmware) {
+    let firmware = match (args.firmware, args.flash) {
+        // The flash of an arm64 machine is there for whatever it starts with.
+        (path, _) if machine == Machine::Arm64 => path.map(|path| (path, FirmwareFlash::None)),
+        (Some(path), Some(flash)) => Some((path, FirmwareFlash::Variables(flash))),
+        (Some(path), None) => Some((path, FirmwareFlash::None)),
+        (None, flash) => flash.map(|path| (path, FirmwareFlash::Whole)),
+    };
+    match (path, firmware) {
         (Some(_), Some(_)) if machine == Machine::Arm64 => {
             bail!("--firmware: a guest starts with a kernel or with firmware")
         }
-        (Some(path), Some(firmware)) => {
-            let kernel = FirmwareKernel { path, initrd: args.initrd, cmdline: params };
-            Ok(Boot::Firmware { path: firmware, kernel: Some(kernel) })
+        (kernel, Some((path, flash))) => {
+            let kernel =
+                kernel.map(|path| FirmwareKernel { path, initrd: args.initrd, cmdline: params });
+            Ok(Boot::Firmware { path, flash, kernel })
         }
-        (None, Some(path)) => Ok(Boot::Firmware { path, kernel: None }),
         (path, None) => Ok(Boot::Kernel { path, initrd: args.initrd, params }),
     }
 }

@@ -55,6 +55,9 @@ pub(super) struct QtestArgs {
     /// Image of the flash, which the client changes
     #[arg(short = 'F', long, value_name = "FILE")]
     flash: Option<PathBuf>,
+    /// Image of a PC's flash above that, which the client cannot change
+    #[arg(short, long, value_name = "FILE")]
+    firmware: Option<PathBuf>,
     /// Give the machine the test device of kvm-unit-tests, with the exit port
     #[arg(long)]
     testdev: bool,
@@ -87,6 +90,8 @@ pub struct QtestOptions {
     pub exit_port: bool,
     /// What is in the flash, if there is one.
     pub flash: Option<PathBuf>,
+    /// What is in a PC's flash above that, if there is one.
+    pub firmware: Option<PathBuf>,
     /// The machine gets the test device.
     pub testdev: bool,
     /// Files for firmware.
@@ -108,8 +113,8 @@ impl QtestOptions {
             args.machine
         );
         ensure!(
-            board == BoardKind::Arm64Virt || args.flash.is_none(),
-            "--flash: the board {} has no flash",
+            board == BoardKind::X86Pc || args.firmware.is_none(),
+            "--firmware: the board {} has no place for it without a processor",
             args.machine
         );
         ensure!(
@@ -132,6 +137,7 @@ impl QtestOptions {
             utc_start_ns: utc_start_ns(&args.rtc_base)?,
             exit_port: args.exit_port,
             flash: args.flash.clone(),
+            firmware: args.firmware.clone(),
             testdev: args.testdev,
             fw_cfg: args
                 .fw_cfg

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use trapline_machine::boot::cmdline::Machine;
-use trapline_machine::{Arm64, Backing, FirmwareKernel, Irqchip};
+use trapline_machine::{Arm64, Backing, FirmwareFlash, FirmwareKernel, Irqchip};
 
 use super::*;
 
@@ -275,9 +275,25 @@ fn what_is_no_number_is_refused_by_every_option_in_one_sentence() {
 
 #[test]
 fn firmware_starts_first_and_gets_the_kernel_with_nothing_added() {
-    assert_eq!(run("-f bios.bin").boot, Boot::Firmware { path: "bios.bin".into(), kernel: None });
+    let firmware = |args: &str| match run(args).boot {
+        Boot::Firmware { path, flash, kernel } => (path.display().to_string(), flash, kernel),
+        boot @ Boot::Kernel { .. } => panic!("{boot:?}"),
+    };
+    let none = FirmwareFlash::None;
+    assert_eq!(firmware("-f bios.bin"), ("bios.bin".to_owned(), none.clone(), None));
+    let variables = FirmwareFlash::Variables("vars.fd".into());
+    assert_eq!(firmware("-f code.fd -F vars.fd"), ("code.fd".to_owned(), variables, None));
+    assert_eq!(firmware("--flash all.fd"), ("all.fd".to_owned(), FirmwareFlash::Whole, None));
+    let (_, flash, kernel) = firmware("--flash all.fd -k bzImage");
+    assert_eq!(
+        (flash, kernel.map(|kernel| kernel.path)),
+        (FirmwareFlash::Whole, Some("bzImage".into()))
+    );
+    let Ok(Parsed::Run(arm64)) = parse_arm64("run -F flash -k Image") else { panic!("refused") };
+    assert_eq!(arm64.arm64.flash, Some("flash".into()));
+    assert!(matches!(arm64.boot, Boot::Kernel { .. }));
     let kernel = FirmwareKernel { path: "b".into(), initrd: Some("c".into()), cmdline: "d".into() };
-    let boot = Boot::Firmware { path: "a".into(), kernel: Some(kernel) };
+    let boot = Boot::Firmware { path: "a".into(), flash: none, kernel: Some(kernel) };
     assert_eq!(run("-f a -k b -i c -p d").boot, boot);
     let arm64 = parse_arm64("run -f a -k b").expect_err("arm64").to_string();
     assert!(arm64.starts_with("--firmware: "), "{arm64}");
@@ -375,7 +391,7 @@ const REFUSED: &str = "-d x|--disk x,ro|--balloon|--gtk|--sdl|--9p /,t|--vsock 3
 /// Its options of arm64 guests.
 const ARM64_ONLY: &str = "--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime\
     |--sve-max-vl 128|--nested|--dump-dtb f|--override-bad-firmware-cntfrq 1|--force-pci\
-    |--firmware-address 0|--flash f";
+    |--firmware-address 0";
 
 #[test]
 fn options_without_a_device_are_refused_by_name() {
@@ -509,7 +525,10 @@ fn qtest_takes_a_machine_and_a_client() {
             "--stdio --machine arm64-virt --exit-port",
             "--exit-port: the board arm64-virt has no such port",
         ),
-        ("--stdio --flash f", "--flash: the board x86-pc has no flash"),
+        (
+            "--stdio --machine arm64-virt --firmware f",
+            "--firmware: the board arm64-virt has no place for it without a processor",
+        ),
         ("--stdio -m x", "-m x: not a memory size"),
         ("--stdio --rtc-base noon", "--rtc-base noon: write it as 2000-01-01T00:00:00"),
         ("--socket x", "x: a socket is unix:PATH or tcp:HOST:PORT"),

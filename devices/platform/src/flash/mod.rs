@@ -1,22 +1,23 @@
-//! NOR flash that programs itself: two x16 chips with the Intel command set, side by side on a bus
-//! of 32 bits, in erase blocks of 64 KiB over both. What kvmtool has, and what EDK2 keeps its
-//! variables in.
+//! NOR flash that programs itself: chips with the Intel command set, side by side on a bus. What
+//! firmware keeps its variables in.
 //!
 //! Spec: JESD68.01 (CFI); Intel 297846 and 290667.
 //!
 //! ```text
-//!  guest ──► Flash (lock) ──► Chip 0: bits 15:0  ─┬─ read, program, erase ──► FlashArray
-//!                        └──► Chip 1: bits 31:16 ─┘                           file, memory slot
+//!  guest ──► Flash (lock) ──► Chip 0: lowest bits of the bus ─┬─ read, program, erase ──► FlashArray
+//!                        └──► Chip 1: the next, if there is ──┘                    file, memory slot
 //! ```
 //!
-//! Each chip has a command interface of its own, as on a real bus: drivers write each command to
-//! both. Programming clears bits and never sets any; erasing sets those of a block.
+//! Which chips, and how many, is a [`Part`]: kvmtool's two x16 chips for arm64 machines, or QEMU's
+//! x8 chip for PCs. Each chip has a command interface of its own, as on a real bus: drivers write
+//! each command to all of them. Programming clears bits and never sets any; erasing sets those of a
+//! block.
 //!
-// Deviation: operations take no time. The status register is never busy, so suspend only selects
-// it.
+// Deviation: operations take no time. The status register is never busy after one, so suspend only
+// selects it.
 //
-// Deviation: a byte written alone reaches its chip with the other byte all ones, which programs
-// nothing. x16 chips have no narrower cycle.
+// Deviation: a byte written alone to a x16 chip reaches it with the other byte all ones, which
+// programs nothing. Such chips have no narrower cycle.
 
 mod chip;
 pub mod regs;
@@ -32,59 +33,58 @@ use trapline_device::{
     StateError,
 };
 
+use self::chip::Cells;
 pub use self::chip::Worn;
-use self::chip::{Cells, Size as ChipSize};
-use self::regs::{BLOCK, BUS, CHIPS, LEN_MAX, WORD};
+pub use self::regs::Part;
 use self::state::SavedV1;
 pub use self::state::{Chip, Phase, ReadMode, State};
 
 /// What is in the flash, and who else looks at it. Offsets are the guest's.
 pub trait FlashArray: Send + Sync {
-    /// How much there is in bytes: see [`usable_len`].
+    /// How much there is in bytes: see [`Part::usable_len`].
     fn len_bytes(&self) -> u64;
 
     /// Copies what is there.
     fn read(&self, offset: u64, buf: &mut [u8]);
 
-    /// Replaces what is there. It lasts when this returns: the guest is told so.
+    /// Replaces what is there. It outlives this program when this returns.
     ///
     /// # Errors
-    /// It would not last; then everything is as before.
+    /// It would not; then everything is as before.
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), Worn>;
+
+    /// What has been written outlives the host when this returns. Called when a driver has done a
+    /// piece of work and goes back to reading.
+    ///
+    /// # Errors
+    /// It may not.
+    fn flush(&self) -> Result<(), Worn> {
+        Ok(())
+    }
 
     /// Whether reads are answered with what is there, by all chips; whoever can may then answer
     /// them without asking.
     fn show(&self, _visible: bool) {}
 }
 
-/// How many bytes of an image of `len` can be used: a chip's size is a power of two. `None` where
-/// there is not one block.
-pub fn usable_len(len: u64) -> Option<u64> {
-    let power = len.min(LEN_MAX).checked_ilog2().map(|log| 1 << log);
-    power.filter(|len| *len >= BLOCK)
-}
-
 /// The flash device.
 pub struct Flash {
     // Wiring.
+    part: &'static Part,
     array: Arc<dyn FlashArray>,
-    size: ChipSize,
     state: Mutex<State>,
 }
 
 impl Flash {
-    /// Flash after power-on with what is in `array`.
+    /// Flash after power-on, of these chips, with what is in `array`.
     ///
     /// # Panics
-    /// When [`usable_len`] does not leave the array's length as it is.
-    pub fn new(array: Arc<dyn FlashArray>) -> Self {
+    /// When [`Part::usable_len`] does not leave the array's length as it is.
+    pub fn new(part: &'static Part, array: Arc<dyn FlashArray>) -> Self {
         let len = array.len_bytes();
-        assert!(usable_len(len) == Some(len), "flash has a power of two of blocks");
-        let len_log2 = u8::try_from((len / CHIPS as u64).trailing_zeros()).unwrap_or(0);
-        let blocks = u16::try_from(len / BLOCK).unwrap_or(u16::MAX);
+        assert!(part.usable_len(len) == Some(len), "flash has as many blocks as it can have");
         array.show(true);
-        let size = ChipSize { len_log2, blocks };
-        Self { array, size, state: Mutex::default() }
+        Self { part, array, state: Mutex::new(State::new(part)) }
     }
 
     /// Length in bytes.
@@ -97,31 +97,45 @@ impl Flash {
         self.state.lock().clone()
     }
 
-    /// Shows the array while every chip does.
-    fn sync(&self, state: &State) {
-        self.array.show(state.chips.iter().all(|chip| chip.mode == ReadMode::Array));
+    /// Shows the array while every chip does. What was changed since it was last shown lasts then;
+    /// if not, the status registers say so.
+    fn sync(&self, state: &mut State) {
+        let array = state.chips.iter().all(|chip| chip.mode == ReadMode::Array);
+        if array && self.array.flush().is_err() {
+            state.chips.iter_mut().for_each(|chip| chip.status.set_program_error(true));
+        }
+        self.array.show(array);
     }
 
-    /// The halfword at `offset`, a multiple of its size.
+    /// The word at `offset`, a multiple of its size.
     fn read_word(&self, state: &State, offset: u64) -> u16 {
-        let (addr, lane) = place(offset);
-        let answer = state.chips.get(lane).and_then(|chip| chip.read(addr, self.size));
+        let (addr, lane) = place(self.part, offset);
+        let chip = state.chips.get(lane);
+        let answer = chip.and_then(|chip| chip.read(self.part, addr, self.array.len_bytes()));
         answer.unwrap_or_else(|| {
             let mut bytes = [0; 2];
-            self.array.read(offset, &mut bytes);
+            let len = usize::try_from(self.part.word).unwrap_or(0);
+            self.array.read(offset, bytes.get_mut(..len).unwrap_or_default());
             u16::from_le_bytes(bytes)
         })
     }
+
+    /// The offsets of the words that an access of so many bytes reaches.
+    fn words(&self, offset: u64, size: Size) -> impl Iterator<Item = u64> {
+        let word = usize::try_from(self.part.word).unwrap_or(1);
+        (offset - offset % self.part.word..offset + size.bytes() as u64).step_by(word)
+    }
 }
 
-/// Word address and chip of the halfword at a guest's offset.
-fn place(offset: u64) -> (u32, usize) {
-    let lane = usize::try_from(offset / WORD).unwrap_or(0) % CHIPS;
-    (u32::try_from(offset / BUS).unwrap_or(u32::MAX), lane)
+/// Word address and chip of the word at a guest's offset.
+fn place(part: &Part, offset: u64) -> (u32, usize) {
+    let lane = usize::try_from(offset / part.word).unwrap_or(0) % part.chips;
+    (u32::try_from(offset / part.bus()).unwrap_or(u32::MAX), lane)
 }
 
 /// One chip's share of the array.
 struct Lane<'a> {
+    part: &'a Part,
     array: &'a dyn FlashArray,
     lane: usize,
 }
@@ -134,15 +148,20 @@ impl Lane<'_> {
         count: usize,
         new: impl Fn(usize, u16) -> u16,
     ) -> Result<(), Worn> {
-        let offset = u64::from(start) * BUS;
+        let (word, bus) = (self.part.word, self.part.bus());
+        let [word, bus] = [word, bus].map(|bytes| usize::try_from(bytes).unwrap_or(1));
+        let offset = u64::from(start) * self.part.bus();
         let room = usize::try_from(self.array.len_bytes().saturating_sub(offset)).unwrap_or(0);
-        let bus = usize::try_from(BUS).unwrap_or(0);
         let mut bytes = vec![0; (count * bus).min(room)];
         self.array.read(offset, &mut bytes);
-        let words = bytes.chunks_exact_mut(2).skip(self.lane).step_by(CHIPS);
-        for (i, word) in words.enumerate() {
-            if let [low, high] = word {
-                [*low, *high] = new(i, u16::from_le_bytes([*low, *high])).to_le_bytes();
+        let words = bytes.chunks_exact_mut(word).skip(self.lane).step_by(self.part.chips);
+        for (i, cell) in words.enumerate() {
+            match cell {
+                [low] => [*low, _] = new(i, (*low).into()).to_le_bytes(),
+                [low, high] => {
+                    [*low, *high] = new(i, u16::from_le_bytes([*low, *high])).to_le_bytes();
+                }
+                _ => {}
             }
         }
         self.array.write(offset, &bytes)
@@ -155,7 +174,7 @@ impl Cells for Lane<'_> {
     }
 
     fn erase(&mut self, start: u32) -> Result<(), Worn> {
-        let count = usize::try_from(regs::BLOCK_WORDS).unwrap_or(0);
+        let count = usize::try_from(self.part.block_words()).unwrap_or(0);
         self.change(start, count, |_, _| u16::MAX)
     }
 }
@@ -163,54 +182,46 @@ impl Cells for Lane<'_> {
 impl Handler for Flash {
     fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
         let state = self.state.lock();
-        cx.reaches(|| register(&state, offset, Direction::Read));
-        match size {
-            Size::Byte => {
-                let word = self.read_word(&state, offset & !1);
-                let [low, high] = word.to_le_bytes();
-                if offset & 1 == 0 { low.into() } else { high.into() }
-            }
-            Size::Word => self.read_word(&state, offset).into(),
-            Size::Dword | Size::Qword => {
-                let [low, high] = [0, WORD].map(|lane| self.read_word(&state, offset + lane));
-                u64::from(high) << 16 | u64::from(low)
-            }
-        }
+        cx.reaches(|| register(self.part, &state, offset, Direction::Read));
+        let first = offset - offset % self.part.word;
+        let all = self
+            .words(offset, size)
+            .fold(0, |all, at| all | u64::from(self.read_word(&state, at)) << (8 * (at - first)));
+        all >> (8 * (offset - first)) & size.ones()
     }
 
     fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
-        let [a, b, c, d, ..] = value.to_le_bytes();
-        let words = match size {
-            Size::Byte if offset & 1 == 0 => [Some([a, 0xff]), None],
-            Size::Byte => [Some([0xff, a]), None],
-            Size::Word => [Some([a, b]), None],
-            Size::Dword | Size::Qword => [Some([a, b]), Some([c, d])],
-        };
         let state = &mut *self.state.lock();
-        cx.reaches(|| register(state, offset, Direction::Write));
-        for (at, bytes) in [offset & !1, offset + WORD].into_iter().zip(words) {
-            let (addr, lane) = place(at);
-            if let (Some(bytes), Some(chip)) = (bytes, state.chips.get_mut(lane)) {
-                let mut cells = Lane { array: &*self.array, lane };
-                chip.write(addr, u16::from_le_bytes(bytes), &mut cells);
+        cx.reaches(|| register(self.part, state, offset, Direction::Write));
+        let first = offset - offset % self.part.word;
+        let shift = 8 * (offset - first);
+        let bus = (value & size.ones()) << shift | !(size.ones() << shift);
+        for at in self.words(offset, size) {
+            let [low, high, ..] = (bus >> (8 * (at - first))).to_le_bytes();
+            let high = if self.part.word == 1 { 0 } else { high };
+            let (addr, lane) = place(self.part, at);
+            if let Some(chip) = state.chips.get_mut(lane) {
+                let mut cells = Lane { part: self.part, array: &*self.array, lane };
+                chip.write(self.part, addr, u16::from_le_bytes([low, high]), &mut cells);
             }
         }
         self.sync(state);
     }
 
     fn rules(&self) -> Rules {
-        let handled = Limits { min: Size::Byte, max: Size::Dword, unaligned: false };
+        let max = if self.part.bus() == 1 { Size::Byte } else { Size::Dword };
+        let handled = Limits { min: Size::Byte, max, unaligned: false };
         Rules { valid: Limits::ANY, handled }
     }
 
     fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
-        register(&self.state.lock(), offset, direction)
+        register(self.part, &self.state.lock(), offset, direction)
     }
 }
 
 /// What an access at `offset` reaches, by what the chip is doing.
-fn register(state: &State, offset: u64, direction: Direction) -> Option<&'static str> {
-    let (_, lane) = place(offset);
+fn register(part: &Part, state: &State, offset: u64, direction: Direction) -> Option<&'static str> {
+    let (_, lane) = place(part, offset);
     let chip = state.chips.get(lane)?;
     Some(match (direction, chip.phase, chip.mode) {
         (Direction::Write, Phase::Command, _) => "command",
@@ -228,8 +239,8 @@ impl Device for Flash {
     /// What is in the array stays; lock bits are volatile.
     fn reset(&self) {
         let mut state = self.state.lock();
-        *state = State::default();
-        self.sync(&state);
+        *state = State::new(self.part);
+        self.sync(&mut state);
     }
 }
 
@@ -241,12 +252,20 @@ impl SaveState for Flash {
 
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
         let new = State::try_from(saved.decode::<SavedV1>()?)?;
-        let blocks = usize::from(self.size.blocks);
+        let check = StateError::check::<SavedV1>;
+        check(new.chips.len() == self.part.chips, "there are as many chips")?;
+        let blocks = usize::try_from(self.len_bytes() / self.part.block).unwrap_or(usize::MAX);
+        let blocks = if self.part.locks { blocks } else { 0 };
         let within = new.chips.iter().all(|chip| !chip.locked.iter().skip(blocks).any(|bit| *bit));
-        StateError::check::<SavedV1>(within, "locked blocks are there")?;
+        check(within, "locked blocks are there")?;
+        let words = self.part.buffer_words();
+        let fits = new.chips.iter().all(|chip| usize::from(chip.count) <= words);
+        check(fits, "the write buffer holds what is to be programmed")?;
+        let ready = new.chips.iter().all(|chip| chip.status.ready() || self.part.cleared_is_busy);
+        check(ready, "a chip is ready after each access")?;
         let mut state = self.state.lock();
         *state = new;
-        self.sync(&state);
+        self.sync(&mut state);
         Ok(())
     }
 }
@@ -254,7 +273,7 @@ impl SaveState for Flash {
 impl FdtDevice for Flash {
     /// Spec: Linux `Documentation/devicetree/bindings/mtd/mtd-physmap.yaml`.
     fn fdt_node(&self) -> FdtNode {
-        let width = u32::try_from(BUS).unwrap_or(0);
+        let width = u32::try_from(self.part.bus()).unwrap_or(0);
         FdtNode::new("flash")
             .text("compatible", "cfi-flash")
             .text("label", "System-firmware")

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use trapline_device::{Form, StateError};
 
-use super::regs::{BLOCKS_MAX, BUFFER_WORDS, CHIPS, Status};
+use super::regs::{BUFFER_WORDS_MAX, CHIPS_MAX, LOCKS_MAX, Part, Status};
 
 /// What reads are answered with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub enum Phase {
     /// The number of words in the write buffer, less one.
     Count,
     /// A word for the write buffer; so many are to come.
-    Fill(u8),
+    Fill(u16),
     /// The confirmation of the write buffer.
     Confirm,
     /// The confirmation of an erase.
@@ -49,13 +49,13 @@ pub struct Chip {
     /// The status register.
     pub status: Status,
     /// Each block's lock bit. None is set at power-on.
-    pub locked: [bool; BLOCKS_MAX],
+    pub locked: [bool; LOCKS_MAX],
     /// The write buffer; all ones where nothing was written.
-    pub buffer: [u16; BUFFER_WORDS],
+    pub buffer: [u16; BUFFER_WORDS_MAX],
     /// The word the buffer begins at, once the first word is in it.
     pub start: Option<u32>,
     /// Words the buffer is to be programmed with, from `start`.
-    pub count: u8,
+    pub count: u16,
 }
 
 impl Default for Chip {
@@ -64,8 +64,8 @@ impl Default for Chip {
             mode: ReadMode::Array,
             phase: Phase::Command,
             status: Status::READY,
-            locked: [false; BLOCKS_MAX],
-            buffer: [u16::MAX; BUFFER_WORDS],
+            locked: [false; LOCKS_MAX],
+            buffer: [u16::MAX; BUFFER_WORDS_MAX],
             start: None,
             count: 0,
         }
@@ -73,16 +73,23 @@ impl Default for Chip {
 }
 
 /// All chips.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
-    /// The chip on the lower half of the bus, then the one on the upper.
-    pub chips: [Chip; CHIPS],
+    /// The chip on the lowest bits of the bus, then the next.
+    pub chips: Vec<Chip>,
+}
+
+impl State {
+    /// After power-on.
+    pub fn new(part: &Part) -> Self {
+        Self { chips: vec![Chip::default(); part.chips] }
+    }
 }
 
 /// [`State`], version 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SavedV1 {
-    chips: [ChipV1; CHIPS],
+    chips: Vec<ChipV1>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,9 +99,9 @@ struct ChipV1 {
     status: u8,
     /// The numbers of those that are set, in ascending order.
     locked: Vec<u8>,
-    buffer: [u16; BUFFER_WORDS],
+    buffer: Vec<u16>,
     start: Option<u32>,
-    count: u8,
+    count: u16,
 }
 
 impl Form for SavedV1 {
@@ -105,7 +112,7 @@ impl Form for SavedV1 {
 impl From<&State> for SavedV1 {
     fn from(state: &State) -> Self {
         let State { chips } = state;
-        Self { chips: chips.each_ref().map(ChipV1::from) }
+        Self { chips: chips.iter().map(ChipV1::from).collect() }
     }
 }
 
@@ -118,7 +125,7 @@ impl From<&Chip> for ChipV1 {
             phase: *phase,
             status: status.into_bits(),
             locked: locked.map(|(block, _)| block).collect(),
-            buffer: *buffer,
+            buffer: buffer.to_vec(),
             start: *start,
             count: *count,
         }
@@ -130,8 +137,9 @@ impl TryFrom<SavedV1> for State {
 
     /// Refuses states no sequence of accesses leads to.
     fn try_from(saved: SavedV1) -> Result<Self, StateError> {
-        let SavedV1 { chips: [low, high] } = saved;
-        Ok(Self { chips: [low.into_chip()?, high.into_chip()?] })
+        let SavedV1 { chips } = saved;
+        StateError::check::<SavedV1>(chips.len() <= CHIPS_MAX, "chips are side by side")?;
+        Ok(Self { chips: chips.into_iter().map(ChipV1::into_chip).collect::<Result<_, _>>()? })
     }
 }
 
@@ -141,10 +149,15 @@ impl ChipV1 {
         let check = StateError::check::<SavedV1>;
         check(status & Status::RESERVED == 0, "reserved bits of the status register are 0")?;
         let status = Status::from_bits(status);
-        check(status.ready(), "a chip is ready after each access")?;
         check(locked.is_sorted_by(|a, b| a < b), "each locked block is named once")?;
-        let words = usize::from(count);
-        check(words <= BUFFER_WORDS, "the write buffer holds what is to be programmed")?;
+        check(
+            usize::from(count) <= BUFFER_WORDS_MAX,
+            "the write buffer holds what is to be programmed",
+        )?;
+        let whole = buffer.len() == BUFFER_WORDS_MAX;
+        check(whole, "the write buffer has all its words")?;
+        let mut words = [u16::MAX; BUFFER_WORDS_MAX];
+        words.iter_mut().zip(buffer).for_each(|(to, word)| *to = word);
         let filling = match phase {
             Phase::Fill(left) => (1..=count).contains(&left),
             Phase::Confirm => count > 0 && start.is_some(),
@@ -153,12 +166,12 @@ impl ChipV1 {
         check(filling, "the write buffer waits for as many words as were announced")?;
         let buffering = matches!(phase, Phase::Fill(_) | Phase::Confirm);
         check(buffering || (start.is_none() && count == 0), "the write buffer is in use or empty")?;
-        let mut bits = [false; BLOCKS_MAX];
+        let mut bits = [false; LOCKS_MAX];
         for block in locked {
             if let Some(bit) = bits.get_mut(usize::from(block)) {
                 *bit = true;
             }
         }
-        Ok(Chip { mode, phase, status, locked: bits, buffer, start, count })
+        Ok(Chip { mode, phase, status, locked: bits, buffer: words, start, count })
     }
 }

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proptest::prelude::*;
 use trapline_testkit::CX;
 
+use super::regs::{PAIR_OF_X16, X8};
 use super::*;
 
 /// A file of a test's.
@@ -10,12 +11,17 @@ struct TestArray {
     bytes: Mutex<Vec<u8>>,
     shown: AtomicBool,
     worn: AtomicBool,
+    /// What was written has not been flushed.
+    dirty: AtomicBool,
+    /// Nothing can be flushed.
+    failing: AtomicBool,
 }
 
 impl TestArray {
     fn new(len: usize) -> Arc<Self> {
         let bytes = Mutex::new(vec![0xff; len]);
-        Arc::new(Self { bytes, shown: false.into(), worn: false.into() })
+        let [shown, worn, dirty, failing] = Default::default();
+        Arc::new(Self { bytes, shown, worn, dirty, failing })
     }
 }
 
@@ -35,6 +41,15 @@ impl FlashArray for TestArray {
         }
         let start = usize::try_from(offset).unwrap();
         self.bytes.lock()[start..start + data.len()].copy_from_slice(data);
+        self.dirty.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), Worn> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Err(Worn);
+        }
+        self.dirty.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -54,7 +69,7 @@ struct Driver {
 impl Driver {
     fn new() -> Self {
         let array = TestArray::new(LEN);
-        Self { flash: Flash::new(array.clone()), array }
+        Self { flash: Flash::new(&PAIR_OF_X16, array.clone()), array }
     }
 
     fn write(&self, offset: u64, value: u32) {
@@ -95,7 +110,7 @@ impl Driver {
 
     /// The query table's byte at word address `word`, the same from both chips.
     fn query(&self, word: u64) -> u8 {
-        let pair = self.read(word * BUS);
+        let pair = self.read(word * PAIR_OF_X16.bus());
         assert_eq!(pair >> 16, pair & 0xffff);
         u8::try_from(pair & 0xffff).unwrap()
     }
@@ -106,7 +121,7 @@ const READY: u32 = 0x0080_0080;
 #[test]
 fn a_driver_finds_out_what_it_has() {
     let driver = Driver::new();
-    driver.both(0x55 * BUS, 0x98);
+    driver.both(0x55 * PAIR_OF_X16.bus(), 0x98);
     assert_eq!([0x10, 0x11, 0x12].map(|word| driver.query(word)), *b"QRY");
     assert_eq!([0x13, 0x14].map(|word| driver.query(word)), [1, 0], "Intel's command set");
     let extended = u64::from(driver.query(0x15));
@@ -116,7 +131,7 @@ fn a_driver_finds_out_what_it_has() {
     assert_eq!(driver.query(0x2c), 1, "all blocks are alike");
     assert_eq!(driver.query(0x2d), 3, "four of them");
     let size = u16::from_le_bytes([driver.query(0x2f), driver.query(0x30)]);
-    assert_eq!(u64::from(size) * 256 * 2, BLOCK);
+    assert_eq!(u64::from(size) * 256 * 2, PAIR_OF_X16.block);
     assert_eq!((driver.query(0), driver.query(0x40), driver.query(0xffff)), (0, 0, 0));
     driver.both(0, 0x90);
     assert_eq!((driver.read(0), driver.read(4)), (0, 0xffff_ffff));
@@ -193,8 +208,8 @@ fn locked_blocks_stay_as_they_are() {
     let driver = Driver::new();
     driver.lock(0x1_0000, 0x01);
     driver.both(0, 0x90);
-    assert_eq!(driver.read(0x1_0000 + 2 * BUS), 0x0001_0001);
-    assert_eq!(driver.read(0x2_0000 + 2 * BUS), 0);
+    assert_eq!(driver.read(0x1_0000 + 2 * PAIR_OF_X16.bus()), 0x0001_0001);
+    assert_eq!(driver.read(0x2_0000 + 2 * PAIR_OF_X16.bus()), 0);
     driver.program(0x1_0000, 0);
     assert_eq!(driver.status(), 0x0092_0092);
     driver.erase(0x1_0000);
@@ -262,11 +277,15 @@ fn the_array_is_shown_while_it_is_what_is_read() {
 }
 
 #[test]
-fn lengths_are_powers_of_two_within_limits() {
-    assert_eq!(usable_len(0xffff), None);
-    assert_eq!(usable_len(0x1_0000), Some(0x1_0000));
-    assert_eq!(usable_len(0x3_0001), Some(0x2_0000));
-    assert_eq!(usable_len(u64::MAX), Some(16 << 20));
+fn lengths_are_within_limits_and_powers_of_two_where_they_have_to_be() {
+    assert_eq!(PAIR_OF_X16.usable_len(0xffff), None);
+    assert_eq!(PAIR_OF_X16.usable_len(0x1_0000), Some(0x1_0000));
+    assert_eq!(PAIR_OF_X16.usable_len(0x3_0001), Some(0x2_0000));
+    assert_eq!(PAIR_OF_X16.usable_len(u64::MAX), Some(16 << 20));
+    assert_eq!(X8.usable_len(0xfff), None);
+    assert_eq!(X8.usable_len(0x8_4000), Some(0x8_4000), "a multiple of a block");
+    assert_eq!(X8.usable_len(0x8_4fff), Some(0x8_4000));
+    assert_eq!(X8.usable_len(u64::MAX), Some(16 << 20));
 }
 
 #[test]
@@ -282,7 +301,7 @@ fn registers_are_named_by_what_the_chip_is_doing() {
 #[test]
 fn impossible_states_are_refused() {
     let driver = Driver::new();
-    let mut state = State::default();
+    let mut state = State::new(&PAIR_OF_X16);
     let restore = |state: &State| driver.flash.restore(&Saved::encode(&SavedV1::from(state)));
     restore(&state).unwrap();
     state.chips[0].phase = Phase::Fill(3);
@@ -293,7 +312,124 @@ fn impossible_states_are_refused() {
     state.chips[1].locked[4] = true;
     let refused = restore(&state).unwrap_err().to_string();
     assert!(refused.contains("locked blocks are there"), "there are four blocks: {refused}");
-    assert_eq!(driver.flash.state(), State::default());
+    assert_eq!(driver.flash.state(), State::new(&PAIR_OF_X16));
+}
+
+/// The PC's flash, driven by bytes. What it answers here, QEMU's answers too (`pflash_cfi01`).
+struct ByteDriver {
+    flash: Flash,
+    array: Arc<TestArray>,
+}
+
+impl ByteDriver {
+    fn new(len: usize) -> Self {
+        let array = TestArray::new(len);
+        Self { flash: Flash::new(&X8, array.clone()), array }
+    }
+
+    fn write(&self, offset: u64, value: u8) {
+        self.flash.write(&CX, offset, Size::Byte, value.into());
+    }
+
+    fn read(&self, offset: u64) -> u8 {
+        u8::try_from(self.flash.read(&CX, offset, Size::Byte)).unwrap()
+    }
+
+    /// Writes bytes to one place, one after the other.
+    fn writes(&self, offset: u64, values: &[u8]) {
+        values.iter().for_each(|value| self.write(offset, *value));
+    }
+}
+
+#[test]
+fn the_query_table_of_a_byte_wide_chip_is_qemus() {
+    let driver = ByteDriver::new(0x8_4000);
+    driver.write(0x55, 0x98);
+    let table: Vec<u8> = (0x10..0x42).map(|word| driver.read(word)).collect();
+    #[rustfmt::skip]
+    let qemu = [
+        b'Q', b'R', b'Y', 0x01, 0x00, 0x31, 0x00, 0x00, 0x00, 0x00, 0x00, 0x45, 0x55, 0x00, 0x00,
+        0x07, 0x07, 0x0a, 0x00, 0x04, 0x04, 0x04, 0x00, 0x0e, 0x02, 0x00, 0x08, 0x00,
+        0x01, 0x83, 0x00, 0x10, 0x00,
+        b'P', b'R', b'I', b'1', b'0', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0,
+    ];
+    assert_eq!(table, qemu);
+    driver.write(0, 0x90);
+    assert_eq!([0, 1, 2].map(|word| driver.read(word)), [0, 0, 0]);
+}
+
+#[test]
+fn the_status_of_a_byte_wide_chip_is_busy_from_its_clearing_to_the_next_operation() {
+    let driver = ByteDriver::new(0x1_0000);
+    driver.write(0, 0x70);
+    assert_eq!(driver.read(0), 0x80);
+    driver.write(0, 0x50);
+    assert_eq!(driver.read(0), 0xff, "the array");
+    driver.write(0, 0x70);
+    assert_eq!(driver.read(0), 0, "by which OVMF knows that it is flash");
+    driver.writes(0x10, &[0x40, 0x12]);
+    assert_eq!(driver.read(0), 0x80);
+    driver.writes(0, &[0x50, 0xe8]);
+    assert_eq!(driver.read(0), 0x80, "a buffer is free");
+    driver.writes(0, &[0, 0, 0xd0, 0x50, 0x60, 0xd0, 0x70]);
+    assert_eq!(driver.read(0), 0x80, "a lock bit");
+    driver.writes(0, &[0x50, 0x20, 0x20]);
+    assert_eq!(driver.read(0), 0xb0, "an error");
+    driver.flash.reset();
+    driver.write(0, 0x70);
+    assert_eq!(driver.read(0), 0x80);
+}
+
+#[test]
+fn bytes_are_programmed_alone_in_buffers_and_erased_in_blocks_of_4_kib() {
+    let driver = ByteDriver::new(0x4000);
+    driver.writes(0x1001, &[0x10, 0x5a]);
+    driver.writes(0x1001, &[0x40, 0xf0]);
+    driver.write(0x2000, 0xe8);
+    driver.write(0x2000, 255);
+    (0..256).for_each(|at| driver.write(0x2000 + at, u8::try_from(at).unwrap()));
+    driver.write(0x2000, 0xd0);
+    assert_eq!(driver.read(0), 0x80);
+    driver.write(0, 0xff);
+    assert_eq!([0x1000, 0x1001, 0x1002].map(|at| driver.read(at)), [0xff, 0x50, 0xff]);
+    assert_eq!([0x20fe, 0x20ff, 0x2100].map(|at| driver.read(at)), [0xfe, 0xff, 0xff]);
+    driver.writes(0x1fff, &[0x20, 0xd0, 0xff]);
+    assert_eq!([0x1001, 0x2001].map(|at| driver.read(at)), [0xff, 1]);
+    assert!(driver.array.bytes.lock()[0x1000..0x2000].iter().all(|byte| *byte == 0xff));
+    driver.writes(0, &[0x60, 0x01]);
+    driver.writes(0, &[0x40, 0x00, 0xff]);
+    assert_eq!(driver.read(0), 0, "there are no lock bits");
+}
+
+#[test]
+fn what_was_written_is_flushed_before_the_array_is_shown_again() {
+    let driver = ByteDriver::new(0x2000);
+    let dirty = || driver.array.dirty.load(Ordering::Relaxed);
+    driver.writes(0, &[0x40, 0]);
+    assert!(dirty(), "in the middle of a driver's work");
+    driver.write(0, 0xff);
+    assert!(!dirty());
+    driver.array.failing.store(true, Ordering::Relaxed);
+    driver.writes(1, &[0x40, 0, 0xff, 0x70]);
+    assert_eq!(driver.read(0), 0x90, "it may not last");
+    driver.array.failing.store(false, Ordering::Relaxed);
+    driver.writes(2, &[0x40, 0]);
+    driver.flash.reset();
+    assert!(!dirty(), "a reset is the end of a driver's work, too");
+}
+
+#[test]
+fn a_state_of_another_part_is_refused() {
+    let (bytes, pair) = (ByteDriver::new(LEN), Driver::new());
+    assert!(bytes.flash.restore(&pair.flash.save()).is_err());
+    assert!(pair.flash.restore(&bytes.flash.save()).is_err());
+    bytes.write(0, 0x50);
+    let fresh = Flash::new(&X8, bytes.array.clone());
+    fresh.restore(&bytes.flash.save()).unwrap();
+    assert_eq!(fresh.state(), bytes.flash.state());
+    let mut state = State::new(&X8);
+    state.chips[0].locked[0] = true;
+    assert!(fresh.restore(&Saved::encode(&SavedV1::from(&state))).is_err(), "it has no lock bits");
 }
 
 /// Bytes that drivers write, and others.
@@ -329,7 +465,7 @@ proptest! {
             };
             prop_assert_eq!(access(&one), access(&two));
             if i == at {
-                let fresh = Flash::new(two.array.clone());
+                let fresh = Flash::new(&PAIR_OF_X16, two.array.clone());
                 fresh.restore(&one.flash.save()).unwrap();
                 prop_assert_eq!(fresh.state(), one.flash.state());
                 two.flash.restore(&fresh.save()).unwrap();
