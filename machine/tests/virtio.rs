@@ -53,6 +53,7 @@ impl Board {
             board: kind,
             cpus: 1,
             rng: true,
+            firmware: None,
             edu: 2,
             mem_bytes: 4 * MIB,
             utc_start_ns: 0,

@@ -58,6 +58,7 @@ fn ours(firmware: Option<PathBuf>, flash: Option<PathBuf>) -> Flash {
     let config = Config {
         board: BoardKind::X86Pc,
         cpus: 1,
+        rng: false,
         edu: 0,
         mem_bytes: 16 << 20,
         utc_start_ns: 946_684_800_000_000_000,

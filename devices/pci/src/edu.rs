@@ -80,7 +80,8 @@ impl Edu {
         let pin = builder.pin();
         let messages = (0..usize::from(EDU_VECTORS)).map(|number| builder.message(number));
         let messages: Vec<Interrupt> = messages.collect();
-        let done = messages.get(vector(FACTORIAL_IRQ)).and_then(|message| message.eventfd().ok());
+        let vector = messages.get(vector(FACTORIAL_IRQ)).and_then(Interrupt::vector);
+        let done = vector.and_then(|vector| vector.eventfd().ok());
         builder.build(Arc::new_cyclic(|this: &Weak<Self>| Self {
             pin,
             messages,
