@@ -33,7 +33,7 @@ fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
             fw_cfg: Vec::new(),
             flash,
         });
-        Session::new(&machine.unwrap()).unwrap().run(&theirs, &theirs).unwrap();
+        Session::new(&machine.unwrap()).run(&theirs, &theirs).unwrap();
     });
     Client::new(mine)
 }

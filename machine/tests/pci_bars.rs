@@ -15,7 +15,7 @@ use trapline_pci::{Devfn, regs};
 
 /// A registry with what is the board's own.
 fn registry() -> (Registry, Vec<Mapping>) {
-    let registry = Registry::builder().handles(1).build();
+    let registry = Registry::builder().build();
     let board = Region::mmio(BOARD, BOARD_LEN, "board", "memory", Arc::new(BoardTag));
     let ports = Region::mmio(BOARD_PORTS, BOARD_PORTS_LEN, "board", "ports", Arc::new(BoardTag));
     let mappings = vec![registry.map(board).unwrap(), registry.map(ports).unwrap()];
@@ -30,7 +30,7 @@ proptest! {
     ) {
         let (registry, _board) = registry();
         let bus = bus(Arc::new(registry.downgrade()), &trapped);
-        let mut handle = registry.handle(0).unwrap();
+        let mut handle = registry.handle(0);
         let mut pair = Pair::new(&bus);
         for (number, step) in steps.iter().enumerate() {
             pair.take(step);
@@ -46,7 +46,7 @@ proptest! {
 fn a_bar_that_was_on_top_of_the_boards_is_back_at_the_next_write_once_that_is_gone() {
     let (registry, mut board) = registry();
     let bus = bus(Arc::new(registry.downgrade()), &trapped);
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let mut read = |address| handle.read_value(Space::Mmio, address, Size::Dword);
     let first = Devfn::from_bits(1 << 3);
     bus.config_write(first, regs::BAR0, Size::Dword, 0x4010_0000);

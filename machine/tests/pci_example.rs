@@ -29,7 +29,7 @@ impl MsiController for Log {
 
 #[test]
 fn its_doorbell_counts_and_sends_a_message() {
-    let registry = Registry::builder().handles(1).build();
+    let registry = Registry::builder().build();
     let windows = vec![BridgeWindow::identity(WindowKind::Memory, 0xd000_0000..0xe000_0000)];
     let bus = Bus::new(Arc::new(registry.downgrade()), windows);
     let (devfn, log) = (Devfn::from_bits(8), Log::default());
@@ -40,7 +40,7 @@ fn its_doorbell_counts_and_sends_a_message() {
     config(regs::BAR0, 0xd000_0000);
     config(regs::BAR0 + 4, 0xd000_1000);
     config(regs::COMMAND, 6);
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let mut write = |address, value| handle.write_value(Space::Mmio, address, Size::Dword, value);
     write(0xd000_1000, 0xfee0_0000);
     write(0xd000_1008, 0x41);

@@ -68,7 +68,6 @@ impl Storm {
             .collect();
         assert!(!spots.is_empty(), "something is registered");
         let handle = registry.handle(0);
-        let handle = handle.unwrap_or_else(|error| panic!("a handle is left: {error}"));
         Self { spots, handle, heard: Vec::new() }
     }
 

@@ -26,10 +26,8 @@ pub(crate) struct Core {
     pub(crate) table: Mutex<RegionTable>,
     pub(crate) next_id: AtomicU64,
     pub(crate) counter_sets: CounterSets,
-    /// What `Registry::handle` gives out.
-    pub(crate) handles: Box<[Arc<HandleStats>]>,
-    /// For the registry's own accesses: as many as were ever made at once.
-    pub(crate) spares: Mutex<Vec<Arc<HandleStats>>>,
+    /// What handles count in: as many as there were ever handles at once.
+    pub(crate) handles: Mutex<Vec<Arc<HandleStats>>>,
     /// Accesses by devices that were too deep in each other; see [`crate::AddressSpace`].
     pub(crate) too_deep: AtomicU64,
     /// How many watched accesses have begun.
@@ -146,8 +144,16 @@ impl Core {
         (table.departed.clone(), live)
     }
 
-    pub(crate) fn handle_stats(&self) -> Vec<Arc<HandleStats>> {
-        self.handles.iter().chain(&*self.spares.lock()).cloned().collect()
+    /// What a new handle counts in: what a handle that is gone has left, or something new.
+    pub(crate) fn handle_stats(&self) -> Arc<HandleStats> {
+        let mut handles = self.handles.lock();
+        let free = handles.iter().find(|stats| stats.take()).cloned();
+        free.unwrap_or_else(|| {
+            let stats = HandleStats::new(&self.counter_sets);
+            stats.take();
+            handles.push(Arc::clone(&stats));
+            stats
+        })
     }
 }
 
@@ -200,5 +206,21 @@ impl Drop for Core {
         if let Some(offload) = &self.offload {
             self.table.get_mut().give_back_all(&**offload);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::Registry;
+
+    #[test]
+    fn a_handle_goes_on_with_the_counters_of_one_that_is_gone() {
+        let registry = Registry::builder().build();
+        let kept = registry.handle(0);
+        (1..9).for_each(|vcpu| drop(registry.handle(vcpu)));
+        assert_eq!(registry.core().handles.lock().len(), 2);
+        drop(kept);
+        let both = [registry.handle(1), registry.handle(2)];
+        assert_eq!(registry.core().handles.lock().len(), both.len());
     }
 }

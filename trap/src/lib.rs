@@ -34,7 +34,7 @@ pub use address_space::{AddressSpace, NoRam, Ram, Transfer};
 pub use counters::{Counts, Unclaimed};
 pub use delivery::offload::{CoalescedWrite, Offload, Zone};
 pub use dispatch::Handle;
-pub use registry::{Builder, Edit, Mapping, NoHandle, Registry, WeakRegistry};
+pub use registry::{Builder, Edit, Mapping, Registry, WeakRegistry};
 pub use stats::{RegionStats, Stats};
 pub use trapline_access::{
     Channel, ChannelRef, Delivery, Direction, DoorbellTarget, EditError, EventFd, Forwarded,

@@ -58,7 +58,7 @@ impl Vcpu {
     /// No handle left in the registry, or KVM's refusal.
     pub fn new(vm: &Arc<Vm>, index: u32, registry: &Registry) -> Result<Self, Error> {
         kick::prepare()?;
-        let handle = registry.handle(index)?;
+        let handle = registry.handle(index);
         let fd = vm.fd().create_vcpu(index.into()).map_err(Error::ioctl("create a vCPU"))?;
         vm.map_ring(&fd)?;
         let page = RunPage::new(&fd, vm.fd().run_size())
