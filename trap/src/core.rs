@@ -1,11 +1,11 @@
 //! What the registry, its handles and its guards share.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
-use trapline_access::{EditError, RegionEdit, RegionId, RegionName, Regions};
+use trapline_access::{EditError, EditListener, RegionEdit, RegionId, RegionName, Regions};
 
 use crate::counters::{CounterSets, Counts, HandleCounters, RegionNumber, UnclaimedCounts};
 use crate::delivery::coalesced::{Coalesced, QUEUED_MAX};
@@ -26,6 +26,8 @@ pub(crate) struct Core {
     pub(crate) table: Mutex<RegionTable>,
     pub(crate) next_id: AtomicU64,
     pub(crate) counter_sets: CounterSets,
+    /// Who hears of edits that free addresses. A leaf lock.
+    pub(crate) listeners: Mutex<Vec<Weak<dyn EditListener>>>,
     /// What handles count in: as many as there were ever handles at once.
     pub(crate) handles: Mutex<Vec<Arc<HandleStats>>>,
     /// Accesses by devices that were too deep in each other; see [`crate::AddressSpace`].
@@ -74,7 +76,15 @@ impl Core {
             table.collect_retired(&mut free);
         }
         drop(table);
+        if outcome.is_ok() && ops.iter().any(Op::frees) {
+            self.tell_listeners();
+        }
         outcome
+    }
+
+    fn tell_listeners(&self) {
+        let listeners: Vec<_> = self.listeners.lock().iter().filter_map(Weak::upgrade).collect();
+        listeners.iter().for_each(|listener| listener.freed());
     }
 
     /// Starts a watch.
@@ -196,6 +206,12 @@ impl Regions for Core {
         }
         self.commit(ops)?;
         Ok(mapped)
+    }
+
+    fn listen(&self, listener: Weak<dyn EditListener>) {
+        let mut listeners = self.listeners.lock();
+        listeners.retain(|other| other.strong_count() > 0);
+        listeners.push(listener);
     }
 }
 

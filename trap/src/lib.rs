@@ -37,9 +37,9 @@ pub use dispatch::Handle;
 pub use registry::{Builder, Edit, Mapping, Registry, WeakRegistry};
 pub use stats::{RegionStats, Stats};
 pub use trapline_access::{
-    Channel, ChannelRef, Delivery, Direction, DoorbellTarget, EditError, EventFd, Forwarded,
-    Handler, HandlerMut, IoCx, Limits, Locked, Memory, NoHandler, NoRegions, Region, RegionEdit,
-    RegionId, RegionName, Regions, Requester, Ring, Rules, Size, Space, Window,
+    Channel, ChannelRef, Delivery, Direction, DoorbellTarget, EditError, EditListener, EventFd,
+    Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory, NoHandler, NoRegions, Region,
+    RegionEdit, RegionId, RegionName, Regions, Requester, Ring, Rules, Size, Space, Window,
 };
 pub use watch::{AccessSummary, Observer, Outcome, TraceRecord, Watch, WatchedRegion, Watching};
 

@@ -5,7 +5,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
-    Direction, EditError, Region, RegionEdit, RegionId, Regions, Requester, Space, Window,
+    Direction, EditError, EditListener, Region, RegionEdit, RegionId, Regions, Requester, Space,
+    Window,
 };
 
 use crate::core::Core;
@@ -48,6 +49,7 @@ impl Builder {
             table: Mutex::default(),
             next_id: AtomicU64::new(1),
             counter_sets: CounterSets::default(),
+            listeners: Mutex::default(),
             handles: Mutex::default(),
             too_deep: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
@@ -239,6 +241,10 @@ impl Regions for Registry {
     fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
         Regions::edit(&*self.core, edits)
     }
+
+    fn listen(&self, listener: Weak<dyn EditListener>) {
+        self.core.listen(listener);
+    }
 }
 
 /// A registry that may be gone: what a device in a region holds to edit with, since a [`Registry`]
@@ -250,5 +256,11 @@ impl Regions for WeakRegistry {
     fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
         let core = self.0.upgrade().ok_or(EditError::NoRegistry)?;
         Regions::edit(&*core, edits)
+    }
+
+    fn listen(&self, listener: Weak<dyn EditListener>) {
+        if let Some(core) = self.0.upgrade() {
+            core.listen(listener);
+        }
     }
 }

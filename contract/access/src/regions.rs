@@ -1,7 +1,7 @@
 //! Edits of a registry: regions mapped, moved and changed, also by handlers while they run.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::{Region, Space, Window};
 
@@ -181,6 +181,19 @@ pub trait Regions: Send + Sync {
         let edits = moves.iter().map(|&(id, base)| RegionEdit::Place(id, base)).collect();
         self.edit(edits).map(drop)
     }
+
+    /// Has `listener` hear of every edit from now on in which addresses may have become free. Does
+    /// nothing where that is never anybody's but the listener's own.
+    fn listen(&self, _listener: Weak<dyn EditListener>) {}
+}
+
+/// Somebody who waits for room in an address space: a bus whose BAR lies on what is another's.
+pub trait EditListener: Send + Sync {
+    /// A region was moved or unmapped. Called on the thread that did it, after the edit and with no
+    /// lock of the registry held; it may be an edit of the listener's own. That thread may hold any
+    /// device's lock, so the listener must wait for no lock that is held while somebody edits: what
+    /// it cannot have at once it leaves to whoever has it.
+    fn freed(&self);
 }
 
 /// No registry, for handlers that run outside one.

@@ -41,8 +41,8 @@ pub use msi::{Msi, MsiController, MsiSink};
 pub use power::{Power, PowerEvent};
 pub use save::{Form, SaveState, Saved, SavedBytes, StateError, WrongLength, restore_all};
 pub use trapline_access::{
-    Channel, ChannelRef, Delivery, Direction, DoorbellTarget, EditError, EventFd, Forwarded,
-    Handler, HandlerMut, IoCx, Limits, Locked, Memory, NoHandler, NoRegions, Region, RegionEdit,
-    RegionId, RegionName, Regions, Requester, Ring, Rules, Size, Space, Window,
+    Channel, ChannelRef, Delivery, Direction, DoorbellTarget, EditError, EditListener, EventFd,
+    Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory, NoHandler, NoRegions, Region,
+    RegionEdit, RegionId, RegionName, Regions, Requester, Ring, Rules, Size, Space, Window,
 };
 pub use vector::{MessageVector, SinkVector};

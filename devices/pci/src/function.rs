@@ -367,6 +367,11 @@ impl Function {
         self.decoded(&self.config.lock())
     }
 
+    /// The same, unless somebody has the registers locked.
+    pub(crate) fn try_windows(&self) -> Option<[Option<BarWindow>; DECODERS]> {
+        Some(self.decoded(&*self.config.try_lock()?))
+    }
+
     fn decoded(&self, config: &ConfigSpace) -> [Option<BarWindow>; DECODERS] {
         if self.resets.awake(config) { config.windows() } else { [None; DECODERS] }
     }

@@ -39,6 +39,11 @@ impl Op {
         }
     }
 
+    /// Whether addresses may be free after this that were not before.
+    pub(crate) fn frees(&self) -> bool {
+        matches!(self, Self::Place(..) | Self::Unmap(_))
+    }
+
     /// The region it is about, unless it may be about many.
     fn id(&self) -> Option<RegionId> {
         Some(match self {
