@@ -13,7 +13,9 @@ use pci_support::{
 use proptest::prelude::*;
 use trapline::{Mapping, Region, Registry, Size, Space};
 use trapline_device::{Device, SaveState, Saved, StateError};
-use trapline_pci::{Bus, ConfigSpace, Devfn, FunctionBuilder, Identity, PciDevice, Slot, regs};
+use trapline_pci::{
+    Bar, Bus, ConfigSpace, Devfn, Function, FunctionBuilder, Identity, PciDevice, Slot, regs,
+};
 
 /// A registry with ports that are the board's own.
 fn registry() -> (Registry, Mapping) {
@@ -106,7 +108,7 @@ fn room_that_is_made_while_others_use_the_registers_is_found_by_the_last_of_them
     }
 }
 
-/// A function that unmaps what is the board's, while its own registers are locked.
+/// A device that unmaps what is the board's, while its own registers are locked.
 struct Unmaps(Mutex<Option<Mapping>>);
 
 impl PciDevice for Unmaps {
@@ -130,17 +132,39 @@ impl SaveState for Unmaps {
     }
 }
 
+/// Plugs [`Unmaps`] in, as finished by `build`.
+fn plug(bus: &Bus, build: impl FnOnce(FunctionBuilder<'_>) -> Function) -> Devfn {
+    let devfn = Devfn::from_bits(9 << 3);
+    let slot = Slot { name: "unmaps", devfn, pin: None, messages: None };
+    bus.insert(devfn, build(FunctionBuilder::new(slot, &Identity::default()))).unwrap();
+    devfn
+}
+
 #[test]
 fn a_device_may_make_room_while_it_has_its_own_registers_locked() {
     let (registry, _ports) = registry();
-    let board = Board::new(&registry).mapping;
+    let board = Mutex::new(Board::new(&registry).mapping);
     let bus = bus(Arc::new(registry.downgrade()), &trapped);
     on_top_of_the_board(&bus);
-    let devfn = Devfn::from_bits(9 << 3);
-    let slot = Slot { name: "unmaps", devfn, pin: None, messages: None };
-    let builder = FunctionBuilder::new(slot, &Identity::default());
-    bus.insert(devfn, builder.build(Arc::new(Unmaps(Mutex::new(board))))).unwrap();
+    let devfn = plug(&bus, |builder| builder.build(Arc::new(Unmaps(board))));
     bus.config_write(devfn, regs::INTERRUPT_LINE, Size::Byte, 1);
+    let found = registry.handle(0).read_value(Space::Mmio, 0x4010_0000, Size::Dword);
+    assert_eq!(found, tag(0, 0, 0));
+}
+
+#[test]
+fn room_may_be_made_while_the_bus_moves_another_bar() {
+    let (registry, _ports) = registry();
+    let board = Mutex::new(Board::new(&registry).mapping);
+    let bus = bus(Arc::new(registry.downgrade()), &trapped);
+    on_top_of_the_board(&bus);
+    let bar = Bar::Mem32 { len: 0x1000, prefetchable: false };
+    let devfn = plug(&bus, |builder| {
+        let builder = builder.bar_shown(0, bar, move |_| drop(board.lock().take()));
+        builder.build(Arc::new(Unmaps(Mutex::default())))
+    });
+    bus.config_write(devfn, regs::BAR0, Size::Dword, 0x4030_0000);
+    bus.config_write(devfn, regs::COMMAND, Size::Word, 2);
     let found = registry.handle(0).read_value(Space::Mmio, 0x4010_0000, Size::Dword);
     assert_eq!(found, tag(0, 0, 0));
 }
