@@ -15,6 +15,7 @@
 
 mod chardev;
 mod clock;
+mod device_state;
 mod doorbell;
 mod event_loop;
 mod fdt;

@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Device, Direction, Interrupt, IoCx, Limits, Rules, SaveState, Saved, Size, StateError,
-    saved_form,
+    Direction, Interrupt, IoCx, Limits, Rules, Size, StateError, device_state, saved_form,
 };
 
 use crate::config::{Bar, Identity, Pin};
@@ -139,14 +138,6 @@ impl PciDevice for Edu {
     }
 }
 
-impl Device for Edu {
-    fn reset(&self) {
-        let state = &mut *self.state.lock();
-        *state = State::default();
-        self.sync(state);
-    }
-}
-
 impl State {
     fn check(&self) -> Result<(), StateError> {
         let status = self.status & !EDU_STATUS_IRQ == 0;
@@ -164,16 +155,4 @@ saved_form! {
     }
 }
 
-impl SaveState for Edu {
-    fn save(&self) -> Saved {
-        Saved::encode(&SavedV2::from(&*self.state.lock()))
-    }
-
-    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        let restored = State::try_from(saved.decode::<SavedV2>()?)?;
-        let state = &mut *self.state.lock();
-        *state = restored;
-        self.sync(state);
-        Ok(())
-    }
-}
+device_state!(Edu, SavedV2, state, then sync);
