@@ -12,7 +12,7 @@ use pci_support::{
 };
 use proptest::prelude::*;
 use trapline::{Mapping, Region, Registry, Size, Space};
-use trapline_device::{Device, SaveState, Saved, StateError};
+use trapline_device::{Device, Regions, SaveState, Saved, StateError};
 use trapline_pci::{
     Bar, Bus, ConfigSpace, Devfn, Function, FunctionBuilder, Identity, PciDevice, Slot, regs,
 };
@@ -71,7 +71,7 @@ fn a_bar_that_was_on_top_of_the_boards_is_mapped_by_the_edit_that_makes_room() {
     assert!(board.set(true));
     on_top_of_the_board(&bus);
     let id = board.mapping.as_ref().unwrap().id();
-    registry.edit(|edit| Ok(edit.place(id, Some(0x4020_0000)))).unwrap();
+    registry.place(&[(id, Some(0x4020_0000))]).unwrap();
     assert_eq!(read(0x4010_0000), tag(0, 0, 0));
     assert_eq!(read(0x4020_0000), BOARD_TAG);
 }

@@ -1,4 +1,5 @@
-//! What the registry, its handles and its guards share.
+//! The state of one registry, which its handles and guards share: the published snapshot, the table
+//! of regions behind the edit lock, the queue of coalesced writes, and the counters.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use crate::lookup::publish::Published;
 use crate::lookup::snapshot::Snapshot;
 use crate::watch::Watcher;
 
-/// What registry, handles and guards share.
+/// One registry's state. The registry, its handles, its watches and its guards refer to it.
 pub(crate) struct Core {
     pub(crate) published: Published<Snapshot>,
     pub(crate) offload: Option<Arc<dyn Offload>>,

@@ -1,4 +1,4 @@
-//! The registry as its manager sees it: edits, guards, statistics.
+//! The registry: how it is built and edited, and the guards of what is mapped.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};

@@ -58,7 +58,7 @@ impl Op {
     }
 }
 
-/// Why an edit leads nowhere.
+/// A refused edit: the error, and what it has changed all the same.
 pub(crate) struct Refused {
     pub(crate) error: EditError,
     /// The present snapshot mended, when the source would not take back what it had.
@@ -78,7 +78,7 @@ pub(crate) struct DeferredDrop {
     changes: Vec<Change>,
 }
 
-/// Where the source comes in.
+/// The source of a registry, as a commit asks it.
 pub(crate) struct Source<'a> {
     pub(crate) offload: Option<&'a dyn Offload>,
     /// Empties the source's queue while the present regions are still known.
@@ -124,8 +124,8 @@ impl RegionTable {
         outcome
     }
 
-    /// Works out what every region that is touched was and becomes. New ones are in the table,
-    /// placed nowhere, from here on.
+    /// Computes the state of each region the edit touches, before and after. New regions are in the
+    /// table, placed nowhere, from here on.
     fn plan(&mut self, ops: &[Op], changes: &mut Vec<Change>) -> Result<(), EditError> {
         for op in ops {
             let Some(id) = op.id() else { continue };
@@ -156,7 +156,7 @@ impl RegionTable {
         Ok(())
     }
 
-    /// Starts and ends watches, and works out whom they make hear of which region.
+    /// Starts and ends watches, and computes the observers of each region and of unclaimed accesses.
     fn plan_watches(&mut self, ops: &[Op], changes: &mut Vec<Change>) {
         let mut watchers = self.watchers.clone();
         for op in ops {

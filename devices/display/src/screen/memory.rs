@@ -1,4 +1,5 @@
-//! Who shows the frame buffer to the guest, and knows where it was written.
+//! The trait of a frame buffer's memory: it is put where the guest wants it, and says which of its
+//! pages were written (KVM: a memory slot with a dirty log).
 
 use std::ops::Range;
 
