@@ -199,6 +199,21 @@ fn a_handler_that_does_not_return_delays_nobody_elses_removal_nor_any_access_or_
     assert_eq!(vcpu.join().unwrap(), 0);
 }
 
+/// Removes the region whose handler waits at the gate, and opens the gate: the removal waits.
+fn remove_while_it_runs(registry: &Registry, map: Mapping, go: &Sender<()>) {
+    let (removed_tx, removed) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            registry.remove_sync(map);
+            removed_tx.send(()).unwrap();
+        });
+        // It can only be seen not to have returned; it never does before the gate opens.
+        assert!(removed.recv_timeout(Duration::from_millis(50)).is_err());
+        go.send(()).unwrap();
+        removed.recv().unwrap();
+    });
+}
+
 #[test]
 fn remove_sync_waits_for_the_handler_of_its_region() {
     let registry = Registry::builder().build();
@@ -207,20 +222,8 @@ fn remove_sync_waits_for_the_handler_of_its_region() {
     let mut stuck = registry.handle(0);
     let vcpu = std::thread::spawn(move || stuck.read_value(Space::Mmio, 0x1000, Size::Byte));
     begun.recv().unwrap();
-    let (removed_tx, removed) = channel();
-    let manager = std::thread::spawn({
-        let registry = registry.clone();
-        move || {
-            registry.remove_sync(slow_map);
-            removed_tx.send(()).unwrap();
-        }
-    });
-    // It can only be seen not to have returned; it never does before the gate opens.
-    assert!(removed.recv_timeout(Duration::from_millis(50)).is_err());
-    go.send(()).unwrap();
-    removed.recv().unwrap();
+    remove_while_it_runs(&registry, slow_map, &go);
     vcpu.join().unwrap();
-    manager.join().unwrap();
 }
 
 #[test]
@@ -239,19 +242,8 @@ fn a_region_unmapped_by_an_edit_can_still_be_waited_for() {
         .unwrap();
     // A region that comes now must not be taken for the one that went.
     let _new = registry.map(Region::mmio(0x1000, 8, "new", "r", Recorder::new())).unwrap();
-    let (removed_tx, removed) = channel();
-    let manager = std::thread::spawn({
-        let registry = registry.clone();
-        move || {
-            registry.remove_sync(map);
-            removed_tx.send(()).unwrap();
-        }
-    });
-    assert!(removed.recv_timeout(Duration::from_millis(50)).is_err());
-    go.send(()).unwrap();
-    removed.recv().unwrap();
+    remove_while_it_runs(&registry, map, &go);
     vcpu.join().unwrap();
-    manager.join().unwrap();
 }
 
 /// A handler that panics when it is written to.
