@@ -1,4 +1,4 @@
-//! A file on its way into guest memory, without a copy in ours.
+//! Files to be loaded (kernels, RAM disks, firmware), which are read right into guest memory.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};

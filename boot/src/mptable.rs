@@ -1,4 +1,5 @@
-//! The table by which a PC without ACPI describes its processors and interrupts.
+//! The MP table (Intel MultiProcessor Specification 1.4): the processors and interrupts of a PC, for
+//! software that does not use ACPI.
 //!
 //! Spec: Intel MultiProcessor Specification, version 1.4, chapter 4.
 

@@ -1,4 +1,4 @@
-//! What a machine is to be.
+//! The configuration of a machine, as its user describes it.
 
 use std::fmt;
 use std::path::PathBuf;

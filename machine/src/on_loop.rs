@@ -1,4 +1,5 @@
-//! Devices as back ends with threads of their own see them: a terminal's reader, a VNC viewer.
+//! Adapters by which back ends with threads of their own (a terminal's reader, a VNC viewer) call
+//! devices on the event loop.
 //!
 //! What such a thread reports is queued, and told to the device on the machine's event loop, which
 //! delivers the guest's coalesced writes first and stands still while the machine is paused. The

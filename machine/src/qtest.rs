@@ -23,9 +23,6 @@ use crate::board::{self, Board, EntropyFrom, FirmwareOptions, Options, Wiring};
 use crate::x86_pc::FlashImages;
 use crate::{Error, Snapshot, SnapshotError, arm64_virt, x86_pc};
 
-/// One handle for the client, one for whoever else wants to make accesses.
-const HANDLES: usize = 2;
-
 /// How often back ends are called after one command at most: a queue that is handled piece by piece
 /// is done with long before, and a descriptor that stays ready does not stop the client.
 const TURNS_MAX: u32 = 1024;
@@ -117,7 +114,7 @@ impl Machine {
     /// # Errors
     /// What cannot be had, in a sentence.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let registry = Registry::builder().handles(HANDLES).build();
+        let registry = Registry::builder().build();
         let clock = VirtualClock::new(config.utc_start_ns);
         let event_loop = PolledLoop::new(NoQueuedWrites).map_err(Error::EventLoop)?;
         let (wires, asked) = (Wires::default(), Arc::<Asked>::default());

@@ -1,4 +1,4 @@
-//! What the guest did: the answer `--stat` prints.
+//! The statistics of a machine that `--stat` prints: vCPU exits, and the registry's counters.
 
 use std::fmt;
 

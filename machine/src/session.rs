@@ -44,8 +44,7 @@ impl Session {
         let options = Host::vm_options(&config)?;
         let ram = board::map_ram(&Host::ram_ranges(&config)?, &config.memory)?;
         let vm = Vm::new(&kvm, &ram, options)?;
-        let handles = usize::try_from(config.cpus).unwrap_or(usize::MAX);
-        let registry = Registry::builder().handles(handles).offload(vm.offload()).build();
+        let registry = Registry::builder().offload(vm.offload()).build();
         let writes = CoalescedWrites(registry.clone());
         let event_loop = EpollLoop::start("events", writes).map_err(Error::EventLoop)?;
         let clock = Arc::new(HostClock::new(&*event_loop).map_err(Error::EventLoop)?);

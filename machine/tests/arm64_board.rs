@@ -35,7 +35,7 @@ fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
             flash,
             firmware: None,
         });
-        Session::new(&machine.unwrap()).unwrap().run(&theirs, &theirs).unwrap();
+        Session::new(&machine.unwrap()).run(&theirs, &theirs).unwrap();
     });
     Client::new(mine)
 }

@@ -55,7 +55,7 @@ impl Driver {
                 testdev: false,
                 fw_cfg: Vec::new(),
             });
-            Session::new(&machine.unwrap()).unwrap().run(&theirs, &theirs).unwrap();
+            Session::new(&machine.unwrap()).run(&theirs, &theirs).unwrap();
         });
         Self { client: Client::new(mine), next: 0 }
     }

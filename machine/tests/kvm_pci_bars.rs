@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use pci_support::{
-    BOARD, BOARD_LEN, BOARD_PORTS, BOARD_PORTS_LEN, BoardTag, Pair, bus, in_memory, step,
-};
+use pci_support::{BOARD_PORTS, BOARD_PORTS_LEN, Board, BoardTag, Pair, bus, in_memory, step};
 use proptest::prelude::*;
 use trapline::{Mapping, Region, Registry};
 use trapline_guestmem::GuestMem;
@@ -71,12 +69,10 @@ impl Guest {
         let ram_registry = Registry::builder().offload(vm.offload()).build();
         let registry = if offload { ram_registry.clone() } else { Registry::builder().build() };
         let piece = Arc::new(ram.pieces().remove(0));
-        let board = Region::mmio(BOARD, BOARD_LEN, "board", "memory", Arc::new(BoardTag));
         let ports =
             Region::mmio(BOARD_PORTS, BOARD_PORTS_LEN, "board", "ports", Arc::new(BoardTag));
         let mapped = vec![
             ram_registry.map(Region::ram(0, "memory", "ram", piece)).unwrap(),
-            registry.map(board).unwrap(),
             registry.map(ports).unwrap(),
         ];
         ram.write(CODE, &PROGRAM).unwrap();
@@ -127,7 +123,8 @@ proptest! {
         let mut guest = Guest::new(offload);
         let before = guest.vm.memory_slots();
         let bus = bus(Arc::new(guest.registry.downgrade()), &in_memory);
-        let mut pair = Pair::new(&bus);
+        let registry = guest.registry.clone();
+        let mut pair = Pair::new(&bus, Board::new(&registry));
         for (number, step) in steps.iter().enumerate() {
             pair.take(step);
             let (addresses, expected): (Vec<u64>, Vec<u64>) = pair.probes().into_iter().unzip();

@@ -64,7 +64,7 @@ impl Board {
             fw_cfg: Vec::new(),
         })
         .unwrap();
-        let handle = Mutex::new(machine.registry().handle(0).unwrap());
+        let handle = Mutex::new(machine.registry().handle(0));
         let (ram, memory) = match kind {
             BoardKind::X86Pc => (0, 0xe000_0000),
             BoardKind::Arm64Virt => (0x8000_0000, 0x6000_0000),

@@ -1,7 +1,7 @@
 //! The PC's flash over qtest: where it is, what every command of it answers, and that what the guest
 //! was told is done is in the file. The answers are QEMU's (`hw/block/pflash_cfi01.c`, which has one
 //! x8 chip below 4 GiB); the test at the end asks it.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that can not go on fails")]
 
 #[path = "qemu_differential/client.rs"]
 mod client;
@@ -71,7 +71,7 @@ fn ours(firmware: Option<PathBuf>, flash: Option<PathBuf>) -> Flash {
     };
     // Built here, so that the files are open when this returns.
     let machine = Machine::new(&config).unwrap();
-    thread::spawn(move || Session::new(&machine).unwrap().run(&theirs, &theirs).unwrap());
+    thread::spawn(move || Session::new(&machine).run(&theirs, &theirs).unwrap());
     Flash(Client::new(mine))
 }
 

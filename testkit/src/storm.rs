@@ -1,4 +1,4 @@
-//! A client made of bytes: throws whatever they say at every region a registry has.
+//! Random accesses for fuzzing: bytes are taken for accesses to the regions of a registry.
 //!
 //! The same bytes do the same things, so a finding of a fuzzer, of a property test or of a long
 //! run is a file that can be played again.
@@ -68,7 +68,6 @@ impl Storm {
             .collect();
         assert!(!spots.is_empty(), "something is registered");
         let handle = registry.handle(0);
-        let handle = handle.unwrap_or_else(|error| panic!("a handle is left: {error}"));
         Self { spots, handle, heard: Vec::new() }
     }
 

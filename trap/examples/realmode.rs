@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let registry = Registry::builder().build();
     let _uart =
         registry.map(Region::pio(0x3f8, 8, "serial0", "uart", std::sync::Arc::new(Console)))?;
-    let mut handle = registry.handle(0)?;
+    let mut handle = registry.handle(0);
     loop {
         match vcpu.run()? {
             VcpuExit::IoIn(port, data) => handle.read(Space::Pio, port.into(), data),

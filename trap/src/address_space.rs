@@ -184,7 +184,7 @@ impl AddressSpace {
     }
 
     fn handle(&self) -> Handle {
-        let mut handle = self.registry.spare_handle(Requester::Dma);
+        let mut handle = self.registry.handle_for(Requester::Dma);
         handle.drain_unless_busy();
         handle
     }

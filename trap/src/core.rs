@@ -1,4 +1,5 @@
-//! What the registry, its handles and its guards share.
+//! The state of one registry, which its handles and guards share: the published snapshot, the table
+//! of regions behind the edit lock, the queue of coalesced writes, and the counters.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -7,7 +8,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
-    DirtyLog, EditError, Memory, MemoryListener, RegionEdit, RegionId, RegionName, Regions,
+    DirtyLog, EditError, EditListener, Memory, MemoryListener, RegionEdit, RegionId, RegionName,
+    Regions,
 };
 
 use crate::counters::{CounterSets, Counts, HandleCounters, RegionNumber, UnclaimedCounts};
@@ -21,7 +23,7 @@ use crate::lookup::snapshot::Snapshot;
 use crate::memory::{DirtyLogs, Listening};
 use crate::watch::Watcher;
 
-/// What registry, handles and guards share.
+/// One registry's state. The registry, its handles, its watches and its guards refer to it.
 pub(crate) struct Core {
     /// Itself, for guards that it gives out.
     pub(crate) this: Weak<Self>,
@@ -32,10 +34,10 @@ pub(crate) struct Core {
     pub(crate) table: Mutex<RegionTable>,
     pub(crate) next_id: AtomicU64,
     pub(crate) counter_sets: CounterSets,
-    /// What `Registry::handle` gives out.
-    pub(crate) handles: Box<[Arc<HandleStats>]>,
-    /// For the registry's own accesses: as many as were ever made at once.
-    pub(crate) spares: Mutex<Vec<Arc<HandleStats>>>,
+    /// Who hears of edits that free addresses. A leaf lock.
+    pub(crate) listeners: Mutex<Vec<Weak<dyn EditListener>>>,
+    /// What handles count in: as many as there were ever handles at once.
+    pub(crate) handles: Mutex<Vec<Arc<HandleStats>>>,
     /// Accesses by devices that were too deep in each other; see [`crate::AddressSpace`].
     pub(crate) too_deep: AtomicU64,
     pub(crate) dirty_logs: DirtyLogs,
@@ -83,6 +85,9 @@ impl Core {
             table.collect_retired(&mut free);
         }
         drop(table);
+        if outcome.is_ok() && ops.iter().any(Op::frees) {
+            self.tell_listeners();
+        }
         outcome
     }
 
@@ -91,6 +96,11 @@ impl Core {
         let mut table = self.table.lock();
         let sections = table.memory();
         table.listeners.remove(listener, sections);
+    }
+
+    fn tell_listeners(&self) {
+        let listeners: Vec<_> = self.listeners.lock().iter().filter_map(Weak::upgrade).collect();
+        listeners.iter().for_each(|listener| listener.freed());
     }
 
     /// Starts a watch.
@@ -160,8 +170,16 @@ impl Core {
         (table.departed.clone(), live)
     }
 
-    pub(crate) fn handle_stats(&self) -> Vec<Arc<HandleStats>> {
-        self.handles.iter().chain(&*self.spares.lock()).cloned().collect()
+    /// What a new handle counts in: what a handle that is gone has left, or something new.
+    pub(crate) fn handle_stats(&self) -> Arc<HandleStats> {
+        let mut handles = self.handles.lock();
+        let free = handles.iter().find(|stats| stats.take()).cloned();
+        free.unwrap_or_else(|| {
+            let stats = HandleStats::new(&self.counter_sets);
+            stats.take();
+            handles.push(Arc::clone(&stats));
+            stats
+        })
     }
 }
 
@@ -219,6 +237,12 @@ impl Regions for Core {
         table.listeners.add(&listener, sections)?;
         Ok(Box::new(Listening { listener, core: Weak::clone(&self.this) }))
     }
+
+    fn listen_freed(&self, listener: Weak<dyn EditListener>) {
+        let mut listeners = self.listeners.lock();
+        listeners.retain(|other| other.strong_count() > 0);
+        listeners.push(listener);
+    }
 }
 
 impl Drop for Core {
@@ -228,5 +252,21 @@ impl Drop for Core {
         if let Some(offload) = &self.offload {
             self.table.get_mut().give_back_all(&**offload);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::Registry;
+
+    #[test]
+    fn a_handle_goes_on_with_the_counters_of_one_that_is_gone() {
+        let registry = Registry::builder().build();
+        let kept = registry.handle(0);
+        (1..9).for_each(|vcpu| drop(registry.handle(vcpu)));
+        assert_eq!(registry.core().handles.lock().len(), 2);
+        drop(kept);
+        let both = [registry.handle(1), registry.handle(2)];
+        assert_eq!(registry.core().handles.lock().len(), both.len());
     }
 }

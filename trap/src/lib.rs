@@ -35,13 +35,13 @@ pub use address_space::{AddressSpace, NoRam, Ram, Transfer};
 pub use counters::{Counts, Unclaimed};
 pub use delivery::offload::{CoalescedWrite, Offload, Zone};
 pub use dispatch::Handle;
-pub use registry::{Builder, Edit, Mapping, NoHandle, Registry, WeakRegistry};
+pub use registry::{Builder, Edit, Mapping, Registry, WeakRegistry};
 pub use stats::{RegionStats, Stats};
 pub use trapline_access::{
     Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog, DoorbellTarget, EditError,
-    EventFd, Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory, MemoryListener,
-    MemorySection, NoHandler, NoRegions, Region, RegionEdit, RegionId, RegionName, Regions,
-    Requester, Ring, Rules, Size, Space, Window,
+    EditListener, EventFd, Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory,
+    MemoryListener, MemorySection, NoHandler, NoRegions, Region, RegionEdit, RegionId, RegionName,
+    Regions, Requester, Ring, Rules, Size, Space, Window,
 };
 pub use watch::{AccessSummary, Observer, Outcome, TraceRecord, Watch, WatchedRegion, Watching};
 

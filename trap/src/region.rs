@@ -9,7 +9,7 @@ use trapline_access::{
 use crate::counters::RegionNumber;
 use crate::watch::Watchers;
 
-/// What stays with a region wherever it is moved.
+/// The part of a region that no edit changes.
 pub(crate) struct Shared {
     pub(crate) id: u64,
     pub(crate) space: Space,
@@ -21,7 +21,8 @@ pub(crate) struct Shared {
     pub(crate) number: Arc<RegionNumber>,
 }
 
-/// What differs from one placement of a region to the next, but no ordinary access asks for.
+/// The part of a region that edits change and that ordinary accesses do not look at: its windows and
+/// its observers.
 #[derive(Clone, Default)]
 pub(crate) struct Placement {
     /// Doorbells the source did not take over, which the registry rings.
@@ -87,7 +88,8 @@ impl Entry {
         self.whole & size as u8 != 0 && self.last - addr >= below && !misaligned
     }
 
-    /// Whether nobody but the handler wants to know of accesses in this direction.
+    /// Whether accesses in this direction only go to the handler: none of them is watched, rings a
+    /// doorbell of ours, or is answered by a channel or memory.
     pub(crate) fn is_plain(&self, direction: Direction) -> bool {
         self.placement.watchers.is_none() && self.is_handlers(direction)
     }

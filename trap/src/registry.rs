@@ -1,4 +1,4 @@
-//! The registry as its manager sees it: edits, guards, statistics.
+//! The registry: how it is built and edited, and the guards of what is mapped.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,11 +6,11 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
-    Direction, DirtyLog, EditError, Memory, MemoryListener, Region, RegionEdit, RegionId, Regions,
-    Requester, Space, Window,
+    Direction, DirtyLog, EditError, EditListener, Memory, MemoryListener, Region, RegionEdit,
+    RegionId, Regions, Requester, Space, Window,
 };
 
-use crate::core::{Core, HandleStats};
+use crate::core::Core;
 use crate::counters::{CounterSets, RegionNumber};
 use crate::delivery::coalesced::Coalesced;
 use crate::delivery::offload::Offload;
@@ -31,27 +31,10 @@ pub struct Registry {
 /// Sets a registry up.
 #[derive(Default)]
 pub struct Builder {
-    handles: Option<usize>,
     offload: Option<Arc<dyn Offload>>,
 }
 
-/// There is no free handle left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("all {limit} handles of the registry are in use")]
-pub struct NoHandle {
-    /// How many there are; see [`Builder::handles`].
-    pub limit: usize,
-}
-
 impl Builder {
-    /// How many handles can exist at once: one per vCPU and one for each other thread that makes
-    /// accesses. Every region has a set of counters for each. 1 unless told otherwise.
-    #[must_use]
-    pub fn handles(mut self, handles: usize) -> Self {
-        self.handles = Some(handles.max(1));
-        self
-    }
-
     /// The source's side of delivery. Without one the registry does everything itself.
     #[must_use]
     pub fn offload(mut self, offload: Arc<dyn Offload>) -> Self {
@@ -61,9 +44,6 @@ impl Builder {
 
     /// An empty registry.
     pub fn build(self) -> Registry {
-        let counter_sets = CounterSets::default();
-        let handles =
-            (0..self.handles.unwrap_or(1)).map(|_| HandleStats::new(&counter_sets)).collect();
         let core = Arc::new_cyclic(|this| Core {
             this: Weak::clone(this),
             published: Published::new(Snapshot::default()),
@@ -71,9 +51,9 @@ impl Builder {
             coalesced: Coalesced::default(),
             table: Mutex::default(),
             next_id: AtomicU64::new(1),
-            counter_sets,
-            handles,
-            spares: Mutex::default(),
+            counter_sets: CounterSets::default(),
+            listeners: Mutex::default(),
+            handles: Mutex::default(),
             too_deep: AtomicU64::new(0),
             dirty_logs: DirtyLogs::default(),
             sequence: AtomicU64::new(0),
@@ -133,23 +113,17 @@ impl Registry {
         self.core.collect_retired();
     }
 
-    /// A handle to make accesses with, on behalf of vCPU `vcpu`.
-    ///
-    /// # Errors
-    /// [`NoHandle`] when as many as [`Builder::handles`] exist already.
-    pub fn handle(&self, vcpu: u32) -> Result<Handle, NoHandle> {
+    /// A handle to make accesses with, on behalf of vCPU `vcpu`: one for each thread, at any time.
+    /// It has counters of its own for every region, which the next handle goes on with once it is
+    /// dropped. While it exists and makes no access, regions removed meanwhile may not be freed.
+    pub fn handle(&self, vcpu: u32) -> Handle {
         self.handle_for(Requester::Vcpu(vcpu))
     }
 
-    /// A handle to make accesses with, on behalf of `requester`.
-    ///
-    /// # Errors
-    /// [`NoHandle`] when as many as [`Builder::handles`] exist already.
-    pub fn handle_for(&self, requester: Requester) -> Result<Handle, NoHandle> {
-        let handles = &self.core.handles;
-        let free = handles.iter().find(|stats| stats.take());
-        let stats = Arc::clone(free.ok_or(NoHandle { limit: handles.len() })?);
-        Ok(Handle::new(Arc::clone(&self.core), requester, stats))
+    /// A handle to make accesses with, on behalf of `requester`; see [`Registry::handle`].
+    pub fn handle_for(&self, requester: Requester) -> Handle {
+        let stats = self.core.handle_stats();
+        Handle::new(Arc::clone(&self.core), requester, stats)
     }
 
     /// Delivers every coalesced write that is waiting; whether there may have been any. For moments
@@ -158,7 +132,7 @@ impl Registry {
     pub fn drain(&self) -> bool {
         let queued = self.core.anything_queued();
         if queued {
-            self.spare_handle(Requester::External).drain();
+            self.handle_for(Requester::External).drain();
         }
         queued
     }
@@ -167,21 +141,6 @@ impl Registry {
     /// to queue.
     pub fn coalesces(&self) -> bool {
         self.core.coalesced.in_use.load(Ordering::SeqCst)
-    }
-
-    /// A handle that is not one of [`Builder::handles`], for a short time: while it exists it may
-    /// keep regions from being freed.
-    pub(crate) fn spare_handle(&self, requester: Requester) -> Handle {
-        let mut spares = self.core.spares.lock();
-        let free = spares.iter().find(|stats| stats.take()).cloned();
-        let stats = free.unwrap_or_else(|| {
-            let stats = HandleStats::new(&self.core.counter_sets);
-            stats.take();
-            spares.push(Arc::clone(&stats));
-            stats
-        });
-        drop(spares);
-        Handle::new(Arc::clone(&self.core), requester, stats)
     }
 
     /// The device, region and register that answer `addr`: `serial0/uart THR`. `reached` is what
@@ -297,6 +256,10 @@ impl Regions for Registry {
     ) -> Result<Box<dyn Any + Send + Sync>, EditError> {
         self.core.listen(listener)
     }
+
+    fn listen_freed(&self, listener: Weak<dyn EditListener>) {
+        self.core.listen_freed(listener);
+    }
 }
 
 /// A registry that may be gone: what a device in a region holds to edit with, since a [`Registry`]
@@ -321,5 +284,11 @@ impl Regions for WeakRegistry {
     ) -> Result<Box<dyn Any + Send + Sync>, EditError> {
         let core = self.0.upgrade().ok_or(EditError::NoRegistry)?;
         core.listen(listener)
+    }
+
+    fn listen_freed(&self, listener: Weak<dyn EditListener>) {
+        if let Some(core) = self.0.upgrade() {
+            core.listen_freed(listener);
+        }
     }
 }

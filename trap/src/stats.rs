@@ -65,7 +65,7 @@ impl Registry {
         });
         let too_deep = self.core().too_deep.load(Ordering::Relaxed);
         let mut stats = Stats { regions, departed, too_deep, ..Stats::default() };
-        for handle in self.core().handle_stats() {
+        for handle in &*self.core().handles.lock() {
             let counts = handle.unclaimed.lock();
             stats.unclaimed_others += counts.others;
             for (key, n) in &counts.seen {

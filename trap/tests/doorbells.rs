@@ -24,7 +24,7 @@ fn a_value_is_compared_in_all_bits_of_the_write() {
         let region = Region::mmio(0x1000, 8, "d", "r", device.clone());
         let region = region.doorbell(0, size.bytes() as u64, Some(wanted), bell);
         let _map = registry.map(region).unwrap();
-        let mut handle = registry.handle(0).unwrap();
+        let mut handle = registry.handle(0);
         handle.write_value(Space::Mmio, 0x1000, size, wanted);
         assert_eq!((rung(&seen), device.take().len()), (1, 0));
         for bit in 0..bits {
@@ -43,7 +43,7 @@ fn only_the_start_of_a_write_rings_and_a_write_that_rings_goes_nowhere_else() {
     let _low = registry.map(region.doorbell(6, 0, None, last)).unwrap();
     let region = Region::mmio(0x1008, 8, "high", "r", high.clone());
     let _high = registry.map(region.doorbell(0, 0, None, first)).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     // From the region below across the doorbell at the start of the one above.
     handle.write_value(Space::Mmio, 0x1004, Size::Qword, 0x0807_0605_0403_0201);
     assert_eq!((rung(&seen_first), rung(&seen_last)), (0, 0));
@@ -65,7 +65,7 @@ fn a_doorbell_the_source_has_taken_is_not_rung_by_the_registry() {
     let _map = registry.map(region).unwrap();
     assert!(registry.stats().regions[0].deliveries[0].1, "the source has it");
     // What comes here all the same, the source did not ring for.
-    registry.handle(0).unwrap().write_value(Space::Mmio, 0x1000, Size::Dword, 1);
+    registry.handle(0).write_value(Space::Mmio, 0x1000, Size::Dword, 1);
     assert_eq!((rung(&seen), device.take().len()), (0, 1));
 }
 
@@ -112,7 +112,7 @@ fn a_zone_that_cannot_be_had_back_after_a_failed_edit_is_the_registrys_and_the_o
     assert_eq!(*source.zones.zones.lock(), back);
     let taken: Vec<bool> = registry.stats().regions[0].deliveries.iter().map(|d| d.1).collect();
     assert_eq!(taken, [true, false, true]);
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     for addr in [0x1000, 0x1004, 0x1008] {
         handle.write_value(Space::Mmio, addr, Size::Dword, 1);
     }

@@ -84,7 +84,7 @@ fn accesses_in_the_window_go_out_with_offsets_of_the_window_and_others_do_not() 
     let region = forwarded(&device, 0x10..0x20, &to, false).device_offset(0x40);
     let _map = registry.map(region).unwrap();
     assert_eq!(read(&registry, Space::Mmio, 0x1014, 4), [0xa4, 0xa5, 0xa6, 0xa7]);
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     for (addr, data) in [(0x1010, &[1][..]), (0x1018, &[1, 2, 3, 4, 5, 6, 7, 8])] {
         handle.write(Space::Mmio, addr, data);
     }
@@ -114,7 +114,7 @@ fn what_the_wire_cannot_say_is_cut_into_what_it_can() {
     let expected = [Command::Read(1, 1), Command::Read(2, 2), Command::Read(4, 4)];
     assert_eq!(far.take(), expected);
     assert_eq!(read(&registry, Space::Mmio, 0x100e, 4), [0xe, 0xf, 0xa0, 0xa1]);
-    registry.handle(0).unwrap().write(Space::Mmio, 0x101e, &[1, 2, 3, 4]);
+    registry.handle(0).write(Space::Mmio, 0x101e, &[1, 2, 3, 4]);
     assert_eq!(far.take(), [Command::Read(0, 2), Command::Write(0xe, 2, 0x201, false)]);
     assert_eq!(device.take(), [("read", 0xe, 2, 0xf0e), ("write", 0x20, 2, 0x403)]);
 }
@@ -140,7 +140,7 @@ fn posted_says_so_on_writes_and_never_on_reads() {
     let (far, to) = far();
     let registry = Registry::builder().build();
     let _map = registry.map(forwarded(&Recorder::new(), 0..8, &to, true)).unwrap();
-    registry.handle(0).unwrap().write(Space::Mmio, 0x1000, &[5, 0]);
+    registry.handle(0).write(Space::Mmio, 0x1000, &[5, 0]);
     read(&registry, Space::Mmio, 0x1000, 1);
     assert_eq!(far.take(), [Command::Write(0, 2, 5, true), Command::Read(0, 1)]);
 }
@@ -150,7 +150,7 @@ fn a_window_of_no_length_passes_on_that_something_was_written() {
     let (far, to) = far();
     let (registry, device) = (Registry::builder().build(), Recorder::new());
     let _map = registry.map(forwarded(&device, 0x10..0x10, &to, true)).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     for len in 1..=8 {
         handle.write(Space::Mmio, 0x1010, &vec![0xee; len]);
     }
@@ -169,7 +169,7 @@ fn strings_are_one_command_per_element() {
     let registry = Registry::builder().build();
     let region = Region::pio(0x1f0, 8, "d", "r", Recorder::new());
     let _map = registry.map(region.forward(0..8, to, USER_DATA, false)).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write_rep(0x1f0, Size::Word, &[1, 0, 2, 0, 3]);
     let mut data = [0; 4];
     handle.read_rep(0x1f2, Size::Word, &mut data);
@@ -188,7 +188,7 @@ fn whoever_is_gone_reads_as_ones_and_is_not_asked_again_in_the_same_access() {
     far.gone.store(true, Ordering::Relaxed);
     assert_eq!(read(&registry, Space::Mmio, 0x1001, 7), [0xff; 7]);
     assert_eq!(far.take(), [Command::Read(1, 1)]);
-    registry.handle(0).unwrap().write(Space::Mmio, 0x1000, &[1]);
+    registry.handle(0).write(Space::Mmio, 0x1000, &[1]);
     let counts = registry.stats().regions[0].counts;
     assert_eq!((counts.refused, counts.forwarded), (2, 0));
 }
@@ -315,7 +315,7 @@ fn a_removal_waits_for_the_answer_and_for_nobody_elses() {
     let map = registry.map(forwarded(&Recorder::new(), 0..8, &to, false)).unwrap();
     let other = Region::mmio(0x8000, 8, "other", "r", Recorder::new());
     let other = registry.map(other).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let vcpu = std::thread::spawn(move || handle.read_value(Space::Mmio, 0x1000, Size::Byte));
     asked.recv().unwrap();
     registry.remove_sync(other);

@@ -121,7 +121,7 @@ fn a_log_has_what_guest_and_devices_write_and_each_has_its_own() {
     let [memory, other] = [Pages::memory(4), Pages::memory(4)];
     let region = Region::ram(0x1000, "card", "vram", Arc::clone(&memory));
     let _map = registry.map(region).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write(Space::Mmio, 0x1000, &[1]);
     let one = registry.log_dirty(Arc::clone(&memory)).unwrap();
     assert_eq!(pages(&*one), []);

@@ -252,7 +252,7 @@ impl Both {
         let ear = Arc::<Ear>::default();
         let model = Model { memories: vec![vec![0; index(MEMORY)]; MEMORIES], ..Model::default() };
         Self {
-            handle: registry.handle(0).unwrap(),
+            handle: registry.handle(0),
             _listening: registry.listen(ear.clone()).unwrap(),
             registry,
             source,

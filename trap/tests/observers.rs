@@ -80,7 +80,7 @@ impl Handler for Gate {
 /// Makes `access` while a vCPU is inside a device that `watch` covers, too. Never returns if the
 /// one waits for the other.
 fn beside_a_slow_device(watch: Watch, access: impl FnOnce(&Registry)) {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     let (begun_tx, begun) = channel();
     let (go, go_rx) = channel();
     let slow = Arc::new(Gate { begun: begun_tx, go: Mutex::new(go_rx) });
@@ -89,7 +89,7 @@ fn beside_a_slow_device(watch: Watch, access: impl FnOnce(&Registry)) {
     let _other = registry.map(region).unwrap();
     let notes = notes();
     let _watching = registry.watch(watch, notes.clone()).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let vcpu = std::thread::spawn(move || handle.write(Space::Mmio, 0x1000, &[1]));
     begun.recv().unwrap();
     access(&registry);
@@ -102,7 +102,7 @@ fn beside_a_slow_device(watch: Watch, access: impl FnOnce(&Registry)) {
 #[test]
 fn accesses_wait_for_each_other_only_if_a_watch_is_ordered() {
     beside_a_slow_device(Watch::new().everything(), |registry| {
-        registry.handle(1).unwrap().write(Space::Mmio, 0x2000, &[1]);
+        registry.handle(1).write(Space::Mmio, 0x2000, &[1]);
     });
 }
 
@@ -137,7 +137,7 @@ fn a_record_has_the_register_that_the_access_reached() {
     let (registry, notes) = (Registry::builder().build(), notes());
     let _map = registry.map(Region::pio(0x70, 1, "d", "r", Arc::<Toggling>::default())).unwrap();
     let _watching = registry.watch(Watch::new().everything(), notes.clone()).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.read(Space::Pio, 0x70, &mut [0]);
     handle.read(Space::Pio, 0x70, &mut [0]);
     handle.write(Space::Pio, 0x70, &[0]);
@@ -173,7 +173,7 @@ fn an_access_in_words_says_who_what_where_and_what_came_of_it() {
     let region = Region::pio(0x70, 1, "d", "banked", Arc::<Toggling>::default());
     let _banked = registry.map(region).unwrap();
     let _watching = registry.watch(Watch::new().everything(), printer.clone()).unwrap();
-    let mut handle = registry.handle(3).unwrap();
+    let mut handle = registry.handle(3);
     handle.write(Space::Mmio, 0x1002, &[0x34, 0x12]);
     handle.write(Space::Mmio, 0x1003, &[0x41]);
     handle.write(Space::Mmio, 0x1010, &[1, 0, 0, 0]);
@@ -206,7 +206,7 @@ fn a_watch_by_id_and_by_name_hears_of_both() {
         .collect();
     let id = registry.find("a")[0];
     let watching = registry.watch(Watch::new().region(id).named("c"), notes.clone()).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let mut heard = || {
         [0x1000, 0x2000, 0x3000].iter().for_each(|addr| handle.write(Space::Mmio, *addr, &[1]));
         notes.take().into_iter().map(|seen| seen.addr).collect::<Vec<_>>()
@@ -229,7 +229,7 @@ fn a_watch_ends_also_when_the_source_takes_nothing_back() {
     assert!(source.zones.lock().is_empty());
     *source.refuse_at.lock() = Some(0x1000);
     drop(watching);
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write_value(Space::Mmio, 0x1000, Size::Dword, 1);
     assert_eq!((notes.take(), rung(&seen)), (vec![], 1), "the registry goes on ringing it");
 }

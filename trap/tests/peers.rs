@@ -18,7 +18,7 @@ use trapline::EditError;
 use trapline::{Handler, IoCx, Mapping, Region, RegionId, Registry, Size, Space};
 
 fn registry() -> Registry {
-    Registry::builder().handles(3).build()
+    Registry::builder().build()
 }
 
 fn mmio(base: u64, len: u64, device: &Arc<Recorder>) -> Region {
@@ -54,7 +54,7 @@ fn somebody_inside() -> (Registry, Mapping, Sender<()>, std::thread::JoinHandle<
     let registry = registry();
     let (slow, begun, go) = Slow::new();
     let map = registry.map(Region::mmio(0x1000, 0x1000, "slow", "r", slow)).unwrap();
-    let mut handle = registry.handle(2).unwrap();
+    let mut handle = registry.handle(2);
     let vcpu = std::thread::spawn(move || handle.read_value(Space::Mmio, 0x1000, Size::Byte));
     begun.recv().unwrap();
     (registry, map, go, vcpu)
@@ -124,7 +124,7 @@ fn a_handler_can_edit_the_registry_it_is_called_from() {
     let bar = registry.map(mmio(0x4000, 8, &Recorder::new())).unwrap();
     let switch = Arc::new(Switch(Mutex::new(Some(bar.id()))));
     let _switch = registry.map(Region::mmio(0x1000, 8, "switch", "r", switch)).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write_value(Space::Mmio, 0x1000, Size::Dword, 0x6000);
     assert_eq!(handle.read_value(Space::Mmio, 0x6001, Size::Byte), 1);
     handle.write_value(Space::Mmio, 0x1000, Size::Dword, 0);
@@ -267,7 +267,7 @@ fn an_access_over_the_end_reaches_the_device_as_far_as_the_region_goes() {
 #[test]
 fn an_unclaimed_read_never_shows_old_bytes() {
     let registry = registry();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     for len in 0..=8 {
         let mut data = vec![0xab; len];
         handle.read(Space::Mmio, 0xdead_0000, &mut data);
@@ -286,7 +286,7 @@ fn string_port_io_arrives_in_elements() {
     let device = Recorder::new();
     let _map = registry.map(Region::pio(0x1f0, 8, "ide", "data", device.clone())).unwrap();
     let mut data = [0; 16];
-    registry.handle(0).unwrap().read_rep(0x1f0, Size::Word, &mut data);
+    registry.handle(0).read_rep(0x1f0, Size::Word, &mut data);
     assert_eq!(device.take(), [("read", 0, 2, 0x100); 8]);
 }
 
@@ -309,7 +309,7 @@ fn no_width_reaches_a_handler_that_it_does_not_code_for() {
     }
     let registry = registry();
     let _map = registry.map(Region::mmio(0x1000, 0x10, "picky", "r", Arc::new(Picky))).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     for addr in 0xff8..0x1018 {
         for len in 0..=8 {
             handle.read(Space::Mmio, addr, &mut vec![0; len]);
@@ -322,7 +322,7 @@ fn no_width_reaches_a_handler_that_it_does_not_code_for() {
 #[test]
 fn unclaimed_accesses_take_bounded_memory_however_many_there_are() {
     let registry = registry();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     for addr in 0..20_000 {
         handle.read_value(Space::Mmio, addr * 8, Size::Byte);
     }
@@ -363,7 +363,7 @@ fn nothing_stays_in_the_kernel_of_what_is_refused_or_removed() {
 #[test]
 fn queued_writes_are_delivered_once_and_in_order_whoever_delivers() {
     let source = Arc::new(Source::default());
-    let registry = Registry::builder().offload(source.clone()).handles(2).build();
+    let registry = Registry::builder().offload(source.clone()).build();
     let device = Recorder::new();
     let _map = registry.map(mmio(0x1000, 8, &device).coalesce(0..8)).unwrap();
     const WRITES: u32 = 2000;
@@ -372,7 +372,7 @@ fn queued_writes_are_delivered_once_and_in_order_whoever_delivers() {
     }
     std::thread::scope(|scope| {
         for vcpu in 0..2 {
-            let mut handle = registry.handle(vcpu).unwrap();
+            let mut handle = registry.handle(vcpu);
             scope.spawn(move || (0..50).for_each(|_| handle.drain()));
         }
     });

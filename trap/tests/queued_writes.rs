@@ -22,7 +22,7 @@ use trapline::{
 /// A registry with two handles whose source queues writes to the first byte of `serial0`.
 fn serial() -> (Arc<Source>, Registry, Arc<Recorder>, Mapping) {
     let source = Arc::new(Source::default());
-    let registry = Registry::builder().handles(2).offload(source.clone()).build();
+    let registry = Registry::builder().offload(source.clone()).build();
     let device = Recorder::new();
     let region = Region::pio(0x3f8, 8, "serial0", "uart", device.clone()).coalesce(0..1);
     let mapping = registry.map(region).unwrap();
@@ -32,7 +32,7 @@ fn serial() -> (Arc<Source>, Registry, Arc<Recorder>, Mapping) {
 #[test]
 fn the_shortest_way_to_a_handler_does_not_overtake_a_queued_write() {
     let (source, registry, device, _map) = serial();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     // Only a handle that has been to a region before takes the shortest way there.
     handle.read_value(Space::Pio, 0x3fd, Size::Byte);
     handle.write_value(Space::Pio, 0x3ff, Size::Byte, 0);
@@ -48,7 +48,7 @@ fn the_shortest_way_to_a_handler_does_not_overtake_a_queued_write() {
 #[test]
 fn accesses_of_odd_lengths_and_strings_do_not_overtake_a_queued_write() {
     let (source, registry, device, _map) = serial();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let accesses: [&dyn Fn(&mut trapline::Handle); 4] = [
         &|handle| handle.read(Space::Pio, 0x3fd, &mut [0; 3]),
         &|handle| handle.write(Space::Pio, 0x3fd, &[0; 3]),
@@ -139,8 +139,8 @@ fn an_access_waits_for_the_write_that_another_thread_is_delivering() {
     let (slow, begun, go) = gate();
     let region = Region::mmio(0x1000, 8, "slow", "r", slow).coalesce(0..8);
     let _slow = registry.map(region).unwrap();
-    let mut first = registry.handle(0).unwrap();
-    let mut second = registry.handle(1).unwrap();
+    let mut first = registry.handle(0);
+    let mut second = registry.handle(1);
     second.read_value(Space::Pio, 0x3fd, Size::Byte);
     device.take();
     source.guest_write(Space::Mmio, 0x1000, &[1]);
@@ -169,7 +169,7 @@ fn remove_sync_waits_for_a_queued_write_that_is_being_delivered() {
     let slow_map = registry.map(Region::mmio(0x1000, 8, "slow", "r", slow)).unwrap();
     let write = CoalescedWrite { space: Space::Mmio, addr: 0x1000, len: 1, data: [1; 8] };
     source.queue.lock().push_back(write);
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let vcpu = std::thread::spawn(move || handle.drain());
     begun.recv().unwrap();
     let (removed_tx, removed) = channel();
@@ -194,7 +194,7 @@ fn a_queued_write_that_is_being_delivered_delays_nobody_elses_removal() {
     let _slow = registry.map(Region::mmio(0x1000, 8, "slow", "r", slow).coalesce(0..8)).unwrap();
     let other = registry.map(Region::mmio(0x2000, 8, "other", "r", Recorder::new())).unwrap();
     assert!(source.guest_write(Space::Mmio, 0x1000, &[1]));
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let vcpu = std::thread::spawn(move || handle.drain());
     begun.recv().unwrap();
     // Would never return if it waited: the handler is let go only afterwards.
@@ -250,7 +250,7 @@ fn nobody_looks_for_queued_writes_before_anything_is_coalesced() {
     let (_seen, bell) = event();
     let region = Region::mmio(0x1000, 8, "d", "r", device.clone()).doorbell(0, 4, None, bell);
     let _map = registry.map(region).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.read_value(Space::Mmio, 0x1004, Size::Byte);
     handle.write_value(Space::Mmio, 0x1004, Size::Byte, 0);
     handle.read(Space::Mmio, 0x1004, &mut [0; 3]);
@@ -289,7 +289,7 @@ fn a_source_without_a_queue_has_nothing_waiting() {
     let device = Recorder::new();
     let region = Region::pio(0x3f8, 8, "serial0", "uart", device.clone()).coalesce(0..1);
     let _map = registry.map(region).unwrap();
-    registry.handle(0).unwrap().write_value(Space::Pio, 0x3f8, Size::Byte, 7);
+    registry.handle(0).write_value(Space::Pio, 0x3f8, Size::Byte, 7);
     assert_eq!(device.take(), [("write", 0, 1, 7)]);
     assert!(!registry.drain());
 }

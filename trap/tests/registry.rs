@@ -6,16 +6,16 @@ mod support;
 
 use std::fs::File;
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use support::{Recorder, Source, read};
 use trapline::{Direction, EditError};
 use trapline::{
-    EventFd, Handler, IoCx, Limits, Mapping, Region, RegionId, Registry, Rules, Size, Space,
+    EventFd, Handler, IoCx, Limits, Mapping, Region, RegionId, Registry, Rules, Size, Space, Stats,
 };
 
 fn registry() -> Registry {
-    Registry::builder().handles(2).build()
+    Registry::builder().build()
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_handler_sees_offsets_sizes_and_values() {
     let registry = registry();
     let device = Recorder::new();
     let _uart = registry.map(Region::pio(0x3f8, 8, "serial0", "uart", device.clone())).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write(Space::Pio, 0x3f9, &[0x41]);
     handle.write(Space::Pio, 0x3fa, &[0x34, 0x12]);
     let mut data = [0; 4];
@@ -108,7 +108,7 @@ fn b6_an_access_across_borders_is_split_and_its_holes_are_ones() {
     assert_eq!(read(&registry, Space::Mmio, 0xffe, 4), [0xff, 0xff, 0, 1]);
     low.take();
     high.take();
-    registry.handle(0).unwrap().write(Space::Mmio, 0x1003, &[1, 2, 3, 4, 5]);
+    registry.handle(0).write(Space::Mmio, 0x1003, &[1, 2, 3, 4, 5]);
     assert_eq!(low.take(), [("write", 3, 1, 1)]);
     assert_eq!(high.take(), [("write", 0, 2, 0x0504)]);
 }
@@ -121,7 +121,7 @@ fn b8_an_access_the_device_does_not_take_is_known_as_such() {
     let _map = registry.map(Region::mmio(0, 0x100, "its", "regs", device.clone())).unwrap();
     assert_eq!(read(&registry, Space::Mmio, 0x10, 2), [0xff; 2]);
     assert_eq!(read(&registry, Space::Mmio, 0x12, 4), [0xff; 4]);
-    registry.handle(0).unwrap().write(Space::Mmio, 0x10, &[0; 8]);
+    registry.handle(0).write(Space::Mmio, 0x10, &[0; 8]);
     assert!(device.take().is_empty());
     assert_eq!(read(&registry, Space::Mmio, 0x10, 4), [0x10, 0x11, 0x12, 0x13]);
     let stats = registry.stats();
@@ -218,7 +218,7 @@ fn a_handler_can_move_its_own_region() {
     let device = Arc::new(SelfMover(std::sync::OnceLock::new()));
     let bar = registry.map(Region::mmio(0x1000, 8, "pci", "bar", device.clone())).unwrap();
     device.0.set(bar.id()).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write(Space::Mmio, 0x1000, &0x9000u32.to_le_bytes());
     assert_eq!(read(&registry, Space::Mmio, 0x1000, 1), [0xff]);
     let mut data = [0];
@@ -241,7 +241,7 @@ fn string_io_keeps_its_element_size_and_order() {
     let registry = registry();
     let device = Recorder::new();
     let _port = registry.map(Region::pio(0x1f0, 2, "ide", "data", device.clone())).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write_rep(0x1f0, Size::Word, &[1, 0, 2, 0, 3, 0]);
     assert_eq!(device.take(), [("write", 0, 2, 1), ("write", 0, 2, 2), ("write", 0, 2, 3)]);
     let mut data = [0; 6];
@@ -283,7 +283,7 @@ fn doorbells_ring_without_a_source_as_they_would_in_the_kernel() {
         .doorbell(0x10, 2, Some(1), one)
         .doorbell(0x20, 0, None, any);
     let _map = registry.map(region).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write(Space::Mmio, 0x1010, &[1, 0]);
     handle.write(Space::Mmio, 0x1020, &[9; 4]);
     assert!(device.take().is_empty(), "a rung doorbell reaches no handler");
@@ -388,10 +388,33 @@ fn many_small_regions_on_one_page_are_all_found() {
 }
 
 #[test]
-fn handles_are_limited_and_returned() {
-    let registry = Registry::builder().handles(1).build();
-    let first = registry.handle(0).unwrap();
-    assert_eq!(registry.handle(1).err().unwrap().limit, 1);
+fn handles_come_and_go_while_others_make_accesses_and_all_of_theirs_are_counted() {
+    let registry = Registry::builder().build();
+    let first = registry.map(Region::mmio(0x1000, 8, "d", "first", Recorder::new())).unwrap();
+    let begin = Barrier::new(4);
+    let come_and_go = || {
+        begin.wait();
+        for vcpu in 0..50 {
+            let mut handle = registry.handle(vcpu);
+            handle.read_value(Space::Mmio, 0x1000, Size::Byte);
+            handle.read_value(Space::Mmio, 0x9000, Size::Byte);
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..3).for_each(|_| drop(scope.spawn(come_and_go)));
+        begin.wait();
+        // Regions whose numbers are used again, with nothing counted before their first access.
+        for _ in 0..50 {
+            let second = registry.map(Region::mmio(0x2000, 8, "d", "second", Recorder::new()));
+            let counts = |stats: &Stats| stats.regions.last().unwrap().counts.total();
+            assert_eq!(counts(&registry.stats()), 0);
+            registry.handle(9).read_value(Space::Mmio, 0x2000, Size::Byte);
+            assert_eq!(counts(&registry.stats()), 1);
+            registry.remove_sync(second.unwrap());
+        }
+    });
+    let stats = registry.stats();
+    assert_eq!(stats.regions[0].counts.reads, 150);
+    assert_eq!((stats.unclaimed(), stats.claimed()), (150, 200));
     drop(first);
-    assert!(registry.handle(1).is_ok());
 }

@@ -24,7 +24,7 @@ fn remove_sync_frees_the_handler() {
     let device = Recorder::new();
     for _ in 0..3 {
         let map = registry.map(region(&device)).unwrap();
-        registry.handle(0).unwrap().read_value(Space::Mmio, 0x1000, Size::Byte);
+        registry.handle(0).read_value(Space::Mmio, 0x1000, Size::Byte);
         registry.remove_sync(map);
         assert_eq!(Arc::strong_count(&device), 1);
     }
@@ -35,7 +35,7 @@ fn a_handler_that_a_handle_still_knows_is_freed_by_the_edit_after_its_next_acces
     let registry = Registry::builder().build();
     let device = Recorder::new();
     let map = registry.map(region(&device)).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     registry.remove_sync(map);
     assert!(Arc::strong_count(&device) > 1, "the handle keeps the map it looked in last");
     assert_eq!(handle.read_value(Space::Mmio, 0x1000, Size::Byte), 0xff);
@@ -49,7 +49,7 @@ fn no_handle_frees_a_handler_when_it_takes_notice_of_an_edit() {
     let registry = Registry::builder().build();
     let device = Recorder::new();
     let map = registry.map(region(&device)).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.read_value(Space::Mmio, 0x1000, Size::Byte);
     drop(map);
     let kept = Arc::strong_count(&device);
@@ -83,7 +83,7 @@ fn remove_sync_frees_what_the_last_handle_let_go_of_while_it_waited() {
     let dropper = Arc::new(Dropper(Mutex::default()));
     let other = Region::mmio(0x2000, 8, "dropper", "r", dropper.clone()).coalesce(0..4);
     let _other = registry.map(other).unwrap();
-    *dropper.0.lock() = Some(registry.handle(0).unwrap());
+    *dropper.0.lock() = Some(registry.handle(0));
     // Delivered by `remove_sync`, after the region is out of the map and before it returns.
     assert!(source.guest_write(Space::Mmio, 0x2000, &[1]));
     let gone: Weak<Recorder> = Arc::downgrade(&device);

@@ -132,7 +132,7 @@ fn every_access_is_answered_once_in_either_space() {
         registry.map(Region::mmio(0x60, 8, "device", "registers", device.clone())).unwrap();
     let mut calls = Vec::new();
     for space in spaces() {
-        let mut handle = registry.handle(0).unwrap();
+        let mut handle = registry.handle(0);
         handle.write(space, 0x61, &[7]);
         handle.read(space, 0x62, &mut [0; 2]);
         handle.read(space, 0x1000, &mut [0]);
@@ -212,7 +212,7 @@ fn coalescing_ports_is_accepted_where_it_can_be_done_and_a_clear_error_elsewhere
     let device = Recorder::new();
     let _map = registry.map(wanted(&device)).unwrap();
     assert!(unable.zones.zones.lock().is_empty());
-    registry.handle(0).unwrap().write(Space::Pio, 0x70, &[0x0f]);
+    registry.handle(0).write(Space::Pio, 0x70, &[0x0f]);
     assert_eq!(device.take(), [("write", 0, 1, 0x0f)]);
 
     let failing = Arc::new(OldKernel { fails: true, zones: Source::default() });
@@ -231,6 +231,6 @@ fn a_string_is_count_accesses_to_one_port() {
     let registry = Registry::builder().build();
     let device = Recorder::new();
     let _map = registry.map(region(Space::Pio, 0x1f0, &device)).unwrap();
-    registry.handle(0).unwrap().write_rep(0x1f0, Size::Word, &[1, 0, 2, 0, 3, 0]);
+    registry.handle(0).write_rep(0x1f0, Size::Word, &[1, 0, 2, 0, 3, 0]);
     assert_eq!(device.take(), [("write", 0, 2, 1), ("write", 0, 2, 2), ("write", 0, 2, 3)]);
 }

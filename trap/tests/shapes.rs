@@ -22,7 +22,7 @@ const SIZES: [Size; 4] = [Size::Byte, Size::Word, Size::Dword, Size::Qword];
 
 /// A handle that has been to `addr` before, and so takes the shortest way there.
 fn warm(registry: &Registry, space: Space, addr: u64) -> Handle {
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.read_value(space, addr, Size::Byte);
     handle.write_value(space, addr, Size::Byte, 0);
     handle
@@ -196,7 +196,7 @@ fn a_device_that_takes_whole_strings_is_given_whole_elements() {
     let registry = Registry::builder().build();
     let device = Arc::new(Fifo::default());
     let _map = registry.map(Region::pio(0x1f0, 4, "ide", "data", device.clone())).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let mut data = [0x5a; 7];
     handle.read_rep(0x1f0, Size::Dword, &mut data);
     assert_eq!(data, [0x33, 0x33, 0x33, 0x33, 0xff, 0xff, 0xff]);
@@ -210,7 +210,7 @@ fn a_string_ends_with_its_last_whole_element() {
     let device = Recorder::new();
     // One port whose elements the handler takes as they are, one whose elements straddle its end.
     let _map = registry.map(Region::pio(0x1f0, 2, "ide", "data", device.clone())).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     for (port, first) in [(0x1f0, [0, 1]), (0x1f1, [1, 0xff])] {
         let mut data = [0x5a; 5];
         handle.read_rep(port, Size::Word, &mut data);

@@ -59,7 +59,7 @@ fn while_two_vcpus_access(registry: &Registry, addrs: &[u64], body: impl FnOnce(
     std::thread::scope(|scope| {
         let vcpus: Vec<_> = (0..2)
             .map(|vcpu| {
-                let mut handle = registry.handle(vcpu).unwrap();
+                let mut handle = registry.handle(vcpu);
                 let (done, start) = (&done, &start);
                 scope.spawn(move || {
                     start.wait();
@@ -93,7 +93,7 @@ fn mortal_region(base: u64, device: &Arc<Mortal>) -> Region {
 
 #[test]
 fn no_handler_runs_after_remove_sync_returned() {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     while_two_vcpus_access(&registry, &[0x1000], || {
         for _ in 0..500 {
             let device = Arc::new(Mortal::default());
@@ -112,7 +112,7 @@ fn no_handler_runs_after_remove_sync_returned() {
 
 #[test]
 fn regions_that_swap_places_under_fire_are_never_both_missing() {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     let device = Arc::new(Mortal::default());
     let maps: Vec<Mapping> = [0x1000, 0x2000]
         .map(|base| registry.map(Region::mmio(base, 8, "m", "r", device.clone())).unwrap())
@@ -136,7 +136,7 @@ fn regions_that_swap_places_under_fire_are_never_both_missing() {
 
 #[test]
 fn counts_add_up_whatever_is_mapped_meanwhile() {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     let fixed = Arc::new(Mortal::default());
     let _fixed = registry.map(Region::mmio(0x1000, 8, "fixed", "r", fixed.clone())).unwrap();
     let accesses = while_two_vcpus_access(&registry, &[0x1001], || {
@@ -177,16 +177,16 @@ fn gate() -> (Arc<Gate>, Receiver<()>, Sender<()>) {
 
 #[test]
 fn a_handler_that_does_not_return_delays_nobody_elses_removal_nor_any_access_or_edit() {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     let (slow, begun, go) = gate();
     let slow_map = registry.map(Region::mmio(0x1000, 8, "slow", "r", slow)).unwrap();
     let other = registry.map(Region::mmio(0x2000, 8, "other", "r", Recorder::new())).unwrap();
-    let mut stuck = registry.handle(0).unwrap();
+    let mut stuck = registry.handle(0);
     let vcpu = std::thread::spawn(move || stuck.read_value(Space::Mmio, 0x1000, Size::Byte));
     begun.recv().unwrap();
     // From here on the slow handler runs, and is let go only at the end: whatever waited for it
     // would wait for ever.
-    let mut handle = registry.handle(1).unwrap();
+    let mut handle = registry.handle(1);
     assert_eq!(handle.read_value(Space::Mmio, 0x2000, Size::Byte), 0);
     registry.remove_sync(other);
     assert_eq!(handle.read_value(Space::Mmio, 0x2000, Size::Byte), 0xff);
@@ -199,36 +199,39 @@ fn a_handler_that_does_not_return_delays_nobody_elses_removal_nor_any_access_or_
     assert_eq!(vcpu.join().unwrap(), 0);
 }
 
+/// Removes the region whose handler waits at the gate, and opens the gate: the removal waits.
+fn remove_while_it_runs(registry: &Registry, map: Mapping, go: &Sender<()>) {
+    let (removed_tx, removed) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            registry.remove_sync(map);
+            removed_tx.send(()).unwrap();
+        });
+        // It can only be seen not to have returned; it never does before the gate opens.
+        assert!(removed.recv_timeout(Duration::from_millis(50)).is_err());
+        go.send(()).unwrap();
+        removed.recv().unwrap();
+    });
+}
+
 #[test]
 fn remove_sync_waits_for_the_handler_of_its_region() {
-    let registry = Registry::builder().handles(1).build();
+    let registry = Registry::builder().build();
     let (slow, begun, go) = gate();
     let slow_map = registry.map(Region::mmio(0x1000, 8, "slow", "r", slow)).unwrap();
-    let mut stuck = registry.handle(0).unwrap();
+    let mut stuck = registry.handle(0);
     let vcpu = std::thread::spawn(move || stuck.read_value(Space::Mmio, 0x1000, Size::Byte));
     begun.recv().unwrap();
-    let (removed_tx, removed) = channel();
-    let manager = std::thread::spawn({
-        let registry = registry.clone();
-        move || {
-            registry.remove_sync(slow_map);
-            removed_tx.send(()).unwrap();
-        }
-    });
-    // It can only be seen not to have returned; it never does before the gate opens.
-    assert!(removed.recv_timeout(Duration::from_millis(50)).is_err());
-    go.send(()).unwrap();
-    removed.recv().unwrap();
+    remove_while_it_runs(&registry, slow_map, &go);
     vcpu.join().unwrap();
-    manager.join().unwrap();
 }
 
 #[test]
 fn a_region_unmapped_by_an_edit_can_still_be_waited_for() {
-    let registry = Registry::builder().handles(1).build();
+    let registry = Registry::builder().build();
     let (slow, begun, go) = gate();
     let map = registry.map(Region::mmio(0x1000, 8, "slow", "r", slow)).unwrap();
-    let mut stuck = registry.handle(0).unwrap();
+    let mut stuck = registry.handle(0);
     let vcpu = std::thread::spawn(move || stuck.read_value(Space::Mmio, 0x1000, Size::Byte));
     begun.recv().unwrap();
     registry
@@ -239,19 +242,8 @@ fn a_region_unmapped_by_an_edit_can_still_be_waited_for() {
         .unwrap();
     // A region that comes now must not be taken for the one that went.
     let _new = registry.map(Region::mmio(0x1000, 8, "new", "r", Recorder::new())).unwrap();
-    let (removed_tx, removed) = channel();
-    let manager = std::thread::spawn({
-        let registry = registry.clone();
-        move || {
-            registry.remove_sync(map);
-            removed_tx.send(()).unwrap();
-        }
-    });
-    assert!(removed.recv_timeout(Duration::from_millis(50)).is_err());
-    go.send(()).unwrap();
-    removed.recv().unwrap();
+    remove_while_it_runs(&registry, map, &go);
     vcpu.join().unwrap();
-    manager.join().unwrap();
 }
 
 /// A handler that panics when it is written to.
@@ -270,10 +262,10 @@ impl Handler for Bomb {
 #[test]
 fn a_handler_that_panics_leaves_nobody_waiting() {
     let source = Arc::new(support::Source::default());
-    let registry = Registry::builder().offload(source.clone()).handles(2).build();
+    let registry = Registry::builder().offload(source.clone()).build();
     let region = Region::mmio(0x1000, 8, "bomb", "r", Arc::new(Bomb)).coalesce(4..8);
     let map = registry.map(region).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let mut write = || {
         let write = || handle.write(Space::Mmio, 0x1000, &[1]);
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(write)).is_err()
@@ -281,7 +273,7 @@ fn a_handler_that_panics_leaves_nobody_waiting() {
     assert!(write(), "the write itself");
     source.guest_write(Space::Mmio, 0x1004, &[1]);
     assert!(write(), "the delivery of a queued write before it");
-    let other = registry.handle(1).unwrap().read_value(Space::Mmio, 0x1000, Size::Byte);
+    let other = registry.handle(1).read_value(Space::Mmio, 0x1000, Size::Byte);
     assert_eq!(other, 1);
     registry.remove_sync(map);
 }

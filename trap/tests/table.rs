@@ -88,7 +88,7 @@ fn counts_stand_under_their_titles_and_what_did_not_happen_has_no_line() {
     let region = Region::pio(0x80, 1, "post", "code", Recorder::new());
     let post = registry.map(region.coalesce(0..1)).unwrap();
     let _watching = registry.watch(Watch::new().named("ide"), Arc::new(Deaf)).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     (0..3).for_each(|_| assert_eq!(handle.read_value(Space::Pio, 0x1f0, Size::Word), 0x100));
     (0..2).for_each(|_| handle.write_value(Space::Pio, 0x1f0, Size::Word, 7));
     handle.read_value(Space::Pio, 0x1f2, Size::Byte);
@@ -145,7 +145,7 @@ fn the_counts_of_an_earlier_registry_are_added_by_name_and_address() {
             .iter()
             .position(|other| *other == name)
             .map_or(0x50, |at| u64::try_from(at + 1).unwrap() * 0x10);
-        let mut handle = registry.handle(0).unwrap();
+        let mut handle = registry.handle(0);
         (0..writes).for_each(|_| handle.write_value(Space::Pio, base, Size::Byte, 0));
         (0..stray).for_each(|_| handle.write_value(Space::Pio, 0x99, Size::Byte, 0));
         let stats = registry.stats();

@@ -84,7 +84,7 @@ fn only_what_is_watched_is_seen_and_the_device_notices_nothing() {
     let (registry, notes, device) = (Registry::builder().build(), notes(), Recorder::new());
     let map = registry.map(Region::pio(0x3f8, 8, "serial0", "uart", device.clone())).unwrap();
     let _other = registry.map(Region::pio(0x70, 2, "rtc", "ports", Recorder::new())).unwrap();
-    let mut handle = registry.handle(3).unwrap();
+    let mut handle = registry.handle(3);
     let mut access = || {
         handle.write(Space::Pio, 0x3f9, &[7]);
         handle.read_value(Space::Pio, 0x3fa, Size::Word);
@@ -143,7 +143,7 @@ fn a_stop_comes_before_the_handler_and_may_hold_the_vcpu_there() {
     let map = registry.map(Region::mmio(0x1000, 8, "d", "r", device.clone())).unwrap();
     let gate = Arc::new(Gate(Mutex::new(go_rx), stopped_tx));
     let watching = registry.watch(Watch::new().region(map.id()), gate).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let vcpu = std::thread::spawn(move || handle.write(Space::Mmio, 0x1000, &[5]));
     stopped.recv().unwrap();
     assert!(device.take().is_empty());
@@ -180,7 +180,7 @@ fn whatever_became_of_an_access_it_reaches_its_observer() {
         .forward(0x12..0x14, gone, 0, false);
     let _map = registry.map(region).unwrap();
     let _watching = registry.watch(Watch::new().named("d").unclaimed(), notes.clone()).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write(Space::Pio, 0x10, &[1, 2]);
     handle.read(Space::Pio, 0x10, &mut [0; 3]);
     handle.write_rep(0x10, Size::Byte, &[1, 2, 3]);
@@ -219,7 +219,7 @@ fn an_access_across_regions_is_told_part_by_part() {
     let _low = registry.map(Region::mmio(0x1000, 4, "low", "r", Recorder::new())).unwrap();
     let _high = registry.map(Region::mmio(0x1006, 4, "high", "r", Recorder::new())).unwrap();
     let _watching = registry.watch(Watch::new().everything(), notes.clone()).unwrap();
-    registry.handle(0).unwrap().write(Space::Mmio, 0x1003, &[1, 2, 3, 4, 5]);
+    registry.handle(0).write(Space::Mmio, 0x1003, &[1, 2, 3, 4, 5]);
     let seen: Vec<_> = notes.take().into_iter().map(|s| (s.region, s.addr, s.data)).collect();
     let seen: Vec<_> = seen.iter().map(|(r, a, d)| (r.as_str(), *a, d.as_slice())).collect();
     let expected: [(&str, u64, &[u8]); 3] =
@@ -241,7 +241,7 @@ fn every_observer_has_regions_of_its_own() {
     // Mapped only now, and another whose name only begins like one that is watched.
     let _later = registry.map(region(3, "a", "y")).unwrap();
     let _longer = registry.map(region(4, "bb", "x")).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let mut touch = || {
         (1..=5).for_each(|i| handle.read(Space::Mmio, 0x1000 * i, &mut [0]));
         [&first, &second, &all].map(|notes| {
@@ -292,7 +292,7 @@ fn a_watched_regions_windows_come_back_from_the_source_and_go_there_again() {
     let watching = registry.watch(Watch::new().named("d"), notes.clone()).unwrap();
     assert_eq!(*source.zones.lock(), [(Space::Mmio, 0x2000, 4, true)]);
     assert!(!source.guest_write(Space::Mmio, 0x1000, &[2]));
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write(Space::Mmio, 0x1000, &[2]);
     handle.write_value(Space::Mmio, 0x1010, Size::Dword, 7);
     assert_eq!(device.take(), [("write", 0, 1, 1), ("write", 0, 1, 2)]);
@@ -368,7 +368,7 @@ fn what_the_source_does_not_take_back_the_registry_goes_on_doing() {
     *source.1.lock() = true;
     drop(watching);
     assert_eq!(*source.0.zones.lock(), []);
-    registry.handle(0).unwrap().write_value(Space::Mmio, 0x1010, Size::Dword, 7);
+    registry.handle(0).write_value(Space::Mmio, 0x1010, Size::Dword, 7);
     assert_eq!(rung(&seen), 1);
     assert!(!registry.stats().regions[0].deliveries[0].1);
 }
@@ -403,7 +403,7 @@ fn the_register_is_named_as_it_was_before_the_access() {
         let device = Arc::new(Banked { bank: Mutex::new(false), says });
         let map = registry.map(Region::pio(0, 1, "d", "r", device)).unwrap();
         let _watching = registry.watch(Watch::new().region(map.id()), notes.clone()).unwrap();
-        let mut handle = registry.handle(0).unwrap();
+        let mut handle = registry.handle(0);
         handle.write(Space::Pio, 0, &[1]);
         handle.write(Space::Pio, 0, &[0]);
         handle.write_rep(0, Size::Byte, &[1, 0]);
@@ -418,7 +418,7 @@ fn a_handle_knows_the_register_its_last_access_reached_on_every_way() {
     let device = Arc::new(Banked { bank: Mutex::new(false), says: true });
     let _map = registry.map(Region::pio(0, 1, "d", "r", device)).unwrap();
     let _plain = registry.map(Region::pio(1, 8, "p", "r", Recorder::new())).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     // The first is the first access to that region, the second takes the shortest way.
     for name in ["THR", "DLL", "DLL"] {
         handle.write_value(Space::Pio, 0, Size::Byte, 1);
@@ -447,7 +447,7 @@ fn observers_stay_with_a_region_that_moves_and_are_in_the_table() {
             })
             .unwrap();
     }
-    registry.handle(0).unwrap().read_value(Space::Mmio, 0x2000, Size::Byte);
+    registry.handle(0).read_value(Space::Mmio, 0x2000, Size::Byte);
     assert_eq!(notes.take().len(), 1);
     let stats = registry.stats();
     assert_eq!(stats.regions[0].observers, 1);
@@ -470,7 +470,7 @@ impl Handler for Log {
 
 #[test]
 fn an_ordered_watch_has_the_order_in_which_devices_saw_the_accesses() {
-    let registry = Registry::builder().handles(3).build();
+    let registry = Registry::builder().build();
     let (log, notes) = (Arc::new(Log::default()), notes());
     // Two regions of one device.
     let _maps: Vec<_> = [0x1000, 0x2000]
@@ -479,7 +479,7 @@ fn an_ordered_watch_has_the_order_in_which_devices_saw_the_accesses() {
     let _watching = registry.watch(Watch::new().named("d").ordered(), notes.clone()).unwrap();
     std::thread::scope(|scope| {
         for vcpu in 0..3u32 {
-            let mut handle = registry.handle(vcpu).unwrap();
+            let mut handle = registry.handle(vcpu);
             scope.spawn(move || {
                 for i in 0..2000u64 {
                     let addr = if i % 2 == 0 { 0x1000 } else { 0x2000 };
@@ -516,7 +516,7 @@ fn an_access_inside_an_access_has_the_later_number_and_is_told_earlier() {
         let _outer = registry.map(Region::mmio(0x1000, 8, "outer", "r", chain)).unwrap();
         let _inner = registry.map(Region::mmio(0x2000, 8, "inner", "r", Recorder::new())).unwrap();
         let _watching = registry.watch(watch, notes.clone()).unwrap();
-        registry.handle(0).unwrap().write(Space::Mmio, 0x1000, &[5]);
+        registry.handle(0).write(Space::Mmio, 0x1000, &[5]);
         let seen: Vec<_> = notes.take().into_iter().map(|s| (s.sequence, s.requester)).collect();
         assert_eq!(seen, [(2, Requester::Dma), (1, Requester::Vcpu(0))]);
     }

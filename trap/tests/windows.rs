@@ -66,7 +66,7 @@ fn coalesced(offset: u64, len: u64) -> Window {
 /// Regions that a handler maps, changes and unmaps are the registry's until it is gone.
 #[test]
 fn an_edit_maps_changes_and_unmaps_without_guards() {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     let (device, bell) = (Recorder::new(), Arc::<Bell>::default());
     let region = |base| Region::mmio(base, 0x100, "d", "r", device.clone());
     let edits = vec![RegionEdit::Map(region(0x1000)), RegionEdit::Map(region(0x2000))];
@@ -77,7 +77,7 @@ fn an_edit_maps_changes_and_unmaps_without_guards() {
         RegionEdit::AddWindow(two, doorbell(&bell, 0x10)),
     ];
     assert_eq!(registry.regions_edit(edits), []);
-    let mut handle = registry.handle(3).unwrap();
+    let mut handle = registry.handle(3);
     handle.write(Space::Mmio, 0x1010, &[1, 2]);
     handle.write(Space::Mmio, 0x2010, &[1, 2]);
     assert_eq!(*bell.0.lock(), [Requester::Vcpu(3)]);
@@ -144,7 +144,7 @@ fn writes_to_a_window_that_an_edit_adds_are_coalesced() {
         .unwrap();
     assert!(registry.coalesces());
     assert!(source.guest_write(Space::Mmio, 0x1008, &[1]));
-    registry.handle(0).unwrap().write(Space::Mmio, 0x1010, &[2]);
+    registry.handle(0).write(Space::Mmio, 0x1010, &[2]);
     assert_eq!(device.take(), [("write", 8, 1, 1), ("write", 0x10, 1, 2)]);
 }
 
@@ -160,11 +160,11 @@ impl RegionsEdit for Registry {
 
 #[test]
 fn a_window_that_is_removed_gives_its_offsets_back_to_the_handler() {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     let (device, bell) = (Recorder::new(), Arc::<Bell>::default());
     let region = Region::mmio(0x1000, 0x100, "d", "r", device.clone());
     let map = registry.map(region.window(doorbell(&bell, 0x10))).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write(Space::Mmio, 0x1010, &[1, 2]);
     registry
         .edit(|edit| {
@@ -212,11 +212,11 @@ impl Handler for Switch {
 
 #[test]
 fn a_handler_switches_its_own_doorbell() {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     let switch = Arc::new(Switch { id: Mutex::new(None), bell: Arc::default() });
     let map = registry.map(Region::mmio(0x1000, 0x100, "d", "r", switch.clone())).unwrap();
     *switch.id.lock() = Some(map.id());
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     for (on, rung) in [(0u8, 0), (1, 1), (0, 1), (1, 2)] {
         if on == 1 || rung > 0 {
             handle.write(Space::Mmio, 0x1000, &[on]);
@@ -285,17 +285,17 @@ fn writes_queued_before_a_coalesced_window_goes_are_delivered_before_the_next_ac
     Regions::edit(&registry, edits).unwrap();
     assert_eq!(source.queue.lock().len(), 0, "taken out while it was known whose they are");
     assert_eq!(device.take(), []);
-    registry.handle(0).unwrap().write(Space::Mmio, 0x1004, &[2]);
+    registry.handle(0).write(Space::Mmio, 0x1004, &[2]);
     assert_eq!(device.take(), [("write", 0, 1, 1), ("write", 4, 1, 2)]);
 }
 
 #[test]
 fn memory_answers_accesses_of_any_shape_and_the_handler_those_beside_it() {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     let (device, bytes) = (Recorder::new(), Bytes::new(0x40));
     let region = Region::mmio(0x1000, 0x100, "d", "r", device.clone());
     let map = registry.map(region.window(memory(&bytes, 0x20, (0x10, 0x10), false))).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     assert_eq!(read(&registry, Space::Mmio, 0x1011, 5), [0x21, 0x22, 0x23, 0x24, 0x25]);
     assert_eq!(read(&registry, Space::Mmio, 0x101e, 4), [0x2e, 0x2f, 0x20, 0x21]);
     assert_eq!(device.take(), [("read", 0x20, 2, 0x2120)], "the second half of the last");
@@ -310,11 +310,11 @@ fn memory_answers_accesses_of_any_shape_and_the_handler_those_beside_it() {
 
 #[test]
 fn read_only_memory_leaves_writes_to_the_handler() {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     let (device, bytes) = (Recorder::new(), Bytes::new(0x10));
     let region = Region::mmio(0x1000, 0x10, "flash", "array", device.clone());
     let _map = registry.map(region.window(memory(&bytes, 0, (0, 0x10), true))).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write(Space::Mmio, 0x1004, &[0x90]);
     assert_eq!(device.take(), [("write", 4, 1, 0x90)]);
     assert_eq!(read(&registry, Space::Mmio, 0x1004, 4), [4, 5, 6, 7]);
@@ -328,7 +328,7 @@ fn read_only_memory_leaves_writes_to_the_handler() {
 
 #[test]
 fn ram_is_a_region_that_nothing_else_can_be_placed_on() {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     let bytes = Bytes::new(0x80);
     let ram = Region::ram(0x1000, "memory", "ram", bytes.clone());
     let _ram = registry.map(ram).unwrap();
@@ -336,17 +336,17 @@ fn ram_is_a_region_that_nothing_else_can_be_placed_on() {
     let refused = registry.map(bar).unwrap_err();
     let text = "card/bar0 at mmio 0x1040..=0x10bf overlaps memory/ram at 0x1000..=0x107f";
     assert_eq!(refused.to_string(), text);
-    registry.handle(0).unwrap().write(Space::Mmio, 0x107e, &[1, 2, 3, 4]);
+    registry.handle(0).write(Space::Mmio, 0x107e, &[1, 2, 3, 4]);
     assert_eq!(bytes.0.lock()[0x7d..], [0x7d, 1, 2]);
     let rom = Region::rom(0x2000, "memory", "rom", bytes.clone());
     let _rom = registry.map(rom).unwrap();
-    registry.handle(0).unwrap().write(Space::Mmio, 0x2000, &[9]);
+    registry.handle(0).write(Space::Mmio, 0x2000, &[9]);
     assert_eq!(read(&registry, Space::Mmio, 0x2000, 1), [0]);
 }
 
 #[test]
 fn memory_windows_are_within_their_memory_and_not_among_the_ports() {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     let bytes = Bytes::new(0x10);
     let at = |space, offset, len| {
         let region = Region::new(space, Some(0x100), 0x100, ("d", "r"), Arc::new(NoHandler));
@@ -377,13 +377,13 @@ impl Handler for Who {
 #[test]
 fn a_handler_is_told_who_makes_the_access() {
     let source = Arc::new(Source::default());
-    let registry = Registry::builder().offload(source.clone()).handles(2).build();
+    let registry = Registry::builder().offload(source.clone()).build();
     let who = Arc::new(Who::default());
     let region = Region::mmio(0x1000, 0x10, "d", "r", who.clone()).coalesce(0..4);
     let _map = registry.map(region).unwrap();
     assert!(source.guest_write(Space::Mmio, 0x1000, &[1]));
-    registry.handle(5).unwrap().read(Space::Mmio, 0x1008, &mut [0]);
-    registry.handle_for(Requester::External).unwrap().read(Space::Mmio, 0x1008, &mut [0; 3]);
+    registry.handle(5).read(Space::Mmio, 0x1008, &mut [0]);
+    registry.handle_for(Requester::External).read(Space::Mmio, 0x1008, &mut [0; 3]);
     trapline::AddressSpace::new(&registry, Arc::new(trapline::NoRam)).write(0x1008, &[0]);
     let external = Requester::External;
     let expected = [Requester::Coalesced, Requester::Vcpu(5), external, external, Requester::Dma];

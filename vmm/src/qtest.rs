@@ -31,7 +31,7 @@ pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
         testdev: options.testdev,
         fw_cfg: options.fw_cfg.iter().map(FwCfgFile::load).collect::<Result<_, _>>()?,
     })?;
-    let mut session = Session::new(&machine).context("the machine has a client already")?;
+    let mut session = Session::new(&machine);
     let end = match &options.way {
         None => session
             .run(Patient(rustix::stdio::stdin()), Patient(rustix::stdio::stdout()))

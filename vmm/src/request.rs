@@ -1,4 +1,4 @@
-//! What the person at the console and the host ask of a running machine.
+//! Requests to a running machine by the console's keys and the host's signals.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! An epoll set with whom to call for each descriptor in it, and those who were notified besides:
-//! what the loops with and without a thread have in common.
+//! What event loops with and without a thread have in common: an epoll instance, the handlers of its
+//! descriptors, and the queue of handlers that were notified.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;

@@ -1,4 +1,5 @@
-//! The namespace: processors, the PCI host bridge, ISA devices, how to switch off.
+//! The DSDT, with the ACPI namespace in AML: processors, the PCI host bridge, ISA devices, how to
+//! switch off.
 //!
 //! Spec: ACPI 6.5, chapters 6, 7 and 8; section 20.2 for the encoding, which `acpi_tables` does.
 

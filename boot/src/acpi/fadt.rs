@@ -1,4 +1,4 @@
-//! The fixed description table: where the power management registers are.
+//! The FADT (Fixed ACPI Description Table): where the power management registers are.
 //!
 //! Spec: ACPI 6.5, section 5.2.9.
 

@@ -1,4 +1,4 @@
-//! The interrupt controllers and processors.
+//! The MADT (Multiple APIC Description Table): interrupt controllers and processors.
 //!
 //! Spec: ACPI 6.5, section 5.2.12, "Multiple APIC Description Table".
 

@@ -1,4 +1,4 @@
-//! The root pointer and the two lists of tables it names.
+//! The RSDP, ACPI's root pointer, and the RSDT and XSDT, the lists of tables that it points to.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{Immutable, IntoBytes};

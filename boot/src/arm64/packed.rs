@@ -1,4 +1,4 @@
-//! Packed kernels.
+//! Kernels packed by gzip or as EFI zboot images.
 
 use std::io::{self, Read};
 

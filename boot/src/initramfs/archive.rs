@@ -1,4 +1,4 @@
-//! A newc archive in the making.
+//! A cpio archive in the newc format, of which Linux makes its initramfs, while it is written.
 //!
 //! Spec: Linux `Documentation/driver-api/early-userspace/buffer-format.rst`.
 

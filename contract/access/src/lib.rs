@@ -30,4 +30,4 @@ pub use handler::{Handler, HandlerMut, IoCx, Limits, Locked, Rules};
 pub use listener::{MemoryListener, MemorySection};
 pub use memory::{Memory, NoHandler};
 pub use region::{Delivery, Region, Window};
-pub use regions::{EditError, NoRegions, RegionEdit, RegionId, RegionName, Regions};
+pub use regions::{EditError, EditListener, NoRegions, RegionEdit, RegionId, RegionName, Regions};

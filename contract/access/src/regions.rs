@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::{DirtyLog, Memory, MemoryListener, Region, Space, Window};
 
@@ -225,6 +225,19 @@ pub trait Regions: Send + Sync {
     ) -> Result<Box<dyn Any + Send + Sync>, EditError> {
         Err(EditError::NoRegistry)
     }
+
+    /// Has `listener` hear of every edit from now on in which addresses may have become free. Does
+    /// nothing where that is never anybody's but the listener's own.
+    fn listen_freed(&self, _listener: Weak<dyn EditListener>) {}
+}
+
+/// Somebody who waits for room in an address space: a bus whose BAR lies on what is another's.
+pub trait EditListener: Send + Sync {
+    /// A region was moved or unmapped. Called on the thread that did it, after the edit and with no
+    /// lock of the registry held; it may be an edit of the listener's own. That thread may hold any
+    /// device's lock, so the listener must wait for no lock that is held while somebody edits: what
+    /// it cannot have at once it leaves to whoever has it.
+    fn freed(&self);
 }
 
 /// No registry, for handlers that run outside one.

@@ -1,4 +1,5 @@
-//! What a source of traps and an interrupt controller outside of it say to each other.
+//! The traits between a hypervisor and interrupt controllers that it does not emulate: INTA cycles
+//! (ExtINT), ends of interrupts, and which I/O APIC inputs are level triggered.
 //!
 //! With the whole interrupt controller in the source (KVM's), none of this is used. With only the
 //! local APICs there, the rest of the controller is a device like any other:

@@ -15,6 +15,7 @@
 
 mod chardev;
 mod clock;
+mod device_state;
 mod doorbell;
 mod event_loop;
 mod fdt;
@@ -42,8 +43,8 @@ pub use power::{Power, PowerEvent};
 pub use save::{Form, SaveState, Saved, SavedBytes, StateError, WrongLength, restore_all};
 pub use trapline_access::{
     Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog, DoorbellTarget, EditError,
-    EventFd, Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory, MemoryListener,
-    MemorySection, NoHandler, NoRegions, Region, RegionEdit, RegionId, RegionName, Regions,
-    Requester, Ring, Rules, Size, Space, Window,
+    EditListener, EventFd, Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory,
+    MemoryListener, MemorySection, NoHandler, NoRegions, Region, RegionEdit, RegionId, RegionName,
+    Regions, Requester, Ring, Rules, Size, Space, Window,
 };
 pub use vector::{MessageVector, SinkVector};

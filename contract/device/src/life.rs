@@ -1,6 +1,6 @@
-//! The life of a device beyond its accesses.
+//! The trait of every device with state: reset.
 
-/// The life of a device beyond its accesses.
+/// A device with state, which can be reset.
 pub trait Device: Send + Sync {
     /// Puts the device in its power-on state and its outputs with it. Called with every vCPU
     /// stopped.

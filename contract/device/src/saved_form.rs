@@ -10,7 +10,8 @@
 ///
 /// With a name and a version the form is a [`Form`](crate::Form), with `From<&State>` and
 /// `TryFrom` for the state. The latter asks the state's `check(&self) -> Result<(), StateError>`
-/// whether a device is ever in that state. Without, it is a part of a form, with `From` both ways.
+/// whether a device is ever in that state, unless the form is `unchecked`, as any value of its
+/// fields can be. Without name and version it is a part of a form, with `From` both ways.
 ///
 /// ```
 /// use trapline_device::{Saved, StateError, saved_form};
@@ -50,7 +51,8 @@
 macro_rules! saved_form {
     (
         $(#[$attr:meta])*
-        $vis:vis struct $form:ident of $state:ident, $name:literal version $version:literal {
+        $vis:vis struct $form:ident of $state:ident, $name:literal version $version:literal
+        $($unchecked:ident)? {
             $($field:ident: $ty:ty $(=> $how:ident)?),* $(,)?
         }
     ) => {
@@ -74,7 +76,7 @@ macro_rules! saved_form {
 
             fn try_from(saved: $form) -> ::core::result::Result<Self, $crate::StateError> {
                 let state = saved.give_back();
-                state.check()?;
+                $crate::saved_form!(@check state $($unchecked)?);
                 ::core::result::Result::Ok(state)
             }
         }
@@ -124,6 +126,8 @@ macro_rules! saved_form {
             }
         }
     };
+    (@check $state:ident) => { $state.check()? };
+    (@check $state:ident unchecked) => {};
     (@convert $field:ident) => { ::core::convert::From::from($field) };
     (@convert $field:ident each) => { $field.map(::core::convert::From::from) };
     (@convert $field:ident list) => {

@@ -1,12 +1,14 @@
 //! Bus 0: 32 devices of 8 functions, most of them absent.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use trapline_device::{
-    Device, Direction, EditError, Form, Regions, SaveState, Saved, Size, StateError, restore_all,
+    Device, Direction, EditError, EditListener, Form, Regions, SaveState, Saved, Size, StateError,
+    restore_all,
 };
 
 use crate::function::Function;
@@ -76,9 +78,17 @@ impl std::error::Error for BusError {}
 
 /// A PCI bus: its functions, and the regions behind their BARs.
 pub struct Bus {
-    functions: RwLock<[Option<Arc<Function>>; FUNCTIONS]>,
-    /// Taken before a function's own lock.
+    shared: Arc<Shared>,
+}
+
+/// What the registry tells of its edits. The order of the locks is that of the fields, then a
+/// function's own, then its device's; whoever lets go of one of them looks at `retry` next.
+struct Shared {
+    /// Whether a BAR may have room now that it had not when it was last to be mapped.
+    retry: AtomicBool,
     map: Mutex<BarMap>,
+    /// Held for a moment only, and for no edit.
+    functions: RwLock<[Option<Arc<Function>>; FUNCTIONS]>,
 }
 
 impl Bus {
@@ -86,8 +96,14 @@ impl Bus {
     /// `registry`. Bridge and registry may hold the bus in turn, so this is a weak reference to the
     /// latter where it matters.
     pub fn new(registry: Arc<dyn Regions>, windows: Vec<BridgeWindow>) -> Self {
-        let functions = RwLock::new([const { None }; FUNCTIONS]);
-        Self { functions, map: Mutex::new(BarMap::new(registry, windows)) }
+        let shared = Arc::new(Shared {
+            retry: AtomicBool::new(false),
+            map: Mutex::new(BarMap::new(Arc::clone(&registry), windows)),
+            functions: RwLock::new([const { None }; FUNCTIONS]),
+        });
+        let listener: Weak<Shared> = Arc::downgrade(&shared);
+        registry.listen_freed(listener);
+        Self { shared }
     }
 
     /// Plugs a function in, and maps its BARs that are enabled.
@@ -96,30 +112,33 @@ impl Bus {
     /// [`BusError::Occupied`] when one is there already, [`BusError::Regions`] when the registry
     /// does not take its regions.
     pub fn insert(&self, devfn: Devfn, function: Function) -> Result<(), BusError> {
-        let mut map = self.map.lock();
-        if self.get(devfn).is_some() {
-            return Err(BusError::Occupied(devfn));
-        }
-        map.add(devfn, &function).map_err(BusError::Regions)?;
-        if let Some(slot) = self.functions.write().get_mut(usize::from(devfn.0)) {
-            *slot = Some(Arc::new(function));
-        }
-        map.update(&self.functions());
-        Ok(())
+        self.with_map(|map| {
+            if self.get(devfn).is_some() {
+                return Err(BusError::Occupied(devfn));
+            }
+            map.add(devfn, &function).map_err(BusError::Regions)?;
+            if let Some(slot) = self.shared.functions.write().get_mut(usize::from(devfn.0)) {
+                *slot = Some(Arc::new(function));
+            }
+            map.update(&self.functions());
+            Ok(())
+        })
     }
 
     /// Pulls a function out, and returns it. Others that had to give way to its BARs are mapped.
     pub fn remove(&self, devfn: Devfn) -> Option<Arc<Function>> {
-        let mut map = self.map.lock();
-        let function = self.functions.write().get_mut(usize::from(devfn.0))?.take()?;
-        map.remove(devfn);
-        function.unplugged();
-        map.update(&self.functions());
-        Some(function)
+        self.with_map(|map| {
+            let slot = self.shared.functions.write().get_mut(usize::from(devfn.0))?.take();
+            let function = slot?;
+            map.remove(devfn);
+            function.unplugged();
+            map.update(&self.functions());
+            Some(function)
+        })
     }
 
     fn get(&self, devfn: Devfn) -> Option<Arc<Function>> {
-        self.functions.read().get(usize::from(devfn.0))?.clone()
+        self.shared.functions.read().get(usize::from(devfn.0))?.clone()
     }
 
     /// Every place that is taken, in order.
@@ -127,30 +146,26 @@ impl Bus {
         self.functions().into_iter().map(|(devfn, _)| devfn).collect()
     }
 
-    /// Every function with its place, in order. As of now: the bus is not locked afterwards.
     fn functions(&self) -> Vec<(Devfn, Arc<Function>)> {
-        let slots = self.functions.read().clone();
-        (0..=u8::MAX)
-            .map(Devfn)
-            .zip(slots)
-            .filter_map(|(devfn, slot)| Some((devfn, slot?)))
-            .collect()
+        self.shared.functions()
     }
 
     /// A configuration read. All ones where nobody is: the host bridge ends the transaction with
     /// a master abort (PCI 3.0, 3.2.2.3.4 and 6.1).
     pub fn config_read(&self, devfn: Devfn, offset: u16, size: Size) -> u32 {
-        self.get(devfn).map_or(u32::MAX, |function| function.config_read(offset, size))
+        let Some(function) = self.get(devfn) else { return u32::MAX };
+        let value = function.config_read(offset, size);
+        self.shared.retry_if_due();
+        value
     }
 
     /// A configuration write. Vanishes where nobody is.
     pub fn config_write(&self, devfn: Devfn, offset: u16, size: Size, value: u32) {
         let Some(function) = self.get(devfn) else { return };
-        let moved = function.config_write(offset, size, value);
-        let mut map = self.map.lock();
-        // What is in the way of a BAR may be the board's, which can go unnoticed.
-        if moved || map.is_contended() {
-            map.update(&self.functions());
+        if function.config_write(offset, size, value) {
+            self.remap();
+        } else {
+            self.shared.retry_if_due();
         }
     }
 
@@ -165,7 +180,61 @@ impl Bus {
     }
 
     fn remap(&self) {
-        self.map.lock().update(&self.functions());
+        self.with_map(|map| map.update(&self.functions()));
+    }
+
+    fn with_map<R>(&self, change: impl FnOnce(&mut BarMap) -> R) -> R {
+        let done = change(&mut self.shared.map.lock());
+        self.shared.retry_if_due();
+        done
+    }
+}
+
+impl EditListener for Shared {
+    fn freed(&self) {
+        self.retry.store(true, Ordering::SeqCst);
+        self.retry_if_due();
+    }
+}
+
+impl Shared {
+    /// Maps BARs that had no room before, if there may be some now. What another thread has locked,
+    /// or this one, is left to it: it comes here as soon as it has let go.
+    fn retry_if_due(&self) {
+        // Either whoever has let go of a lock sees that a retry is due, or whoever said so finds the
+        // lock free.
+        fence(Ordering::SeqCst);
+        while self.retry.load(Ordering::SeqCst) {
+            if !self.try_retry() {
+                return;
+            }
+        }
+    }
+
+    /// Whether nobody had anything locked that this needs.
+    fn try_retry(&self) -> bool {
+        let Some(mut map) = self.map.try_lock() else { return false };
+        let functions = self.functions();
+        let contended = map.is_contended();
+        if contended && !map.try_read_registers(&functions) {
+            return false;
+        }
+        // Edits from here on are another reason to try.
+        self.retry.store(false, Ordering::SeqCst);
+        if contended {
+            map.place_all();
+        }
+        true
+    }
+
+    /// Every function with its place, in order. As of now: the bus is not locked afterwards.
+    fn functions(&self) -> Vec<(Devfn, Arc<Function>)> {
+        let slots = self.functions.read().clone();
+        (0..=u8::MAX)
+            .map(Devfn)
+            .zip(slots)
+            .filter_map(|(devfn, slot)| Some((devfn, slot?)))
+            .collect()
     }
 }
 
@@ -192,7 +261,9 @@ impl SaveState for Bus {
     fn save(&self) -> Saved {
         let functions = self.functions();
         let functions = functions.iter().map(|(Devfn(place), function)| (*place, function.save()));
-        Saved::encode(&SavedV2 { functions: functions.collect() })
+        let saved = Saved::encode(&SavedV2 { functions: functions.collect() });
+        self.shared.retry_if_due();
+        saved
     }
 
     /// The same functions have to be plugged in.
@@ -203,8 +274,8 @@ impl SaveState for Bus {
             plugged.iter().map(|(devfn, _)| devfn.0).eq(saved.iter().map(|(place, _)| *place));
         StateError::check::<SavedV2>(same, "the same functions are plugged in")?;
         let functions = plugged.iter().map(|(_, function)| -> &dyn SaveState { &**function });
-        restore_all(functions.zip(saved.iter().map(|(_, saved)| saved)))?;
+        let restored = restore_all(functions.zip(saved.iter().map(|(_, saved)| saved)));
         self.remap();
-        Ok(())
+        restored
     }
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Device, Direction, Handler, IoCx, Limits, Power, PowerEvent, Rules, SaveState, Saved, Size,
-    StateError,
+    Direction, Handler, IoCx, Limits, Power, PowerEvent, Rules, Size, device_state,
 };
 
 use crate::bus::{Bus, Devfn};
@@ -104,22 +103,7 @@ impl Handler for Conf1 {
     }
 }
 
-impl Device for Conf1 {
-    fn reset(&self) {
-        *self.state.lock() = Conf1State::default();
-    }
-}
-
-impl SaveState for Conf1 {
-    fn save(&self) -> Saved {
-        Saved::encode(&Conf1V1::from(&*self.state.lock()))
-    }
-
-    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        *self.state.lock() = Conf1State::try_from(saved.decode::<Conf1V1>()?)?;
-        Ok(())
-    }
-}
+device_state!(Conf1, Conf1V1, state);
 
 /// Bytes, words and dwords; what is wider or not aligned arrives in such pieces, as a host bridge
 /// makes several cycles of it.

@@ -14,8 +14,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Clock, Device, Direction, EventFd, Interrupt, InterruptMode, IoCx, Limits, Rules, SaveState,
-    Saved, Size, StateError, Timer, Wake, saved_form,
+    Clock, Direction, EventFd, Interrupt, InterruptMode, IoCx, Limits, Rules, Size, StateError,
+    Timer, Wake, device_state, saved_form,
 };
 
 use crate::config::{Bar, Identity, Pin};
@@ -90,6 +90,12 @@ impl Edu {
             timer: clock.timer(this.clone()),
             state: Mutex::default(),
         }))
+    }
+
+    /// Drives the pin and the timer as a state that was just set wants them.
+    fn settle(&self, state: &State) {
+        self.timer.arm(state.done_ns);
+        self.sync(state);
     }
 
     /// Drives the pin with the interrupt status.
@@ -197,15 +203,6 @@ impl Wake for Edu {
     }
 }
 
-impl Device for Edu {
-    fn reset(&self) {
-        let state = &mut *self.state.lock();
-        *state = State::default();
-        self.timer.arm(None);
-        self.sync(state);
-    }
-}
-
 impl State {
     fn check(&self) -> Result<(), StateError> {
         let status = self.status & !EDU_STATUS_IRQ == 0;
@@ -224,17 +221,4 @@ saved_form! {
     }
 }
 
-impl SaveState for Edu {
-    fn save(&self) -> Saved {
-        Saved::encode(&SavedV3::from(&*self.state.lock()))
-    }
-
-    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        let restored = State::try_from(saved.decode::<SavedV3>()?)?;
-        let state = &mut *self.state.lock();
-        *state = restored;
-        self.timer.arm(state.done_ns);
-        self.sync(state);
-        Ok(())
-    }
-}
+device_state!(Edu, SavedV3, state, then settle);

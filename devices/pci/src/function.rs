@@ -381,6 +381,11 @@ impl Function {
         self.decoded(&self.config.lock())
     }
 
+    /// The same, unless somebody has the registers locked.
+    pub(crate) fn try_windows(&self) -> Option<[Option<BarWindow>; DECODERS]> {
+        Some(self.decoded(&*self.config.try_lock()?))
+    }
+
     fn decoded(&self, config: &ConfigSpace) -> [Option<BarWindow>; DECODERS] {
         if self.resets.awake(config) { config.windows() } else { [None; DECODERS] }
     }
@@ -435,16 +440,9 @@ struct State {
     device: Saved,
 }
 
-impl State {
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the function checks it")]
-    fn check(&self) -> Result<(), StateError> {
-        Ok(())
-    }
-}
-
 saved_form! {
-    /// [`State`], version 1.
-    struct FunctionV1 of State, "pci-function" version 1 {
+    /// [`State`], version 1. What can be is the function's to say.
+    struct FunctionV1 of State, "pci-function" version 1 unchecked {
         config: ConfigV1,
         msix: MsixV1,
         device: Saved,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use trapline_device::{EditError, Region, RegionEdit, RegionId, RegionName, Regions, Space};
 
 use crate::bus::Devfn;
-use crate::config::DECODERS;
+use crate::config::{BarWindow, DECODERS};
 use crate::function::Function;
 use crate::windows::{BridgeWindow, WindowKind, translate};
 
@@ -96,16 +96,32 @@ impl BarMap {
         self.bars.iter().any(|bar| bar.wanted != bar.mapped)
     }
 
-    /// Maps every BAR where it is wanted, as far as that can be, in one edit.
+    /// Maps every BAR where its registers want it, as far as that can be, in one edit.
     pub(crate) fn update(&mut self, functions: &[(Devfn, Arc<Function>)]) {
-        for bar in &mut self.bars {
-            let function = functions.iter().find(|(devfn, _)| *devfn == bar.devfn);
-            let window = function.and_then(|(_, function)| {
-                let windows: [_; DECODERS] = function.windows();
-                windows.get(bar.index).copied().flatten()
-            });
-            bar.wanted = window.and_then(|window| translate(&self.windows, &window));
+        for (devfn, function) in functions {
+            self.want(*devfn, &function.windows());
         }
+        self.place_all();
+    }
+
+    /// Looks where the registers want the BARs, unless somebody has registers locked.
+    pub(crate) fn try_read_registers(&mut self, functions: &[(Devfn, Arc<Function>)]) -> bool {
+        let read =
+            functions.iter().map(|(devfn, function)| Some((*devfn, function.try_windows()?)));
+        let Some(read) = read.collect::<Option<Vec<_>>>() else { return false };
+        read.iter().for_each(|(devfn, windows)| self.want(*devfn, windows));
+        true
+    }
+
+    fn want(&mut self, devfn: Devfn, decoded: &[Option<BarWindow>; DECODERS]) {
+        for bar in self.bars.iter_mut().filter(|bar| bar.devfn == devfn) {
+            let window = decoded.get(bar.index).and_then(Option::as_ref);
+            bar.wanted = window.and_then(|window| translate(&self.windows, window));
+        }
+    }
+
+    /// Maps every BAR where it is wanted, as far as that can be, in one edit.
+    pub(crate) fn place_all(&mut self) {
         let mut refused = vec![false; self.bars.len()];
         // Each round either ends it, or leaves out one more.
         loop {

@@ -1,4 +1,4 @@
-//! The numbers of the ITS, each a type of its own.
+//! Types for the architecture's numbers: DeviceID, EventID, collection and interrupt IDs.
 //!
 //! Spec: Arm IHI 0069, "Interrupt translation service": DeviceID, EventID, ICID and INTID are
 //! different name spaces, and a mix-up is a security bug, not a typing slip.

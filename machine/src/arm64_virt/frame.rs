@@ -1,4 +1,5 @@
-//! The GICv2m frame of this board: a device, and where messages to its address go.
+//! The GICv2m frame of a board with KVM's GICv2: its register frame, and the MSI controller that
+//! sends PCI functions' messages there.
 
 use std::sync::Arc;
 

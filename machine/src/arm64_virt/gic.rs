@@ -1,4 +1,4 @@
-//! Our own GICv3 and ITS, for a source of accesses that has none.
+//! Our own GICv3 with an ITS, for qtest, where no hypervisor emulates one.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Devices and their regions, on their way to a board.
+//! The builder of a board: devices with their regions, collected to be added in one edit.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! PCI functions on their way to a board's bus 0.
+//! Plugging PCI functions into a board's bus 0, with their pins and message controller.
 
 use trapline_device::{Line, MsiController};
 use trapline_pci::{Bus, Devfn, Edu, Function, Pin, Slot};

@@ -73,7 +73,7 @@ fn bench() -> Bench {
 
 fn converse(machine: &Machine, lines: &str) -> String {
     let mut output = Vec::new();
-    Session::new(machine).unwrap().run(lines.as_bytes(), &mut output).unwrap();
+    Session::new(machine).run(lines.as_bytes(), &mut output).unwrap();
     String::from_utf8(output).unwrap()
 }
 

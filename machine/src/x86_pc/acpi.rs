@@ -1,4 +1,4 @@
-//! The PC as ACPI sees it.
+//! The PC's ACPI tables: what they say of this board.
 
 use trapline_boot::acpi::{
     self, AcpiConfig, IsaDevice, PciBridge, PowerBlocks, RSDP_LEN, ResetRegister,

@@ -1,4 +1,5 @@
-//! What the PC tells its guest about itself, and where it starts.
+//! Loading a PC's software: the kernel or firmware, the tables that describe the board to it, and the
+//! state the first vCPU starts in.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the PC's firmware can ask about the machine.
+//! The contents of the PC's fw_cfg device: what firmware can read of the machine.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Our own interrupt controllers and timer, for a source of traps that has none, or only the local
-//! APICs.
+//! Our own 8259s, I/O APIC and 8254: for `--irqchip split`, where KVM has the local APICs only, and for
+//! qtest, where there is nothing.
 
 use std::sync::Arc;
 

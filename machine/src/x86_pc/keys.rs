@@ -1,4 +1,4 @@
-//! The keyboard and the mouse in front of the PC.
+//! The PC's keyboard and mouse, as a viewer of the display drives them.
 
 use std::sync::Arc;
 

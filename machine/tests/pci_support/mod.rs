@@ -1,5 +1,5 @@
 //! Four PCI functions whose BARs are programmed at random, and a naive model of what then answers
-//! where. Shared by the test on the registry alone and the one on `/dev/kvm`.
+//! where.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that can not go on fails")]
 
 use std::collections::BTreeMap;
@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use trapline::{Mapping, Region, Registry};
 use trapline_device::{
     Delivery, Device, Form, Handler, IoCx, Memory, Regions, SaveState, Saved, Size, Space,
     StateError, Window,
@@ -197,6 +198,10 @@ pub(crate) enum Step {
     Reset,
     Save,
     Restore,
+    /// What is the board's own in the window of memory is unmapped, or mapped again.
+    Board {
+        present: bool,
+    },
 }
 
 /// Places that are worth trying: next to, on top of and across each other, the board's own and the
@@ -241,10 +246,41 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         12 => place,
         6 => enable,
         2 => swap,
+        2 => any::<bool>().prop_map(|present| Step::Board { present }),
         1 => Just(Step::Reset),
         1 => Just(Step::Save),
         1 => Just(Step::Restore),
     ]
+}
+
+/// What is the board's own in the window of memory.
+pub(crate) struct Board<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) mapping: Option<Mapping>,
+}
+
+impl<'a> Board<'a> {
+    pub(crate) fn new(registry: &'a Registry) -> Self {
+        let mut board = Self { registry, mapping: None };
+        assert!(board.set(true));
+        board
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        self.mapping.is_some()
+    }
+
+    /// Maps or unmaps it. Whether that could be done.
+    pub(crate) fn set(&mut self, present: bool) -> bool {
+        if !present {
+            self.mapping = None;
+        } else if self.mapping.is_none() {
+            let region = Region::mmio(BOARD, BOARD_LEN, "board", "memory", Arc::new(BoardTag));
+            self.mapping = self.registry.map(region).ok();
+            return self.is_there();
+        }
+        true
+    }
 }
 
 /// What the guest wrote, as numbers: nothing of masks, regions or edits.
@@ -257,13 +293,14 @@ struct Registers {
 /// The bus and the model of it, taking the same steps.
 pub(crate) struct Pair<'a> {
     bus: &'a Bus,
+    board: Board<'a>,
     model: Registers,
     saved: Option<(Saved, Registers)>,
 }
 
 impl<'a> Pair<'a> {
-    pub(crate) fn new(bus: &'a Bus) -> Self {
-        Self { bus, model: Registers::default(), saved: None }
+    pub(crate) fn new(bus: &'a Bus, board: Board<'a>) -> Self {
+        Self { bus, board, model: Registers::default(), saved: None }
     }
 
     /// Both halves of a BAR that has two are written, the upper one first.
@@ -301,6 +338,11 @@ impl<'a> Pair<'a> {
                 self.bus.reset();
                 self.model = Registers::default();
             }
+            Step::Board { present } => {
+                // It does not push a BAR away.
+                let room = !self.owners().contains_key(&BOARD) || self.board.is_there();
+                assert_eq!(self.board.set(present), room || !present);
+            }
             Step::Save => self.saved = Some((self.bus.save(), self.model.clone())),
             Step::Restore => {
                 if let Some((saved, model)) = &self.saved {
@@ -314,7 +356,9 @@ impl<'a> Pair<'a> {
     /// Who has each granule of addresses, and which part of it: `None` for the board.
     fn owners(&self) -> BTreeMap<u64, Option<(usize, usize, u64)>> {
         let mut owners = BTreeMap::new();
-        owners.insert(BOARD, None);
+        if self.board.is_there() {
+            owners.insert(BOARD, None);
+        }
         owners.insert(BOARD_PORTS, None);
         for function in 0..4 {
             for (index, bar) in bars(function) {

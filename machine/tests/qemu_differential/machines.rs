@@ -51,7 +51,7 @@ pub(crate) fn ours() -> Client {
             fw_cfg: Vec::new(),
         };
         let machine = Machine::new(&config).unwrap();
-        Session::new(&machine).unwrap().run(&theirs, &theirs).unwrap();
+        Session::new(&machine).run(&theirs, &theirs).unwrap();
     });
     Client::new(mine)
 }

@@ -1,4 +1,4 @@
-//! What is left to say when a vCPU cannot go on: why, its registers, its last accesses.
+//! The report of a vCPU that cannot go on: why, its registers, its last accesses.
 
 use std::fmt;
 

@@ -93,9 +93,6 @@ pub enum Error {
     /// The host has no room for memory that KVM writes.
     #[error(transparent)]
     Memory(#[from] trapline_guestmem::Error),
-    /// The registry has no handle left for a vCPU.
-    #[error(transparent)]
-    Handle(#[from] trapline::NoHandle),
     /// The kernel refused.
     #[error("KVM refused to {what}: {reason}")]
     Ioctl {

@@ -1,4 +1,5 @@
-//! Pages that are to fault when a guest uses them next.
+//! Unmapping of single pages of guest RAM from KVM's page tables, so that the guest's next access to
+//! them faults: what the test device offers.
 
 #![expect(unsafe_code, reason = "changes the protection of a page of guest memory")]
 

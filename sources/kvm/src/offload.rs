@@ -1,4 +1,4 @@
-//! What the kernel takes off the registry's hands: coalesced zones, doorbells, and memory.
+//! The registry's deliveries that KVM does itself: coalesced zones, ioeventfds, and memory slots.
 //!
 //! A coalesced zone leaves the kernel with exactly the bus, address and size it came with:
 //! `KVM_UNREGISTER_COALESCED_MMIO` takes away every zone of the named bus that contains the named

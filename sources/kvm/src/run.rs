@@ -1,4 +1,4 @@
-//! The vCPUs' threads: started together, stopped together.
+//! The set of a VM's vCPU threads, which are started and stopped together.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,5 @@
-//! One vCPU: made, started, run, taken apart.
+//! A vCPU: its descriptor, its `kvm_run` page, and the loop around `KVM_RUN` that makes the guest's
+//! accesses in the registry.
 
 use std::io;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub struct Vcpu {
     handle: Handle,
     registry: Registry,
     power_on: PowerOn,
-    /// What it has to do with interrupt controllers outside the kernel.
+    /// Its side of interrupt controllers outside the kernel: what is injected, whose ends are told.
     pub(crate) pins: Pins,
     counters: Arc<ExitCounters>,
     recent: AccessLog,
@@ -55,10 +56,10 @@ impl Vcpu {
     /// to `registry`. [`Vcpu::set_start`] says what it does when it runs.
     ///
     /// # Errors
-    /// No handle left in the registry, or KVM's refusal.
+    /// KVM's refusal.
     pub fn new(vm: &Arc<Vm>, index: u32, registry: &Registry) -> Result<Self, Error> {
         kick::prepare()?;
-        let handle = registry.handle(index)?;
+        let handle = registry.handle(index);
         let fd = vm.fd().create_vcpu(index.into()).map_err(Error::ioctl("create a vCPU"))?;
         vm.map_ring(&fd)?;
         let page = RunPage::new(&fd, vm.fd().run_size())
@@ -161,15 +162,18 @@ impl Vcpu {
         Ok(exit)
     }
 
-    /// Completes an access that is half done, without running the guest: until then KVM must not
-    /// have its registers set. A vCPU that was stopped has none, as coming back interrupted says
-    /// that KVM has completed it; one whose device panicked has.
+    /// Has KVM complete the port or memory access of the last exit, by `KVM_RUN` with
+    /// `immediate_exit`, which runs nothing of the guest. Registers can not be set before
+    /// (`Documentation/virt/kvm/api.rst`, `KVM_RUN`). A vCPU that was stopped has no such access left,
+    /// as `EINTR` means that KVM has completed it; one whose device panicked in it has.
     fn complete(&self) {
-        // arm64: the first run settles what the VM has, which is not all there yet.
+        // Before its first run it has no access; and on arm64 the first run makes the VM final, to
+        // which something may still be added.
         if !self.has_run {
             return;
         }
-        // A string instruction may exit again while it is being completed, but not for ever.
+        // To complete one access of a string instruction can take it to the next one's exit. The
+        // limit is for a KVM that never ends.
         const ROUNDS_MAX: u32 = 64;
         self.kick.come_back_at_once();
         for _ in 0..ROUNDS_MAX {
@@ -181,8 +185,8 @@ impl Vcpu {
     }
 
     fn handle_exit(&mut self, exit: Exit) -> Option<Stop> {
-        // Accesses see earlier coalesced writes by the registry's own doing; whatever else made
-        // the vCPU come back is the moment to deliver them too.
+        // The registry delivers coalesced writes before each access. Before any other exit, like a
+        // halt, they are delivered here.
         if !matches!(exit, Exit::Io(_) | Exit::Mmio { .. }) {
             self.handle.drain();
         }
@@ -197,7 +201,7 @@ impl Vcpu {
                 None
             }
             Exit::Interrupted | Exit::Again => self.interrupted(),
-            // The next entry injects what there is.
+            // `KVM_EXIT_IRQ_WINDOW_OPEN`: before the next entry the interrupt that waits is injected.
             Exit::InterruptWindow => None,
             Exit::Eoi { vector } => {
                 self.pins.eoi(vector);
@@ -229,8 +233,9 @@ impl Vcpu {
 
     fn interrupted(&mut self) -> Option<Stop> {
         let stop = self.kick.acknowledge();
-        // KVM may hold a vector that the guest has not taken yet, and nothing takes it back: the
-        // next life would begin with it. So it is run once more, until it is kicked again.
+        // A vector that `KVM_INTERRUPT` has queued and the guest has not taken can not be withdrawn,
+        // and would interrupt the guest right after a reset. So the vCPU is entered again, to take
+        // it, and stops when it is kicked the next time.
         (stop && !self.pins.may_hold_vector(&self.page)).then_some(Stop::Requested)
     }
 
@@ -247,7 +252,7 @@ impl Vcpu {
         });
     }
 
-    /// One element: its value.
+    /// Makes a port access of one element, and returns its value, for reports.
     fn port(&mut self, io: &Io) -> u64 {
         let port = io.port.into();
         match io.direction {
@@ -264,7 +269,7 @@ impl Vcpu {
         }
     }
 
-    /// Several elements: the value of the first.
+    /// Makes a port access of a string instruction, and returns the value of its first element.
     fn port_string(&mut self, io: &Io) -> u64 {
         let Some(data) = self.elements.get_mut(..io.data.len()) else { return 0 };
         match io.direction {
@@ -299,7 +304,7 @@ impl Vcpu {
         self.recent.push(Access { space, direction, addr, len, count: 1, value, register });
     }
 
-    /// An access of 3, 5, 6 or 7 bytes: its value.
+    /// Makes a memory access of 3, 5, 6 or 7 bytes, and returns its value.
     fn odd_mmio(&mut self, addr: u64, direction: Direction, len: usize) -> u64 {
         let mut bytes = self.page.mmio_data();
         let Some(data) = bytes.get_mut(..len) else { return 0 };
@@ -338,8 +343,8 @@ impl Vcpu {
     }
 }
 
-/// How often in a row KVM wanted to be asked again at once. A vCPU that waits to be started does so
-/// now and then, after having slept.
+/// Counts `KVM_RUN`s in a row that failed with `EAGAIN` at once, to end a vCPU that would spin on
+/// them for ever. A vCPU that waits for its start-up message has them now and then, after sleeping.
 #[derive(Debug, Default)]
 struct Again {
     last: Option<Instant>,
@@ -347,12 +352,12 @@ struct Again {
 }
 
 impl Again {
-    /// What comes sooner than this was no sleep.
+    /// Failures closer together than this are in a row: the vCPU has not slept between them.
     const AT_ONCE: Duration = Duration::from_millis(1);
-    /// So often is no accident.
+    /// More in a row than this end the vCPU.
     const COUNT_MAX: u32 = 10_000;
 
-    /// Counts one more, at `now`.
+    /// Counts one more, at `now`; whether that is too many.
     fn is_too_often(&mut self, now: Instant) -> bool {
         let at_once = self.last.is_some_and(|last| now.duration_since(last) < Self::AT_ONCE);
         self.count = if at_once { self.count.saturating_add(1) } else { 1 };

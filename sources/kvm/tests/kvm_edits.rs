@@ -289,11 +289,11 @@ impl Offload for Endless {
 #[test]
 fn a_guest_that_queues_without_end_holds_nobody() {
     let source = Arc::new(Endless::default());
-    let registry = Registry::builder().handles(2).offload(Arc::<Endless>::clone(&source)).build();
+    let registry = Registry::builder().offload(Arc::<Endless>::clone(&source)).build();
     let log = Arc::new(Log::default());
     let queueing = registry.map(region(Space::Pio, 0, log.device(0))).unwrap();
     let other = registry.map(Region::pio(BUSY, 8, "d", "other", log.device(1))).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     let within = RING_MAX..=BOUND;
     let access = || handle.write_value(Space::Pio, BUSY.into(), Size::Byte, 7);
     let taken = source.during(access);

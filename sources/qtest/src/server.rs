@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use trapline::{AddressSpace, Handle, NoHandle, Registry};
+use trapline::{AddressSpace, Handle, Registry};
 use trapline_device::{Clock, PowerEvent, Space};
 use trapline_guestmem::GuestMem;
 
@@ -69,11 +69,8 @@ pub struct Session<'a, T> {
 
 impl<'a, T: Target> Session<'a, T> {
     /// A session with `target`.
-    ///
-    /// # Errors
-    /// Others make accesses to the machine already.
-    pub fn new(target: &'a T) -> Result<Self, NoHandle> {
-        Ok(Self { target, handle: target.registry().handle(0)? })
+    pub fn new(target: &'a T) -> Self {
+        Self { target, handle: target.registry().handle(0) }
     }
 
     /// Serves one client until it goes or the machine ends. The machine stays as it is; the next

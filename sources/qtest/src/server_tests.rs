@@ -84,7 +84,7 @@ impl Board {
     /// What a client that sends this receives.
     fn converse(&self, lines: &str) -> (String, End) {
         let mut output = Vec::new();
-        let mut session = Session::new(self).unwrap();
+        let mut session = Session::new(self);
         let end = session.run(lines.as_bytes(), &mut output).unwrap();
         (String::from_utf8(output).unwrap(), end)
     }
@@ -277,7 +277,7 @@ impl Write for Gone {
 #[test]
 fn a_client_that_goes_before_its_answer_leaves_the_machine_to_the_next() {
     let board = Board::new();
-    let mut session = Session::new(&board).unwrap();
+    let mut session = Session::new(&board);
     for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset] {
         let commands = "irq_intercept_in ioapic\nirq_intercept_in ioapic\n".as_bytes();
         assert_eq!(session.run(commands, Gone(kind)).unwrap(), End::Closed);
@@ -293,7 +293,7 @@ fn a_client_that_goes_before_its_answer_leaves_the_machine_to_the_next() {
 #[test]
 fn a_machine_that_ends_ends_though_its_client_does_not_hear_of_it() {
     let board = Board::new();
-    let mut session = Session::new(&board).unwrap();
+    let mut session = Session::new(&board);
     let end = session.run("outb 0x108 1\n".as_bytes(), Gone(io::ErrorKind::BrokenPipe));
     assert!(matches!(end.unwrap(), End::Machine(_)));
 }

@@ -110,9 +110,7 @@ pub struct Bench {
 impl Default for Bench {
     fn default() -> Self {
         let registry = Registry::builder().build();
-        let handle = registry.handle(0);
-        let handle = handle.unwrap_or_else(|_| unreachable!("a registry has one"));
-        let handle = Mutex::new(handle);
+        let handle = Mutex::new(registry.handle(0));
         Self { registry, handle, event_loop: TestLoop::default(), messages: Messages::default() }
     }
 }

@@ -34,13 +34,13 @@ pub(crate) struct ByValue(Registry);
 
 impl Ours {
     pub(crate) fn new(population: &Population) -> Self {
-        Self::with(population, Registry::builder().handles(8).build())
+        Self::with(population, Registry::builder().build())
     }
 
     /// With a source that some region, not one of the population, has coalesce.
     pub(crate) fn coalescing(population: &Population) -> Self {
         let source = Arc::new(Idle(AtomicU32::new(0)));
-        let registry = Registry::builder().handles(8).offload(source).build();
+        let registry = Registry::builder().offload(source).build();
         let mut ours = Self::with(population, registry);
         let other = region(population.place, 0, Arc::default()).coalesce(0..1);
         ours.mappings.push(ours.by_value.0.map(other).unwrap());
@@ -99,7 +99,7 @@ impl Bus for ByValue {
     type View<'a> = Handle;
 
     fn view(&self) -> Handle {
-        self.0.handle(0).unwrap()
+        self.0.handle(0)
     }
 
     #[inline]

@@ -1,5 +1,6 @@
-//! Where a handle counts: rows of counters by region number, written by that handle only and read
-//! by anybody, so that a load and a store do where a shared counter would need a locked add.
+//! Tables of a handle's counters, with a row for each region by its number. Only the handle writes to
+//! them and anybody may read, so that it counts with a load and a store, where a shared counter would
+//! need a locked add.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};

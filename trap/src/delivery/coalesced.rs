@@ -19,8 +19,9 @@ pub(crate) type Reclaimed = VecDeque<(CoalescedWrite, Option<Entry>)>;
 /// Writes that the source queued, on their way to their handlers.
 #[derive(Default)]
 pub(crate) struct Coalesced {
-    /// Held while queued writes are delivered: whoever has it delivers in order, whoever waits
-    /// for it knows that all earlier writes have arrived. Says whether its holder is at it now.
+    /// The turn to deliver: held by the one thread that delivers queued writes, in order. Whoever has
+    /// waited for it knows that all earlier writes have arrived. The value says whether its holder
+    /// is delivering, so that accesses which a handler makes meanwhile do not deliver again.
     pub(crate) turn: ReentrantMutex<Cell<bool>>,
     /// Whether somebody is delivering.
     pub(crate) delivering: AtomicBool,

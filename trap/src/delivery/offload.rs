@@ -1,4 +1,5 @@
-//! What a source can take off the registry's hands.
+//! The trait of a source that delivers accesses without the registry (KVM: coalesced zones,
+//! ioeventfds, memory slots).
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What an access moves, and which way.
+//! The data of an access: a buffer to be read into, or bytes to be written.
 
 use trapline_access::Direction;
 

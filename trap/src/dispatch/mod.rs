@@ -205,9 +205,10 @@ impl Handle {
         IoCx::new(self.requester, &*self.core).with_register(&self.register)
     }
 
-    /// Runs `call` if one handler takes the access just as it is, nobody else wants to know, the
-    /// the page hash has the region in the place looked at first, and nothing has to be brought up to date first
-    /// but what is queued, which the caller has seen to.
+    /// The fast path (see [`crate::lookup`]). Runs `call` if one handler takes the access just as it
+    /// is, nobody watches, the page hash has the region in the place looked at first, the snapshot
+    /// is the latest and the counter does not wrap; else does nothing. The caller has seen to
+    /// coalesced writes.
     #[inline(always)]
     fn fast<R>(
         &self,
@@ -227,7 +228,9 @@ impl Handle {
         Some(call(handler, &self.cx(), offset))
     }
 
-    /// Runs `call` if one handler takes the access just as it is and nobody else wants to know.
+    /// The same with everything the fast path leaves out: queued writes are delivered, the latest
+    /// snapshot is fetched, and the region is searched for wherever it is. Runs `call` if one handler
+    /// takes the access just as it is, and nobody watches.
     fn direct<R>(
         &mut self,
         space: Space,

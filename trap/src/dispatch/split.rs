@@ -1,5 +1,6 @@
-//! Accesses that are not one handler's as they stand: cut at the borders of regions and of
-//! forwarded windows, then by each region's rules; strings; doorbells that are ours to ring.
+//! Splitting of accesses that no handler takes whole: at the borders of regions and of windows that
+//! are forwarded or memory, then by each region's rules. Also string accesses, and the doorbells that
+//! the registry rings itself.
 
 use std::cell::Cell;
 

@@ -1,4 +1,4 @@
-//! Which regions and windows can be, whatever else is mapped.
+//! Checks of one region and its windows, which do not depend on what else is mapped.
 
 use trapline_access::{Delivery, EditError, Region, RegionName, Space, Window};
 

@@ -71,8 +71,8 @@ impl RegionTable {
         free.extend(self.retired.extract_if(.., |old| Arc::strong_count(old) == 1));
     }
 
-    /// Whether writes to a region may be waiting: of one that an edit has unmapped already nobody
-    /// knows any more, so they may.
+    /// Whether coalesced writes to a region may be queued. `true` also for a region that an edit has
+    /// unmapped already, of which the table does not know it any more.
     pub(crate) fn coalesces(&self, id: RegionId) -> bool {
         self.regions.get(&id).is_none_or(|region| region.state.coalesces())
     }

@@ -40,6 +40,11 @@ impl Op {
         }
     }
 
+    /// Whether addresses may be free after this that were not before.
+    pub(crate) fn frees(&self) -> bool {
+        matches!(self, Self::Place(..) | Self::Unmap(_))
+    }
+
     /// The region it is about, unless it may be about many.
     fn id(&self) -> Option<RegionId> {
         Some(match self {
@@ -54,7 +59,7 @@ impl Op {
     }
 }
 
-/// Why an edit leads nowhere.
+/// A refused edit: the error, and what it has changed all the same.
 pub(crate) struct Refused {
     pub(crate) error: EditError,
     /// The present snapshot mended, when the source would not take back what it had.
@@ -74,7 +79,7 @@ pub(crate) struct DeferredDrop {
     changes: Vec<Change>,
 }
 
-/// Where the source comes in.
+/// The source of a registry, as a commit asks it.
 pub(crate) struct Source<'a> {
     pub(crate) offload: Option<&'a dyn Offload>,
     /// Empties the source's queue while the present regions are still known.
@@ -120,8 +125,8 @@ impl RegionTable {
         outcome
     }
 
-    /// Works out what every region that is touched was and becomes. New ones are in the table,
-    /// placed nowhere, from here on.
+    /// Computes the state of each region the edit touches, before and after. New regions are in the
+    /// table, placed nowhere, from here on.
     fn plan(&mut self, ops: &[Op], changes: &mut Vec<Change>) -> Result<(), EditError> {
         for op in ops {
             let Some(id) = op.id() else { continue };
@@ -152,7 +157,7 @@ impl RegionTable {
         Ok(())
     }
 
-    /// Starts and ends watches, and works out whom they make hear of which region.
+    /// Starts and ends watches, and computes the observers of each region and of unclaimed accesses.
     fn plan_watches(&mut self, ops: &[Op], changes: &mut Vec<Change>) {
         let mut watchers = self.watchers.clone();
         for op in ops {

@@ -21,8 +21,8 @@ struct FastFields {
     device_offset: u8,
 }
 
-/// As much of an [`Entry`] as an ordinary access needs. What does not fit in here takes the other
-/// way, through the entry.
+/// As much of an [`Entry`] as an ordinary access needs. Accesses for which this does not say enough
+/// look at the entry.
 #[derive(Clone)]
 pub(crate) struct FastEntry {
     fields: FastFields,

@@ -70,9 +70,9 @@ fn leaf(buckets: Arc<Buckets>) -> Arc<Leaf> {
 /// A hash of the pages of one space, each of 2^`SHIFT` addresses.
 #[derive(Clone)]
 pub(crate) struct PageHash<const SHIFT: u32> {
-    /// A power of two.
+    /// As many as a power of two.
     leaves: Vec<Arc<Leaf>>,
-    /// Folds the number of a page; see [`fold`].
+    /// The multiplier of the hash function; see [`fold`].
     fold: u64,
     /// Pages hashed, counting a page once for each region on it.
     pages: usize,
@@ -85,7 +85,7 @@ impl<const SHIFT: u32> Default for PageHash<SHIFT> {
 }
 
 impl<const SHIFT: u32> PageHash<SHIFT> {
-    /// An empty one with a bucket for each of `pages` and as many again.
+    /// An empty hash with twice as many buckets as `pages`.
     fn for_pages(pages: usize) -> Self {
         let bits = (pages * 2).next_power_of_two().ilog2().max(BITS_MIN);
         let leaf = leaf(Arc::default());
@@ -93,14 +93,15 @@ impl<const SHIFT: u32> PageHash<SHIFT> {
         Self { leaves, fold: fold(bits), pages: 0 }
     }
 
-    /// Who most likely answers `addr`: one whose place this is by right.
+    /// The region in the bucket of `addr`'s page, which most likely has `addr`. The caller compares.
     #[inline(always)]
     pub(crate) fn first(&self, addr: u64) -> Option<&FastRef<'_>> {
         let (leaf, at) = self.place(addr >> SHIFT);
         self.leaves.get(leaf)?.get().0.get(at)
     }
 
-    /// Who may answer it besides: who is in the place lent, and others, of whom some may be nobody.
+    /// The other regions that may have `addr`: the one in the neighbouring bucket, and the bucket's
+    /// overflow, where free slots are [`NONE`].
     pub(crate) fn collisions(&self, addr: u64) -> (Option<&FastRef<'_>>, [Slot; OTHERS]) {
         let (leaf, at) = self.place(addr >> SHIFT);
         let Some(leaf) = self.leaves.get(leaf) else { return (None, [NONE; OTHERS]) };
@@ -108,12 +109,13 @@ impl<const SHIFT: u32> PageHash<SHIFT> {
         (leaf.get().0.get(at ^ 1), others.copied().unwrap_or([NONE; OTHERS]))
     }
 
-    /// Whether another region would crowd it.
+    /// Whether more than half of the buckets would be taken with another region, so that it should
+    /// grow first.
     pub(crate) fn is_full_for(&self, span: Span) -> bool {
         (self.pages + pages::<SHIFT>(span).count()) * 2 > self.leaves.len() * LEAF
     }
 
-    /// One for `regions`, which are in order of their addresses.
+    /// The hash of `regions`, which are in order of their addresses.
     pub(crate) fn of(regions: impl Iterator<Item = (Span, FastEntry)> + Clone) -> Self {
         let count = regions.clone().map(|(span, _)| pages::<SHIFT>(span).count()).sum();
         let mut hash = Self::for_pages(count);
@@ -128,7 +130,7 @@ impl<const SHIFT: u32> PageHash<SHIFT> {
         Editor { hash: self, open: None }.insert(span, answer);
     }
 
-    /// Puts another answer in the place of a region's present one.
+    /// Replaces the entry of a region that is in the hash.
     pub(crate) fn replace(&mut self, span: Span, answer: &FastEntry) {
         let mut editor = Editor { hash: self, open: None };
         for page in pages::<SHIFT>(span) {
@@ -140,8 +142,8 @@ impl<const SHIFT: u32> PageHash<SHIFT> {
         }
     }
 
-    /// Takes a region out. One of the others, if there are any, gets its place: `answer` says what
-    /// that is.
+    /// Takes a region out. If its bucket has overflow, the first region of that moves into the
+    /// bucket, with the entry that `answer` gives.
     pub(crate) fn remove(&mut self, span: Span, answer: impl Fn(Slot) -> Option<FastEntry>) {
         let mut editor = Editor { hash: self, open: None };
         for page in pages::<SHIFT>(span) {

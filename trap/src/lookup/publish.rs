@@ -22,13 +22,13 @@ use crate::sync::{
     relax,
 };
 
-/// Nobody inside.
+/// Mark of a reader that neither looks up nor is in a handler.
 const IDLE: u64 = 0;
-/// The reader is between "I am looking" and the end of its lookup; the rest is the generation it
-/// had before. A writer so knows a lookup that may still see what it removed from later ones.
+/// Bit in the mark of a reader that is looking up; the other bits are the generation it looks in. So a
+/// writer tells a lookup that may still find what was removed from a later one.
 const LOOKING: u64 = 1 << 63;
 
-/// The latest snapshot, and everybody who reads it.
+/// The latest snapshot, and the marks of all its readers.
 pub(crate) struct Published<T> {
     /// Locked to copy or replace the pointer, nothing else.
     current: Mutex<(u64, Arc<T>)>,
@@ -38,18 +38,18 @@ pub(crate) struct Published<T> {
     barriers: Barriers,
 }
 
-/// Who pays for the barriers.
+/// How the barriers between a reader's mark and a writer's generation are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Barriers {
-    /// The writer, for everybody.
+    /// By the writer, for all threads, with `membarrier(2)`.
     Writers,
-    /// Everybody for themselves.
+    /// By readers and writers, each with a fence.
     Everybody,
 }
 
 type Mark = Padded<AtomicU64>;
 
-/// One thread's view.
+/// A reader: the snapshot it has, and its mark. Belongs to one thread at a time.
 pub(crate) struct Reader<T> {
     snapshot: Arc<T>,
     /// The number of `snapshot`, with [`LOOKING`] set.

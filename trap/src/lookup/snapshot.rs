@@ -1,4 +1,4 @@
-//! An immutable picture of all regions, cheap to copy and change.
+//! An immutable picture of all regions as of one edit. A copy shares all but what it changes.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(crate) const REGIONS_MAX: usize = 1 << Slot::BITS;
 
 type Chunk = [Option<Arc<Entry>>; CHUNK];
 
-/// Everything a dispatch needs.
+/// The regions of both spaces as of one edit, and who watches unclaimed accesses.
 #[derive(Clone, Default)]
 pub(crate) struct Snapshot {
     /// Hashed by pages of 4 KiB.
@@ -31,7 +31,7 @@ pub(crate) struct Snapshot {
     pub(crate) unclaimed_watchers: Watchers,
 }
 
-/// The regions of one space by address: to guess, and to search.
+/// The regions of one space by address: a hash that has most of them, and a sorted list of all.
 #[derive(Clone, Default)]
 struct Regions<const SHIFT: u32> {
     hash: PageHash<SHIFT>,
@@ -39,7 +39,7 @@ struct Regions<const SHIFT: u32> {
 }
 
 impl Snapshot {
-    /// What most likely answers `addr`, to be asked whether it does.
+    /// The region that the hash has first for `addr`. The caller compares `addr` with its range.
     #[inline(always)]
     pub(crate) fn first(&self, space: Space, addr: u64) -> Option<&FastRef<'_>> {
         match space {
@@ -54,8 +54,8 @@ impl Snapshot {
         self.entry(likely.or_else(|| self.find_further(space, addr))?)
     }
 
-    /// Where the first guess was wrong: several regions have pages in one bucket, a region is too
-    /// large for the hash, or nobody claims the address.
+    /// The lookup where the first entry of the hash is another region's: several regions have pages
+    /// in one bucket, the region is too large for the hash, or nobody claims the address.
     fn find_further(&self, space: Space, addr: u64) -> Option<Slot> {
         let (lent, others) = match space {
             Space::Mmio => self.mmio.hash.collisions(addr),
@@ -104,7 +104,7 @@ impl Snapshot {
         }
     }
 
-    /// Changes what is special about the region at `base`.
+    /// Replaces the windows and observers of the region at `base`.
     pub(crate) fn place(&mut self, space: Space, base: u64, placement: Placement) {
         let Some(span) = self.spans(space).find(base) else { return };
         let Some(entry) = self.entry(span.slot).map(|entry| entry.with(placement)) else { return };

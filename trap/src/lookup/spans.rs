@@ -5,7 +5,7 @@ use std::sync::Arc;
 /// A region's number, as the index of its place in a snapshot.
 pub(crate) type Slot = u16;
 
-/// One region's place.
+/// The range of addresses of one region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) base: u64,

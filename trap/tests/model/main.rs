@@ -73,8 +73,8 @@ impl Plan {
 
 impl Both {
     fn new() -> Self {
-        let registry = Registry::builder().handles(2).build();
-        let handles = [0, 1].map(|vcpu| registry.handle(vcpu).unwrap());
+        let registry = Registry::builder().build();
+        let handles = [0, 1].map(|vcpu| registry.handle(vcpu));
         let (live, gone, naive) = (Vec::new(), Vec::new(), Naive::default());
         Self { registry, handles, live, gone, naive, next_key: 0, watching: Vec::new() }
     }

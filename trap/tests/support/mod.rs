@@ -102,7 +102,7 @@ impl Offload for Source {
 
 pub fn read(registry: &Registry, space: Space, addr: u64, len: usize) -> Vec<u8> {
     let mut data = vec![0x66; len];
-    registry.handle(0).unwrap().read(space, addr, &mut data);
+    registry.handle(0).read(space, addr, &mut data);
     data
 }
 

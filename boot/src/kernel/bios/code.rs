@@ -1,4 +1,4 @@
-//! The routines, as machine code: those that end an interrupt of the 8259s, the few services that
+//! The BIOS' routines, as machine code: those that end an interrupt of the 8259s, the few services that
 //! ask nothing of a device, and the reset vector.
 //!
 //! A service that is not here fails as a BIOS' does, with the carry flag set. The memory map is

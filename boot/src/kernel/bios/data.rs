@@ -1,4 +1,4 @@
-//! The interrupt vectors and the data areas.
+//! The real-mode interrupt vector table, and the BIOS data areas.
 
 use super::{Bios, PIC_VECTORS, SEGMENT, code};
 

@@ -1,4 +1,4 @@
-//! The header in the kernel's file.
+//! The Multiboot header in a kernel's file.
 //!
 //! Spec: Multiboot Specification, version 0.6.96, section 3.1 "OS image format".
 

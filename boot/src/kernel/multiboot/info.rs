@@ -1,4 +1,5 @@
-//! What a Multiboot kernel is told.
+//! The Multiboot information structure, by which a kernel is told of its command line, memory and
+//! modules.
 //!
 //! Spec: Multiboot Specification, version 0.6.96, section 3.3 "Boot information format".
 

@@ -1,4 +1,4 @@
-//! The list of modules in the place of an initial RAM disk.
+//! Multiboot modules: files that are loaded beside the kernel, named as an initial RAM disk is.
 
 use std::ffi::OsStr;
 use std::ops::Range;

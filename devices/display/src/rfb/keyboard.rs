@@ -1,4 +1,4 @@
-//! One viewer's hands: the keys it holds, and where its pointer is.
+//! The keys that one VNC viewer holds down, and where its pointer is.
 
 use std::sync::Arc;
 

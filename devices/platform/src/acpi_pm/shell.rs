@@ -1,4 +1,5 @@
-//! The power management registers on their board: a lock, a line, a clock, the machine's power.
+//! The power management registers as a device: the chip behind a lock, with an interrupt line, a
+//! clock, and the machine's power.
 
 use std::sync::{Arc, Weak};
 

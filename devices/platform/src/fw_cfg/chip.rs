@@ -1,4 +1,4 @@
-//! The device without its registers: a selected item, and operations on memory.
+//! The state of fw_cfg: the item that is selected, and its DMA operations.
 
 use std::collections::BTreeMap;
 

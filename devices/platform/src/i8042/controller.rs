@@ -1,4 +1,4 @@
-//! The controller proper: commands, status, and the way into the output buffer.
+//! The 8042 itself, without keyboard and mouse: its commands, status and output buffer.
 
 use super::regs::{CommandByte, INPUT_PORT, OutputPort, Status, command};
 use super::state::{Output, Poll, State};

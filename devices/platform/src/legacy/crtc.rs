@@ -5,7 +5,7 @@
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Device, Direction, Handler, IoCx, Rules, SaveState, Saved, Size, StateError, saved_form,
+    Direction, Handler, IoCx, Rules, Size, StateError, device_state, saved_form,
 };
 
 use super::regs::{CRT, CRT_INDEX_MASK, CRT_MASKS, Crt};
@@ -78,19 +78,4 @@ impl Handler for Crtc {
     }
 }
 
-impl Device for Crtc {
-    fn reset(&self) {
-        *self.0.lock() = State::default();
-    }
-}
-
-impl SaveState for Crtc {
-    fn save(&self) -> Saved {
-        Saved::encode(&SavedV1::from(&*self.0.lock()))
-    }
-
-    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        *self.0.lock() = State::try_from(saved.decode::<SavedV1>()?)?;
-        Ok(())
-    }
-}
+device_state!(Crtc, SavedV1, 0);

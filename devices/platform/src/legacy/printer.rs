@@ -5,7 +5,7 @@
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Device, Direction, Handler, IoCx, Rules, SaveState, Saved, Size, StateError, saved_form,
+    Direction, Handler, IoCx, Rules, Size, StateError, device_state, saved_form,
 };
 
 use super::regs::{CONTROL_LATCHED, PRINTER, Printer, STATUS_OPEN};
@@ -71,19 +71,4 @@ impl Handler for PrinterPort {
     }
 }
 
-impl Device for PrinterPort {
-    fn reset(&self) {
-        *self.0.lock() = State::default();
-    }
-}
-
-impl SaveState for PrinterPort {
-    fn save(&self) -> Saved {
-        Saved::encode(&SavedV1::from(&*self.0.lock()))
-    }
-
-    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        *self.0.lock() = State::try_from(saved.decode::<SavedV1>()?)?;
-        Ok(())
-    }
-}
+device_state!(PrinterPort, SavedV1, 0);

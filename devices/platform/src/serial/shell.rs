@@ -1,4 +1,4 @@
-//! The UART on its board: a lock around the chip, a backend, a line and a clock.
+//! The UART as a device: the chip behind a lock, with a back end, an interrupt line and a clock.
 
 use std::sync::{Arc, Weak};
 

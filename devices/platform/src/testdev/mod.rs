@@ -16,8 +16,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Device, Direction, Handler, IoCx, Limits, Line, Power, PowerEvent, Rules, SaveState, Saved,
-    Size, StateError,
+    Direction, Handler, IoCx, Limits, Line, Power, PowerEvent, Rules, Size, device_state,
 };
 
 use self::regs::{LATCH_LEN, LINE_NAME, LINES, MAP, POWER_MAP, Reg, SCRATCH_NAME, SHUTDOWN};
@@ -189,24 +188,4 @@ impl Handler for PowerPort {
     }
 }
 
-impl Device for TestDev {
-    fn reset(&self) {
-        let mut state = self.state.lock();
-        *state = State::default();
-        self.sync(&state);
-    }
-}
-
-impl SaveState for TestDev {
-    fn save(&self) -> Saved {
-        Saved::encode(&SavedV1::from(&*self.state.lock()))
-    }
-
-    fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        let restored = State::try_from(saved.decode::<SavedV1>()?)?;
-        let mut state = self.state.lock();
-        *state = restored;
-        self.sync(&state);
-        Ok(())
-    }
-}
+device_state!(TestDev, SavedV1, state, then sync);

@@ -3,6 +3,7 @@
 use std::array;
 
 use proptest::prelude::*;
+use trapline_device::{Device, SaveState, Saved};
 use trapline_testkit::{CX, TestLine, TestPower, inb, outb};
 
 use super::*;

@@ -1,4 +1,5 @@
-//! The I/O APIC, without its bus.
+//! The I/O APIC's state: redirection table, requests and remote IRR; without the registers through
+//! which software reaches it.
 
 use trapline_device::Msi;
 

@@ -1,4 +1,4 @@
-//! One 8259A, without its bus.
+//! The state of one 8259A: request, in-service and mask registers, and its priorities.
 
 use super::regs::{
     CASCADE, ICW3_AFTER_ICW1, IS_ICW1, IS_OCW3, Icw1, Icw4, Ocw2, Ocw3, POLL_INTERRUPT,

@@ -51,7 +51,7 @@ fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
     let irqchip = facts.irqchip;
     let msi = matches!(irqchip, Irqchip::Gicv2m | Irqchip::Gicv3Its);
     let wiring = Wiring {
-        registry: Registry::builder().handles(1).build(),
+        registry: Registry::builder().build(),
         clock: Arc::new(TestClock::default()),
         event_loop: PolledLoop::new(NoQueuedWrites).unwrap(),
         power: Arc::new(TestPower::default()),

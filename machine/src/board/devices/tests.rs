@@ -55,7 +55,7 @@ impl Handler for Toy {
 }
 
 fn board() -> (Registry, Devices, Log) {
-    let registry = Registry::builder().handles(2).build();
+    let registry = Registry::builder().build();
     (registry.clone(), Devices::new(registry, false), Log::default())
 }
 
@@ -93,11 +93,11 @@ fn a_device_gets_the_state_of_its_name_in_whatever_order_devices_are_added() {
     for (name, base) in [("b", 0x11), ("a", 0x10)] {
         others.add(one(name, base, &log)).unwrap();
     }
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     handle.write_value(Space::Pio, 0x10, Size::Byte, 0xaa);
     handle.write_value(Space::Pio, 0x11, Size::Byte, 0xbb);
     others.restore(&devices.save()).unwrap();
-    let mut handle = other_registry.handle(0).unwrap();
+    let mut handle = other_registry.handle(0);
     assert_eq!(handle.read_value(Space::Pio, 0x10, Size::Byte), 0xaa);
     assert_eq!(handle.read_value(Space::Pio, 0x11, Size::Byte), 0xbb);
 }
@@ -129,7 +129,7 @@ fn what_cannot_be_added_leaves_the_board_as_it_was() {
     assert!(matches!(devices.add(overlaps), Err(Error::Map(EditError::Overlap { .. }))));
     let names: Vec<String> = devices.save().into_keys().collect();
     assert_eq!(names, ["a"]);
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     assert_eq!(handle.read_value(Space::Pio, 0x20, Size::Byte), 0xff, "nobody is there");
 }
 
@@ -159,7 +159,7 @@ fn a_removed_device_is_called_no_more_and_can_be_added_again() {
     let mut builder = one("a", 0x10, &log);
     builder.stateless("slow").ports(0x20, 1, ("slow", "data"), slow.clone());
     devices.add(builder).unwrap();
-    let mut handle = registry.handle(0).unwrap();
+    let mut handle = registry.handle(0);
     thread::scope(|scope| {
         let reader = scope.spawn(move || handle.read_value(Space::Pio, 0x20, Size::Byte));
         while !slow.inside.load(Ordering::SeqCst) {

@@ -1,4 +1,4 @@
-//! What is particular to arm64.
+//! The arm64 side of a VM and its vCPUs: GIC, features, registers, PSCI.
 //!
 //! The vGIC must be told when all vCPUs are there, and a PMU when the vGIC knows: the first start
 //! of a vCPU does both ([`Chips::finish`], [`PowerOn::restore`]), so no vCPU can be made after it.

@@ -1,4 +1,4 @@
-//! What there is to choose about an arm64 VM.
+//! The options of an arm64 VM.
 
 use super::chips::spi;
 use super::{Gic, Pmu};

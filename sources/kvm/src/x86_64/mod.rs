@@ -1,4 +1,4 @@
-//! What is particular to x86-64.
+//! The x86-64 side of a VM and its vCPUs: interrupt chips, CPUID, registers.
 
 mod chips;
 mod cpuid;

@@ -1,4 +1,4 @@
-//! What there is to choose about an x86-64 VM.
+//! The options of an x86-64 VM.
 
 use trapline_device::PcInput;
 

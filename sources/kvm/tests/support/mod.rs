@@ -164,7 +164,7 @@ impl Machine {
             pit: irqchip == Irqchip::Kernel,
         };
         let vm = Vm::new(&kvm(), &mem, options).unwrap();
-        let builder = Registry::builder().handles(usize::try_from(vcpus).unwrap());
+        let builder = Registry::builder();
         let registry = match offloading {
             Offloading::Kernel => builder.offload(vm.offload()).build(),
             Offloading::Absent => builder.build(),
