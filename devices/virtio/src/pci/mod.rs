@@ -171,13 +171,15 @@ impl VirtioPci {
 
 /// Class code of a kind of device (PCI Code and ID Assignment Specification).
 const fn class_of(kind: DeviceType) -> u32 {
+    /// The base class of what fits no other.
+    const OTHER: u32 = 0xff;
     match kind {
         DeviceType::Net => 0x02_0000,
         DeviceType::Block | DeviceType::Scsi => 0x01_0000,
         DeviceType::Console => 0x07_8000,
         DeviceType::Fs => 0x01_8000,
         DeviceType::Vsock => 0x02_8000,
-        DeviceType::Rng | DeviceType::Balloon | DeviceType::P9 => 0xff_0000,
+        DeviceType::Rng | DeviceType::Balloon | DeviceType::P9 => OTHER << 16,
     }
 }
 
