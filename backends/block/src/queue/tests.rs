@@ -61,19 +61,14 @@ impl Driver {
     }
 }
 
-/// This process's memory as a disk, and the end of a page of it behind which nothing is mapped.
+/// This process's memory as a disk, and the end of the last of it: nothing is mapped behind that,
+/// and nothing ever will be.
 fn memory(on_error: OnError) -> (Arc<Disk>, u64) {
     let mapped = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let ranges: Vec<(u64, u64, bool)> = mapped
-        .lines()
-        .map(|line| {
-            let (range, rest) = line.split_once(' ').unwrap();
-            let (start, end) = range.split_once('-').unwrap();
-            let number = |text| u64::from_str_radix(text, 16).unwrap();
-            (number(start), number(end), rest.starts_with("r") && rest.contains("trapline"))
-        })
-        .collect();
-    let gap = ranges.windows(2).find(|pair| pair[0].2 && pair[0].1 < pair[1].0).unwrap();
+    // The page for system calls is the kernel's.
+    let last = mapped.lines().rfind(|line| !line.ends_with("[vsyscall]")).unwrap();
+    let end = last.split(['-', ' ']).nth(1).unwrap();
+    let end = u64::from_str_radix(end, 16).unwrap();
     let path = std::env::current_exe().unwrap();
     let options = DiskOptions { read_only: true, on_error, ..DiskOptions::new(path) };
     let disk = Disk::open(&options).unwrap();
@@ -82,7 +77,7 @@ fn memory(on_error: OnError) -> (Arc<Disk>, u64) {
     let Image::Raw(raw) = Arc::get_mut(&mut disk.image).unwrap() else { panic!() };
     raw.file = Arc::new(file);
     disk.become_memory();
-    (Arc::new(disk), gap[0].1)
+    (Arc::new(disk), end)
 }
 
 #[test]
