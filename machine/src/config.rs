@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use trapline_block::DiskOptions;
 use trapline_device::CharBackend;
 use trapline_guestmem::Backing;
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub rng: bool,
     /// How many educational devices are on the PCI bus, for tests.
     pub edu: u8,
+    /// The disks, which are virtio functions on the PCI bus.
+    pub disks: Vec<DiskOptions>,
     /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// Whether writes that may be late are queued by the kernel.
@@ -65,6 +68,8 @@ impl From<&Config> for Options {
             },
             rng: config.rng.then_some(EntropyFrom::Host),
             edu: config.edu,
+            disks: config.disks.clone(),
+            awaits_disks: false,
             coalesce: config.coalesce,
         }
     }

@@ -123,6 +123,12 @@ impl Control {
         self.send(Event::Stop);
     }
 
+    /// Has the machine pause, and waits for nothing: for whoever is on its event loop.
+    pub(crate) fn request_pause(&self) {
+        let (nobody, _) = sync_channel(1);
+        self.send(Event::Request(Request::Pause, nobody));
+    }
+
     fn ask(&self, request: Request) -> Result<(), ControlError> {
         let (reply, answer) = sync_channel(1);
         let mut event = Event::Request(request, reply);

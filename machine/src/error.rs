@@ -25,6 +25,9 @@ pub enum Error {
     /// More devices than the PCI bus has slots.
     #[error("the PCI bus has no slot left for {0}")]
     NoPciSlot(String),
+    /// A disk that cannot be had.
+    #[error(transparent)]
+    Disk(#[from] trapline_block::Error),
     /// The table of interrupt lines is wrong.
     #[error("the interrupts do not fit together: {0}")]
     Routes(#[from] trapline_intc::RouteError),

@@ -35,6 +35,7 @@ pub use report::Report;
 pub use session::Session;
 pub use snapshot::{Snapshot, SnapshotError};
 pub use trapline::register_membarrier;
+pub use trapline_block as disk;
 pub use trapline_boot as boot;
 pub use trapline_display as display;
 pub use trapline_guestmem::Backing;

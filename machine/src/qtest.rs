@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use trapline::Registry;
 use trapline_backends::{NoQueuedWrites, PolledLoop};
+use trapline_block::DiskOptions;
 use trapline_device::{
     CharBackend, CharDevice, Clock, Line, LineSink, NullBackend, Power, PowerEvent,
 };
@@ -48,6 +49,8 @@ pub struct Config {
     pub rng: bool,
     /// Educational devices on PCI bus 0, from 00:01.0 on, at most 31.
     pub edu: u8,
+    /// The disks, which are virtio functions on the PCI bus.
+    pub disks: Vec<DiskOptions>,
     /// RAM in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
     /// What UTC is when the machine starts, in nanoseconds since 1970.
@@ -103,6 +106,8 @@ impl From<&Config> for Options {
                 .then(FirmwareOptions::default),
             rng: config.rng.then_some(EntropyFrom::Sequence),
             edu: config.edu,
+            disks: config.disks.clone(),
+            awaits_disks: true,
             coalesce: false,
         }
     }

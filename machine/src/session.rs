@@ -60,6 +60,13 @@ impl Session {
         };
         let mut host = Host::new(&vm, wiring, &config)?;
         let console = OnLoop::new(host.board().console(), &*event_loop);
+        for blk in host.board().disks() {
+            let control = control.clone();
+            blk.disk().on_stop(move |reason| {
+                tracing::error!("{reason}; the machine is paused, and tries again when it goes on");
+                control.request_pause();
+            });
+        }
         let input = host.board().input();
         let input = input.map(|input| OnLoop::new(Arc::downgrade(&input), &*event_loop));
         event_loop.look_for_writes();
@@ -192,6 +199,8 @@ impl Session {
             }
         };
         self.event_loop.resume();
+        // What had the machine pause may be over.
+        self.host.board().disks().iter().for_each(|blk| blk.retry());
         let vcpus = std::mem::take(&mut self.vcpus);
         let running = self.control.start(|| VcpuSet::start(vcpus, Arc::new(on_event)))?;
         self.control.enter(State::Running);

@@ -26,6 +26,7 @@ fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
             cpus: 1,
             rng: false,
             edu,
+            disks: Vec::new(),
             mem_bytes: 64 << 20,
             utc_start_ns: 946_684_800_000_000_000,
             console: Arc::new(NullBackend),

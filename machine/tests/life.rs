@@ -63,6 +63,7 @@ impl Guest {
             exit_port: true,
             rng: false,
             edu: 0,
+            disks: Vec::new(),
             testdev: false,
             fw_cfg: Vec::new(),
             coalesce: true,

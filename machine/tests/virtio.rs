@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use trapline::Handle;
 use trapline_device::{NullBackend, Size, Space};
+use trapline_machine::disk::DiskOptions;
 use trapline_machine::qtest::{BoardKind, Config, Machine};
 use trapline_qtest::{Pin, Side, Target};
 use trapline_testkit::virtio::{Access, Driver, Part, PciTransport, Ring, Transport};
@@ -49,12 +50,17 @@ impl Access for Board {
 
 impl Board {
     fn new(kind: BoardKind) -> Self {
+        Self::with_disks(kind, Vec::new())
+    }
+
+    fn with_disks(kind: BoardKind, disks: Vec<DiskOptions>) -> Self {
         let machine = Machine::new(&Config {
             board: kind,
             cpus: 1,
             rng: true,
             firmware: None,
             edu: 2,
+            disks,
             mem_bytes: 4 * MIB,
             utc_start_ns: 0,
             console: Arc::new(NullBackend),
@@ -157,6 +163,64 @@ fn an_entropy_source_on_the_pc() {
 #[test]
 fn an_entropy_source_on_the_arm64_board() {
     on(BoardKind::Arm64Virt);
+}
+
+const BLK: u32 = 0x1042_1af4;
+
+/// Writes a sector to the second of two disks, flushes, and reads it back.
+fn disk_on(kind: BoardKind) {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["a.img", "b.img"].map(|name| folder.path().join(name));
+    paths.iter().for_each(|path| std::fs::write(path, vec![0; 1 << 20]).unwrap());
+    let disks = paths.iter().map(DiskOptions::new).collect();
+    let board = Board::with_disks(kind, disks);
+    assert_eq!(board.find(BLK), 3 << 3, "the first disk is behind the educational devices");
+    let driver = Driver::new(PciTransport::new(&board, 4 << 3, board.memory));
+    assert_eq!(driver.transport.config_read(0, Size::Qword), 2048);
+    let (header, data, table) = (board.ram + MIB, board.ram + MIB + 512, board.ram + 2 * MIB);
+    let mut ring = Ring::new(board.machine.ram().clone(), table, 128);
+    driver.start(!0, &[&ring]);
+    let mut ask = |kind: u32, sector: u64, parts: &[Part]| {
+        let ram = board.machine.ram();
+        ram.write(header, &[&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat())
+            .unwrap();
+        ram.write(header + 16, &[0xee]).unwrap();
+        let parts = [&[Part::Read(header, 16)], parts, &[Part::Write(header + 16, 1)]].concat();
+        ring.add(&parts);
+        driver.transport.notify(0);
+        assert!(ring.take_used().is_some(), "under qtest it is done at once");
+        board.bytes(header + 16)[0]
+    };
+    board.machine.ram().write(data, &[0x5a; 512]).unwrap();
+    assert_eq!(ask(1, 7, &[Part::Read(data, 512)]), 0);
+    assert_eq!(ask(4, 0, &[]), 0);
+    assert_eq!(ask(0, 7, &[Part::Write(data + 512, 512)]), 0);
+    assert_eq!(board.bytes(data + 512), [0x5a; 16]);
+    assert_eq!(ask(0, 2048, &[Part::Write(data + 512, 512)]), 1, "there is no such sector");
+    let [first, second] = paths.map(|path| std::fs::read(path).unwrap());
+    assert_eq!(first, vec![0; 1 << 20]);
+    assert_eq!(second[7 * 512..8 * 512], [0x5a; 512]);
+}
+
+#[test]
+fn disks_on_the_pc() {
+    disk_on(BoardKind::X86Pc);
+}
+
+#[test]
+fn disks_on_the_arm64_board() {
+    disk_on(BoardKind::Arm64Virt);
+}
+
+#[test]
+fn a_disk_that_cannot_be_had_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.img");
+    std::fs::write(&path, [0; 512]).unwrap();
+    let both = vec![DiskOptions::new(&path); 2];
+    let machine = std::panic::catch_unwind(|| Board::with_disks(BoardKind::X86Pc, both));
+    assert!(machine.is_err(), "the second is in the first one's way");
+    Board::with_disks(BoardKind::X86Pc, vec![DiskOptions::new(&path)]);
 }
 
 #[test]

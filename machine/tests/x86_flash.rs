@@ -60,6 +60,7 @@ fn ours(firmware: Option<PathBuf>, flash: Option<PathBuf>) -> Flash {
         cpus: 1,
         rng: false,
         edu: 0,
+        disks: Vec::new(),
         mem_bytes: 16 << 20,
         utc_start_ns: 946_684_800_000_000_000,
         console: Arc::new(NullBackend),

@@ -22,6 +22,7 @@ pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
         cpus: options.cpus,
         rng: options.rng,
         edu: options.edu,
+        disks: options.disks.clone(),
         mem_bytes: options.mem_bytes,
         utc_start_ns: options.utc_start_ns,
         console: Arc::new(NullBackend),

@@ -219,6 +219,7 @@ fn config(
         testdev: options.testdev,
         rng: options.rng,
         edu: options.edu,
+        disks: options.disks.clone(),
         fw_cfg,
         coalesce: options.coalesce,
         arm64: options.arm64.clone(),
@@ -261,7 +262,10 @@ fn boot(options: &RunOptions) -> anyhow::Result<(trapline_machine::Boot, Option<
     }
     let (initrd, remark) = match initrd {
         Some(path) => (Initrd::File(path.clone()), None),
-        None if options.nodefaults || params.contains("root=") => (Initrd::None, None),
+        // A disk is the root file system, as in kvmtool.
+        None if options.nodefaults || params.contains("root=") || !options.disks.is_empty() => {
+            (Initrd::None, None)
+        }
         None => made_initramfs()?,
     };
     let user = (!params.is_empty()).then_some(params.as_str());
@@ -270,7 +274,9 @@ fn boot(options: &RunOptions) -> anyhow::Result<(trapline_machine::Boot, Option<
     } else {
         let display = display::console(options);
         let machine = cmdline::Machine::HOST;
-        cmdline::build(cmdline::Defaults { machine, display, ..Default::default() }, user)
+        let root_disk = !options.disks.is_empty();
+        let defaults = cmdline::Defaults { machine, display, root_disk, ..Default::default() };
+        cmdline::build(defaults, user)
     };
     Ok((trapline_machine::Boot::Kernel { path, initrd, cmdline }, remark))
 }

@@ -344,7 +344,7 @@ fn options_nobody_can_honour_are_refused_by_name() {
     for (args, said) in [
         (&["--frobnicate"][..], "--frobnicate: no such option"),
         (&["--balloon"], "--balloon: the virtio-balloon device does not exist yet"),
-        (&["-d", "disk.img"], "--disk: the virtio-blk device does not exist yet"),
+        (&["-d", "disk.img,rw"], "--disk disk.img,rw: rw is none of ro, direct,"),
         (&["-n", "mode=tap"], "-n mode=tap: the virtio-net device does not exist yet"),
         (&["--console", "virtio"], "--console virtio: the virtio-console device"),
         (&["--irqchip", "gicv3"], "--irqchip gicv3: an arm64 guest's"),

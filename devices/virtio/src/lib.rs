@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod blk;
 mod device;
 pub mod features;
 pub mod pci;

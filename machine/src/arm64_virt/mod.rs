@@ -21,6 +21,7 @@ use trapline_pci::{Bus, EcamWindow, Layout};
 use trapline_platform::flash::{Flash, FlashArray, Part, regs};
 use trapline_platform::rtc::{CmosConfig, Rtc, WINDOW_LEN};
 use trapline_platform::serial::Serial;
+use trapline_virtio::blk::Blk;
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) use kvm::VirtOnKvm;
@@ -28,6 +29,9 @@ pub(crate) use qtest::build;
 
 use crate::Error;
 use crate::board::{Board, Builder, Devices, Lines, PciSlots, Wiring};
+
+/// The first device of the PCI bus; kvmtool's has none with the number 0 either.
+const FIRST_DEVICE: u8 = 1;
 
 /// Registers of a UART, one byte each.
 const SERIAL_LEN: u64 = 8;
@@ -38,6 +42,7 @@ pub(crate) struct Arm64Virt {
     devices: Devices,
     console: Arc<Serial>,
     bus: Arc<Bus>,
+    disks: Vec<Arc<Blk>>,
     /// What the devices with an address of their own say in the device tree.
     nodes: Vec<FdtNode>,
     /// What the PCI host bridge says there.
@@ -52,6 +57,10 @@ impl Board for Arm64Virt {
     fn console(&self) -> Weak<dyn CharDevice> {
         let console: Arc<dyn CharDevice> = self.console.clone();
         Arc::downgrade(&console)
+    }
+
+    fn disks(&self) -> &[Arc<Blk>] {
+        &self.disks
     }
 }
 
@@ -83,13 +92,13 @@ impl Arm64Virt {
         if let Some(array) = &source.flash {
             add_flash(Arc::clone(array), &mut builder, &mut nodes);
         }
-        let (bus, pci) = add_pci(wiring, source, &mut builder)?;
+        let (bus, pci, disks) = add_pci(wiring, source, &mut builder)?;
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
         }
         let devices = Devices::new(wiring.registry.clone(), wiring.options.coalesce);
         devices.add(builder)?;
-        Ok(Self { devices, console, bus, nodes, pci })
+        Ok(Self { devices, console, bus, disks, nodes, pci })
     }
 }
 
@@ -129,12 +138,11 @@ fn add_rtc(wiring: &Wiring, builder: &mut Builder, nodes: &mut Vec<FdtNode>) {
     part.mmio(layout::RTC, WINDOW_LEN, ("rtc", "cmos"), rtc).coalesce(0..1);
 }
 
+/// Bus 0, what it says in the device tree, and the disks on it.
+type Pci = (Arc<Bus>, FdtNode, Vec<Arc<Blk>>);
+
 /// Bus 0 behind its windows.
-fn add_pci(
-    wiring: &Wiring,
-    source: &Source,
-    builder: &mut Builder,
-) -> Result<(Arc<Bus>, FdtNode), Error> {
+fn add_pci(wiring: &Wiring, source: &Source, builder: &mut Builder) -> Result<Pci, Error> {
     let registry = Arc::new(wiring.registry.downgrade());
     let bus = Arc::new(Bus::new(registry, layout::pci_windows().into()));
     let ecam = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Ecam));
@@ -144,8 +152,8 @@ fn add_pci(
     part.mmio(window.start, window.end - window.start, ("pci", "ecam"), ecam);
     let pin = |device, _| source.lines.line(layout::spi::pci(device));
     let slots = PciSlots { bus: &bus, pin: &pin, messages: source.messages.as_deref() };
-    slots.plug_chosen(1, wiring)?;
-    Ok((bus, node))
+    let disks = slots.plug_chosen(FIRST_DEVICE, wiring)?;
+    Ok((bus, node, disks))
 }
 
 /// kvmtool's chips.

@@ -21,6 +21,7 @@ use trapline::Registry;
 use trapline_device::{CharBackend, CharDevice, Clock, EventLoop, Power};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::{Backing, GuestMem};
+use trapline_virtio::blk::Blk;
 
 use crate::{Error, FirmwareKernel};
 
@@ -37,6 +38,9 @@ pub(crate) trait Board: Send + Sync {
 
     /// The first serial port, for its back end to call.
     fn console(&self) -> Weak<dyn CharDevice>;
+
+    /// The disks, in the user's order.
+    fn disks(&self) -> &[Arc<Blk>];
 
     /// The keyboard and the mouse, if there are any.
     fn input(&self) -> Option<Arc<dyn Input>> {
@@ -81,6 +85,10 @@ pub(crate) struct Options {
     pub(crate) rng: Option<EntropyFrom>,
     /// How many educational PCI devices there are.
     pub(crate) edu: u8,
+    /// The disks.
+    pub(crate) disks: Vec<trapline_block::DiskOptions>,
+    /// Whether an access that begins a disk's request waits for its end.
+    pub(crate) awaits_disks: bool,
     /// Whether writes that can be delivered late are queued by the source.
     pub(crate) coalesce: bool,
 }

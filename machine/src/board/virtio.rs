@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use trapline_block::Disk;
 use trapline_virtio::VirtioDevice;
+use trapline_virtio::blk::{Background, Blk};
 use trapline_virtio::rng::{Entropy, HostEntropy, Rng};
 
 use super::Wiring;
+use crate::Error;
 
 /// A virtio device on its way to a board.
 pub(crate) struct NamedVirtio {
@@ -23,12 +26,32 @@ pub(crate) enum EntropyFrom {
     Sequence,
 }
 
-/// The devices the user asked for, in the order in which drivers find them.
-pub(crate) fn devices(wiring: &Wiring) -> Vec<NamedVirtio> {
+/// A board's virtio devices.
+pub(crate) struct Chosen {
+    /// All of them, in the order in which drivers find them.
+    pub(crate) devices: Vec<NamedVirtio>,
+    /// Those of them that are disks, in the user's order.
+    pub(crate) disks: Vec<Arc<Blk>>,
+}
+
+/// The devices the user asked for. The first disk, which Linux calls `vda`, is `disk0`.
+pub(crate) fn devices(wiring: &Wiring) -> Result<Chosen, Error> {
+    let disks = wiring.options.disks.iter().map(|options| {
+        let background = match wiring.options.awaits_disks {
+            true => Background::Awaited,
+            false => Background::Loop(&*wiring.event_loop),
+        };
+        let disk = Disk::open(options)?;
+        Blk::new(&disk, &wiring.clock, background).map_err(Error::EventLoop)
+    });
+    let disks = disks.collect::<Result<Vec<_>, _>>()?;
     let mut devices = Vec::new();
     let mut add = |name: &str, device: Arc<dyn VirtioDevice>| {
         devices.push(NamedVirtio { name: name.to_owned(), device });
     };
+    for (n, disk) in disks.iter().enumerate() {
+        add(&format!("disk{n}"), disk.clone());
+    }
     if let Some(from) = wiring.options.rng {
         let clock = Arc::clone(&wiring.clock);
         let rng = match from {
@@ -37,7 +60,7 @@ pub(crate) fn devices(wiring: &Wiring) -> Vec<NamedVirtio> {
         };
         add("rng", rng);
     }
-    devices
+    Ok(Chosen { devices, disks })
 }
 
 /// See [`EntropyFrom::Sequence`].

@@ -47,6 +47,7 @@ fn bench() -> Bench {
         cpus: 1,
         rng: false,
         edu: 0,
+        disks: Vec::new(),
         mem_bytes: 16 << 20,
         utc_start_ns: 0,
         console: Arc::new(NullBackend),

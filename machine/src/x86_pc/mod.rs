@@ -37,6 +37,7 @@ use trapline_platform::legacy::{
 use trapline_platform::rtc::{CmosConfig, Rtc};
 use trapline_platform::serial::Serial;
 use trapline_platform::testdev::PageFlush;
+use trapline_virtio::blk::Blk;
 
 use crate::Error;
 use crate::board::{Board, Builder, Devices, Lines, PciSlots, Wiring};
@@ -54,6 +55,7 @@ pub(crate) struct X86Pc {
     console: Arc<Serial>,
     keys: Arc<Keys>,
     screen: Option<Arc<Screen>>,
+    disks: Vec<Arc<Blk>>,
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "KVM has the display"))]
     bus: Arc<Bus>,
 }
@@ -66,6 +68,10 @@ impl Board for X86Pc {
     fn console(&self) -> Weak<dyn CharDevice> {
         let console: Arc<dyn CharDevice> = self.console.clone();
         Arc::downgrade(&console)
+    }
+
+    fn disks(&self) -> &[Arc<Blk>] {
+        &self.disks
     }
 
     fn input(&self) -> Option<Arc<dyn Input>> {
@@ -118,13 +124,13 @@ impl X86Pc {
         if wiring.options.testdev {
             testdev::add(&mut builder, wiring, source);
         }
-        let bus = maker.add_pci(&mut builder)?;
+        let (bus, disks) = maker.add_pci(&mut builder)?;
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
         }
         let devices = Devices::new(wiring.registry.clone(), wiring.options.coalesce);
         devices.add(builder)?;
-        Ok(Self { devices, console, keys: Arc::new(Keys(i8042)), screen: None, bus })
+        Ok(Self { devices, console, keys: Arc::new(Keys(i8042)), screen: None, disks, bus })
     }
 }
 
@@ -258,7 +264,7 @@ impl Maker<'_> {
 
     /// Bus 0 behind both of its doors. The address register may be written late; the reset
     /// control register shares its ports, so a reset through 0xcf9 can take a moment too.
-    fn add_pci(&self, builder: &mut Builder) -> Result<Arc<Bus>, Error> {
+    fn add_pci(&self, builder: &mut Builder) -> Result<(Arc<Bus>, Vec<Arc<Blk>>), Error> {
         let Wiring { registry, options, .. } = self.wiring;
         let ram = ram_ranges(options.mem_bytes)?;
         let windows = layout::pci_windows(&ram);
@@ -276,13 +282,13 @@ impl Maker<'_> {
             slots.plug("piix-power", power, |slot| Piix::power_management(slot, base))?;
             first = bridge.device() + 1;
         }
-        slots.plug_chosen(first, self.wiring)?;
+        let disks = slots.plug_chosen(first, self.wiring)?;
         let cam: Arc<dyn Handler> = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Cam));
         let part = builder.device("pci-bus", bus.clone());
         part.mmio(layout::PCI_CAM, layout::PCI_CAM_LEN, ("pci", "cam"), cam);
         let conf1 = Arc::new(Conf1::new(Arc::clone(&bus), Arc::clone(&self.wiring.power)));
         let part = builder.device("pci-conf1", conf1.clone());
         part.ports(port::PCI_CONF1, 8, ("pci", "conf1"), conf1).coalesce(0..4);
-        Ok(bus)
+        Ok((bus, disks))
     }
 }

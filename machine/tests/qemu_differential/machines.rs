@@ -41,6 +41,7 @@ pub(crate) fn ours() -> Client {
             cpus: 1,
             rng: false,
             edu: 0,
+            disks: Vec::new(),
             mem_bytes: 16 << 20,
             utc_start_ns: UTC_START_NS,
             console,

@@ -41,6 +41,7 @@ impl Victim {
             cpus: 1,
             rng: true,
             edu: 2,
+            disks: Vec::new(),
             mem_bytes: MEM_BYTES,
             utc_start_ns: 946_684_800_000_000_000,
             console: Arc::new(terminal.clone()),

@@ -44,6 +44,13 @@ pub(super) struct BasicArgs {
     /// of the host's]
     #[arg(short, long, value_name = "SIZE[BKMGTP]", allow_negative_numbers = true)]
     pub(super) mem: Option<String>,
+    /// Disk image, a file or a block device (several: vda, vdb, ...): raw, qcow2, or VMDK to read.
+    /// With ,ro the guest cannot write; with ,direct the host's page cache is left out; further
+    /// queues=N, serial=TEXT, iops=N, bps=N[KMGT], format=raw|qcow2|vmdk, werror=report|stop
+    #[arg(
+        short, long, value_name = "IMAGE[,ro|,direct][,KEY=VALUE...]", action = ArgAction::Append
+    )]
+    pub(super) disk: Vec<OsString>,
     /// Guest memory in the huge pages of this hugetlbfs mount
     #[arg(long, value_name = "PATH")]
     pub(super) hugetlbfs: Option<PathBuf>,
@@ -129,9 +136,6 @@ pub(super) struct DisplayArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Devices that do not exist yet (refused by name)")]
 pub(super) struct DeviceArgs {
-    /// Disk image or root directory
-    #[arg(short, long, value_name = "IMAGE[,ro|,direct]", action = ArgAction::Append)]
-    pub(super) disk: Vec<PathBuf>,
     /// virtio memory balloon
     #[arg(long)]
     pub(super) balloon: bool,

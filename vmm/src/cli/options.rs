@@ -1,10 +1,12 @@
 //! The options of a run, judged and with every default filled in.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use trapline_machine::boot::cmdline::Machine;
+use trapline_machine::disk::DiskOptions;
 use trapline_machine::{Backing, FirmwareFlash, FirmwareKernel, PcIrqchip};
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
@@ -25,6 +27,8 @@ pub struct RunOptions {
     pub memory: Backing,
     /// Where the interrupt controllers are emulated.
     pub pc_irqchip: PcIrqchip,
+    /// The disks.
+    pub disks: Vec<DiskOptions>,
     /// KVM's device file.
     pub dev: PathBuf,
     /// What to start.
@@ -126,6 +130,7 @@ impl RunOptions {
             cpus,
             mem_bytes,
             memory: args.basic.hugetlbfs.clone().map_or(Backing::Private, Backing::Hugetlbfs),
+            disks: disks(&args.basic.disk)?,
             boot: boot(args.kernel, host.machine)?,
             loglevel: loglevel(&args.basic, args.debug.debug)?,
             name: args.basic.name.unwrap_or_else(|| format!("guest-{}", std::process::id())),
@@ -152,6 +157,15 @@ impl RunOptions {
             coalesce: !args.trapline.no_coalesce,
         })
     }
+}
+
+/// What `--disk` says, each time it is there.
+pub(super) fn disks(texts: &[OsString]) -> anyhow::Result<Vec<DiskOptions>> {
+    let parse = |text: &OsString| {
+        DiskOptions::parse(text)
+            .map_err(|reason| anyhow!("--disk {}: {reason}", text.to_string_lossy()))
+    };
+    texts.iter().map(parse).collect()
 }
 
 fn cpus(args: &BasicArgs, host: &Host) -> anyhow::Result<u32> {

@@ -6,11 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail, ensure};
 use clap::{ArgAction, Args};
+use trapline_machine::disk::DiskOptions;
 use trapline_machine::qtest::BoardKind;
 use trapline_qtest::{Address, Way};
 
 use super::fw_cfg::FwCfgFile;
-use super::options::edu;
+use super::options::{disks, edu};
 use super::units::{self, BadNumber};
 
 // No doc comment: clap would take it for the command's help.
@@ -28,6 +29,11 @@ pub(super) struct QtestArgs {
     /// Educational devices (QEMU's edu), which raise interrupts and send messages when told to
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
     edu: String,
+    /// Disk image, as of trapline run: a virtio function on the PCI bus
+    #[arg(
+        short, long, value_name = "IMAGE[,ro|,direct][,KEY=VALUE...]", action = ArgAction::Append
+    )]
+    disk: Vec<OsString>,
     /// Memory; without a unit, in MiB
     #[arg(
         short,
@@ -80,6 +86,8 @@ pub struct QtestOptions {
     pub rng: bool,
     /// Educational devices on the PCI bus.
     pub edu: u8,
+    /// The disks.
+    pub disks: Vec<DiskOptions>,
     /// Memory in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
     /// Who the client is; `None` is whoever has standard input and output.
@@ -132,6 +140,7 @@ impl QtestOptions {
             rng: args.rng,
             edu: edu(&args.edu)?,
             cpus: u32::try_from(cpus)?,
+            disks: disks(&args.disk)?,
             mem_bytes: mem_bytes(&args.mem)?,
             way: way(args)?,
             utc_start_ns: utc_start_ns(&args.rtc_base)?,

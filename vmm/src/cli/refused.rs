@@ -64,7 +64,6 @@ fn network(args: &NetworkArgs) -> Option<String> {
 
 fn device(args: &DeviceArgs) -> Option<String> {
     given(&[
-        (!args.disk.is_empty(), "--disk", "the virtio-blk device"),
         (args.balloon, "--balloon", "the virtio-balloon device"),
         (args.gtk, "--gtk", "a window for the display"),
         (args.sdl, "--sdl", "a window for the display"),

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use trapline_machine::boot::cmdline::Machine;
+use trapline_machine::disk::DiskOptions;
 use trapline_machine::{Arm64, Backing, FirmwareFlash, FirmwareKernel, Irqchip};
 
 use super::*;
@@ -384,8 +385,26 @@ fn guest_memory_is_private_or_in_huge_pages() {
     assert_eq!(run("--hugetlbfs /huge").memory, Backing::Hugetlbfs("/huge".into()));
 }
 
+#[test]
+fn disks_come_in_their_order_with_their_options() {
+    let disks = |args: &str| run(args).disks;
+    assert_eq!(disks(""), []);
+    let read_only = DiskOptions { read_only: true, ..DiskOptions::new("b") };
+    let direct = DiskOptions { direct: true, queues: 2, ..DiskOptions::new("c,d") };
+    let all = [DiskOptions::new("a"), read_only, direct];
+    assert_eq!(disks("-d a --disk b,ro --disk=c,,d,direct,queues=2"), all);
+    let said =
+        "--disk a,rw: rw is none of ro, direct, queues=, serial=, iops=, bps=, format= and werror=";
+    assert_eq!(refusal("run -d a,rw"), said);
+    assert_eq!(refusal("qtest --stdio -d ,ro"), "--disk ,ro: the image's name is missing");
+    match parse("qtest --stdio -d a -d b,ro").unwrap() {
+        Parsed::Qtest(options) => assert_eq!(options.disks, all[..2]),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// kvmtool's options whose device or guest does not exist yet.
-const REFUSED: &str = "-d x|--disk x,ro|--balloon|--gtk|--sdl|--9p /,t|--vsock 3|--tty 0\
+const REFUSED: &str = "--balloon|--gtk|--sdl|--9p /,t|--vsock 3|--tty 0\
     |--sandbox s|--virtio-legacy|--virtio-transport pci|--vfio-pci 0:1.0\
     |--vidmode 3|--debug-single-step|--debug-iodelay 5|--console virtio|--console hv";
 /// Its options of arm64 guests.
@@ -399,11 +418,7 @@ fn options_without_a_device_are_refused_by_name() {
         let option = option.trim();
         let sentence = refusal(&format!("run {option}"));
         let name = option.split([' ', '=']).next().unwrap();
-        let long = match name {
-            "-d" => "--disk",
-            long => long,
-        };
-        assert!(sentence.starts_with(long), "{option}: {sentence}");
+        assert!(sentence.starts_with(name), "{option}: {sentence}");
         assert!(sentence.ends_with("not exist yet in this version"), "{option}: {sentence}");
     }
     assert_eq!(

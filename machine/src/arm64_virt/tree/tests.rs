@@ -67,6 +67,8 @@ fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
             firmware: None,
             rng: None,
             edu: 0,
+            disks: Vec::new(),
+            awaits_disks: true,
             coalesce: false,
         },
     };

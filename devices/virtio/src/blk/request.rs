@@ -1,0 +1,164 @@
+//! What a driver asks for in a chain, whatever buffers it has cut it into.
+
+use trapline_block::{Disk, Failure, Request, SECTOR, Zeroes};
+use trapline_guestio::Buffers;
+use trapline_guestmem::GuestMem;
+
+use super::config::{SEGMENT_SECTORS_MAX, SEGMENTS_MAX};
+use super::regs::{
+    F_DISCARD, F_WRITE_ZEROES, HEADER_LEN, S_IOERR, S_OK, S_UNSUPP, SEGMENT_LEN, SEGMENT_UNMAP,
+    T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT, T_WRITE_ZEROES,
+};
+use crate::{Buffer, Chain};
+
+/// What becomes of a chain.
+pub(super) enum Parsed {
+    /// The image is asked.
+    Request(Request),
+    /// It is answered with this status at once.
+    Status(u8),
+}
+
+/// How requests are understood at present.
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) disk: &'a Disk,
+    /// What the driver has accepted.
+    pub(super) features: u64,
+    /// Whether a write is durable when it is done.
+    pub(super) durable: bool,
+}
+
+impl Rules<'_> {
+    /// Understands a chain.
+    pub(super) fn parse(self, chain: &Chain, mem: &GuestMem) -> Parsed {
+        let mut header = [0; HEADER_LEN];
+        if chain.read_at(mem, 0, &mut header).is_err() {
+            return Parsed::Status(S_IOERR);
+        }
+        let [kind, _, low, high] = words(header);
+        let sector = u64::from(high) << 32 | u64::from(low);
+        let parsed = match kind {
+            T_IN => self.read(chain, mem, sector),
+            T_OUT => self.write(chain, mem, sector),
+            T_FLUSH => Some(Parsed::Request(Request::Flush)),
+            T_GET_ID => self.identify(chain, mem),
+            T_DISCARD if self.features & F_DISCARD != 0 => self.discard(chain, mem),
+            T_WRITE_ZEROES if self.features & F_WRITE_ZEROES != 0 => self.write_zeroes(chain, mem),
+            _ => Some(Parsed::Status(S_UNSUPP)),
+        };
+        parsed.unwrap_or(Parsed::Status(S_IOERR))
+    }
+
+    fn read(self, chain: &Chain, mem: &GuestMem, sector: u64) -> Option<Parsed> {
+        let len = chain.writable_len().checked_sub(1)?;
+        let buffers = buffers(mem, chain.writable(), 0, len)?;
+        Some(Parsed::Request(Request::Read { offset: sector.checked_mul(SECTOR)?, buffers }))
+    }
+
+    fn write(self, chain: &Chain, mem: &GuestMem, sector: u64) -> Option<Parsed> {
+        let len = chain.readable_len().checked_sub(HEADER_LEN as u64)?;
+        let buffers = buffers(mem, chain.readable(), HEADER_LEN as u64, len)?;
+        let offset = sector.checked_mul(SECTOR)?;
+        Some(Parsed::Request(Request::Write { offset, buffers, durable: self.durable }))
+    }
+
+    fn identify(self, chain: &Chain, mem: &GuestMem) -> Option<Parsed> {
+        let room = usize::try_from(chain.writable_len().checked_sub(1)?).ok()?;
+        let serial = self.disk.serial();
+        let serial = serial.get(..room.min(serial.len()))?;
+        chain.write_at(mem, 0, serial).ok()?;
+        Some(Parsed::Status(S_OK))
+    }
+
+    fn discard(self, chain: &Chain, mem: &GuestMem) -> Option<Parsed> {
+        let segments = segments(chain, mem)?;
+        // Nothing is to be read as zeroes afterwards, so there is nothing that may be given up.
+        if segments.iter().any(|segment| segment.flags != 0) {
+            return Some(Parsed::Status(S_UNSUPP));
+        }
+        let ranges = segments.iter().map(|segment| segment.range()).collect::<Option<_>>()?;
+        Some(Parsed::Request(Request::Discard(ranges)))
+    }
+
+    fn write_zeroes(self, chain: &Chain, mem: &GuestMem) -> Option<Parsed> {
+        let segments = segments(chain, mem)?;
+        if segments.iter().any(|segment| segment.flags & !SEGMENT_UNMAP != 0) {
+            return Some(Parsed::Status(S_UNSUPP));
+        }
+        let zeroes = |segment: &Segment| {
+            Some(Zeroes { range: segment.range()?, unmap: segment.flags & SEGMENT_UNMAP != 0 })
+        };
+        let zeroes = segments.iter().map(zeroes).collect::<Option<_>>()?;
+        Some(Parsed::Request(Request::WriteZeroes(zeroes)))
+    }
+}
+
+/// What a driver is told of a request's outcome.
+pub(super) fn status(outcome: &Result<(), Failure>) -> u8 {
+    match outcome {
+        Ok(()) => S_OK,
+        Err(Failure::Unsupported) => S_UNSUPP,
+        Err(Failure::OutOfRange | Failure::ReadOnly | Failure::Io(_)) => S_IOERR,
+    }
+}
+
+/// A part of a chain's buffers: whole sectors, all of them RAM.
+fn buffers(mem: &GuestMem, chained: &[Buffer], skip: u64, len: u64) -> Option<Buffers> {
+    if !len.is_multiple_of(SECTOR) {
+        return None;
+    }
+    let mut buffers = Buffers::new(mem);
+    let (mut skip, mut left) = (skip, len);
+    for buffer in chained {
+        let before = skip.min(buffer.len.into());
+        let here = left.min(u64::from(buffer.len) - before);
+        if here > 0 {
+            let addr = buffer.addr.checked_add(before)?;
+            buffers.push(addr, usize::try_from(here).ok()?).ok()?;
+        }
+        skip -= before;
+        left -= here;
+    }
+    Some(buffers)
+}
+
+struct Segment {
+    sector: u64,
+    sectors: u32,
+    flags: u32,
+}
+
+impl Segment {
+    fn range(&self) -> Option<std::ops::Range<u64>> {
+        if self.sectors > SEGMENT_SECTORS_MAX {
+            return None;
+        }
+        let start = self.sector.checked_mul(SECTOR)?;
+        Some(start..start.checked_add(u64::from(self.sectors) * SECTOR)?)
+    }
+}
+
+/// The segments that follow a header: as many as there may be.
+fn segments(chain: &Chain, mem: &GuestMem) -> Option<Vec<Segment>> {
+    let len = chain.readable_len().checked_sub(HEADER_LEN as u64)?;
+    let count = len / SEGMENT_LEN as u64;
+    if !len.is_multiple_of(SEGMENT_LEN as u64) || !(1..=SEGMENTS_MAX.into()).contains(&count) {
+        return None;
+    }
+    let segment = |index: u64| {
+        let mut bytes = [0; SEGMENT_LEN];
+        let offset = HEADER_LEN as u64 + index * SEGMENT_LEN as u64;
+        chain.read_at(mem, offset, &mut bytes).ok()?;
+        let [low, high, sectors, flags] = words(bytes);
+        Some(Segment { sector: u64::from(high) << 32 | u64::from(low), sectors, flags })
+    };
+    (0..count).map(segment).collect()
+}
+
+/// Four little-endian words.
+fn words(bytes: [u8; 16]) -> [u32; 4] {
+    let (words, _) = bytes.as_chunks();
+    let mut numbers = words.iter().map(|word| u32::from_le_bytes(*word));
+    [(); 4].map(|()| numbers.next().unwrap_or(0))
+}
