@@ -19,6 +19,8 @@
 #![forbid(unsafe_code)]
 
 mod bar_regions;
+#[cfg(test)]
+mod builder_tests;
 mod bus;
 mod conf1;
 mod config;

@@ -1,0 +1,552 @@
+//! What a [`FunctionBuilder`] makes of its parts: whose each BAR is, what of it is a region of which
+//! name, and how registers are called.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use trapline_device::{
+    Delivery, Device, Direction, EditError, Form, Handler, IoCx, Region, RegionEdit, RegionId,
+    RegionName, Regions, Ring, SaveState, Saved, Size, Space, StateError,
+};
+use trapline_testkit::CX;
+
+use crate::regs;
+use crate::tests::{Log, windows};
+use crate::{
+    Bar, Bus, CapabilityId, ConfigSpace, Devfn, Edu, Function, FunctionBuilder, HostBridge,
+    Identity, MsixLayout, PciDevice, Piix, ROM_BAR, Slot,
+};
+
+/// A device whose registers have names, if it is told to have any, and which says its BAR.
+struct Named {
+    named: bool,
+}
+
+impl PciDevice for Named {
+    fn bar_read(&self, _cx: &IoCx<'_>, bar: usize, offset: u64, _size: Size) -> u64 {
+        (bar as u64) << 16 | offset
+    }
+
+    fn bar_register(&self, bar: usize, _offset: u64, _: Direction) -> Option<&'static str> {
+        ["FIRST", "SECOND"].get(bar).copied().filter(|_| self.named)
+    }
+
+    fn config_register(&self, _offset: u16) -> Option<&'static str> {
+        self.named.then_some("OWN")
+    }
+}
+
+/// A device with nothing but what the trait has.
+struct Silent;
+
+impl PciDevice for Silent {}
+
+/// Nothing.
+#[derive(Serialize, Deserialize)]
+struct Nothing {}
+
+impl Form for Nothing {
+    const NAME: &'static str = "nothing";
+    const VERSION: u32 = 1;
+}
+
+macro_rules! forgetful {
+    ($device:ty) => {
+        impl Device for $device {
+            fn reset(&self) {}
+        }
+
+        impl SaveState for $device {
+            fn save(&self) -> Saved {
+                Saved::encode(&Nothing {})
+            }
+            fn restore(&self, saved: &Saved) -> Result<(), StateError> {
+                saved.decode().map(|Nothing {}| ())
+            }
+        }
+    };
+}
+
+forgetful!(Named);
+forgetful!(Silent);
+
+struct Bell;
+
+impl Ring for Bell {
+    fn ring(&self, _cx: &IoCx<'_>) {}
+}
+
+/// Answers 0x55.
+struct Other;
+
+impl Handler for Other {
+    fn read(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size) -> u64 {
+        0x55
+    }
+    fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, _value: u64) {}
+}
+
+const MEMORY: Bar = Bar::Mem32 { len: 0x1000, prefetchable: false };
+
+fn in_slot(build: impl FnOnce(Slot<'_>) -> Function) -> Function {
+    Arc::<Log>::default().slot(5, build)
+}
+
+fn builder(slot: Slot<'_>) -> FunctionBuilder<'_> {
+    FunctionBuilder::new(slot, &Identity::default())
+}
+
+/// Name, offset and length of each region of a BAR.
+fn regions(function: &Function, bar: usize) -> Vec<(String, u64, u64)> {
+    let regions = function.bars()[bar].iter();
+    regions.map(|(at, region)| (region.name.to_string(), *at, region.len)).collect()
+}
+
+#[test]
+fn each_bar_is_the_devices_a_handlers_or_shown_memory() {
+    let function = in_slot(|slot| {
+        assert_eq!(format!("{slot:?}"), "function5 at 05.0");
+        builder(slot)
+            .bar(0, MEMORY)
+            .bar_handler(1, Bar::Io { len: 8 }, Arc::new(Other))
+            .bar_shown(2, MEMORY, |_| ())
+            .bar(3, MEMORY)
+            .rom(0x800)
+            .build(Arc::new(Named { named: true }))
+    });
+    assert_eq!(function.name(), "function5");
+    let whole = |name: &str, len| vec![(format!("function5/{name}"), 0, len)];
+    assert_eq!(regions(&function, 0), whole("bar0", 0x1000));
+    assert_eq!(regions(&function, 1), whole("bar1", 8));
+    assert_eq!(regions(&function, 2), []);
+    assert_eq!(regions(&function, 3), whole("bar3", 0x1000));
+    assert_eq!(regions(&function, 4), []);
+    assert_eq!(regions(&function, ROM_BAR), whole("rom", 0x800));
+    let lens = [0, 1, 2, 3, 4, 5, ROM_BAR].map(|bar| function.bar_len(bar));
+    let page = Some(0x1000);
+    assert_eq!(lens, [page, Some(8), page, page, None, None, Some(0x800)]);
+    let read = |bar: usize| function.bars()[bar][0].1.handler.read(&CX, 4, Size::Dword);
+    assert_eq!([read(0), read(1), read(3), read(ROM_BAR)], [4, 0x55, 0x3_0004, 0x6_0004]);
+    let spaces = [0, 1, ROM_BAR].map(|bar| function.bars()[bar][0].1.space);
+    assert_eq!(spaces, [Space::Mmio, Space::Pio, Space::Mmio]);
+}
+
+#[test]
+fn windows_are_in_the_piece_that_has_them_at_its_own_offsets() {
+    let layout = MsixLayout { table: 0x100, pba: 0x800, ..MsixLayout::in_bar(1, 4) };
+    let function = in_slot(|slot| {
+        let bell = Arc::new(Bell);
+        builder(slot)
+            .bar(0, MEMORY)
+            .bar(1, MEMORY)
+            .msix(layout)
+            .doorbell(1, 0x40, 2, bell.clone())
+            .doorbell(1, 0x204, 4, bell.clone())
+            .doorbell(1, 0xffc, 4, bell)
+            .build(Arc::new(Silent))
+    });
+    let windows = |bar: usize| -> Vec<Vec<(u64, u64)>> {
+        let windows = function.bars()[bar].iter().map(|(_, region)| &region.windows);
+        windows.map(|all| all.iter().map(|window| (window.offset, window.len)).collect()).collect()
+    };
+    let name = |name: &str, at, len| (format!("function5/{name}"), at, len);
+    assert_eq!(
+        regions(&function, 1),
+        [
+            name("bar1", 0, 0x100),
+            name("msix-table", 0x100, 0x40),
+            name("bar1", 0x140, 0x6c0),
+            name("msix-pba", 0x800, 8),
+            name("bar1", 0x808, 0x7f8),
+        ]
+    );
+    assert_eq!(windows(0), [vec![]]);
+    assert_eq!(windows(1), [vec![(0x40, 2)], vec![], vec![(0xc4, 4)], vec![], vec![(0x7f4, 4)],]);
+    let offsets: Vec<u64> = function.bars()[1].iter().map(|(_, part)| part.device_offset).collect();
+    assert_eq!(offsets, [0, 0, 0x140, 0, 0x808], "the device sees offsets in the BAR");
+    let bell = &function.bars()[1][0].1.windows[0].delivery;
+    assert!(matches!(bell, Delivery::Doorbell { datamatch: None, .. }));
+}
+
+#[test]
+fn a_device_that_says_nothing_reads_ones_and_has_no_names() {
+    let function = in_slot(|slot| builder(slot).bar(0, MEMORY).build(Arc::new(Silent)));
+    let handler = &function.bars()[0][0].1.handler;
+    for size in [Size::Byte, Size::Word, Size::Dword, Size::Qword] {
+        assert_eq!(handler.read(&CX, 0, size), size.ones());
+        handler.write(&CX, 0, size, 0);
+    }
+    assert_eq!(handler.register(0, Direction::Read), None);
+    assert_eq!(function.register(0x40, Direction::Read), None);
+    assert_eq!(function.register(0x3c, Direction::Write), Some("INTERRUPT_LINE"));
+}
+
+#[test]
+fn registers_have_the_names_their_owners_give_them() {
+    let function = in_slot(|slot| {
+        let layout = MsixLayout::in_bar(1, 4);
+        let builder = builder(slot).bar(0, MEMORY).bar(1, MEMORY).msix(layout);
+        builder.build(Arc::new(Named { named: true }))
+    });
+    let name = |bar: usize, piece: usize, offset| {
+        function.bars()[bar][piece].1.handler.register(offset, Direction::Read)
+    };
+    assert_eq!(name(0, 0, 0), Some("FIRST"));
+    assert_eq!(name(1, 2, 0), Some("SECOND"));
+    assert_eq!(function.register(0x40, Direction::Read), Some("OWN"));
+    let table = ["MSIX_ADDRESS", "MSIX_UPPER_ADDRESS", "MSIX_DATA", "MSIX_VECTOR_CONTROL"];
+    for vector in 0..4 {
+        for (dword, expected) in (0..).zip(table) {
+            assert_eq!(name(1, 0, 16 * vector + 4 * dword), Some(expected));
+        }
+    }
+    assert_eq!(name(1, 1, 0), Some("MSIX_PENDING"));
+    let edu = in_slot(Edu::function);
+    let edu = &edu.bars()[0][0].1.handler;
+    assert_eq!(edu.register(0x8, Direction::Read), Some("FACTORIAL"));
+    assert_eq!(edu.register(0x60, Direction::Write), Some("INTERRUPT_RAISE"));
+    assert_eq!(edu.register(0x60, Direction::Read), None);
+    let bridge = in_slot(Piix::isa_bridge);
+    assert_eq!(bridge.register(0x60, Direction::Read), Some("PIRQRCA"));
+    assert_eq!(bridge.register(0x44, Direction::Read), None);
+}
+
+/// Status bit 3 (PCI 3.0, 6.2.3) in every access that has it, and no other bit.
+#[test]
+fn interrupt_status_is_in_its_place_whatever_the_width() {
+    let edu = in_slot(Edu::function);
+    let plain = [(4, Size::Dword), (6, Size::Word), (6, Size::Byte)]
+        .map(|(at, size)| edu.config_read(at, size));
+    edu.bars()[0][0].1.handler.write(&CX, 0x60, Size::Dword, 1);
+    let read = |offset, size| edu.config_read(offset, size);
+    assert_eq!(read(4, Size::Dword), plain[0] | 1 << 19);
+    assert_eq!(read(6, Size::Word), plain[1] | 1 << 3);
+    assert_eq!(read(6, Size::Byte), plain[2] | 1 << 3);
+    for (offset, size) in [
+        (4, Size::Word),
+        (4, Size::Byte),
+        (5, Size::Byte),
+        (7, Size::Byte),
+        (0, Size::Dword),
+        (2, Size::Word),
+        (8, Size::Dword),
+    ] {
+        let quiet = in_slot(Edu::function).config_read(offset, size);
+        assert_eq!(read(offset, size), quiet, "{size} bytes at {offset}");
+    }
+}
+
+#[test]
+fn the_boards_own_functions_say_what_they_are() {
+    let header =
+        |function: &Function| [0, 8, 0x3c].map(|offset| function.config_read(offset, Size::Dword));
+    // Vendor and device; revision and class; the pin.
+    assert_eq!(header(&in_slot(Edu::function)), [0x11e8_1234, 0x00ff_0010, 0x100]);
+    assert_eq!(header(&in_slot(HostBridge::function)), [0x1237_8086, 0x0600_0002, 0]);
+    let power = in_slot(|slot| Piix::power_management(slot, 0xb000));
+    assert_eq!(header(&power), [0x7113_8086, 0x0680_0003, 0x100]);
+    assert_eq!(header(&in_slot(Piix::isa_bridge)), [0x7000_8086, 0x0601_0000, 0]);
+}
+
+#[test]
+fn places_are_written_device_and_function() {
+    for (device, function, bits) in [(0, 0, 0), (0, 7, 7), (31, 0, 0xf8), (5, 3, 0x2b)] {
+        let devfn = Devfn::new(device, function).unwrap();
+        assert_eq!((devfn.device(), devfn.function(), devfn.into_bits()), (device, function, bits));
+        assert_eq!(Devfn::from_bits(bits), devfn);
+    }
+    assert_eq!((Devfn::new(32, 0), Devfn::new(0, 8)), (None, None));
+}
+
+/// A registry that does not take a region of this name at any place, and has another kind of error
+/// each time.
+#[derive(Default)]
+struct Refusing {
+    next: Mutex<u64>,
+    names: Mutex<Vec<(RegionId, Region)>>,
+    placed: Mutex<Vec<(String, Option<u64>)>>,
+    unmapped: Mutex<Vec<u64>>,
+    refuses: Mutex<Option<(&'static str, usize)>>,
+}
+
+fn error(kind: usize, name: RegionName) -> EditError {
+    let board = RegionName { device: "board".into(), region: "ram".into() };
+    match kind {
+        0 | 1 => {
+            let (wanted, existing) = if kind == 0 { (name, board) } else { (board, name) };
+            EditError::Overlap {
+                space: Space::Mmio,
+                wanted,
+                base: 0,
+                last: 0,
+                existing,
+                existing_base: 0,
+                existing_last: 0,
+            }
+        }
+        2 => EditError::PastEnd { name, space: Space::Mmio, base: 0, len: 1 },
+        3 => EditError::Offload { name, what: "doorbell", reason: "No space left".into() },
+        4 => EditError::Full { name, limit: 1 },
+        _ => EditError::NoRegistry,
+    }
+}
+
+/// How many kinds of errors name their region.
+const NAMING: usize = 5;
+
+impl Regions for Refusing {
+    fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
+        let mut ids = Vec::new();
+        let mut placed = Vec::new();
+        for edit in edits {
+            match edit {
+                RegionEdit::Map(region) => {
+                    let mut next = self.next.lock();
+                    let id = RegionId(*next);
+                    *next += 1;
+                    self.names.lock().push((id, region));
+                    ids.push(id);
+                }
+                RegionEdit::Place(id, base) => {
+                    let names = self.names.lock();
+                    let name = &names.iter().find(|(other, _)| *other == id).unwrap().1.name;
+                    if let Some((refused, kind)) = *self.refuses.lock()
+                        && base.is_some()
+                        && name.to_string() == refused
+                    {
+                        return Err(error(kind, name.clone()));
+                    }
+                    placed.push((name.to_string(), base));
+                }
+                RegionEdit::Unmap(id) => self.unmapped.lock().push(id.0),
+                _ => {}
+            }
+        }
+        self.placed.lock().extend(placed);
+        Ok(ids)
+    }
+}
+
+/// Where a shown BAR has been since.
+type Shown = Arc<Mutex<Vec<Option<u64>>>>;
+
+/// A function of two BARs of memory and one that is shown.
+fn shown(seen: &Shown) -> Function {
+    let seen = Arc::clone(seen);
+    in_slot(|slot| {
+        let builder = builder(slot).bar(0, MEMORY).bar(1, MEMORY);
+        let builder = builder.bar_shown(2, MEMORY, move |base| seen.lock().push(base));
+        builder.build(Arc::new(Silent))
+    })
+}
+
+fn enable(bus: &Bus, at: Devfn, bars: &[u32]) {
+    for (bar, base) in (0..).zip(bars) {
+        bus.config_write(at, regs::BAR0 + 4 * bar, Size::Dword, *base);
+    }
+    bus.config_write(at, regs::COMMAND, Size::Word, 2);
+}
+
+#[test]
+fn a_bar_that_the_registry_does_not_take_stays_out_and_the_others_are_mapped() {
+    let at = Devfn::new(5, 0).unwrap();
+    for kind in 0..=NAMING {
+        let registry = Arc::<Refusing>::default();
+        *registry.refuses.lock() = Some(("function5/bar1", kind));
+        let bus = Bus::new(registry.clone(), windows());
+        bus.insert(at, shown(&Shown::default())).unwrap();
+        enable(&bus, at, &[0xd000_0000, 0xd100_0000]);
+        let placed = std::mem::take(&mut *registry.placed.lock());
+        let mapped = ("function5/bar0".to_owned(), Some(0xd000_0000));
+        if kind == NAMING {
+            assert_eq!(placed, [], "an error that names nobody leaves all where they are");
+            continue;
+        }
+        assert_eq!(placed, [mapped], "error {kind}");
+        // What was in the way has gone: any write of configuration space has it tried again.
+        bus.config_write(at, 0x40, Size::Dword, 0);
+        assert_eq!(*registry.placed.lock(), []);
+        *registry.refuses.lock() = None;
+        bus.config_write(at, 0x40, Size::Dword, 0);
+        let later = ("function5/bar1".to_owned(), Some(0xd100_0000));
+        assert_eq!(*registry.placed.lock(), [later]);
+        // And then it is settled.
+        bus.config_write(at, 0x40, Size::Dword, 0);
+        assert_eq!(registry.placed.lock().len(), 1);
+    }
+}
+
+#[test]
+fn memory_that_is_no_region_is_shown_where_its_bar_is() {
+    let at = Devfn::new(5, 0).unwrap();
+    let seen = Shown::default();
+    let bus = Bus::new(Arc::<Refusing>::default(), windows());
+    bus.insert(at, shown(&seen)).unwrap();
+    let now = || std::mem::take(&mut *seen.lock());
+    now();
+    enable(&bus, at, &[0xd000_0000, 0xd100_0000, 0xd200_0000]);
+    assert_eq!(now(), [None, Some(0xd200_0000)], "first it leaves where it was");
+    bus.config_write(at, regs::BAR0, Size::Dword, 0xd300_0000);
+    assert_eq!(now(), [], "another BAR has moved");
+    bus.config_write(at, regs::BAR0 + 8, Size::Dword, 0xd400_0000);
+    assert_eq!(now(), [None, Some(0xd400_0000)]);
+    // On top of the one before it, it gives way.
+    bus.config_write(at, regs::BAR0 + 8, Size::Dword, 0xd100_0000);
+    assert_eq!(now(), [None]);
+    bus.config_write(at, regs::BAR0 + 4, Size::Dword, 0xd500_0000);
+    assert_eq!(now(), [None, Some(0xd100_0000)]);
+    bus.config_write(at, regs::COMMAND, Size::Word, 0);
+    assert_eq!(now(), [None]);
+}
+
+#[test]
+fn a_function_that_is_pulled_out_takes_its_regions_with_it_and_makes_room() {
+    let registry = Arc::<Refusing>::default();
+    let bus = Bus::new(registry.clone(), windows());
+    let [first, second] = [4, 5].map(|device| Devfn::new(device, 0).unwrap());
+    for at in [first, second] {
+        let function = Arc::<Log>::default().slot(at.device(), |slot| {
+            builder(slot).bar(0, MEMORY).bar(1, MEMORY).build(Arc::new(Silent))
+        });
+        bus.insert(at, function).unwrap();
+        enable(&bus, at, &[0xd000_0000, 0xd100_0000 + u32::from(at.device()) * 0x1000]);
+    }
+    registry.placed.lock().clear();
+    assert!(bus.remove(first).is_some());
+    assert_eq!(*registry.unmapped.lock(), [0, 1], "its own regions, and no others");
+    let room = ("function5/bar0".to_owned(), Some(0xd000_0000));
+    assert_eq!(*registry.placed.lock(), [room]);
+    assert!(bus.remove(first).is_none());
+}
+
+#[test]
+fn ports_are_memory_where_the_bridge_has_them_there() {
+    let registry = Arc::<Refusing>::default();
+    let io = crate::BridgeWindow {
+        kind: crate::WindowKind::Io,
+        bus: 0..0x1_0000,
+        space: Space::Mmio,
+        cpu: 0x3eff_0000,
+    };
+    let bus = Bus::new(registry.clone(), [vec![io], windows()[1..].to_vec()].concat());
+    let function = in_slot(|slot| {
+        builder(slot).bar(0, Bar::Io { len: 8 }).bar(1, MEMORY).build(Arc::new(Silent))
+    });
+    bus.insert(Devfn::new(5, 0).unwrap(), function).unwrap();
+    let spaces: Vec<Space> = registry.names.lock().iter().map(|(_, region)| region.space).collect();
+    assert_eq!(spaces, [Space::Mmio; 2]);
+    let registry = Arc::<Refusing>::default();
+    let bus = Bus::new(registry.clone(), windows());
+    let function = in_slot(|slot| {
+        builder(slot).bar(0, Bar::Io { len: 8 }).bar(1, MEMORY).build(Arc::new(Silent))
+    });
+    bus.insert(Devfn::new(5, 0).unwrap(), function).unwrap();
+    let spaces: Vec<Space> = registry.names.lock().iter().map(|(_, region)| region.space).collect();
+    assert_eq!(spaces, [Space::Pio, Space::Mmio]);
+}
+
+fn space() -> ConfigSpace {
+    ConfigSpace::new(&Identity::default())
+}
+
+/// What a byte at 0xc0 is after a write of ones and one of zeros, from 0xff on.
+fn after_writes(mut space: ConfigSpace) -> (u32, u32) {
+    space.update(0xc0, &[0x5a]);
+    space.write(0xc0, Size::Byte, 0xff);
+    let ones = space.read(0xc0, Size::Byte);
+    space.update(0xc0, &[0x5a]);
+    space.write(0xc0, Size::Byte, 0);
+    (ones, space.read(0xc0, Size::Byte))
+}
+
+#[test]
+fn what_a_guest_may_do_with_a_bit_is_what_was_said_last() {
+    let mut last = space();
+    assert_eq!(after_writes(last.clone()), (0x5a, 0x5a), "nothing");
+    last.allow_clear(0xc0, &[0xfc]);
+    assert_eq!(after_writes(last.clone()), (0x02, 0x5a));
+    last.allow_clear(0xc0, &[0x3c]);
+    assert_eq!(after_writes(last.clone()), (0x02, 0x5a), "said twice");
+    last.allow(0xc0, &[0x0f]);
+    assert_eq!(after_writes(last.clone()), (0x0f, 0x50));
+    last.allow(0xc0, &[0x03]);
+    assert_eq!(after_writes(last.clone()), (0x0f, 0x50));
+    last.allow_clear(0xc0, &[0x01]);
+    assert_eq!(after_writes(last.clone()), (0x0e, 0x50));
+    last.forbid(0xc0, &[0x18]);
+    assert_eq!(after_writes(last.clone()), (0x1e, 0x58));
+    last.forbid(0xc0, &[0x18]);
+    assert_eq!(after_writes(last), (0x1e, 0x58));
+}
+
+#[test]
+fn a_state_may_differ_in_what_the_guest_or_the_function_changes() {
+    let mut card = space();
+    card.allow(0xc0, &[0x03]);
+    card.allow_clear(0xc0, &[0x04]);
+    card.allow_update(0xc0, &[0x0b]);
+    card.allow_update(0xc0, &[0x18]);
+    for bit in 0..8 {
+        let mut state = card.state();
+        state.bytes[0xc0] ^= 1 << bit;
+        assert_eq!(card.can_be(&state), bit < 5, "bit {bit}");
+    }
+}
+
+#[test]
+fn registers_past_the_end_cannot_be_set() {
+    let refused = |change: fn(&mut ConfigSpace, u16)| {
+        [0xfe, 0xff, 0x100].map(|offset| {
+            let change = move || change(&mut space(), offset);
+            std::panic::catch_unwind(change).is_err()
+        })
+    };
+    let changes: [fn(&mut ConfigSpace, u16); 5] = [
+        |space, at| space.set(at, &[0; 2]),
+        |space, at| space.allow(at, &[0; 2]),
+        |space, at| space.allow_clear(at, &[0; 2]),
+        |space, at| space.forbid(at, &[0; 2]),
+        |space, at| space.allow_update(at, &[0; 2]),
+    ];
+    for change in changes {
+        assert_eq!(refused(change), [false, true, true]);
+    }
+}
+
+#[test]
+fn a_rom_is_no_bar() {
+    let with_rom = space().with_bar(0, MEMORY).with_rom(0x800);
+    assert_eq!(with_rom.bar(0), Some(MEMORY));
+    assert_eq!(with_rom.bar(5), None);
+    assert_eq!(with_rom.bar(ROM_BAR), Some(Bar::Mem32 { len: 0x800, prefetchable: true }));
+    assert_eq!(space().bar(ROM_BAR), None);
+    for (len, possible) in [
+        (0x400, false),
+        (0x800, true),
+        (0x100_0000, true),
+        (0x200_0000, false),
+        (0x1800, false),
+        (0, false),
+    ] {
+        let made = std::panic::catch_unwind(|| drop(space().with_rom(len)));
+        assert_eq!(made.is_ok(), possible, "{len:#x}");
+    }
+}
+
+#[test]
+fn extended_capabilities_are_linked_one_after_the_other() {
+    let mut long = ConfigSpace::extended(&Identity::default());
+    assert_eq!(long.extended_capabilities().count(), 0);
+    let places: Vec<u16> = [1, 2, 3].map(|id| long.add_extended_capability(id, 2, &[0; 8])).into();
+    assert_eq!(places, [0x100, 0x10c, 0x118]);
+    let headers = [0x100, 0x10c, 0x118].map(|at| long.read(at, Size::Dword));
+    assert_eq!(headers, [0x10c2_0001, 0x1182_0002, 0x0002_0003]);
+    let list: Vec<_> = long.extended_capabilities().collect();
+    assert_eq!(list, [(0x100, 1), (0x10c, 2), (0x118, 3)]);
+    // Two lists that do not meet: the one of 256 bytes ends before.
+    assert_eq!(long.add_capability(CapabilityId::VENDOR, &[0; 2]), 0x40);
+    assert_eq!(long.add_capability_at(0x48, CapabilityId::VENDOR, &[0; 2]), 0x48);
+    assert_eq!(long.add_capability(CapabilityId::VENDOR, &[0; 2]), 0x44, "right between them");
+    assert_eq!(long.capabilities().map(|(at, _)| at).collect::<Vec<_>>(), [0x40, 0x48, 0x44]);
+}
