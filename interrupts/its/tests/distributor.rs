@@ -473,3 +473,30 @@ fn every_register_of_both_frames_has_its_name() {
     // Between two registers of four bytes.
     assert_eq!(name(0x3, true), Some("GICD_CTLR"));
 }
+
+#[test]
+fn the_first_spi_is_taken_and_ended_as_any_other() {
+    let (mut gic, ram) = (Gic::new(1, 32), Ram::default());
+    gic.write_distributor(0, 4, 3);
+    gic.write_distributor(0x84, 4, 1);
+    gic.write_distributor(0x104, 4, 1);
+    gic.cpus.iter_mut().for_each(|cpu| (cpu.mask, cpu.group1) = (0xff, true));
+    gic.set_spi(32, true);
+    assert_eq!(gic.acknowledge(CPU0, true, &ram), 32);
+    assert_eq!(gic.interrupt(CPU0, 32).map(|spi| spi.active), Some(true));
+    gic.end(CPU0, true, 32);
+    assert_eq!(gic.interrupt(CPU0, 32).map(|spi| spi.active), Some(false));
+}
+
+/// Aff0 of 16 needs range selector 1, whatever bit 16 of the register, which is Aff1's, says.
+#[test]
+fn a_target_list_has_sixteen_bits() {
+    let mut gic = Gic::new(1, 32);
+    let typers = [typer(0, 1).with_affinity(0x0110)];
+    gic.redistributors = Redistributors::new(RedistConfig::default(), typers);
+    gic.write_redistributor(CPU0, SGI_BASE + 0x80, 4, 0xffff_ffff, &Ram::default());
+    gic.send_sgi(CPU0, true, 1 << 24 | 1 << 16 | 0xffff);
+    assert_eq!(taken(&mut gic, 1), []);
+    gic.send_sgi(CPU0, true, 1 << 44 | 1 << 24 | 1 << 16 | 1);
+    assert_eq!(taken(&mut gic, 1), [0]);
+}

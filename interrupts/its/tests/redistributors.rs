@@ -229,3 +229,117 @@ fn movall_moves_what_both_admit_and_leaves_what_was_there() {
     assert_eq!(bench.next_lpi(1), Some(8255), "it has the highest priority");
     assert_eq!(bench.next_lpi(0), Some(16_384));
 }
+
+#[test]
+fn registers_have_a_width_and_an_alignment() {
+    let (mut redist, ram) = redistributors(CTLR_CES | CTLR_IR);
+    let mut bad = 0;
+    for (offset, size, good) in [
+        (0x0, 4, true),
+        (0x0, 8, false),
+        (0x0, 1, false),
+        (0x2, 4, false),
+        (0x2, 2, false),
+        (0x70, 8, true),
+        (0x70, 4, true),
+        (0x74, 4, true),
+        (0x74, 8, false),
+        (0x72, 4, false),
+        (0x70, 2, false),
+        (0xfffc, 4, true),
+        (0x1_0000, 4, false),
+        (0x1_0000, 8, false),
+    ] {
+        redist.read(CPU0, offset, size);
+        redist.write(CPU0, offset, size, 0, &ram);
+        bad += if good { 0 } else { 2 };
+        assert_eq!(redist.bad_accesses, bad, "{size} bytes at {offset:#x}");
+    }
+    redist.read(Target(1), 0, 4);
+    assert_eq!(redist.bad_accesses, bad + 1, "there is one processor");
+}
+
+#[test]
+fn a_disabled_redistributors_pending_bits_are_those_in_ram() {
+    let (mut redist, ram) = redistributors(CTLR_CES);
+    let (first, second) = (Lpi::new(8192).unwrap(), Lpi::new(8193).unwrap());
+    ram.write(PENDING + 1024, &[0b10]).unwrap();
+    redist.write(CPU0, 0x70, 8, CONFIG | 15, &ram);
+    assert!(!redist.pending(CPU0, second, &ram), "it has no table");
+    redist.write(CPU0, 0x78, 8, PENDING, &ram);
+    assert!(redist.pending(CPU0, second, &ram) && !redist.pending(CPU0, first, &ram));
+    assert_eq!(redist.all_pending(CPU0, &ram), [second]);
+    redist.write(CPU0, 0, 4, 1, &ram);
+    redist.sink(&ram).set_pending(CPU0, first);
+    redist.sink(&ram).clear_pending(CPU0, second);
+    assert_eq!(redist.all_pending(CPU0, &ram), [first]);
+    redist.write(CPU0, 0, 4, 0, &ram);
+    assert_eq!(redist.all_pending(CPU0, &ram), [first], "written back");
+}
+
+/// RAM from address 0 on, all of it ones.
+struct Ones;
+
+impl GuestMemory for Ones {
+    fn read(&self, _address: u64, data: &mut [u8]) -> Result<(), gicv3_its::MemoryError> {
+        data.fill(0xff);
+        Ok(())
+    }
+
+    fn write(&self, _address: u64, _data: &[u8]) -> Result<(), gicv3_its::MemoryError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn without_an_address_there_is_no_pending_table_even_where_there_is_ram() {
+    let (mut redist, _) = redistributors(CTLR_CES);
+    redist.write(CPU0, 0x70, 8, 0x1_0000 | 13, &Ones);
+    // The bits beside the address are there.
+    redist.write(CPU0, 0x78, 8, 7 << 56 | 3 << 10, &Ones);
+    assert_eq!(redist.all_pending(CPU0, &Ones), []);
+    redist.write(CPU0, 0x78, 8, 0x1_0000, &Ones);
+    assert_eq!(redist.all_pending(CPU0, &Ones).len(), 8192);
+}
+
+#[test]
+fn invlpir_has_one_configuration_byte_read_again() {
+    let (mut redist, ram) = redistributors(CTLR_CES | CTLR_IR);
+    ram.write(CONFIG, &[0xa2, 0xa2]).unwrap();
+    for (offset, size, value) in [(0x70, 8, CONFIG | 15), (0x78, 8, PENDING), (0, 4, 1)] {
+        redist.write(CPU0, offset, size, value, &ram);
+    }
+    let [first, second] = [8192, 8193].map(|intid| Lpi::new(intid).unwrap());
+    redist.sink(&ram).set_pending(CPU0, first);
+    redist.sink(&ram).set_pending(CPU0, second);
+    assert_eq!(redist.next(CPU0, &ram), None, "both are disabled");
+    ram.write(CONFIG, &[0xa3, 0xa3]).unwrap();
+    redist.write(CPU0, 0xa0, 8, 8193, &ram);
+    assert_eq!(redist.next(CPU0, &ram).map(|next| next.lpi), Some(second));
+    redist.write(CPU0, 0xa4, 4, 8192, &ram);
+    assert_eq!(redist.next(CPU0, &ram).map(|next| next.lpi), Some(second), "the upper half");
+    redist.write(CPU0, 0xb0, 8, 0, &ram);
+    assert_eq!(redist.next(CPU0, &ram).map(|next| next.lpi), Some(first), "INVALLR: both");
+}
+
+#[test]
+fn lpis_end_where_the_largest_propbaser_says() {
+    let (mut redist, ram) = redistributors(CTLR_CES);
+    for (id_bits, end) in [(0, 0), (11, 0), (12, 0), (13, 1 << 14), (14, 1 << 15), (15, 1 << 16)] {
+        redist.write(CPU0, 0x70, 8, CONFIG | id_bits, &ram);
+        assert_eq!(redist.sink(&ram).lpi_end(), end, "IDbits {id_bits}");
+    }
+}
+
+#[test]
+fn a_wakeful_processor_is_restored_as_one() {
+    let (mut redist, ram) = redistributors(CTLR_CES);
+    for waker in [0, 6] {
+        redist.write(CPU0, 0x14, 4, waker, &ram);
+        let mut states = [RedistributorState::default()];
+        redist.save(&ram, &mut states).unwrap();
+        let (mut other, _) = redistributors(CTLR_CES);
+        other.restore(&states, &ram).unwrap();
+        assert_eq!(other.read(CPU0, 0x14, 4), waker);
+    }
+}

@@ -548,3 +548,15 @@ fn what_the_new_target_can_not_have_pending_stays_with_the_old_one() {
     bench.run(&[Command::Movall { from, to }]);
     assert_eq!((bench.pending(0), bench.pending(1)), (vec![16_384], vec![8192]));
 }
+
+#[test]
+fn a_half_of_a_register_replaces_that_half() {
+    let mut bench = Bench::reset(Config::new());
+    for (offset, mask) in [(0x100, 0x0000_ffff_ffff_0000u64), (0x80, 0x000f_ffff_ffff_f000)] {
+        for value in [0x0005_5555_5555_5000, 0x000a_aaaa_aaaa_a000, 0] {
+            let _idle = bench.write32(offset, value & 0xffff_ffff);
+            let _idle = bench.write32(offset + 4, value >> 32);
+            assert_eq!(bench.its.peek(offset, 8) & mask, value & mask, "{offset:#x}");
+        }
+    }
+}

@@ -220,3 +220,37 @@ fn every_redistributor_register_that_can_not_be_is_refused() {
     let typer = |n| redist.typer(gicv3_its::Target(n)).unwrap();
     assert!(!typer(0).last() && typer(1).last());
 }
+
+#[test]
+fn a_disabled_its_is_restored_disabled() {
+    let mut bench = Bench::reset(Config::new());
+    let state = bench.its.save(&bench.ram, 4).unwrap();
+    assert_eq!(state.ctlr, 0x8000_0000, "quiescent");
+    assert!(!restored(&bench, &state).unwrap().its.enabled());
+    let _idle = bench.write(0x100, VALID | DEVICES | 0x200);
+    let state = bench.its.save(&bench.ram, 4).unwrap();
+    let to = restored(&bench, &state).unwrap();
+    assert!(!to.its.enabled());
+    assert_eq!(to.its.peek(0x100, 8), bench.its.peek(0x100, 8));
+}
+
+#[test]
+fn a_reset_voids_remembered_translations() {
+    let mut bench = Bench::new(Config::new());
+    let mut cache = TranslationCache::new();
+    let (device, event) = (DeviceId(0), EventId(0));
+    let mut translate = |bench: &Bench| cache.translate(&bench.its, &bench.ram, device, event);
+    for intid in [8192, 8193] {
+        bench.run(&[mapc(0, 0), mapd(0, 1), mapti(0, 0, intid, 0)]);
+        assert_eq!(translate(&bench).map(|(lpi, _)| lpi.intid()), Ok(intid));
+        // The next driver does the same as this one, as often.
+        let fresh = Bench::new(Config::new());
+        bench.its.reset();
+        (bench.next, bench.ram) = (0, fresh.ram.clone());
+        let _idle = bench.write(0x100, VALID | DEVICES | 0x200);
+        let _idle = bench.write(0x108, VALID | COLLECTIONS | 0x200);
+        let _idle = bench.write(0x80, VALID | support::QUEUE);
+        let _idle = bench.write32(0, 1);
+        assert_eq!(translate(&bench), Err(Blocked::Device));
+    }
+}

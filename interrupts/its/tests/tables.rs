@@ -5,7 +5,7 @@ mod support;
 
 use gicv3_its::command::Command;
 use gicv3_its::{CommandError, Config, DeviceId, GuestMemory, Its, RestoreError};
-use support::{Bench, VALID, mapc, mapd, mapti};
+use support::{Bench, DEVICES, ITT, VALID, mapc, mapd, mapti};
 
 const TABLE: u64 = 0x4710_0000;
 const LEVEL2: u64 = 0x4720_0000;
@@ -129,4 +129,26 @@ fn a_table_that_is_not_valid_has_no_entries() {
     let _idle = bench.write(0x100, TABLE);
     let _idle = bench.write32(0, 1);
     assert!(!bench.its.enabled(), "nor can it be used");
+}
+
+/// 4 KiB of pointers to pages of 4 KiB: 512 times 512 entries, fewer than 20 bits of DeviceID name.
+#[test]
+fn a_two_level_table_has_as_many_entries_as_its_first_level_leads_to() {
+    let mut config = Config::new();
+    config.typer = config.typer.with_device_bits(19);
+    let mut bench = Bench::new(config);
+    let _idle = bench.write32(0, 0);
+    let _idle = bench.write(0x100, VALID | 1 << 62 | DEVICES);
+    let _idle = bench.write32(0, 1);
+    let page = 0x4280_0000u64;
+    bench.ram.write(DEVICES + 511 * 8, &(VALID | page).to_le_bytes()).unwrap();
+    // What is behind the first level is not a part of it.
+    bench.ram.write(DEVICES + 512 * 8, &(VALID | page).to_le_bytes()).unwrap();
+    let mapd = |device| Command::Mapd { device: DeviceId(device), size: 1, itt: ITT, valid: true };
+    bench.run(&[mapd(0x3_ffff)]);
+    assert_eq!(bench.its.counters().all_refused(), 0);
+    assert_ne!(bench.number(page + 511 * 8), 0);
+    bench.run(&[mapd(0x4_0000)]);
+    assert_eq!(bench.its.counters().all_refused(), 1);
+    assert_eq!(bench.number(page), 0);
 }

@@ -90,6 +90,9 @@ fn a_report_looks_at_no_more_entries_than_it_may_and_says_so() {
         (9, (2, 2, true)),
         (10, (2, 3, true)),
         (11, (2, 3, true)),
+        // The table has 8,192 entries, and both devices six events.
+        (8_198, (2, 3, true)),
+        (8_199, (2, 3, false)),
         (1 << 20, (2, 3, false)),
     ] {
         assert_eq!(report(limit), expected, "{limit} entries");
