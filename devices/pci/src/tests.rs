@@ -194,6 +194,35 @@ fn linux_finds_mechanism_1_and_trusts_it() {
 }
 
 #[test]
+fn mechanism_1_ends_with_its_eight_ports() {
+    let b = board();
+    b.select(3, 0x00);
+    assert_eq!(b.conf1.read(&CX, 7, Size::Byte) & 0xff, 0x10);
+    assert_eq!(b.conf1.read(&CX, 8, Size::Byte), u64::MAX);
+    b.select(3, 0x10);
+    outb(&b.conf1, 8, 0xff);
+    assert_eq!(b.inl(4), 1, "nothing of the next register was written");
+}
+
+#[test]
+fn reserved_bits_of_mechanism_1_are_not_restored() {
+    let b = board();
+    b.outl(0, 0xffff_ffff);
+    outb(&b.conf1, 1, 0xff);
+    let good = b.conf1.save();
+    b.conf1.restore(&good).unwrap();
+    assert_eq!(b.inl(0), 0x80ff_fffc);
+    // CONFIG_ADDRESS, seven bits to a byte, and the reset control register.
+    for (at, value) in [(0, 0xfd), (good.bytes.len() - 1, 0xff)] {
+        let mut bytes = good.bytes.clone();
+        bytes[at] = value;
+        let bad = b.conf1.restore(&Saved { bytes, ..good.clone() });
+        assert!(matches!(bad, Err(StateError::Inconsistent { .. })), "byte {at}: {bad:?}");
+        assert_eq!(b.conf1.save(), good);
+    }
+}
+
+#[test]
 fn config_data_honours_width_and_byte_lane() {
     let b = board();
     b.select(3, 0x2c);
