@@ -14,8 +14,8 @@ use trapline_testkit::CX;
 use crate::regs;
 use crate::tests::{Log, windows};
 use crate::{
-    Bar, Bus, CapabilityId, ConfigSpace, Devfn, Edu, Function, FunctionBuilder, HostBridge,
-    Identity, MsixLayout, PciDevice, Piix, ROM_BAR, Slot,
+    Bar, Bus, Devfn, Edu, Function, FunctionBuilder, HostBridge, Identity, MsixLayout, PciDevice,
+    Piix, ROM_BAR, Slot,
 };
 
 /// A device whose registers have names, if it is told to have any, and which says its BAR.
@@ -446,111 +446,6 @@ fn ports_are_memory_where_the_bridge_has_them_there() {
     assert_eq!(spaces, [Space::Pio, Space::Mmio]);
 }
 
-fn space() -> ConfigSpace {
-    ConfigSpace::new(&Identity::default())
-}
-
-/// What a byte at 0xc0 is after a write of ones and one of zeros, from 0xff on.
-fn after_writes(mut space: ConfigSpace) -> (u32, u32) {
-    space.update(0xc0, &[0x5a]);
-    space.write(0xc0, Size::Byte, 0xff);
-    let ones = space.read(0xc0, Size::Byte);
-    space.update(0xc0, &[0x5a]);
-    space.write(0xc0, Size::Byte, 0);
-    (ones, space.read(0xc0, Size::Byte))
-}
-
-#[test]
-fn what_a_guest_may_do_with_a_bit_is_what_was_said_last() {
-    let mut last = space();
-    assert_eq!(after_writes(last.clone()), (0x5a, 0x5a), "nothing");
-    last.allow_clear(0xc0, &[0xfc]);
-    assert_eq!(after_writes(last.clone()), (0x02, 0x5a));
-    last.allow_clear(0xc0, &[0x3c]);
-    assert_eq!(after_writes(last.clone()), (0x02, 0x5a), "said twice");
-    last.allow(0xc0, &[0x0f]);
-    assert_eq!(after_writes(last.clone()), (0x0f, 0x50));
-    last.allow(0xc0, &[0x03]);
-    assert_eq!(after_writes(last.clone()), (0x0f, 0x50));
-    last.allow_clear(0xc0, &[0x01]);
-    assert_eq!(after_writes(last.clone()), (0x0e, 0x50));
-    last.forbid(0xc0, &[0x18]);
-    assert_eq!(after_writes(last.clone()), (0x1e, 0x58));
-    last.forbid(0xc0, &[0x18]);
-    assert_eq!(after_writes(last), (0x1e, 0x58));
-}
-
-#[test]
-fn a_state_may_differ_in_what_the_guest_or_the_function_changes() {
-    let mut card = space();
-    card.allow(0xc0, &[0x03]);
-    card.allow_clear(0xc0, &[0x04]);
-    card.allow_update(0xc0, &[0x0b]);
-    card.allow_update(0xc0, &[0x18]);
-    for bit in 0..8 {
-        let mut state = card.state();
-        state.bytes[0xc0] ^= 1 << bit;
-        assert_eq!(card.can_be(&state), bit < 5, "bit {bit}");
-    }
-}
-
-#[test]
-fn registers_past_the_end_cannot_be_set() {
-    let refused = |change: fn(&mut ConfigSpace, u16)| {
-        [0xfe, 0xff, 0x100].map(|offset| {
-            let change = move || change(&mut space(), offset);
-            std::panic::catch_unwind(change).is_err()
-        })
-    };
-    let changes: [fn(&mut ConfigSpace, u16); 5] = [
-        |space, at| space.set(at, &[0; 2]),
-        |space, at| space.allow(at, &[0; 2]),
-        |space, at| space.allow_clear(at, &[0; 2]),
-        |space, at| space.forbid(at, &[0; 2]),
-        |space, at| space.allow_update(at, &[0; 2]),
-    ];
-    for change in changes {
-        assert_eq!(refused(change), [false, true, true]);
-    }
-}
-
-#[test]
-fn a_rom_is_no_bar() {
-    let with_rom = space().with_bar(0, MEMORY).with_rom(0x800);
-    assert_eq!(with_rom.bar(0), Some(MEMORY));
-    assert_eq!(with_rom.bar(5), None);
-    assert_eq!(with_rom.bar(ROM_BAR), Some(Bar::Mem32 { len: 0x800, prefetchable: true }));
-    assert_eq!(space().bar(ROM_BAR), None);
-    for (len, possible) in [
-        (0x400, false),
-        (0x800, true),
-        (0x100_0000, true),
-        (0x200_0000, false),
-        (0x1800, false),
-        (0, false),
-    ] {
-        let made = std::panic::catch_unwind(|| drop(space().with_rom(len)));
-        assert_eq!(made.is_ok(), possible, "{len:#x}");
-    }
-}
-
-#[test]
-fn extended_capabilities_are_linked_one_after_the_other() {
-    let mut long = ConfigSpace::extended(&Identity::default());
-    assert_eq!(long.extended_capabilities().count(), 0);
-    let places: Vec<u16> = [1, 2, 3].map(|id| long.add_extended_capability(id, 2, &[0; 8])).into();
-    assert_eq!(places, [0x100, 0x10c, 0x118]);
-    let headers = [0x100, 0x10c, 0x118].map(|at| long.read(at, Size::Dword));
-    assert_eq!(headers, [0x10c2_0001, 0x1182_0002, 0x0002_0003]);
-    let list: Vec<_> = long.extended_capabilities().collect();
-    assert_eq!(list, [(0x100, 1), (0x10c, 2), (0x118, 3)]);
-    // Two lists that do not meet: the one of 256 bytes ends before.
-    assert_eq!(long.add_capability(CapabilityId::VENDOR, &[0; 2]), 0x40);
-    assert_eq!(long.add_capability_at(0x48, CapabilityId::VENDOR, &[0; 2]), 0x48);
-    assert_eq!(long.add_capability(CapabilityId::VENDOR, &[0; 2]), 0x44, "right between them");
-    assert_eq!(long.capabilities().map(|(at, _)| at).collect::<Vec<_>>(), [0x40, 0x48, 0x44]);
-}
-
 /// Refused as a state that no sequence of accesses leads to, or as no state of this device at all.
 fn refused(result: Result<(), StateError>) -> bool {
     result.is_err()
@@ -683,17 +578,4 @@ fn power_states_that_there_are_not_leave_the_present_one() {
     let states = [0, 1, 2, 3, 1, 2, 3, 0, 2].map(control);
     assert_eq!(states, [0, 0, 0, 3, 3, 3, 3, 0, 0]);
     assert_eq!(control(0xfffc), 0, "nothing else can be written");
-}
-
-#[test]
-fn memory_of_64_bits_takes_two_registers_wherever_it_is() {
-    let mem64 = Bar::Mem64 { len: 0x1000, prefetchable: false };
-    for at in 0..5 {
-        for other in 0..6 {
-            let made = std::panic::catch_unwind(|| {
-                drop(space().with_bar(at, mem64).with_bar(other, MEMORY))
-            });
-            assert_eq!(made.is_ok(), !(at..at + 2).contains(&other), "{other} beside {at}");
-        }
-    }
 }
