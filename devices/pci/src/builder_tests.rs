@@ -579,3 +579,21 @@ fn power_states_that_there_are_not_leave_the_present_one() {
     assert_eq!(states, [0, 0, 0, 3, 3, 3, 3, 0, 0]);
     assert_eq!(control(0xfffc), 0, "nothing else can be written");
 }
+
+#[test]
+fn in_d3hot_the_pin_rests_whatever_the_device_does() {
+    let log = Arc::<Log>::default();
+    let (function, pin) = log.slot(5, |slot| {
+        let mut builder = builder(slot).power_management();
+        let pin = builder.pin();
+        (builder.build(Arc::new(Silent)), pin)
+    });
+    let levels = || std::mem::take(&mut *log.levels.lock());
+    pin.set_level(true);
+    assert_eq!(levels(), [true]);
+    function.config_write(0x44, Size::Word, 3);
+    assert_eq!(levels(), [false]);
+    pin.set_level(false);
+    pin.set_level(true);
+    assert_eq!(levels(), []);
+}

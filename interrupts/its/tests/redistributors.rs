@@ -343,3 +343,11 @@ fn a_wakeful_processor_is_restored_as_one() {
         assert_eq!(other.read(CPU0, 0x14, 4), waker);
     }
 }
+
+#[test]
+fn sixteen_processors_are_a_cluster() {
+    for (number, affinity) in [(0, 0), (15, 0xf), (16, 0x100), (31, 0x10f), (255, 0xf0f)] {
+        assert_eq!(typer(number, 256).affinity(), affinity, "{number}");
+    }
+    assert!(typer(15, 16).last() && !typer(14, 16).last());
+}

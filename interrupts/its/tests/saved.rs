@@ -254,3 +254,15 @@ fn a_reset_voids_remembered_translations() {
         assert_eq!(translate(&bench), Err(Blocked::Device));
     }
 }
+
+/// In KVM's tables `next` of the last entry is 0.
+#[test]
+fn what_kvm_reads_says_where_the_next_event_may_be() {
+    let mut bench = Bench::new(Config::kvm());
+    bench.run(&[mapc(0, 0), mapd(0, 1), mapti(0, 0, 8192, 0), mapti(0, 2, 8194, 0)]);
+    bench.run(&[mapti(0, 3, 8195, 0)]);
+    bench.its.save(&bench.ram, 4).unwrap();
+    let next = |event: u64| Ite::from_bits(bench.number(ITT + event * 8)).next();
+    assert_eq!([0, 2, 3].map(next), [1, 1, 0]);
+    assert_eq!(bench.number(ITT + 8), 0, "event 1 is not mapped");
+}

@@ -131,3 +131,39 @@ fn what_no_driver_can_bring_about_is_refused_by_its_rule() {
     let tied = "gates 0 and 1 are tied high";
     assert!(matches!(refused, Err(StateError::Inconsistent { rule, .. }) if rule == tied));
 }
+
+/// A counter with the gate at this level whose count is one byte.
+fn one_byte(gate: bool, mode: u8, count: u8) -> Channel {
+    let mut channel = Channel::default();
+    channel.set_gate(gate);
+    channel.program(control(1, mode));
+    channel.write(count);
+    channel
+}
+
+/// The data sheet calls it illegal; what it comes to is OUT low for every clock.
+#[test]
+fn a_count_of_1_in_mode_2_keeps_out_low_unless_the_gate_does_not() {
+    let mut channel = one_byte(true, 2, 1);
+    assert!(channel.out);
+    assert!(!channel.advance(1) && !channel.out, "the pulse that loads it");
+    assert!(!channel.advance(1000) && !channel.out, "it never rises");
+    let mut held = one_byte(false, 2, 1);
+    assert!(!held.advance(1) && held.out);
+    assert!(!held.advance(1000) && held.out);
+    // Any other count has it rise.
+    let mut two = one_byte(true, 2, 2);
+    assert!(!two.advance(2) && !two.out);
+    assert!(two.advance(1000));
+}
+
+#[test]
+fn a_square_wave_rises_in_every_period() {
+    for count in [2, 3, 5, 200] {
+        let mut channel = one_byte(true, 3, count);
+        channel.advance(1);
+        let periods = u64::from(count) * 1000;
+        assert!(channel.advance(periods), "{count}");
+        assert!(channel.out, "{count}");
+    }
+}
