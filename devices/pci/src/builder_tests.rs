@@ -38,7 +38,7 @@ impl PciDevice for Named {
 }
 
 /// A device with nothing but what the trait has.
-struct Silent;
+pub(crate) struct Silent;
 
 impl PciDevice for Silent {}
 
@@ -87,13 +87,13 @@ impl Handler for Other {
     fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, _value: u64) {}
 }
 
-const MEMORY: Bar = Bar::Mem32 { len: 0x1000, prefetchable: false };
+pub(crate) const MEMORY: Bar = Bar::Mem32 { len: 0x1000, prefetchable: false };
 
-fn in_slot(build: impl FnOnce(Slot<'_>) -> Function) -> Function {
+pub(crate) fn in_slot(build: impl FnOnce(Slot<'_>) -> Function) -> Function {
     Arc::<Log>::default().slot(5, build)
 }
 
-fn builder(slot: Slot<'_>) -> FunctionBuilder<'_> {
+pub(crate) fn builder(slot: Slot<'_>) -> FunctionBuilder<'_> {
     FunctionBuilder::new(slot, &Identity::default())
 }
 
@@ -378,6 +378,20 @@ fn a_bar_that_the_registry_does_not_take_stays_out_and_the_others_are_mapped() {
 }
 
 #[test]
+fn a_bar_is_tried_again_also_where_it_is_the_only_one() {
+    let at = Devfn::new(5, 0).unwrap();
+    let registry = Arc::<Refusing>::default();
+    *registry.refuses.lock() = Some(("function5/bar0", 0));
+    let bus = Bus::new(registry.clone(), windows());
+    let function = in_slot(|slot| builder(slot).bar(0, MEMORY).build(Arc::new(Silent)));
+    bus.insert(at, function).unwrap();
+    enable(&bus, at, &[0xd000_0000]);
+    *registry.refuses.lock() = None;
+    bus.config_write(at, 0x40, Size::Dword, 0);
+    assert_eq!(*registry.placed.lock(), [("function5/bar0".to_owned(), Some(0xd000_0000))]);
+}
+
+#[test]
 fn memory_that_is_no_region_is_shown_where_its_bar_is() {
     let at = Devfn::new(5, 0).unwrap();
     let seen = Shown::default();
@@ -444,140 +458,6 @@ fn ports_are_memory_where_the_bridge_has_them_there() {
     bus.insert(Devfn::new(5, 0).unwrap(), function).unwrap();
     let spaces: Vec<Space> = registry.names.lock().iter().map(|(_, region)| region.space).collect();
     assert_eq!(spaces, [Space::Pio, Space::Mmio]);
-}
-
-/// Refused as a state that no sequence of accesses leads to, or as no state of this device at all.
-fn refused(result: Result<(), StateError>) -> bool {
-    result.is_err()
-}
-
-#[test]
-fn a_function_takes_no_state_of_another_kind() {
-    let msix = |vectors| {
-        in_slot(|slot| {
-            let layout = MsixLayout::in_bar(0, vectors);
-            builder(slot).bar(0, MEMORY).msix(layout).build(Arc::new(Silent))
-        })
-    };
-    let plain = || in_slot(|slot| builder(slot).bar(0, MEMORY).build(Arc::new(Silent)));
-    assert!(refused(msix(3).restore(&msix(4).save())));
-    assert!(refused(plain().restore(&msix(4).save())));
-    assert!(refused(msix(4).restore(&plain().save())));
-    assert_eq!(msix(4).restore(&msix(4).save()), Ok(()));
-    // A message is an aligned dword: what a table of that kind cannot hold is refused.
-    let function = msix(1);
-    let table = &function.bars()[0][0].1.handler;
-    table.write(&CX, 0, Size::Dword, 0xfee0_1004);
-    let mut saved = function.save();
-    assert_eq!(function.restore(&saved), Ok(()));
-    // The address, 0xfee01004, seven bits to a byte.
-    let address = [0x84, 0xa0, 0x80, 0xf7, 0x0f];
-    let at = saved.bytes.windows(5).rposition(|bytes| bytes == address).unwrap();
-    saved.bytes[at] = 0x85;
-    assert!(refused(function.restore(&saved)));
-    assert!(refused(HostBridge.restore(&Piix.save())));
-    assert!(refused(Piix.restore(&HostBridge.save())));
-    assert_eq!(
-        (HostBridge.restore(&HostBridge.save()), Piix.restore(&Piix.save())),
-        (Ok(()), Ok(()))
-    );
-}
-
-#[test]
-fn an_educational_device_goes_on_with_what_it_had() {
-    let edu = in_slot(Edu::function);
-    let registers = |function: &Function| Arc::clone(&function.bars()[0][0].1.handler);
-    for (offset, value) in [(0x4, 0x1234_5678), (0x8, 5), (0x20, 0xff), (0x60, 6)] {
-        registers(&edu).write(&CX, offset, Size::Dword, value);
-    }
-    let saved = edu.save();
-    let other = in_slot(Edu::function);
-    other.restore(&saved).unwrap();
-    let read = [0x4, 0x8, 0x20, 0x24].map(|at| registers(&other).read(&CX, at, Size::Dword));
-    assert_eq!(read, [!0x1234_5678u32 as u64, 120, 0x80, 6]);
-    assert_eq!(other.save(), saved);
-    // The device's own numbers are the last: those of the status register and of the interrupts.
-    let mut bad = saved.clone();
-    let at = bad.bytes.windows(3).rposition(|bytes| bytes == [0x80, 0x01, 6]).unwrap();
-    bad.bytes[at] = 0x81;
-    assert!(refused(other.restore(&bad)));
-    assert_eq!(other.save(), saved);
-}
-
-/// 290549, SMRAM: once locked it is closed.
-#[test]
-fn a_bridge_whose_smram_is_locked_and_open_is_refused() {
-    let smram = |value: u8| {
-        let bridge = in_slot(HostBridge::function);
-        bridge.config_write(0x72, Size::Byte, value.into());
-        bridge
-    };
-    for (value, read) in [(0x02, 0x02), (0x42, 0x42), (0x12, 0x12), (0x52, 0x12)] {
-        let bridge = smram(value);
-        assert_eq!(bridge.config_read(0x72, Size::Byte) & 0xff, read, "{value:#x}");
-        let saved = bridge.save();
-        assert_eq!(in_slot(HostBridge::function).restore(&saved), Ok(()), "{value:#x}");
-    }
-    let mut saved = smram(0x12).save();
-    // The register's place among the 256 bytes, behind their number.
-    let pam = saved.bytes.len() - 256..;
-    let at =
-        saved.bytes[pam].iter().position(|byte| *byte == 0x12).unwrap() + saved.bytes.len() - 256;
-    saved.bytes[at] = 0x52;
-    assert!(refused(in_slot(HostBridge::function).restore(&saved)));
-}
-
-#[test]
-fn a_messages_address_is_written_in_halves() {
-    let function = in_slot(|slot| {
-        builder(slot).bar(0, MEMORY).msix(MsixLayout::in_bar(0, 1)).build(Arc::new(Silent))
-    });
-    let table = &function.bars()[0][0].1.handler;
-    let read = || [0, 4, 8, 12].map(|at| table.read(&CX, at, Size::Dword));
-    assert_eq!(read(), [0, 0, 0, 1]);
-    for (at, value, then) in [
-        (4, 0x1111_1111, [0, 0x1111_1111, 0, 1]),
-        (0, 0xffff_ffff, [0xffff_fffc, 0x1111_1111, 0, 1]),
-        (4, 0x2222_2222, [0xffff_fffc, 0x2222_2222, 0, 1]),
-        (0, 0x3333_3333, [0x3333_3330, 0x2222_2222, 0, 1]),
-        (8, 0x4444_4444, [0x3333_3330, 0x2222_2222, 0x4444_4444, 1]),
-        (12, 0xffff_fffe, [0x3333_3330, 0x2222_2222, 0x4444_4444, 0]),
-    ] {
-        table.write(&CX, at, Size::Dword, value);
-        assert_eq!(read(), then);
-    }
-}
-
-/// PCI Express Base 3.0, 7.8; PCI Bus Power Management Interface 1.2, 3.2; the AF ECN.
-#[test]
-fn the_capabilities_that_reset_are_written_where_they_are() {
-    let function = in_slot(|slot| {
-        let builder = FunctionBuilder::express(slot, &Identity::default());
-        builder.power_management().function_level_reset().build(Arc::new(Silent))
-    });
-    let bytes = |from: u16, len: u16| -> Vec<u32> {
-        (from..from + len).map(|at| function.config_read(at, Size::Byte) & 0xff).collect()
-    };
-    let mut express = vec![0; 0x3c];
-    express[..10].copy_from_slice(&[0x10, 0x7c, 0x92, 0, 0, 0x80, 0, 0x10, 0x10, 0x28]);
-    assert_eq!(bytes(0x40, 0x3c), express);
-    assert_eq!(bytes(0x7c, 8), [1, 0x84, 3, 0, 0, 0, 0, 0]);
-    assert_eq!(bytes(0x84, 6), [0x13, 0, 6, 3, 0, 0]);
-    assert_eq!(bytes(0x8a, 0x76), [0; 0x76]);
-    assert_eq!(function.config_read(0x100, Size::Dword), 0, "no extended capability");
-}
-
-/// A write of a state that there is not is completed and discarded (3.2.4).
-#[test]
-fn power_states_that_there_are_not_leave_the_present_one() {
-    let function = in_slot(|slot| builder(slot).power_management().build(Arc::new(Silent)));
-    let control = |value: u32| {
-        function.config_write(0x44, Size::Word, value);
-        function.config_read(0x44, Size::Word) & 0xffff
-    };
-    let states = [0, 1, 2, 3, 1, 2, 3, 0, 2].map(control);
-    assert_eq!(states, [0, 0, 0, 3, 3, 3, 3, 0, 0]);
-    assert_eq!(control(0xfffc), 0, "nothing else can be written");
 }
 
 #[test]

@@ -42,6 +42,8 @@ mod msix;
 mod piix;
 pub mod regs;
 mod reset;
+#[cfg(test)]
+mod snapshot_tests;
 mod state;
 #[cfg(test)]
 mod tests;
