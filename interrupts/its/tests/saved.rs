@@ -240,7 +240,7 @@ fn a_reset_voids_remembered_translations() {
     let mut cache = TranslationCache::new();
     let (device, event) = (DeviceId(0), EventId(0));
     let mut translate = |bench: &Bench| cache.translate(&bench.its, &bench.ram, device, event);
-    for intid in [8192, 8193] {
+    for intid in [8192, 8193, 8194] {
         bench.run(&[mapc(0, 0), mapd(0, 1), mapti(0, 0, intid, 0)]);
         assert_eq!(translate(&bench).map(|(lpi, _)| lpi.intid()), Ok(intid));
         // The next driver does the same as this one, as often.

@@ -266,8 +266,8 @@ impl Redistributors {
                     frame.zero = whole & PENDBASER_PTZ != 0;
                 }
             }
-            // Only the lower half holds an INTID, and its range is checked before use.
-            Reg::Invlpir if invalidates && frame.enabled && mask & 1 != 0 => {
+            // A write of the upper half alone says INTID 0, which is no LPI.
+            Reg::Invlpir if invalidates && frame.enabled => {
                 let intid = u32::try_from(whole & 0xffff_ffff).unwrap_or(0);
                 if let Some(lpi) = Lpi::new(intid) {
                     frame.lpis.invalidate(lpi);
