@@ -170,6 +170,23 @@ mod tests {
     use trapline_access::{NoHandler, RegionName, Rules};
 
     #[test]
+    fn there_is_room_for_65536_regions() {
+        assert_eq!(REGIONS_MAX, 65_536);
+        let numbers = CounterSets::default();
+        let all: Vec<_> = (0..=REGIONS_MAX).map(|_| Arc::new(numbers.open())).collect();
+        let mut snapshot = Snapshot::default();
+        for (number, base) in all.into_iter().rev().zip([0x1000, 0x2000]) {
+            let fits = number.get() < 65_536;
+            let name = RegionName { device: "d".into(), region: "r".into() };
+            let (space, len, rules) = (Space::Mmio, 8, Rules::ANY);
+            let shared = Shared { id: 0, space, len, name, rules, device_offset: 0, number };
+            let entry = Entry::new(base, base + 7, Arc::new(NoHandler), Arc::new(shared));
+            assert_eq!(snapshot.insert(entry).is_ok(), fits);
+            assert_eq!(snapshot.find(Space::Mmio, base).is_some(), fits);
+        }
+    }
+
+    #[test]
     fn a_region_with_a_page_to_itself_is_guessed_at_once() {
         let numbers = CounterSets::default();
         let mut snapshot = Snapshot::default();
