@@ -6,10 +6,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use trapline_device::{
-    Delivery, Device, Direction, EditError, Form, Handler, IoCx, Region, RegionEdit, RegionId,
-    RegionName, Regions, Ring, SaveState, Saved, Size, Space, StateError,
+    Clock, Delivery, Device, Direction, EditError, Form, Handler, IoCx, Region, RegionEdit,
+    RegionId, RegionName, Regions, Ring, SaveState, Saved, Size, Space, StateError,
 };
-use trapline_testkit::CX;
+use trapline_testkit::{CX, TestClock};
 
 use crate::regs;
 use crate::tests::{Log, windows};
@@ -93,6 +93,11 @@ pub(crate) fn in_slot(build: impl FnOnce(Slot<'_>) -> Function) -> Function {
     Arc::<Log>::default().slot(5, build)
 }
 
+fn edu() -> Function {
+    let clock: Arc<dyn Clock> = Arc::new(TestClock::default());
+    in_slot(|slot| Edu::function(slot, &clock))
+}
+
 pub(crate) fn builder(slot: Slot<'_>) -> FunctionBuilder<'_> {
     FunctionBuilder::new(slot, &Identity::default())
 }
@@ -104,13 +109,12 @@ fn regions(function: &Function, bar: usize) -> Vec<(String, u64, u64)> {
 }
 
 #[test]
-fn each_bar_is_the_devices_a_handlers_or_shown_memory() {
+fn each_bar_is_the_devices_or_a_handlers() {
     let function = in_slot(|slot| {
         assert_eq!(format!("{slot:?}"), "function5 at 05.0");
         builder(slot)
             .bar(0, MEMORY)
             .bar_handler(1, Bar::Io { len: 8 }, Arc::new(Other))
-            .bar_shown(2, MEMORY, |_| ())
             .bar(3, MEMORY)
             .rom(0x800)
             .build(Arc::new(Named { named: true }))
@@ -125,7 +129,7 @@ fn each_bar_is_the_devices_a_handlers_or_shown_memory() {
     assert_eq!(regions(&function, ROM_BAR), whole("rom", 0x800));
     let lens = [0, 1, 2, 3, 4, 5, ROM_BAR].map(|bar| function.bar_len(bar));
     let page = Some(0x1000);
-    assert_eq!(lens, [page, Some(8), page, page, None, None, Some(0x800)]);
+    assert_eq!(lens, [page, Some(8), None, page, None, None, Some(0x800)]);
     let read = |bar: usize| function.bars()[bar][0].1.handler.read(&CX, 4, Size::Dword);
     assert_eq!([read(0), read(1), read(3), read(ROM_BAR)], [4, 0x55, 0x3_0004, 0x6_0004]);
     let spaces = [0, 1, ROM_BAR].map(|bar| function.bars()[bar][0].1.space);
@@ -202,7 +206,7 @@ fn registers_have_the_names_their_owners_give_them() {
         }
     }
     assert_eq!(name(1, 1, 0), Some("MSIX_PENDING"));
-    let edu = in_slot(Edu::function);
+    let edu = edu();
     let edu = &edu.bars()[0][0].1.handler;
     assert_eq!(edu.register(0x8, Direction::Read), Some("FACTORIAL"));
     assert_eq!(edu.register(0x60, Direction::Write), Some("INTERRUPT_RAISE"));
@@ -215,7 +219,7 @@ fn registers_have_the_names_their_owners_give_them() {
 /// Status bit 3 (PCI 3.0, 6.2.3) in every access that has it, and no other bit.
 #[test]
 fn interrupt_status_is_in_its_place_whatever_the_width() {
-    let edu = in_slot(Edu::function);
+    let edu = edu();
     let plain = [(4, Size::Dword), (6, Size::Word), (6, Size::Byte)]
         .map(|(at, size)| edu.config_read(at, size));
     edu.bars()[0][0].1.handler.write(&CX, 0x60, Size::Dword, 1);
@@ -232,7 +236,7 @@ fn interrupt_status_is_in_its_place_whatever_the_width() {
         (2, Size::Word),
         (8, Size::Dword),
     ] {
-        let quiet = in_slot(Edu::function).config_read(offset, size);
+        let quiet = self::edu().config_read(offset, size);
         assert_eq!(read(offset, size), quiet, "{size} bytes at {offset}");
     }
 }
@@ -242,7 +246,7 @@ fn the_boards_own_functions_say_what_they_are() {
     let header =
         |function: &Function| [0, 8, 0x3c].map(|offset| function.config_read(offset, Size::Dword));
     // Vendor and device; revision and class; the pin.
-    assert_eq!(header(&in_slot(Edu::function)), [0x11e8_1234, 0x00ff_0010, 0x100]);
+    assert_eq!(header(&edu()), [0x11e8_1234, 0x00ff_0010, 0x100]);
     assert_eq!(header(&in_slot(HostBridge::function)), [0x1237_8086, 0x0600_0002, 0]);
     let power = in_slot(|slot| Piix::power_management(slot, 0xb000));
     assert_eq!(header(&power), [0x7113_8086, 0x0680_0003, 0x100]);
@@ -328,17 +332,9 @@ impl Regions for Refusing {
     }
 }
 
-/// Where a shown BAR has been since.
-type Shown = Arc<Mutex<Vec<Option<u64>>>>;
-
-/// A function of two BARs of memory and one that is shown.
-fn shown(seen: &Shown) -> Function {
-    let seen = Arc::clone(seen);
-    in_slot(|slot| {
-        let builder = builder(slot).bar(0, MEMORY).bar(1, MEMORY);
-        let builder = builder.bar_shown(2, MEMORY, move |base| seen.lock().push(base));
-        builder.build(Arc::new(Silent))
-    })
+/// A function of two BARs of memory.
+fn two_bars() -> Function {
+    in_slot(|slot| builder(slot).bar(0, MEMORY).bar(1, MEMORY).build(Arc::new(Silent)))
 }
 
 fn enable(bus: &Bus, at: Devfn, bars: &[u32]) {
@@ -355,7 +351,7 @@ fn a_bar_that_the_registry_does_not_take_stays_out_and_the_others_are_mapped() {
         let registry = Arc::<Refusing>::default();
         *registry.refuses.lock() = Some(("function5/bar1", kind));
         let bus = Bus::new(registry.clone(), windows());
-        bus.insert(at, shown(&Shown::default())).unwrap();
+        bus.insert(at, two_bars()).unwrap();
         enable(&bus, at, &[0xd000_0000, 0xd100_0000]);
         let placed = std::mem::take(&mut *registry.placed.lock());
         let mapped = ("function5/bar0".to_owned(), Some(0xd000_0000));
@@ -364,54 +360,7 @@ fn a_bar_that_the_registry_does_not_take_stays_out_and_the_others_are_mapped() {
             continue;
         }
         assert_eq!(placed, [mapped], "error {kind}");
-        // What was in the way has gone: any write of configuration space has it tried again.
-        bus.config_write(at, 0x40, Size::Dword, 0);
-        assert_eq!(*registry.placed.lock(), []);
-        *registry.refuses.lock() = None;
-        bus.config_write(at, 0x40, Size::Dword, 0);
-        let later = ("function5/bar1".to_owned(), Some(0xd100_0000));
-        assert_eq!(*registry.placed.lock(), [later]);
-        // And then it is settled.
-        bus.config_write(at, 0x40, Size::Dword, 0);
-        assert_eq!(registry.placed.lock().len(), 1);
     }
-}
-
-#[test]
-fn a_bar_is_tried_again_also_where_it_is_the_only_one() {
-    let at = Devfn::new(5, 0).unwrap();
-    let registry = Arc::<Refusing>::default();
-    *registry.refuses.lock() = Some(("function5/bar0", 0));
-    let bus = Bus::new(registry.clone(), windows());
-    let function = in_slot(|slot| builder(slot).bar(0, MEMORY).build(Arc::new(Silent)));
-    bus.insert(at, function).unwrap();
-    enable(&bus, at, &[0xd000_0000]);
-    *registry.refuses.lock() = None;
-    bus.config_write(at, 0x40, Size::Dword, 0);
-    assert_eq!(*registry.placed.lock(), [("function5/bar0".to_owned(), Some(0xd000_0000))]);
-}
-
-#[test]
-fn memory_that_is_no_region_is_shown_where_its_bar_is() {
-    let at = Devfn::new(5, 0).unwrap();
-    let seen = Shown::default();
-    let bus = Bus::new(Arc::<Refusing>::default(), windows());
-    bus.insert(at, shown(&seen)).unwrap();
-    let now = || std::mem::take(&mut *seen.lock());
-    now();
-    enable(&bus, at, &[0xd000_0000, 0xd100_0000, 0xd200_0000]);
-    assert_eq!(now(), [None, Some(0xd200_0000)], "first it leaves where it was");
-    bus.config_write(at, regs::BAR0, Size::Dword, 0xd300_0000);
-    assert_eq!(now(), [], "another BAR has moved");
-    bus.config_write(at, regs::BAR0 + 8, Size::Dword, 0xd400_0000);
-    assert_eq!(now(), [None, Some(0xd400_0000)]);
-    // On top of the one before it, it gives way.
-    bus.config_write(at, regs::BAR0 + 8, Size::Dword, 0xd100_0000);
-    assert_eq!(now(), [None]);
-    bus.config_write(at, regs::BAR0 + 4, Size::Dword, 0xd500_0000);
-    assert_eq!(now(), [None, Some(0xd100_0000)]);
-    bus.config_write(at, regs::COMMAND, Size::Word, 0);
-    assert_eq!(now(), [None]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use trapline_device::{SaveState, Size, StateError};
 use trapline_testkit::CX;
 
 use crate::builder_tests::{MEMORY, Silent, builder, in_slot};
-use crate::{Edu, Function, FunctionBuilder, HostBridge, Identity, MsixLayout, Piix};
+use crate::{FunctionBuilder, HostBridge, Identity, MsixLayout, Piix};
 
 /// Refused as a state that no sequence of accesses leads to, or as no state of this device at all.
 fn refused(result: Result<(), StateError>) -> bool {
@@ -49,27 +49,6 @@ fn a_function_takes_no_state_of_another_kind() {
         (HostBridge.restore(&HostBridge.save()), Piix.restore(&Piix.save())),
         (Ok(()), Ok(()))
     );
-}
-
-#[test]
-fn an_educational_device_goes_on_with_what_it_had() {
-    let edu = in_slot(Edu::function);
-    let registers = |function: &Function| Arc::clone(&function.bars()[0][0].1.handler);
-    for (offset, value) in [(0x4, 0x1234_5678), (0x8, 5), (0x20, 0xff), (0x60, 6)] {
-        registers(&edu).write(&CX, offset, Size::Dword, value);
-    }
-    let saved = edu.save();
-    let other = in_slot(Edu::function);
-    other.restore(&saved).unwrap();
-    let read = [0x4, 0x8, 0x20, 0x24].map(|at| registers(&other).read(&CX, at, Size::Dword));
-    assert_eq!(read, [!0x1234_5678u32 as u64, 120, 0x80, 6]);
-    assert_eq!(other.save(), saved);
-    // The device's own numbers are the last: those of the status register and of the interrupts.
-    let mut bad = saved.clone();
-    let at = bad.bytes.windows(3).rposition(|bytes| bytes == [0x80, 0x01, 6]).unwrap();
-    bad.bytes[at] = 0x81;
-    assert!(refused(other.restore(&bad)));
-    assert_eq!(other.save(), saved);
 }
 
 /// 290549, SMRAM: once locked it is closed.
