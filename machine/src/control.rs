@@ -9,11 +9,20 @@ use trapline::Registry;
 use trapline_device::{Power, PowerEvent};
 use trapline_kvm::{ExitCounters, VcpuEvent, VcpuSet};
 
+use crate::Snapshot;
 use crate::life::{ControlError, Request, State};
 use crate::report::Report;
 
 /// Where the answer to a request goes.
-pub(crate) type Reply = SyncSender<Result<(), ControlError>>;
+pub(crate) type Reply = SyncSender<Result<Answer, ControlError>>;
+
+/// What a machine answers that did as it was asked.
+pub(crate) enum Answer {
+    /// It is done.
+    Done,
+    /// Its state ([`Request::Save`]).
+    State(Box<Snapshot>),
+}
 
 /// Something the machine's own thread does something about.
 pub(crate) enum Event {
@@ -108,6 +117,24 @@ impl Control {
         self.ask(Request::Reset)
     }
 
+    /// Gives the state of a paused machine, which is saved then: its devices stay as they are, and
+    /// it cannot be reset. It can be resumed; whoever goes on from the snapshot elsewhere leaves
+    /// that.
+    ///
+    /// The snapshot has the devices' state and the machine's time. Its slots for vCPUs and for chips
+    /// in the kernel are empty: their state is KVM's, and is not asked for yet.
+    ///
+    /// # Errors
+    /// The machine is not paused, or ended meanwhile.
+    pub fn save(&self) -> Result<Snapshot, ControlError> {
+        match self.request(Request::Save)? {
+            Answer::State(snapshot) => Ok(*snapshot),
+            Answer::Done => {
+                Err(ControlError::State { state: self.state(), request: Request::Save })
+            }
+        }
+    }
+
     /// Ends the run: on return no vCPU runs any more, and [`crate::Session::run`] returns.
     pub fn stop(&self) {
         self.request_stop();
@@ -130,6 +157,10 @@ impl Control {
     }
 
     fn ask(&self, request: Request) -> Result<(), ControlError> {
+        self.request(request).map(|_| ())
+    }
+
+    fn request(&self, request: Request) -> Result<Answer, ControlError> {
         let (reply, answer) = sync_channel(1);
         let mut event = Event::Request(request, reply);
         loop {

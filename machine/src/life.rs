@@ -27,7 +27,8 @@ pub enum State {
     Paused,
     /// It is put back to power-on, or waits to be run once more after the guest reset it.
     Resetting,
-    /// It is paused, and its state has been taken: going on would make a second one of it.
+    /// It is paused, and its state has been taken ([`crate::Control::save`]): it is not to change
+    /// until it goes on. If somebody has gone on from the snapshot, that would be a second one of it.
     Saved,
     /// It is over.
     Ended,

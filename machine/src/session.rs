@@ -1,20 +1,21 @@
 //! One machine from power-on to its end.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
 use trapline::Registry;
 use trapline_backends::{EpollLoop, HostClock};
-use trapline_device::{CharDevice, PowerEvent};
+use trapline_device::{CharDevice, Clock, PowerEvent};
 use trapline_display::{Input, Screen};
 use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
 
 use crate::board::{self, Options, Wiring};
-use crate::control::{Control, Event, Reply};
+use crate::control::{Answer, Control, Event, Reply};
 use crate::kvm::{Host, HostBoard};
 use crate::life::{ControlError, Request, State};
 use crate::on_loop::{CharReport, CoalescedWrites, InputReport, OnLoop};
-use crate::{Config, Ending, Error, ResetCause};
+use crate::{Config, Ending, Error, ResetCause, Snapshot};
 
 /// A machine that has been built and not yet switched on.
 pub struct Session {
@@ -28,6 +29,7 @@ pub struct Session {
     input: Option<Arc<OnLoop<dyn Input, InputReport>>>,
     /// Calls the devices for everything that happens outside of the guest.
     event_loop: Arc<EpollLoop>,
+    clock: Arc<HostClock>,
     registry: Registry,
     vm: Arc<Vm>,
     host: Host,
@@ -52,7 +54,7 @@ impl Session {
         let options = Options::from(&config);
         let wiring = Wiring {
             registry: registry.clone(),
-            clock,
+            clock: clock.clone(),
             event_loop: event_loop.clone(),
             power,
             ram,
@@ -85,6 +87,7 @@ impl Session {
             console,
             input,
             event_loop,
+            clock,
             registry,
             vm,
             host,
@@ -255,12 +258,16 @@ impl Session {
             return Ok(Next::End(end));
         }
         let mut requests = requests.into_iter();
-        self.control.enter(State::Paused);
+        let mut state = State::Paused;
+        self.control.enter(state);
         succeed(reply);
         loop {
             let next = requests.next().map_or_else(|| self.events.recv(), Ok);
             let Ok(event) = next else { return Ok(Next::End(Ending::Stopped)) };
             match event {
+                Event::Request(request, reply) if state.after(request).is_err() => {
+                    refuse(&reply, state, request);
+                }
                 Event::Request(Request::Pause, reply) => succeed(&reply),
                 Event::Request(Request::Resume, reply) => {
                     self.vcpus.iter().for_each(Vcpu::tell_of_pause);
@@ -268,10 +275,15 @@ impl Session {
                 }
                 Event::Request(Request::Reset, reply) => {
                     self.reset(&reply)?;
-                    self.control.enter(State::Paused);
+                    self.control.enter(state);
                     succeed(&reply);
                 }
-                Event::Request(request, reply) => refuse(&reply, State::Paused, request),
+                Event::Request(Request::Save, reply) => {
+                    state = State::Saved;
+                    self.control.enter(state);
+                    let _ = reply.send(Ok(Answer::State(Box::new(self.snapshot()))));
+                }
+                Event::Request(request @ Request::Stop, reply) => refuse(&reply, state, request),
                 // The host ended it meanwhile.
                 event => {
                     if let Some(ending) = ending(event) {
@@ -279,6 +291,16 @@ impl Session {
                     }
                 }
             }
+        }
+    }
+
+    /// The state of a machine that stands still, as far as it is ours and not KVM's.
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            now_ns: self.clock.now_ns(),
+            devices: self.host.board().devices().save(),
+            vcpus: BTreeMap::new(),
+            kernel_chips: BTreeMap::new(),
         }
     }
 }
@@ -324,7 +346,7 @@ fn ending(event: Event) -> Option<Ending> {
 
 /// Tells who asked that it is done. Who has gone away meanwhile need not know.
 fn succeed(reply: &Reply) {
-    let _ = reply.send(Ok(()));
+    let _ = reply.send(Ok(Answer::Done));
 }
 
 fn refuse(reply: &Reply, state: State, request: Request) {

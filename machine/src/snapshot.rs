@@ -15,10 +15,11 @@ pub struct Snapshot {
     pub now_ns: u64,
     /// Each device's state, by the device's name on its board.
     pub devices: BTreeMap<String, Saved>,
-    /// Each vCPU's state, by its index. Empty on a machine whose client plays the processors.
+    /// Each vCPU's state, by its index. Empty on a machine whose client plays the processors, and
+    /// on KVM, which is not asked for it yet.
     pub vcpus: BTreeMap<u32, Saved>,
     /// The state of the interrupt controllers and timers in the kernel, by their names. Empty on a
-    /// machine that has none there.
+    /// machine that has none there, and on KVM, which is not asked for it yet.
     pub kernel_chips: BTreeMap<String, Saved>,
 }
 

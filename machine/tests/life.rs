@@ -346,6 +346,38 @@ fn a_reset_starts_the_guest_over_and_one_that_is_paused_stays_so() {
 }
 
 #[test]
+fn a_paused_machine_gives_the_state_of_its_devices_and_keeps_it_until_it_goes_on() {
+    // Writes to the scratch register of the UART, says so, and waits.
+    let program = Asm::new().outb(UART + 7, 0x5a).print(b"x").spin();
+    let name = "a_paused_machine_gives_the_state_of_its_devices_and_keeps_it_until_it_goes_on";
+    let Some(guest) = Guest::new(name, &program, PcIrqchip::Kernel) else { return };
+    let (ending, _) = guest.run(|control, terminal| {
+        let refused = control.save().unwrap_err().to_string();
+        assert_eq!(refused, "the machine is running and cannot be saved");
+        while terminal.screen().is_empty() {
+            thread::yield_now();
+        }
+        control.pause().unwrap();
+        let saved = control.save().unwrap();
+        assert_eq!(control.state(), State::Saved);
+        for (asked, said) in [(control.pause(), "paused"), (control.reset(), "reset")] {
+            let refused = asked.unwrap_err().to_string();
+            assert_eq!(refused, format!("the machine is saved and cannot be {said}"));
+        }
+        let again = control.save().unwrap();
+        assert_eq!(again.devices.get("serial0"), saved.devices.get("serial0"));
+        assert!(again.now_ns >= saved.now_ns, "time goes on");
+        assert!(saved.devices.contains_key("serial0") && saved.devices.contains_key("rtc"));
+        assert!(saved.vcpus.is_empty() && saved.kernel_chips.is_empty());
+        control.resume().unwrap();
+        assert_eq!(control.state(), State::Running);
+        control.pause().unwrap();
+        control.stop();
+    });
+    assert!(matches!(ending, Ending::Stopped), "{ending:?}");
+}
+
+#[test]
 fn a_guest_that_ends_while_it_is_being_paused_has_ended() {
     let program = Asm::new().exit(END);
     for _ in 0..20 {
