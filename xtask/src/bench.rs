@@ -109,6 +109,7 @@ fn boot(image: Image, run: &[String]) -> Result<u8> {
         image,
         init: "init-bench.sh".to_owned(),
         modules: Vec::new(),
+        programs: Vec::new(),
         options: fixed.into_iter().chain(run.iter().cloned()).collect(),
         script: Script {
             file: Some("host-bench.sh"),

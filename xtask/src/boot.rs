@@ -55,6 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         image: options.kernel,
         init: if options.smoke { "init-smoke.sh" } else { "init-shell.sh" }.to_owned(),
         modules: Vec::new(),
+        programs: Vec::new(),
         options: options.run.clone(),
         script: Script::default(),
         watch: Watch {

@@ -162,6 +162,7 @@ impl Group {
             image: Image::Bzimage,
             init: "init-cases.sh".to_owned(),
             modules: vec![driver::module("edu", &ready.kernel)?],
+            programs: Vec::new(),
             options: ["-c", "2", "-m", "256", "-p", "quiet", self.irqchip]
                 .map(str::to_owned)
                 .into(),

@@ -103,6 +103,8 @@ pub(crate) struct Boot {
     pub(crate) init: String,
     /// Kernel modules it finds in `/modules`.
     pub(crate) modules: Vec<Module>,
+    /// Programs it finds in `/bin`: their names there, and their files here.
+    pub(crate) programs: Vec<(String, PathBuf)>,
     /// Further options of `trapline run`.
     pub(crate) options: Vec<String>,
     /// The script that runs trapline, a file of `guest-tests/`, and variables for it.
@@ -132,7 +134,7 @@ impl Boot {
             }
             Image::Full => &kernel::debian_full(ready.kernel.arch)?,
         };
-        let initrd = initrd::guest(ready.kernel.arch, &self.init, &self.modules)?;
+        let initrd = initrd::guest(ready.kernel.arch, &self.init, &self.modules, &self.programs)?;
         match self.place {
             Place::Direct => self.direct(ready, &self.args(kernel.clone(), initrd)),
             Place::Nested => {

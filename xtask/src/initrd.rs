@@ -65,13 +65,23 @@ impl Archive {
     }
 }
 
-/// A guest's initrd with `guest-tests/INIT` as its init and some modules, made anew in `build/`.
-pub(crate) fn guest(arch: Arch, init: &str, modules: &[Module]) -> Result<PathBuf> {
+/// A guest's initrd with `guest-tests/INIT` as its init, some modules, and some programs with the
+/// names they have there, made anew in `build/`.
+pub(crate) fn guest(
+    arch: Arch,
+    init: &str,
+    modules: &[Module],
+    programs: &[(String, PathBuf)],
+) -> Result<PathBuf> {
     let mut archive = Archive::new()?;
     archive.init(arch, init)?;
     for Module { name, file } in modules {
         let content = fs::read(file).with_context(|| format!("Cannot read {}", file.display()))?;
         archive.file(&format!("modules/{name}.ko"), 0o644, &content)?;
+    }
+    for (name, file) in programs {
+        let content = fs::read(file).with_context(|| format!("Cannot read {}", file.display()))?;
+        archive.file(&format!("bin/{name}"), 0o755, &content)?;
     }
     let name = init.trim_end_matches(".sh");
     let path = paths::build()?.join(format!("guest-{name}-{arch}.cpio"));

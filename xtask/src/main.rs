@@ -20,6 +20,7 @@ mod kernel;
 mod lint;
 mod nested;
 mod paths;
+mod pauses;
 mod picture;
 mod proc;
 mod pty;

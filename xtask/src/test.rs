@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::arch::Arch;
 use crate::cases::{GROUPS, Group};
 use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
+use crate::pauses::{STORMS, Storm};
 use crate::scenarios::{DISPLAYED, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
 use crate::suite::{self, Row, Tally, Task};
@@ -43,32 +44,48 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     let boots: Vec<&Scenario> =
         SCENARIOS.iter().filter(|scenario| options.wants(scenario.name)).collect();
     let groups: Vec<&Group> = GROUPS.iter().filter(|group| options.wants(group.name)).collect();
+    let storms: Vec<&Storm> = STORMS.iter().filter(|storm| options.wants(storm.name)).collect();
     if options.list {
         let lines = tasks.iter().map(|task| (task.name.as_str(), task.about));
         let lines = lines.chain(boots.iter().map(|boot| (boot.name, boot.about)));
-        for (name, about) in lines.chain(groups.iter().map(|group| (group.name, group.about))) {
+        let lines = lines.chain(groups.iter().map(|group| (group.name, group.about)));
+        for (name, about) in lines.chain(storms.iter().map(|storm| (storm.name, storm.about))) {
             println!("{name:20} {about}");
         }
         return Ok(0);
     }
-    if tasks.is_empty() && boots.is_empty() && groups.is_empty() {
+    if tasks.is_empty() && boots.is_empty() && groups.is_empty() && storms.is_empty() {
         bail!("No test has such a name; see cargo xtask test --list");
     }
     let mut rows = suite::perform(&tasks);
     if !crate::terminal::ended() {
-        let place = Place::best(Arch::X86_64);
-        // The longest first.
-        let mut tasks =
-            prepared(Arch::Aarch64, &groups, |group| (group.name, group.about), |g, r| g.task(r));
-        tasks.extend(prepared(
-            Arch::X86_64,
-            &boots,
-            |boot| (boot.name, boot.about),
-            |boot, ready| task(boot, place, ready),
-        ));
-        rows.extend(boot_all(&tasks));
+        rows.extend(boot_all(&prepare_all(&boots, &groups, &storms)));
     }
     Ok(suite::conclude(&rows))
+}
+
+/// The tasks for all boots, the longest first.
+fn prepare_all(
+    boots: &[&'static Scenario],
+    groups: &[&'static Group],
+    storms: &[&'static Storm],
+) -> Vec<Task> {
+    let place = Place::best(Arch::X86_64);
+    let mut tasks =
+        prepared(Arch::Aarch64, groups, |group| (group.name, group.about), |g, r| g.task(r));
+    for arch in [Arch::Aarch64, Arch::X86_64] {
+        let storms: Vec<&Storm> =
+            storms.iter().copied().filter(|storm| storm.arch == arch).collect();
+        let label = |storm: &'static Storm| (storm.name, storm.about);
+        tasks.extend(prepared(arch, &storms, label, |storm, ready| storm.task(ready)));
+    }
+    tasks.extend(prepared(
+        Arch::X86_64,
+        boots,
+        |boot| (boot.name, boot.about),
+        |boot, ready| task(boot, place, ready),
+    ));
+    tasks
 }
 
 /// The tasks for boots of one architecture, with what they need made once; or, where it cannot be
@@ -197,6 +214,7 @@ fn prepare(
         image: scenario.image,
         init: init.to_owned(),
         modules,
+        programs: Vec::new(),
         options: scenario.options.iter().map(|&option| option.to_owned()).collect(),
         script,
         watch: Watch { show: false, input: false, timeout: Some(TIMEOUT) },

@@ -33,20 +33,26 @@ pub(crate) fn build(arch: Arch) -> Result<PathBuf> {
     if let Some(binary) = std::env::var_os(format!("TRAPLINE_BINARY{suffix}")) {
         return Ok(PathBuf::from(binary));
     }
+    static_binary(arch, "trapline-vmm", "trapline")
+}
+
+/// Builds the program `name` of one of our packages as [`build`] builds trapline, and returns its
+/// path.
+pub(crate) fn static_binary(arch: Arch, package: &str, name: &str) -> Result<PathBuf> {
     let target = paths::target()?.join("static");
     let mut cargo = proc::cargo()?;
-    cargo.args(["build", "--quiet", "--release", "-p", "trapline-vmm"]);
+    cargo.args(["build", "--quiet", "--release", "-p", package]);
     cargo.arg("--target-dir").arg(&target);
     cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    if foreign {
+    if arch != Arch::host() {
         Toolchain::for_arch(arch)?.apply(&mut cargo);
     } else {
         cargo.args(["--target", arch.target()]);
     }
-    eprintln!("Building trapline for {arch} (release, static)");
+    eprintln!("Building {name} for {arch} (release, static)");
     if !proc::succeeds(&mut cargo)? {
-        bail!("trapline does not build for {arch}");
+        bail!("{name} does not build for {arch}");
     }
-    Ok(target.join(arch.target()).join("release").join("trapline"))
+    Ok(target.join(arch.target()).join("release").join(name))
 }

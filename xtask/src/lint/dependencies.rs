@@ -30,6 +30,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "trapline-qtest", "trapline-regs", "trapline-virtio"]),
     ("trapline-vmm", &["trapline", "trapline-device", "trapline-machine", "trapline-qtest"]),
     ("trapline-testkit", &["trapline", "trapline-device", "trapline-guestmem", "trapline-regs"]),
+    ("trapline-metronome", &[]),
     ("xtask", &[]),
 ];
 
