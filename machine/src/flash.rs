@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
+use trapline::{
+    Delivery, Memory, Region, RegionEdit, RegionId, Regions, Registry, WeakRegistry, Window,
+};
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{MemoryWindow, Vm};
-use trapline_platform::flash::{FlashArray, Part, Worn};
+use trapline_platform::flash::{Flash, FlashArray, Part, Worn};
 
 use crate::Error;
 
@@ -61,11 +64,6 @@ impl FlashFile {
         contents.write(0, &bytes)?;
         let [dirty, told] = Default::default();
         Ok(Self { path: path.to_owned(), file, access, contents, dirty, told })
-    }
-
-    /// What is in it.
-    pub(crate) fn contents(&self) -> &GuestMem {
-        &self.contents
     }
 
     /// The guest is told; its user has to be, too, but only once, as the guest may try again and
@@ -158,25 +156,55 @@ impl Drop for FlashFile {
     }
 }
 
-/// An image whose flash is at this guest address, shown to the guest by KVM where that can be.
-pub(crate) fn on_kvm(vm: &Arc<Vm>, file: FlashFile, base: u64) -> Arc<dyn FlashArray> {
-    match MemoryWindow::read_only(vm, file.contents()) {
-        Ok(window) => Arc::new(Shown { file, window, base }),
-        Err(error) => {
-            tracing::debug!("every access to the flash is trapped: {error}");
-            Arc::new(file)
-        }
+/// A flash image whose contents are memory to the guest for as long as reads are answered with them:
+/// a read-only window of the chip's region, which goes while a chip answers otherwise.
+pub(crate) struct FlashImage {
+    file: FlashFile,
+    window: Window,
+    shown: Mutex<Shown>,
+}
+
+struct Shown {
+    visible: bool,
+    /// The region, once it is mapped.
+    region: Option<(WeakRegistry, RegionId)>,
+}
+
+impl FlashImage {
+    /// An image that is visible, with its region not mapped yet.
+    pub(crate) fn new(file: FlashFile) -> Arc<Self> {
+        let pieces = file.contents.pieces().into_iter();
+        let memory = pieces.map(|piece| -> Arc<dyn Memory> { Arc::new(piece) }).next();
+        let memory = memory.unwrap_or_else(|| unreachable!("an image has bytes"));
+        let (len, delivery) =
+            (memory.len(), Delivery::Memory { memory, offset: 0, readonly: true });
+        let window = Window { offset: 0, len, delivery };
+        let shown = Mutex::new(Shown { visible: true, region: None });
+        Arc::new(Self { file, window, shown })
+    }
+
+    /// What is in it.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the PC starts in it"))]
+    pub(crate) fn contents(&self) -> &GuestMem {
+        &self.file.contents
+    }
+
+    /// The region of `chip`, whose image this is: visible.
+    pub(crate) fn region(&self, base: u64, device: &str, chip: Arc<Flash>) -> Region {
+        Region::mmio(base, self.len_bytes(), device, REGION, chip).window(self.window.clone())
+    }
+
+    /// Says that the region has been mapped.
+    pub(crate) fn mapped(&self, registry: &Registry, device: &str) {
+        let found = registry.find(&format!("{device}/{REGION}")).into_iter().next();
+        self.shown.lock().region = found.map(|id| (registry.downgrade(), id));
     }
 }
 
-/// A flash image that the guest reads by itself, as long as it is what reads are answered with.
-struct Shown {
-    file: FlashFile,
-    window: MemoryWindow,
-    base: u64,
-}
+/// What the region of a chip is called.
+const REGION: &str = "cfi";
 
-impl FlashArray for Shown {
+impl FlashArray for FlashImage {
     fn len_bytes(&self) -> u64 {
         self.file.len_bytes()
     }
@@ -194,15 +222,28 @@ impl FlashArray for Shown {
     }
 
     fn show(&self, visible: bool) {
-        if let Err(error) = self.window.place(visible.then_some(self.base)) {
-            // Then it is nowhere, and every access is trapped.
-            tracing::debug!("the flash is not shown: {error}");
+        let mut shown = self.shown.lock();
+        let Some((registry, id)) = shown.region.as_ref().filter(|_| shown.visible != visible)
+        else {
+            return;
+        };
+        let window = self.window.clone();
+        let edit = match visible {
+            true => RegionEdit::AddWindow(*id, window),
+            false => RegionEdit::RemoveWindow(*id, window),
+        };
+        match registry.edit(vec![edit]) {
+            Ok(_) => shown.visible = visible,
+            // Every access is trapped then. That it goes is never refused.
+            Err(error) => tracing::debug!("the flash is not shown: {error}"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use trapline::Space;
+    use trapline_device::Device;
     use trapline_platform::flash::regs::{PAIR_OF_X16, X8};
 
     use super::*;
@@ -211,6 +252,36 @@ mod tests {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(len).unwrap();
         image
+    }
+
+    #[test]
+    fn an_image_is_memory_while_the_chip_answers_with_it_and_trapped_otherwise() {
+        let registry = Registry::builder().build();
+        let file = image(0x1_0000);
+        let file = FlashFile::open(file.path(), &X8, Access::ReadWrite).unwrap();
+        let image = FlashImage::new(file);
+        let chip = Arc::new(Flash::new(&X8, image.clone()));
+        let _mapping = registry.map(image.region(0x1000, "flash7", chip.clone())).unwrap();
+        image.mapped(&registry, "flash7");
+        let windows = || registry.stats().regions[0].deliveries.len();
+        let mut handle = registry.handle(0);
+        let mut write = |value| handle.write(Space::Mmio, 0x1010, &[value]);
+        assert_eq!(windows(), 1);
+        write(0x70);
+        assert_eq!(windows(), 0, "reads are the status register");
+        write(0xff);
+        assert_eq!(windows(), 1);
+        for cycle in [0x40, 0x5a, 0x70] {
+            write(cycle);
+        }
+        assert_eq!(windows(), 0);
+        chip.reset();
+        assert_eq!(windows(), 1, "a reset has it answer with the array");
+        let mut found = [0xff; 2];
+        handle.read(Space::Mmio, 0x100f, &mut found);
+        assert_eq!(found, [0, 0], "programming sets no bits");
+        drop(registry);
+        image.show(false);
     }
 
     #[test]

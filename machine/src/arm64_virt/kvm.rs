@@ -16,7 +16,7 @@ use super::tree::Facts;
 use super::{Arm64Virt, Controllers, FLASH, Source, layout, ram_ranges};
 use crate::board::{Board, Builder, Lines, Wiring};
 use crate::config::initrd;
-use crate::flash::{self, Access, FlashFile};
+use crate::flash::{Access, FlashFile, FlashImage};
 use crate::kvm::HostBoard;
 use crate::{Boot, Config, Error, Irqchip};
 
@@ -55,7 +55,7 @@ impl HostBoard for VirtOnKvm {
         };
         let open = |path| FlashFile::open(path, FLASH, Access::ReadWrite);
         let flash = config.arm64.flash.as_deref().map(open).transpose()?;
-        let flash = flash.map(|file| flash::on_kvm(vm, file, layout::FLASH.start));
+        let flash = flash.map(FlashImage::new);
         let source = Source { lines, messages, controllers, flash };
         let board = Arm64Virt::new(&wiring, &source)?;
         if let Some(region) = vm.stolen_time()? {

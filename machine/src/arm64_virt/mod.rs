@@ -18,7 +18,7 @@ use trapline_device::{
     CharBackend, CharDevice, FdtDevice, FdtNode, Line, MsiController, NullBackend,
 };
 use trapline_pci::{Bus, EcamWindow, Layout};
-use trapline_platform::flash::{Flash, FlashArray, Part, regs};
+use trapline_platform::flash::{Flash, Part, regs};
 use trapline_platform::rtc::{CmosConfig, Rtc, WINDOW_LEN};
 use trapline_platform::serial::Serial;
 use trapline_virtio::blk::Blk;
@@ -29,6 +29,7 @@ pub(crate) use qtest::build;
 
 use crate::Error;
 use crate::board::{Board, Builder, Devices, Lines, PciSlots, Wiring};
+use crate::flash::FlashImage;
 
 /// The first device of the PCI bus; kvmtool's has none with the number 0 either.
 const FIRST_DEVICE: u8 = 1;
@@ -79,7 +80,7 @@ pub(crate) struct Source {
     /// The controllers behind both, unless they are the source's.
     pub(crate) controllers: Option<Arc<dyn Controllers>>,
     /// What is in the flash, if there is one.
-    pub(crate) flash: Option<Arc<dyn FlashArray>>,
+    pub(crate) flash: Option<Arc<FlashImage>>,
 }
 
 impl Arm64Virt {
@@ -89,8 +90,8 @@ impl Arm64Virt {
         builder.ram(&wiring.ram);
         let console = add_serial_ports(wiring, source, &mut builder, &mut nodes);
         add_rtc(wiring, &mut builder, &mut nodes);
-        if let Some(array) = &source.flash {
-            add_flash(Arc::clone(array), &mut builder, &mut nodes);
+        if let Some(image) = &source.flash {
+            add_flash(image, &mut builder, &mut nodes);
         }
         let (bus, pci, disks) = add_pci(wiring, source, &mut builder)?;
         if let Some(controllers) = &source.controllers {
@@ -98,6 +99,9 @@ impl Arm64Virt {
         }
         let devices = Devices::new(wiring.registry.clone(), wiring.options.coalesce);
         devices.add(builder)?;
+        if let Some(image) = &source.flash {
+            image.mapped(&wiring.registry, "flash");
+        }
         Ok(Self { devices, console, bus, disks, nodes, pci })
     }
 }
@@ -159,11 +163,11 @@ fn add_pci(wiring: &Wiring, source: &Source, builder: &mut Builder) -> Result<Pc
 /// kvmtool's chips.
 const FLASH: &Part = &regs::PAIR_OF_X16;
 
-fn add_flash(array: Arc<dyn FlashArray>, builder: &mut Builder, nodes: &mut Vec<FdtNode>) {
-    let flash = Arc::new(Flash::new(FLASH, array));
+fn add_flash(image: &Arc<FlashImage>, builder: &mut Builder, nodes: &mut Vec<FdtNode>) {
+    let flash = Arc::new(Flash::new(FLASH, image.clone()));
     let (base, len) = (layout::FLASH.start, flash.len_bytes());
     nodes.push(flash.fdt_node().at(base..base + len));
-    builder.device("flash", flash.clone()).mmio(base, len, ("flash", "cfi"), flash);
+    builder.device("flash", flash.clone()).region(image.region(base, "flash", flash));
 }
 
 /// How much RAM goes where, `(guest address, length in bytes)`: all of it from `base`, or from where

@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 use trapline_device::Line;
 use trapline_intc::gicv3::{GicV3, Outputs};
-use trapline_platform::flash::FlashArray;
 use trapline_qtest::{Pin, Side, Wires};
 
 use super::gic::Gic;
 use super::{Arm64Virt, FLASH, Source};
 use crate::Error;
 use crate::board::{Lines, Wiring};
-use crate::flash::{Access, FlashFile};
+use crate::flash::{Access, FlashFile, FlashImage};
 use crate::qtest::Behind;
 
 /// Builds the board, with pins that the client of `wires` watches and drives.
@@ -43,7 +42,7 @@ pub(crate) fn build(
         }),
         messages: Some(gic.messages()),
         controllers: Some(gic),
-        flash: flash.map(|file| -> Arc<dyn FlashArray> { Arc::new(file) }),
+        flash: flash.map(FlashImage::new),
     };
     Ok((Arm64Virt::new(wiring, &source)?, chip))
 }

@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-#[cfg(target_arch = "x86_64")]
-use trapline_kvm::Vm;
+use trapline::Registry;
 use trapline_platform::flash::{Flash, FlashArray, Part, regs};
 
 use super::layout;
@@ -12,7 +11,7 @@ use crate::Error;
 #[cfg(target_arch = "x86_64")]
 use crate::FirmwareFlash;
 use crate::board::Builder;
-use crate::flash::{self, Access, FlashFile};
+use crate::flash::{self, Access, FlashFile, FlashImage};
 
 /// The chips that OVMF has a driver for.
 const FLASH: &Part = &regs::X8;
@@ -43,7 +42,7 @@ impl<'a> FlashImages<'a> {
     ///
     /// # Errors
     /// One of them cannot be used, both are one file, or there is no room for them.
-    pub(super) fn open(self) -> Result<Vec<FlashFile>, Error> {
+    pub(super) fn open(self) -> Result<Vec<Arc<FlashImage>>, Error> {
         if let (Some(code), Some(variables)) = (self.code, self.variables)
             && flash::is_same(code, variables)
         {
@@ -62,27 +61,30 @@ impl<'a> FlashImages<'a> {
         if len > max {
             return Err(Error::FlashTooBig { len, max });
         }
-        Ok(files)
+        Ok(files.into_iter().map(FlashImage::new).collect())
     }
-}
-
-/// The chips, shown to the guest by KVM where that can be.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn on_kvm(vm: &Arc<Vm>, files: Vec<FlashFile>) -> Vec<Arc<dyn FlashArray>> {
-    let lens: Vec<u64> = files.iter().map(FlashArray::len_bytes).collect();
-    let placed = files.into_iter().zip(bases(lens.into_iter()));
-    placed.map(|(file, base)| flash::on_kvm(vm, file, base)).collect()
 }
 
 /// Puts the chips into the guest's sight: the first one ends at 4 GiB, each other one where the one
 /// before it begins.
-pub(super) fn add(builder: &mut Builder, arrays: &[Arc<dyn FlashArray>]) {
-    let lens = arrays.iter().map(|array| array.len_bytes());
-    for (number, (array, base)) in arrays.iter().zip(bases(lens)).enumerate() {
-        let flash = Arc::new(Flash::new(FLASH, Arc::clone(array)));
-        let (name, len) = (format!("flash{number}"), flash.len_bytes());
-        builder.device(&name, flash.clone()).mmio(base, len, (&name, "cfi"), flash);
+pub(super) fn add(builder: &mut Builder, images: &[Arc<FlashImage>]) {
+    let lens = images.iter().map(|image| image.len_bytes());
+    for (number, (image, base)) in images.iter().zip(bases(lens)).enumerate() {
+        let chip = Arc::new(Flash::new(FLASH, image.clone()));
+        let name = name(number);
+        builder.device(&name, chip.clone()).region(image.region(base, &name, chip));
     }
+}
+
+/// Says that the chips have been mapped.
+pub(super) fn mapped(registry: &Registry, images: &[Arc<FlashImage>]) {
+    for (number, image) in images.iter().enumerate() {
+        image.mapped(registry, &name(number));
+    }
+}
+
+fn name(number: usize) -> String {
+    format!("flash{number}")
 }
 
 /// Where chips of these lengths in bytes begin.

@@ -8,7 +8,7 @@ use trapline_kvm::{LocalApics, Start, Vcpu, Vm, VmOptions};
 use trapline_platform::testdev::PageFlush;
 
 use super::intc::Controllers;
-use super::{FlashImages, Source, X86Pc, boot, display, flash, layout};
+use super::{FlashImages, Source, X86Pc, boot, display, layout};
 use crate::board::{Board, Lines, Wiring};
 use crate::kvm::HostBoard;
 use crate::{Boot, Config, Error, PcIrqchip};
@@ -52,13 +52,12 @@ impl HostBoard for PcOnKvm {
             }
         };
         let pages = Arc::new(Pages(Arc::downgrade(vm)));
-        let files = match &config.boot {
+        let flash = match &config.boot {
             Boot::Firmware { path, flash, .. } => FlashImages::of(path, flash).open()?,
             Boot::Kernel { .. } => Vec::new(),
         };
         // What is in the topmost one is what a processor starts with.
-        let firmware = files.first().map(|file| file.contents().clone());
-        let flash = flash::on_kvm(vm, files);
+        let firmware = flash.first().map(|image| image.contents().clone());
         let source = Source { lines, messages: vm.messages(), controllers, pages, flash };
         let mut board = X86Pc::new(&wiring, &source)?;
         if let Some(mode) = config.display {

@@ -28,7 +28,6 @@ use trapline_display::{Input, Screen};
 use trapline_pci::regs::{INTERRUPT_LINE, INTERRUPT_PIN};
 use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout, Piix};
 use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
-use trapline_platform::flash::FlashArray;
 use trapline_platform::i8042::{I8042, NoTimer2, Timer2};
 use trapline_platform::legacy::dma::Dma;
 use trapline_platform::legacy::{
@@ -41,6 +40,7 @@ use trapline_virtio::blk::Blk;
 
 use crate::Error;
 use crate::board::{Board, Builder, Devices, Lines, PciSlots, Wiring};
+use crate::flash::FlashImage;
 
 pub(crate) use flash::FlashImages;
 use intc::Controllers;
@@ -94,7 +94,7 @@ pub(crate) struct Source {
     /// Who makes pages of RAM fault, for the test device.
     pub(crate) pages: Arc<dyn PageFlush>,
     /// The flash chips, if there are any, from 4 GiB downwards.
-    pub(crate) flash: Vec<Arc<dyn FlashArray>>,
+    pub(crate) flash: Vec<Arc<FlashImage>>,
 }
 
 /// How much RAM goes where: `(guest address, length in bytes)`.
@@ -130,6 +130,7 @@ impl X86Pc {
         }
         let devices = Devices::new(wiring.registry.clone(), wiring.options.coalesce);
         devices.add(builder)?;
+        flash::mapped(&wiring.registry, &source.flash);
         Ok(Self { devices, console, keys: Arc::new(Keys(i8042)), screen: None, disks, bus })
     }
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use trapline_device::{LineSink, MsiController, MsiSink};
 use trapline_guestmem::GuestMem;
 use trapline_intc::ioapic;
-use trapline_platform::flash::FlashArray;
 use trapline_platform::testdev::NoFlush;
 use trapline_qtest::{Pin, Side, Wires};
 
@@ -26,8 +25,7 @@ pub(crate) fn build(
     wiring: &Wiring,
     images: FlashImages<'_>,
 ) -> Result<X86Pc, Error> {
-    let flash = images.open()?.into_iter().map(|file| -> Arc<dyn FlashArray> { Arc::new(file) });
-    let flash = flash.collect();
+    let flash = images.open()?;
     let controllers =
         Arc::new(Controllers::new(Arc::new(NoLocalApics), None, &wiring.clock, |pin0| {
             wires.line(Pin { device: "i8259", side: Side::Out, number: 0 }, End(pin0))

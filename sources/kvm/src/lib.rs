@@ -34,7 +34,6 @@ mod stats;
 mod system;
 mod vcpu;
 mod vm;
-mod window;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "aarch64")]
@@ -54,4 +53,3 @@ pub use stats::{ExitCounters, ExitKind, ExitStats};
 pub use system::{Caps, Kvm, hardware_virtualization};
 pub use vcpu::Vcpu;
 pub use vm::Vm;
-pub use window::MemoryWindow;

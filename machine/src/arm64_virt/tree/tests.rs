@@ -10,12 +10,12 @@ use trapline_backends::{NoQueuedWrites, PolledLoop};
 use trapline_device::{FdtValue, MsiController, MsiSink, NullBackend};
 use trapline_guestmem::GuestMem;
 use trapline_pci::{Devfn, Edu, Slot};
-use trapline_platform::flash::{FlashArray, Worn};
 use trapline_testkit::{TestClock, TestLine, TestPower, skip};
 
 use super::*;
-use crate::arm64_virt::Source;
+use crate::arm64_virt::{FLASH, Source};
 use crate::board::{Lines, Options, Wiring};
+use crate::flash::{Access, FlashFile, FlashImage};
 
 struct Nowhere;
 
@@ -30,20 +30,10 @@ impl MsiSink for Nowhere {
 }
 
 /// Flash with nothing in it.
-struct Erased;
-
-impl FlashArray for Erased {
-    fn len_bytes(&self) -> u64 {
-        1 << 20
-    }
-
-    fn read(&self, _offset: u64, buf: &mut [u8]) {
-        buf.fill(0xff);
-    }
-
-    fn write(&self, _offset: u64, _data: &[u8]) -> Result<(), Worn> {
-        Err(Worn)
-    }
+fn blank() -> Arc<FlashImage> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    FlashImage::new(FlashFile::open(file.path(), FLASH, Access::ReadWrite).unwrap())
 }
 
 /// The board's tree, with flash and a PCI device where there is something to see.
@@ -76,7 +66,7 @@ fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
         lines: Lines::new(|_| TestLine::default().line()),
         messages: msi.then(|| -> Arc<dyn MsiController> { Arc::new(Nowhere) }),
         controllers: None,
-        flash: flash.then(|| -> Arc<dyn FlashArray> { Arc::new(Erased) }),
+        flash: flash.then(blank),
     };
     let board = Arm64Virt::new(&wiring, &source).unwrap();
     if edu {
