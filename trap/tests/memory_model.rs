@@ -20,7 +20,7 @@ use trapline::{
 };
 
 /// Guest addresses.
-const SPACE: u64 = 0x80;
+const SPACE: u64 = 0x200;
 /// Bytes of each memory, and of the pages that a source can show.
 const MEMORY: u64 = 0x40;
 pub(crate) const PAGE: u64 = 8;
@@ -51,10 +51,16 @@ enum Change {
     RemoveWindow(usize, usize),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refuser {
+    Source,
+    Listener,
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    /// The source refuses from this zone on, the listener this section.
-    Edit(Vec<Change>, Option<usize>, Option<u64>),
+    /// The source, or the listener, refuses what comes after so many.
+    Edit(Vec<Change>, Option<(Refuser, usize)>),
     Read(u64, usize),
     Write(u64, Vec<u8>),
     /// A device writes to memory.
@@ -345,12 +351,13 @@ impl Both {
         }
     }
 
-    fn edit(&mut self, changes: &[Change], refuse: Option<usize>, refuse_at: Option<u64>) {
+    fn edit(&mut self, changes: &[Change], refuse: Option<(Refuser, usize)>) {
         let Plan { model, removed, impossible, ops } = self.plan(changes);
+        let refuses = |who| refuse.filter(|(refuser, _)| *refuser == who).map(|(_, after)| after);
         if let Some(source) = &self.source {
-            source.refuse_after(refuse);
+            source.refuse_after(refuses(Refuser::Source));
         }
-        self.ear.refuse_at(refuse_at);
+        self.ear.refuse_after(refuses(Refuser::Listener));
         let id = |i: usize| self.live[i].1.id();
         let done = self.registry.edit(|edit| {
             let mut mapped = Vec::new();
@@ -366,7 +373,7 @@ impl Both {
             Ok(mapped)
         });
         let possible = model.is_possible() && !impossible;
-        let refused = self.ear.refuse_at(None)
+        let refused = self.ear.refuse_after(None)
             | self.source.as_ref().is_some_and(|source| source.refuse_after(None));
         match done {
             Ok(mapped) => {
@@ -432,7 +439,7 @@ impl Both {
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::Edit(changes, refuse, refuse_at) => self.edit(changes, *refuse, *refuse_at),
+            Step::Edit(changes, refuse) => self.edit(changes, *refuse),
             Step::Read(addr, len) => self.read(*addr, *len),
             Step::Write(addr, data) => self.write(*addr, data),
             Step::Dma(which, at, data) => {
@@ -509,11 +516,11 @@ fn change() -> impl Strategy<Value = Change> {
 
 fn step() -> impl Strategy<Value = Step> {
     let bytes = || prop::collection::vec(any::<u8>(), 1..=8);
-    let refuse = prop::option::weighted(0.1, 0..4usize);
-    let refuse_at = prop::option::weighted(0.1, 0..SPACE);
+    let refuser = prop::sample::select(vec![Refuser::Source, Refuser::Listener]);
+    let refuse = prop::option::weighted(0.3, (refuser, 0..3usize));
     prop_oneof![
-        6 => (prop::collection::vec(change(), 1..4), refuse, refuse_at)
-            .prop_map(|(changes, refuse, at)| Step::Edit(changes, refuse, at)),
+        6 => (prop::collection::vec(change(), 1..4), refuse)
+            .prop_map(|(changes, refuse)| Step::Edit(changes, refuse)),
         6 => (0..SPACE, 1..=8usize).prop_map(|(addr, len)| Step::Read(addr, len)),
         6 => (0..SPACE, bytes()).prop_map(|(addr, data)| Step::Write(addr, data)),
         1 => (0..MEMORIES, 0..MEMORY, bytes()).prop_map(|(m, at, data)| Step::Dma(m, at, data)),

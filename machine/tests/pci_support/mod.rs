@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 use trapline::{Mapping, Region, Registry};
@@ -122,6 +122,18 @@ pub(crate) fn trapped(builder: FunctionBuilder<'_>, function: usize) -> Function
     builder.build(Arc::new(Tagged(function)))
 }
 
+/// What is in each BAR that is memory.
+static TAGS: LazyLock<BTreeMap<(usize, usize), Vec<u8>>> = LazyLock::new(|| {
+    let bytes = |function: usize, (index, bar): (usize, Bar)| {
+        let dwords = (0..bar.len_bytes()).step_by(4).map(|at| tag(function, index, at));
+        let dwords = dwords.map(|tag| u32::try_from(tag).unwrap().to_le_bytes());
+        ((function, index), dwords.flatten().collect())
+    };
+    (0..4)
+        .flat_map(|function| bars(function).into_iter().map(move |bar| bytes(function, bar)))
+        .collect()
+});
+
 /// The same, with memory that answers as the device does in all BARs that are memory. That of
 /// function 2 begins and ends inside of pages, where the device goes on.
 pub(crate) fn in_memory(builder: FunctionBuilder<'_>, function: usize) -> Function {
@@ -129,10 +141,7 @@ pub(crate) fn in_memory(builder: FunctionBuilder<'_>, function: usize) -> Functi
     let builder = bars.fold(builder, |builder, (index, bar)| {
         let len = bar.len_bytes();
         let mem = GuestMem::new(&[(0, len)]).unwrap();
-        let dwords = (0..len).step_by(4).map(|offset| tag(function, index, offset).to_le_bytes());
-        let bytes: Vec<u8> =
-            dwords.flat_map(|bytes| [bytes[0], bytes[1], bytes[2], bytes[3]]).collect();
-        mem.write(0, &bytes).unwrap();
+        mem.write(0, &TAGS[&(function, index)]).unwrap();
         let memory: Arc<dyn Memory> = Arc::new(mem.pieces().remove(0));
         let (offset, len) = if function == 2 { (0x800, len - 0x1400) } else { (0, len) };
         let delivery = Delivery::Memory { memory, offset, readonly: index == ROM_BAR };

@@ -210,13 +210,13 @@ impl Offload for Slots {
 
 /// A listener that knows what is mapped.
 #[derive(Default)]
-pub(crate) struct Ear(Mutex<(Vec<Section>, Option<u64>, bool)>);
+pub(crate) struct Ear(Mutex<(Vec<Section>, Option<usize>, bool)>);
 
 impl Ear {
-    /// Refuses a section that begins here; says whether one was refused since the last call.
-    pub(crate) fn refuse_at(&self, addr: Option<u64>) -> bool {
-        let (_, at, refused) = &mut *self.0.lock();
-        *at = addr;
+    /// Refuses the section after so many; says whether one was refused since the last call.
+    pub(crate) fn refuse_after(&self, count: Option<usize>) -> bool {
+        let (_, refuse, refused) = &mut *self.0.lock();
+        *refuse = count;
         std::mem::take(refused)
     }
 
@@ -232,10 +232,14 @@ fn heard(section: &MemorySection) -> Section {
 
 impl MemoryListener for Ear {
     fn add(&self, section: &MemorySection) -> Result<(), String> {
-        let (sections, refuse_at, refused) = &mut *self.0.lock();
-        if *refuse_at == Some(section.addr) {
-            (*refuse_at, *refused) = (None, true);
-            return Err("Cannot allocate memory".to_owned());
+        let (sections, refuse, refused) = &mut *self.0.lock();
+        match refuse {
+            Some(0) => {
+                (*refuse, *refused) = (None, true);
+                return Err("Cannot allocate memory".to_owned());
+            }
+            Some(more) => *more -= 1,
+            None => {}
         }
         sections.push(heard(section));
         Ok(())
