@@ -49,6 +49,19 @@ pub(crate) fn module(name: &'static str, kernel: &Kernel) -> Result<Module> {
     Ok(Module { name, file })
 }
 
+/// A module that the kernel's package has, ready to be loaded.
+///
+/// # Errors
+///
+/// When it is not there or cannot be unpacked.
+pub(crate) fn shipped(name: &'static str, kernel: &Kernel) -> Result<Module> {
+    let content = kernel.module(name)?;
+    let content = content.with_context(|| format!("{} has no module {name}", kernel.release))?;
+    let file = paths::build()?.join(format!("{name}-{}.ko", kernel.release));
+    paths::write_whole(&file, &content)?;
+    Ok(Module { name, file })
+}
+
 /// The files it is made of: their names and contents.
 fn source(name: &str) -> Result<[(String, String); 2]> {
     let [code, rules] = [format!("{name}.c"), "Kbuild".to_owned()].map(|file| {

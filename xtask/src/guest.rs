@@ -120,7 +120,9 @@ pub(crate) struct Script {
     pub(crate) file: Option<&'static str>,
     /// Shell variables it sees.
     pub(crate) variables: Vec<(String, String)>,
-    /// It counts instructions by the clock of the outer machine.
+    /// Files it needs, each under the name of the shell variable that says where it is.
+    pub(crate) files: Vec<(&'static str, PathBuf)>,
+    /// The clock of the outer machine counts instructions.
     pub(crate) counted: bool,
 }
 
@@ -141,14 +143,21 @@ impl Boot {
                 let there = ["guest/kernel", "guest/initrd"].map(str::to_owned);
                 let [in_kernel, in_initrd] =
                     there.clone().map(|name| PathBuf::from("/").join(name));
+                let mut files: Vec<_> = there.into_iter().zip([kernel.clone(), initrd]).collect();
+                let mut variables = self.script.variables.clone();
+                for (variable, file) in &self.script.files {
+                    let name = format!("guest/{variable}");
+                    variables.push(((*variable).to_owned(), format!("/{name}")));
+                    files.push((name, file.clone()));
+                }
                 NestedRun {
                     name: self.name.clone(),
                     kernel: ready.kernel.clone(),
                     gic: gic(&self.options),
                     vmm: ready.vmm.clone(),
                     args: self.args(in_kernel, in_initrd),
-                    variables: self.script.variables.clone(),
-                    files: there.into_iter().zip([kernel.clone(), initrd]).collect(),
+                    variables,
+                    files,
                     script: self.script.file.unwrap_or("host-run.sh").to_owned(),
                     counted: self.script.counted,
                     smp: outer_cpus(ready.kernel.arch, &self.options),
@@ -176,6 +185,7 @@ impl Boot {
         shell.args(["-c", &paths::guest_test(script)?, "sh"]).args(args);
         shell.env("PATH", format!("{}:{path}", folder.display()));
         shell.envs(self.script.variables.iter().cloned());
+        shell.envs(self.script.files.iter().cloned());
         let done = session::run(&self.name, &mut shell, self.watch)?;
         let status = parse_status(&done.text).context("The script ended before trapline did")?;
         Ok(Outcome { text: done.text, status })

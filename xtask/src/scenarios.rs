@@ -36,6 +36,9 @@ pub(crate) enum User {
     /// Nobody, twice: with the interrupt controllers in the kernel and with our own. This init's
     /// reports are compared, and both are as expected.
     Comparing(&'static str),
+    /// Nobody: Debian's OVMF starts the guest with this init in two machines, one after the other,
+    /// that share its variables.
+    Firmware(&'static str),
     /// Nobody: the guest runs this init twice, the second time with no write coalesced. Its console
     /// must be the same, and [`FEWER_EXITS`].
     Twice(&'static str),
@@ -229,6 +232,24 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             "GUEST: done",
         ],
         once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "boot-ovmf",
+        about: "OVMF in flash starts Debian's vmlinuz twice, which finds the variable it made",
+        image: Image::Bzimage,
+        options: &["-c", "1", "-m", "256", "-p", "console=ttyS0 quiet"],
+        user: User::Firmware("init-variables.sh"),
+        expect: &[
+            "TRAPLINE-HOST: first life\n",
+            "TRAPLINE-GUEST: uname {release}\n",
+            "TRAPLINE-GUEST: no variable\n",
+            "TRAPLINE-GUEST: variable made\n",
+            "TRAPLINE-GUEST: done\n",
+            "TRAPLINE-HOST: second life\n",
+            "TRAPLINE-GUEST: variable: written in an earlier life\n",
+            "TRAPLINE-GUEST: done\n",
+        ],
+        once: Some("TRAPLINE-GUEST: no variable"),
     },
     Scenario {
         name: "shell",
