@@ -11,14 +11,15 @@ pub mod saved;
 
 pub mod virtio;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
-    CharBackend, Clock, Handler, IoCx, Line, LineSink, NoRegions, Power, PowerEvent, Requester,
-    Size, Timer, Wake,
+    CharBackend, Clock, Direction, Handler, IoCx, Line, LineSink, NoRegions, Power, PowerEvent,
+    Requester, Size, Timer, Wake,
 };
 
 /// A clock that stands still until [`TestClock::step_ns`]. Clones are the same clock.
@@ -232,6 +233,30 @@ pub fn skip(name: &str, reason: &str) {
 
 /// The context of an access that no registry dispatched.
 pub const CX: IoCx<'static> = IoCx::new(Requester::Vcpu(0), &NoRegions);
+
+/// Makes an access, a write if there is a `value`; returns the name of its register.
+///
+/// # Panics
+/// The name in a report that is made afterwards is not the one that the register had before.
+#[track_caller]
+pub fn named(
+    device: &dyn Handler,
+    offset: u64,
+    size: Size,
+    value: Option<u64>,
+) -> Option<&'static str> {
+    let direction = if value.is_some() { Direction::Write } else { Direction::Read };
+    let told = Cell::new(None);
+    let cx = CX.with_register(&told);
+    let name = device.register(offset, direction);
+    match value {
+        Some(value) => device.write(&cx, offset, size, value),
+        None => _ = device.read(&cx, offset, size),
+    }
+    let reported = told.get().or_else(|| device.register(offset, direction));
+    assert_eq!(reported, name, "{direction:?} at {offset:#x}");
+    name
+}
 
 /// A guest's `inb` at `offset` of `device`.
 #[expect(clippy::cast_possible_truncation, reason = "a byte access has eight bits")]

@@ -34,7 +34,7 @@ mod watch;
 pub use address_space::{AddressSpace, NoRam, Ram, Transfer};
 pub use counters::{Counts, Unclaimed};
 pub use delivery::offload::{CoalescedWrite, Offload, Zone};
-pub use dispatch::Handle;
+pub use dispatch::{Handle, Reached};
 pub use registry::{Builder, Edit, Mapping, Registry, WeakRegistry};
 pub use stats::{RegionStats, Stats};
 pub use trapline_access::{

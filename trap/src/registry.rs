@@ -7,14 +7,14 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
     Direction, DirtyLog, EditError, EditListener, Memory, MemoryListener, Region, RegionEdit,
-    RegionId, Regions, Requester, Space, Window,
+    RegionId, Regions, Requester, Window,
 };
 
 use crate::core::Core;
 use crate::counters::{CounterSets, RegionNumber};
 use crate::delivery::coalesced::Coalesced;
 use crate::delivery::offload::Offload;
-use crate::dispatch::Handle;
+use crate::dispatch::{Handle, Reached};
 use crate::edit::check;
 use crate::edit::transaction::Op;
 use crate::lookup::publish::Published;
@@ -143,21 +143,14 @@ impl Registry {
         self.core.coalesced.in_use.load(Ordering::SeqCst)
     }
 
-    /// The device, region and register that answer `addr`: `serial0/uart THR`. `reached` is what
-    /// [`Handle::take_register`] said after an access that is over; without it a register is named
-    /// as it is now.
-    pub fn describe(
-        &self,
-        space: Space,
-        addr: u64,
-        direction: Direction,
-        reached: Option<&'static str>,
-    ) -> Option<String> {
-        let snapshot = self.core.published.latest();
-        let entry = snapshot.find(space, addr)?;
-        let name = &entry.shared.name;
-        let now = || entry.handler.register(entry.offset_of(addr), direction);
-        let register = reached.or_else(now);
+    /// The device, region and register that an access has reached, by the names they had then,
+    /// wherever the region is now: `serial0/uart THR`. `None` for a region that was unmapped so long
+    /// ago that nobody knows its name.
+    pub fn describe(&self, reached: &Reached, direction: Direction) -> Option<String> {
+        let Reached { region, offset, register } = *reached;
+        // A handler is asked without the lock.
+        let (name, handler) = self.core.table.lock().name(region)?;
+        let register = register.or_else(|| handler?.register(offset, direction));
         Some(register.map_or_else(|| name.to_string(), |register| format!("{name} {register}")))
     }
 

@@ -419,19 +419,23 @@ fn a_handle_knows_the_register_its_last_access_reached_on_every_way() {
     let _map = registry.map(Region::pio(0, 1, "d", "r", device)).unwrap();
     let _plain = registry.map(Region::pio(1, 8, "p", "r", Recorder::new())).unwrap();
     let mut handle = registry.handle(0);
+    let name = |handle: &trapline::Handle, addr| {
+        let reached = handle.take_reached(Space::Pio, addr)?;
+        registry.describe(&reached, Direction::Write)
+    };
     // The first is the first access to that region, the second takes the shortest way.
-    for name in ["THR", "DLL", "DLL"] {
+    for register in ["THR", "DLL", "DLL"] {
         handle.write_value(Space::Pio, 0, Size::Byte, 1);
-        assert_eq!(handle.take_register(), Some(name));
+        assert_eq!(name(&handle, 0), Some(format!("d/r {register}")));
     }
     handle.write_rep(0, Size::Byte, &[0, 1]);
-    assert_eq!(handle.take_register(), Some("DLL"), "of several elements the first one counts");
+    assert_eq!(name(&handle, 0).unwrap(), "d/r DLL", "of several elements the first one counts");
     handle.write(Space::Pio, 0, &[0, 1, 2]);
-    assert_eq!(handle.take_register(), Some("DLL"), "of several regions the first one counts");
+    assert_eq!(name(&handle, 0).unwrap(), "d/r DLL", "of several regions the first one counts");
     handle.write(Space::Pio, 1, &[0]);
-    assert_eq!(handle.take_register(), None);
+    assert_eq!(name(&handle, 1).unwrap(), "p/r");
     handle.write(Space::Pio, 0xffff, &[0]);
-    assert_eq!(handle.take_register(), None);
+    assert_eq!(name(&handle, 0xffff), None);
 }
 
 #[test]

@@ -162,6 +162,27 @@ fn a_triple_fault_is_reported_with_registers_and_accesses_by_name() {
     }
 }
 
+/// The function that answered has moved away since, and another has come.
+#[test]
+fn a_report_names_what_an_access_reached_then() {
+    const PLACE: u32 = 0xd200_0000;
+    let place = |code: Flat, device: u32, base: u32| {
+        let select = |code: Flat, offset| code.outl(0xcf8, 1 << 31 | device << 11 | offset);
+        let code = select(code, 0x10).outl(0xcfc, base);
+        select(code, 0x04).outl(0xcfc, 2)
+    };
+    let code = place(place(Flat::new(), 1, PLACE), 2, PLACE + 0x10_0000);
+    let code = code.load(PLACE);
+    let code = place(place(code, 1, PLACE + 0x20_0000), 2, PLACE).load(PLACE);
+    let code = place(code, 2, PLACE + 0x10_0000).bytes(&[0x0f, 0x0b]);
+    let err = Guest::kernel(&pvh(&code)).with(&["--edu", "2"]).run().expect_status(0).err;
+    let line = |name: &str| {
+        let lines = err.lines().filter(|line| line.contains("(mmio 0xd2000000) read 4 bytes"));
+        lines.filter(|line| line.trim_start().starts_with(name)).count()
+    };
+    assert_eq!((line("edu0/bar0 "), line("edu1/bar0 "), line("")), (1, 1, 2), "{err}");
+}
+
 #[test]
 fn a_jump_to_where_nothing_is_is_reported() {
     // jmp ffff:fff0 is above 1 MiB, where the RAM of a machine with 1 MiB ends.

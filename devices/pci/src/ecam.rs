@@ -52,13 +52,16 @@ impl EcamWindow {
 }
 
 impl Handler for EcamWindow {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+    fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+        // The function may be unplugged later.
+        cx.reaches(|| self.register(offset, Direction::Read));
         self.target(offset).map_or(u64::MAX, |(devfn, register)| {
             u64::from(self.bus.config_read(devfn, register, size))
         })
     }
 
-    fn write(&self, _cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+    fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+        cx.reaches(|| self.register(offset, Direction::Write));
         let value = u32::try_from(value & Size::Dword.ones()).unwrap_or(u32::MAX);
         if let Some((devfn, register)) = self.target(offset) {
             self.bus.config_write(devfn, register, size, value);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use trapline::{AccessSummary, Registry};
+use trapline::{AccessSummary, Reached, Registry};
 use trapline_device::{Direction, Space};
 
 /// Why a vCPU could not go on. `Display` is the whole report, several lines.
@@ -58,8 +58,8 @@ pub(crate) struct Access {
     pub(crate) count: u32,
     /// The first element.
     pub(crate) value: u64,
-    /// The register it reached, where that depends on the device's state.
-    pub(crate) register: Option<&'static str>,
+    /// What answered it.
+    pub(crate) reached: Option<Reached>,
 }
 
 impl AccessLog {
@@ -92,9 +92,12 @@ impl Access {
     }
 
     fn describe(&self, registry: &Registry) -> String {
-        let Self { space, direction, addr, len, count, value, register } = *self;
-        let who = registry.describe(space, addr, direction, register);
-        let who = who.as_deref().unwrap_or("unclaimed");
+        let Self { space, direction, addr, len, count, value, reached } = *self;
+        let who = match reached {
+            Some(reached) => registry.describe(&reached, direction),
+            None => Some("unclaimed".to_owned()),
+        };
+        let who = who.as_deref().unwrap_or("gone");
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         format!(
             "{who} {}",
@@ -126,7 +129,7 @@ mod tests {
                 len: 1,
                 count: 1,
                 value: 0x41,
-                register: None,
+                reached: None,
             });
         }
         let told = log.describe(&registry);
@@ -147,7 +150,7 @@ mod tests {
             len: 2,
             count: 256,
             value: 0x1234,
-            register: None,
+            reached: None,
         });
         let told = log.describe(&registry);
         assert_eq!(told, ["unclaimed (pio 0x1f0) read 256 times 2 bytes, first 0x1234"]);

@@ -248,7 +248,7 @@ impl Vcpu {
             len: io.size.bytes(),
             count: io.count,
             value,
-            register: self.handle.take_register(),
+            reached: self.handle.take_reached(Space::Pio, io.port.into()),
         });
     }
 
@@ -299,9 +299,9 @@ impl Vcpu {
             }
             (_, None) => self.odd_mmio(addr, direction, len),
         };
-        let register = self.handle.take_register();
         let space = Space::Mmio;
-        self.recent.push(Access { space, direction, addr, len, count: 1, value, register });
+        let reached = self.handle.take_reached(space, addr);
+        self.recent.push(Access { space, direction, addr, len, count: 1, value, reached });
     }
 
     /// Makes a memory access of 3, 5, 6 or 7 bytes, and returns its value.

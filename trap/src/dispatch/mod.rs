@@ -8,7 +8,7 @@ pub(crate) mod width;
 use std::cell::Cell;
 use std::sync::Arc;
 
-use trapline_access::{Direction, Handler, IoCx, Requester, Size, Space};
+use trapline_access::{Direction, Handler, IoCx, RegionId, Requester, Size, Space};
 
 use crate::core::{Core, HandleStats};
 use crate::counters::{CounterWriter, mark};
@@ -17,6 +17,17 @@ use crate::dispatch::split::Kind;
 use crate::lookup::publish::Reader;
 use crate::lookup::snapshot::Snapshot;
 use crate::region::Entry;
+
+/// What an access has reached, to be put into words when regions may be elsewhere and devices in
+/// another state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    pub(crate) region: RegionId,
+    /// What the handler was given.
+    pub(crate) offset: u64,
+    /// The register, if its name depends on the device's state.
+    pub(crate) register: Option<&'static str>,
+}
 
 /// Makes accesses on behalf of one vCPU. Belongs to one thread at a time; costs neither a lock nor
 /// a write to memory that other threads write.
@@ -192,12 +203,15 @@ impl Handle {
         }
     }
 
-    /// The register that the access before reached, by the name it had then; `None` if its name does
-    /// not depend on the device's state ([`Registry::describe`](crate::Registry::describe) knows
-    /// those). To be asked after each access, or not at all.
-    #[inline]
-    pub fn take_register(&self) -> Option<&'static str> {
-        self.register.take()
+    /// What the access before, at `addr`, has reached, for
+    /// [`Registry::describe`](crate::Registry::describe); `None` if nobody answered. Of an access to
+    /// several regions the first one counts. To be asked after each access, or not at all.
+    pub fn take_reached(&self, space: Space, addr: u64) -> Option<Reached> {
+        let register = self.register.take();
+        // That of the access: the next one looks for a later one.
+        let entry = self.reader.snapshot().find(space, addr)?;
+        let (region, offset) = (RegionId(entry.shared.id), entry.offset_of(addr));
+        Some(Reached { region, offset, register })
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
-use trapline_testkit::CX;
+use trapline_testkit::{CX, named};
 
 use super::regs::{PAIR_OF_X16, X8};
 use super::*;
@@ -137,6 +137,46 @@ fn a_driver_finds_out_what_it_has() {
     assert_eq!((driver.read(0), driver.read(4)), (0, 0xffff_ffff));
     driver.both(0, 0xff);
     assert_eq!(driver.read(0x40), 0xffff_ffff, "the array again");
+}
+
+#[test]
+fn an_access_keeps_the_name_it_was_made_under() {
+    let driver = Driver::new();
+    let twice = |word: u64| word << 16 | word;
+    let write = |word| named(&driver.flash, 0x100, Size::Dword, Some(twice(word))).unwrap();
+    let read = || named(&driver.flash, 0x100, Size::Dword, None).unwrap();
+    assert_eq!(read(), "array");
+    assert_eq!((write(0x70), read()), ("command", "status register"));
+    assert_eq!((write(0x90), read()), ("command", "identifier codes"));
+    assert_eq!((write(0x98), read()), ("command", "query"));
+    assert_eq!((write(0x40), write(0x1234)), ("command", "data"));
+    let buffer = [0xe8, 1, 0x5678, 0x9abc, 0xd0].map(write);
+    assert_eq!(buffer, ["command", "word count", "data", "data", "confirm"]);
+    assert_eq!((write(0x20), write(0xd0)), ("command", "confirm"));
+    assert_eq!((write(0x60), write(0x01)), ("command", "confirm"));
+    assert_eq!((write(0xff), read()), ("command", "array"));
+}
+
+proptest! {
+    #[test]
+    fn every_access_keeps_the_name_it_was_made_under(
+        accesses in prop::collection::vec(
+            (
+                prop::sample::select(vec![0u64, 2, 0x100, 0x102]),
+                prop::sample::select(vec![Size::Byte, Size::Word, Size::Dword]),
+                prop::option::of(prop::sample::select(
+                    [0x10, 0x20, 0x40, 0x50, 0x60, 0x70, 0x90, 0x98, 0xd0, 0xe8, 0xff, 1, 3]
+                        .map(|word: u64| word << 16 | word).to_vec(),
+                )),
+            ),
+            0..50,
+        ),
+    ) {
+        let driver = Driver::new();
+        for (offset, size, value) in accesses {
+            named(&driver.flash, offset, size, value.map(|value| value & size.ones()));
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod ram;
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use trapline_testkit::{CX, TestClock, TestLine, inb, outb};
+use trapline_testkit::{CX, TestClock, TestLine, inb, named, outb};
 
 use super::*;
 
@@ -406,6 +406,18 @@ fn reset_stops_interrupts_and_keeps_what_has_a_battery() {
     assert_eq!(pc.clock.next_deadline_ns(), None);
     assert_eq!([0xa, 0xb, 0xc, 0x0f].map(|i| pc.get(i)), [0x2f, DM | H24 | DSE, 0, 0x0a]);
     assert_eq!(pc.time(), [20, 30, 1, 1, 1, 1, 1, 3]);
+}
+
+#[test]
+fn every_access_keeps_the_name_it_was_made_under() {
+    let pc = Pc::new();
+    for index in 0..=0xff {
+        let name = named(&*pc.rtc, 0, Size::Byte, Some(index));
+        assert_eq!(name, Some("RTC index"));
+        let read = named(&*pc.rtc, 1, Size::Byte, None);
+        let written = named(&*pc.rtc, 1, Size::Byte, Some(index));
+        assert!(read.is_some() && read == written, "{index:#x}");
+    }
 }
 
 #[test]

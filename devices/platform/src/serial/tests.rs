@@ -5,8 +5,8 @@ mod random;
 
 use std::sync::Arc;
 
-use trapline_device::{CharDevice, Device, Direction, Handler, Rules, Wake};
-use trapline_testkit::{TestClock, TestLine, TestTerminal, inb, outb};
+use trapline_device::{CharDevice, Device, Direction, Handler, Rules, Size, Wake};
+use trapline_testkit::{TestClock, TestLine, TestTerminal, inb, named, outb};
 
 use super::Serial;
 
@@ -419,6 +419,22 @@ fn dlab_banks_the_first_two_registers_and_their_names() {
     assert_eq!(board.uart.register(0, Direction::Read), Some("RBR"));
     assert_eq!(board.uart.register(5, Direction::Write), None);
     assert!(board.terminal.screen().is_empty());
+}
+
+/// The write that switches the bank is one to LCR whichever way it switches.
+#[test]
+fn every_access_keeps_the_name_it_was_made_under() {
+    let board = Board::new();
+    let write = |offset, value| named(&*board.uart, offset, Size::Byte, Some(value));
+    let read = |offset| named(&*board.uart, offset, Size::Byte, None);
+    assert_eq!(
+        (write(LCR, 0x80), write(0, 1), write(1, 0)),
+        (Some("LCR"), Some("DLL"), Some("DLM"))
+    );
+    assert_eq!((write(LCR, 0), write(0, 1), read(0)), (Some("LCR"), Some("THR"), Some("RBR")));
+    for value in 0..=0xff {
+        (0..8).for_each(|offset| _ = (write(offset, value), read(offset)));
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use trapline_device::{
     Device, Direction, EoiSink, Handler, LevelRoutes, Line, Msi, MsiSink, SaveState, Saved, Size,
     StateError,
 };
-use trapline_testkit::{CX, TestClock};
+use trapline_testkit::{CX, TestClock, named};
 
 use super::IoApic;
 
@@ -254,6 +254,37 @@ fn registers_are_named_by_what_is_selected() {
     pc.read(0x40);
     assert_eq!(name(IOWIN), Some("IOWIN"));
     assert_eq!((name(EOIR), name(0x44)), (Some("EOIR"), None));
+}
+
+#[test]
+fn an_access_keeps_the_name_it_was_made_under() {
+    let pc = Pc::new();
+    let select = |index| named(&*pc.ioapic, IOREGSEL, Size::Dword, Some(index));
+    let window = |value| named(&*pc.ioapic, IOWIN, Size::Dword, value);
+    assert_eq!(select(0x02), Some("IOREGSEL"));
+    assert_eq!(window(None), Some("IOAPICARB"));
+    select(0x10);
+    assert_eq!(window(Some(0x31)), Some("IOREDTBL[31:0]"));
+    select(0x11);
+    assert_eq!(window(Some(0)), Some("IOREDTBL[63:32]"));
+    select(0x40);
+    assert_eq!(window(None), Some("IOWIN"));
+    assert_eq!(named(&*pc.ioapic, EOIR, Size::Dword, Some(0x31)), Some("EOIR"));
+}
+
+proptest! {
+    #[test]
+    fn every_access_keeps_the_name_it_was_made_under(
+        accesses in prop::collection::vec(
+            (prop::sample::select(vec![IOREGSEL, IOWIN, EOIR, 0x20]), prop::option::of(0u64..0x60)),
+            0..50,
+        ),
+    ) {
+        let pc = Pc::new();
+        for (offset, value) in accesses {
+            named(&*pc.ioapic, offset, Size::Dword, value);
+        }
+    }
 }
 
 #[test]

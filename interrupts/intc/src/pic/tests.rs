@@ -7,10 +7,11 @@ mod wires;
 
 use std::sync::Arc;
 
+use proptest::prelude::*;
 use trapline_device::{
     Device, Direction, ExtInt, Handler, Line, SaveState, Saved, Size, StateError,
 };
-use trapline_testkit::{CX, TestLine, inb, outb};
+use trapline_testkit::{CX, TestLine, inb, named, outb};
 
 use super::Pic;
 
@@ -270,6 +271,36 @@ fn only_bytes_reach_the_chips() {
         assert!(!rules.valid.admit(0, len));
     }
     assert!((0..6).all(|offset| rules.valid.admit(offset, 1)));
+}
+
+/// Each write changes what the next one is, and each read of POLL what the next one reads.
+#[test]
+fn an_access_keeps_the_name_it_was_made_under() {
+    let pc = Pc::uninitialized();
+    let write =
+        |offset, value: u8| named(&*pc.pic, offset, Size::Byte, Some(value.into())).unwrap();
+    let read = |offset| named(&*pc.pic, offset, Size::Byte, None).unwrap();
+    assert_eq!(write(CMD, INIT), "ICW1/OCW");
+    let words = [0x20, 0x04, 0x01, 0xff].map(|word| write(DATA, word));
+    assert_eq!(words, ["ICW2", "ICW3", "ICW4", "OCW1"]);
+    assert_eq!(write(CMD, 0x0b), "ICW1/OCW");
+    assert_eq!((read(CMD), read(DATA)), ("ISR", "IMR"));
+    write(CMD, POLL);
+    assert_eq!((read(CMD), read(CMD)), ("POLL", "ISR"));
+    write(CMD, 0x0a);
+    assert_eq!((read(CMD), write(ELCR, 0), read(ELCR)), ("IRR", "ELCR1", "ELCR1"));
+}
+
+proptest! {
+    #[test]
+    fn every_access_keeps_the_name_it_was_made_under(
+        accesses in prop::collection::vec((0u64..7, prop::option::of(0u64..0x100)), 0..50),
+    ) {
+        let pc = Pc::uninitialized();
+        for (offset, value) in accesses {
+            named(&*pc.pic, offset, Size::Byte, value);
+        }
+    }
 }
 
 #[test]

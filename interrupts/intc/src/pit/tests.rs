@@ -6,8 +6,8 @@ mod states;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use trapline_device::{Clock, Device, Direction, Handler, SaveState, Saved, StateError};
-use trapline_testkit::{TestClock, TestLine, inb, outb};
+use trapline_device::{Clock, Device, Direction, Handler, SaveState, Saved, Size, StateError};
+use trapline_testkit::{TestClock, TestLine, inb, named, outb};
 
 use super::regs::PIT_HZ;
 use super::{Pit, ns_of};
@@ -217,6 +217,29 @@ fn reprogramming_forgets_what_was_latched() {
     pc.program(1, 2, 0x4000);
     pc.until(0x102);
     assert_eq!(pc.read16(1), 0x4000);
+}
+
+/// Reading what is latched changes what is read next.
+#[test]
+fn an_access_keeps_the_name_it_was_made_under() {
+    let pc = Pc::new();
+    pc.program(0, 2, 0x300);
+    let read = || named(&*pc.pit, 0, Size::Byte, None);
+    assert_eq!(named(&*pc.pit, CONTROL, Size::Byte, Some(0xc2)), Some("CONTROL"));
+    assert_eq!([read(), read(), read()], [Some("STATUS"), Some("COUNTER0"), Some("COUNTER0")]);
+    assert_eq!(named(&*pc.pit, 2, Size::Byte, Some(1)), Some("COUNTER2"));
+}
+
+proptest! {
+    #[test]
+    fn every_access_keeps_the_name_it_was_made_under(
+        accesses in prop::collection::vec((0u64..4, prop::option::of(0u64..0x100)), 0..50),
+    ) {
+        let pc = Pc::new();
+        for (offset, value) in accesses {
+            named(&*pc.pit, offset, Size::Byte, value);
+        }
+    }
 }
 
 #[test]
