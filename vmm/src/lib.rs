@@ -35,6 +35,9 @@ pub fn main() -> ExitCode {
     if std::process::id() == 1 && guest_init::is_init(args.first()) {
         return guest_init::main();
     }
+    if let Some(status) = terminal::guardian::main(args.first()) {
+        return status;
+    }
     // Before there is a second thread.
     trapline_machine::register_membarrier();
     status::choose(&args);

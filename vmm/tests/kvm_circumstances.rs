@@ -32,8 +32,15 @@ fn has(program: &str) -> bool {
     there.is_ok_and(|output| output.status.success())
 }
 
+/// Opens a pipe as 4 whose reader has gone.
+macro_rules! broken {
+    () => {
+        r#"mkfifo "$OUT.pipe"; exec 3<>"$OUT.pipe"; exec 4>"$OUT.pipe" 3<&-; "#
+    };
+}
+
 /// Around the command `"$@"`, scripts that say what its status was, and what that is.
-const CIRCUMSTANCES: [(&str, &str, i32); 23] = [
+const CIRCUMSTANCES: [(&str, &str, i32); 29] = [
     ("in front", r#""$@""#, 0),
     ("under timeout", r#"timeout 20 "$@""#, 0),
     ("under timeout in front", r#"timeout --foreground 20 "$@""#, 0),
@@ -52,17 +59,19 @@ const CIRCUMSTANCES: [(&str, &str, i32); 23] = [
     ("without anything", r#""$@" <&- >&- 2>&-"#, 0),
     ("with its output full", r#""$@" >/dev/full"#, 1),
     ("with its errors full", r#""$@" 2>/dev/full"#, 0),
-    (
-        "with its errors broken",
-        r#"{ { "$@"; echo "status $?" >&3; } 3>&2 2>&1 >&4 | true; } 4>&1"#,
-        0,
-    ),
+    ("with both full", r#""$@" >/dev/full 2>/dev/full"#, 1),
+    ("with its output broken", concat!(broken!(), r#""$@" >&4 4>&-"#), 1),
+    ("with its errors broken", concat!(broken!(), r#""$@" 2>&4 4>&-"#), 0),
+    ("with both broken", concat!(broken!(), r#""$@" >&4 2>&4 4>&-"#), 1),
     ("with nothing to read", r#""$@" </"#, 0),
+    ("with input that ends", r#""$@" </dev/null"#, 0),
+    ("with input that does not end", r#""$@" </dev/zero"#, 0),
+    ("with input to be written to", r#""$@" 0>/dev/null"#, 0),
     ("with files that may not grow", r#"(ulimit -f 0; "$@" >"$OUT")"#, 1),
     ("with errors that may not grow", r#"(ulimit -f 0; "$@" 2>"$OUT")"#, 0),
     (
         "with all ignored",
-        r#"trap "" HUP INT QUIT USR1 USR2 ALRM PIPE TSTP TTIN TTOU CONT; "$@""#,
+        r#"trap "" HUP INT QUIT TERM USR1 USR2 ALRM PIPE TSTP TTIN TTOU CONT CHLD XFSZ; "$@""#,
         0,
     ),
 ];
@@ -181,7 +190,7 @@ fn timeout_ends_it_in_the_background_and_in_front() {
 }
 
 /// Each of these ends a process that does nothing about it.
-const ENDING: [(&str, Signal); 10] = [
+const ENDING: [(&str, Signal); 16] = [
     ("HUP", Signal::HUP),
     ("INT", Signal::INT),
     ("QUIT", Signal::QUIT),
@@ -190,8 +199,14 @@ const ENDING: [(&str, Signal); 10] = [
     ("USR2", Signal::USR2),
     ("ALRM", Signal::ALARM),
     ("ABRT", Signal::ABORT),
+    ("TRAP", Signal::TRAP),
+    ("STKFLT", Signal::STKFLT),
     ("XCPU", Signal::XCPU),
+    ("VTALRM", Signal::VTALARM),
     ("PROF", Signal::PROF),
+    ("IO", Signal::IO),
+    ("PWR", Signal::POWER),
+    ("SYS", Signal::SYS),
 ];
 
 #[test]
@@ -200,7 +215,8 @@ fn a_signal_ends_the_run_unless_it_was_ignored_from_the_start() {
         for ignored in [false, true] {
             let pty = Pty::new();
             let before = pty.settings();
-            let trap = if ignored { format!("trap '' {name}; ") } else { String::new() };
+            let number = signal.as_raw();
+            let trap = if ignored { format!("trap '' {number}; ") } else { String::new() };
             let guest = echo();
             let mut console = guest.start_script(&pty, &format!(r#"{trap}exec "$@""#));
             console.expect("ready");
@@ -220,6 +236,134 @@ fn a_signal_ends_the_run_unless_it_was_ignored_from_the_start() {
             assert_eq!(pty.settings(), before, "{name} {ignored}");
         }
     }
+}
+
+/// Nothing of the process is left that could restore the terminal.
+const KILLING: [Signal; 5] = [Signal::KILL, Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE];
+
+#[test]
+fn the_terminal_is_given_back_when_the_process_is_killed() {
+    for signal in KILLING {
+        // By itself, and with the rest of its job.
+        for whole_job in [false, true] {
+            let pty = Pty::new();
+            let before = pty.settings();
+            let guest = echo();
+            let script = r#"set -m; "$@"; echo "status $?."; read -r line; echo "read <$line>""#;
+            let mut console = guest.start_script(&pty, script);
+            console.expect("ready");
+            until_raw(&pty);
+            let job = pty.foreground();
+            // Rust's own handler of SIGSEGV and SIGBUS takes the first that is no fault.
+            support::until("it is killed", || {
+                let _ = match whole_job {
+                    true => rustix::process::kill_process_group(job, signal),
+                    false => kill_process(job, signal),
+                };
+                !is_there(job)
+            });
+            console.expect(&format!("status {}.", 128 + signal.as_raw()));
+            console.until_settings(&before);
+            console.send(b"for the shell\r");
+            console.expect("read <for the shell>");
+            console.wait();
+            assert_eq!(pty.settings(), before, "{signal:?} {whole_job}");
+        }
+    }
+}
+
+/// The one that waits for our death is there while the terminal is raw, and gone with us.
+#[test]
+fn the_process_that_guards_the_terminal_ends_with_the_run() {
+    let pty = Pty::new();
+    let before = pty.settings();
+    let guest = echo();
+    let mut console = guest.start_in(&pty);
+    console.expect("ready");
+    until_raw(&pty);
+    let guardian = guardian_of(console.pid());
+    // Whoever ends a service ends all of its processes, and may kill what is left of it.
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::TSTP] {
+        kill_process(guardian, signal).unwrap();
+    }
+    console.send(b"on");
+    console.expect("on");
+    assert_eq!(find_guardian(console.pid()), Some(guardian));
+    console.signal(Signal::KILL);
+    console.until_settings(&before);
+    support::until("it is gone", || !is_there(guardian));
+    console.wait();
+
+    // Killed itself, it is missed the next time, which is in time.
+    let mut console = guest.start_in(&pty);
+    console.expect("ready");
+    until_raw(&pty);
+    let first = guardian_of(console.pid());
+    kill_process(first, Signal::KILL).unwrap();
+    console.signal(Signal::TSTP);
+    console.until_state('T');
+    assert_eq!(pty.settings(), before);
+    console.signal(Signal::CONT);
+    until_raw(&pty);
+    let second = guardian_of(console.pid());
+    assert_ne!(first, second);
+    console.send(b"\x01x");
+    console.wait();
+    support::until("it is gone", || !is_there(second));
+    assert_eq!(pty.settings(), before);
+}
+
+/// What was given back is somebody else's.
+#[test]
+fn settings_made_while_it_is_stopped_stay_when_it_is_killed() {
+    let pty = Pty::new();
+    let guest = echo();
+    let mut console = guest.start_in(&pty);
+    console.expect("ready");
+    until_raw(&pty);
+    let guardian = guardian_of(console.pid());
+    // As raw as we make it.
+    let (raw, set) = (pty.termios(), pty.settings());
+    console.signal(Signal::TSTP);
+    console.until_state('T');
+    pty.set(&raw);
+    console.signal(Signal::KILL);
+    console.wait();
+    support::until("the guardian is gone", || !is_there(guardian));
+    assert_eq!(pty.settings(), set);
+}
+
+/// The child that guards the terminal of `pid`.
+fn guardian_of(pid: Pid) -> Pid {
+    let mut found = None;
+    support::until("there is a guardian", || {
+        found = find_guardian(pid);
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+fn find_guardian(pid: Pid) -> Option<Pid> {
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let parent_and_name = |number: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+        let (before, after) = stat.rsplit_once(')')?;
+        let name = before.split_once('(')?.1.to_owned();
+        let mut words = after.split_whitespace();
+        let state = words.next()?;
+        Some((words.next()?.parse::<i32>().ok()?, name)).filter(|_| state != "Z")
+    };
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut ours = numbers.filter(|number| {
+        let wanted = (pid.as_raw_nonzero().get(), "trapline-term".to_owned());
+        parent_and_name(*number) == Some(wanted)
+    });
+    Pid::from_raw(ours.next()?)
+}
+
+fn is_there(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 /// A background job of a shell without job control survives Ctrl-c and Ctrl-\.

@@ -14,6 +14,10 @@
 //! another machine in the same group for one: so what is restored is a terminal that is still as we
 //! left it, and what is there when it is taken is taken for the settings to restore, unless it is
 //! raw already.
+//!
+//! A process that is killed restores nothing, so another one watches over it ([`guardian`]).
+
+pub mod guardian;
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -29,6 +33,7 @@ use rustix::termios::{
 use vmm_sys_util::signal::{block_signal, unblock_signal};
 
 use crate::{status, stream};
+use guardian::{Change, Guardian};
 
 /// The terminal, while a [`Terminal`] lives. One per process, because the panic hook and the signal
 /// thread reach it.
@@ -41,6 +46,8 @@ struct Held {
     settings: Option<(Termios, Termios)>,
     /// It was given back until [`take`]: the process is being stopped, or ends.
     given_back: bool,
+    /// Who restores the terminal if we cannot.
+    guardian: Option<Guardian>,
 }
 
 /// Keeps the terminal raw. Dropping it restores the terminal.
@@ -104,11 +111,34 @@ impl Held {
         }
         let found = tcgetattr(&stdin)?;
         if !is_raw(&found) {
-            set(&made_raw(&found))?;
+            let raw = made_raw(&found);
+            // Before: we may be killed as soon as it is raw.
+            self.guard(Some(Change::new(&found, &raw)));
+            set(&stdin, &raw)?;
             // The kernel may have changed what it does not support.
-            self.settings = Some((found, tcgetattr(&stdin)?));
+            let left = tcgetattr(&stdin)?;
+            if modes(&left) != modes(&raw) {
+                self.guard(Some(Change::new(&found, &left)));
+            }
+            self.settings = Some((found, left));
         }
         Ok(())
+    }
+
+    /// Tells the guardian what to undo; a new one, if there is none.
+    fn guard(&mut self, change: Option<Change>) {
+        if self.guardian.as_mut().is_some_and(|guardian| guardian.tell(change).is_ok()) {
+            return;
+        }
+        let started = change.is_some().then(|| Guardian::start(std::io::stdin()));
+        self.guardian = started.and_then(|guardian| {
+            let guardian =
+                guardian.and_then(|mut guardian| guardian.tell(change).map(|()| guardian));
+            // We do without.
+            guardian
+                .inspect_err(|error| tracing::debug!("no process to guard the terminal: {error}"))
+                .ok()
+        });
     }
 }
 
@@ -118,14 +148,22 @@ pub fn restore() {
     let Some(mut held) = HELD.try_lock_for(Duration::from_secs(1)) else { return };
     let Some(held) = held.as_mut() else { return };
     held.given_back = true;
-    let (Some((found, left)), stdin) = (held.settings.take(), std::io::stdin()) else { return };
+    if let Some((found, left)) = held.settings.take() {
+        give_back(&found, &left);
+        held.guard(None);
+    }
+}
+
+/// Gives the terminal the settings that it was found with, if it is still as we left it.
+fn give_back(found: &Termios, left: &Termios) {
+    let stdin = std::io::stdin();
     let Ok(now) = tcgetattr(&stdin) else { return };
     // In the foreground somebody may have changed a detail: raw it is because of us. A program that
     // came to the front instead of us may have made it raw on its own account.
-    let ours = if in_foreground(&stdin) { is_raw(&now) } else { same(&now, &left) };
+    let ours = if in_foreground(&stdin) { is_raw(&now) } else { modes(&now) == modes(left) };
     if ours {
         // Nobody is left to tell about a failure: the terminal is gone then.
-        let _ = set(&found);
+        let _ = set(&stdin, found);
     }
 }
 
@@ -137,9 +175,9 @@ fn in_foreground(terminal: &impl AsFd) -> bool {
 
 /// Sets the terminal. In the background it would stop the process, but for the shield: the
 /// foreground may have gone to somebody else since we looked.
-fn set(settings: &Termios) -> std::io::Result<()> {
+fn set(terminal: impl AsFd, settings: &Termios) -> std::io::Result<()> {
     let _shield = Shield::against(rustix::process::Signal::TTOU);
-    Ok(tcsetattr(std::io::stdin(), OptionalActions::Now, settings)?)
+    Ok(tcsetattr(terminal, OptionalActions::Now, settings)?)
 }
 
 /// Keeps a signal of job control from this thread: the call that would have caused it fails or goes
@@ -187,17 +225,17 @@ fn made_raw(found: &Termios) -> Termios {
 }
 
 fn is_raw(settings: &Termios) -> bool {
-    same(settings, &made_raw(settings))
+    modes(settings) == modes(&made_raw(settings))
 }
 
-fn same(one: &Termios, other: &Termios) -> bool {
-    let of = |settings: &Termios| {
-        let wait = [SpecialCodeIndex::VMIN, SpecialCodeIndex::VTIME];
-        let Termios { input_modes, output_modes, control_modes, local_modes, .. } = *settings;
-        let wait = wait.map(|code| settings.special_codes[code]);
-        (input_modes, output_modes, control_modes, local_modes, wait)
-    };
-    of(one) == of(other)
+/// What is compared of settings: input, output, control and local modes, and how many bytes and how
+/// long a read waits for.
+fn modes(settings: &Termios) -> [u32; 6] {
+    let Termios { input_modes, output_modes, control_modes, local_modes, .. } = *settings;
+    let [min, time] = [SpecialCodeIndex::VMIN, SpecialCodeIndex::VTIME]
+        .map(|code| u32::from(settings.special_codes[code]));
+    let (input, output) = (input_modes.bits(), output_modes.bits());
+    [input, output, control_modes.bits(), local_modes.bits(), min, time]
 }
 
 /// Makes any panic of the process end it: with the terminal restored, one line that says it is our
