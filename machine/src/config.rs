@@ -25,8 +25,8 @@ pub struct Config {
     pub boot: Boot,
     /// Behind the first serial port.
     pub console: Arc<dyn CharBackend>,
-    /// Behind the firmware's debug port (0x402).
-    pub firmware_log: Arc<dyn CharBackend>,
+    /// Behind the firmware's debug port (0x402), if there is one. The PC's only.
+    pub firmware_log: Option<Arc<dyn CharBackend>>,
     /// The display, if there is one.
     pub display: Option<trapline_display::Mode>,
     /// Whether a port is there through which the guest can end the machine with a status.
@@ -55,7 +55,7 @@ impl From<&Config> for Options {
             cpus: config.cpus,
             mem_bytes: config.mem_bytes,
             console: Arc::clone(&config.console),
-            firmware_log: Arc::clone(&config.firmware_log),
+            firmware_log: config.firmware_log.clone(),
             exit_port: config.exit_port,
             testdev: config.testdev,
             fw_cfg: config.fw_cfg.clone(),

@@ -98,7 +98,7 @@ impl From<&Config> for Options {
             },
             mem_bytes: config.mem_bytes,
             console: Arc::clone(&config.console),
-            firmware_log: Arc::new(NullBackend),
+            firmware_log: Some(Arc::new(NullBackend)),
             exit_port: config.exit_port,
             testdev: config.testdev,
             fw_cfg: config.fw_cfg.clone(),

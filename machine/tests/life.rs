@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use trapline_device::NullBackend;
 use trapline_machine::{
     Arm64, Backing, Boot, Config, Control, ControlError, Ending, Error, FirmwareFlash, PcIrqchip,
     Session, State,
@@ -58,7 +57,7 @@ impl Guest {
                 kernel: None,
             },
             console: Arc::new(terminal.clone()),
-            firmware_log: Arc::new(NullBackend),
+            firmware_log: None,
             display: None,
             exit_port: true,
             rng: false,

@@ -15,7 +15,7 @@ use trapline_machine::{
     Session as Machine,
 };
 
-use crate::cli::{Boot, FwCfgFile, RunOptions};
+use crate::cli::{Boot, FwCfgFile, LogLevel, RunOptions};
 use crate::console::Console;
 use crate::display::{self, Display};
 use crate::logging;
@@ -205,6 +205,11 @@ fn config(
     console: &Arc<Console>,
 ) -> Config {
     let backend: Arc<dyn CharBackend> = Arc::clone(console) as _;
+    let display = display::mode(options);
+    // Without a display firmware shows its screen on the console, too, and only that, unless more is
+    // asked for.
+    let firmware = matches!(boot, trapline_machine::Boot::Firmware { .. });
+    let log = !firmware || display.is_some() || options.loglevel == LogLevel::Debug;
     Config {
         cpus: options.cpus,
         mem_bytes: options.mem_bytes,
@@ -213,8 +218,8 @@ fn config(
         kvm_device: options.dev.clone(),
         boot,
         console: Arc::clone(&backend),
-        firmware_log: backend,
-        display: display::mode(options),
+        firmware_log: log.then_some(backend),
+        display,
         exit_port: options.exit_port,
         testdev: options.testdev,
         rng: options.rng,

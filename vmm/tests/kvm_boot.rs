@@ -80,30 +80,33 @@ fn a_kernel_that_goes_back_to_real_mode_finds_what_a_bios_leaves() {
     assert_eq!(ended.out, [&words[..], &map, &next, &above, &[0x87]].concat(), "{}", ended.err);
 }
 
-/// Runs a SeaBIOS image until it has said `wanted`.
-fn seabios(test: &str, name: &str, wanted: &[&str]) {
+/// Runs a SeaBIOS image with these options until it has said `wanted`.
+fn seabios(test: &str, name: &str, options: &[&str], wanted: &[&str]) {
     let path = Path::new("/usr/share/seabios").join(name);
     if !there(&path) {
         skip(test, &format!("{} is missing: apt install seabios", path.display()));
         return;
     }
     let pty = Pty::new();
-    let guest = Guest::firmware(&path);
+    let guest = Guest::firmware(&path).with(options);
     let mut console = guest.start_in(&pty);
-    for text in wanted {
-        console.expect(text);
-    }
+    let screen: String = wanted.iter().map(|text| console.expect(text)).collect();
     console.send(b"\x01x");
-    let (status, screen) = console.wait();
+    let (status, rest) = console.wait();
+    let screen = screen + &rest;
     assert_eq!(shell_status(status), 0, "{screen}");
     // As by QEMU's defaults it neither waits for a key nor tries again.
     assert!(!screen.contains("Press ESC") && !screen.contains("Retrying"), "{screen}");
+    // Its log is not in the middle of its screen.
+    assert_eq!(screen.contains("Found QEMU fw_cfg"), options.contains(&"--debug"), "{screen}");
 }
 
 #[test]
 fn seabios_of_128_kib_finds_nothing_to_boot() {
     let name = "kvm_boot seabios_of_128_kib_finds_nothing_to_boot";
-    seabios(name, "bios.bin", &["SeaBIOS (version ", "No bootable device."]);
+    // What it would show on a screen.
+    let wanted = ["SeaBIOS (version ", "Booting from Hard Disk...", "No bootable device."];
+    seabios(name, "bios.bin", &[], &wanted);
 }
 
 #[test]
@@ -124,5 +127,5 @@ fn seabios_of_256_kib_finds_nothing_to_boot() {
         "e820 map has ",
         "No bootable device.",
     ];
-    seabios(name, "bios-256k.bin", &wanted);
+    seabios(name, "bios-256k.bin", &["--debug"], &wanted);
 }

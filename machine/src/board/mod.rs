@@ -71,8 +71,8 @@ pub(crate) struct Options {
     pub(crate) mem_bytes: u64,
     /// Behind the first serial port.
     pub(crate) console: Arc<dyn CharBackend>,
-    /// Behind the firmware's debug port.
-    pub(crate) firmware_log: Arc<dyn CharBackend>,
+    /// Behind the firmware's debug port, if there is one.
+    pub(crate) firmware_log: Option<Arc<dyn CharBackend>>,
     /// Whether there is a port through which the guest ends the machine with a status.
     pub(crate) exit_port: bool,
     /// Whether there is the test device of kvm-unit-tests.

@@ -35,8 +35,12 @@ fn items(options: &Options) -> Result<Items, Error> {
     let mut items = Items::new();
     let cpus = u16::try_from(options.cpus).unwrap_or(u16::MAX);
     items.set(key::RAM_SIZE, options.mem_bytes.to_le_bytes());
-    // NOGRAPHIC stays 0, whatever there is: SeaBIOS would show everything on the serial port too,
-    // which is the same terminal as its debug output.
+    // Without a display SeaBIOS shows on the serial port what it and whatever it starts have for the
+    // screen, and takes keys from there. Its debug output is on the same terminal, if it is wanted:
+    // then that alone, as the two would get into each other's words.
+    let display = options.firmware.as_ref().is_some_and(|firmware| firmware.display);
+    let serial = !display && options.firmware_log.is_none();
+    items.set(key::NOGRAPHIC, u16::from(serial).to_le_bytes());
     items.set(key::NB_CPUS, cpus.to_le_bytes());
     items.set(key::MAX_CPUS, cpus.to_le_bytes());
     // QEMU's defaults: SeaBIOS does not wait for a key at the start, nor does it try again later

@@ -254,9 +254,11 @@ impl Maker<'_> {
         }
         let crt = Arc::new(Crtc::default());
         builder.device("crt", crt.clone()).ports(port::CRT, 2, ("crt", "6845"), crt);
-        let log = Arc::new(DebugConsole::new(Arc::clone(&options.firmware_log)));
-        let part = builder.stateless("firmware-debug");
-        part.ports(port::FIRMWARE_DEBUG, 1, ("firmware", "debug"), log).coalesce(0..1);
+        if let Some(log) = &options.firmware_log {
+            let log = Arc::new(DebugConsole::new(Arc::clone(log)));
+            let part = builder.stateless("firmware-debug");
+            part.ports(port::FIRMWARE_DEBUG, 1, ("firmware", "debug"), log).coalesce(0..1);
+        }
         if options.exit_port || options.testdev {
             let exit = Arc::new(ExitPort::new(Arc::clone(power)));
             builder.stateless("exit-port").ports(port::EXIT, 4, ("test", "exit"), exit);

@@ -50,7 +50,7 @@ fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
             cpus: 1,
             mem_bytes: 0x1000,
             console: Arc::new(NullBackend),
-            firmware_log: Arc::new(NullBackend),
+            firmware_log: None,
             exit_port: false,
             testdev: false,
             fw_cfg: Vec::new(),
