@@ -32,7 +32,12 @@ pub fn open_for_update(path: &Path) -> io::Result<(File, u64)> {
 
 fn open_with(path: &Path, options: &mut OpenOptions) -> io::Result<(File, u64)> {
     // For a regular file or a disk the flag means nothing.
-    let mut file = options.custom_flags(at_once()).open(path)?;
+    let mut file =
+        options.custom_flags(at_once()).open(path).map_err(|error| match error.kind() {
+            // Opening one for writing fails already.
+            io::ErrorKind::IsADirectory => io::Error::other(DIRECTORY),
+            _ => error,
+        })?;
     let metadata = file.metadata()?;
     if let Some(other) = not_a_file(metadata.file_type()) {
         return Err(io::Error::other(other));
@@ -94,11 +99,13 @@ fn at_once() -> i32 {
     i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0)
 }
 
+const DIRECTORY: &str = "it is a directory";
+
 /// What a file is that has no contents of a certain length.
 fn not_a_file(kind: FileType) -> Option<&'static str> {
     match () {
         () if kind.is_file() || kind.is_block_device() => None,
-        () if kind.is_dir() => Some("it is a directory"),
+        () if kind.is_dir() => Some(DIRECTORY),
         () if kind.is_fifo() => Some("it is a pipe; copy its contents to a file"),
         () if kind.is_char_device() => Some("it is a character device, not a file"),
         () => Some("it is not a regular file"),
@@ -120,6 +127,7 @@ mod tests {
         assert_eq!(refusal(&pipe), "it is a pipe; copy its contents to a file");
         assert_eq!(refusal(Path::new("/dev/zero")), "it is a character device, not a file");
         assert_eq!(refusal(dir.path()), "it is a directory");
+        assert_eq!(open_for_update(dir.path()).unwrap_err().to_string(), "it is a directory");
         assert!(
             open_for_update(&pipe).is_err() && open_for_update(Path::new("/dev/zero")).is_err()
         );
