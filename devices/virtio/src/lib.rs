@@ -22,6 +22,7 @@
 pub mod blk;
 mod device;
 pub mod features;
+pub mod mmio;
 pub mod pci;
 mod queue;
 pub mod rng;

@@ -7,10 +7,12 @@
 
 mod bench;
 mod driver;
+mod mmio;
 mod pci;
 mod ring;
 
 pub use bench::{Bench, Messages, TestLoop};
 pub use driver::{Access, Driver, QueueSetup, Transport, status};
+pub use mmio::{MmioTransport, reg};
 pub use pci::{PciTransport, common};
 pub use ring::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Descriptor, Part, Ram, Ring};

@@ -17,7 +17,7 @@ use trapline_guestmem::GuestMem;
 use crate::device::DeviceEvents;
 use crate::features::{ANY_LAYOUT, RING_RESET, VERSION_1};
 use crate::queue::{Queue, QueueEvents};
-use crate::{Activation, Link, VirtioDevice};
+use crate::{Activation, DeviceType, Link, QueuePlace, VirtioDevice};
 use signals::Signals;
 use state::half_of;
 pub(crate) use state::{Area, CoreState, CoreV1, QueueState, State, StatusBits};
@@ -116,6 +116,16 @@ impl Core {
         device.attach(&Link::new(Arc::downgrade(&transport)));
         let state = Mutex::new(State::new(&sizes));
         Ok(Self { device, interface, offered, queues, signals, _bells: bells, state })
+    }
+
+    /// What kind of driver the registers are for.
+    pub(crate) fn interface(&self) -> Interface {
+        self.interface
+    }
+
+    /// Which kind of device it is.
+    pub(crate) fn device_type(&self) -> DeviceType {
+        self.device.device_type()
     }
 
     /// The registers.
@@ -231,6 +241,16 @@ impl Core {
         }
     }
 
+    /// Says where the selected queue is, unless it is in use.
+    pub(crate) fn move_queue(&self, place: &QueuePlace) {
+        let mut state = self.state.lock();
+        if let Some(queue) = state.queue_mut().filter(|queue| !queue.enabled) {
+            queue.descriptors = place.descriptors;
+            queue.driver = place.driver;
+            queue.device = place.device;
+        }
+    }
+
     /// Stops the selected queue, and waits for its requests.
     pub(crate) fn disable_queue(&self) {
         let mut state = self.state.lock();
@@ -339,7 +359,14 @@ impl Core {
         let sizes = self.queues.iter().map(|queue| queue.max_size());
         let same = sizes.eq(queues.iter().map(|queue| queue.max_size));
         let positions = queues.iter().all(QueueState::is_possible);
-        status & !StatusBits::DRIVERS == 0 && settled && same && positions
+        let started = status & StatusBits::DRIVER_OK != 0;
+        let negotiated = match self.interface {
+            Interface::Legacy => true,
+            Interface::Modern => {
+                !started || status & StatusBits::FEATURES_OK != 0 && features & VERSION_1 != 0
+            }
+        };
+        status & !StatusBits::DRIVERS == 0 && settled && negotiated && same && positions
     }
 
     /// Becomes what `saved` says, if it [can](Self::can_be).
