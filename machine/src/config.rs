@@ -33,11 +33,13 @@ pub struct Config {
     pub exit_port: bool,
     /// Whether the test device is there, which brings the exit port. The PC's only.
     pub testdev: bool,
+    /// What registers virtio devices have.
+    pub virtio: VirtioTransport,
     /// Whether there is an entropy source (virtio-rng).
     pub rng: bool,
     /// How many educational devices are on the PCI bus, for tests.
     pub edu: u8,
-    /// The disks, which are virtio functions on the PCI bus.
+    /// The disks, which are virtio devices.
     pub disks: Vec<DiskOptions>,
     /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
     pub fw_cfg: Vec<(String, Vec<u8>)>,
@@ -66,6 +68,7 @@ impl From<&Config> for Options {
                     display: config.display.is_some(),
                 }),
             },
+            virtio: config.virtio,
             rng: config.rng.then_some(EntropyFrom::Host),
             edu: config.edu,
             disks: config.disks.clone(),
@@ -144,6 +147,18 @@ pub enum PcIrqchip {
     Kernel,
     /// 8259 pair, I/O APIC and 8254 on the board.
     Split,
+}
+
+/// What registers virtio devices have, by kvmtool's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VirtioTransport {
+    /// Those of PCI functions of version 1.0 and later.
+    #[default]
+    Pci,
+    /// Windows in memory, version 2. The arm64 board's only.
+    Mmio,
+    /// The same in version 1, for drivers of before 1.0. The arm64 board's only.
+    MmioLegacy,
 }
 
 /// What runs first.

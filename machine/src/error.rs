@@ -25,9 +25,15 @@ pub enum Error {
     /// More devices than the PCI bus has slots.
     #[error("the PCI bus has no slot left for {0}")]
     NoPciSlot(String),
+    /// Virtio devices are to have registers that the board has none of.
+    #[error("a PC has virtio devices on the PCI bus only")]
+    VirtioTransport,
     /// A disk that cannot be had.
     #[error(transparent)]
     Disk(#[from] trapline_block::Error),
+    /// More devices than the board has windows for.
+    #[error("the board has no window of registers left for {0}")]
+    NoMmioSlot(String),
     /// The table of interrupt lines is wrong.
     #[error("the interrupts do not fit together: {0}")]
     Routes(#[from] trapline_intc::RouteError),

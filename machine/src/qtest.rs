@@ -22,7 +22,7 @@ use trapline_qtest::{Target, VirtualClock, Wires};
 
 use crate::board::{self, Board, EntropyFrom, FirmwareOptions, Options, Wiring};
 use crate::x86_pc::FlashImages;
-use crate::{Error, Snapshot, SnapshotError, arm64_virt, x86_pc};
+use crate::{Error, Snapshot, SnapshotError, VirtioTransport, arm64_virt, x86_pc};
 
 /// How often back ends are called after one command at most: a queue that is handled piece by piece
 /// is done with long before, and a descriptor that stays ready does not stop the client.
@@ -45,11 +45,13 @@ pub struct Config {
     pub board: BoardKind,
     /// Processors that the interrupt controller serves. None of them runs; the PC has one.
     pub cpus: u32,
+    /// What registers virtio devices have.
+    pub virtio: VirtioTransport,
     /// Whether there is an entropy source, whose bytes are the same in every run.
     pub rng: bool,
     /// Educational devices on PCI bus 0, from 00:01.0 on, at most 31.
     pub edu: u8,
-    /// The disks, which are virtio functions on the PCI bus.
+    /// The disks, which are virtio devices.
     pub disks: Vec<DiskOptions>,
     /// RAM in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
@@ -104,6 +106,7 @@ impl From<&Config> for Options {
             fw_cfg: config.fw_cfg.clone(),
             firmware: (config.board == BoardKind::X86Pc && config.has_flash())
                 .then(FirmwareOptions::default),
+            virtio: config.virtio,
             rng: config.rng.then_some(EntropyFrom::Sequence),
             edu: config.edu,
             disks: config.disks.clone(),

@@ -2,17 +2,24 @@
 //! starts them, and gets its interrupts at the board's controllers.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that can not go on fails")]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline::Handle;
 use trapline_device::{NullBackend, Size, Space};
+use trapline_machine::VirtioTransport;
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::qtest::{BoardKind, Config, Machine};
 use trapline_qtest::{Pin, Side, Target};
-use trapline_testkit::virtio::{Access, Driver, Part, PciTransport, Ring, Transport};
+use trapline_testkit::virtio::{
+    Access, Driver, MmioTransport, Part, PciTransport, Ring, Transport,
+};
 
 const MIB: u64 = 1 << 20;
+
+/// The arm64 board's windows of virtio registers, one each 512 bytes.
+const WINDOWS: u64 = 0x300_0000;
 
 /// A board with what a driver makes accesses through.
 struct Board {
@@ -48,28 +55,40 @@ impl Access for Board {
     }
 }
 
+fn machine(
+    kind: BoardKind,
+    virtio: VirtioTransport,
+    disks: Vec<DiskOptions>,
+) -> Result<Machine, trapline_machine::Error> {
+    Machine::new(&Config {
+        board: kind,
+        cpus: 1,
+        virtio,
+        rng: true,
+        firmware: None,
+        edu: 2,
+        disks,
+        mem_bytes: 4 * MIB,
+        utc_start_ns: 0,
+        console: Arc::new(NullBackend),
+        exit_port: false,
+        flash: None,
+        testdev: false,
+        fw_cfg: Vec::new(),
+    })
+}
+
 impl Board {
     fn new(kind: BoardKind) -> Self {
-        Self::with_disks(kind, Vec::new())
+        Self::with(kind, VirtioTransport::Pci, Vec::new())
     }
 
     fn with_disks(kind: BoardKind, disks: Vec<DiskOptions>) -> Self {
-        let machine = Machine::new(&Config {
-            board: kind,
-            cpus: 1,
-            rng: true,
-            firmware: None,
-            edu: 2,
-            disks,
-            mem_bytes: 4 * MIB,
-            utc_start_ns: 0,
-            console: Arc::new(NullBackend),
-            exit_port: false,
-            flash: None,
-            testdev: false,
-            fw_cfg: Vec::new(),
-        })
-        .unwrap();
+        Self::with(kind, VirtioTransport::Pci, disks)
+    }
+
+    fn with(kind: BoardKind, virtio: VirtioTransport, disks: Vec<DiskOptions>) -> Self {
+        let machine = machine(kind, virtio, disks).unwrap();
         let handle = Mutex::new(machine.registry().handle(0));
         let (ram, memory) = match kind {
             BoardKind::X86Pc => (0, 0xe000_0000),
@@ -105,6 +124,13 @@ impl Board {
             BoardKind::Arm64Virt => ("gic", 4 + u32::from(device)),
         };
         self.machine.wires().level(Pin { device: chip, side: Side::In, number })
+    }
+
+    /// How often a device's doorbells have rung without its handler.
+    fn doorbells_rung(&self, device: &str) -> u64 {
+        let stats = self.machine.registry().stats();
+        let of_device = stats.regions.iter().filter(|region| &*region.name.device == device);
+        of_device.map(|region| region.counts.doorbells).sum()
     }
 
     fn bytes(&self, addr: u64) -> [u8; 16] {
@@ -167,49 +193,106 @@ fn an_entropy_source_on_the_arm64_board() {
 
 const BLK: u32 = 0x1042_1af4;
 
-/// Writes a sector to the second of two disks, flushes, and reads it back.
-fn disk_on(kind: BoardKind) {
-    let folder = tempfile::tempdir().unwrap();
-    let paths = ["a.img", "b.img"].map(|name| folder.path().join(name));
-    paths.iter().for_each(|path| std::fs::write(path, vec![0; 1 << 20]).unwrap());
-    let disks = paths.iter().map(DiskOptions::new).collect();
-    let board = Board::with_disks(kind, disks);
-    assert_eq!(board.find(BLK), 3 << 3, "the first disk is behind the educational devices");
-    let driver = Driver::new(PciTransport::new(&board, 4 << 3, board.memory));
-    assert_eq!(driver.transport.config_read(0, Size::Qword), 2048);
-    let (header, data, table) = (board.ram + MIB, board.ram + MIB + 512, board.ram + 2 * MIB);
-    let mut ring = Ring::new(board.machine.ram().clone(), table, 128);
-    driver.start(!0, &[&ring]);
-    let mut ask = |kind: u32, sector: u64, parts: &[Part]| {
-        let ram = board.machine.ram();
-        ram.write(header, &[&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat())
-            .unwrap();
-        ram.write(header + 16, &[0xee]).unwrap();
-        let parts = [&[Part::Read(header, 16)], parts, &[Part::Write(header + 16, 1)]].concat();
-        ring.add(&parts);
-        driver.transport.notify(0);
-        assert!(ring.take_used().is_some(), "under qtest it is done at once");
-        board.bytes(header + 16)[0]
-    };
-    board.machine.ram().write(data, &[0x5a; 512]).unwrap();
-    assert_eq!(ask(1, 7, &[Part::Read(data, 512)]), 0);
-    assert_eq!(ask(4, 0, &[]), 0);
-    assert_eq!(ask(0, 7, &[Part::Write(data + 512, 512)]), 0);
-    assert_eq!(board.bytes(data + 512), [0x5a; 16]);
-    assert_eq!(ask(0, 2048, &[Part::Write(data + 512, 512)]), 1, "there is no such sector");
-    let [first, second] = paths.map(|path| std::fs::read(path).unwrap());
-    assert_eq!(first, vec![0; 1 << 20]);
-    assert_eq!(second[7 * 512..8 * 512], [0x5a; 512]);
+/// Two disks on a board, and what writes to the second.
+struct TwoDisks {
+    board: Board,
+    paths: [PathBuf; 2],
+    _folder: tempfile::TempDir,
+}
+
+impl TwoDisks {
+    fn new(kind: BoardKind, virtio: VirtioTransport) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["a.img", "b.img"].map(|name| folder.path().join(name));
+        paths.iter().for_each(|path| std::fs::write(path, vec![0; 1 << 20]).unwrap());
+        let disks = paths.iter().map(DiskOptions::new).collect();
+        Self { board: Board::with(kind, virtio, disks), paths, _folder: folder }
+    }
+
+    fn on_bus(kind: BoardKind) {
+        let this = Self::new(kind, VirtioTransport::Pci);
+        let board = &this.board;
+        assert_eq!(board.find(BLK), 3 << 3, "the first disk is behind the educational devices");
+        this.write_second(PciTransport::new(board, 4 << 3, board.memory));
+    }
+
+    /// Writes a sector to the second disk, flushes, and reads it back.
+    fn write_second(&self, transport: impl Transport) {
+        let board = &self.board;
+        let driver = Driver::new(transport);
+        assert_eq!(driver.transport.config_read(0, Size::Qword), 2048);
+        let (header, data, table) = (board.ram + MIB, board.ram + MIB + 512, board.ram + 2 * MIB);
+        let mut ring = Ring::new(board.machine.ram().clone(), table, 128);
+        driver.start(!0, &[&ring]);
+        let mut ask = |kind: u32, sector: u64, parts: &[Part]| {
+            let ram = board.machine.ram();
+            ram.write(header, &[&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat())
+                .unwrap();
+            ram.write(header + 16, &[0xee]).unwrap();
+            let parts = [&[Part::Read(header, 16)], parts, &[Part::Write(header + 16, 1)]].concat();
+            ring.add(&parts);
+            driver.transport.notify(0);
+            assert!(ring.take_used().is_some(), "under qtest it is done at once");
+            board.bytes(header + 16)[0]
+        };
+        board.machine.ram().write(data, &[0x5a; 512]).unwrap();
+        assert_eq!(ask(1, 7, &[Part::Read(data, 512)]), 0);
+        assert_eq!(ask(4, 0, &[]), 0);
+        assert_eq!(ask(0, 7, &[Part::Write(data + 512, 512)]), 0);
+        assert_eq!(board.bytes(data + 512), [0x5a; 16]);
+        assert_eq!(ask(0, 2048, &[Part::Write(data + 512, 512)]), 1, "there is no such sector");
+        let [first, second] = self.paths.each_ref().map(|path| std::fs::read(path).unwrap());
+        assert_eq!(first, vec![0; 1 << 20]);
+        assert_eq!(second[7 * 512..8 * 512], [0x5a; 512]);
+    }
 }
 
 #[test]
 fn disks_on_the_pc() {
-    disk_on(BoardKind::X86Pc);
+    TwoDisks::on_bus(BoardKind::X86Pc);
 }
 
 #[test]
 fn disks_on_the_arm64_board() {
-    disk_on(BoardKind::Arm64Virt);
+    TwoDisks::on_bus(BoardKind::Arm64Virt);
+}
+
+#[test]
+fn disks_behind_windows_of_registers() {
+    for virtio in [VirtioTransport::Mmio, VirtioTransport::MmioLegacy] {
+        let disks = TwoDisks::new(BoardKind::Arm64Virt, virtio);
+        let board = &disks.board;
+        let found: Vec<_> = (0..0x800)
+            .step_by(0x200)
+            .map(|offset| board.read(Space::Mmio, WINDOWS + offset + 8, Size::Dword))
+            .collect();
+        assert_eq!(found, [2, 2, 4, 0xffff_ffff], "types of device");
+        let bus = (0..=u8::MAX).map(|devfn| board.config_read(devfn, 0, Size::Dword));
+        let virtio_on_bus = bus.filter(|id| id & 0xffff == 0x1af4).count();
+        assert_eq!(virtio_on_bus, 0, "nothing is in two places");
+        disks.write_second(MmioTransport::new(board, WINDOWS + 0x200));
+        let pin = Pin { device: "gic", side: Side::In, number: 37 };
+        assert!(board.machine.wires().level(pin), "the second window's");
+    }
+}
+
+#[test]
+fn registers_that_a_board_does_not_have_are_refused() {
+    for virtio in [VirtioTransport::Mmio, VirtioTransport::MmioLegacy] {
+        let error = machine(BoardKind::X86Pc, virtio, Vec::new()).err().unwrap();
+        assert_eq!(error.to_string(), "a PC has virtio devices on the PCI bus only");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disks: Vec<_> = (0..28)
+        .map(|n| {
+            let path = folder.path().join(n.to_string());
+            std::fs::write(&path, [0; 512]).unwrap();
+            DiskOptions::new(path)
+        })
+        .collect();
+    let error = machine(BoardKind::Arm64Virt, VirtioTransport::Mmio, disks.clone()).err().unwrap();
+    assert_eq!(error.to_string(), "the board has no window of registers left for rng");
+    machine(BoardKind::Arm64Virt, VirtioTransport::Mmio, disks[1..].to_vec()).unwrap();
 }
 
 #[test]
@@ -237,4 +320,41 @@ fn under_qtest_a_message_is_a_write_to_ram() {
     driver.transport.notify(0);
     let written = board.bytes(message);
     assert_eq!(written[..8], [0, 0, 0, 0, 0x21, 0x43, 0x65, 0x87]);
+}
+
+#[test]
+fn on_the_arm64_board_registers_can_be_windows_in_memory_with_an_interrupt_each() {
+    for virtio in [VirtioTransport::Mmio, VirtioTransport::MmioLegacy] {
+        let board = Board::with(BoardKind::Arm64Virt, virtio, Vec::new());
+        let driver = Driver::new(MmioTransport::new(&board, WINDOWS));
+        assert_eq!(driver.transport.is_legacy(), virtio == VirtioTransport::MmioLegacy);
+        let buffer = board.ram + MIB;
+        let mut ring = Ring::new(board.machine.ram().clone(), board.ram + 2 * MIB, 16);
+        driver.start(!0, &[&ring]);
+        ring.add(&[Part::Write(buffer, 16)]);
+        driver.transport.notify(0);
+        assert_eq!(ring.take_used().map(|(_, written)| written), Some(16));
+        assert_ne!(board.bytes(buffer), [0; 16]);
+        let pin = Pin { device: "gic", side: Side::In, number: 36 };
+        assert!(board.machine.wires().level(pin));
+        assert_eq!(driver.transport.take_interrupts(), 1);
+        assert!(!board.machine.wires().level(pin));
+        assert_eq!(board.doorbells_rung("rng"), 1);
+
+        // A machine restored from this one goes on with the driver's queue, which rings there too.
+        let snapshot = board.machine.save();
+        let other = Board::with(BoardKind::Arm64Virt, virtio, Vec::new());
+        ring.add(&[Part::Write(buffer, 16)]);
+        let mut ram = vec![0; usize::try_from(4 * MIB).unwrap()];
+        board.machine.ram().read(board.ram, &mut ram).unwrap();
+        other.machine.ram().write(board.ram, &ram).unwrap();
+        other.machine.ram().write(buffer, &[0; 16]).unwrap();
+        other.machine.restore(&snapshot).unwrap();
+        MmioTransport::new(&other, WINDOWS).notify(0);
+        assert_ne!(other.bytes(buffer), [0; 16]);
+        assert_eq!(other.doorbells_rung("rng"), 1);
+
+        board.machine.reset();
+        assert_eq!(driver.transport.status(), 0);
+    }
 }

@@ -222,6 +222,7 @@ fn config(
         display,
         exit_port: options.exit_port,
         testdev: options.testdev,
+        virtio: options.virtio,
         rng: options.rng,
         edu: options.edu,
         disks: options.disks.clone(),

@@ -22,6 +22,16 @@ pub(crate) const PV_TIME: Range<u64> = 0x102_0000..0x103_0000;
 /// CFI flash, at most this much.
 pub(crate) const FLASH: Range<u64> = 0x200_0000..0x300_0000;
 
+/// Virtio devices' registers, a window for each.
+pub(crate) const VIRTIO: u64 = 0x300_0000;
+const VIRTIO_LEN: u64 = 0x200;
+
+/// The windows of virtio devices, with the SPI of each.
+pub(crate) fn virtio_slots() -> impl Iterator<Item = (Range<u64>, u32)> {
+    let starts = (0..).map(|n| VIRTIO + n * VIRTIO_LEN);
+    starts.map(|start| start..start + VIRTIO_LEN).zip(spi::VIRTIO)
+}
+
 /// The GIC's distributor, of every GIC. Everything else of a GIC is below it.
 pub(crate) const GIC_DIST: Range<u64> = 0x3fff_0000..0x4000_0000;
 /// GICv2: the CPU interface.
@@ -81,6 +91,8 @@ pub(crate) mod ppi {
 
 /// Shared peripheral interrupts, counted from 0 (INTID 32).
 pub(crate) mod spi {
+    use std::ops::Range;
+
     /// One for each UART.
     pub(crate) const SERIAL: [u32; 4] = [0, 1, 2, 3];
     /// The pins of device 0 on PCI's bus 0; each further device has the next one.
@@ -90,6 +102,10 @@ pub(crate) mod spi {
     pub(crate) const fn pci(device: u8) -> u32 {
         PCI + device as u32
     }
+
+    /// One for each virtio device with a window of registers: those between the devices' of PCI and
+    /// messages'.
+    pub(crate) const VIRTIO: Range<u32> = PCI + 32..V2M;
 
     /// The first of those that GICv2m raises on messages.
     pub(crate) const V2M: u32 = 64;

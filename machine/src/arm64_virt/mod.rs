@@ -15,7 +15,7 @@ mod tree;
 use std::sync::{Arc, Weak};
 
 use trapline_device::{
-    CharBackend, CharDevice, FdtDevice, FdtNode, Line, MsiController, NullBackend,
+    CharBackend, CharDevice, FdtDevice, FdtNode, Interrupt, Line, MsiController, NullBackend,
 };
 use trapline_pci::{Bus, EcamWindow, Layout};
 use trapline_platform::flash::{Flash, Part, regs};
@@ -27,9 +27,11 @@ use trapline_virtio::blk::Blk;
 pub(crate) use kvm::VirtOnKvm;
 pub(crate) use qtest::build;
 
-use crate::Error;
-use crate::board::{Board, Builder, Devices, Lines, PciSlots, Wiring};
+use crate::board::{
+    Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Wiring, add_mmio,
+};
 use crate::flash::FlashImage;
+use crate::{Error, VirtioTransport};
 
 /// The first device of the PCI bus; kvmtool's has none with the number 0 either.
 const FIRST_DEVICE: u8 = 1;
@@ -93,7 +95,14 @@ impl Arm64Virt {
         if let Some(image) = &source.flash {
             add_flash(image, &mut builder, &mut nodes);
         }
-        let (bus, pci, disks) = add_pci(wiring, source, &mut builder)?;
+        let ChosenVirtio { devices: virtio, disks } = ChosenVirtio::new(wiring)?;
+        let (on_bus, windows, legacy) = match wiring.options.virtio {
+            VirtioTransport::Pci => (virtio, Vec::new(), false),
+            VirtioTransport::Mmio => (Vec::new(), virtio, false),
+            VirtioTransport::MmioLegacy => (Vec::new(), virtio, true),
+        };
+        nodes.extend(add_virtio(windows, legacy, wiring, source, &mut builder)?);
+        let (bus, pci) = add_pci(on_bus, wiring, source, &mut builder)?;
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
         }
@@ -142,11 +151,31 @@ fn add_rtc(wiring: &Wiring, builder: &mut Builder, nodes: &mut Vec<FdtNode>) {
     part.mmio(layout::RTC, WINDOW_LEN, ("rtc", "cmos"), rtc).coalesce(0..1);
 }
 
-/// Bus 0, what it says in the device tree, and the disks on it.
-type Pci = (Arc<Bus>, FdtNode, Vec<Arc<Blk>>);
+/// Virtio devices behind windows of registers, each with a line.
+fn add_virtio(
+    devices: Vec<NamedVirtio>,
+    legacy: bool,
+    wiring: &Wiring,
+    source: &Source,
+    builder: &mut Builder,
+) -> Result<Vec<FdtNode>, Error> {
+    let mut slots = layout::virtio_slots();
+    let nodes = devices.into_iter().map(|device| {
+        let (range, spi) = slots.next().ok_or_else(|| Error::NoMmioSlot(device.name.clone()))?;
+        let place = (range.start, Interrupt::pin(source.lines.line(spi)));
+        let node = add_mmio(device, legacy, place, wiring, builder)?;
+        Ok(tree::interrupt(node.at(range), spi))
+    });
+    nodes.collect()
+}
 
 /// Bus 0 behind its windows.
-fn add_pci(wiring: &Wiring, source: &Source, builder: &mut Builder) -> Result<Pci, Error> {
+fn add_pci(
+    virtio: Vec<NamedVirtio>,
+    wiring: &Wiring,
+    source: &Source,
+    builder: &mut Builder,
+) -> Result<(Arc<Bus>, FdtNode), Error> {
     let registry = Arc::new(wiring.registry.downgrade());
     let bus = Arc::new(Bus::new(registry, layout::pci_windows().into()));
     let ecam = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Ecam));
@@ -156,8 +185,8 @@ fn add_pci(wiring: &Wiring, source: &Source, builder: &mut Builder) -> Result<Pc
     part.mmio(window.start, window.end - window.start, ("pci", "ecam"), ecam);
     let pin = |device, _| source.lines.line(layout::spi::pci(device));
     let slots = PciSlots { bus: &bus, pin: &pin, messages: source.messages.as_deref() };
-    let disks = slots.plug_chosen(FIRST_DEVICE, wiring)?;
-    Ok((bus, node, disks))
+    slots.plug_chosen(FIRST_DEVICE, virtio, wiring)?;
+    Ok((bus, node))
 }
 
 /// kvmtool's chips.

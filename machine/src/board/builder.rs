@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use trapline::{Handler, Region};
+use trapline::{Handler, Region, RegionId};
 use trapline_device::{Device, SaveState};
 use trapline_guestmem::GuestMem;
 
@@ -45,7 +45,12 @@ pub(super) type Follower = Arc<dyn Fn() + Send + Sync>;
 pub(super) struct PartRegion {
     pub(super) region: Region,
     pub(super) coalesced: Option<Range<u64>>,
+    /// Told which region it has become.
+    pub(super) mapped: Option<Mapped>,
 }
+
+/// See [`Part::when_mapped`].
+pub(super) type Mapped = Box<dyn FnOnce(RegionId)>;
 
 impl Builder {
     /// A device with state, under a name that no other device of the board has.
@@ -117,7 +122,7 @@ impl Part {
 
     /// Adds a region.
     pub(crate) fn region(&mut self, region: Region) -> &mut Self {
-        self.regions.push(PartRegion { region, coalesced: None });
+        self.regions.push(PartRegion { region, coalesced: None, mapped: None });
         self
     }
 
@@ -126,6 +131,15 @@ impl Part {
     pub(crate) fn coalesce(&mut self, offsets: Range<u64>) -> &mut Self {
         if let Some(last) = self.regions.last_mut() {
             last.coalesced = Some(offsets);
+        }
+        self
+    }
+
+    /// Has `mapped` told which region the last one has become, for a device that changes how a part
+    /// of it is delivered. It is called in the middle of an edit.
+    pub(crate) fn when_mapped(&mut self, mapped: impl FnOnce(RegionId) + 'static) -> &mut Self {
+        if let Some(last) = self.regions.last_mut() {
+            last.mapped = Some(Box::new(mapped));
         }
         self
     }

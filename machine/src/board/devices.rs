@@ -64,7 +64,11 @@ impl Devices {
                         Some(offsets) => part.region.coalesce(offsets),
                         None => part.region,
                     };
-                    mappings.push(edit.map(region)?);
+                    let mapping = edit.map(region)?;
+                    if let Some(mapped) = part.mapped {
+                        mapped(mapping.id());
+                    }
+                    mappings.push(mapping);
                 }
                 mapped.push(Installed { name, stage, device, follower, mappings });
             }

@@ -23,13 +23,13 @@ use trapline_display::{Input, Screen};
 use trapline_guestmem::{Backing, GuestMem};
 use trapline_virtio::blk::Blk;
 
-use crate::{Error, FirmwareKernel};
+use crate::{Error, FirmwareKernel, VirtioTransport};
 
 pub(crate) use builder::Builder;
 pub(crate) use devices::Devices;
 pub(crate) use lines::Lines;
 pub(crate) use pci::PciSlots;
-pub(crate) use virtio::EntropyFrom;
+pub(crate) use virtio::{ChosenVirtio, EntropyFrom, NamedVirtio, add_mmio};
 
 /// A built board. Dropping it unmaps everything on it.
 pub(crate) trait Board: Send + Sync {
@@ -81,6 +81,8 @@ pub(crate) struct Options {
     pub(crate) fw_cfg: Vec<(String, Vec<u8>)>,
     /// What there is for firmware, if the guest starts with it.
     pub(crate) firmware: Option<FirmwareOptions>,
+    /// What registers virtio devices have.
+    pub(crate) virtio: VirtioTransport,
     /// Whether there is an entropy source, and what is behind it.
     pub(crate) rng: Option<EntropyFrom>,
     /// How many educational PCI devices there are.

@@ -1,13 +1,10 @@
 //! Plugging PCI functions into a board's bus 0, with their pins and message controller.
 
-use std::sync::Arc;
-
 use trapline_device::{Line, MsiController};
 use trapline_pci::{Bus, Devfn, Edu, Function, Pin, Slot};
-use trapline_virtio::blk::Blk;
 use trapline_virtio::pci::VirtioPci;
 
-use super::{Wiring, virtio};
+use super::{NamedVirtio, Wiring};
 use crate::Error;
 
 /// The last device of a bus.
@@ -39,20 +36,24 @@ impl PciSlots<'_> {
     }
 
     /// Plugs in what the user chose, as device `first` and those behind it: educational devices,
-    /// then virtio devices. Returns those of them that are disks.
-    pub(crate) fn plug_chosen(&self, first: u8, wiring: &Wiring) -> Result<Vec<Arc<Blk>>, Error> {
+    /// then virtio devices.
+    pub(crate) fn plug_chosen(
+        &self,
+        first: u8,
+        virtio: Vec<NamedVirtio>,
+        wiring: &Wiring,
+    ) -> Result<(), Error> {
         let mut devices = first..=LAST_DEVICE;
         let mut next = || devices.next().map(|device| Devfn::from_bits(device << 3));
         for (n, devfn) in (0..wiring.options.edu).zip(std::iter::from_fn(&mut next)) {
             self.plug(&format!("edu{n}"), devfn, |slot| Edu::function(slot, &wiring.clock))?;
         }
-        let virtio::Chosen { devices: chosen, disks } = virtio::devices(wiring)?;
-        for virtio::NamedVirtio { name, device } in chosen {
+        for NamedVirtio { name, device } in virtio {
             let devfn = next().ok_or_else(|| Error::NoPciSlot(name.clone()))?;
             let slot = self.slot(&name, devfn);
             let function = VirtioPci::function(slot, device, &wiring.ram, &*wiring.event_loop);
             self.bus.insert(devfn, function.map_err(Error::EventLoop)?)?;
         }
-        Ok(disks)
+        Ok(())
     }
 }

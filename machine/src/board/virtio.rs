@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use trapline_block::Disk;
+use trapline_device::{FdtDevice, FdtNode, Interrupt};
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::blk::{Background, Blk};
+use trapline_virtio::mmio::VirtioMmio;
+use trapline_virtio::mmio::regs::WINDOW_LEN;
 use trapline_virtio::rng::{Entropy, HostEntropy, Rng};
 
-use super::Wiring;
+use super::{Builder, Wiring};
 use crate::Error;
 
 /// A virtio device on its way to a board.
@@ -27,40 +30,62 @@ pub(crate) enum EntropyFrom {
 }
 
 /// A board's virtio devices.
-pub(crate) struct Chosen {
+pub(crate) struct ChosenVirtio {
     /// All of them, in the order in which drivers find them.
     pub(crate) devices: Vec<NamedVirtio>,
     /// Those of them that are disks, in the user's order.
     pub(crate) disks: Vec<Arc<Blk>>,
 }
 
-/// The devices the user asked for. The first disk, which Linux calls `vda`, is `disk0`.
-pub(crate) fn devices(wiring: &Wiring) -> Result<Chosen, Error> {
-    let disks = wiring.options.disks.iter().map(|options| {
-        let background = match wiring.options.awaits_disks {
-            true => Background::Awaited,
-            false => Background::Loop(&*wiring.event_loop),
+impl ChosenVirtio {
+    /// The devices the user asked for. The first disk, which Linux calls `vda`, is `disk0`.
+    pub(crate) fn new(wiring: &Wiring) -> Result<Self, Error> {
+        let disks = wiring.options.disks.iter().map(|options| {
+            let background = match wiring.options.awaits_disks {
+                true => Background::Awaited,
+                false => Background::Loop(&*wiring.event_loop),
+            };
+            let disk = Disk::open(options)?;
+            Blk::new(&disk, &wiring.clock, background).map_err(Error::EventLoop)
+        });
+        let disks = disks.collect::<Result<Vec<_>, _>>()?;
+        let mut devices = Vec::new();
+        let mut add = |name: &str, device: Arc<dyn VirtioDevice>| {
+            devices.push(NamedVirtio { name: name.to_owned(), device });
         };
-        let disk = Disk::open(options)?;
-        Blk::new(&disk, &wiring.clock, background).map_err(Error::EventLoop)
-    });
-    let disks = disks.collect::<Result<Vec<_>, _>>()?;
-    let mut devices = Vec::new();
-    let mut add = |name: &str, device: Arc<dyn VirtioDevice>| {
-        devices.push(NamedVirtio { name: name.to_owned(), device });
-    };
-    for (n, disk) in disks.iter().enumerate() {
-        add(&format!("disk{n}"), disk.clone());
+        for (n, disk) in disks.iter().enumerate() {
+            add(&format!("disk{n}"), disk.clone());
+        }
+        if let Some(from) = wiring.options.rng {
+            let clock = Arc::clone(&wiring.clock);
+            let rng = match from {
+                EntropyFrom::Host => Rng::new(HostEntropy, clock),
+                EntropyFrom::Sequence => Rng::new(Sequence::default(), clock),
+            };
+            add("rng", rng);
+        }
+        Ok(Self { devices, disks })
     }
-    if let Some(from) = wiring.options.rng {
-        let clock = Arc::clone(&wiring.clock);
-        let rng = match from {
-            EntropyFrom::Host => Rng::new(HostEntropy, clock),
-            EntropyFrom::Sequence => Rng::new(Sequence::default(), clock),
-        };
-        add("rng", rng);
-    }
-    Ok(Chosen { devices, disks })
+}
+
+/// Adds a device behind a window of registers at `base`, in version 1 if `legacy`, with a
+/// level-triggered interrupt. What it says of itself, for a device tree.
+pub(crate) fn add_mmio(
+    NamedVirtio { name, device }: NamedVirtio,
+    legacy: bool,
+    (base, interrupt): (u64, Interrupt),
+    wiring: &Wiring,
+    builder: &mut Builder,
+) -> Result<FdtNode, Error> {
+    let registers = VirtioMmio::new(device, legacy, interrupt, &wiring.ram, &*wiring.event_loop);
+    let registers = registers.map_err(Error::EventLoop)?;
+    let node = registers.fdt_node();
+    let (registry, mapped) = (wiring.registry.downgrade(), Arc::clone(&registers));
+    builder
+        .device(&name, Arc::clone(&registers))
+        .mmio(base, WINDOW_LEN, (&name, "registers"), registers)
+        .when_mapped(move |region| mapped.mapped(Arc::new(registry), region));
+    Ok(node)
 }
 
 /// See [`EntropyFrom::Sequence`].

@@ -38,9 +38,9 @@ use trapline_platform::serial::Serial;
 use trapline_platform::testdev::PageFlush;
 use trapline_virtio::blk::Blk;
 
-use crate::Error;
-use crate::board::{Board, Builder, Devices, Lines, PciSlots, Wiring};
+use crate::board::{Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Wiring};
 use crate::flash::FlashImage;
+use crate::{Error, VirtioTransport};
 
 pub(crate) use flash::FlashImages;
 use intc::Controllers;
@@ -113,6 +113,9 @@ pub(crate) fn ram_ranges(bytes: u64) -> Result<Vec<(u64, u64)>, Error> {
 impl X86Pc {
     /// Makes the devices and maps them, all in one edit.
     pub(crate) fn new(wiring: &Wiring, source: &Source) -> Result<Self, Error> {
+        if wiring.options.virtio != VirtioTransport::Pci {
+            return Err(Error::VirtioTransport);
+        }
         let mut builder = Builder::default();
         builder.ram(&wiring.ram);
         let maker = Maker { wiring, source };
@@ -124,7 +127,8 @@ impl X86Pc {
         if wiring.options.testdev {
             testdev::add(&mut builder, wiring, source);
         }
-        let (bus, disks) = maker.add_pci(&mut builder)?;
+        let ChosenVirtio { devices: virtio, disks } = ChosenVirtio::new(wiring)?;
+        let bus = maker.add_pci(virtio, &mut builder)?;
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
         }
@@ -267,7 +271,7 @@ impl Maker<'_> {
 
     /// Bus 0 behind both of its doors. The address register may be written late; the reset
     /// control register shares its ports, so a reset through 0xcf9 can take a moment too.
-    fn add_pci(&self, builder: &mut Builder) -> Result<(Arc<Bus>, Vec<Arc<Blk>>), Error> {
+    fn add_pci(&self, virtio: Vec<NamedVirtio>, builder: &mut Builder) -> Result<Arc<Bus>, Error> {
         let Wiring { registry, options, .. } = self.wiring;
         let ram = ram_ranges(options.mem_bytes)?;
         let windows = layout::pci_windows(&ram);
@@ -285,13 +289,13 @@ impl Maker<'_> {
             slots.plug("piix-power", power, |slot| Piix::power_management(slot, base))?;
             first = bridge.device() + 1;
         }
-        let disks = slots.plug_chosen(first, self.wiring)?;
+        slots.plug_chosen(first, virtio, self.wiring)?;
         let cam: Arc<dyn Handler> = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Cam));
         let part = builder.device("pci-bus", bus.clone());
         part.mmio(layout::PCI_CAM, layout::PCI_CAM_LEN, ("pci", "cam"), cam);
         let conf1 = Arc::new(Conf1::new(Arc::clone(&bus), Arc::clone(&self.wiring.power)));
         let part = builder.device("pci-conf1", conf1.clone());
         part.ports(port::PCI_CONF1, 8, ("pci", "conf1"), conf1).coalesce(0..4);
-        Ok((bus, disks))
+        Ok(bus)
     }
 }

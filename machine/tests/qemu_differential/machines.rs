@@ -39,6 +39,7 @@ pub(crate) fn ours() -> Client {
         let config = Config {
             board: BoardKind::X86Pc,
             cpus: 1,
+            virtio: trapline_machine::VirtioTransport::Pci,
             rng: false,
             edu: 0,
             disks: Vec::new(),

@@ -39,6 +39,7 @@ impl Victim {
         let machine = Machine::new(&Config {
             board,
             cpus: 1,
+            virtio: trapline_machine::VirtioTransport::Pci,
             rng: true,
             edu: 2,
             disks: Vec::new(),

@@ -163,7 +163,7 @@ pub(super) struct DeviceArgs {
     /// Script to run in a guest made of the host's files
     #[arg(long, value_name = "SCRIPT")]
     pub(super) sandbox: Option<PathBuf>,
-    /// Legacy virtio transport
+    /// Older version of the virtio transport: mmio-legacy for mmio
     #[arg(long)]
     pub(super) virtio_legacy: bool,
     /// virtio transport: pci, pci-legacy, mmio or mmio-legacy
@@ -264,7 +264,7 @@ pub(super) struct Arm64Args {
     /// Timer frequency to tell the guest, where the host's firmware tells a wrong one
     #[arg(long, value_name = "HZ")]
     pub(super) override_bad_firmware_cntfrq: Option<String>,
-    /// virtio over PCI, as it is anyway
+    /// virtio over PCI, as it is without --virtio-transport
     #[arg(long)]
     pub(super) force_pci: bool,
     /// Where firmware is loaded [default: the start of memory]

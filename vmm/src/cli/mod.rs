@@ -13,6 +13,7 @@ mod options;
 mod qtest;
 mod refused;
 mod units;
+mod virtio;
 
 #[cfg(test)]
 mod tests;

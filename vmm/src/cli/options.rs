@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow, bail};
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::disk::DiskOptions;
-use trapline_machine::{Backing, FirmwareFlash, FirmwareKernel, PcIrqchip};
+use trapline_machine::{Backing, FirmwareFlash, FirmwareKernel, PcIrqchip, VirtioTransport};
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
 use super::fw_cfg::FwCfgFile;
 use super::units::{self, BadNumber};
-use super::{Host, arm64, foreign, refused};
+use super::{Host, arm64, foreign, refused, virtio};
 
 /// Everything a run needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub struct RunOptions {
     pub exit_port: bool,
     /// The guest gets the test device.
     pub testdev: bool,
+    /// What registers virtio devices have.
+    pub virtio: VirtioTransport,
     /// There is an entropy source.
     pub rng: bool,
     /// How many educational devices are on the PCI bus.
@@ -146,6 +148,7 @@ impl RunOptions {
             fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,
             testdev: args.trapline.testdev,
+            virtio: virtio::transport(&args.devices, host.machine)?,
             rng: args.devices.rng,
             edu: args.trapline.edu.as_deref().map_or(Ok(0), edu)?,
             fw_cfg: args

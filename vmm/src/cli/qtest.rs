@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail, ensure};
 use clap::{ArgAction, Args};
+use trapline_machine::VirtioTransport;
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::qtest::BoardKind;
 use trapline_qtest::{Address, Way};
@@ -13,6 +14,7 @@ use trapline_qtest::{Address, Way};
 use super::fw_cfg::FwCfgFile;
 use super::options::{disks, edu};
 use super::units::{self, BadNumber};
+use super::virtio;
 
 // No doc comment: clap would take it for the command's help.
 #[derive(Args, Clone, Debug)]
@@ -23,13 +25,16 @@ pub(super) struct QtestArgs {
     /// Processors that the interrupt controller serves; none of them runs
     #[arg(short, long, value_name = "N", default_value = "1", allow_negative_numbers = true)]
     cpus: String,
+    /// virtio transport: pci, or on arm64-virt mmio or mmio-legacy
+    #[arg(long, value_name = "TRANSPORT", default_value = "pci")]
+    virtio_transport: String,
     /// virtio random number generator, whose numbers are the same each time
     #[arg(long)]
     rng: bool,
     /// Educational devices (QEMU's edu), which raise interrupts and send messages when told to
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
     edu: String,
-    /// Disk image, as of trapline run: a virtio function on the PCI bus
+    /// Disk image, as of trapline run: a virtio device
     #[arg(
         short, long, value_name = "IMAGE[,ro|,direct][,KEY=VALUE...]", action = ArgAction::Append
     )]
@@ -82,6 +87,8 @@ pub struct QtestOptions {
     pub board: BoardKind,
     /// Processors, of which none runs.
     pub cpus: u32,
+    /// What registers virtio devices have.
+    pub virtio: VirtioTransport,
     /// There is an entropy source.
     pub rng: bool,
     /// Educational devices on the PCI bus.
@@ -137,6 +144,7 @@ impl QtestOptions {
         );
         Ok(Self {
             board,
+            virtio: virtio::for_board(&args.virtio_transport, board)?,
             rng: args.rng,
             edu: edu(&args.edu)?,
             cpus: u32::try_from(cpus)?,

@@ -72,8 +72,6 @@ fn device(args: &DeviceArgs) -> Option<String> {
         (args.vsock.is_some(), "--vsock", "the virtio-vsock device"),
         (!args.tty.is_empty(), "--tty", "a serial port on a pty of its own"),
         (args.sandbox.is_some(), "--sandbox", "the virtio-9p device behind it"),
-        (args.virtio_legacy, "--virtio-legacy", "the virtio transport"),
-        (args.virtio_transport.is_some(), "--virtio-transport", "the virtio transport"),
         (!args.vfio_pci.is_empty(), "--vfio-pci", "an assigned device"),
     ])
 }

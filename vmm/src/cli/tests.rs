@@ -403,9 +403,47 @@ fn disks_come_in_their_order_with_their_options() {
     }
 }
 
+#[test]
+fn virtio_devices_have_the_registers_that_the_board_has() {
+    use trapline_machine::VirtioTransport;
+    assert_eq!(run("").virtio, VirtioTransport::Pci);
+    assert_eq!(run("--virtio-transport pci").virtio, VirtioTransport::Pci);
+    let legacy = "--virtio-transport pci-legacy: legacy PCI does not exist yet in this version";
+    assert_eq!(refusal("run --virtio-transport pci-legacy"), legacy);
+    assert_eq!(refusal("run --virtio-legacy"), legacy);
+    for name in ["mmio", "mmio-legacy"] {
+        let sentence =
+            format!("--virtio-transport {name}: a PC has virtio devices on the PCI bus only");
+        assert_eq!(refusal(&format!("run --virtio-transport {name}")), sentence);
+        assert_eq!(refusal(&format!("qtest --stdio --virtio-transport {name}")), sentence);
+    }
+    assert_eq!(
+        refusal("run --virtio-transport isa"),
+        "--virtio-transport isa: not one of pci, pci-legacy, mmio and mmio-legacy"
+    );
+    let arm64 = |args: &str| match parse_arm64(&format!("run {args}")).map_err(|e| e.to_string()) {
+        Ok(Parsed::Run(options)) => Ok(options.virtio),
+        Ok(other) => panic!("{other:?}"),
+        Err(sentence) => Err(sentence),
+    };
+    assert_eq!(arm64(""), Ok(VirtioTransport::Pci));
+    assert_eq!(arm64("--force-pci"), Ok(VirtioTransport::Pci));
+    assert_eq!(arm64("--virtio-transport mmio -d a"), Ok(VirtioTransport::Mmio));
+    for args in ["mmio-legacy", "mmio --virtio-legacy", "mmio-legacy --virtio-legacy"] {
+        let args = format!("--virtio-transport {args}");
+        assert_eq!(arm64(&args), Ok(VirtioTransport::MmioLegacy), "{args}");
+    }
+    assert_eq!(arm64("--virtio-legacy"), Err(legacy.to_owned()));
+    assert_eq!(arm64("--virtio-transport pci-legacy"), Err(legacy.to_owned()));
+    match parse("qtest --stdio --machine arm64-virt --virtio-transport mmio").unwrap() {
+        Parsed::Qtest(options) => assert_eq!(options.virtio, VirtioTransport::Mmio),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// kvmtool's options whose device or guest does not exist yet.
 const REFUSED: &str = "--balloon|--gtk|--sdl|--9p /,t|--vsock 3|--tty 0\
-    |--sandbox s|--virtio-legacy|--virtio-transport pci|--vfio-pci 0:1.0\
+    |--sandbox s|--vfio-pci 0:1.0\
     |--vidmode 3|--debug-single-step|--debug-iodelay 5|--console virtio|--console hv";
 /// Its options of arm64 guests.
 const ARM64_ONLY: &str = "--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime\

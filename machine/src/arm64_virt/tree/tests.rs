@@ -13,8 +13,9 @@ use trapline_pci::{Devfn, Edu, Slot};
 use trapline_testkit::{TestClock, TestLine, TestPower, skip};
 
 use super::*;
+use crate::VirtioTransport;
 use crate::arm64_virt::{FLASH, Source};
-use crate::board::{Lines, Options, Wiring};
+use crate::board::{EntropyFrom, Lines, Options, Wiring};
 use crate::flash::{Access, FlashFile, FlashImage};
 
 struct Nowhere;
@@ -38,6 +39,16 @@ fn blank() -> Arc<FlashImage> {
 
 /// The board's tree, with flash and a PCI device where there is something to see.
 fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
+    tree_with(facts, flash, edu, None)
+}
+
+/// The same, with an entropy source behind these registers.
+fn tree_with(
+    facts: &Facts<'_>,
+    flash: bool,
+    edu: bool,
+    virtio: Option<VirtioTransport>,
+) -> FdtNode {
     let irqchip = facts.irqchip;
     let msi = matches!(irqchip, Irqchip::Gicv2m | Irqchip::Gicv3Its);
     let wiring = Wiring {
@@ -55,7 +66,8 @@ fn tree(facts: &Facts<'_>, flash: bool, edu: bool) -> FdtNode {
             testdev: false,
             fw_cfg: Vec::new(),
             firmware: None,
-            rng: None,
+            virtio: virtio.unwrap_or_default(),
+            rng: virtio.map(|_| EntropyFrom::Sequence),
             edu: 0,
             disks: Vec::new(),
             awaits_disks: true,
@@ -253,4 +265,19 @@ fn kvmtool_tells_its_guest_the_same_but_for_what_is_listed() {
     found.sort();
     listed.sort();
     assert_eq!(found, listed);
+}
+
+#[test]
+fn a_virtio_device_has_a_window_and_an_interrupt_unless_it_is_on_the_bus() {
+    let pci = tree_with(&facts(), false, false, Some(VirtioTransport::Pci));
+    let node =
+        |tree: &FdtNode| tree.children.iter().find(|node| node.name == "virtio@3000000").cloned();
+    assert_eq!(node(&pci), None);
+    for virtio in [VirtioTransport::Mmio, VirtioTransport::MmioLegacy] {
+        let node = node(&tree_with(&facts(), false, false, Some(virtio))).unwrap();
+        let strings = FdtValue::Strings(vec!["virtio,mmio".to_owned()]);
+        assert_eq!(node.get("compatible"), Some(&strings));
+        assert_eq!(node.get("reg"), Some(&FdtValue::Cells(vec![0, 0x300_0000, 0, 0x200])));
+        assert_eq!(node.get("interrupts"), Some(&FdtValue::Cells(vec![0, 36, 4])));
+    }
 }
