@@ -31,6 +31,9 @@ pub(crate) enum User {
     /// Nobody: the guest runs this init in memory of so many huge pages, which are there for it and
     /// no more. Its host is always an emulated one.
     HugePages(&'static str, u32),
+    /// Nobody: guests run this init, on disks of two formats one after another. Their host is always
+    /// an emulated one.
+    Disks(&'static str),
     /// Nobody, but somebody wants to see the display at the end: it must show [`DISPLAYED`].
     Looking(&'static str),
     /// Nobody, twice: with the interrupt controllers in the kernel and with our own. This init's
@@ -125,6 +128,30 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             "TRAPLINE-HOST: after the guest, 96 of 96 huge pages are to spare\n",
         ],
         once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "boot-disk",
+        about: "Debian's virtio_blk fills an ext4 on a raw and on a qcow2 disk, and others find it",
+        image: Image::Bzimage,
+        options: &["-c", "1"],
+        user: User::Disks("init-disk.sh"),
+        expect: &[
+            "TRAPLINE-HOST: raw filling\n",
+            "TRAPLINE-GUEST: vda 65536 sectors, serial trapline-raw, write back, discards of 4096, \
+             1 queues\n",
+            "TRAPLINE-GUEST: what was written is there\n",
+            "TRAPLINE-HOST: raw checking\n",
+            "TRAPLINE-GUEST: what was there is there\n",
+            "TRAPLINE-HOST: what was written is there\n",
+            "TRAPLINE-HOST: the file system is sound\n",
+            "TRAPLINE-HOST: qcow2 filling\n",
+            "TRAPLINE-GUEST: vda 65536 sectors, serial trapline-qcow2, write back,",
+            "TRAPLINE-GUEST: what was written is there\n",
+            "TRAPLINE-HOST: qcow2 checking\n",
+            "TRAPLINE-GUEST: what was there is there\n",
+            "TRAPLINE-GUEST: done",
+        ],
+        once: Some("TRAPLINE-HOST: disk "),
     },
     Scenario {
         name: "display",

@@ -14,7 +14,7 @@ use crate::pauses::{STORMS, Storm};
 use crate::scenarios::{DISPLAYED, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
 use crate::suite::{self, Row, Tally, Task};
-use crate::{check, coalescing, deb, driver, instrumented, interrupts, picture, pty, unit};
+use crate::{check, coalescing, deb, disks, driver, instrumented, interrupts, picture, pty, unit};
 
 /// How many boots run at the same time: each keeps about one processor busy.
 const AT_ONCE: usize = 2;
@@ -143,6 +143,7 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
                 let script = Script { file, variables, ..Script::default() };
                 boot(scenario, init, script, Place::Nested, &ready)?
             }
+            User::Disks(init) => on_disks(scenario, init, &ready)?,
             User::Comparing(init) => {
                 let (kernel, split) = compare(scenario, init, place, &ready)?;
                 judged(&kernel).context("with the kernel's controllers")?;
@@ -198,6 +199,20 @@ fn compare(
     let (kernel, split) = (run("kernel")?, run("split")?);
     interrupts::compare(&kernel, &split)?;
     Ok((kernel, split))
+}
+
+/// Boots with disks, and compares what the guests saw on the raw one with what is in its image.
+fn on_disks(scenario: &Scenario, init: &str, ready: &Ready) -> Result<String> {
+    let files = disks::host_files(&ready.kernel)?;
+    let script = Script { file: Some("host-disk.sh"), files, ..Script::default() };
+    let mut boot = prepare(scenario, init, script, Place::Nested, ready)?;
+    for name in disks::MODULES {
+        boot.modules.push(driver::shipped(name, &ready.kernel)?);
+    }
+    boot.watch.timeout = Some(TIMEOUT * 3);
+    let text = finish(&boot, ready)?;
+    disks::compare(&text)?;
+    Ok(text)
 }
 
 fn boot(
@@ -312,6 +327,7 @@ mod tests {
         for scenario in SCENARIOS {
             if let User::Nobody(init)
             | User::Looking(init)
+            | User::Disks(init)
             | User::Comparing(init)
             | User::Firmware(init)
             | User::Twice(init) = &scenario.user
