@@ -139,6 +139,9 @@ fn apt(program: &str) -> Result<Command> {
 ///
 /// Where it cannot be installed: names the packages and the command to type.
 pub(crate) fn program(program: &str, packages: &[&str]) -> Result<PathBuf> {
+    // Tests run side by side and want the same programs.
+    static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock();
     if let Some(path) = proc::find(program) {
         return Ok(path);
     }
@@ -151,7 +154,9 @@ pub(crate) fn program(program: &str, packages: &[&str]) -> Result<PathBuf> {
     let root = rustix::process::geteuid().is_root();
     let sudo: &[&str] = if root { &[] } else { &["sudo", "-n"] };
     eprintln!("Installing {names} (for {program})");
-    let install = ["install", "-y", "-qq", "--no-install-recommends"];
+    // Somebody else may be installing something, too.
+    let install =
+        ["install", "-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"];
     let tried = installer(sudo, &install, packages).or_else(|_| {
         // The lists may be missing or too old for the archive.
         installer(sudo, &["update", "-qq"], &[])?;
