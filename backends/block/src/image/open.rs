@@ -4,11 +4,15 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
 use crate::probe::{PROBE_LEN, Probed, probe};
 use crate::{Error, Format, lock};
+
+/// How long locks of somebody else are waited for.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// An image's file, with the locks on it.
 #[derive(Debug)]
@@ -23,7 +27,22 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Opens a regular file or a block device, and locks it against other writers.
+    ///
+    /// A process that is killed with requests in io_uring holds its locks a moment longer than it
+    /// is there, so whoever starts again right after that waits for them, [`LOCK_WAIT`] at most.
     pub(crate) fn new(path: &Path, writable: bool, direct: bool) -> Result<Self, Error> {
+        let begin = Instant::now();
+        loop {
+            match Self::try_new(path, writable, direct) {
+                Err(Error::InUse { .. }) if begin.elapsed() < LOCK_WAIT => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn try_new(path: &Path, writable: bool, direct: bool) -> Result<Self, Error> {
         let failed = |reason| Error::Open { path: path.to_owned(), reason };
         // Nothing else is even opened: that can have effects, or never end.
         judge(path, &path.metadata().map_err(failed)?)?;
