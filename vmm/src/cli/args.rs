@@ -46,7 +46,7 @@ pub(super) struct BasicArgs {
     pub(super) mem: Option<String>,
     /// Disk image, a file or a block device (several: vda, vdb, ...): raw, qcow2, or VMDK to read.
     /// With ,ro the guest cannot write; with ,direct the host's page cache is left out; further
-    /// queues=N, serial=TEXT, iops=N, bps=N[KMGT], format=raw|qcow2|vmdk, werror=report|stop
+    /// queues=N, serial=TEXT, iops=N, bps=N{K,M,G,T}, format=raw|qcow2|vmdk, werror=report|stop
     #[arg(
         short, long, value_name = "IMAGE[,ro|,direct][,KEY=VALUE...]", action = ArgAction::Append
     )]
