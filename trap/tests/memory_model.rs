@@ -320,7 +320,7 @@ impl Both {
             Change::Map(..) => {}
             Change::Unmap(i) => {
                 // What it had before it went is judged, too.
-                plan.impossible |= !plan.model.regions.iter().all(Naive::is_possible);
+                plan.impossible |= plan.region(key(pick(i))).is_some_and(|r| !r.is_possible());
                 plan.removed.push(key(pick(i)));
                 plan.model.regions.retain(|region| region.key != key(pick(i)));
                 plan.ops.push(Op::Unmap(pick(i)));
