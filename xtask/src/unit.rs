@@ -30,6 +30,9 @@ fn unit() -> Result<Tally> {
     // The differential tests compare with these, and would skip themselves by name without them.
     deb::program("qemu-system-x86_64", &["qemu-system-x86", "seabios"])?;
     deb::program("qemu-system-aarch64", &["qemu-system-arm"])?;
+    // These make and judge disk images, and hold their locks.
+    deb::program("qemu-img", &["qemu-utils"])?;
+    deb::program("qemu-storage-daemon", &["qemu-system-common"])?;
     // The device tree compiler judges our trees.
     deb::program("dtc", &["device-tree-compiler"])?;
     let refusal = guest::kvm_refusal();

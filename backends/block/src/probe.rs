@@ -30,7 +30,10 @@ pub(crate) fn probe(first: &[u8]) -> Probed {
             _ => Probed::Foreign("an old QCOW image"),
         };
     }
-    if first.starts_with(b"KDMV") || first.starts_with(b"COWD") || is_vmdk_descriptor(first) {
+    if first.starts_with(b"KDMV") || first.starts_with(b"COWD") {
+        return Probed::Foreign("a sparse VMDK image");
+    }
+    if is_vmdk_descriptor(first) {
         return Probed::Known(Format::Vmdk);
     }
     let foreign: [(&[u8], &'static str); 4] = [
@@ -67,8 +70,8 @@ mod tests {
             (b"QFI\xfb\0\0\0\x02", known(Format::Qcow2)),
             (b"QFI\xfb\0\0\0\x01", Probed::Foreign("an old QCOW image")),
             (b"QFI\xfb", Probed::Foreign("an old QCOW image")),
-            (b"KDMV\x01", known(Format::Vmdk)),
-            (b"COWD", known(Format::Vmdk)),
+            (b"KDMV\x01", Probed::Foreign("a sparse VMDK image")),
+            (b"COWD", Probed::Foreign("a sparse VMDK image")),
             (b"# Disk DescriptorFile\nversion=1\n", known(Format::Vmdk)),
             (b"\n# comment\n\r\nversion=1\n", known(Format::Vmdk)),
             (b"# comment\nverse=1\n", known(Format::Raw)),

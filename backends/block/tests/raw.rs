@@ -351,7 +351,7 @@ fn what_is_no_disk_is_refused_in_a_sentence() {
         "disk image DIR/vhdx looks like a VHDX image, which is not supported; convert it (qemu-img \
          convert), or add ,format=raw if it is not"
     );
-    image(path, "vmdk", 512, b"KDMV");
+    image(path, "vmdk", 512, b"# Disk DescriptorFile\nversion=1\n");
     assert_eq!(
         open("vmdk"),
         "disk image DIR/vmdk is in VMDK format, which can only be read; add ,ro"

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use imago::file::File;
 use imago::format::PreallocateMode;
@@ -33,12 +33,13 @@ pub(crate) struct Formatted {
 impl Formatted {
     pub(crate) fn new(opened: Opened, format: Format) -> Result<Self, Error> {
         let path = opened.path.clone();
-        let failed = |reason| match busy(reason) {
-            Ok(image) => Error::InUse { path: image, writing: false },
-            Err(reason) => Error::Format { path: path.clone(), format, reason },
-        };
         let writable = opened.writable;
-        let gate = Gate { writable, depth: BACKING_FILES_MAX };
+        let gate = Gate { writable, depth: BACKING_FILES_MAX, in_use: Arc::default() };
+        let in_use = Arc::clone(&gate.in_use);
+        let failed = |reason| match in_use.get() {
+            Some(image) => Error::InUse { path: image.clone(), writing: false },
+            None => Error::Format { path: path.clone(), format, reason },
+        };
         let base = StorageOpenOptions::new().direct(opened.direct);
         let access = storage(opened).and_then(|storage| match format {
             Format::Qcow2 => {
@@ -169,12 +170,15 @@ fn storage(opened: Opened) -> io::Result<File> {
 
 /// What opens the files that an image names. They are locked like the image itself, and are
 /// regular files or block devices as well.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Gate {
     /// Whether data files can be written to; backing files never are.
     writable: bool,
     /// How many images may still be behind one another.
     depth: usize,
+    /// The file that somebody else uses, if that is why the image cannot be opened: `imago` makes
+    /// text of the errors it is given.
+    in_use: Arc<OnceLock<PathBuf>>,
 }
 
 impl ImplicitOpenGate<File> for Gate {
@@ -186,22 +190,19 @@ impl ImplicitOpenGate<File> for Gate {
             let text = format!("there are more than {BACKING_FILES_MAX} images behind one another");
             return Err(io::Error::other(text));
         };
-        Ok(FormatAccess::new(builder.open(Self { writable: false, depth })?))
+        let in_use = Arc::clone(&self.in_use);
+        Ok(FormatAccess::new(builder.open(Self { writable: false, depth, in_use })?))
     }
 
     fn open_storage(&mut self, options: StorageOpenOptions) -> io::Result<File> {
         let path = options.get_filename().ok_or(io::ErrorKind::NotFound)?;
         let writable = options.get_writable() && self.writable;
         let opened = Opened::new(path, writable, options.get_direct());
-        storage(opened.map_err(|error| io::Error::other(Arc::new(error)))?)
-    }
-}
-
-/// The image that is in use, if that is the reason.
-fn busy(reason: io::Error) -> Result<PathBuf, io::Error> {
-    let error = reason.get_ref().and_then(|error| error.downcast_ref::<Arc<Error>>());
-    match error.map(Arc::as_ref) {
-        Some(Error::InUse { path, .. }) => Ok(path.clone()),
-        _ => Err(reason),
+        storage(opened.map_err(|error| {
+            if let Error::InUse { path, .. } = &error {
+                let _ = self.in_use.set(path.clone());
+            }
+            io::Error::other(error.to_string())
+        })?)
     }
 }
