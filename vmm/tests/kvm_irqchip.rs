@@ -324,7 +324,7 @@ fn seabios_goes_through_its_self_test_with_our_own_chips() {
         return;
     }
     let pty = Pty::new();
-    let guest = Guest::firmware(path).with(&["--irqchip", "split"]);
+    let guest = Guest::firmware(path).with(&["--irqchip", "split", "--debug"]);
     let mut console = guest.start_in(&pty);
     // The key wait counts timer ticks, and the keyboard interrupts.
     for text in ["SeaBIOS (version ", "PS2 keyboard initialized", "No bootable device."] {
