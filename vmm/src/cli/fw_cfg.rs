@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context, bail, ensure};
 use trapline_machine::boot::read;
 
+use super::commas;
+
 /// The longest file. All of it is in memory, beside the guest's, as long as the guest runs.
 const FILE_MAX: u64 = 64 << 20;
 
@@ -34,7 +36,7 @@ impl FwCfgFile {
     pub(super) fn new(option: &OsStr) -> anyhow::Result<Self> {
         let shown = option.to_string_lossy();
         let (mut name, mut source) = (None, None);
-        for (at, part) in split(option.as_bytes()).into_iter().enumerate() {
+        for (at, part) in commas::split(option.as_bytes()).into_iter().enumerate() {
             let value = |key: &str| part.strip_prefix(key.as_bytes()).map(<[u8]>::to_vec);
             if let Some(path) = value("file=") {
                 source = Some(FwCfgSource::File(OsString::from_vec(path).into()));
@@ -68,20 +70,6 @@ impl FwCfgFile {
         };
         Ok((self.name.clone(), bytes))
     }
-}
-
-/// The parts between single commas.
-fn split(text: &[u8]) -> Vec<Vec<u8>> {
-    let mut parts = vec![Vec::new()];
-    let mut bytes = text.iter().peekable();
-    while let Some(&byte) = bytes.next() {
-        if byte == b',' && bytes.next_if_eq(&&b',').is_none() {
-            parts.push(Vec::new());
-        } else if let Some(part) = parts.last_mut() {
-            part.push(byte);
-        }
-    }
-    parts
 }
 
 #[cfg(test)]

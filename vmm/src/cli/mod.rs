@@ -5,6 +5,8 @@
 
 mod args;
 mod arm64;
+mod commas;
+mod disk;
 mod foreign;
 mod fw_cfg;
 mod host;

@@ -1,15 +1,15 @@
 //! The options of a run, judged and with every default filled in.
 
-use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::{Backing, FirmwareFlash, FirmwareKernel, PcIrqchip, VirtioTransport};
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
+use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
 use super::units::{self, BadNumber};
 use super::{Host, arm64, foreign, refused, virtio};
@@ -132,7 +132,7 @@ impl RunOptions {
             cpus,
             mem_bytes,
             memory: args.basic.hugetlbfs.clone().map_or(Backing::Private, Backing::Hugetlbfs),
-            disks: disks(&args.basic.disk)?,
+            disks: args.basic.disk.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
             boot: boot(args.kernel, host.machine)?,
             loglevel: loglevel(&args.basic, args.debug.debug)?,
             name: args.basic.name.unwrap_or_else(|| format!("guest-{}", std::process::id())),
@@ -160,15 +160,6 @@ impl RunOptions {
             coalesce: !args.trapline.no_coalesce,
         })
     }
-}
-
-/// What `--disk` says, each time it is there.
-pub(super) fn disks(texts: &[OsString]) -> anyhow::Result<Vec<DiskOptions>> {
-    let parse = |text: &OsString| {
-        DiskOptions::parse(text)
-            .map_err(|reason| anyhow!("--disk {}: {reason}", text.to_string_lossy()))
-    };
-    texts.iter().map(parse).collect()
 }
 
 fn cpus(args: &BasicArgs, host: &Host) -> anyhow::Result<u32> {

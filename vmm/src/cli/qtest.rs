@@ -11,8 +11,9 @@ use trapline_machine::disk::DiskOptions;
 use trapline_machine::qtest::BoardKind;
 use trapline_qtest::{Address, Way};
 
+use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
-use super::options::{disks, edu};
+use super::options::edu;
 use super::units::{self, BadNumber};
 use super::virtio;
 
@@ -148,7 +149,7 @@ impl QtestOptions {
             rng: args.rng,
             edu: edu(&args.edu)?,
             cpus: u32::try_from(cpus)?,
-            disks: disks(&args.disk)?,
+            disks: args.disk.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
             mem_bytes: mem_bytes(&args.mem)?,
             way: way(args)?,
             utc_start_ns: utc_start_ns(&args.rtc_base)?,

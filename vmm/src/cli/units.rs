@@ -45,22 +45,28 @@ pub(super) fn number(option: &str, text: &str) -> anyhow::Result<u64> {
     }
 }
 
-/// A size in bytes: a [`count`] and a unit, of which `B` is bytes, `K` to `P` are powers of 1024, and
-/// none is MiB. After `0x`, where `B` is a digit, there is no unit of bytes.
+/// A size in bytes: a [`scaled`] number, of MiB if it has no unit.
 pub(super) fn size(text: &str) -> Result<u64, BadNumber> {
+    scaled(text, 1 << 20)
+}
+
+/// A [`count`] and a unit, of which `B` is 1, `K` to `P` are powers of 1024, and none is `default`.
+/// After `0x`, where `B` is a digit, there is no unit `B`.
+pub(super) fn scaled(text: &str, default: u64) -> Result<u64, BadNumber> {
     let is_digit = |c: char| hexadecimal(text).is_some() && c.is_ascii_hexdigit();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() && !is_digit(c));
     let unit = text.strip_prefix(digits).unwrap_or_default();
-    let shift = match unit.to_ascii_uppercase().as_str() {
-        "B" => 0,
-        "K" => 10,
-        "M" | "" => 20,
-        "G" => 30,
-        "T" => 40,
-        "P" => 50,
+    let unit = match unit.to_ascii_uppercase().as_str() {
+        "" => default,
+        "B" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        "T" => 1 << 40,
+        "P" => 1 << 50,
         _ => return Err(BadNumber::NotANumber),
     };
-    count(digits)?.checked_mul(1 << shift).ok_or(BadNumber::TooLarge)
+    count(digits)?.checked_mul(unit).ok_or(BadNumber::TooLarge)
 }
 
 /// The digits after `0x`.
