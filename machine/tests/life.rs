@@ -275,8 +275,6 @@ fn a_guest_that_waits_for_timer_interrupts_gets_each() {
 }
 
 #[test]
-#[ignore = "on a KVM that emulates real mode, one run in fifteen or more loses the guest's registers; \
-            why is not known"]
 fn a_guest_that_waits_for_timer_interrupts_of_our_own_chips_gets_each() {
     let name = "a_guest_that_waits_for_timer_interrupts_of_our_own_chips_gets_each";
     timer_interrupts(name, PcIrqchip::Split);

@@ -29,11 +29,14 @@ pub trait ExtInt: Send + Sync {
     /// The level of INTR. Cheap; asked before every entry into the guest.
     fn pending(&self) -> bool;
 
-    /// One interrupt acknowledge: the controller marks its most urgent request as in service and
-    /// gives its vector. When there is no request any more, that is the spurious interrupt's.
+    /// One interrupt acknowledge, if INTR is high: the controller marks its most urgent request as
+    /// in service and gives its vector. `None` if INTR is low, though it may have been high a moment
+    /// ago: a device can take its request back on any thread, and the processor does nothing then.
+    /// A chip would have to answer with a spurious interrupt, as its processor has begun by then;
+    /// here, looking at INTR and the acknowledge are one.
     ///
     /// To be called only when the processor takes the interrupt next, as nothing can undo it.
-    fn acknowledge(&self) -> u8;
+    fn acknowledge(&self) -> Option<u8>;
 }
 
 /// Hears the local APICs' end-of-interrupt messages.

@@ -11,6 +11,7 @@
 mod support;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -26,6 +27,8 @@ struct Queue {
     vectors: Mutex<VecDeque<u8>>,
     /// Asked to stop in the middle of the next acknowledge.
     to_stop: Mutex<Weak<VcpuSet>>,
+    /// Takes all requests back when the processor is about to acknowledge one.
+    takes_back: AtomicBool,
 }
 
 impl Queue {
@@ -41,9 +44,12 @@ impl ExtInt for Queue {
         self.intr.level()
     }
 
-    fn acknowledge(&self) -> u8 {
+    fn acknowledge(&self) -> Option<u8> {
         let mut vectors = self.vectors.lock();
-        let vector = vectors.pop_front().expect("asked without a request");
+        if self.takes_back.swap(false, Ordering::Relaxed) {
+            vectors.clear();
+        }
+        let vector = vectors.pop_front();
         self.intr.set(!vectors.is_empty());
         if let Some(set) = self.to_stop.lock().upgrade() {
             set.ask_to_stop();
@@ -59,7 +65,12 @@ fn machine() -> (Machine, Arc<Queue>, Arc<Recorder>) {
     machine.ports(0x3f8, 8, &device);
     let mut vcpus = machine.take();
     let intr = Line::new(vcpus[0].intr());
-    let queue = Arc::new(Queue { intr, vectors: Mutex::default(), to_stop: Mutex::default() });
+    let queue = Arc::new(Queue {
+        intr,
+        vectors: Mutex::default(),
+        to_stop: Mutex::default(),
+        takes_back: AtomicBool::default(),
+    });
     vcpus[0].connect_intr(queue.clone());
     machine.give_back(vcpus);
     flat::descriptors(&machine);
@@ -95,6 +106,24 @@ fn every_request_of_another_thread_reaches_a_halted_guest() {
     }
     running.set.stop().unwrap();
     assert_eq!(device.written()[1..], [0x20; 2000]);
+}
+
+/// A device may take its request back after the vCPU was told of it: then there is no interrupt, a
+/// spurious one neither, and the next request comes through.
+#[test]
+fn a_request_that_is_taken_back_interrupts_nobody() {
+    let (mut machine, queue, device) = machine();
+    let running = machine.start(&idle());
+    until("the guest's word", || device.count() == 1);
+    for times in 1..=20 {
+        queue.takes_back.store(true, Ordering::Relaxed);
+        queue.request(0x22);
+        until("that it is taken back", || !queue.pending());
+        queue.request(0x20);
+        until("the interrupt", || device.count() == 1 + times);
+    }
+    running.set.stop().unwrap();
+    assert_eq!(device.written()[1..], [0x20; 20]);
 }
 
 /// The same for a guest that never halts.

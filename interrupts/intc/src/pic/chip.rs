@@ -17,8 +17,7 @@ impl Chip {
         let bit = bit(ir);
         if !level {
             // An input must stay high until it is acknowledged ("Edge and level triggered modes"):
-            // a request that is taken back is gone, and if the processor was told of it already,
-            // it gets the default IR7.
+            // a request that is taken back is gone.
             self.lines &= !bit;
             self.latched &= !bit;
         } else if self.lines & bit == 0 {

@@ -11,6 +11,9 @@
 //!
 //! Deviation: in MCS-80/85 mode the chip expects three acknowledge cycles; an x86 makes two, and
 //! an automatic EOI then happens at the end of the second.
+//!
+//! Deviation: the primary chip never answers with its default IR7. It would if a request went away
+//! after the processor has looked at INTR, but the processor here looks in the acknowledge itself.
 
 mod chip;
 pub mod regs;
@@ -63,20 +66,23 @@ impl State {
         self.sync_cascade();
     }
 
-    /// The two INTA cycles of an 8086 ("Interrupt sequence", "Cascade mode").
-    fn acknowledge(&mut self) -> u8 {
-        match self.primary.serve(Which::Primary) {
-            // The request has gone away: the default IR7, with no bit set in service.
-            None => self.primary.vector(7),
-            Some(ir) if !self.primary.has_slave(ir) => self.primary.vector(ir),
-            Some(CASCADE) if self.secondary.is_slave() => {
+    /// INTR and, if it is high, the two INTA cycles of an 8086 ("Interrupt sequence", "Cascade
+    /// mode").
+    fn acknowledge(&mut self) -> Option<u8> {
+        if !self.intr() {
+            return None;
+        }
+        Some(match self.primary.serve(Which::Primary)? {
+            ir if !self.primary.has_slave(ir) => self.primary.vector(ir),
+            CASCADE if self.secondary.is_slave() => {
                 let ir = self.secondary.serve(Which::Secondary);
                 self.drop_cascade();
+                // Without a request it is the default IR7, with no bit set in service.
                 self.secondary.vector(ir.unwrap_or(7))
             }
             // No slave has this address; nobody drives the bus.
-            Some(_) => 0xff,
-        }
+            _ => 0xff,
+        })
     }
 
     /// INT goes low in an acknowledge, even if there is more to ask for: a new edge for whoever
@@ -183,11 +189,11 @@ impl ExtInt for Pic {
         self.intr.level()
     }
 
-    fn acknowledge(&self) -> u8 {
+    fn acknowledge(&self) -> Option<u8> {
         let mut state = self.state.lock();
-        let vector = state.acknowledge();
+        let vector = state.acknowledge()?;
         self.sync_acknowledged(&state);
-        vector
+        Some(vector)
     }
 }
 

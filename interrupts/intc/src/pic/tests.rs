@@ -100,7 +100,7 @@ impl Pc {
     /// What the processor does with INTR high.
     fn interrupt(&self) -> u8 {
         assert!(self.pic.pending(), "INTR is high");
-        self.pic.acknowledge()
+        self.pic.acknowledge().unwrap()
     }
 
     fn quiet(&self) -> bool {
@@ -184,14 +184,23 @@ fn a_masked_request_is_kept_until_it_is_unmasked() {
 }
 
 #[test]
-fn a_request_that_is_taken_back_is_answered_with_the_default_ir7() {
+fn a_request_that_is_taken_back_is_not_answered() {
     let pc = Pc::new();
+    for irq in [3, 11] {
+        pc.raise(irq);
+        assert!(pc.pic.pending());
+        pc.lower(irq);
+        assert_eq!((pc.irr(CMD), pc.irr(CMD2)), (0, 0));
+        assert!(pc.quiet());
+        assert_eq!(pc.pic.acknowledge(), None, "neither the default IR7");
+        assert_eq!((pc.isr(CMD), pc.isr(CMD2)), (0, 0));
+    }
     pc.raise(3);
-    pc.lower(3);
-    assert_eq!(pc.irr(CMD), 0);
-    assert!(pc.quiet());
-    assert_eq!(pc.pic.acknowledge(), 0x0f);
-    assert_eq!(pc.isr(CMD), 0, "a spurious interrupt is not in service");
+    pc.interrupt();
+    pc.raise(4);
+    assert_eq!(pc.pic.acknowledge(), None, "a less urgent request waits");
+    pc.out(CMD, EOI);
+    assert_eq!(pc.interrupt(), 0x0c);
 }
 
 #[test]
@@ -202,7 +211,7 @@ fn a_spurious_irq_15_leaves_the_cascade_in_service() {
     pc.raise(11);
     pc.out(CMD, POLL);
     pc.lower(11);
-    assert_eq!(pc.pic.acknowledge(), 0x77);
+    assert_eq!(pc.pic.acknowledge(), Some(0x77));
     assert_eq!((pc.isr(CMD), pc.isr(CMD2)), (1 << 2, 0));
 }
 

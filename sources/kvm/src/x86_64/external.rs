@@ -128,9 +128,12 @@ impl Pins {
         let mut waits = controller.pending();
         // The acknowledge cannot be undone, so it is not begun on the way to a stop.
         if waits && page.ready_for_interrupt() && !kick.is_stopping() {
-            ioctl::interrupt(fd, controller.acknowledge())?;
-            page.forget_readiness();
-            self.untaken = TRIES;
+            // A request that was taken back since interrupts nobody.
+            if let Some(vector) = controller.acknowledge() {
+                ioctl::interrupt(fd, vector)?;
+                page.forget_readiness();
+                self.untaken = TRIES;
+            }
             waits = controller.pending();
         }
         page.request_interrupt_window(waits);

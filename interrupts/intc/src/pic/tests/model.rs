@@ -130,16 +130,14 @@ impl Model {
         self.chips[0].set_level(2, level);
     }
 
-    fn acknowledge(&mut self) -> u8 {
-        match self.chips[0].take() {
-            None => 0x0f,
-            Some(2) => {
-                let number = self.chips[1].take().unwrap_or(7);
-                self.chips[0].set_level(2, false);
-                0x70 + number
-            }
-            Some(number) => 0x08 + number,
+    fn acknowledge(&mut self) -> Option<u8> {
+        let number = self.chips[0].take()?;
+        if number != 2 {
+            return Some(0x08 + number);
         }
+        let number = self.chips[1].take().unwrap_or(7);
+        self.chips[0].set_level(2, false);
+        Some(0x70 + number)
     }
 
     fn poll(&mut self, chip: usize) -> u8 {
@@ -216,7 +214,10 @@ fn step(pc: &Pc, model: &mut Model, op: &Op) -> (u8, u8) {
             }
             (0, 0)
         }
-        Op::Acknowledge => (pc.pic.acknowledge(), model.acknowledge()),
+        Op::Acknowledge => {
+            // No vector of these chips is 0.
+            (pc.pic.acknowledge().unwrap_or(0), model.acknowledge().unwrap_or(0))
+        }
         Op::Poll(chip) => {
             pc.out(command(chip), POLL);
             (pc.read(command(chip)), model.poll(chip))
@@ -273,7 +274,7 @@ proptest! {
                 pc.out(offset, value);
                 seen.push((pc.read(offset ^ 1), pc.quiet()));
                 if value & 3 == 3 {
-                    seen.push((pc.pic.acknowledge(), pc.quiet()));
+                    seen.push((pc.pic.acknowledge().unwrap_or(0), pc.quiet()));
                 }
             }
             seen
