@@ -34,7 +34,7 @@ pub struct Config {
     /// Whether the test device is there, which brings the exit port. The PC's only.
     pub testdev: bool,
     /// What registers virtio devices have.
-    pub virtio: VirtioTransport,
+    pub virtio: VirtioTransports,
     /// Whether there is an entropy source (virtio-rng).
     pub rng: bool,
     /// How many educational devices are on the PCI bus, for tests.
@@ -68,7 +68,7 @@ impl From<&Config> for Options {
                     display: config.display.is_some(),
                 }),
             },
-            virtio: config.virtio,
+            virtio: config.virtio.clone(),
             rng: config.rng.then_some(EntropyFrom::Host),
             edu: config.edu,
             disks: config.disks.clone(),
@@ -149,16 +149,70 @@ pub enum PcIrqchip {
     Split,
 }
 
-/// What registers virtio devices have, by kvmtool's names.
+/// What registers a virtio device has, by kvmtool's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VirtioTransport {
     /// Those of PCI functions of version 1.0 and later.
     #[default]
     Pci,
-    /// Windows in memory, version 2. The arm64 board's only.
+    /// Those of PCI functions of before 1.0.
+    PciLegacy,
+    /// Both, of which the driver uses one. kvmtool has no such functions.
+    PciTransitional,
+    /// A window in memory, version 2. kvmtool has none on a PC.
     Mmio,
-    /// The same in version 1, for drivers of before 1.0. The arm64 board's only.
+    /// The same in version 1, for drivers of before 1.0.
     MmioLegacy,
+}
+
+impl VirtioTransport {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Pci, Self::PciLegacy, Self::PciTransitional, Self::Mmio, Self::MmioLegacy];
+
+    /// What a user calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pci => "pci",
+            Self::PciLegacy => "pci-legacy",
+            Self::PciTransitional => "pci-transitional",
+            Self::Mmio => "mmio",
+            Self::MmioLegacy => "mmio-legacy",
+        }
+    }
+
+    /// The same for drivers of before 1.0.
+    #[must_use]
+    pub const fn legacy(self) -> Self {
+        match self {
+            Self::Pci | Self::PciLegacy | Self::PciTransitional => Self::PciLegacy,
+            Self::Mmio | Self::MmioLegacy => Self::MmioLegacy,
+        }
+    }
+}
+
+/// What registers each virtio device has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VirtioTransports {
+    /// All that are not named.
+    pub others: VirtioTransport,
+    /// Devices by their names on the board (`disk0`, `rng`); the last word on a name counts.
+    pub named: Vec<(String, VirtioTransport)>,
+}
+
+impl VirtioTransports {
+    /// That of the device with this name.
+    pub fn of(&self, device: &str) -> VirtioTransport {
+        let named = self.named.iter().rev().find(|(name, _)| name == device);
+        named.map_or(self.others, |(_, transport)| *transport)
+    }
+}
+
+impl From<VirtioTransport> for VirtioTransports {
+    /// The same for every device.
+    fn from(others: VirtioTransport) -> Self {
+        Self { others, named: Vec::new() }
+    }
 }
 
 /// What runs first.

@@ -25,9 +25,16 @@ pub enum Error {
     /// More devices than the PCI bus has slots.
     #[error("the PCI bus has no slot left for {0}")]
     NoPciSlot(String),
-    /// Virtio devices are to have registers that the board has none of.
-    #[error("a PC has virtio devices on the PCI bus only")]
-    VirtioTransport,
+    /// A virtio device that is to have registers, and is not there.
+    #[error("there is no virtio device {name} to be behind {transport}; there are {devices}")]
+    NoVirtioDevice {
+        /// The name.
+        name: String,
+        /// The registers it was to have.
+        transport: &'static str,
+        /// The names that there are.
+        devices: String,
+    },
     /// A disk that cannot be had.
     #[error(transparent)]
     Disk(#[from] trapline_block::Error),

@@ -26,7 +26,7 @@ mod x86_pc;
 
 pub use config::{
     Arm64, Boot, Config, Ending, FirmwareFlash, FirmwareKernel, Initrd, Irqchip, PcIrqchip,
-    ResetCause, VirtioTransport,
+    ResetCause, VirtioTransport, VirtioTransports,
 };
 pub use control::Control;
 pub use error::Error;

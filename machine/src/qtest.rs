@@ -22,7 +22,7 @@ use trapline_qtest::{Target, VirtualClock, Wires};
 
 use crate::board::{self, Board, EntropyFrom, FirmwareOptions, Options, Wiring};
 use crate::x86_pc::FlashImages;
-use crate::{Error, Snapshot, SnapshotError, VirtioTransport, arm64_virt, x86_pc};
+use crate::{Error, Snapshot, SnapshotError, VirtioTransports, arm64_virt, x86_pc};
 
 /// How often back ends are called after one command at most: a queue that is handled piece by piece
 /// is done with long before, and a descriptor that stays ready does not stop the client.
@@ -46,7 +46,7 @@ pub struct Config {
     /// Processors that the interrupt controller serves. None of them runs; the PC has one.
     pub cpus: u32,
     /// What registers virtio devices have.
-    pub virtio: VirtioTransport,
+    pub virtio: VirtioTransports,
     /// Whether there is an entropy source, whose bytes are the same in every run.
     pub rng: bool,
     /// Educational devices on PCI bus 0, from 00:01.0 on, at most 31.
@@ -106,7 +106,7 @@ impl From<&Config> for Options {
             fw_cfg: config.fw_cfg.clone(),
             firmware: (config.board == BoardKind::X86Pc && config.has_flash())
                 .then(FirmwareOptions::default),
-            virtio: config.virtio,
+            virtio: config.virtio.clone(),
             rng: config.rng.then_some(EntropyFrom::Sequence),
             edu: config.edu,
             disks: config.disks.clone(),

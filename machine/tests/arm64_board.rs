@@ -24,7 +24,7 @@ fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
         let machine = Machine::new(&Config {
             board: BoardKind::Arm64Virt,
             cpus: 1,
-            virtio: trapline_machine::VirtioTransport::Pci,
+            virtio: trapline_machine::VirtioTransport::Pci.into(),
             rng: false,
             edu,
             disks: Vec::new(),

@@ -44,7 +44,7 @@ impl Driver {
             let machine = Machine::new(&Config {
                 board: BoardKind::Arm64Virt,
                 cpus: 2,
-                virtio: trapline_machine::VirtioTransport::Pci,
+                virtio: trapline_machine::VirtioTransport::Pci.into(),
                 rng: false,
                 edu: 2,
                 disks: Vec::new(),
@@ -237,7 +237,7 @@ fn more_processors_than_there_is_room_for_are_refused() {
     let machine = Machine::new(&Config {
         board: BoardKind::Arm64Virt,
         cpus: 513,
-        virtio: trapline_machine::VirtioTransport::Pci,
+        virtio: trapline_machine::VirtioTransport::Pci.into(),
         rng: false,
         edu: 0,
         disks: Vec::new(),

@@ -60,7 +60,7 @@ impl Guest {
             firmware_log: None,
             display: None,
             exit_port: true,
-            virtio: trapline_machine::VirtioTransport::Pci,
+            virtio: trapline_machine::VirtioTransport::Pci.into(),
             rng: false,
             edu: 0,
             disks: Vec::new(),

@@ -8,18 +8,38 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use trapline::Handle;
 use trapline_device::{NullBackend, Size, Space};
-use trapline_machine::VirtioTransport;
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::qtest::{BoardKind, Config, Machine};
+use trapline_machine::{VirtioTransport, VirtioTransports};
 use trapline_qtest::{Pin, Side, Target};
 use trapline_testkit::virtio::{
-    Access, Driver, MmioTransport, Part, PciTransport, Ring, Transport,
+    Access, Driver, LegacyPciTransport, MmioTransport, Part, PciTransport, Ring, Room, Transport,
 };
 
 const MIB: u64 = 1 << 20;
 
-/// The arm64 board's windows of virtio registers, one each 512 bytes.
-const WINDOWS: u64 = 0x300_0000;
+/// A board's windows of virtio registers, one each 512 bytes.
+fn windows(kind: BoardKind) -> u64 {
+    match kind {
+        BoardKind::X86Pc => 0xfeb0_0000,
+        BoardKind::Arm64Virt => 0x300_0000,
+    }
+}
+
+/// The pin of such a window.
+fn window_pin(kind: BoardKind, window: usize) -> Pin {
+    match kind {
+        BoardKind::X86Pc => {
+            Pin { device: "ioapic", side: Side::In, number: [10, 11, 5, 14][window % 4] }
+        }
+        BoardKind::Arm64Virt => {
+            let number = 36 + u32::try_from(window).unwrap();
+            Pin { device: "gic", side: Side::In, number }
+        }
+    }
+}
+
+const BOARDS: [BoardKind; 2] = [BoardKind::X86Pc, BoardKind::Arm64Virt];
 
 /// A board with what a driver makes accesses through.
 struct Board {
@@ -57,13 +77,13 @@ impl Access for Board {
 
 fn machine(
     kind: BoardKind,
-    virtio: VirtioTransport,
+    virtio: impl Into<VirtioTransports>,
     disks: Vec<DiskOptions>,
 ) -> Result<Machine, trapline_machine::Error> {
     Machine::new(&Config {
         board: kind,
         cpus: 1,
-        virtio,
+        virtio: virtio.into(),
         rng: true,
         firmware: None,
         edu: 2,
@@ -87,7 +107,7 @@ impl Board {
         Self::with(kind, VirtioTransport::Pci, disks)
     }
 
-    fn with(kind: BoardKind, virtio: VirtioTransport, disks: Vec<DiskOptions>) -> Self {
+    fn with(kind: BoardKind, virtio: impl Into<VirtioTransports>, disks: Vec<DiskOptions>) -> Self {
         let machine = machine(kind, virtio, disks).unwrap();
         let handle = Mutex::new(machine.registry().handle(0));
         let (ram, memory) = match kind {
@@ -108,6 +128,15 @@ impl Board {
             BoardKind::Arm64Virt => {
                 (Space::Mmio, 0x4000_0000 + (u64::from(devfn) << 12) + u64::from(offset))
             }
+        }
+    }
+
+    /// Where a driver puts BARs.
+    fn room(&self) -> Room {
+        let room = Room::new(self.memory, 0xc000);
+        match self.kind {
+            BoardKind::X86Pc => room,
+            BoardKind::Arm64Virt => Room { ports_at: (Space::Mmio, 0xff_0000), ..room },
         }
     }
 
@@ -201,7 +230,7 @@ struct TwoDisks {
 }
 
 impl TwoDisks {
-    fn new(kind: BoardKind, virtio: VirtioTransport) -> Self {
+    fn new(kind: BoardKind, virtio: impl Into<VirtioTransports>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let paths = ["a.img", "b.img"].map(|name| folder.path().join(name));
         paths.iter().for_each(|path| std::fs::write(path, vec![0; 1 << 20]).unwrap());
@@ -222,7 +251,8 @@ impl TwoDisks {
         let driver = Driver::new(transport);
         assert_eq!(driver.transport.config_read(0, Size::Qword), 2048);
         let (header, data, table) = (board.ram + MIB, board.ram + MIB + 512, board.ram + 2 * MIB);
-        let mut ring = Ring::new(board.machine.ram().clone(), table, 128);
+        let size = driver.transport.queue_size_max(0);
+        let mut ring = Ring::new(board.machine.ram().clone(), table, size);
         driver.start(!0, &[&ring]);
         let mut ask = |kind: u32, sector: u64, parts: &[Part]| {
             let ram = board.machine.ram();
@@ -259,40 +289,83 @@ fn disks_on_the_arm64_board() {
 
 #[test]
 fn disks_behind_windows_of_registers() {
-    for virtio in [VirtioTransport::Mmio, VirtioTransport::MmioLegacy] {
-        let disks = TwoDisks::new(BoardKind::Arm64Virt, virtio);
+    let transports = [VirtioTransport::Mmio, VirtioTransport::MmioLegacy];
+    for (kind, virtio) in
+        BOARDS.into_iter().flat_map(|kind| transports.map(|virtio| (kind, virtio)))
+    {
+        let disks = TwoDisks::new(kind, virtio);
         let board = &disks.board;
         let found: Vec<_> = (0..0x800)
             .step_by(0x200)
-            .map(|offset| board.read(Space::Mmio, WINDOWS + offset + 8, Size::Dword))
+            .map(|offset| board.read(Space::Mmio, windows(kind) + offset + 8, Size::Dword))
+            .map(|found| found & 0xffff_ffff)
             .collect();
         assert_eq!(found, [2, 2, 4, 0xffff_ffff], "types of device");
         let bus = (0..=u8::MAX).map(|devfn| board.config_read(devfn, 0, Size::Dword));
         let virtio_on_bus = bus.filter(|id| id & 0xffff == 0x1af4).count();
         assert_eq!(virtio_on_bus, 0, "nothing is in two places");
-        disks.write_second(MmioTransport::new(board, WINDOWS + 0x200));
-        let pin = Pin { device: "gic", side: Side::In, number: 37 };
-        assert!(board.machine.wires().level(pin), "the second window's");
+        disks.write_second(MmioTransport::new(board, windows(kind) + 0x200));
+        assert!(board.machine.wires().level(window_pin(kind, 1)), "the second window's");
     }
 }
 
 #[test]
-fn registers_that_a_board_does_not_have_are_refused() {
-    for virtio in [VirtioTransport::Mmio, VirtioTransport::MmioLegacy] {
-        let error = machine(BoardKind::X86Pc, virtio, Vec::new()).err().unwrap();
-        assert_eq!(error.to_string(), "a PC has virtio devices on the PCI bus only");
+fn disks_by_the_registers_of_legacy_drivers() {
+    for kind in BOARDS {
+        let disks = TwoDisks::new(kind, VirtioTransport::PciLegacy);
+        let board = &disks.board;
+        assert_eq!(board.find(0x1001_1af4), 3 << 3);
+        disks.write_second(LegacyPciTransport::new(board, 4 << 3, &board.room()));
+        assert!(board.pin(4));
+        assert_eq!(board.doorbells_rung("disk1"), 4);
+        let disks = TwoDisks::new(kind, VirtioTransport::PciTransitional);
+        let board = &disks.board;
+        disks.write_second(LegacyPciTransport::new(board, 4 << 3, &board.room()));
+        let disks = TwoDisks::new(kind, VirtioTransport::PciTransitional);
+        disks.write_second(PciTransport::new(&disks.board, 4 << 3, disks.board.memory));
     }
-    let folder = tempfile::tempdir().unwrap();
-    let disks: Vec<_> = (0..28)
-        .map(|n| {
-            let path = folder.path().join(n.to_string());
-            std::fs::write(&path, [0; 512]).unwrap();
-            DiskOptions::new(path)
-        })
-        .collect();
-    let error = machine(BoardKind::Arm64Virt, VirtioTransport::Mmio, disks.clone()).err().unwrap();
-    assert_eq!(error.to_string(), "the board has no window of registers left for rng");
-    machine(BoardKind::Arm64Virt, VirtioTransport::Mmio, disks[1..].to_vec()).unwrap();
+}
+
+#[test]
+fn each_device_can_have_registers_of_its_own() {
+    for kind in BOARDS {
+        let named = [("disk1", VirtioTransport::MmioLegacy), ("rng", VirtioTransport::PciLegacy)];
+        let named = named.map(|(name, transport)| (name.to_owned(), transport)).to_vec();
+        let virtio = VirtioTransports { others: VirtioTransport::Pci, named };
+        let disks = TwoDisks::new(kind, virtio);
+        let board = &disks.board;
+        assert_eq!(board.find(BLK), 3 << 3);
+        assert_eq!(board.find(0x1005_1af4), 4 << 3);
+        let transport = MmioTransport::new(board, windows(kind));
+        assert!(transport.is_legacy());
+        disks.write_second(transport);
+    }
+}
+
+#[test]
+fn a_transport_for_a_device_that_is_not_there_is_refused() {
+    let named = vec![("disk0".to_owned(), VirtioTransport::Mmio)];
+    let virtio = VirtioTransports { others: VirtioTransport::Pci, named };
+    let error = machine(BoardKind::X86Pc, virtio, Vec::new()).err().unwrap();
+    let sentence = "there is no virtio device disk0 to be behind mmio; there are rng";
+    assert_eq!(error.to_string(), sentence);
+}
+
+#[test]
+fn more_devices_than_windows_are_refused() {
+    for (kind, windows) in [(BoardKind::X86Pc, 32), (BoardKind::Arm64Virt, 28)] {
+        let folder = tempfile::tempdir().unwrap();
+        let disks: Vec<_> = (0..windows)
+            .map(|n| {
+                let path = folder.path().join(n.to_string());
+                std::fs::write(&path, [0; 512]).unwrap();
+                DiskOptions::new(path)
+            })
+            .collect();
+        let error = machine(kind, VirtioTransport::Mmio, disks.clone()).err().unwrap();
+        assert_eq!(error.to_string(), "the board has no window of registers left for rng");
+        machine(kind, VirtioTransport::Mmio, disks[1..].to_vec()).unwrap();
+    }
 }
 
 #[test]
@@ -323,38 +396,77 @@ fn under_qtest_a_message_is_a_write_to_ram() {
 }
 
 #[test]
-fn on_the_arm64_board_registers_can_be_windows_in_memory_with_an_interrupt_each() {
-    for virtio in [VirtioTransport::Mmio, VirtioTransport::MmioLegacy] {
-        let board = Board::with(BoardKind::Arm64Virt, virtio, Vec::new());
-        let driver = Driver::new(MmioTransport::new(&board, WINDOWS));
+fn registers_can_be_windows_in_memory_with_an_interrupt_each() {
+    let transports = [VirtioTransport::Mmio, VirtioTransport::MmioLegacy];
+    for (kind, virtio) in
+        BOARDS.into_iter().flat_map(|kind| transports.map(|virtio| (kind, virtio)))
+    {
+        let board = Board::with(kind, virtio, Vec::new());
+        let driver = Driver::new(MmioTransport::new(&board, windows(kind)));
         assert_eq!(driver.transport.is_legacy(), virtio == VirtioTransport::MmioLegacy);
-        let buffer = board.ram + MIB;
-        let mut ring = Ring::new(board.machine.ram().clone(), board.ram + 2 * MIB, 16);
-        driver.start(!0, &[&ring]);
-        ring.add(&[Part::Write(buffer, 16)]);
-        driver.transport.notify(0);
-        assert_eq!(ring.take_used().map(|(_, written)| written), Some(16));
-        assert_ne!(board.bytes(buffer), [0; 16]);
-        let pin = Pin { device: "gic", side: Side::In, number: 36 };
-        assert!(board.machine.wires().level(pin));
-        assert_eq!(driver.transport.take_interrupts(), 1);
-        assert!(!board.machine.wires().level(pin));
-        assert_eq!(board.doorbells_rung("rng"), 1);
+        let pin = window_pin(kind, 0);
+        goes_on_elsewhere(&board, &driver, virtio, &|| board.machine.wires().level(pin));
+    }
+}
 
-        // A machine restored from this one goes on with the driver's queue, which rings there too.
-        let snapshot = board.machine.save();
-        let other = Board::with(BoardKind::Arm64Virt, virtio, Vec::new());
-        ring.add(&[Part::Write(buffer, 16)]);
-        let mut ram = vec![0; usize::try_from(4 * MIB).unwrap()];
-        board.machine.ram().read(board.ram, &mut ram).unwrap();
-        other.machine.ram().write(board.ram, &ram).unwrap();
-        other.machine.ram().write(buffer, &[0; 16]).unwrap();
-        other.machine.restore(&snapshot).unwrap();
-        MmioTransport::new(&other, WINDOWS).notify(0);
-        assert_ne!(other.bytes(buffer), [0; 16]);
-        assert_eq!(other.doorbells_rung("rng"), 1);
+#[test]
+fn registers_can_be_those_of_legacy_pci_drivers() {
+    for kind in BOARDS {
+        let virtio = VirtioTransport::PciLegacy;
+        let board = Board::with(kind, virtio, Vec::new());
+        let devfn = board.find(0x1005_1af4);
+        let driver = Driver::new(LegacyPciTransport::new(&board, devfn, &board.room()));
+        goes_on_elsewhere(&board, &driver, virtio, &|| board.pin(devfn >> 3));
+    }
+}
 
-        board.machine.reset();
+/// An entropy source answers, interrupts, and goes on on another board where this one is restored.
+fn goes_on_elsewhere(
+    board: &Board,
+    driver: &Driver<impl Transport>,
+    virtio: VirtioTransport,
+    level: &dyn Fn() -> bool,
+) {
+    let buffer = board.ram + MIB;
+    let mut ring = Ring::new(board.machine.ram().clone(), board.ram + 2 * MIB, 128);
+    driver.start(!0, &[&ring]);
+    ring.set_used_event(0);
+    ring.add(&[Part::Write(buffer, 16)]);
+    driver.transport.notify(0);
+    assert_eq!(ring.take_used().map(|(_, written)| written), Some(16));
+    assert_ne!(board.bytes(buffer), [0; 16]);
+    assert!(level());
+    assert_eq!(driver.transport.take_interrupts(), 1);
+    assert!(!level());
+    assert_eq!(board.doorbells_rung("rng"), 1);
+
+    // A machine restored from this one goes on with the driver's queue, which rings there too.
+    let snapshot = board.machine.save();
+    let other = Board::with(board.kind, virtio, Vec::new());
+    ring.add(&[Part::Write(buffer, 16)]);
+    let mut ram = vec![0; usize::try_from(4 * MIB).unwrap()];
+    board.machine.ram().read(board.ram, &mut ram).unwrap();
+    other.machine.ram().write(board.ram, &ram).unwrap();
+    other.machine.ram().write(buffer, &[0; 16]).unwrap();
+    other.machine.restore(&snapshot).unwrap();
+    let legacy = virtio == VirtioTransport::PciLegacy;
+    match legacy {
+        true => {
+            let devfn = other.find(0x1005_1af4);
+            LegacyPciTransport::new(&other, devfn, &other.room()).notify(0);
+        }
+        false => MmioTransport::new(&other, windows(board.kind)).notify(0),
+    }
+    assert_ne!(other.bytes(buffer), [0; 16]);
+    assert_eq!(other.doorbells_rung("rng"), 1);
+
+    board.machine.reset();
+    // Ports are where they were once more, for the driver to see that.
+    if legacy {
+        let devfn = board.find(0x1005_1af4);
+        let transport = LegacyPciTransport::new(board, devfn, &board.room());
+        assert_eq!(transport.status(), 0);
+    } else {
         assert_eq!(driver.transport.status(), 0);
     }
 }

@@ -58,7 +58,7 @@ fn ours(firmware: Option<PathBuf>, flash: Option<PathBuf>) -> Flash {
     let config = Config {
         board: BoardKind::X86Pc,
         cpus: 1,
-        virtio: trapline_machine::VirtioTransport::Pci,
+        virtio: trapline_machine::VirtioTransport::Pci.into(),
         rng: false,
         edu: 0,
         disks: Vec::new(),

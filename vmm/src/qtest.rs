@@ -20,7 +20,7 @@ pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
     let machine = Machine::new(&Config {
         board: options.board,
         cpus: options.cpus,
-        virtio: options.virtio,
+        virtio: options.virtio.clone(),
         rng: options.rng,
         edu: options.edu,
         disks: options.disks.clone(),

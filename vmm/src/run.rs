@@ -222,7 +222,7 @@ fn config(
         display,
         exit_port: options.exit_port,
         testdev: options.testdev,
-        virtio: options.virtio,
+        virtio: options.virtio.clone(),
         rng: options.rng,
         edu: options.edu,
         disks: options.disks.clone(),

@@ -4,12 +4,12 @@
 //! Spec: ACPI 6.5, chapters 6, 7 and 8; section 20.2 for the encoding, which `acpi_tables` does.
 
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Name, Package, PackageBuilder,
-    ResourceTemplate, Scope,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
+    Package, PackageBuilder, ResourceTemplate, Scope,
 };
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiConfig, IsaDevice, PciBridge, bytes_of, table};
+use super::{AcpiConfig, IsaDevice, MemoryDevice, PciBridge, bytes_of, table};
 use crate::wiring::PciRoute;
 
 const REVISION: u8 = 2;
@@ -35,6 +35,9 @@ pub(super) fn build(config: &AcpiConfig<'_>) -> Vec<u8> {
     }
     for device in config.isa {
         bus.extend(isa(device));
+    }
+    for device in config.memory {
+        bus.extend(memory(device));
     }
     let mut body = switch_off(config.power.off);
     body.extend(bytes_of(&Scope::new("_SB_".into(), vec![&Encoded(bus)])));
@@ -102,6 +105,17 @@ fn isa(device: &IsaDevice<'_>) -> Vec<u8> {
     let uid = Name::new("_UID".into(), &device.uid);
     let settings = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&resources]));
     bytes_of(&Device::new(device.name.into(), vec![&hid, &uid, &settings]))
+}
+
+fn memory(device: &MemoryDevice) -> Vec<u8> {
+    let (consumer, edge_triggered, active_low, shared) = (true, false, true, true);
+    let registers = Memory32Fixed::new(true, device.base, device.len);
+    let interrupt = Interrupt::new(consumer, edge_triggered, active_low, shared, device.gsi);
+    let resources = ResourceTemplate::new(vec![&registers, &interrupt]);
+    let hid = hid(device.hid);
+    let uid = Name::new("_UID".into(), &device.uid);
+    let settings = Name::new("_CRS".into(), &resources);
+    bytes_of(&Device::new(device.name.as_str().into(), vec![&hid, &uid, &settings]))
 }
 
 /// "_HID (Hardware ID)", section 6.1.5: a plug-and-play ID is a number, an ACPI ID a string.

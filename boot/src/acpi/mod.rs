@@ -59,6 +59,8 @@ pub struct AcpiConfig<'a> {
     pub pci: Option<PciBridge<'a>>,
     /// Devices at fixed ports.
     pub isa: &'a [IsaDevice<'a>],
+    /// Devices at fixed addresses.
+    pub memory: &'a [MemoryDevice],
 }
 
 /// Fixed power management registers, as I/O ports (ACPI 6.5, section 4.8).
@@ -113,6 +115,23 @@ pub struct IsaDevice<'a> {
     pub ports: &'a [(u16, u8)],
     /// ISA interrupt number, edge triggered and active high.
     pub irq: Option<u8>,
+}
+
+/// A device at a fixed address with one interrupt, level triggered, active low, and shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryDevice {
+    /// Its name in the namespace: 4 upper-case letters or digits.
+    pub name: String,
+    /// Its ACPI ID.
+    pub hid: &'static str,
+    /// Tells devices of one ID apart.
+    pub uid: u32,
+    /// Guest physical address of its registers.
+    pub base: u32,
+    /// Their length in bytes.
+    pub len: u32,
+    /// Its global system interrupt.
+    pub gsi: u32,
 }
 
 /// A table and where it goes.

@@ -41,6 +41,7 @@ fn config(apic_ids: &[u32]) -> AcpiConfig<'_> {
             routes: &[PciRoute { device: 1, pin: 0, gsi: 5 }],
         }),
         isa: ISA,
+        memory: &[],
     }
 }
 
@@ -191,6 +192,21 @@ fn the_namespace_holds_every_processor_and_device() {
     assert!(has(&[0x12, 0x08, 0x04, 0x0a, 5, 0x0a, 5, 0, 0]), "_S5 is {{5, 5, 0, 0}}");
     assert!(has(&[0x47, 1, 0xf8, 3, 0xf8, 3, 1, 8, 0x22, 0x10, 0]), "COM1's ports and IRQ 4");
     assert!(has(&[0x47, 1, 0xf8, 0x0c, 0xf8, 0x0c, 1, 8]), "configuration mechanism 1");
+}
+
+#[test]
+fn a_device_at_an_address_has_its_registers_and_a_shared_level_interrupt() {
+    let (name, hid) = ("VR01".to_owned(), "LNRO0005");
+    let device = MemoryDevice { name, hid, uid: 1, base: 0xfeb0_0200, len: 0x200, gsi: 11 };
+    let config = AcpiConfig { memory: &[device], ..config(&[0]) };
+    let tables = build(&config).unwrap();
+    let dsdt = &tables.iter().find(|table| table.signature == "DSDT").unwrap().bytes;
+    let has = |text: &[u8]| dsdt.windows(text.len()).any(|window| window == text);
+    assert!(has(b"VR01\x08_HID\x0dLNRO0005\0"), "an ACPI ID is a string");
+    // Memory32Fixed, read and write (ACPI 6.5, section 6.4.3.4).
+    assert!(has(&[0x86, 9, 0, 1, 0, 2, 0xb0, 0xfe, 0, 2, 0, 0]));
+    // Extended interrupt: consumer, level, active low, shared (section 6.4.3.6).
+    assert!(has(&[0x89, 6, 0, 0b1101, 1, 11, 0, 0, 0]));
 }
 
 #[test]

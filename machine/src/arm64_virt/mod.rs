@@ -27,11 +27,11 @@ use trapline_virtio::blk::Blk;
 pub(crate) use kvm::VirtOnKvm;
 pub(crate) use qtest::build;
 
+use crate::Error;
 use crate::board::{
     Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Wiring, add_mmio,
 };
 use crate::flash::FlashImage;
-use crate::{Error, VirtioTransport};
 
 /// The first device of the PCI bus; kvmtool's has none with the number 0 either.
 const FIRST_DEVICE: u8 = 1;
@@ -95,13 +95,8 @@ impl Arm64Virt {
         if let Some(image) = &source.flash {
             add_flash(image, &mut builder, &mut nodes);
         }
-        let ChosenVirtio { devices: virtio, disks } = ChosenVirtio::new(wiring)?;
-        let (on_bus, windows, legacy) = match wiring.options.virtio {
-            VirtioTransport::Pci => (virtio, Vec::new(), false),
-            VirtioTransport::Mmio => (Vec::new(), virtio, false),
-            VirtioTransport::MmioLegacy => (Vec::new(), virtio, true),
-        };
-        nodes.extend(add_virtio(windows, legacy, wiring, source, &mut builder)?);
+        let (on_bus, windows, disks) = ChosenVirtio::new(wiring)?.split();
+        nodes.extend(add_virtio(windows, wiring, source, &mut builder)?);
         let (bus, pci) = add_pci(on_bus, wiring, source, &mut builder)?;
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
@@ -154,7 +149,6 @@ fn add_rtc(wiring: &Wiring, builder: &mut Builder, nodes: &mut Vec<FdtNode>) {
 /// Virtio devices behind windows of registers, each with a line.
 fn add_virtio(
     devices: Vec<NamedVirtio>,
-    legacy: bool,
     wiring: &Wiring,
     source: &Source,
     builder: &mut Builder,
@@ -163,7 +157,7 @@ fn add_virtio(
     let nodes = devices.into_iter().map(|device| {
         let (range, spi) = slots.next().ok_or_else(|| Error::NoMmioSlot(device.name.clone()))?;
         let place = (range.start, Interrupt::pin(source.lines.line(spi)));
-        let node = add_mmio(device, legacy, place, wiring, builder)?;
+        let node = add_mmio(device, place, wiring, builder)?;
         Ok(tree::interrupt(node.at(range), spi))
     });
     nodes.collect()

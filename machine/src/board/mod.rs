@@ -23,7 +23,7 @@ use trapline_display::{Input, Screen};
 use trapline_guestmem::{Backing, GuestMem};
 use trapline_virtio::blk::Blk;
 
-use crate::{Error, FirmwareKernel, VirtioTransport};
+use crate::{Error, FirmwareKernel, VirtioTransports};
 
 pub(crate) use builder::Builder;
 pub(crate) use devices::Devices;
@@ -82,7 +82,7 @@ pub(crate) struct Options {
     /// What there is for firmware, if the guest starts with it.
     pub(crate) firmware: Option<FirmwareOptions>,
     /// What registers virtio devices have.
-    pub(crate) virtio: VirtioTransport,
+    pub(crate) virtio: VirtioTransports,
     /// Whether there is an entropy source, and what is behind it.
     pub(crate) rng: Option<EntropyFrom>,
     /// How many educational PCI devices there are.

@@ -2,10 +2,10 @@
 
 use trapline_device::{Line, MsiController};
 use trapline_pci::{Bus, Devfn, Edu, Function, Pin, Slot};
-use trapline_virtio::pci::VirtioPci;
+use trapline_virtio::pci::{PciInterface, VirtioPci};
 
 use super::{NamedVirtio, Wiring};
-use crate::Error;
+use crate::{Error, VirtioTransport};
 
 /// The last device of a bus.
 const LAST_DEVICE: u8 = 31;
@@ -48,10 +48,16 @@ impl PciSlots<'_> {
         for (n, devfn) in (0..wiring.options.edu).zip(std::iter::from_fn(&mut next)) {
             self.plug(&format!("edu{n}"), devfn, |slot| Edu::function(slot, &wiring.clock))?;
         }
-        for NamedVirtio { name, device } in virtio {
+        for NamedVirtio { name, device, transport } in virtio {
+            let interface = match transport {
+                VirtioTransport::PciLegacy => PciInterface::Legacy,
+                VirtioTransport::PciTransitional => PciInterface::Transitional,
+                _ => PciInterface::Modern,
+            };
             let devfn = next().ok_or_else(|| Error::NoPciSlot(name.clone()))?;
             let slot = self.slot(&name, devfn);
-            let function = VirtioPci::function(slot, device, &wiring.ram, &*wiring.event_loop);
+            let (mem, event_loop) = (&wiring.ram, &*wiring.event_loop);
+            let function = VirtioPci::function(slot, device, interface, mem, event_loop);
             self.bus.insert(devfn, function.map_err(Error::EventLoop)?)?;
         }
         Ok(())

@@ -11,13 +11,22 @@ use trapline_virtio::mmio::regs::WINDOW_LEN;
 use trapline_virtio::rng::{Entropy, HostEntropy, Rng};
 
 use super::{Builder, Wiring};
-use crate::Error;
+use crate::{Error, VirtioTransport};
 
 /// A virtio device on its way to a board.
 pub(crate) struct NamedVirtio {
     /// What the user knows it by. No other device has the name.
     pub(crate) name: String,
     pub(crate) device: Arc<dyn VirtioDevice>,
+    /// What registers it is to have.
+    pub(crate) transport: VirtioTransport,
+}
+
+impl NamedVirtio {
+    /// Whether it is a PCI function.
+    pub(crate) fn is_on_bus(&self) -> bool {
+        !matches!(self.transport, VirtioTransport::Mmio | VirtioTransport::MmioLegacy)
+    }
 }
 
 /// Where an entropy source has its bytes from.
@@ -51,7 +60,8 @@ impl ChosenVirtio {
         let disks = disks.collect::<Result<Vec<_>, _>>()?;
         let mut devices = Vec::new();
         let mut add = |name: &str, device: Arc<dyn VirtioDevice>| {
-            devices.push(NamedVirtio { name: name.to_owned(), device });
+            let transport = wiring.options.virtio.of(name);
+            devices.push(NamedVirtio { name: name.to_owned(), device, transport });
         };
         for (n, disk) in disks.iter().enumerate() {
             add(&format!("disk{n}"), disk.clone());
@@ -64,19 +74,39 @@ impl ChosenVirtio {
             };
             add("rng", rng);
         }
+        check_names(&devices, wiring)?;
         Ok(Self { devices, disks })
+    }
+
+    /// Those on the PCI bus, those behind windows of registers, and the disks of both.
+    pub(crate) fn split(self) -> (Vec<NamedVirtio>, Vec<NamedVirtio>, Vec<Arc<Blk>>) {
+        let (on_bus, behind_windows) = self.devices.into_iter().partition(NamedVirtio::is_on_bus);
+        (on_bus, behind_windows, self.disks)
     }
 }
 
-/// Adds a device behind a window of registers at `base`, in version 1 if `legacy`, with a
-/// level-triggered interrupt. What it says of itself, for a device tree.
+/// Whether every device that the user names a transport for is there.
+fn check_names(devices: &[NamedVirtio], wiring: &Wiring) -> Result<(), Error> {
+    let is_there = |name: &str| devices.iter().any(|device| device.name == name);
+    let missing = wiring.options.virtio.named.iter().find(|(name, _)| !is_there(name));
+    let Some((name, transport)) = missing else { return Ok(()) };
+    let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+    Err(Error::NoVirtioDevice {
+        name: name.clone(),
+        transport: transport.name(),
+        devices: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
+    })
+}
+
+/// Adds a device behind a window of registers at `base`, with a level-triggered interrupt. What it
+/// says of itself, for a device tree.
 pub(crate) fn add_mmio(
-    NamedVirtio { name, device }: NamedVirtio,
-    legacy: bool,
+    NamedVirtio { name, device, transport }: NamedVirtio,
     (base, interrupt): (u64, Interrupt),
     wiring: &Wiring,
     builder: &mut Builder,
 ) -> Result<FdtNode, Error> {
+    let legacy = transport == VirtioTransport::MmioLegacy;
     let registers = VirtioMmio::new(device, legacy, interrupt, &wiring.ram, &*wiring.event_loop);
     let registers = registers.map_err(Error::EventLoop)?;
     let node = registers.fdt_node();

@@ -45,7 +45,7 @@ fn bench() -> Bench {
     let machine = Machine::new(&Config {
         board: BoardKind::X86Pc,
         cpus: 1,
-        virtio: VirtioTransport::Pci,
+        virtio: VirtioTransports::default(),
         rng: false,
         edu: 0,
         disks: Vec::new(),

@@ -1,7 +1,7 @@
 //! The PC's ACPI tables: what they say of this board.
 
 use trapline_boot::acpi::{
-    self, AcpiConfig, IsaDevice, PciBridge, PowerBlocks, RSDP_LEN, ResetRegister,
+    self, AcpiConfig, IsaDevice, MemoryDevice, PciBridge, PowerBlocks, RSDP_LEN, ResetRegister,
 };
 use trapline_boot::wiring::IoApic;
 use trapline_platform::acpi_pm::regs::{PM_TMR_OFFSET, PM1_CNT_OFFSET, SLP_TYP_S5};
@@ -18,6 +18,8 @@ pub(super) struct Described {
     pub(super) power: u16,
     /// Whether there is a display.
     pub(super) display: bool,
+    /// How many virtio devices are behind windows of registers.
+    pub(super) virtio_windows: u8,
 }
 
 /// Offsets of the blocks within the power management registers, as ports.
@@ -57,6 +59,11 @@ pub(super) fn described<T>(pc: Described, then: impl FnOnce(&AcpiConfig<'_>) -> 
     // Linux' qemu_fw_cfg finds it by this ID.
     devices.push(device("FWCF", "QEMU0002", 0, &[(port::FW_CFG, 12)], None));
     devices.push(device("MOU0", "PNP0F13", 0, &[], Some(irq::MOUSE)));
+    let virtio: Vec<_> = (0..)
+        .zip(layout::virtio_slots())
+        .take(pc.virtio_windows.into())
+        .map(|(uid, slot)| virtio(uid, slot))
+        .collect();
     // The frame buffer must be in a window, or the guest moves it away from where it is shown.
     let windows = [layout::DISPLAY_FRAMES, layout::PCI_MEMORY];
     let windows = windows.get(usize::from(!pc.display)..).unwrap_or_default();
@@ -86,7 +93,15 @@ pub(super) fn described<T>(pc: Described, then: impl FnOnce(&AcpiConfig<'_>) -> 
             routes: &routes,
         }),
         isa: &devices,
+        memory: &virtio,
     })
+}
+
+/// A virtio device behind registers. Linux' virtio_mmio finds it by this ID, as on QEMU's boards.
+fn virtio(uid: u32, slot: layout::VirtioSlot) -> MemoryDevice {
+    let layout::VirtioSlot { base, irq } = slot;
+    let name = format!("VR{uid:02X}");
+    MemoryDevice { name, hid: "LNRO0005", uid, base, len: layout::VIRTIO_LEN, gsi: irq.into() }
 }
 
 fn device<'a>(

@@ -26,6 +26,7 @@ pub(crate) fn load(
     mem: &GuestMem,
     devices: &Devices,
     config: &Config,
+    virtio_windows: u8,
     again: bool,
 ) -> Result<Start, Error> {
     match &config.boot {
@@ -38,7 +39,8 @@ pub(crate) fn load(
             Ok(start(firmware.entry))
         }
         Boot::Kernel { path, initrd, cmdline } => {
-            let tables = write_tables(mem, config)?;
+            let tables = write_tables(mem, config, virtio_windows)?;
+            let cmdline = &with_virtio_words(cmdline, virtio_windows);
             let map = memory_map(config.mem_bytes, &tables)?;
             let request = KernelRequest {
                 path,
@@ -123,6 +125,21 @@ fn start(entry: Entry) -> Start {
     }
 }
 
+/// The command line, with a word for each virtio device behind a window of registers where the kernel
+/// is told not to look into ACPI (Linux, `Documentation/admin-guide/kernel-parameters.txt`,
+/// `virtio_mmio.device`). Where it looks, a word would be the same device once more.
+fn with_virtio_words(cmdline: &str, virtio_windows: u8) -> String {
+    let mut line = cmdline.to_owned();
+    if !cmdline.split_whitespace().any(|word| word == "acpi=off") {
+        return line;
+    }
+    for slot in layout::virtio_slots().take(virtio_windows.into()) {
+        let layout::VirtioSlot { base, irq } = slot;
+        line.push_str(&format!(" virtio_mmio.device={}@{base:#x}:{irq}", layout::VIRTIO_LEN));
+    }
+    line
+}
+
 /// RAM, and what of it the guest must not use.
 fn memory_map(mem_bytes: u64, acpi: &Range<u64>) -> Result<MemoryMap, Error> {
     let ram = ram_ranges(mem_bytes)?;
@@ -153,9 +170,10 @@ const MP_CPU_SIGNATURE: u32 = 0x600;
 const MP_CPU_FEATURES: u32 = 0x201;
 
 /// ACPI for guests that know it, the MP table for those that do not. Returns what ACPI occupies.
-fn write_tables(mem: &GuestMem, config: &Config) -> Result<Range<u64>, Error> {
+fn write_tables(mem: &GuestMem, config: &Config, virtio_windows: u8) -> Result<Range<u64>, Error> {
     let cpus = config.cpus;
-    let pc = Described { cpus, power: port::ACPI_PM, display: config.display.is_some() };
+    let display = config.display.is_some();
+    let pc = Described { cpus, power: port::ACPI_PM, display, virtio_windows };
     described(pc, |acpi| trapline_boot::acpi::write(mem, acpi))?;
     let (overrides, routes) = (layout::overrides(), layout::pci_routes());
     let apic_ids: Vec<u8> = (0..cpus).filter_map(|id| u8::try_from(id).ok()).collect();
@@ -177,4 +195,22 @@ fn write_tables(mem: &GuestMem, config: &Config) -> Result<Range<u64>, Error> {
     };
     mptable::write(mem, &mp)?;
     Ok(layout::ACPI_TABLES..layout::ACPI_TABLES + layout::ACPI_TABLES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_does_not_look_into_acpi_is_told_of_virtio_by_words() {
+        let line = |cmdline: &str| with_virtio_words(cmdline, 2);
+        assert_eq!(line("quiet"), "quiet");
+        assert_eq!(line("quiet acpi=offline xacpi=off"), "quiet acpi=offline xacpi=off");
+        assert_eq!(
+            line("acpi=off quiet"),
+            "acpi=off quiet virtio_mmio.device=512@0xfeb00000:10 \
+             virtio_mmio.device=512@0xfeb00200:11"
+        );
+        assert_eq!(with_virtio_words("acpi=off", 0), "acpi=off");
+    }
 }

@@ -22,8 +22,13 @@ const RAM: u32 = 1;
 const RESERVED: u32 = 2;
 
 /// Adds the device with the board's items and the user's files.
-pub(super) fn add(builder: &mut Builder, options: &Options, mem: &GuestMem) -> Result<(), Error> {
-    let items = items(options)?;
+pub(super) fn add(
+    builder: &mut Builder,
+    options: &Options,
+    mem: &GuestMem,
+    virtio_windows: u8,
+) -> Result<(), Error> {
+    let items = items(options, virtio_windows)?;
     let device = Arc::new(FwCfg::new(Layout::Ports, items, mem.clone()));
     let len = u64::from(Layout::Ports.window_len());
     let part = builder.device("fw_cfg", device.clone());
@@ -31,7 +36,7 @@ pub(super) fn add(builder: &mut Builder, options: &Options, mem: &GuestMem) -> R
     Ok(())
 }
 
-fn items(options: &Options) -> Result<Items, Error> {
+fn items(options: &Options, virtio_windows: u8) -> Result<Items, Error> {
     let mut items = Items::new();
     let cpus = u16::try_from(options.cpus).unwrap_or(u16::MAX);
     items.set(key::RAM_SIZE, options.mem_bytes.to_le_bytes());
@@ -51,7 +56,13 @@ fn items(options: &Options) -> Result<Items, Error> {
         items.add_file(BOOT_FAIL_WAIT, NEVER_AGAIN.to_le_bytes().to_vec())?;
     }
     if let Some(firmware) = &options.firmware {
-        add_tables(&mut items, options.cpus, firmware.display)?;
+        let pc = Described {
+            cpus: options.cpus,
+            power: port::FIRMWARE_ACPI_PM,
+            display: firmware.display,
+            virtio_windows,
+        };
+        add_tables(&mut items, pc)?;
         if let Some(kernel) = &firmware.kernel {
             add_kernel(&mut items, kernel, options.mem_bytes)?;
         }
@@ -65,8 +76,7 @@ fn items(options: &Options) -> Result<Items, Error> {
 }
 
 /// The ACPI tables, for firmware to put where it likes.
-fn add_tables(items: &mut Items, cpus: u32, display: bool) -> Result<(), Error> {
-    let pc = Described { cpus, power: port::FIRMWARE_ACPI_PM, display };
+fn add_tables(items: &mut Items, pc: Described) -> Result<(), Error> {
     let FirmwareTables { rsdp, tables, loader } = acpi::for_firmware(pc)?;
     items.add_file(FirmwareTables::RSDP, rsdp)?;
     items.add_file(FirmwareTables::TABLES, tables)?;

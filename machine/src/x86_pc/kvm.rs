@@ -83,7 +83,10 @@ impl HostBoard for PcOnKvm {
         }
         match &self.firmware {
             Some(flash) => boot::start_flash(&self.ram, flash, config),
-            None => boot::load(&self.ram, self.board.devices(), config, again),
+            None => {
+                let windows = self.board.virtio_windows;
+                boot::load(&self.ram, self.board.devices(), config, windows, again)
+            }
         }
     }
 }

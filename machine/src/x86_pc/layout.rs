@@ -65,10 +65,32 @@ pub(crate) const DISPLAY_DEVICE: u8 = 31;
 /// 00:01.0 the ISA bridge, 00:01.3 the power management.
 pub(crate) const PIIX_ISA_BRIDGE: u8 = 1 << 3;
 pub(crate) const PIIX_POWER: u8 = 1 << 3 | 3;
+/// Windows of virtio registers (QEMU's address on its microvm board), and how long one is.
+pub(crate) const VIRTIO: u32 = 0xfeb0_0000;
+pub(crate) const VIRTIO_LEN: u32 = 0x200;
+/// How many there are.
+const VIRTIO_SLOTS: u8 = 32;
 /// Memory BARs.
-pub(crate) const PCI_MEMORY: RangeInclusive<u32> = 0xd200_0000..=IO_APIC - 1;
+pub(crate) const PCI_MEMORY: RangeInclusive<u32> = 0xd200_0000..=VIRTIO - 1;
 /// I/O BARs (from kvmtool's `PCI_IOPORT_START`).
 pub(crate) const PCI_PORTS: RangeInclusive<u16> = 0x6200..=0xffff;
+
+/// A place for a virtio device that is not on the PCI bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VirtioSlot {
+    /// The first of [`VIRTIO_LEN`] bytes of registers.
+    pub(crate) base: u32,
+    /// The interrupt line, which is level triggered, and not this device's alone.
+    pub(crate) irq: u8,
+}
+
+/// The places for virtio devices, in order. Their lines are PCI's in turn, which there are also for a
+/// guest that uses the 8259s.
+pub(crate) fn virtio_slots() -> impl Iterator<Item = VirtioSlot> {
+    let bases = (0..).map(|n| VIRTIO + n * VIRTIO_LEN);
+    let slots = bases.zip(irq::PCI.into_iter().cycle());
+    slots.map(|(base, irq)| VirtioSlot { base, irq }).take(VIRTIO_SLOTS.into())
+}
 
 /// The last address that PCI functions can have above RAM, and one: as far as the smallest
 /// processors with 64 bits reach.
@@ -260,6 +282,16 @@ mod tests {
         let routes = pci_routes();
         assert_eq!(routes.len(), 128);
         assert_eq!(routes[5], PciRoute { device: 1, pin: 1, gsi: 11 });
+    }
+
+    #[test]
+    fn virtio_windows_are_behind_each_other_on_the_lines_of_pci_and_below_the_io_apic() {
+        let slots: Vec<_> = virtio_slots().collect();
+        assert_eq!(slots.len(), 32);
+        assert_eq!(slots[0], VirtioSlot { base: 0xfeb0_0000, irq: 10 });
+        assert_eq!(slots[5], VirtioSlot { base: 0xfeb0_0a00, irq: 11 });
+        assert!(slots[31].base + VIRTIO_LEN <= IO_APIC);
+        assert!(slots.iter().all(|slot| !PCI_MEMORY.contains(&slot.base)));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::sync::{Arc, Weak};
 
 use layout::{irq, port};
 use trapline::{Handler, Region};
-use trapline_device::{CharBackend, CharDevice, Line, MsiController, NullBackend, Size};
+use trapline_device::{CharBackend, CharDevice, Interrupt, Line, MsiController, NullBackend, Size};
 use trapline_display::{Input, Screen};
 use trapline_pci::regs::{INTERRUPT_LINE, INTERRUPT_PIN};
 use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout, Piix};
@@ -38,9 +38,11 @@ use trapline_platform::serial::Serial;
 use trapline_platform::testdev::PageFlush;
 use trapline_virtio::blk::Blk;
 
-use crate::board::{Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Wiring};
+use crate::Error;
+use crate::board::{
+    Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Wiring, add_mmio,
+};
 use crate::flash::FlashImage;
-use crate::{Error, VirtioTransport};
 
 pub(crate) use flash::FlashImages;
 use intc::Controllers;
@@ -56,6 +58,9 @@ pub(crate) struct X86Pc {
     keys: Arc<Keys>,
     screen: Option<Arc<Screen>>,
     disks: Vec<Arc<Blk>>,
+    /// How many virtio devices there are behind windows of registers.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "KVM's guests read it"))]
+    virtio_windows: u8,
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "KVM has the display"))]
     bus: Arc<Bus>,
 }
@@ -113,29 +118,28 @@ pub(crate) fn ram_ranges(bytes: u64) -> Result<Vec<(u64, u64)>, Error> {
 impl X86Pc {
     /// Makes the devices and maps them, all in one edit.
     pub(crate) fn new(wiring: &Wiring, source: &Source) -> Result<Self, Error> {
-        if wiring.options.virtio != VirtioTransport::Pci {
-            return Err(Error::VirtioTransport);
-        }
         let mut builder = Builder::default();
         builder.ram(&wiring.ram);
         let maker = Maker { wiring, source };
         let console = maker.add_serial_ports(&mut builder);
         let i8042 = maker.add_platform(&mut builder);
         maker.add_legacy(&mut builder);
-        fw_cfg::add(&mut builder, &wiring.options, &wiring.ram)?;
+        let (on_bus, windows, disks) = ChosenVirtio::new(wiring)?.split();
+        let virtio_windows = maker.add_virtio(windows, &mut builder)?;
+        fw_cfg::add(&mut builder, &wiring.options, &wiring.ram, virtio_windows)?;
         flash::add(&mut builder, &source.flash);
         if wiring.options.testdev {
             testdev::add(&mut builder, wiring, source);
         }
-        let ChosenVirtio { devices: virtio, disks } = ChosenVirtio::new(wiring)?;
-        let bus = maker.add_pci(virtio, &mut builder)?;
+        let bus = maker.add_pci(on_bus, &mut builder)?;
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
         }
         let devices = Devices::new(wiring.registry.clone(), wiring.options.coalesce);
         devices.add(builder)?;
         flash::mapped(&wiring.registry, &source.flash);
-        Ok(Self { devices, console, keys: Arc::new(Keys(i8042)), screen: None, disks, bus })
+        let keys = Arc::new(Keys(i8042));
+        Ok(Self { devices, console, keys, screen: None, disks, virtio_windows, bus })
     }
 }
 
@@ -267,6 +271,19 @@ impl Maker<'_> {
             let exit = Arc::new(ExitPort::new(Arc::clone(power)));
             builder.stateless("exit-port").ports(port::EXIT, 4, ("test", "exit"), exit);
         }
+    }
+
+    /// Virtio devices behind windows of registers, on the lines that the pins of PCI functions share;
+    /// how many there are.
+    fn add_virtio(&self, devices: Vec<NamedVirtio>, builder: &mut Builder) -> Result<u8, Error> {
+        let (mut slots, mut count) = (layout::virtio_slots(), 0);
+        for device in devices {
+            let slot = slots.next().ok_or_else(|| Error::NoMmioSlot(device.name.clone()))?;
+            let place = (slot.base.into(), Interrupt::pin(self.line(slot.irq)));
+            add_mmio(device, place, self.wiring, builder)?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Bus 0 behind both of its doors. The address register may be written late; the reset

@@ -39,7 +39,7 @@ pub(crate) fn ours() -> Client {
         let config = Config {
             board: BoardKind::X86Pc,
             cpus: 1,
-            virtio: trapline_machine::VirtioTransport::Pci,
+            virtio: trapline_machine::VirtioTransport::Pci.into(),
             rng: false,
             edu: 0,
             disks: Vec::new(),

@@ -39,7 +39,7 @@ impl Victim {
         let machine = Machine::new(&Config {
             board,
             cpus: 1,
-            virtio: trapline_machine::VirtioTransport::Pci,
+            virtio: trapline_machine::VirtioTransport::Pci.into(),
             rng: true,
             edu: 2,
             disks: Vec::new(),

@@ -120,6 +120,56 @@ pub trait Transport {
     fn take_interrupts(&self) -> u8;
 }
 
+impl<T: Transport + ?Sized> Transport for Box<T> {
+    fn is_legacy(&self) -> bool {
+        (**self).is_legacy()
+    }
+
+    fn status(&self) -> u8 {
+        (**self).status()
+    }
+
+    fn set_status(&self, status: u8) {
+        (**self).set_status(status);
+    }
+
+    fn device_features(&self) -> u64 {
+        (**self).device_features()
+    }
+
+    fn set_driver_features(&self, features: u64) {
+        (**self).set_driver_features(features);
+    }
+
+    fn queue_size_max(&self, queue: u16) -> u16 {
+        (**self).queue_size_max(queue)
+    }
+
+    fn enable_queue(&self, queue: u16, setup: &QueueSetup) {
+        (**self).enable_queue(queue, setup);
+    }
+
+    fn notify(&self, queue: u16) {
+        (**self).notify(queue);
+    }
+
+    fn config_read(&self, offset: u64, size: Size) -> u64 {
+        (**self).config_read(offset, size)
+    }
+
+    fn config_write(&self, offset: u64, size: Size, value: u64) {
+        (**self).config_write(offset, size, value);
+    }
+
+    fn generation(&self) -> u8 {
+        (**self).generation()
+    }
+
+    fn take_interrupts(&self) -> u8 {
+        (**self).take_interrupts()
+    }
+}
+
 /// A driver that keeps to the rules.
 pub struct Driver<T> {
     /// The registers.

@@ -4,6 +4,7 @@
 
 use trapline_device::{Size, Space};
 
+use super::function::{Function, Room};
 use super::{Access, QueueSetup, Transport};
 
 /// Offsets in the common configuration.
@@ -44,13 +45,7 @@ pub mod common {
     pub const QUEUE_RESET: u64 = 0x3a;
 }
 
-const COMMAND: u16 = 0x04;
-/// I/O, memory, bus master.
-const COMMAND_ALL: u32 = 7;
-const BAR0: u16 = 0x10;
-const CAPABILITIES: u16 = 0x34;
 const CAP_VENDOR: u32 = 0x09;
-const CAP_MSIX: u32 = 0x11;
 
 /// A structure: its first address, and its length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,8 +56,7 @@ struct Structure {
 
 /// A modern function.
 pub struct PciTransport<A> {
-    access: A,
-    devfn: u8,
+    function: Function<A>,
     common: Structure,
     notify: Structure,
     multiplier: u64,
@@ -70,8 +64,6 @@ pub struct PciTransport<A> {
     device: Structure,
     /// Offset of the capability that is a window onto the BAR.
     window: Option<u16>,
-    /// Offset of the MSI-X capability, and address of its table.
-    msix: Option<(u16, u64)>,
 }
 
 impl<A: Access> PciTransport<A> {
@@ -80,22 +72,20 @@ impl<A: Access> PciTransport<A> {
     /// # Panics
     /// When a structure that every function has is missing.
     pub fn new(access: A, devfn: u8, memory: u64) -> Self {
+        // Ports of a transitional function, which nobody uses here, are beyond all others.
         let none = Structure::default();
+        let function = Function::new(access, devfn, &Room::new(memory, 0xf000));
         let mut this = Self {
-            access,
-            devfn,
+            function,
             common: none,
             notify: none,
             multiplier: 0,
             isr: none,
             device: none,
             window: None,
-            msix: None,
         };
-        let bars = this.place_bars(memory);
-        this.access.config_write(devfn, COMMAND, Size::Word, COMMAND_ALL);
-        for at in this.capabilities() {
-            this.take_capability(at, &bars);
+        for at in this.function.capabilities() {
+            this.take_capability(at);
         }
         for (name, structure) in [
             ("common", this.common),
@@ -109,102 +99,56 @@ impl<A: Access> PciTransport<A> {
         this
     }
 
-    fn config(&self, offset: u16, size: Size) -> u32 {
-        self.access.config_read(self.devfn, offset, size)
-    }
-
-    /// Places memory BARs; the first address of each.
-    fn place_bars(&self, memory: u64) -> [u64; 6] {
-        let (mut bars, mut next, mut index) = ([0; 6], memory, 0);
-        while index < bars.len() {
-            let register = BAR0 + 4 * u16::try_from(index).unwrap_or(0);
-            self.access.config_write(self.devfn, register, Size::Dword, u32::MAX);
-            let mask = self.config(register, Size::Dword);
-            let (io, wide) = (mask & 1 != 0, mask & 7 == 4);
-            if mask != 0 && !io {
-                let len = u64::from(!(mask & !0xf)) + 1;
-                let base = next.next_multiple_of(len);
-                let [low, high] = [base & 0xffff_ffff, base >> 32];
-                let half = |value| u32::try_from(value).unwrap_or(0);
-                self.access.config_write(self.devfn, register, Size::Dword, half(low));
-                if wide {
-                    self.access.config_write(self.devfn, register + 4, Size::Dword, half(high));
-                }
-                if let Some(bar) = bars.get_mut(index) {
-                    *bar = base;
-                }
-                next = base + len;
-            }
-            index += if wide { 2 } else { 1 };
+    fn take_capability(&mut self, at: u16) {
+        let config = |offset, size| self.function.config(offset, size);
+        if config(at, Size::Byte) & 0xff != CAP_VENDOR {
+            return;
         }
-        bars
-    }
-
-    /// Offsets of the capabilities.
-    fn capabilities(&self) -> Vec<u16> {
-        let next = |at: u16| {
-            let at = self.config(at, Size::Byte) & 0xff;
-            u16::try_from(at).ok().filter(|at| *at != 0)
-        };
-        std::iter::successors(next(CAPABILITIES), |at| next(at + 1)).take(48).collect()
-    }
-
-    fn take_capability(&mut self, at: u16, bars: &[u64; 6]) {
-        let bar_at = |bar: u32| bars.get(bar as usize & 7).copied().unwrap_or(0);
-        match self.config(at, Size::Byte) & 0xff {
-            CAP_MSIX => {
-                let table = self.config(at + 4, Size::Dword);
-                self.msix = Some((at, bar_at(table & 7) + u64::from(table & !7)));
+        let offset = u64::from(config(at + 8, Size::Dword));
+        let len = u64::from(config(at + 12, Size::Dword));
+        let addr = self.function.bar_at(config(at + 4, Size::Byte) & 0xff) + offset;
+        let structure = Structure { addr, len };
+        match config(at + 3, Size::Byte) & 0xff {
+            1 => self.common = structure,
+            2 => {
+                self.notify = structure;
+                self.multiplier = config(at + 16, Size::Dword).into();
             }
-            CAP_VENDOR => {
-                let offset = u64::from(self.config(at + 8, Size::Dword));
-                let len = u64::from(self.config(at + 12, Size::Dword));
-                let addr = bar_at(self.config(at + 4, Size::Byte) & 0xff) + offset;
-                let structure = Structure { addr, len };
-                match self.config(at + 3, Size::Byte) & 0xff {
-                    1 => self.common = structure,
-                    2 => {
-                        self.notify = structure;
-                        self.multiplier = self.config(at + 16, Size::Dword).into();
-                    }
-                    3 => self.isr = structure,
-                    4 => self.device = structure,
-                    5 => self.window = Some(at),
-                    _ => {}
-                }
-            }
+            3 => self.isr = structure,
+            4 => self.device = structure,
+            5 => self.window = Some(at),
             _ => {}
         }
     }
 
     /// Reads the common configuration.
     pub fn common_read(&self, offset: u64, size: Size) -> u64 {
-        self.access.read(Space::Mmio, self.common.addr + offset, size)
+        self.function.access.read(Space::Mmio, self.common.addr + offset, size)
     }
 
     /// Writes the common configuration.
     pub fn common_write(&self, offset: u64, size: Size, value: u64) {
-        self.access.write(Space::Mmio, self.common.addr + offset, size, value);
+        self.function.access.write(Space::Mmio, self.common.addr + offset, size, value);
     }
 
     /// Reads at an address relative to the BAR with the structures, by way of the window in
     /// configuration space; the common configuration is at `0`.
     pub fn window_read(&self, bar: u8, offset: u32, length: u32) -> u32 {
         let at = self.aim(bar, offset, length);
-        self.config(at + 16, window_size(length))
+        self.function.config(at + 16, window_size(length))
     }
 
     /// Writes by way of the window.
     pub fn window_write(&self, bar: u8, offset: u32, length: u32, value: u32) {
         let at = self.aim(bar, offset, length);
-        self.access.config_write(self.devfn, at + 16, window_size(length), value);
+        self.function.access.config_write(self.function.devfn, at + 16, window_size(length), value);
     }
 
     fn aim(&self, bar: u8, offset: u32, length: u32) -> u16 {
         let at = self.window.unwrap_or(0);
-        self.access.config_write(self.devfn, at + 4, Size::Byte, bar.into());
-        self.access.config_write(self.devfn, at + 8, Size::Dword, offset);
-        self.access.config_write(self.devfn, at + 12, Size::Dword, length);
+        self.function.access.config_write(self.function.devfn, at + 4, Size::Byte, bar.into());
+        self.function.access.config_write(self.function.devfn, at + 8, Size::Dword, offset);
+        self.function.access.config_write(self.function.devfn, at + 12, Size::Dword, length);
         at
     }
 
@@ -213,25 +157,12 @@ impl<A: Access> PciTransport<A> {
     /// # Panics
     /// When the function has none.
     pub fn enable_msix(&self, messages: &[(u64, u32)]) {
-        let (at, table) = self.msix.unwrap_or_else(|| panic!("the function has no MSI-X"));
-        for (entry, (addr, data)) in (0..).zip(messages) {
-            let entry = table + entry * 16;
-            let write = |offset, value| {
-                self.access.write(Space::Mmio, entry + offset, Size::Dword, value);
-            };
-            write(0, addr & 0xffff_ffff);
-            write(4, addr >> 32);
-            write(8, u64::from(*data));
-            write(12, 0);
-        }
-        self.access.config_write(self.devfn, at + 2, Size::Word, 0x8000);
+        self.function.enable_msix(messages);
     }
 
     /// Disables MSI-X.
     pub fn disable_msix(&self) {
-        if let Some((at, _)) = self.msix {
-            self.access.config_write(self.devfn, at + 2, Size::Word, 0);
-        }
+        self.function.disable_msix();
     }
 
     /// Gives configuration changes a vector; what the register says then.
@@ -327,15 +258,15 @@ impl<A: Access> Transport for PciTransport<A> {
     }
 
     fn notify(&self, queue: u16) {
-        self.access.write(Space::Mmio, self.doorbell(queue), Size::Word, queue.into());
+        self.function.access.write(Space::Mmio, self.doorbell(queue), Size::Word, queue.into());
     }
 
     fn config_read(&self, offset: u64, size: Size) -> u64 {
-        self.access.read(Space::Mmio, self.device.addr + offset, size)
+        self.function.access.read(Space::Mmio, self.device.addr + offset, size)
     }
 
     fn config_write(&self, offset: u64, size: Size, value: u64) {
-        self.access.write(Space::Mmio, self.device.addr + offset, size, value);
+        self.function.access.write(Space::Mmio, self.device.addr + offset, size, value);
     }
 
     fn generation(&self) -> u8 {
@@ -343,6 +274,6 @@ impl<A: Access> Transport for PciTransport<A> {
     }
 
     fn take_interrupts(&self) -> u8 {
-        byte(self.access.read(Space::Mmio, self.isr.addr, Size::Byte))
+        byte(self.function.access.read(Space::Mmio, self.isr.addr, Size::Byte))
     }
 }

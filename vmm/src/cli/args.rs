@@ -163,11 +163,12 @@ pub(super) struct DeviceArgs {
     /// Script to run in a guest made of the host's files
     #[arg(long, value_name = "SCRIPT")]
     pub(super) sandbox: Option<PathBuf>,
-    /// Older version of the virtio transport: mmio-legacy for mmio
+    /// Older version of the virtio transport: pci-legacy for pci, mmio-legacy for mmio
     #[arg(long)]
     pub(super) virtio_legacy: bool,
-    /// virtio transport: pci, pci-legacy, mmio or mmio-legacy
-    #[arg(long, value_name = "TRANSPORT")]
+    /// virtio transport: pci, pci-legacy, pci-transitional, mmio or mmio-legacy; with DEVICE=, of one
+    /// device (disk0, rng) [default: pci]
+    #[arg(long, value_name = "TRANSPORT[,DEVICE=TRANSPORT...]")]
     pub(super) virtio_transport: Option<String>,
     /// Host PCI device to hand to the guest
     #[arg(long, value_name = "[DOMAIN:]BUS:DEV.FN", action = ArgAction::Append)]

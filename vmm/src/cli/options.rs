@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::disk::DiskOptions;
-use trapline_machine::{Backing, FirmwareFlash, FirmwareKernel, PcIrqchip, VirtioTransport};
+use trapline_machine::{Backing, FirmwareFlash, FirmwareKernel, PcIrqchip, VirtioTransports};
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
 use super::disk::disk;
@@ -57,7 +57,7 @@ pub struct RunOptions {
     /// The guest gets the test device.
     pub testdev: bool,
     /// What registers virtio devices have.
-    pub virtio: VirtioTransport,
+    pub virtio: VirtioTransports,
     /// There is an entropy source.
     pub rng: bool,
     /// How many educational devices are on the PCI bus.
@@ -148,7 +148,7 @@ impl RunOptions {
             fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,
             testdev: args.trapline.testdev,
-            virtio: virtio::transport(&args.devices, host.machine)?,
+            virtio: virtio::transports(&args.devices)?,
             rng: args.devices.rng,
             edu: args.trapline.edu.as_deref().map_or(Ok(0), edu)?,
             fw_cfg: args

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail, ensure};
 use clap::{ArgAction, Args};
-use trapline_machine::VirtioTransport;
+use trapline_machine::VirtioTransports;
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::qtest::BoardKind;
 use trapline_qtest::{Address, Way};
@@ -26,8 +26,8 @@ pub(super) struct QtestArgs {
     /// Processors that the interrupt controller serves; none of them runs
     #[arg(short, long, value_name = "N", default_value = "1", allow_negative_numbers = true)]
     cpus: String,
-    /// virtio transport: pci, or on arm64-virt mmio or mmio-legacy
-    #[arg(long, value_name = "TRANSPORT", default_value = "pci")]
+    /// virtio transport, as of trapline run
+    #[arg(long, value_name = "TRANSPORT[,DEVICE=TRANSPORT...]", default_value = "pci")]
     virtio_transport: String,
     /// virtio random number generator, whose numbers are the same each time
     #[arg(long)]
@@ -89,7 +89,7 @@ pub struct QtestOptions {
     /// Processors, of which none runs.
     pub cpus: u32,
     /// What registers virtio devices have.
-    pub virtio: VirtioTransport,
+    pub virtio: VirtioTransports,
     /// There is an entropy source.
     pub rng: bool,
     /// Educational devices on the PCI bus.
@@ -145,7 +145,7 @@ impl QtestOptions {
         );
         Ok(Self {
             board,
-            virtio: virtio::for_board(&args.virtio_transport, board)?,
+            virtio: virtio::parse(&args.virtio_transport)?,
             rng: args.rng,
             edu: edu(&args.edu)?,
             cpus: u32::try_from(cpus)?,

@@ -1,3 +1,5 @@
+mod virtio;
+
 use std::path::PathBuf;
 
 use proptest::prelude::*;
@@ -399,44 +401,6 @@ fn disks_come_in_their_order_with_their_options() {
     assert_eq!(refusal("qtest --stdio -d ,ro"), "--disk ,ro: the image's name is missing");
     match parse("qtest --stdio -d a -d b,ro").unwrap() {
         Parsed::Qtest(options) => assert_eq!(options.disks, all[..2]),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn virtio_devices_have_the_registers_that_the_board_has() {
-    use trapline_machine::VirtioTransport;
-    assert_eq!(run("").virtio, VirtioTransport::Pci);
-    assert_eq!(run("--virtio-transport pci").virtio, VirtioTransport::Pci);
-    let legacy = "--virtio-transport pci-legacy: legacy PCI does not exist yet in this version";
-    assert_eq!(refusal("run --virtio-transport pci-legacy"), legacy);
-    assert_eq!(refusal("run --virtio-legacy"), legacy);
-    for name in ["mmio", "mmio-legacy"] {
-        let sentence =
-            format!("--virtio-transport {name}: a PC has virtio devices on the PCI bus only");
-        assert_eq!(refusal(&format!("run --virtio-transport {name}")), sentence);
-        assert_eq!(refusal(&format!("qtest --stdio --virtio-transport {name}")), sentence);
-    }
-    assert_eq!(
-        refusal("run --virtio-transport isa"),
-        "--virtio-transport isa: not one of pci, pci-legacy, mmio and mmio-legacy"
-    );
-    let arm64 = |args: &str| match parse_arm64(&format!("run {args}")).map_err(|e| e.to_string()) {
-        Ok(Parsed::Run(options)) => Ok(options.virtio),
-        Ok(other) => panic!("{other:?}"),
-        Err(sentence) => Err(sentence),
-    };
-    assert_eq!(arm64(""), Ok(VirtioTransport::Pci));
-    assert_eq!(arm64("--force-pci"), Ok(VirtioTransport::Pci));
-    assert_eq!(arm64("--virtio-transport mmio -d a"), Ok(VirtioTransport::Mmio));
-    for args in ["mmio-legacy", "mmio --virtio-legacy", "mmio-legacy --virtio-legacy"] {
-        let args = format!("--virtio-transport {args}");
-        assert_eq!(arm64(&args), Ok(VirtioTransport::MmioLegacy), "{args}");
-    }
-    assert_eq!(arm64("--virtio-legacy"), Err(legacy.to_owned()));
-    assert_eq!(arm64("--virtio-transport pci-legacy"), Err(legacy.to_owned()));
-    match parse("qtest --stdio --machine arm64-virt --virtio-transport mmio").unwrap() {
-        Parsed::Qtest(options) => assert_eq!(options.virtio, VirtioTransport::Mmio),
         other => panic!("{other:?}"),
     }
 }

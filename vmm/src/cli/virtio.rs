@@ -1,42 +1,48 @@
 //! What registers virtio devices have: `--virtio-transport` and `--virtio-legacy`.
 
-use anyhow::bail;
-use trapline_machine::VirtioTransport;
-use trapline_machine::boot::cmdline::Machine;
-use trapline_machine::qtest::BoardKind;
+use anyhow::{Context, ensure};
+use trapline_machine::{VirtioTransport, VirtioTransports};
 
 use super::args::DeviceArgs;
 
-/// As the user wants it, on this kind of machine. `--virtio-legacy` is the older version of whatever
-/// transport it is.
-pub(super) fn transport(args: &DeviceArgs, machine: Machine) -> anyhow::Result<VirtioTransport> {
-    let name = args.virtio_transport.as_deref().unwrap_or("pci");
-    let board = match machine {
-        Machine::Pc => BoardKind::X86Pc,
-        Machine::Arm64 => BoardKind::Arm64Virt,
-    };
-    match (name, args.virtio_legacy) {
-        ("pci", true) => for_board("pci-legacy", board),
-        ("mmio", true) => for_board("mmio-legacy", board),
-        _ => for_board(name, board),
+/// As the user wants it. `--virtio-legacy` is the older version of whatever transport it is.
+pub(super) fn transports(args: &DeviceArgs) -> anyhow::Result<VirtioTransports> {
+    let mut transports = parse(args.virtio_transport.as_deref().unwrap_or("pci"))?;
+    if args.virtio_legacy {
+        transports.others = transports.others.legacy();
+        for (_, transport) in &mut transports.named {
+            *transport = transport.legacy();
+        }
     }
+    Ok(transports)
 }
 
-/// The transport with this name, on this board.
-pub(super) fn for_board(name: &str, board: BoardKind) -> anyhow::Result<VirtioTransport> {
-    let wanted = match name {
-        "pci" => return Ok(VirtioTransport::Pci),
-        "pci-legacy" => {
-            bail!("--virtio-transport pci-legacy: legacy PCI does not exist yet in this version")
+/// A transport for all devices, others for those that are named, or both: `mmio,rng=pci`.
+pub(super) fn parse(text: &str) -> anyhow::Result<VirtioTransports> {
+    let (mut others, mut named) = (None, Vec::new());
+    for part in text.split(',') {
+        let option = format!("--virtio-transport {text}");
+        match part.split_once('=') {
+            Some((name, transport)) => {
+                ensure!(!name.is_empty(), "{option}: a device's name is missing");
+                let twice = named.iter().any(|(other, _)| other == name);
+                ensure!(!twice, "{option}: {name} is there twice");
+                named.push((name.to_owned(), find(&option, transport)?));
+            }
+            None => {
+                ensure!(others.is_none(), "{option}: {part} is a second transport for all devices");
+                others = Some(find(&option, part)?);
+            }
         }
-        "mmio" => VirtioTransport::Mmio,
-        "mmio-legacy" => VirtioTransport::MmioLegacy,
-        other => {
-            bail!("--virtio-transport {other}: not one of pci, pci-legacy, mmio and mmio-legacy")
-        }
-    };
-    if board == BoardKind::X86Pc {
-        bail!("--virtio-transport {name}: a PC has virtio devices on the PCI bus only");
     }
-    Ok(wanted)
+    Ok(VirtioTransports { others: others.unwrap_or_default(), named })
+}
+
+/// The transport with this name.
+fn find(option: &str, name: &str) -> anyhow::Result<VirtioTransport> {
+    let found = VirtioTransport::ALL.into_iter().find(|transport| transport.name() == name);
+    found.with_context(|| {
+        let [first @ .., last] = VirtioTransport::ALL.map(VirtioTransport::name);
+        format!("{option}: {name} is not one of {} and {last}", first.join(", "))
+    })
 }

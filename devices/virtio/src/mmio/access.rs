@@ -5,13 +5,7 @@ use trapline_device::Direction;
 use super::regs::{LEGACY_VERSION, MAGIC, MmioReg, VENDOR, VERSION};
 use super::{NOTHING, VirtioMmio};
 use crate::QueuePlace;
-use crate::transport::{Area, Change};
-
-/// Bytes of a descriptor, of an entry of the available ring, and of that ring's header with what is
-/// behind its entries.
-const DESCRIPTOR: u64 = 16;
-const AVAIL_ENTRY: u64 = 2;
-const AVAIL_REST: u64 = 6;
+use crate::transport::{Area, Change, legacy_place};
 
 impl VirtioMmio {
     pub(super) fn register_read(&self, offset: u64) -> u32 {
@@ -23,7 +17,9 @@ impl VirtioMmio {
             MmioReg::Version => VERSION,
             MmioReg::DeviceId => self.core.device_type() as u32,
             MmioReg::VendorId => VENDOR,
-            MmioReg::DeviceFeatures => self.core.offered(state.device_feature_select),
+            MmioReg::DeviceFeatures => {
+                self.core.offered(self.interface, state.device_feature_select)
+            }
             MmioReg::QueueSizeMax => state.queue().map_or(0, |queue| queue.max_size.into()),
             MmioReg::QueueReady => state.queue().is_some_and(|queue| queue.enabled).into(),
             MmioReg::QueuePfn => {
@@ -54,7 +50,10 @@ impl VirtioMmio {
         match reg {
             MmioReg::DeviceFeaturesSel => self.core.state().device_feature_select = value,
             MmioReg::DriverFeaturesSel => self.core.state().driver_feature_select = value,
-            MmioReg::DriverFeatures => self.core.accept(value),
+            MmioReg::DriverFeatures => {
+                let select = self.core.state().driver_feature_select;
+                self.core.accept(self.interface, select, value);
+            }
             // Whatever has no 16 bits is no queue.
             MmioReg::QueueSel => {
                 self.core.state().queue_select = u16::try_from(value).unwrap_or(u16::MAX);
@@ -74,7 +73,7 @@ impl VirtioMmio {
             MmioReg::InterruptAck => self.interrupt.acknowledge(value),
             MmioReg::Status => {
                 let [status, ..] = value.to_le_bytes();
-                return self.core.set_status(status);
+                return self.core.set_status(self.interface, status);
             }
             MmioReg::QueueDescLow => address(Area::Descriptors, false),
             MmioReg::QueueDescHigh => address(Area::Descriptors, true),
@@ -120,13 +119,4 @@ impl VirtioMmio {
         self.core.move_queue(&place);
         self.core.enable_queue();
     }
-}
-
-/// Where the parts of a queue are that begins at `base` (2.7.2, "Legacy Interfaces").
-pub(crate) fn legacy_place(base: u64, size: u16, align: u32) -> QueuePlace {
-    let driver = base.saturating_add(u64::from(size) * DESCRIPTOR);
-    let end = driver.saturating_add(AVAIL_REST + AVAIL_ENTRY * u64::from(size));
-    let align = u64::from(align.max(1));
-    let device = end.checked_next_multiple_of(align).unwrap_or(u64::MAX);
-    QueuePlace { size, descriptors: base, driver, device }
 }

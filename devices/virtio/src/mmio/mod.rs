@@ -19,7 +19,7 @@ use trapline_device::{
 use trapline_guestmem::GuestMem;
 
 use crate::VirtioDevice;
-use crate::transport::{Change, Core, CoreState, CoreV1, Interface, Interrupts};
+use crate::transport::{Change, Core, CoreState, CoreV1, Interface, Interfaces, Interrupts};
 use regs::{CONFIG, INTERRUPT_CONFIG, INTERRUPT_QUEUE, LEGACY, MODERN, MmioReg};
 
 /// Offset of `QueueNotify`.
@@ -28,6 +28,7 @@ const NOTIFY: u64 = 0x50;
 /// A virtio device behind a window of registers.
 pub struct VirtioMmio {
     core: Core,
+    interface: Interface,
     interrupt: Arc<MmioInterrupt>,
     /// What a legacy driver has said of its pages.
     pages: Mutex<LegacyPages>,
@@ -96,10 +97,11 @@ impl VirtioMmio {
     ) -> io::Result<Arc<Self>> {
         let interface = if legacy { Interface::Legacy } else { Interface::Modern };
         let interrupt = Arc::new(MmioInterrupt { interrupt, status: Mutex::new(0) });
-        let core = Core::new(device, interface, mem, event_loop, interrupt.clone())?;
+        let core =
+            Core::new(device, Interfaces::Only(interface), mem, event_loop, interrupt.clone())?;
         let pages = Mutex::new(LegacyPages::new(core.queue_count()));
         let (region, doorbells) = (OnceLock::new(), Mutex::new(false));
-        Ok(Arc::new(Self { core, interrupt, pages, region, doorbells }))
+        Ok(Arc::new(Self { core, interface, interrupt, pages, region, doorbells }))
     }
 
     /// Says where the window is mapped, so that its doorbells can be switched on and off. Without,
@@ -132,7 +134,7 @@ impl VirtioMmio {
     }
 
     fn is_legacy(&self) -> bool {
-        self.core.interface() == Interface::Legacy
+        self.interface == Interface::Legacy
     }
 
     fn follow(&self, change: Change) {

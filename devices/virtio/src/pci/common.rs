@@ -4,7 +4,7 @@ use trapline_device::Size;
 
 use super::VirtioPci;
 use super::regs::{COMMON_CFG, CommonReg};
-use crate::transport::{Area, Change};
+use crate::transport::{Area, Change, Interface};
 
 impl VirtioPci {
     /// Answers a read; one that is not of the register's width is all ones.
@@ -16,7 +16,9 @@ impl VirtioPci {
         let address = |area| queue.map_or(0, |queue| queue.address(area, high).into());
         match row.reg {
             CommonReg::DeviceFeatureSelect => state.device_feature_select.into(),
-            CommonReg::DeviceFeature => self.core.offered(state.device_feature_select).into(),
+            CommonReg::DeviceFeature => {
+                self.core.offered(Interface::Modern, state.device_feature_select).into()
+            }
             CommonReg::DriverFeatureSelect => state.driver_feature_select.into(),
             CommonReg::DriverFeature => state.accepted(state.driver_feature_select).into(),
             CommonReg::ConfigMsixVector => self.interrupts.config_vector().into(),
@@ -51,9 +53,12 @@ impl VirtioPci {
         match row.reg {
             CommonReg::DeviceFeatureSelect => self.core.state().device_feature_select = dword,
             CommonReg::DriverFeatureSelect => self.core.state().driver_feature_select = dword,
-            CommonReg::DriverFeature => self.core.accept(dword),
+            CommonReg::DriverFeature => {
+                let select = self.core.state().driver_feature_select;
+                self.core.accept(Interface::Modern, select, dword);
+            }
             CommonReg::ConfigMsixVector => self.interrupts.set_config_vector(word),
-            CommonReg::DeviceStatus => return self.core.set_status(a),
+            CommonReg::DeviceStatus => return self.core.set_status(Interface::Modern, a),
             CommonReg::QueueSelect => self.core.state().queue_select = word,
             CommonReg::QueueSize => {
                 if let Some(queue) = self.core.state().queue_mut() {

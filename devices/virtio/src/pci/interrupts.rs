@@ -48,6 +48,11 @@ impl PciInterrupts {
         Self { messages, pin: builder.pin(), state: Mutex::new(Vectors::new(queues)) }
     }
 
+    /// Whether it interrupts by messages: MSI-X is enabled.
+    pub(super) fn are_messages(&self) -> bool {
+        self.pin.mode() == InterruptMode::Message
+    }
+
     /// Reads the interrupt status, which clears it, and lowers the pin.
     pub(super) fn take_isr(&self) -> u8 {
         let mut state = self.state.lock();
@@ -117,7 +122,7 @@ impl Interrupts for PciInterrupts {
     /// With MSI-X enabled nothing is in the interrupt status about queues (4.1.4.5.1).
     fn queue(&self, queue: u16) {
         let mut state = self.state.lock();
-        if self.pin.mode() == InterruptMode::Message {
+        if self.are_messages() {
             self.send(state.queues.get(usize::from(queue)).copied().unwrap_or(NO_VECTOR));
         } else {
             state.isr |= ISR_QUEUE;
@@ -130,7 +135,7 @@ impl Interrupts for PciInterrupts {
         let mut state = self.state.lock();
         state.isr |= ISR_CONFIG;
         self.pin.set_level(true);
-        if self.pin.mode() == InterruptMode::Message {
+        if self.are_messages() {
             self.send(state.config);
         }
     }

@@ -1,11 +1,14 @@
-//! Virtio over PCI, for drivers of version 1.0 and later: the registers in one BAR, a page for each
-//! structure as QEMU has them, and MSI-X in another.
+//! Virtio over PCI.
+//!
+//! The registers of drivers of version 1.0 and later are in one BAR, a page for each structure as QEMU
+//! has them, those of drivers of before in another, of ports, and MSI-X in a third.
 //!
 //! Deviation: the notification structure's doorbells can be read, as 0.
 
 mod capabilities;
 mod common;
 mod interrupts;
+mod legacy;
 pub mod regs;
 #[cfg(test)]
 mod tests;
@@ -24,21 +27,46 @@ use trapline_pci::{
     Slot,
 };
 
-use crate::transport::{Change, Core, CoreState, CoreV1, Interface};
+use crate::transport::{Change, Core, CoreState, CoreV1, Interface, Interfaces};
 use crate::{DeviceType, VirtioDevice};
 use capabilities::ConfigWindow;
 use interrupts::{PciInterrupts, Vectors, VectorsV1};
 use regs::{
-    COMMON_CFG, DEVICE, ISR, MODERN_BAR, MODERN_BAR_LEN, MODERN_DEVICE_ID, MODERN_REVISION,
-    MODERN_SUBSYSTEM, MSIX_BAR, NOTIFY, NOTIFY_MULTIPLIER, PAGE, VENDOR_ID,
+    COMMON_CFG, DEVICE, ISR, LEGACY_BAR, LEGACY_REVISION, MODERN_BAR, MODERN_BAR_LEN,
+    MODERN_DEVICE_ID, MODERN_REVISION, MODERN_SUBSYSTEM, MSIX_BAR, NOTIFY, NOTIFY_MULTIPLIER, PAGE,
+    VENDOR_ID, legacy_device_id,
 };
+
+/// What kinds of drivers a function has registers for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PciInterface {
+    /// Those of version 1.0 and later.
+    #[default]
+    Modern,
+    /// Those of before.
+    Legacy,
+    /// Both, of which a driver uses one.
+    Transitional,
+}
+
+impl PciInterface {
+    fn has_modern(self) -> bool {
+        self != Self::Legacy
+    }
+
+    fn has_legacy(self) -> bool {
+        self != Self::Modern
+    }
+}
 
 /// A virtio device as a PCI function.
 pub struct VirtioPci {
     core: Core,
     interrupts: Arc<PciInterrupts>,
-    window: ConfigWindow,
-    bar: BarRegions,
+    /// What only modern drivers have.
+    modern: Option<(ConfigWindow, BarRegions)>,
+    /// The BAR of legacy drivers.
+    legacy: Option<BarRegions>,
     /// Whether the doorbells are switched on. Held while they are switched.
     doorbells: Mutex<bool>,
 }
@@ -67,40 +95,47 @@ impl VirtioPci {
     /// are processed on `event_loop`.
     ///
     /// # Errors
-    /// The operating system has no descriptors left for the doorbells.
+    /// The operating system has no descriptors left for the doorbells, or legacy drivers know no
+    /// such device ([`legacy_device_id`]).
     pub fn function(
         slot: Slot<'_>,
         device: Arc<dyn VirtioDevice>,
+        interface: PciInterface,
         mem: &GuestMem,
         event_loop: &dyn EventLoop,
     ) -> io::Result<Function> {
-        let kind = device.device_type();
-        let identity = Identity {
-            vendor: VENDOR_ID,
-            device: MODERN_DEVICE_ID + kind as u16,
-            revision: MODERN_REVISION,
-            class: class_of(kind),
-            subsystem_vendor: VENDOR_ID,
-            subsystem: MODERN_SUBSYSTEM,
-            pin: Some(Pin::A),
-            ..Identity::default()
-        };
+        let identity = identity(device.device_type(), interface)?;
         let queues = device.queue_sizes().len();
         // One for each queue, and one for the configuration.
         let vectors = u16::try_from(queues + 1).unwrap_or(u16::MAX);
         let table = MsixLayout::in_bar(MSIX_BAR, vectors);
         let msix_len = table.pba_range().end.next_power_of_two().max(PAGE);
         let msix_len = u32::try_from(msix_len).unwrap_or(u32::MAX);
-        let mut builder = FunctionBuilder::new(slot, &identity)
-            .bar(MSIX_BAR.into(), Bar::Mem32 { len: msix_len, prefetchable: false })
-            .bar(MODERN_BAR.into(), Bar::Mem64 { len: MODERN_BAR_LEN, prefetchable: true })
-            .msix(table);
+        let mut builder = FunctionBuilder::new(slot, &identity);
+        if interface.has_legacy() {
+            let len = legacy::bar_len(device.config_len());
+            builder = builder.bar(LEGACY_BAR.into(), Bar::Io { len });
+        }
+        builder = builder.bar(MSIX_BAR.into(), Bar::Mem32 { len: msix_len, prefetchable: false });
+        if interface.has_modern() {
+            let bar = Bar::Mem64 { len: MODERN_BAR_LEN, prefetchable: true };
+            builder = builder.bar(MODERN_BAR.into(), bar);
+        }
+        let mut builder = builder.msix(table);
         let interrupts = Arc::new(PciInterrupts::new(&mut builder, vectors, queues));
-        let window = ConfigWindow::add_all(builder.config());
-        let bar = builder.bar_regions(MODERN_BAR.into());
-        let core = Core::new(device, Interface::Modern, mem, event_loop, interrupts.clone())?;
+        let modern = interface.has_modern().then(|| {
+            let window = ConfigWindow::add_all(builder.config());
+            (window, builder.bar_regions(MODERN_BAR.into()))
+        });
+        let legacy = interface.has_legacy().then(|| builder.bar_regions(LEGACY_BAR.into()));
+        let interfaces = match interface {
+            PciInterface::Modern => Interfaces::Only(Interface::Modern),
+            PciInterface::Legacy => Interfaces::Only(Interface::Legacy),
+            PciInterface::Transitional => Interfaces::Both,
+        };
+        let core = Core::new(device, interfaces, mem, event_loop, interrupts.clone())?;
         let doorbells = Mutex::new(false);
-        let function = Arc::new(Self { core, interrupts, window, bar, doorbells });
+        let function = Arc::new(Self { core, interrupts, modern, legacy, doorbells });
         Ok(builder.function_level_reset().build(function))
     }
 
@@ -115,7 +150,12 @@ impl VirtioPci {
     }
 
     fn write(&self, offset: u64, size: Size, value: u64) {
-        let change = match Place::of(offset) {
+        let change = self.modern_write(offset, size, value);
+        self.follow(change);
+    }
+
+    fn modern_write(&self, offset: u64, size: Size, value: u64) -> Change {
+        match Place::of(offset) {
             Place::Common(offset) => self.common_write(offset, size, value),
             Place::Isr(_) => Change::None,
             Place::Device(offset) => {
@@ -132,7 +172,10 @@ impl VirtioPci {
                 }
                 Change::None
             }
-        };
+        }
+    }
+
+    fn follow(&self, change: Change) {
         match change {
             Change::None => {}
             Change::Started => self.switch_doorbells(),
@@ -150,23 +193,55 @@ impl VirtioPci {
         if *on == wanted {
             return;
         }
+        let bars = [
+            self.modern.as_ref().map(|(_, bar)| (bar, self.modern_doorbells())),
+            self.legacy.as_ref().map(|bar| (bar, self.legacy_doorbells())),
+        ];
+        for (bar, windows) in bars.into_iter().flatten() {
+            let changed = match wanted {
+                true => bar.change(Vec::new(), windows),
+                false => bar.change(windows, Vec::new()),
+            };
+            // They trap, and ring all the same.
+            if let Err(error) = changed {
+                tracing::debug!("doorbells stay as they are: {error}");
+            }
+        }
+        *on = wanted;
+    }
+
+    fn modern_doorbells(&self) -> Vec<Window> {
         let window = |queue| {
             let target = self.core.doorbell(queue)?;
             let offset = NOTIFY + u64::from(queue) * u64::from(NOTIFY_MULTIPLIER);
             let delivery = Delivery::Doorbell { target, datamatch: None };
             Some(Window { offset, len: 0, delivery })
         };
-        let windows: Vec<Window> = (0..self.core.queue_count()).filter_map(window).collect();
-        let changed = match wanted {
-            true => self.bar.change(Vec::new(), windows),
-            false => self.bar.change(windows, Vec::new()),
-        };
-        match changed {
-            Ok(()) => *on = wanted,
-            // They trap, and ring all the same.
-            Err(error) => tracing::debug!("doorbells stay as they are: {error}"),
-        }
+        (0..self.core.queue_count()).filter_map(window).collect()
     }
+}
+
+/// What configuration space says of a kind of device.
+fn identity(kind: DeviceType, interface: PciInterface) -> io::Result<Identity> {
+    let (device, revision, subsystem) = match interface {
+        PciInterface::Modern => (MODERN_DEVICE_ID + kind as u16, MODERN_REVISION, MODERN_SUBSYSTEM),
+        PciInterface::Legacy | PciInterface::Transitional => {
+            let why = "legacy drivers know no such device";
+            let unknown = || io::Error::new(io::ErrorKind::Unsupported, why);
+            let device = legacy_device_id(kind).ok_or_else(unknown)?;
+            (device, LEGACY_REVISION, kind as u16)
+        }
+    };
+    Ok(Identity {
+        vendor: VENDOR_ID,
+        device,
+        revision,
+        class: class_of(kind),
+        subsystem_vendor: VENDOR_ID,
+        subsystem,
+        pin: Some(Pin::A),
+        ..Identity::default()
+    })
 }
 
 /// Class code of a kind of device (PCI Code and ID Assignment Specification).
@@ -184,12 +259,21 @@ const fn class_of(kind: DeviceType) -> u32 {
 }
 
 impl PciDevice for VirtioPci {
-    fn bar_read(&self, _cx: &IoCx<'_>, _bar: usize, offset: u64, size: Size) -> u64 {
-        self.read(offset, size)
+    fn bar_read(&self, _cx: &IoCx<'_>, bar: usize, offset: u64, size: Size) -> u64 {
+        match bar == usize::from(LEGACY_BAR) {
+            true => self.legacy_read(offset, size),
+            false => self.read(offset, size),
+        }
     }
 
-    fn bar_write(&self, _cx: &IoCx<'_>, _bar: usize, offset: u64, size: Size, value: u64) {
-        self.write(offset, size, value);
+    fn bar_write(&self, _cx: &IoCx<'_>, bar: usize, offset: u64, size: Size, value: u64) {
+        match bar == usize::from(LEGACY_BAR) {
+            true => {
+                let change = self.legacy_write(offset, size, value);
+                self.follow(change);
+            }
+            false => self.write(offset, size, value),
+        }
     }
 
     /// Every register has a width of its own; qwords are two dwords (4.1.3.1).
@@ -198,7 +282,10 @@ impl PciDevice for VirtioPci {
         Rules { valid, handled: Limits { max: Size::Dword, ..valid } }
     }
 
-    fn bar_register(&self, _: usize, offset: u64, direction: Direction) -> Option<&'static str> {
+    fn bar_register(&self, bar: usize, offset: u64, direction: Direction) -> Option<&'static str> {
+        if bar == usize::from(LEGACY_BAR) {
+            return self.legacy_register(offset, direction);
+        }
         match (Place::of(offset), direction) {
             (Place::Common(offset), Direction::Read) => {
                 COMMON_CFG.for_read(offset).map(|row| row.name)
@@ -214,16 +301,22 @@ impl PciDevice for VirtioPci {
 
     fn config_read(&self, config: &ConfigSpace, offset: u16, size: Size) -> u32 {
         let through = |offset, size| self.read(offset, size);
-        self.window.read(config, offset, size, through)
+        match &self.modern {
+            Some((window, _)) => window.read(config, offset, size, through),
+            None => config.read(offset, size),
+        }
     }
 
     fn config_write(&self, config: &mut ConfigSpace, offset: u16, size: Size, value: u32) {
         let through = |offset, size, value| self.write(offset, size, value);
-        self.window.write(config, offset, size, value, through);
+        match &self.modern {
+            Some((window, _)) => window.write(config, offset, size, value, through),
+            None => config.write(offset, size, value),
+        }
     }
 
     fn config_register(&self, offset: u16) -> Option<&'static str> {
-        self.window.register(offset)
+        self.modern.as_ref()?.0.register(offset)
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! Spec: virtio 1.3, section 4.1.
 
-use trapline_regs::Access::{Read, ReadWrite};
+use trapline_regs::Access::{Read, ReadWrite, Write};
 use trapline_regs::{RegMap, row};
+
+use crate::DeviceType;
 
 /// Vendor of every virtio function (4.1.2).
 pub const VENDOR_ID: u16 = 0x1af4;
@@ -14,12 +16,34 @@ pub const MODERN_REVISION: u8 = 1;
 /// Subsystem of a modern function: 0x40 or more (4.1.2.1). This is QEMU's.
 pub const MODERN_SUBSYSTEM: u16 = 0x1100;
 
+/// Revision of a function that legacy drivers know (4.1.2.3).
+pub const LEGACY_REVISION: u8 = 0;
+
+/// Device of a function that legacy drivers know, if there is one for this type (4.1.2.1, and what
+/// Linux' and QEMU's makers have agreed upon for sockets). Those drivers tell devices apart by the
+/// subsystem, which is the type.
+pub const fn legacy_device_id(kind: DeviceType) -> Option<u16> {
+    Some(match kind {
+        DeviceType::Net => 0x1000,
+        DeviceType::Block => 0x1001,
+        DeviceType::Balloon => 0x1002,
+        DeviceType::Console => 0x1003,
+        DeviceType::Scsi => 0x1004,
+        DeviceType::Rng => 0x1005,
+        DeviceType::P9 => 0x1009,
+        DeviceType::Vsock => 0x1012,
+        DeviceType::Fs => return None,
+    })
+}
+
 /// `VIRTIO_MSI_NO_VECTOR`: no message for this (4.1.5.1.2).
 pub const NO_VECTOR: u16 = 0xffff;
 
+/// BAR of the legacy registers: ports (4.1.4.10).
+pub const LEGACY_BAR: u8 = 0;
 /// BAR of the MSI-X table.
 pub const MSIX_BAR: u8 = 1;
-/// BAR of everything else, 64 bits wide. Both are where QEMU has them.
+/// BAR of everything of version 1.0, 64 bits wide. All are where QEMU has them.
 pub const MODERN_BAR: u8 = 4;
 /// Its length: a page for each of four structures.
 pub const MODERN_BAR_LEN: u64 = 4 * PAGE;
@@ -124,4 +148,54 @@ pub const COMMON_CFG: RegMap<CommonReg> = RegMap::new(0x1000, &[
     row(C::QueueDriver,         "queue_driver",          0x28, 8, ReadWrite),
     row(C::QueueDevice,         "queue_device",          0x30, 8, ReadWrite),
     row(C::QueueReset,          "queue_reset",           0x3a, 2, ReadWrite),
+]);
+
+/// Legacy: where the registers of vectors are while MSI-X is enabled, and the device's configuration
+/// while it is not.
+pub const LEGACY_VECTORS: u32 = 0x14;
+/// Legacy: where they end, and the device's configuration begins while MSI-X is enabled.
+pub const LEGACY_VECTORS_END: u32 = 0x18;
+/// Legacy: the doorbell.
+pub const LEGACY_NOTIFY: u64 = 0x10;
+
+/// Legacy registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegacyReg {
+    /// Features the device offers.
+    HostFeatures,
+    /// Features the driver accepts.
+    GuestFeatures,
+    /// The selected queue's first page; 0 is none.
+    QueuePfn,
+    /// Its length, which is the device's to say.
+    QueueSize,
+    /// Which queue that is.
+    QueueSelect,
+    /// Notifies the device of new buffers of a queue, whichever is selected.
+    QueueNotify,
+    /// Device status.
+    Status,
+    /// Interrupt status.
+    IsrStatus,
+    /// Vector of configuration changes.
+    ConfigVector,
+    /// The selected queue's vector.
+    QueueVector,
+}
+
+use LegacyReg as L;
+
+/// The legacy registers (4.1.4.10), the last two of which are there while MSI-X is enabled.
+#[rustfmt::skip]
+pub const LEGACY: RegMap<LegacyReg> = RegMap::new(LEGACY_VECTORS_END, &[
+    row(L::HostFeatures,  "host_features",  0x00, 4, Read),
+    row(L::GuestFeatures, "guest_features", 0x04, 4, ReadWrite),
+    row(L::QueuePfn,      "queue_pfn",      0x08, 4, ReadWrite),
+    row(L::QueueSize,     "queue_size",     0x0c, 2, Read),
+    row(L::QueueSelect,   "queue_select",   0x0e, 2, ReadWrite),
+    row(L::QueueNotify,   "queue_notify",   0x10, 2, Write),
+    row(L::Status,        "device_status",  0x12, 1, ReadWrite),
+    row(L::IsrStatus,     "isr_status",     0x13, 1, Read),
+    row(L::ConfigVector,  "config_vector",  0x14, 2, ReadWrite),
+    row(L::QueueVector,   "queue_vector",   0x16, 2, ReadWrite),
 ]);

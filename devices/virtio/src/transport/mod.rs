@@ -4,6 +4,8 @@
 //! nest in one direction: the registers', the device's, a queue's, that of [`Signals`] and the
 //! transport's interrupt; nothing below takes one above.
 
+mod legacy;
+mod offered;
 mod signals;
 mod state;
 
@@ -15,9 +17,12 @@ use trapline_device::{DoorbellTarget, EventHandler, EventLoop, Readiness, Size, 
 use trapline_guestmem::GuestMem;
 
 use crate::device::DeviceEvents;
-use crate::features::{ANY_LAYOUT, RING_RESET, VERSION_1};
+use crate::features::{RING_RESET, VERSION_1};
 use crate::queue::{Queue, QueueEvents};
 use crate::{Activation, DeviceType, Link, QueuePlace, VirtioDevice};
+pub(crate) use legacy::{LEGACY_PAGE, legacy_place};
+use offered::Offered;
+pub(crate) use offered::{Interface, Interfaces};
 use signals::Signals;
 use state::half_of;
 pub(crate) use state::{Area, CoreState, CoreV1, QueueState, State, StatusBits};
@@ -29,15 +34,6 @@ pub(crate) trait Interrupts: Send + Sync {
 
     /// The configuration changed, or the device needs a reset.
     fn config(&self);
-}
-
-/// What kind of driver the registers are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Interface {
-    /// Of version 1.0 and later.
-    Modern,
-    /// Of before.
-    Legacy,
 }
 
 /// What a write to a register has done to the device as a whole.
@@ -55,8 +51,7 @@ pub(crate) enum Change {
 /// A device and what a driver has made of its registers.
 pub(crate) struct Core {
     device: Arc<dyn VirtioDevice>,
-    interface: Interface,
-    offered: u64,
+    offered: Offered,
     queues: Vec<Arc<Queue>>,
     signals: Arc<Signals>,
     /// What the event loop calls, one for each queue.
@@ -79,23 +74,18 @@ impl EventHandler for Bell {
 }
 
 impl Core {
-    /// `device` behind an interface, with its queues in `mem`, processed on `event_loop`.
+    /// `device` behind these interfaces, with its queues in `mem`, processed on `event_loop`.
     ///
     /// # Errors
     /// The operating system has no descriptors left for the doorbells.
     pub(crate) fn new(
         device: Arc<dyn VirtioDevice>,
-        interface: Interface,
+        interfaces: Interfaces,
         mem: &GuestMem,
         event_loop: &dyn EventLoop,
         interrupts: Arc<dyn Interrupts>,
     ) -> io::Result<Self> {
-        let of_transport = match interface {
-            Interface::Modern => VERSION_1 | RING_RESET,
-            Interface::Legacy => ANY_LAYOUT,
-        };
-        let mask = if interface == Interface::Legacy { u64::from(u32::MAX) } else { u64::MAX };
-        let offered = (device.features() | of_transport) & mask;
+        let offered = Offered::new(device.features(), interfaces);
         let signals = Arc::new(Signals::new(interrupts));
         let sizes = device.queue_sizes();
         let events: Arc<dyn QueueEvents> = signals.clone();
@@ -115,12 +105,7 @@ impl Core {
         let transport: Arc<dyn DeviceEvents> = signals.clone();
         device.attach(&Link::new(Arc::downgrade(&transport)));
         let state = Mutex::new(State::new(&sizes));
-        Ok(Self { device, interface, offered, queues, signals, _bells: bells, state })
-    }
-
-    /// What kind of driver the registers are for.
-    pub(crate) fn interface(&self) -> Interface {
-        self.interface
+        Ok(Self { device, offered, queues, signals, _bells: bells, state })
     }
 
     /// Which kind of device it is.
@@ -138,21 +123,23 @@ impl Core {
         u16::try_from(self.queues.len()).unwrap_or(u16::MAX)
     }
 
-    /// The features the device offers: 32 of them, as selected.
-    pub(crate) fn offered(&self, select: u32) -> u32 {
-        half_of(self.offered, select)
+    /// The features the device offers at an interface: 32 of them, as selected.
+    pub(crate) fn offered(&self, interface: Interface, select: u32) -> u32 {
+        half_of(self.offered.at(interface), select)
     }
 
     /// Takes 32 of the features a driver accepts, as selected. They are frozen once it has been told
-    /// that they can be had.
-    pub(crate) fn accept(&self, value: u32) {
+    /// that they can be had, or has started the device.
+    pub(crate) fn accept(&self, interface: Interface, select: u32, value: u32) {
         let state = &mut *self.state.lock();
-        if state.status & StatusBits::FEATURES_OK != 0 {
+        if state.status & (StatusBits::FEATURES_OK | StatusBits::DRIVER_OK) != 0 {
             return;
         }
-        match (self.interface, state.driver_feature_select) {
+        match (interface, select) {
             // Nobody tells a legacy driver that it may not have a feature.
-            (Interface::Legacy, 0) => state.features = u64::from(value) & self.offered,
+            (Interface::Legacy, 0) => {
+                state.features = u64::from(value) & self.offered.at(interface);
+            }
             (Interface::Legacy, _) => {}
             (Interface::Modern, 0) => {
                 state.features = state.features & !u64::from(u32::MAX) | u64::from(value);
@@ -172,23 +159,25 @@ impl Core {
 
     /// Takes a write of the device status. Bits that were set stay so until a reset, which is over
     /// when this returns.
-    pub(crate) fn set_status(&self, value: u8) -> Change {
+    pub(crate) fn set_status(&self, interface: Interface, value: u8) -> Change {
         if value == 0 {
             self.reset();
             return Change::Reset;
         }
         let mut state = self.state.lock();
         let before = state.status;
-        let mut status = before | value & StatusBits::DRIVERS;
+        let mut status = before | value & interface.status_bits();
         let begun = |bit| status & !before & bit != 0;
         let (features_ok, driver_ok) =
             (begun(StatusBits::FEATURES_OK), begun(StatusBits::DRIVER_OK));
-        if self.interface == Interface::Modern {
-            if features_ok && !self.acceptable(&state) {
-                status &= !StatusBits::FEATURES_OK;
-            }
-            if status & StatusBits::FEATURES_OK == 0 {
-                status &= !StatusBits::DRIVER_OK;
+        if features_ok && !self.acceptable(&state) {
+            status &= !StatusBits::FEATURES_OK;
+        }
+        if status & StatusBits::FEATURES_OK == 0 && driver_ok {
+            match interface {
+                Interface::Modern => status &= !StatusBits::DRIVER_OK,
+                // What it may have accepted elsewhere was never judged.
+                Interface::Legacy => state.features &= self.offered.at(interface),
             }
         }
         state.status = status;
@@ -203,7 +192,8 @@ impl Core {
 
     /// Whether a modern driver can have the features it has accepted.
     fn acceptable(&self, state: &State) -> bool {
-        let offered = state.features & !self.offered == 0 && !state.beyond;
+        let offered = self.offered.at(Interface::Modern);
+        let offered = state.features & !offered == 0 && !state.beyond;
         offered && state.features & VERSION_1 != 0 && self.device.can_have(state.features)
     }
 
@@ -354,19 +344,20 @@ impl Core {
     /// Whether `saved` is a state of a device of this make; the device itself is not asked.
     pub(crate) fn can_be(&self, saved: &CoreState) -> bool {
         let State { status, features, beyond, queues, .. } = &saved.state;
-        let settled = status & StatusBits::FEATURES_OK == 0 && status & StatusBits::DRIVER_OK == 0
-            || features & !self.offered == 0 && !beyond;
+        let (modern, legacy) =
+            (self.offered.at(Interface::Modern), self.offered.at(Interface::Legacy));
+        let judged = status & StatusBits::FEATURES_OK != 0;
+        let negotiated = match judged {
+            true => features & VERSION_1 != 0 && features & !modern == 0 && !beyond,
+            false => {
+                status & StatusBits::DRIVER_OK == 0
+                    || self.offered.has_legacy() && features & !legacy == 0
+            }
+        };
         let sizes = self.queues.iter().map(|queue| queue.max_size());
         let same = sizes.eq(queues.iter().map(|queue| queue.max_size));
         let positions = queues.iter().all(QueueState::is_possible);
-        let started = status & StatusBits::DRIVER_OK != 0;
-        let negotiated = match self.interface {
-            Interface::Legacy => true,
-            Interface::Modern => {
-                !started || status & StatusBits::FEATURES_OK != 0 && features & VERSION_1 != 0
-            }
-        };
-        status & !StatusBits::DRIVERS == 0 && settled && negotiated && same && positions
+        status & !StatusBits::DRIVERS == 0 && negotiated && same && positions
     }
 
     /// Becomes what `saved` says, if it [can](Self::can_be).

@@ -66,7 +66,7 @@ fn tree_with(
             testdev: false,
             fw_cfg: Vec::new(),
             firmware: None,
-            virtio: virtio.unwrap_or_default(),
+            virtio: virtio.unwrap_or_default().into(),
             rng: virtio.map(|_| EntropyFrom::Sequence),
             edu: 0,
             disks: Vec::new(),

@@ -11,9 +11,9 @@ use trapline_testkit::virtio::{
 use super::*;
 use crate::QueuePlace;
 use crate::features::{ANY_LAYOUT, EVENT_IDX, OF_QUEUES, RING_RESET, VERSION_1};
-use crate::mmio::access::legacy_place;
 use crate::mmio::regs::{MAGIC, VENDOR, WINDOW_LEN};
 use crate::toy::{Call, DEPENDENT, FEATURE, SIZES, Toy};
+use crate::transport::legacy_place;
 
 const BASE: u64 = 0x300_0000;
 const RAM: u64 = 0x10_0000;

@@ -1,7 +1,9 @@
 //! A function on a bus, with a driver that finds it by its capabilities.
 
+mod legacy;
 mod registers;
 mod snapshots;
+mod transitional;
 
 use std::sync::Arc;
 
@@ -10,16 +12,18 @@ use trapline_guestmem::GuestMem;
 use trapline_pci::{BridgeWindow, Bus, Devfn, Slot, WindowKind};
 use trapline_testkit::TestLine;
 use trapline_testkit::virtio::{
-    Access, Bench, Driver, Part, PciTransport, Ring, Transport, common, status,
+    Access, Bench, Driver, LegacyPciTransport, Part, PciTransport, Ring, Room, Transport, common,
+    status,
 };
 
-use super::VirtioPci;
+use super::{PciInterface, VirtioPci};
 use crate::VirtioDevice;
 use crate::features::{EVENT_IDX, OF_QUEUES, RING_RESET, VERSION_1};
 use crate::toy::{Call, FEATURE, SIZES, Toy};
 
 const DEVFN: u8 = 3 << 3;
 const MEMORY: u64 = 0xe000_0000;
+const PORTS: u64 = 0xc000;
 const RAM: u64 = 0x10_0000;
 const RINGS: [u64; 2] = [0x1_0000, 0x2_0000];
 const BUFFER: u64 = 0x8_0000;
@@ -54,9 +58,14 @@ impl Access for Machine {
 
 impl Machine {
     pub(super) fn new(device: Arc<dyn VirtioDevice>) -> Self {
+        Self::with(device, PciInterface::Modern)
+    }
+
+    pub(super) fn with(device: Arc<dyn VirtioDevice>, interface: PciInterface) -> Self {
         let (bench, line) = (Bench::default(), TestLine::default());
         let memory = BridgeWindow::identity(WindowKind::Memory, 0xc000_0000..0x1_0000_0000);
-        let bus = Bus::new(bench.regions(), vec![memory]);
+        let ports = BridgeWindow::identity(WindowKind::Io, 0..0x1_0000);
+        let bus = Bus::new(bench.regions(), vec![ports, memory]);
         let mem = GuestMem::new(&[(0, RAM)]).unwrap();
         let slot = Slot {
             name: "virtio0",
@@ -64,14 +73,23 @@ impl Machine {
             pin: Some(line.line()),
             messages: Some(&bench.messages),
         };
-        let function = VirtioPci::function(slot, device, &mem, &bench.event_loop).unwrap();
+        let function =
+            VirtioPci::function(slot, device, interface, &mem, &bench.event_loop).unwrap();
         bus.insert(Devfn::from_bits(DEVFN), function).unwrap();
         Self { bench, bus, mem, line }
     }
 
     fn toy() -> (Self, Arc<Toy>) {
+        Self::toy_for(PciInterface::Modern)
+    }
+
+    fn toy_for(interface: PciInterface) -> (Self, Arc<Toy>) {
         let toy = Arc::new(Toy::default());
-        (Self::new(toy.clone()), toy)
+        (Self::with(toy.clone(), interface), toy)
+    }
+
+    fn legacy_driver(&self) -> Driver<LegacyPciTransport<&Self>> {
+        Driver::new(LegacyPciTransport::new(self, DEVFN, &Room::new(MEMORY, PORTS)))
     }
 
     fn driver(&self) -> Driver<PciTransport<&Self>> {

@@ -1,0 +1,58 @@
+//! `--virtio-transport` and `--virtio-legacy`.
+
+use trapline_machine::{VirtioTransport, VirtioTransports};
+
+use super::*;
+
+#[test]
+fn virtio_devices_have_the_registers_that_the_user_wants_by_kvmtools_names() {
+    let arm64 = |args: &str| match parse_arm64(&format!("run {args}")).unwrap() {
+        Parsed::Run(options) => options.virtio,
+        other => panic!("{other:?}"),
+    };
+    for (args, transport) in [
+        ("", VirtioTransport::Pci),
+        ("--virtio-transport pci", VirtioTransport::Pci),
+        ("--virtio-transport pci-legacy", VirtioTransport::PciLegacy),
+        ("--virtio-transport pci-transitional", VirtioTransport::PciTransitional),
+        ("--virtio-transport mmio", VirtioTransport::Mmio),
+        ("--virtio-transport mmio-legacy", VirtioTransport::MmioLegacy),
+        ("--virtio-legacy", VirtioTransport::PciLegacy),
+        ("--virtio-transport pci-transitional --virtio-legacy", VirtioTransport::PciLegacy),
+        ("--virtio-transport mmio --virtio-legacy", VirtioTransport::MmioLegacy),
+        ("--virtio-transport mmio-legacy --virtio-legacy", VirtioTransport::MmioLegacy),
+    ] {
+        assert_eq!(run(args).virtio, transport.into(), "{args}");
+        assert_eq!(arm64(args), transport.into(), "{args}");
+    }
+    assert_eq!(arm64("--force-pci"), VirtioTransport::Pci.into());
+    let named = |others, named: &[(&str, VirtioTransport)]| VirtioTransports {
+        others,
+        named: named.iter().map(|(name, transport)| ((*name).to_owned(), *transport)).collect(),
+    };
+    let mixed = [("disk1", VirtioTransport::Mmio), ("rng", VirtioTransport::Pci)];
+    let text = "--virtio-transport disk1=mmio,pci-legacy,rng=pci";
+    assert_eq!(run(text).virtio, named(VirtioTransport::PciLegacy, &mixed));
+    let legacy = [("disk1", VirtioTransport::MmioLegacy), ("rng", VirtioTransport::PciLegacy)];
+    let text = "--virtio-legacy --virtio-transport disk1=mmio,rng=pci";
+    assert_eq!(run(text).virtio, named(VirtioTransport::PciLegacy, &legacy));
+    match parse("qtest --stdio --virtio-transport disk0=mmio").unwrap() {
+        Parsed::Qtest(options) => {
+            let disk = named(VirtioTransport::Pci, &[("disk0", VirtioTransport::Mmio)]);
+            assert_eq!(options.virtio, disk);
+        }
+        other => panic!("{other:?}"),
+    }
+    for (text, why) in [
+        ("isa", "isa is not one of pci, pci-legacy, pci-transitional, mmio and mmio-legacy"),
+        ("rng=", " is not one of pci, pci-legacy, pci-transitional, mmio and mmio-legacy"),
+        ("", " is not one of pci, pci-legacy, pci-transitional, mmio and mmio-legacy"),
+        ("=pci", "a device's name is missing"),
+        ("rng=pci,rng=mmio", "rng is there twice"),
+        ("pci,mmio", "mmio is a second transport for all devices"),
+    ] {
+        let sentence = format!("--virtio-transport {text}: {why}");
+        assert_eq!(refusal(&format!("run --virtio-transport={text}")), sentence);
+        assert_eq!(refusal(&format!("qtest --stdio --virtio-transport={text}")), sentence);
+    }
+}
