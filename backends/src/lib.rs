@@ -12,13 +12,17 @@
 //! wrote before (coalesced writes wait in a queue until somebody asks) ahead of every call, so that
 //! no back end has to remember to.
 //!
+//! What character devices write to and read from, files, terminals and sockets, is in `chardev`.
+//!
 //! Under qtest and in a replay there is no thread besides the one that makes the accesses. It turns a
 //! [`PolledLoop`] between two of them, with the same handlers.
 
 #![forbid(unsafe_code)]
 
+mod chardev;
 mod clock;
 mod event_loop;
 
+pub use chardev::{OpenOutlet, Outlet};
 pub use clock::HostClock;
 pub use event_loop::{EpollLoop, NoQueuedWrites, PolledLoop, QueuedWrites};

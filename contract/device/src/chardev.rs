@@ -1,5 +1,7 @@
 //! Characters in and out: a UART and the terminal, file or socket behind it.
 
+use std::sync::Arc;
+
 /// What a character device sends to and takes from. Never blocks the caller.
 pub trait CharBackend: Send + Sync {
     /// Takes characters from the device, oldest first; returns how many were taken. Takes fewer
@@ -11,6 +13,12 @@ pub trait CharBackend: Send + Sync {
     /// were stored in `buf`. When characters arrive later, the backend calls
     /// [`CharDevice::poll`].
     fn receive(&self, buf: &mut [u8]) -> usize;
+
+    /// Whether somebody is at the other end: a socket has a client. When that changes, the backend
+    /// calls [`CharDevice::poll`].
+    fn is_connected(&self) -> bool {
+        true
+    }
 }
 
 /// A device with a [`CharBackend`] behind it, as that backend sees it.
@@ -23,6 +31,26 @@ pub trait CharDevice: Send + Sync {
     /// longer than a character. It overtakes characters the device had no room for. Called as
     /// [`CharDevice::poll`] is.
     fn receive_break(&self);
+}
+
+/// A backend of which only the output is used: nothing comes from it.
+pub struct OutputOnly(
+    /// Where what the device sends goes.
+    pub Arc<dyn CharBackend>,
+);
+
+impl CharBackend for OutputOnly {
+    fn transmit(&self, data: &[u8]) -> usize {
+        self.0.transmit(data)
+    }
+
+    fn receive(&self, _buf: &mut [u8]) -> usize {
+        0
+    }
+
+    fn is_connected(&self) -> bool {
+        self.0.is_connected()
+    }
 }
 
 /// A backend that swallows what it is sent and never has anything to say.

@@ -29,7 +29,7 @@ mod save;
 mod saved_form;
 mod vector;
 
-pub use chardev::{CharBackend, CharDevice, NullBackend};
+pub use chardev::{CharBackend, CharDevice, NullBackend, OutputOnly};
 pub use clock::{Clock, Timer, Wake};
 pub use doorbell::{Doorbell, WatchedEventFd};
 pub use event_loop::{EventHandler, EventLoop, Notifier, Readiness, Watch};
