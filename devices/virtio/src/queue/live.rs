@@ -36,6 +36,8 @@ pub(super) struct Live {
     /// For each descriptor, whether the device has a request that begins with it.
     taken: Box<[bool]>,
     in_flight: u16,
+    /// The request that was handed out last, while it can still be put back.
+    newest: Option<u16>,
     /// With `IN_ORDER`: the requests that the device has, with what was written to those it is
     /// done with, in the order in which they go back.
     order: Option<VecDeque<(u16, Option<u32>)>>,
@@ -68,6 +70,7 @@ impl Live {
             armed: true,
             taken: vec![false; place.size.into()].into(),
             in_flight: 0,
+            newest: None,
             order: (features & IN_ORDER != 0).then(VecDeque::new),
         })
     }
@@ -124,6 +127,7 @@ impl Live {
             return Err(Broken);
         }
         self.in_flight += 1;
+        self.newest = Some(head);
         if let Some(order) = &mut self.order {
             order.push_back((head, None));
         }
@@ -133,6 +137,22 @@ impl Live {
             Err(Defect::Returnable) => Ok(Popped::Malformed(head)),
             Err(Defect::Endless) => Err(Broken),
         }
+    }
+
+    /// Has the request that was handed out last found again as the next one; whether it was that.
+    pub(super) fn put_back(&mut self, head: u16) -> bool {
+        if self.newest.take() != Some(head) {
+            return false;
+        }
+        if let Some(taken) = self.taken.get_mut(usize::from(head)) {
+            *taken = false;
+        }
+        self.in_flight -= 1;
+        if let Some(order) = &mut self.order {
+            order.pop_back();
+        }
+        self.ring.set_next_avail(self.ring.next_avail().wrapping_sub(1));
+        true
     }
 
     /// The next entry of the available ring. When there is none, the driver has been asked to
@@ -169,6 +189,7 @@ impl Live {
         };
         if let Some((_, done)) = order.iter_mut().find(|(other, _)| *other == head) {
             *done = Some(written);
+            self.newest = self.newest.filter(|newest| *newest != head);
         }
         let mut any = false;
         while let Some(&(head, Some(written))) = order.front() {
@@ -186,6 +207,7 @@ impl Live {
         {
             self.in_flight -= 1;
         }
+        self.newest = self.newest.filter(|newest| *newest != head);
         self.ring.add_used(mem.backend(), head, written).map_err(|_| Broken)
     }
 

@@ -254,6 +254,20 @@ impl Serving<'_> {
         }
     }
 
+    /// Leaves the request that was handed out last for a later turn, in which it is the next one
+    /// again: a device without data for it yet has nothing to remember of it. The driver does not
+    /// see the difference.
+    pub fn put_back(&mut self, chain: Chain) {
+        let State { epoch, live } = &mut *self.state;
+        if chain.epoch == *epoch
+            && let Some(ring) = live
+        {
+            let newest = ring.put_back(chain.head);
+            debug_assert!(newest, "only the request that came last can be put back");
+            self.budget += u16::from(newest);
+        }
+    }
+
     /// A request that the device had when a snapshot was taken, by its head.
     pub fn take_back(&mut self, head: u16) -> Option<Chain> {
         self.state.live.as_ref()?.again(&self.queue.mem, head, self.state.epoch)

@@ -316,3 +316,45 @@ fn a_queue_starts_only_where_it_can_be() {
     assert_eq!(queue.start(&good, 0), Ok(()));
     assert_eq!(queue.start(&QueuePlace { size: SIZE / 2, ..good }, 0), Ok(()));
 }
+
+#[test]
+fn a_request_that_is_put_back_is_the_next_one_again() {
+    for features in [0, IN_ORDER, EVENT_IDX] {
+        let mut pair = started(features);
+        for n in 0..3 {
+            pair.driver.add(&[Part::Write(BUFFERS + n * 16, 16)]);
+        }
+        let mut serving = pair.queue.serve().unwrap();
+        let kept = serving.pop().unwrap();
+        let second = serving.pop().unwrap();
+        serving.put_back(second);
+        assert_eq!(serving.in_flight(), 1);
+        drop(serving);
+        assert_eq!(pair.log.take(), [], "the driver does not notice");
+        let position = pair.queue.position().unwrap();
+        assert_eq!((position.next_avail, position.requests), (1, vec![(0, None)]));
+        let mut serving = pair.queue.serve().unwrap();
+        let heads: Vec<_> = (0..2).map(|_| serving.pop().unwrap()).collect();
+        assert!(serving.pop().is_none());
+        assert_eq!(heads.iter().map(Chain::head).collect::<Vec<_>>(), [1, 2]);
+        serving.complete(kept, 1);
+        heads.into_iter().for_each(|chain| serving.complete(chain, 2));
+        drop(serving);
+        let used: Vec<_> = std::iter::from_fn(|| pair.driver.take_used()).collect();
+        assert_eq!(used, [(0, 1), (1, 2), (2, 2)]);
+    }
+}
+
+#[test]
+fn putting_back_costs_nothing_of_a_turn() {
+    let mut pair = started(0);
+    pair.driver.add(&[Part::Write(BUFFERS, 16)]);
+    for _ in 0..3 {
+        let mut serving = pair.queue.serve().unwrap();
+        for _ in 0..2 * SIZE {
+            let chain = serving.pop().unwrap();
+            serving.put_back(chain);
+        }
+    }
+    assert_eq!((pair.serve(), pair.log.take()), (1, vec![Event::Used]));
+}
