@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blk;
+pub mod console;
 mod device;
 pub mod features;
 pub mod mmio;

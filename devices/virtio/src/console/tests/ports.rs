@@ -1,0 +1,212 @@
+//! Several ports, and the messages about them.
+
+use super::*;
+
+const FEATURES: u64 = F_MULTIPORT | F_SIZE;
+
+impl Bench {
+    /// Sends a control message.
+    fn say(&mut self, port: u32, event: u16, value: u16) {
+        let bytes = [&port.to_le_bytes()[..], &event.to_le_bytes(), &value.to_le_bytes()].concat();
+        self.send(3, BUFFER, &bytes);
+        assert_eq!(self.used(3), Some(0));
+    }
+
+    /// Gives buffers for control messages one after the other; those that came.
+    fn hear(&mut self) -> Vec<(u32, u16, u16, Vec<u8>)> {
+        let mut heard = Vec::new();
+        loop {
+            self.add(2, &[Part::Write(BUFFER, 64)]);
+            let Some(len) = self.used(2) else { break };
+            let bytes = self.bytes(BUFFER, len as usize);
+            let short = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+            heard.push((short(0).into(), short(4), short(6), bytes[8..].to_vec()));
+        }
+        // The buffer that waits is taken out again.
+        self.queues[2].stop();
+        let at = 0x1_0000 + 2 * 0x4000;
+        self.rings[2] = Ring::new(self.mem.clone(), at, QUEUE_SIZE);
+        let ring = &self.rings[2];
+        let (descriptors, driver) = (ring.descriptors(), ring.driver());
+        let place = QueuePlace { size: QUEUE_SIZE, descriptors, driver, device: ring.device() };
+        self.queues[2].start(&place, 0).unwrap();
+        heard
+    }
+
+    /// A console and a port called "agent", both ready.
+    fn ready() -> Self {
+        let mut bench = Self::new(true, &["agent"]).start(FEATURES);
+        bench.say(0, DEVICE_READY, 1);
+        bench.hear();
+        bench.say(0, PORT_READY, 1);
+        bench.say(1, PORT_READY, 1);
+        bench.hear();
+        bench
+    }
+}
+
+#[test]
+fn ports_are_made_known_step_by_step() {
+    let bench = Bench::new(true, &["agent"]);
+    bench.console.resize(Size { columns: 80, rows: 25 });
+    bench.lines[1].away.store(true, Ordering::Relaxed);
+    let mut bench = bench.start(FEATURES);
+    assert_eq!(bench.console.queue_sizes().len(), 6);
+    assert_eq!(bench.hear(), [], "before it is ready a driver hears nothing");
+    bench.say(0, DEVICE_READY, 1);
+    assert_eq!(bench.hear(), [(0, PORT_ADD, 1, vec![]), (1, PORT_ADD, 1, vec![])]);
+    bench.say(0, PORT_READY, 1);
+    let size = vec![80, 0, 25, 0];
+    assert_eq!(
+        bench.hear(),
+        [(0, CONSOLE_PORT, 1, vec![]), (0, PORT_OPEN, 1, vec![]), (0, RESIZE, 0, size)]
+    );
+    bench.say(1, PORT_READY, 1);
+    assert_eq!(bench.hear(), [(1, PORT_NAME, 1, b"agent\0".to_vec())], "nobody is there");
+    bench.lines[1].away.store(false, Ordering::Relaxed);
+    bench.poll(1);
+    assert_eq!(bench.hear(), [(1, PORT_OPEN, 1, vec![])]);
+    for away in [true, false] {
+        bench.lines[1].away.store(away, Ordering::Relaxed);
+        bench.poll(1);
+    }
+    assert_eq!(bench.hear(), [], "as it was when the driver last heard of it");
+    bench.lines[1].away.store(true, Ordering::Relaxed);
+    bench.poll(1);
+    assert_eq!(bench.hear(), [(1, PORT_OPEN, 0, vec![])]);
+}
+
+#[test]
+fn a_resize_is_told_to_the_console_and_the_last_one_counts() {
+    let mut bench = Bench::ready();
+    bench.console.resize(Size { columns: 1, rows: 2 });
+    bench.console.resize(Size { columns: 3, rows: 4 });
+    assert_eq!(bench.hear(), [(0, RESIZE, 0, vec![3, 0, 4, 0])]);
+    let mut bench = Bench::new(true, &["agent"]).start(F_MULTIPORT);
+    bench.say(0, DEVICE_READY, 1);
+    bench.say(0, PORT_READY, 1);
+    bench.console.resize(Size { columns: 1, rows: 2 });
+    assert!(bench.hear().iter().all(|message| message.1 != RESIZE), "it did not ask for it");
+}
+
+#[test]
+fn a_port_is_read_from_when_the_guest_has_opened_it() {
+    let mut bench = Bench::ready();
+    bench.type_in(1, b"abc");
+    bench.add(4, &[Part::Write(BUFFER + 0x100, 8)]);
+    assert_eq!(bench.used(4), None);
+    bench.say(1, PORT_OPEN, 1);
+    assert_eq!((bench.used(4), bench.bytes(BUFFER + 0x100, 3)), (Some(3), b"abc".to_vec()));
+    bench.send(5, BUFFER, b"def");
+    assert_eq!(
+        (bench.used(5), bench.screen(1), bench.screen(0)),
+        (Some(0), b"def".to_vec(), vec![])
+    );
+    bench.say(1, PORT_OPEN, 0);
+    bench.add(4, &[Part::Write(BUFFER, 8)]);
+    bench.type_in(1, b"g");
+    assert_eq!((bench.used(4), bench.lines[1].terminal.waiting()), (None, b"g".to_vec()));
+}
+
+#[test]
+fn a_port_that_is_no_console_is_waited_for_as_long_as_it_takes() {
+    let mut bench = Bench::ready();
+    bench.lines[1].terminal.set_room(1);
+    bench.send(5, BUFFER, b"ab");
+    bench.clock.step_ns(100 * PATIENCE_NS);
+    bench.settle();
+    assert_eq!(bench.used(5), None);
+    bench.send(1, BUFFER + 0x100, b"x");
+    assert_eq!(bench.used(1), Some(0), "the console is not held up by it");
+    bench.lines[1].terminal.set_room(9);
+    bench.poll(1);
+    assert_eq!((bench.used(5), bench.screen(1)), (Some(0), b"ab".to_vec()));
+}
+
+#[test]
+fn without_a_console_the_first_port_is_nobody() {
+    let mut bench = Bench::new(false, &["agent"]).start(FEATURES);
+    assert_eq!(bench.console.features() & (F_SIZE | F_EMERG_WRITE), 0);
+    bench.say(0, DEVICE_READY, 1);
+    assert_eq!(bench.hear(), [(1, PORT_ADD, 1, vec![])]);
+    bench.say(0, PORT_READY, 1);
+    bench.say(0, PORT_OPEN, 1);
+    assert_eq!(bench.hear(), []);
+    bench.send(1, BUFFER, b"ab");
+    assert_eq!(bench.used(1), Some(0), "it goes nowhere");
+    bench.console.config_write(8, b"a");
+    // A driver that knows nothing of ports has nobody to talk to.
+    let mut bench = Bench::new(false, &["agent"]).start(0);
+    bench.add(4, &[Part::Write(BUFFER, 8)]);
+    bench.type_in(1, b"abc");
+    bench.send(5, BUFFER, b"ab");
+    assert_eq!((bench.used(4), bench.used(5)), (None, None));
+}
+
+#[test]
+fn messages_that_make_no_sense_change_nothing() {
+    let mut bench = Bench::new(true, &["agent"]).start(FEATURES);
+    bench.say(1, PORT_READY, 1);
+    bench.say(1, PORT_OPEN, 1);
+    assert_eq!(bench.hear(), [], "of a port that the driver does not know yet");
+    bench.say(0, DEVICE_READY, 0);
+    assert_eq!(bench.hear(), []);
+    bench.say(0, DEVICE_READY, 1);
+    bench.hear();
+    for (port, event) in [
+        (2, PORT_READY),
+        (u32::MAX, PORT_READY),
+        (1, PORT_ADD),
+        (1, PORT_REMOVE),
+        (1, CONSOLE_PORT),
+        (1, RESIZE),
+        (1, PORT_NAME),
+        (1, 8),
+        (1, u16::MAX),
+        (1, PORT_OPEN),
+    ] {
+        let before = bench.console.save();
+        bench.say(port, event, 1);
+        assert_eq!(bench.console.save(), before, "{event} of {port}");
+    }
+    for parts in [&[Part::Read(BUFFER, 7)][..], &[Part::Read(RAM, 8)], &[Part::Write(BUFFER, 8)]] {
+        bench.add(3, parts);
+        assert_eq!(bench.used(3), Some(0), "{parts:?}");
+    }
+    assert_eq!(bench.hear(), []);
+}
+
+#[test]
+fn a_driver_that_never_listens_costs_nothing_and_hears_it_later() {
+    let mut bench = Bench::new(true, &["agent"]).start(FEATURES);
+    for _ in 0..300 {
+        bench.say(0, DEVICE_READY, 1);
+    }
+    let small = bench.console.save().bytes.len();
+    assert!(small < 64, "{small}");
+    // A buffer that is too short, and one that is not RAM.
+    bench.add(2, &[Part::Write(BUFFER, 7)]);
+    bench.add(2, &[Part::Write(RAM, 64)]);
+    assert_eq!((bench.used(2), bench.used(2)), (Some(0), Some(0)));
+    assert_eq!(bench.hear().len(), 2);
+}
+
+#[test]
+fn what_a_driver_knows_is_saved() {
+    let mut bench = Bench::ready();
+    bench.say(1, PORT_OPEN, 1);
+    let saved = bench.console.save();
+    let other = Bench::new(true, &["agent"]);
+    other.console.restore(&saved).unwrap();
+    let mut other = other.start(FEATURES);
+    assert_eq!(other.hear(), [], "it is not told again");
+    other.type_in(1, b"abc");
+    other.add(4, &[Part::Write(BUFFER, 8)]);
+    assert_eq!(other.used(4), Some(3));
+
+    let mut state = State::try_from(saved.decode::<SavedV1>().unwrap()).unwrap();
+    state.ports[1].added = false;
+    let impossible = Saved::encode(&SavedV1::from(&state));
+    assert!(matches!(other.console.restore(&impossible), Err(StateError::Inconsistent { .. })));
+    assert_eq!(other.console.save(), saved);
+}
