@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use trapline_backends::Outlet;
 use trapline_block::DiskOptions;
 use trapline_device::CharBackend;
 use trapline_guestmem::Backing;
@@ -23,8 +24,12 @@ pub struct Config {
     pub kvm_device: PathBuf,
     /// What runs first.
     pub boot: Boot,
-    /// Behind the first serial port.
+    /// Behind the guest's console.
     pub console: Arc<dyn CharBackend>,
+    /// Which device that is.
+    pub console_kind: ConsoleKind,
+    /// Ports of a virtio console device, besides the console.
+    pub ports: Vec<PortOptions>,
     /// Behind the firmware's debug port (0x402), if there is one. The PC's only.
     pub firmware_log: Option<Arc<dyn CharBackend>>,
     /// The display, if there is one.
@@ -57,6 +62,8 @@ impl From<&Config> for Options {
             cpus: config.cpus,
             mem_bytes: config.mem_bytes,
             console: Arc::clone(&config.console),
+            console_kind: config.console_kind,
+            ports: config.ports.clone(),
             firmware_log: config.firmware_log.clone(),
             exit_port: config.exit_port,
             testdev: config.testdev,
@@ -76,6 +83,26 @@ impl From<&Config> for Options {
             coalesce: config.coalesce,
         }
     }
+}
+
+/// Which device the guest's console is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConsoleKind {
+    /// The first serial port.
+    #[default]
+    Serial,
+    /// A port of a virtio console device. What the first serial port sends goes to the same place,
+    /// as a kernel's first messages do, and nothing comes to it from there.
+    Virtio,
+}
+
+/// A port of a virtio console device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortOptions {
+    /// What the guest knows it by.
+    pub name: String,
+    /// What is behind it.
+    pub outlet: Outlet,
 }
 
 /// What only arm64 machines have. The default is what kvmtool does without options.

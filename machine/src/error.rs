@@ -38,6 +38,16 @@ pub enum Error {
     /// A disk that cannot be had.
     #[error(transparent)]
     Disk(#[from] trapline_block::Error),
+    /// A port's file, terminal or socket cannot be had.
+    #[error("port {name}: {}: {reason}", outlet_of(.outlet))]
+    Port {
+        /// The port's name.
+        name: String,
+        /// What is to be behind it.
+        outlet: trapline_backends::Outlet,
+        /// Why not.
+        reason: std::io::Error,
+    },
     /// More devices than the board has windows for.
     #[error("the board has no window of registers left for {0}")]
     NoMmioSlot(String),
@@ -110,4 +120,16 @@ pub enum Error {
     /// A vCPU would not stop.
     #[error(transparent)]
     Stuck(#[from] trapline_kvm::Stuck),
+}
+
+fn outlet_of(outlet: &trapline_backends::Outlet) -> String {
+    use trapline_backends::Outlet;
+    match outlet {
+        Outlet::File(path) => format!("cannot write {}", path.display()),
+        Outlet::Pty(Some(link)) => {
+            format!("cannot make a pseudo terminal with the link {}", link.display())
+        }
+        Outlet::Pty(None) => "cannot make a pseudo terminal".to_owned(),
+        Outlet::Socket(path) => format!("cannot listen on {}", path.display()),
+    }
 }

@@ -25,8 +25,8 @@ mod snapshot;
 mod x86_pc;
 
 pub use config::{
-    Arm64, Boot, Config, Ending, FirmwareFlash, FirmwareKernel, Initrd, Irqchip, PcIrqchip,
-    ResetCause, VirtioTransport, VirtioTransports,
+    Arm64, Boot, Config, ConsoleKind, Ending, FirmwareFlash, FirmwareKernel, Initrd, Irqchip,
+    PcIrqchip, PortOptions, ResetCause, VirtioTransport, VirtioTransports,
 };
 pub use control::Control;
 pub use error::Error;
@@ -35,8 +35,10 @@ pub use report::Report;
 pub use session::Session;
 pub use snapshot::{Snapshot, SnapshotError};
 pub use trapline::register_membarrier;
+pub use trapline_backends::Outlet;
 pub use trapline_block as disk;
 pub use trapline_boot as boot;
 pub use trapline_display as display;
 pub use trapline_guestmem::Backing;
 pub use trapline_kvm::{CrashReport, hardware_virtualization};
+pub use trapline_virtio::console;

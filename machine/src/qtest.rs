@@ -22,7 +22,9 @@ use trapline_qtest::{Target, VirtualClock, Wires};
 
 use crate::board::{self, Board, EntropyFrom, FirmwareOptions, Options, Wiring};
 use crate::x86_pc::FlashImages;
-use crate::{Error, Snapshot, SnapshotError, VirtioTransports, arm64_virt, x86_pc};
+use crate::{
+    ConsoleKind, Error, PortOptions, Snapshot, SnapshotError, VirtioTransports, arm64_virt, x86_pc,
+};
 
 /// How often back ends are called after one command at most: a queue that is handled piece by piece
 /// is done with long before, and a descriptor that stays ready does not stop the client.
@@ -57,8 +59,12 @@ pub struct Config {
     pub mem_bytes: u64,
     /// What UTC is when the machine starts, in nanoseconds since 1970.
     pub utc_start_ns: u64,
-    /// Behind the first serial port.
+    /// Behind the console.
     pub console: Arc<dyn CharBackend>,
+    /// Which device that is.
+    pub console_kind: ConsoleKind,
+    /// Ports of a virtio console device, besides the console.
+    pub ports: Vec<PortOptions>,
     /// Whether the port is there that ends the machine with a status. The PC's only.
     pub exit_port: bool,
     /// What is in the flash, if there is one.
@@ -100,6 +106,8 @@ impl From<&Config> for Options {
             },
             mem_bytes: config.mem_bytes,
             console: Arc::clone(&config.console),
+            console_kind: config.console_kind,
+            ports: config.ports.clone(),
             firmware_log: Some(Arc::new(NullBackend)),
             exit_port: config.exit_port,
             testdev: config.testdev,

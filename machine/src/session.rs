@@ -1,6 +1,7 @@
 //! One machine from power-on to its end.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
@@ -9,6 +10,7 @@ use trapline_backends::{EpollLoop, HostClock};
 use trapline_device::{CharDevice, Clock, PowerEvent};
 use trapline_display::{Input, Screen};
 use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
+use trapline_virtio::console::Console as VirtioConsole;
 
 use crate::board::{self, Options, Wiring};
 use crate::control::{Answer, Control, Event, Reply};
@@ -62,7 +64,7 @@ impl Session {
         };
         let mut host = Host::new(&vm, wiring, &config)?;
         let console = OnLoop::new(host.board().console(), &*event_loop);
-        for blk in host.board().disks() {
+        for blk in &host.board().virtio().disks {
             let control = control.clone();
             blk.disk().on_stop(move |reason| {
                 tracing::error!("{reason}; the machine is paused, and tries again when it goes on");
@@ -108,6 +110,18 @@ impl Session {
     pub fn console_device(&self) -> Weak<dyn CharDevice> {
         let console: Arc<dyn CharDevice> = self.console.clone();
         Arc::downgrade(&console)
+    }
+
+    /// The virtio console, to be told of the size of its terminal, if there is one.
+    pub fn virtio_console(&self) -> Option<Arc<VirtioConsole>> {
+        let console = self.host.board().virtio().console.as_ref();
+        console.filter(|console| console.has_console()).cloned()
+    }
+
+    /// Where ports ([`Config::ports`]) are on the host, as far as that was the host's choice: their
+    /// names, and the names of terminals.
+    pub fn port_places(&self) -> &[(String, PathBuf)] {
+        &self.host.board().virtio().places
     }
 
     /// The screen of [`Config::display`].
@@ -203,7 +217,7 @@ impl Session {
         };
         self.event_loop.resume();
         // What had the machine pause may be over.
-        self.host.board().disks().iter().for_each(|blk| blk.retry());
+        self.host.board().virtio().disks.iter().for_each(|blk| blk.retry());
         let vcpus = std::mem::take(&mut self.vcpus);
         let running = self.control.start(|| VcpuSet::start(vcpus, Arc::new(on_event)))?;
         self.control.enter(State::Running);

@@ -31,6 +31,8 @@ fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
             mem_bytes: 64 << 20,
             utc_start_ns: 946_684_800_000_000_000,
             console: Arc::new(NullBackend),
+            console_kind: trapline_machine::ConsoleKind::Serial,
+            ports: Vec::new(),
             exit_port: false,
             testdev: false,
             fw_cfg: Vec::new(),

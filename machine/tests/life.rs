@@ -57,6 +57,8 @@ impl Guest {
                 kernel: None,
             },
             console: Arc::new(terminal.clone()),
+            console_kind: trapline_machine::ConsoleKind::Serial,
+            ports: Vec::new(),
             firmware_log: None,
             display: None,
             exit_port: true,

@@ -10,8 +10,9 @@ use trapline::Handle;
 use trapline_device::{NullBackend, Size, Space};
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::qtest::{BoardKind, Config, Machine};
-use trapline_machine::{VirtioTransport, VirtioTransports};
+use trapline_machine::{ConsoleKind, Outlet, PortOptions, VirtioTransport, VirtioTransports};
 use trapline_qtest::{Pin, Side, Target};
+use trapline_testkit::TestTerminal;
 use trapline_testkit::virtio::{
     Access, Driver, LegacyPciTransport, MmioTransport, Part, PciTransport, Ring, Room, Transport,
 };
@@ -80,7 +81,11 @@ fn machine(
     virtio: impl Into<VirtioTransports>,
     disks: Vec<DiskOptions>,
 ) -> Result<Machine, trapline_machine::Error> {
-    Machine::new(&Config {
+    Machine::new(&config(kind, virtio, disks))
+}
+
+fn config(kind: BoardKind, virtio: impl Into<VirtioTransports>, disks: Vec<DiskOptions>) -> Config {
+    Config {
         board: kind,
         cpus: 1,
         virtio: virtio.into(),
@@ -91,11 +96,13 @@ fn machine(
         mem_bytes: 4 * MIB,
         utc_start_ns: 0,
         console: Arc::new(NullBackend),
+        console_kind: ConsoleKind::Serial,
+        ports: Vec::new(),
         exit_port: false,
         flash: None,
         testdev: false,
         fw_cfg: Vec::new(),
-    })
+    }
 }
 
 impl Board {
@@ -108,7 +115,11 @@ impl Board {
     }
 
     fn with(kind: BoardKind, virtio: impl Into<VirtioTransports>, disks: Vec<DiskOptions>) -> Self {
-        let machine = machine(kind, virtio, disks).unwrap();
+        Self::of(&config(kind, virtio, disks))
+    }
+
+    fn of(config: &Config) -> Self {
+        let (kind, machine) = (config.board, Machine::new(config).unwrap());
         let handle = Mutex::new(machine.registry().handle(0));
         let (ram, memory) = match kind {
             BoardKind::X86Pc => (0, 0xe000_0000),
@@ -469,4 +480,70 @@ fn goes_on_elsewhere(
     } else {
         assert_eq!(driver.transport.status(), 0);
     }
+}
+
+const CONSOLE: u32 = 0x1043_1af4;
+
+#[test]
+fn a_console_beside_the_serial_port_and_a_port_behind_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    for kind in [BoardKind::X86Pc, BoardKind::Arm64Virt] {
+        let terminal = TestTerminal::default();
+        let board = Board::of(&Config {
+            console: Arc::new(terminal.clone()),
+            console_kind: ConsoleKind::Virtio,
+            ports: vec![PortOptions { name: "log".into(), outlet: Outlet::File(log.clone()) }],
+            ..config(kind, VirtioTransport::Pci, Vec::new())
+        });
+        let (text, keys, table) = (board.ram + MIB, board.ram + MIB + 64, board.ram + 2 * MIB);
+        board.machine.ram().write(text, b"hello").unwrap();
+        let driver = Driver::new(PciTransport::new(&board, board.find(CONSOLE), board.memory));
+        let mut rings: Vec<_> = (0..6)
+            .map(|n| Ring::new(board.machine.ram().clone(), table + n * 0x4000, 128))
+            .collect();
+        driver.start(!0, &rings.iter().collect::<Vec<_>>());
+        for queue in [1, 5] {
+            rings[queue].add(&[Part::Read(text, 5)]);
+            driver.transport.notify(u16::try_from(queue).unwrap());
+            assert_eq!(rings[queue].take_used(), Some((0, 0)));
+        }
+        assert_eq!(
+            (terminal.screen(), std::fs::read(&log).unwrap()),
+            (b"hello".to_vec(), b"hello".to_vec())
+        );
+
+        // What the serial port sends comes to the same terminal, and what is typed goes to the other.
+        let (space, serial) = match kind {
+            BoardKind::X86Pc => (Space::Pio, 0x3f8),
+            BoardKind::Arm64Virt => (Space::Mmio, 0x100_0000),
+        };
+        board.write(space, serial, Size::Byte, b'!'.into());
+        assert_eq!(terminal.screen(), b"hello!");
+        terminal.type_in(b"key");
+        board.machine.console_device().upgrade().unwrap().poll();
+        board.machine.run_back_ends();
+        assert_eq!(board.read(space, serial + 5, Size::Byte) & 1, 0, "nothing for the serial port");
+        let say = |rings: &mut Vec<Ring<_>>, event: u16| {
+            let message = [&[0; 4][..], &event.to_le_bytes(), &[1, 0]].concat();
+            board.machine.ram().write(text, &message).unwrap();
+            rings[3].add(&[Part::Read(text, 8)]);
+            driver.transport.notify(3);
+        };
+        rings[0].add(&[Part::Write(keys, 8)]);
+        for n in 0..8 {
+            rings[2].add(&[Part::Write(text + 0x100 + n * 64, 64)]);
+        }
+        driver.transport.notify(0);
+        // It is ready; the port is, too, and open.
+        [0, 3, 6].into_iter().for_each(|event| say(&mut rings, event));
+        assert_eq!(rings[0].take_used(), Some((0, 3)));
+        assert_eq!(board.bytes(keys)[..3], *b"key");
+    }
+    let config = Config {
+        ports: vec![PortOptions { name: "a".into(), outlet: Outlet::File("/no/such/file".into()) }],
+        ..config(BoardKind::X86Pc, VirtioTransport::Pci, Vec::new())
+    };
+    let error = Machine::new(&config).err().unwrap().to_string();
+    assert_eq!(error, "port a: cannot write /no/such/file: No such file or directory (os error 2)");
 }

@@ -65,6 +65,8 @@ fn ours(firmware: Option<PathBuf>, flash: Option<PathBuf>) -> Flash {
         mem_bytes: 16 << 20,
         utc_start_ns: 946_684_800_000_000_000,
         console: Arc::new(NullBackend),
+        console_kind: trapline_machine::ConsoleKind::Serial,
+        ports: Vec::new(),
         exit_port: false,
         flash,
         firmware,

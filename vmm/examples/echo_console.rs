@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 
 fn run(mode: &str) -> anyhow::Result<ExitCode> {
     let requests = Requests::default();
-    let console = Console::new(requests.clone())?;
+    let console = Console::new(requests.clone(), None)?;
     let (events, inbox) = channel();
     let port = Arc::new(Loopback { console: Arc::clone(&console), events: events.clone() });
     let device: Weak<Loopback> = Arc::downgrade(&port);
@@ -67,6 +67,9 @@ fn run(mode: &str) -> anyhow::Result<ExitCode> {
             Event::Bang => {}
             Event::Asked(Request::Pause) => console.message("\n  paused\n"),
             Event::Asked(Request::Statistics) => console.message("\n  statistics\n"),
+            Event::Asked(Request::Resized) => {
+                console.message(&format!("\n  size {:?}\n", terminal::size()));
+            }
             Event::Asked(Request::Quit) => {
                 console.transmit(b"last words\r\n");
                 session.finish(|| true);

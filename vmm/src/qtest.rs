@@ -27,6 +27,8 @@ pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
         mem_bytes: options.mem_bytes,
         utc_start_ns: options.utc_start_ns,
         console: Arc::new(NullBackend),
+        console_kind: options.console,
+        ports: options.ports.clone(),
         exit_port: options.exit_port,
         flash: options.flash.clone(),
         firmware: options.firmware.clone(),

@@ -14,6 +14,8 @@ pub enum Request {
     Pause,
     /// Ctrl-a s: show the trap statistics.
     Statistics,
+    /// The terminal may have another size now.
+    Resized,
     /// The guest's output has nowhere to go any more, for this reason: end the guest.
     OutputLost(String),
     /// The process was told to end by this signal.
@@ -43,7 +45,8 @@ impl Requests {
     pub fn make(&self, request: Request) {
         let mut state = self.0.lock();
         let Some(server) = state.server.clone() else {
-            if state.waiting.len() < MOST_WAITING {
+            // Whoever begins to serve looks at the size first.
+            if request != Request::Resized && state.waiting.len() < MOST_WAITING {
                 state.waiting.push_back(request);
             }
             return;
@@ -78,6 +81,8 @@ mod tests {
     #[test]
     fn requests_made_too_early_wait_for_the_server() {
         let requests = Requests::default();
+        // They must not keep others out, and nobody needs them.
+        (0..100).for_each(|_| requests.make(Request::Resized));
         requests.make(Request::Quit);
         let log = Arc::new(Mutex::new(Vec::new()));
         let server_log = Arc::clone(&log);

@@ -10,8 +10,9 @@ use tracing::Level;
 use trapline_device::CharBackend;
 use trapline_machine::boot::modules::{initrd_files, is_multiboot};
 use trapline_machine::boot::{cmdline, initramfs, open, search};
+use trapline_machine::console::{Console as VirtioConsole, Size};
 use trapline_machine::{
-    Config, Control, CrashReport, Ending, FirmwareFlash, Initrd, Report, ResetCause,
+    Config, ConsoleKind, Control, CrashReport, Ending, FirmwareFlash, Initrd, Report, ResetCause,
     Session as Machine,
 };
 
@@ -24,7 +25,7 @@ use crate::reboot::{Next, Resets, SILENT_MAX};
 use crate::request::{Request, Requests};
 use crate::session::Session;
 use crate::trace::Trace;
-use crate::{signals, stream};
+use crate::{signals, stream, terminal};
 
 /// Runs one guest; returns when it has ended.
 ///
@@ -35,7 +36,8 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let fw_cfg = options.fw_cfg.iter().map(FwCfgFile::load).collect::<Result<_, _>>()?;
     let mut display = Display::open(options)?;
     let requests = Requests::default();
-    let console = Console::new(requests.clone())?;
+    let break_key = (options.console == ConsoleKind::Virtio).then_some(HVC_BREAK);
+    let console = Console::new(requests.clone(), break_key)?;
     let (boot, remark) = boot(options)?;
     let kernel = matches!(boot, trapline_machine::Boot::Kernel { .. });
     let mut machine = Machine::new(config(options, boot, fw_cfg, &console))?;
@@ -50,13 +52,18 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
         warn_of_software_kvm();
     }
     tracing::info!("# {}", command_line(options));
+    for (name, place) in machine.port_places() {
+        tracing::info!("port {name} is on {}", place.display());
+    }
     let viewers = display.serve(&machine, &options.name)?;
 
     let session = Session::start(&console, &requests)?;
     let control = machine.control();
     let wish = Arc::new(Mutex::new(None));
     let pauses = Arc::new(Pauses::new(control.clone()));
-    serve(&requests, &pauses, &control, &console, &wish);
+    let terminal = TerminalSize(machine.virtio_console());
+    terminal.tell();
+    serve(&requests, &pauses, &control, (&console, terminal), &wish);
     let ending = live(&mut machine, &console, options);
     // What the guest has sent comes before what there is to say about its end.
     session.finish(|| wish.lock().is_some());
@@ -82,7 +89,7 @@ fn serve(
     requests: &Requests,
     pauses: &Arc<Pauses>,
     control: &Control,
-    console: &Arc<Console>,
+    (console, terminal): (&Arc<Console>, TerminalSize),
     wish: &Arc<Mutex<Option<Request>>>,
 ) {
     let (control, console, wish) = (control.clone(), Arc::downgrade(console), Arc::clone(wish));
@@ -93,11 +100,26 @@ fn serve(
     requests.serve(move |request| match request {
         Request::Statistics => tell(&format!("\n{}", control.report())),
         Request::Pause => tell(&pauses.toggle()),
+        Request::Resized => terminal.tell(),
         request => {
             wish.lock().get_or_insert(request);
             control.request_stop();
         }
     });
+}
+
+/// What Linux takes on a virtio console for what a break is on a serial port: Ctrl-o.
+const HVC_BREAK: u8 = 0x0f;
+
+/// The size of the terminal, and who wants to know it.
+struct TerminalSize(Option<Arc<VirtioConsole>>);
+
+impl TerminalSize {
+    fn tell(&self) {
+        if let (Some(console), Some((columns, rows))) = (&self.0, terminal::size()) {
+            console.resize(Size { columns, rows });
+        }
+    }
 }
 
 /// Runs the machine to its end, over the resets that do not end it.
@@ -218,6 +240,8 @@ fn config(
         kvm_device: options.dev.clone(),
         boot,
         console: Arc::clone(&backend),
+        console_kind: options.console,
+        ports: options.ports.clone(),
         firmware_log: log.then_some(backend),
         display,
         exit_port: options.exit_port,
@@ -281,7 +305,11 @@ fn boot(options: &RunOptions) -> anyhow::Result<(trapline_machine::Boot, Option<
         let display = display::console(options);
         let machine = cmdline::Machine::HOST;
         let root_disk = !options.disks.is_empty();
-        let defaults = cmdline::Defaults { machine, display, root_disk, ..Default::default() };
+        let console = match options.console {
+            ConsoleKind::Serial => cmdline::Console::Serial,
+            ConsoleKind::Virtio => cmdline::Console::Virtio,
+        };
+        let defaults = cmdline::Defaults { machine, console, display, root_disk };
         cmdline::build(defaults, user)
     };
     Ok((trapline_machine::Boot::Kernel { path, initrd, cmdline }, remark))

@@ -1,5 +1,5 @@
 //! Signals while a guest runs: those that end a process end the guest in order, and stopping and
-//! going on carry the terminal's settings along. A signal that was ignored when the process started,
+//! going on carry the terminal's settings along; the guest's console follows the terminal's size. A signal that was ignored when the process started,
 //! as `nohup` and a shell without job control arrange it, stays ignored.
 
 use std::io;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
-use signal_hook::consts::{SIGCONT, SIGTSTP, SIGXFSZ};
+use signal_hook::consts::{SIGCONT, SIGTSTP, SIGWINCH, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use vmm_sys_util::signal::{SIGRTMAX, SIGRTMIN};
@@ -52,7 +52,7 @@ impl SignalThread {
     /// What the kernel says when it refuses a handler or a thread.
     pub fn start(requests: Requests) -> io::Result<Self> {
         let ending = ENDING.iter().map(|signal| signal.as_raw());
-        let wanted = ending.chain(SIGRTMIN() + 1..=SIGRTMAX()).chain([SIGTSTP, SIGCONT]);
+        let wanted = ending.chain(SIGRTMIN() + 1..=SIGRTMAX()).chain([SIGTSTP, SIGCONT, SIGWINCH]);
         let ignored = Ignored::now();
         let goes_on_unheard = ignored.contains(SIGCONT);
         let mut signals = Signals::new(wanted.filter(|signal| !ignored.contains(*signal)))?;
@@ -68,8 +68,12 @@ impl SignalThread {
                             go_on();
                         }
                     }
+                    SIGWINCH => requests.make(Request::Resized),
                     SIGCONT if asked.load(Ordering::SeqCst) => {}
-                    SIGCONT => go_on(),
+                    SIGCONT => {
+                        go_on();
+                        requests.make(Request::Resized);
+                    }
                     _ if asked.swap(true, Ordering::SeqCst) => give_up(signal),
                     _ => requests.make(Request::Signal(signal)),
                 }

@@ -26,6 +26,16 @@ fn echo() -> std::path::PathBuf {
 }
 
 #[test]
+fn a_terminal_that_has_another_size_is_noticed() {
+    let pty = Pty::new();
+    pty.resize(80, 25);
+    let mut console = pty.spawn(echo(), &[]);
+    console.expect("ready\r");
+    pty.resize(132, 50);
+    console.expect("size Some((132, 50))");
+}
+
+#[test]
 fn help_and_version_go_to_standard_output() {
     for args in [&["--help"][..], &[], &["help"]] {
         let (status, out, err) = trapline(args);

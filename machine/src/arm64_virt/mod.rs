@@ -21,7 +21,6 @@ use trapline_pci::{Bus, EcamWindow, Layout};
 use trapline_platform::flash::{Flash, Part, regs};
 use trapline_platform::rtc::{CmosConfig, Rtc, WINDOW_LEN};
 use trapline_platform::serial::Serial;
-use trapline_virtio::blk::Blk;
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) use kvm::VirtOnKvm;
@@ -29,7 +28,8 @@ pub(crate) use qtest::build;
 
 use crate::Error;
 use crate::board::{
-    Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Wiring, add_mmio,
+    Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, VirtioHandles, Wiring,
+    add_mmio, consoles, serial_backend,
 };
 use crate::flash::FlashImage;
 
@@ -43,9 +43,9 @@ const SERIAL_LEN: u64 = 8;
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "only KVM wants the rest"))]
 pub(crate) struct Arm64Virt {
     devices: Devices,
-    console: Arc<Serial>,
+    console: Arc<dyn CharDevice>,
     bus: Arc<Bus>,
-    disks: Vec<Arc<Blk>>,
+    virtio: VirtioHandles,
     /// What the devices with an address of their own say in the device tree.
     nodes: Vec<FdtNode>,
     /// What the PCI host bridge says there.
@@ -58,12 +58,11 @@ impl Board for Arm64Virt {
     }
 
     fn console(&self) -> Weak<dyn CharDevice> {
-        let console: Arc<dyn CharDevice> = self.console.clone();
-        Arc::downgrade(&console)
+        Arc::downgrade(&self.console)
     }
 
-    fn disks(&self) -> &[Arc<Blk>] {
-        &self.disks
+    fn virtio(&self) -> &VirtioHandles {
+        &self.virtio
     }
 }
 
@@ -95,7 +94,7 @@ impl Arm64Virt {
         if let Some(image) = &source.flash {
             add_flash(image, &mut builder, &mut nodes);
         }
-        let (on_bus, windows, disks) = ChosenVirtio::new(wiring)?.split();
+        let (on_bus, windows, handles) = ChosenVirtio::new(wiring)?.split();
         nodes.extend(add_virtio(windows, wiring, source, &mut builder)?);
         let (bus, pci) = add_pci(on_bus, wiring, source, &mut builder)?;
         if let Some(controllers) = &source.controllers {
@@ -106,7 +105,8 @@ impl Arm64Virt {
         if let Some(image) = &source.flash {
             image.mapped(&wiring.registry, "flash");
         }
-        Ok(Self { devices, console, bus, disks, nodes, pci })
+        let console = consoles(console, &handles);
+        Ok(Self { devices, console, bus, virtio: handles, nodes, pci })
     }
 }
 
@@ -117,10 +117,11 @@ fn add_serial_ports(
     builder: &mut Builder,
     nodes: &mut Vec<FdtNode>,
 ) -> Arc<Serial> {
+    let first = serial_backend(&wiring.options);
     let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
     let mut console = None;
     for (i, (base, spi)) in layout::SERIAL.into_iter().zip(layout::spi::SERIAL).enumerate() {
-        let backend = if i == 0 { &wiring.options.console } else { &nothing };
+        let backend = if i == 0 { &first } else { &nothing };
         let (line, clock) = (source.lines.line(spi), Arc::clone(&wiring.clock));
         let serial = Serial::new(Arc::clone(backend), line, clock);
         let (name, device) = (format!("serial{i}"), serial.clone());

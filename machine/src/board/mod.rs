@@ -10,6 +10,7 @@
 //! interrupt lines lead to there, and what else differs.
 
 mod builder;
+mod consoles;
 mod devices;
 mod lines;
 mod pci;
@@ -21,26 +22,26 @@ use trapline::Registry;
 use trapline_device::{CharBackend, CharDevice, Clock, EventLoop, Power};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::{Backing, GuestMem};
-use trapline_virtio::blk::Blk;
 
-use crate::{Error, FirmwareKernel, VirtioTransports};
+use crate::{ConsoleKind, Error, FirmwareKernel, PortOptions, VirtioTransports};
 
 pub(crate) use builder::Builder;
+pub(crate) use consoles::{consoles, serial_backend};
 pub(crate) use devices::Devices;
 pub(crate) use lines::Lines;
 pub(crate) use pci::PciSlots;
-pub(crate) use virtio::{ChosenVirtio, EntropyFrom, NamedVirtio, add_mmio};
+pub(crate) use virtio::{ChosenVirtio, EntropyFrom, NamedVirtio, VirtioHandles, add_mmio};
 
 /// A built board. Dropping it unmaps everything on it.
 pub(crate) trait Board: Send + Sync {
     /// Its devices: what is reset and saved, and where others are added and removed.
     fn devices(&self) -> &Devices;
 
-    /// The first serial port, for its back end to call.
+    /// The console, for its back end to call.
     fn console(&self) -> Weak<dyn CharDevice>;
 
-    /// The disks, in the user's order.
-    fn disks(&self) -> &[Arc<Blk>];
+    /// Those of its virtio devices that others than the guest have to do with.
+    fn virtio(&self) -> &VirtioHandles;
 
     /// The keyboard and the mouse, if there are any.
     fn input(&self) -> Option<Arc<dyn Input>> {
@@ -69,8 +70,12 @@ pub(crate) struct Wiring {
 pub(crate) struct Options {
     pub(crate) cpus: u32,
     pub(crate) mem_bytes: u64,
-    /// Behind the first serial port.
+    /// Behind the console.
     pub(crate) console: Arc<dyn CharBackend>,
+    /// Which device that is.
+    pub(crate) console_kind: ConsoleKind,
+    /// Further ports of a virtio console device.
+    pub(crate) ports: Vec<PortOptions>,
     /// Behind the firmware's debug port, if there is one.
     pub(crate) firmware_log: Option<Arc<dyn CharBackend>>,
     /// Whether there is a port through which the guest ends the machine with a status.

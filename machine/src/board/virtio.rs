@@ -1,17 +1,20 @@
 //! A board's virtio devices, whatever registers their drivers reach them by.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use trapline_backends::OpenOutlet;
 use trapline_block::Disk;
-use trapline_device::{FdtDevice, FdtNode, Interrupt};
+use trapline_device::{CharBackend, FdtDevice, FdtNode, Interrupt};
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::blk::{Background, Blk};
+use trapline_virtio::console::{Console, PortSetup};
 use trapline_virtio::mmio::VirtioMmio;
 use trapline_virtio::mmio::regs::WINDOW_LEN;
 use trapline_virtio::rng::{Entropy, HostEntropy, Rng};
 
 use super::{Builder, Wiring};
-use crate::{Error, VirtioTransport};
+use crate::{ConsoleKind, Error, PortOptions, VirtioTransport};
 
 /// A virtio device on its way to a board.
 pub(crate) struct NamedVirtio {
@@ -42,9 +45,23 @@ pub(crate) enum EntropyFrom {
 pub(crate) struct ChosenVirtio {
     /// All of them, in the order in which drivers find them.
     pub(crate) devices: Vec<NamedVirtio>,
-    /// Those of them that are disks, in the user's order.
-    pub(crate) disks: Vec<Arc<Blk>>,
+    /// Those of them that others have to do with.
+    pub(crate) handles: VirtioHandles,
 }
+
+/// Virtio devices that others than the guest have to do with.
+#[derive(Default)]
+pub(crate) struct VirtioHandles {
+    /// The disks, in the user's order.
+    pub(crate) disks: Vec<Arc<Blk>>,
+    /// The console device, if there is one.
+    pub(crate) console: Option<Arc<Console>>,
+    /// Ports of it whose place on the host is the host's choice.
+    pub(crate) places: Places,
+}
+
+/// Names of ports, and where they are on the host.
+pub(crate) type Places = Vec<(String, PathBuf)>;
 
 impl ChosenVirtio {
     /// The devices the user asked for. The first disk, which Linux calls `vda`, is `disk0`.
@@ -58,6 +75,7 @@ impl ChosenVirtio {
             Blk::new(&disk, &wiring.clock, background).map_err(Error::EventLoop)
         });
         let disks = disks.collect::<Result<Vec<_>, _>>()?;
+        let (console, places) = console(wiring)?;
         let mut devices = Vec::new();
         let mut add = |name: &str, device: Arc<dyn VirtioDevice>| {
             let transport = wiring.options.virtio.of(name);
@@ -74,14 +92,18 @@ impl ChosenVirtio {
             };
             add("rng", rng);
         }
+        if let Some(console) = &console {
+            add("console", console.clone());
+        }
         check_names(&devices, wiring)?;
-        Ok(Self { devices, disks })
+        Ok(Self { devices, handles: VirtioHandles { disks, console, places } })
     }
 
-    /// Those on the PCI bus, those behind windows of registers, and the disks of both.
-    pub(crate) fn split(self) -> (Vec<NamedVirtio>, Vec<NamedVirtio>, Vec<Arc<Blk>>) {
+    /// Those on the PCI bus, those behind windows of registers, and what others have to
+    /// do with of both.
+    pub(crate) fn split(self) -> (Vec<NamedVirtio>, Vec<NamedVirtio>, VirtioHandles) {
         let (on_bus, behind_windows) = self.devices.into_iter().partition(NamedVirtio::is_on_bus);
-        (on_bus, behind_windows, self.disks)
+        (on_bus, behind_windows, self.handles)
     }
 }
 
@@ -96,6 +118,37 @@ fn check_names(devices: &[NamedVirtio], wiring: &Wiring) -> Result<(), Error> {
         transport: transport.name(),
         devices: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
     })
+}
+
+/// The console device with its ports, if any are wanted, and the places that the host has chosen for
+/// them.
+fn console(wiring: &Wiring) -> Result<(Option<Arc<Console>>, Places), Error> {
+    let options = &wiring.options;
+    let console = (options.console_kind == ConsoleKind::Virtio).then(|| PortSetup {
+        name: None,
+        is_console: true,
+        backend: Arc::clone(&options.console),
+    });
+    let (mut outlets, mut setups, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    for PortOptions { name, outlet } in &options.ports {
+        let open = outlet.open(&wiring.event_loop).map_err(|reason| Error::Port {
+            name: name.clone(),
+            outlet: outlet.clone(),
+            reason,
+        })?;
+        places.extend(open.place().map(|place| (name.clone(), place)));
+        let backend: Arc<dyn CharBackend> = open.clone();
+        setups.push(PortSetup { name: Some(name.clone()), is_console: false, backend });
+        outlets.push(open);
+    }
+    if console.is_none() && setups.is_empty() {
+        return Ok((None, places));
+    }
+    let console = Console::new(console, setups, Arc::clone(&wiring.clock));
+    for (number, outlet) in (1..).zip(outlets) {
+        OpenOutlet::attach(&*outlet, console.port(number));
+    }
+    Ok((Some(console), places))
 }
 
 /// Adds a device behind a window of registers at `base`, with a level-triggered interrupt. What it

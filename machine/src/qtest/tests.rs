@@ -52,6 +52,8 @@ fn bench() -> Bench {
         mem_bytes: 16 << 20,
         utc_start_ns: 0,
         console: Arc::new(NullBackend),
+        console_kind: ConsoleKind::Serial,
+        ports: Vec::new(),
         exit_port: false,
         flash: None,
         firmware: None,

@@ -36,11 +36,11 @@ use trapline_platform::legacy::{
 use trapline_platform::rtc::{CmosConfig, Rtc};
 use trapline_platform::serial::Serial;
 use trapline_platform::testdev::PageFlush;
-use trapline_virtio::blk::Blk;
 
 use crate::Error;
 use crate::board::{
-    Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Wiring, add_mmio,
+    Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, VirtioHandles, Wiring,
+    add_mmio, consoles, serial_backend,
 };
 use crate::flash::FlashImage;
 
@@ -54,10 +54,10 @@ pub(crate) use qtest::build;
 /// The PC. Dropping it unmaps everything.
 pub(crate) struct X86Pc {
     devices: Devices,
-    console: Arc<Serial>,
+    console: Arc<dyn CharDevice>,
     keys: Arc<Keys>,
     screen: Option<Arc<Screen>>,
-    disks: Vec<Arc<Blk>>,
+    virtio: VirtioHandles,
     /// How many virtio devices there are behind windows of registers.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "KVM's guests read it"))]
     virtio_windows: u8,
@@ -71,12 +71,11 @@ impl Board for X86Pc {
     }
 
     fn console(&self) -> Weak<dyn CharDevice> {
-        let console: Arc<dyn CharDevice> = self.console.clone();
-        Arc::downgrade(&console)
+        Arc::downgrade(&self.console)
     }
 
-    fn disks(&self) -> &[Arc<Blk>] {
-        &self.disks
+    fn virtio(&self) -> &VirtioHandles {
+        &self.virtio
     }
 
     fn input(&self) -> Option<Arc<dyn Input>> {
@@ -124,7 +123,7 @@ impl X86Pc {
         let console = maker.add_serial_ports(&mut builder);
         let i8042 = maker.add_platform(&mut builder);
         maker.add_legacy(&mut builder);
-        let (on_bus, windows, disks) = ChosenVirtio::new(wiring)?.split();
+        let (on_bus, windows, handles) = ChosenVirtio::new(wiring)?.split();
         let virtio_windows = maker.add_virtio(windows, &mut builder)?;
         fw_cfg::add(&mut builder, &wiring.options, &wiring.ram, virtio_windows)?;
         flash::add(&mut builder, &source.flash);
@@ -138,8 +137,9 @@ impl X86Pc {
         let devices = Devices::new(wiring.registry.clone(), wiring.options.coalesce);
         devices.add(builder)?;
         flash::mapped(&wiring.registry, &source.flash);
-        let keys = Arc::new(Keys(i8042));
-        Ok(Self { devices, console, keys, screen: None, disks, virtio_windows, bus })
+        let console = consoles(console, &handles);
+        let (keys, screen) = (Arc::new(Keys(i8042)), None);
+        Ok(Self { devices, console, keys, screen, virtio: handles, virtio_windows, bus })
     }
 }
 
@@ -180,10 +180,11 @@ impl Maker<'_> {
 
     /// Four UARTs on two lines, as on a PC; the console is on the first.
     fn add_serial_ports(&self, builder: &mut Builder) -> Arc<Serial> {
+        let first = serial_backend(&self.wiring.options);
         let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
         let mut console = None;
         for (i, (line, base)) in irq::SERIAL.into_iter().zip(port::SERIAL).enumerate() {
-            let backend = if i == 0 { &self.wiring.options.console } else { &nothing };
+            let backend = if i == 0 { &first } else { &nothing };
             let clock = Arc::clone(&self.wiring.clock);
             let serial = Serial::new(Arc::clone(backend), self.line(line), clock);
             let (name, device) = (format!("serial{i}"), serial.clone());

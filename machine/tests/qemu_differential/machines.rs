@@ -37,6 +37,8 @@ pub(crate) fn ours() -> Client {
     thread::spawn(move || {
         let console = Arc::new(NullBackend);
         let config = Config {
+            console_kind: trapline_machine::ConsoleKind::Serial,
+            ports: Vec::new(),
             board: BoardKind::X86Pc,
             cpus: 1,
             virtio: trapline_machine::VirtioTransport::Pci.into(),

@@ -46,6 +46,8 @@ impl Victim {
             mem_bytes: MEM_BYTES,
             utc_start_ns: 946_684_800_000_000_000,
             console: Arc::new(terminal.clone()),
+            console_kind: trapline_machine::ConsoleKind::Serial,
+            ports: Vec::new(),
             exit_port: board == BoardKind::X86Pc,
             flash: None,
             firmware: None,

@@ -57,7 +57,7 @@ pub(super) struct BasicArgs {
     /// Add nothing that was not asked for: no default kernel arguments, no root file system
     #[arg(long)]
     pub(super) nodefaults: bool,
-    /// Where the guest's console is: serial (virtio and hv: not yet)
+    /// Where the guest's console is: serial, virtio (hv: not yet) [default: serial]
     #[arg(long, value_name = "CONSOLE")]
     pub(super) console: Option<String>,
     /// KVM's device file [default: /dev/kvm]
@@ -136,6 +136,13 @@ pub(super) struct DisplayArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Devices that do not exist yet (refused by name)")]
 pub(super) struct DeviceArgs {
+    /// Port of the virtio console device besides the console, by its name: into a file, on a pseudo
+    /// terminal (with a symbolic link to it), or on a socket for a client to connect to
+    #[arg(
+        long, value_name = "[name=]NAME,file=PATH|pty[=LINK]|socket=PATH",
+        action = ArgAction::Append
+    )]
+    pub(super) virtio_port: Vec<OsString>,
     /// virtio memory balloon
     #[arg(long)]
     pub(super) balloon: bool,

@@ -12,6 +12,7 @@ mod fw_cfg;
 mod host;
 mod negated;
 mod options;
+mod ports;
 mod qtest;
 mod refused;
 mod units;

@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::disk::DiskOptions;
-use trapline_machine::{Backing, FirmwareFlash, FirmwareKernel, PcIrqchip, VirtioTransports};
+use trapline_machine::{
+    Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, PcIrqchip, PortOptions, VirtioTransports,
+};
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
 use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
+use super::ports::ports;
 use super::units::{self, BadNumber};
 use super::{Host, arm64, foreign, refused, virtio};
 
@@ -56,6 +59,10 @@ pub struct RunOptions {
     pub exit_port: bool,
     /// The guest gets the test device.
     pub testdev: bool,
+    /// Which device the console is.
+    pub console: ConsoleKind,
+    /// Ports of the virtio console device besides the console.
+    pub ports: Vec<PortOptions>,
     /// What registers virtio devices have.
     pub virtio: VirtioTransports,
     /// There is an entropy source.
@@ -148,6 +155,8 @@ impl RunOptions {
             fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,
             testdev: args.trapline.testdev,
+            console: console(args.basic.console.as_deref()),
+            ports: ports(&args.devices.virtio_port)?,
             virtio: virtio::transports(&args.devices)?,
             rng: args.devices.rng,
             edu: args.trapline.edu.as_deref().map_or(Ok(0), edu)?,
@@ -222,6 +231,14 @@ fn warnings(args: &RunArgs, mem_bytes: u64, host: &Host) -> Vec<String> {
         warnings.push(format!("--console {text}: no such console, it is the serial port"));
     }
     warnings
+}
+
+/// What is no console at all is the serial port, with a warning, as in kvmtool.
+fn console(text: Option<&str>) -> ConsoleKind {
+    match text {
+        Some("virtio") => ConsoleKind::Virtio,
+        _ => ConsoleKind::Serial,
+    }
 }
 
 fn pc_irqchip(text: Option<&str>) -> anyhow::Result<PcIrqchip> {

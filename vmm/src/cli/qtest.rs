@@ -6,14 +6,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail, ensure};
 use clap::{ArgAction, Args};
-use trapline_machine::VirtioTransports;
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::qtest::BoardKind;
+use trapline_machine::{ConsoleKind, PortOptions, VirtioTransports};
 use trapline_qtest::{Address, Way};
 
 use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
 use super::options::edu;
+use super::ports::ports;
 use super::units::{self, BadNumber};
 use super::virtio;
 
@@ -29,6 +30,15 @@ pub(super) struct QtestArgs {
     /// virtio transport, as of trapline run
     #[arg(long, value_name = "TRANSPORT[,DEVICE=TRANSPORT...]", default_value = "pci")]
     virtio_transport: String,
+    /// virtio console device
+    #[arg(long)]
+    virtio_console: bool,
+    /// Port of the virtio console device besides the console, as of trapline run
+    #[arg(
+        long, value_name = "[name=]NAME,file=PATH|pty[=LINK]|socket=PATH",
+        action = ArgAction::Append
+    )]
+    virtio_port: Vec<OsString>,
     /// virtio random number generator, whose numbers are the same each time
     #[arg(long)]
     rng: bool,
@@ -90,6 +100,10 @@ pub struct QtestOptions {
     pub cpus: u32,
     /// What registers virtio devices have.
     pub virtio: VirtioTransports,
+    /// Which device the console is.
+    pub console: ConsoleKind,
+    /// Ports of the virtio console device besides the console.
+    pub ports: Vec<PortOptions>,
     /// There is an entropy source.
     pub rng: bool,
     /// Educational devices on the PCI bus.
@@ -146,6 +160,11 @@ impl QtestOptions {
         Ok(Self {
             board,
             virtio: virtio::parse(&args.virtio_transport)?,
+            console: match args.virtio_console {
+                true => ConsoleKind::Virtio,
+                false => ConsoleKind::Serial,
+            },
+            ports: ports(&args.virtio_port)?,
             rng: args.rng,
             edu: edu(&args.edu)?,
             cpus: u32::try_from(cpus)?,

@@ -21,8 +21,7 @@ fn given(table: &[(bool, &str, &str)]) -> Option<String> {
 
 fn console(args: &BasicArgs) -> Option<String> {
     match args.console.as_deref() {
-        None | Some("serial") => None,
-        Some("virtio") => Some(missing("--console virtio", "the virtio-console device")),
+        None | Some("serial" | "virtio") => None,
         Some("hv") => Some(missing("--console hv", "the hypervisor console")),
         // The console stays where it is, as in kvmtool.
         Some(_) => None,

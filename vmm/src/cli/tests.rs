@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::disk::DiskOptions;
-use trapline_machine::{Arm64, Backing, FirmwareFlash, FirmwareKernel, Irqchip};
+use trapline_machine::{
+    Arm64, Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, Irqchip, Outlet, PortOptions,
+};
 
 use super::*;
 
@@ -313,6 +315,23 @@ fn what_kvmtool_warns_of_is_a_warning() {
     assert_eq!(run("-f a -i b").warnings, ignored);
     let console = ["--console tty: no such console, it is the serial port"];
     assert_eq!(run("--console tty").warnings, console);
+    for (args, kind) in [
+        ("", ConsoleKind::Serial),
+        ("--console serial", ConsoleKind::Serial),
+        ("--console tty", ConsoleKind::Serial),
+        ("--console virtio", ConsoleKind::Virtio),
+    ] {
+        assert_eq!(run(args).console, kind, "{args}");
+    }
+    assert!(run("--console virtio").warnings.is_empty());
+    let port = PortOptions { name: "a".to_owned(), outlet: Outlet::Pty(None) };
+    assert_eq!(run("--virtio-port a,pty").ports, std::slice::from_ref(&port));
+    match parse("qtest --stdio --virtio-console --virtio-port a,pty").unwrap() {
+        Parsed::Qtest(options) => {
+            assert_eq!((options.console, options.ports), (ConsoleKind::Virtio, vec![port]));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -408,7 +427,7 @@ fn disks_come_in_their_order_with_their_options() {
 /// kvmtool's options whose device or guest does not exist yet.
 const REFUSED: &str = "--balloon|--gtk|--sdl|--9p /,t|--vsock 3|--tty 0\
     |--sandbox s|--vfio-pci 0:1.0\
-    |--vidmode 3|--debug-single-step|--debug-iodelay 5|--console virtio|--console hv";
+    |--vidmode 3|--debug-single-step|--debug-iodelay 5|--console hv";
 /// Its options of arm64 guests.
 const ARM64_ONLY: &str = "--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime\
     |--sve-max-vl 128|--nested|--dump-dtb f|--override-bad-firmware-cntfrq 1|--force-pci\

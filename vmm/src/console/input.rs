@@ -95,7 +95,11 @@ fn obey(console: &Console, command: Key) {
     match command {
         Key::Help => console.message(escape::HELP),
         Key::Quit => console.requests.make(Request::Quit),
-        Key::Break => console.send_break(),
+        // The key is shorter than what was typed for it, so there is room.
+        Key::Break => match console.break_key {
+            Some(key) => hand_over(console, &mut vec![key]),
+            None => console.send_break(),
+        },
         Key::Pause => console.requests.make(Request::Pause),
         Key::Statistics => console.requests.make(Request::Statistics),
         Key::Guest(_) | Key::Nothing => {}

@@ -1,4 +1,4 @@
-//! The guest's console: its first serial port on the process's standard input and output.
+//! The guest's console, its first serial port or a virtio console, on the process's standard input and output.
 //!
 //! ```text
 //!  serial port ─ transmit ─► OutQueue, 64 KiB ─► writer thread ─► stdout
@@ -51,6 +51,8 @@ pub struct Console {
     input: Mutex<InQueue>,
     device: Mutex<Option<Weak<dyn CharDevice>>>,
     requests: Requests,
+    /// What the guest gets for a break, if its console knows no breaks.
+    break_key: Option<u8>,
     /// Wakes the reader thread: there is room, or it shall end.
     wake_reader: OwnedFd,
     end_reader: AtomicBool,
@@ -90,11 +92,11 @@ enum Phase {
 }
 
 impl Console {
-    /// A console without a terminal: it queues.
+    /// A console without a terminal: it queues. A break is one of the serial port's, or this key.
     ///
     /// # Errors
     /// What the kernel says when it has no event file descriptor for us.
-    pub fn new(requests: Requests) -> io::Result<Arc<Self>> {
+    pub fn new(requests: Requests, break_key: Option<u8>) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             output: Mutex::new(Output {
                 queue: OutQueue::new(OUT_ROOM),
@@ -106,6 +108,7 @@ impl Console {
             input: Mutex::new(InQueue::new(IN_ROOM)),
             device: Mutex::new(None),
             requests,
+            break_key,
             wake_reader: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             end_reader: AtomicBool::new(false),
             on_terminal: AtomicBool::new(false),
@@ -113,7 +116,7 @@ impl Console {
         }))
     }
 
-    /// Names the serial port that is told when there is input or room for output.
+    /// Names the device that is told when there is input or room for output.
     pub fn attach(&self, device: Weak<dyn CharDevice>) {
         *self.device.lock() = Some(device);
         // Something may have been typed before there was anybody to tell.
@@ -191,14 +194,14 @@ impl Console {
         true
     }
 
-    /// Tells the serial port to look. Never with a lock of ours held: it calls back.
+    /// Tells the device to look. Never with a lock of ours held: it calls back.
     fn poll_device(&self) {
         if let Some(device) = self.device() {
             device.poll();
         }
     }
 
-    /// Sends the serial port a break. Nobody is there yet who could notice one before the start.
+    /// Sends the device a break. Nobody is there yet who could notice one before the start.
     fn send_break(&self) {
         if let Some(device) = self.device() {
             device.receive_break();

@@ -87,7 +87,7 @@ fn pattern(len: usize) -> Vec<u8> {
 #[test]
 fn what_the_guest_sent_is_written_before_the_end() {
     let (mut reader, writer) = io::pipe().unwrap();
-    let console = Console::new(Requests::default()).unwrap();
+    let console = Console::new(Requests::default(), None).unwrap();
     let port = Port::on(&console);
     port.send(b"before there is a terminal, ");
     console.start(nothing_typed(), writer).unwrap();
@@ -102,7 +102,7 @@ fn what_the_guest_sent_is_written_before_the_end() {
 #[test]
 fn a_reader_that_stalls_turns_the_guest_away_and_loses_nothing() {
     let (mut reader, writer) = io::pipe().unwrap();
-    let console = Console::new(Requests::default()).unwrap();
+    let console = Console::new(Requests::default(), None).unwrap();
     let port = Port::on(&console);
     console.start(nothing_typed(), writer).unwrap();
     let sent = pattern(1 << 20);
@@ -119,7 +119,7 @@ fn a_reader_that_stalls_turns_the_guest_away_and_loses_nothing() {
 #[test]
 fn a_reader_that_never_reads_again_does_not_hold_up_the_end_for_ever() {
     let (_reader, writer) = io::pipe().unwrap();
-    let console = Console::new(Requests::default()).unwrap();
+    let console = Console::new(Requests::default(), None).unwrap();
     let port = Port::on(&console);
     console.start(nothing_typed(), writer).unwrap();
     port.send(&pattern(1 << 20));
@@ -131,7 +131,7 @@ fn a_closed_standard_output_is_reported_once_and_swallows_the_rest() {
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
     let (requests, log) = requests();
-    let console = Console::new(requests).unwrap();
+    let console = Console::new(requests, None).unwrap();
     let port = Port::on(&console);
     console.start(nothing_typed(), writer).unwrap();
     port.send(&pattern(1 << 20));
@@ -145,7 +145,7 @@ fn a_closed_standard_output_is_reported_once_and_swallows_the_rest() {
 fn what_is_typed_reaches_the_guest_and_commands_do_not() {
     let (typed, mut keyboard) = io::pipe().unwrap();
     let (requests, log) = requests();
-    let console = Console::new(requests).unwrap();
+    let console = Console::new(requests, None).unwrap();
     console.start(typed, std::fs::File::create("/dev/null").unwrap()).unwrap();
     let port = Port::on(&console);
     keyboard.write_all(b"echo\x01\x01 hi\r\x01b\x01s\x01q\x01p\x01x").unwrap();
@@ -159,7 +159,7 @@ fn what_is_typed_reaches_the_guest_and_commands_do_not() {
 #[test]
 fn a_guest_that_does_not_read_holds_up_the_typist_and_loses_nothing() {
     let (typed, mut keyboard) = io::pipe().unwrap();
-    let console = Console::new(Requests::default()).unwrap();
+    let console = Console::new(Requests::default(), None).unwrap();
     let port = Port::on(&console);
     port.deaf.store(true, Ordering::Relaxed);
     console.start(typed, std::fs::File::create("/dev/null").unwrap()).unwrap();
@@ -181,7 +181,7 @@ fn a_guest_that_does_not_read_holds_up_the_typist_and_loses_nothing() {
 fn the_end_of_the_input_ends_nothing_else() {
     let (mut reader, writer) = io::pipe().unwrap();
     let (requests, log) = requests();
-    let console = Console::new(requests).unwrap();
+    let console = Console::new(requests, None).unwrap();
     let port = Port::on(&console);
     console.start(nothing_typed(), writer).unwrap();
     std::thread::sleep(Duration::from_millis(20));
@@ -190,5 +190,17 @@ fn the_end_of_the_input_ends_nothing_else() {
     reader.read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"still here");
     assert!(log.lock().is_empty());
+    assert!(console.close(PATIENCE));
+}
+
+#[test]
+fn a_console_that_knows_no_breaks_gets_a_key_in_its_place() {
+    let (reader, mut writer) = io::pipe().unwrap();
+    let console = Console::new(Requests::default(), Some(0x0f)).unwrap();
+    let port = Port::on(&console);
+    console.start(reader, nothing_typed()).unwrap();
+    writer.write_all(b"a\x01bh").unwrap();
+    until("the key has come", || *port.got.lock() == b"a\x0fh");
+    assert_eq!(port.breaks.load(Ordering::Relaxed), 0);
     assert!(console.close(PATIENCE));
 }

@@ -27,8 +27,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::process::getpgrp;
 use rustix::termios::{
-    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp,
-    tcsetattr,
+    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, Winsize, tcgetattr,
+    tcgetpgrp, tcsetattr,
 };
 use vmm_sys_util::signal::{block_signal, unblock_signal};
 
@@ -75,6 +75,14 @@ impl Drop for Terminal {
         restore();
         *HELD.lock() = None;
     }
+}
+
+/// Columns and rows of the terminal that the guest's output goes to, or that its input comes from.
+pub fn size() -> Option<(u16, u16)> {
+    let of = |size: Winsize| (size.ws_col, size.ws_row);
+    let stdout = rustix::termios::tcgetwinsize(std::io::stdout());
+    let size = stdout.or_else(|_| rustix::termios::tcgetwinsize(std::io::stdin()));
+    size.ok().map(of).filter(|size| *size != (0, 0))
 }
 
 /// Whether the process may read from `input`: what is no terminal, or one in whose foreground it is.

@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+use rustix::termios::{
+    OptionalActions, Termios, Winsize, tcgetattr, tcgetpgrp, tcsetattr, tcsetwinsize,
+};
 
 /// How long anything may take. Generous: it is only ever used up by a failure.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -76,6 +78,12 @@ impl Pty {
     /// The settings now, to look at.
     pub fn termios(&self) -> Termios {
         tcgetattr(&self.program).unwrap()
+    }
+
+    /// Gives it another size.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.user, size).unwrap();
     }
 
     /// The process group in its foreground.

@@ -61,6 +61,8 @@ fn tree_with(
             cpus: 1,
             mem_bytes: 0x1000,
             console: Arc::new(NullBackend),
+            console_kind: crate::ConsoleKind::Serial,
+            ports: Vec::new(),
             firmware_log: None,
             exit_port: false,
             testdev: false,
