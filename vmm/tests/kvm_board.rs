@@ -59,6 +59,38 @@ fn the_test_device_is_where_tests_look_for_it() {
     assert_eq!(run(&flushed, &["--testdev"]).expect_status(41).out, b"on");
 }
 
+/// Status and alternate status of both ATA channels.
+const ATA_STATUS: [u16; 4] = [0x1f7, 0x3f6, 0x177, 0x376];
+
+#[test]
+fn firmware_finds_ata_channels_whose_drives_are_not_busy_and_a_kernel_none() {
+    let firmware = ATA_STATUS.iter().fold(Asm::new(), |asm, port| asm.inb(*port).send_al());
+    assert_eq!(run(&firmware.exit(1), &["--exit-port"]).expect_status(3).out, [0x7f; 4]);
+    let kernel = ATA_STATUS.iter().fold(Flat::new(), |flat, port| flat.inb(*port).send_al());
+    let guest = Guest::kernel(&multiboot(&kernel.exit(1))).with(&["--exit-port"]);
+    assert_eq!(guest.run().expect_status(3).out, [0xff; 4]);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_processor_has_the_hosts_name() {
+    use core::arch::x86_64::__cpuid;
+
+    const BRAND: u32 = 0x8000_0002;
+    if __cpuid(0x8000_0000).eax < BRAND {
+        trapline_testkit::skip("kvm_board processor's name", "the host's has none");
+        return;
+    }
+    // mov eax, BRAND; cpuid; mov ebx, eax
+    let asked = Asm::new().bytes(&[0x66, 0xb8]).bytes(&BRAND.to_le_bytes()).bytes(&[0x0f, 0xa2]);
+    let sent = (0..4).fold(asked.bytes(&[0x66, 0x89, 0xc3]), |asm, _| {
+        // mov eax, ebx; ...; shr ebx, 8
+        asm.bytes(&[0x66, 0x89, 0xd8]).send_al().bytes(&[0x66, 0xc1, 0xeb, 0x08])
+    });
+    let ended = run(&sent.exit(1), &["--exit-port"]).expect_status(3);
+    assert_eq!(ended.out, __cpuid(BRAND).eax.to_le_bytes());
+}
+
 #[test]
 fn fw_cfg_is_read_byte_by_byte_by_string_and_has_the_users_files() {
     let four = |asm: Asm| (0..4).fold(asm, |asm, _| asm.inb(DATA).send_al());

@@ -150,6 +150,8 @@ pub(crate) mod port {
     pub(crate) const DELAY: u16 = 0xed;
     pub(crate) const FPU: u16 = 0xf0;
     pub(crate) const EXIT: u16 = 0xf4;
+    /// Command and control block of the two ATA channels.
+    pub(crate) const ATA: [(u16, u16); 2] = [(0x1f0, 0x3f6), (0x170, 0x376)];
     pub(crate) const LPT: [u16; 2] = [0x378, 0x278];
     pub(crate) const CRT: u16 = 0x3d4;
     pub(crate) const SERIAL: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];

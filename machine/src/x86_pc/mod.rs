@@ -31,7 +31,8 @@ use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
 use trapline_platform::i8042::{I8042, NoTimer2, Timer2};
 use trapline_platform::legacy::dma::Dma;
 use trapline_platform::legacy::{
-    Crtc, DebugConsole, DebugPort, ExitPort, FpuPorts, Latches, PrinterPort, SystemControl,
+    Crtc, DebugConsole, DebugPort, EmptyAtaChannel, ExitPort, FpuPorts, Latches, PrinterPort,
+    SystemControl,
 };
 use trapline_platform::rtc::{CmosConfig, Rtc};
 use trapline_platform::serial::Serial;
@@ -159,6 +160,18 @@ impl X86Pc {
     }
 }
 
+/// Two channels without drives, for firmware that does not look at the PCI bus before it waits for
+/// the drives of both (U-Boot, for a minute each).
+fn add_ata(builder: &mut Builder) {
+    for (i, (command, control)) in port::ATA.into_iter().enumerate() {
+        let name = format!("ata{i}");
+        let [commands, controls]: [Arc<dyn Handler>; 2] =
+            [Arc::new(EmptyAtaChannel::CommandBlock), Arc::new(EmptyAtaChannel::ControlBlock)];
+        let part = builder.stateless(&name).ports(command, 8, (&name, "command"), commands);
+        part.ports(control, 1, (&name, "control"), controls);
+    }
+}
+
 /// Makes the PC's devices.
 struct Maker<'a> {
     wiring: &'a Wiring,
@@ -263,6 +276,9 @@ impl Maker<'_> {
         }
         let crt = Arc::new(Crtc::default());
         builder.device("crt", crt.clone()).ports(port::CRT, 2, ("crt", "6845"), crt);
+        if options.firmware.is_some() {
+            add_ata(builder);
+        }
         if let Some(log) = &options.firmware_log {
             let log = Arc::new(DebugConsole::new(Arc::clone(log)));
             let part = builder.stateless("firmware-debug");

@@ -3,6 +3,7 @@
 //! Every read of every port here has a defined value; none shows a guest the bytes of an earlier
 //! access. Each handler is one region; which port it sits at is the machine's business.
 
+mod ata;
 mod crtc;
 mod debug;
 pub mod dma;
@@ -16,6 +17,7 @@ mod system_control;
 #[cfg(test)]
 mod tests;
 
+pub use self::ata::EmptyAtaChannel;
 pub use self::crtc::Crtc;
 pub use self::debug::{DebugConsole, DebugPort};
 pub use self::exit::ExitPort;

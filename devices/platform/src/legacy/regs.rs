@@ -2,8 +2,8 @@
 //!
 //! Spec: IBM PC/AT Technical Reference (1984; AT below); IBM Personal System/2 Hardware Interface
 //! Technical Reference (PS2); IBM Personal System/2 and Personal Computer BIOS Interface Technical
-//! Reference (1991; BIOS); IEEE 1284-1994, annex D (1284); Motorola MC6845 data sheet (6845); QEMU,
-//! `isa-debugcon` and `isa-debug-exit`; kvmtool, `x86/ioport.c`.
+//! Reference (1991; BIOS); IEEE 1284-1994, annex D (1284); Motorola MC6845 data sheet (6845); ANSI
+//! INCITS 317-1998 (ATA); QEMU, `isa-debugcon` and `isa-debug-exit`; kvmtool, `x86/ioport.c`.
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite, Write};
@@ -124,6 +124,62 @@ pub const PAGE_NAMES: [&str; 15] = [
     "PAGE2", "PAGE3", "PAGE1", "SPARE84", "SPARE85", "SPARE86", "PAGE0", "SPARE88",
     "PAGE6", "PAGE7", "PAGE5", "SPARE8C", "SPARE8D", "SPARE8E", "REFRESH",
 ];
+
+/// The registers of an ATA channel's drives (ATA, section 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ata {
+    /// Data, 16 bits wide.
+    Data,
+    /// What the last command ended with.
+    Error,
+    /// Parameters of the next command.
+    Features,
+    /// How many sectors.
+    SectorCount,
+    /// Bits 7:0 of the first sector's number.
+    SectorNumber,
+    /// Bits 15:8 of it.
+    CylinderLow,
+    /// Bits 23:16 of it.
+    CylinderHigh,
+    /// Which of the two drives, and bits 27:24 of it.
+    DeviceHead,
+    /// Busy, ready, error; a read acknowledges the interrupt.
+    Status,
+    /// The next command.
+    Command,
+    /// Status, without acknowledging.
+    AlternateStatus,
+    /// Software reset and interrupt enable.
+    DeviceControl,
+}
+
+/// The command block (ATA, section 7). The second half of the data register is that of one access of
+/// 16 bits, not the next port.
+#[rustfmt::skip]
+pub const ATA_COMMAND: RegMap<Ata> = RegMap::new(8, &[
+    row(Ata::Data,         "DATA",          0, 1, ReadWrite),
+    row(Ata::Error,        "ERROR",         1, 1, Read),
+    row(Ata::Features,     "FEATURES",      1, 1, Write),
+    row(Ata::SectorCount,  "SECTOR_COUNT",  2, 1, ReadWrite),
+    row(Ata::SectorNumber, "SECTOR_NUMBER", 3, 1, ReadWrite),
+    row(Ata::CylinderLow,  "CYLINDER_LOW",  4, 1, ReadWrite),
+    row(Ata::CylinderHigh, "CYLINDER_HIGH", 5, 1, ReadWrite),
+    row(Ata::DeviceHead,   "DEVICE_HEAD",   6, 1, ReadWrite),
+    row(Ata::Status,       "STATUS",        7, 1, Read),
+    row(Ata::Command,      "COMMAND",       7, 1, Write),
+]);
+
+/// The control block (ATA, section 7).
+#[rustfmt::skip]
+pub const ATA_CONTROL: RegMap<Ata> = RegMap::new(1, &[
+    row(Ata::AlternateStatus, "ALTERNATE_STATUS", 0, 1, Read),
+    row(Ata::DeviceControl,   "DEVICE_CONTROL",   0, 1, Write),
+]);
+
+/// What DD15 to DD0 read with no drive on the cable: DD7 is pulled down at the host, and so BSY is
+/// clear; the others float to ones.
+pub const ATA_EMPTY_CHANNEL: u16 = 0xff7f;
 
 /// What a read of the debug console returns, by which firmware knows it is there (QEMU,
 /// `isa-debugcon`, property `readback`).

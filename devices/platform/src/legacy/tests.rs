@@ -7,7 +7,8 @@ use trapline_device::{Device, Direction, Handler, NullBackend, PowerEvent, Size}
 use trapline_testkit::{CX, TestPower, TestTerminal, inb, outb};
 
 use super::{
-    Crtc, DebugConsole, DebugPort, ExitPort, FpuPorts, Latches, PrinterPort, SystemControl, dma,
+    Crtc, DebugConsole, DebugPort, EmptyAtaChannel, ExitPort, FpuPorts, Latches, PrinterPort,
+    SystemControl, dma,
 };
 
 #[test]
@@ -47,6 +48,31 @@ fn port_92_has_a20_on_and_resets_once_per_rising_edge() {
     assert_eq!(power.events().len(), 2);
     port.reset();
     assert_eq!(inb(&port, 0), 0x02);
+}
+
+/// As U-Boot and SeaBIOS probe a channel: choose a drive, wait until it is not busy, see whether it
+/// keeps what is written.
+#[test]
+fn a_channel_without_drives_is_neither_busy_nor_keeps_anything() {
+    let (command, control) = (EmptyAtaChannel::CommandBlock, EmptyAtaChannel::ControlBlock);
+    outb(&control, 0, 0x0e);
+    for drive in [0xa0, 0xb0] {
+        outb(&command, 6, drive);
+        outb(&command, 2, 0x55);
+        assert_eq!((inb(&command, 7), inb(&control, 0)), (0x7f, 0x7f), "not busy");
+        assert_eq!((inb(&command, 2), inb(&command, 6)), (0x7f, 0x7f));
+    }
+    assert_eq!(command.read(&CX, 0, Size::Byte), 0x7f);
+    assert_eq!(command.read(&CX, 0, Size::Word), 0xff7f, "a transfer of 16 bits");
+    assert_eq!(command.read(&CX, 0, Size::Dword), 0xff7f_ff7f, "two of them");
+    assert_eq!(command.read(&CX, 6, Size::Word), 0x7f7f, "two registers");
+    let names = |offset| {
+        [Direction::Read, Direction::Write].map(|way| command.register(offset, way).unwrap())
+    };
+    assert_eq!((names(1), names(7)), (["ERROR", "FEATURES"], ["STATUS", "COMMAND"]));
+    assert_eq!(control.register(0, Direction::Read), Some("ALTERNATE_STATUS"));
+    assert_eq!(control.register(0, Direction::Write), Some("DEVICE_CONTROL"));
+    assert_eq!(control.register(1, Direction::Read), None);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What the guest's processor says of itself: what KVM supports on this host, with the numbers
 //! that differ from vCPU to vCPU put right. All vCPUs are cores of one package, one thread each.
 
-use core::arch::x86_64::__cpuid;
+use core::arch::x86_64::{__cpuid, CpuidResult};
+use core::ops::RangeInclusive;
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
@@ -35,6 +36,7 @@ impl CpuModel {
         if emulated::by_tcg() {
             emulated::without_xsave(&mut entries);
         }
+        name(&mut entries, __cpuid);
         Ok(Self(entries))
     }
 
@@ -58,6 +60,26 @@ pub(crate) fn hardware_virtualization() -> bool {
     let vmx = __cpuid(1).ecx & 1 << 5 != 0;
     let extended = __cpuid(0x8000_0000).eax >= 0x8000_0001;
     vmx || (extended && __cpuid(0x8000_0001).ecx & 1 << 2 != 0)
+}
+
+/// The leaves with the processor's name, 16 bytes each (AMD APM volume 3, leaf 0x8000_0002; Intel
+/// SDM volume 2, "processor brand string").
+const BRAND_STRING: RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
+
+/// Gives the processor the name of the host's, which KVM leaves empty. A host without one has none
+/// to give.
+fn name(entries: &mut Vec<kvm_cpuid_entry2>, host: impl Fn(u32) -> CpuidResult) {
+    let told = |entry: &kvm_cpuid_entry2| {
+        BRAND_STRING.contains(&entry.function) && [entry.eax, entry.ebx] != [0; 2]
+    };
+    if entries.iter().any(told) || host(0x8000_0000).eax < *BRAND_STRING.end() {
+        return;
+    }
+    entries.retain(|entry| !BRAND_STRING.contains(&entry.function));
+    entries.extend(BRAND_STRING.map(|function| {
+        let CpuidResult { eax, ebx, ecx, edx } = host(function);
+        kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() }
+    }));
 }
 
 /// Puts the entries right for one vCPU (Intel SDM volume 2 and AMD APM volume 3, CPUID).
@@ -183,6 +205,36 @@ mod tests {
         let cores = find(&entries, 0xb, 1);
         assert_eq!((cores.eax, cores.ebx, cores.ecx, cores.edx), (3, 6, 0x201, 5));
         assert_eq!(entries.iter().filter(|entry| entry.function == 0xb).count(), 3);
+    }
+
+    /// A processor whose leaf `function` reads `function`, up to `last`.
+    fn processor(last: u32) -> impl Fn(u32) -> CpuidResult {
+        move |function| CpuidResult {
+            eax: if function == 0x8000_0000 { last } else { function },
+            ebx: 1,
+            ecx: 2,
+            edx: 3,
+        }
+    }
+
+    #[test]
+    fn the_processor_has_the_hosts_name_where_kvm_has_none() {
+        let mut entries = vec![leaf(0x8000_0000, 0), leaf(0x8000_0003, 0), leaf(0x8000_0005, 0)];
+        name(&mut entries, processor(0x8000_0008));
+        let functions: Vec<u32> = entries.iter().map(|entry| entry.function).collect();
+        let wanted = [0x8000_0000, 0x8000_0005, 0x8000_0002, 0x8000_0003, 0x8000_0004];
+        assert_eq!(functions, wanted);
+        let third = find(&entries, 0x8000_0004, 0);
+        assert_eq!([third.eax, third.ebx, third.ecx, third.edx], [0x8000_0004, 1, 2, 3]);
+
+        let mut nameless = vec![leaf(0x8000_0000, 0)];
+        name(&mut nameless, processor(0x8000_0001));
+        assert_eq!(nameless.len(), 1);
+
+        let mut told = vec![leaf(0x8000_0002, 0)];
+        told[0].eax = 7;
+        name(&mut told, processor(0x8000_0008));
+        assert_eq!((told.len(), told[0].eax), (1, 7), "KVM's word counts");
     }
 
     #[test]
