@@ -35,7 +35,7 @@ use trapline_device::{
     Size, StateError, Timer, Wake,
 };
 
-use self::state::SavedV1;
+use self::state::SavedV2;
 use regs::{MAP, PortB, REFRESH_NS, Reg};
 pub use set3::KeySet;
 pub use state::{Keyboard, Mouse, Output, Poll, Repeat, ScanSet, State};
@@ -237,11 +237,11 @@ impl Device for I8042 {
 
 impl SaveState for I8042 {
     fn save(&self) -> Saved {
-        Saved::encode(&SavedV1::from(&self.inner.lock().state))
+        Saved::encode(&SavedV2::from(&self.inner.lock().state))
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        self.become_state(State::try_from(saved.decode::<SavedV1>()?)?);
+        self.become_state(State::try_from(saved.decode::<SavedV2>()?)?);
         Ok(())
     }
 }

@@ -2,13 +2,15 @@
 
 use super::regs::mouse as m;
 use super::regs::{MouseStatus, Report, ps2};
-use super::state::Mouse;
+use super::state::{Counter, Mouse};
 
 impl Mouse {
     /// The next byte for the controller. In stream mode a new report is made when the one before
     /// is gone and something has changed, so that at most one waits.
     pub(super) fn next_byte(&mut self) -> Option<u8> {
-        let moved = self.dx != 0 || self.dy != 0 || self.buttons != self.reported_buttons;
+        let moved = self.x != Counter::default()
+            || self.y != Counter::default()
+            || self.buttons != self.reported_buttons;
         let streams = self.enabled && !self.remote && !self.wrap && self.pending.is_none();
         if self.out.is_empty() && streams && moved {
             let report = self.report(self.scaling_2);
@@ -19,8 +21,8 @@ impl Mouse {
 
     /// The mouse moves by `dx` to the right, `dy` up.
     pub(super) fn movement(&mut self, dx: i32, dy: i32, buttons: u8) {
-        self.dx = self.dx.saturating_add(dx).clamp(-m::COUNTS_MAX, m::COUNTS_MAX);
-        self.dy = self.dy.saturating_add(dy).clamp(-m::COUNTS_MAX, m::COUNTS_MAX);
+        self.x.add(dx);
+        self.y.add(dy);
         self.buttons = buttons & 0x07;
     }
 
@@ -78,21 +80,17 @@ impl Mouse {
         self.acknowledge(&[]);
     }
 
-    /// Deviation: counts beyond what a report can say are kept for the next one, instead of being
-    /// lost with an overflow bit set.
+    /// Empties the counters into a report.
     fn report(&mut self, double: bool) -> [u8; 3] {
-        let limit = if double { 127 } else { 255 };
-        let take = |counts: &mut i32| {
-            let part = (*counts).clamp(-limit, limit);
-            *counts -= part;
-            if double { scale(part) } else { part }
-        };
-        let (x, y) = (take(&mut self.dx), take(&mut self.dy));
+        let (x, x_overflow) = std::mem::take(&mut self.x).reported(double);
+        let (y, y_overflow) = std::mem::take(&mut self.y).reported(double);
         self.reported_buttons = self.buttons;
         let head = Report::new()
             .with_buttons(self.buttons & 0x07)
             .with_x_negative(x < 0)
-            .with_y_negative(y < 0);
+            .with_y_negative(y < 0)
+            .with_x_overflow(x_overflow)
+            .with_y_overflow(y_overflow);
         let ([x, ..], [y, ..]) = (x.to_le_bytes(), y.to_le_bytes());
         [head.into_bits(), x, y]
     }
@@ -111,7 +109,7 @@ impl Mouse {
     /// Movement from before a change of mode is not worth reporting after it.
     fn change_mode(&mut self, change: impl FnOnce(&mut Self)) {
         change(self);
-        (self.dx, self.dy) = (0, 0);
+        (self.x, self.y) = (Counter::default(), Counter::default());
         self.reported_buttons = self.buttons;
     }
 
@@ -140,6 +138,27 @@ impl Mouse {
         self.last.extend(if bytes.is_empty() { acknowledgement } else { bytes });
         self.out.extend(acknowledgement.iter().chain(bytes));
     }
+}
+
+impl Counter {
+    fn add(&mut self, counts: i32) {
+        let sum = i32::from(self.counts).saturating_add(counts);
+        (self.counts, self.overflow) = saturated(sum, self.overflow);
+    }
+
+    /// What a report says: the counts, scaled in stream mode, and whether there were more.
+    fn reported(self, double: bool) -> (i16, bool) {
+        let counts = i32::from(self.counts);
+        saturated(if double { scale(counts) } else { counts }, self.overflow)
+    }
+}
+
+/// The nearest number of nine bits, and whether that is another one or there was `overflow` before.
+fn saturated(counts: i32, overflow: bool) -> (i16, bool) {
+    let (least, most) = (i32::from(m::COUNTS_MIN), i32::from(m::COUNTS_MAX));
+    let kept = counts.clamp(least, most);
+    // It is within 16 bits.
+    (i16::try_from(kept).unwrap_or(0), overflow || kept != counts)
 }
 
 /// Scaling 2:1 (AUX, "Set Scaling 2:1"): small movements get smaller, others double.

@@ -328,8 +328,10 @@ pub mod mouse {
     pub const ERROR: u8 = 0xfc;
     /// Bytes the mouse sends at a time: acknowledgement and report.
     pub const OUT_MAX: usize = 4;
-    /// Movement kept while nobody reads: no more than this many counts each way.
-    pub const COUNTS_MAX: i32 = 0x7fff;
+    /// The ends of the movement counters, of nine bits each (AUX, "Data Report").
+    pub const COUNTS_MIN: i16 = -256;
+    /// The other end.
+    pub const COUNTS_MAX: i16 = 255;
     /// Sample rates there are, in reports/s.
     pub const RATES: [u8; 7] = [10, 20, 40, 60, 80, 100, 200];
     /// Sample rate after reset.
@@ -351,9 +353,10 @@ pub struct Report {
     pub x_negative: bool,
     /// Bit 5: Y is negative.
     pub y_negative: bool,
-    /// Bits 7:6: overflow. See the deviation at `Mouse::report`.
-    #[bits(2)]
-    pub overflow: u8,
+    /// Bit 6: there was more movement along X than the counter can say.
+    pub x_overflow: bool,
+    /// Bit 7: the same along Y.
+    pub y_overflow: bool,
 }
 
 /// First byte of a mouse's status (AUX, "Status Request").

@@ -179,10 +179,20 @@ pub struct Mouse {
     pub buttons: u8,
     /// Buttons as last reported.
     pub reported_buttons: u8,
-    /// Movement not reported yet, right positive, in counts.
-    pub dx: i32,
-    /// Movement not reported yet, up positive, in counts.
-    pub dy: i32,
+    /// Movement not reported yet, right positive.
+    pub x: Counter,
+    /// Movement not reported yet, up positive.
+    pub y: Counter,
+}
+
+/// A movement counter of the mouse: nine bits, which stay at the end that they have reached (AUX,
+/// "Data Report").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// The movement, in counts.
+    pub counts: i16,
+    /// Whether there was more.
+    pub overflow: bool,
 }
 
 impl Default for Mouse {
@@ -200,15 +210,15 @@ impl Default for Mouse {
             rate: mouse::DEFAULT_RATE,
             buttons: 0,
             reported_buttons: 0,
-            dx: 0,
-            dy: 0,
+            x: Counter::default(),
+            y: Counter::default(),
         }
     }
 }
 
 saved_form! {
-    /// [`State`], version 1.
-    pub(super) struct SavedV1 of State, "i8042" version 1 {
+    /// [`State`], version 2: the mouse's counters have nine bits and an overflow.
+    pub(super) struct SavedV2 of State, "i8042" version 2 {
         command_byte: u8,
         system: bool,
         ram: [u8; 32],
@@ -222,7 +232,7 @@ saved_form! {
         translating_break: bool,
         port_b: u8,
         keyboard: KeyboardV1,
-        mouse: MouseV1,
+        mouse: MouseV2,
     }
 }
 
@@ -259,7 +269,7 @@ saved_form! {
 }
 
 saved_form! {
-    struct MouseV1 of Mouse {
+    struct MouseV2 of Mouse {
         out: Vec<u8>,
         last: Vec<u8>,
         pending: Option<u8>,
@@ -272,15 +282,22 @@ saved_form! {
         rate: u8,
         buttons: u8,
         reported_buttons: u8,
-        dx: i32,
-        dy: i32,
+        x: CounterV2,
+        y: CounterV2,
+    }
+}
+
+saved_form! {
+    struct CounterV2 of Counter {
+        counts: i16,
+        overflow: bool,
     }
 }
 
 impl State {
     fn check(&self) -> Result<(), StateError> {
         let Self { command_byte, output_port, port_b, .. } = *self;
-        let check = StateError::check::<SavedV1>;
+        let check = StateError::check::<SavedV2>;
         let byte = CommandByte::from_guest(command_byte.into_bits()) == command_byte;
         check(byte, "bit 7 of the command byte is 0")?;
         let [unused, ..] = self.ram;
@@ -307,7 +324,7 @@ impl State {
 
 impl Keyboard {
     fn check(&self) -> Result<(), StateError> {
-        let check = StateError::check::<SavedV1>;
+        let check = StateError::check::<SavedV2>;
         check(
             self.codes.len() <= keyboard::BUFFER_LEN + 1,
             "the keyboard's buffer has its length",
@@ -323,7 +340,7 @@ impl Keyboard {
 
 impl Mouse {
     fn check(&self) -> Result<(), StateError> {
-        let check = StateError::check::<SavedV1>;
+        let check = StateError::check::<SavedV2>;
         check(self.out.len() <= mouse::OUT_MAX, "the mouse sends four bytes at most")?;
         check(self.last.len() < mouse::OUT_MAX, "a report is three bytes")?;
         let waits =
@@ -332,7 +349,8 @@ impl Mouse {
         check(self.resolution <= 3, "there are four resolutions")?;
         check(mouse::RATES.contains(&self.rate), "the rate is one of seven")?;
         check((self.buttons | self.reported_buttons) & !0x07 == 0, "there are three buttons")?;
-        let counts = self.dx.unsigned_abs().max(self.dy.unsigned_abs());
-        check(counts <= mouse::COUNTS_MAX.unsigned_abs(), "movement is kept up to a limit")
+        let counts = mouse::COUNTS_MIN..=mouse::COUNTS_MAX;
+        let fits = [self.x, self.y].iter().all(|counter| counts.contains(&counter.counts));
+        check(fits, "the mouse's counters have nine bits")
     }
 }

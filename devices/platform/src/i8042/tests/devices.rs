@@ -170,11 +170,49 @@ fn a_streaming_mouse_reports_movement_and_buttons() {
     assert_eq!(pc.irq12.rises(), rises + 3);
     pc.chip.movement(0, 0, 0b101);
     assert_eq!(pc.flush(), [], "nothing changed");
-    pc.chip.movement(-300, 0, 0);
-    assert_eq!(pc.flush(), [0x18, 0x01, 0x00, 0x18, 0xd3, 0x00], "-255, then -45");
     assert_eq!(pc.mouse(0xe7), [0xfa]);
     pc.chip.movement(4, -100, 0);
     assert_eq!(pc.flush(), [0x28, 6, 0x38]);
+}
+
+#[test]
+fn a_mouse_that_nobody_reads_counts_to_nine_bits_and_says_that_there_was_more() {
+    let pc = pc();
+    assert_eq!(pc.mouse(0xf0), [0xfa], "remote mode");
+    // No more and no less than the counters can say.
+    pc.chip.movement(255, -256, 0);
+    assert_eq!(pc.mouse(0xeb), [0xfa, 0x28, 0xff, 0x00]);
+    for (dx, dy, report) in [
+        (256, 0, [0x48, 0xff, 0x00]),
+        (-257, 0, [0x58, 0x00, 0x00]),
+        (0, 5_000, [0x88, 0x00, 0xff]),
+        (i32::MIN, i32::MAX, [0xd8, 0x00, 0xff]),
+    ] {
+        pc.chip.movement(dx, dy, 0);
+        let [head, x, y] = report;
+        assert_eq!(pc.mouse(0xeb), [0xfa, head, x, y], "{dx} {dy}");
+        assert_eq!(pc.mouse(0xeb), [0xfa, 0x08, 0, 0], "the counters begin again");
+    }
+    // Both ends, one after the other: the overflow stays until it is reported.
+    pc.chip.movement(300, 0, 0);
+    pc.chip.movement(-55, 0, 0);
+    assert_eq!(pc.mouse(0xeb), [0xfa, 0x48, 200, 0]);
+}
+
+#[test]
+fn scaling_beyond_nine_bits_overflows_and_no_movement_keeps_a_driver_busy() {
+    let pc = pc();
+    assert_eq!(pc.mouse(0xe7), [0xfa]);
+    assert_eq!(pc.mouse(0xf4), [0xfa]);
+    pc.chip.movement(127, -128, 0);
+    assert_eq!(pc.flush(), [0x28, 254, 0x00]);
+    pc.chip.movement(128, -129, 0);
+    assert_eq!(pc.flush(), [0xe8, 255, 0x00]);
+    // Linux gives a controller up that has more than 16 bytes to say at its start.
+    pc.command(0xa7);
+    (0..1_000).for_each(|_| pc.chip.movement(9_999, -9_999, 0));
+    pc.command(0xa8);
+    assert_eq!(pc.flush(), [0xe8, 0xff, 0x00]);
 }
 
 #[test]
