@@ -278,9 +278,7 @@ fn the_process_that_guards_the_terminal_ends_with_the_run() {
     let pty = Pty::new();
     let before = pty.settings();
     let guest = echo();
-    let mut console = guest.start_in(&pty);
-    console.expect("ready");
-    until_raw(&pty);
+    let mut console = start_ready(&guest, &pty);
     let guardian = guardian_of(console.pid());
     // Whoever ends a service ends all of its processes, and may kill what is left of it.
     for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::TSTP] {
@@ -295,9 +293,7 @@ fn the_process_that_guards_the_terminal_ends_with_the_run() {
     console.wait();
 
     // Killed itself, it is missed the next time, which is in time.
-    let mut console = guest.start_in(&pty);
-    console.expect("ready");
-    until_raw(&pty);
+    let mut console = start_ready(&guest, &pty);
     let first = guardian_of(console.pid());
     kill_process(first, Signal::KILL).unwrap();
     console.signal(Signal::TSTP);
@@ -318,9 +314,7 @@ fn the_process_that_guards_the_terminal_ends_with_the_run() {
 fn settings_made_while_it_is_stopped_stay_when_it_is_killed() {
     let pty = Pty::new();
     let guest = echo();
-    let mut console = guest.start_in(&pty);
-    console.expect("ready");
-    until_raw(&pty);
+    let console = start_ready(&guest, &pty);
     let guardian = guardian_of(console.pid());
     // As raw as we make it.
     let (raw, set) = (pty.termios(), pty.settings());
@@ -361,6 +355,7 @@ fn find_guardian(pid: Pid) -> Option<Pid> {
     Pid::from_raw(ours.next()?)
 }
 
+/// Whether it runs: not a zombie that nobody has waited for yet, either.
 fn is_there(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
@@ -412,11 +407,7 @@ fn two_machines_on_one_terminal_leave_it_as_the_first_found_it() {
         let order = if first_ends_first { [first, second] } else { [second, first] };
         for pid in order {
             kill_process(pid, Signal::TERM).unwrap();
-            // A zombie until the shell waits for it.
-            support::until("it has ended", || {
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-                stat.map_or(true, |stat| stat.contains(") Z "))
-            });
+            support::until("it has ended", || !is_there(pid));
         }
         console.send(b"for the shell\r");
         console.expect("read <for the shell>");
@@ -432,9 +423,7 @@ fn settings_that_somebody_else_makes_meanwhile_stay() {
     let mut others = pty.termios();
     others.special_codes[rustix::termios::SpecialCodeIndex::VERASE] = 8;
     let guest = echo();
-    let mut console = guest.start_in(&pty);
-    console.expect("ready");
-    until_raw(&pty);
+    let console = start_ready(&guest, &pty);
     pty.set(&others);
     let set = pty.settings();
     console.signal(Signal::TERM);
@@ -482,6 +471,14 @@ fn trapline(args: &[&str]) -> std::process::Child {
     let mut command = Command::new(TRAPLINE);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
+}
+
+/// Starts [`echo`] on a terminal and waits until it is there.
+fn start_ready<'a>(guest: &Guest, pty: &'a Pty) -> Running<'a> {
+    let mut console = guest.start_in(pty);
+    console.expect("ready");
+    until_raw(pty);
+    console
 }
 
 /// Waits until the terminal hands over every key.

@@ -70,7 +70,7 @@ impl Guest {
 
     /// The command.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(TRAPLINE);
+        let mut command = super::command(TRAPLINE);
         command.args(&self.args).env("RUST_BACKTRACE", "1").stdin(Stdio::null());
         command
     }

@@ -35,6 +35,15 @@ pub fn example(name: &str) -> PathBuf {
     test.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name)
 }
 
+/// `program`, as a shell starts it in front: with the default disposition of every signal, whatever
+/// the test runner has inherited. Under `nohup`, or in the background of a plain `sh`, that ignores
+/// signals, and so would all that it starts. coreutils' `env` becomes the program.
+pub fn command(program: impl Into<PathBuf>) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(program.into());
+    command
+}
+
 /// What can be compared of a terminal's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings(String);
@@ -108,7 +117,7 @@ impl Pty {
         args: &[&str],
         change: impl FnOnce(&mut Command),
     ) -> Running<'_> {
-        let mut command = Command::new("setsid");
+        let mut command = command("setsid");
         command.arg("--ctty").arg("--").arg(program.into()).args(args);
         command.stdin(self.stdio()).stdout(self.stdio()).stderr(self.stdio());
         change(&mut command);
@@ -123,7 +132,7 @@ impl Pty {
         args: &[&str],
         stdin: impl Into<Stdio>,
     ) -> Running<'_> {
-        let mut command = Command::new(program.into());
+        let mut command = command(program);
         command.args(args).stdin(stdin).stdout(self.stdio()).stderr(self.stdio());
         Running { pty: self, child: command.spawn().unwrap(), screen: Vec::new() }
     }
