@@ -17,10 +17,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use trapline_backends::{NoQueuedWrites, PolledLoop};
 use trapline_device::{
     CharBackend, Clock, Direction, Handler, IoCx, Line, LineSink, NoRegions, Power, PowerEvent,
     Requester, Size, Timer, Wake,
 };
+
+/// An event loop that is turned by hand.
+///
+/// # Panics
+/// When the host has no descriptor left.
+pub fn event_loop() -> Arc<PolledLoop> {
+    PolledLoop::new(NoQueuedWrites).unwrap_or_else(|error| panic!("no event loop: {error}"))
+}
 
 /// A clock that stands still until [`TestClock::step_ns`]. Clones are the same clock.
 #[derive(Clone, Default)]

@@ -9,7 +9,7 @@ use trapline_device::{
     Clock, Delivery, Device, Direction, EditError, Form, Handler, IoCx, Region, RegionEdit,
     RegionId, RegionName, Regions, Ring, SaveState, Saved, Size, Space, StateError,
 };
-use trapline_testkit::{CX, TestClock};
+use trapline_testkit::{CX, TestClock, event_loop};
 
 use crate::regs;
 use crate::tests::{Log, windows};
@@ -95,7 +95,7 @@ pub(crate) fn in_slot(build: impl FnOnce(Slot<'_>) -> Function) -> Function {
 
 fn edu() -> Function {
     let clock: Arc<dyn Clock> = Arc::new(TestClock::default());
-    in_slot(|slot| Edu::function(slot, &clock))
+    in_slot(|slot| Edu::function(slot, &clock, &*event_loop()).unwrap())
 }
 
 pub(crate) fn builder(slot: Slot<'_>) -> FunctionBuilder<'_> {

@@ -6,16 +6,17 @@
 //! takes [`FACTORIAL_NS`]. Beside QEMU's MSI it has MSI-X, in a BAR of its own: raising an interrupt
 //! sends the message of one vector, that of the lowest bit raised, counted around [`EDU_VECTORS`].
 //!
-//! An interrupt that the guest raises comes from the vCPU that makes the access. That of a factorial
-//! comes from the thread that runs the machine's timers, and by the vector's eventfd where there is
-//! one: so come the interrupts of devices whose back end is a thread or the kernel.
+//! An interrupt that the guest raises comes from the vCPU that makes the access. The message of a
+//! factorial comes by its eventfd, from the thread that runs the machine's timers: so come the
+//! interrupts of devices whose back end is a thread or the kernel.
 
+use std::io;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Clock, Direction, EventFd, Interrupt, InterruptMode, IoCx, Limits, Rules, Size, StateError,
-    Timer, Wake, device_state, saved_form,
+    Clock, Direction, EventFd, EventLoop, Interrupt, InterruptMode, IoCx, Limits, Rules, Size,
+    StateError, Timer, Wake, device_state, saved_form,
 };
 
 use crate::config::{Bar, Identity, Pin};
@@ -41,8 +42,8 @@ pub struct Edu {
     // Wiring.
     pin: Interrupt,
     messages: Vec<Interrupt>,
-    /// Sends the message of a factorial, where somebody listens to a vector's eventfd.
-    done: Option<EventFd>,
+    /// Sends the message of a factorial.
+    done: EventFd,
     clock: Arc<dyn Clock>,
     timer: Box<dyn Timer>,
     // What the guest changes.
@@ -62,8 +63,16 @@ struct State {
 }
 
 impl Edu {
-    /// An educational device in `slot`, whose factorials take time of `clock`.
-    pub fn function(slot: Slot<'_>, clock: &Arc<dyn Clock>) -> Function {
+    /// An educational device in `slot`, whose factorials take time of `clock` and send their message
+    /// by an eventfd, which `event_loop` takes where the hypervisor does not.
+    ///
+    /// # Errors
+    /// The operating system has no descriptor left.
+    pub fn function(
+        slot: Slot<'_>,
+        clock: &Arc<dyn Clock>,
+        event_loop: &dyn EventLoop,
+    ) -> io::Result<Function> {
         let identity = Identity {
             vendor: EDU_VENDOR_ID,
             device: EDU_DEVICE_ID,
@@ -80,16 +89,15 @@ impl Edu {
         let pin = builder.pin();
         let messages = (0..usize::from(EDU_VECTORS)).map(|number| builder.message(number));
         let messages: Vec<Interrupt> = messages.collect();
-        let vector = messages.get(vector(FACTORIAL_IRQ)).and_then(Interrupt::vector);
-        let done = vector.and_then(|vector| vector.eventfd().ok());
-        builder.build(Arc::new_cyclic(|this: &Weak<Self>| Self {
+        let done = builder.message(vector(FACTORIAL_IRQ)).eventfd(event_loop)?;
+        Ok(builder.build(Arc::new_cyclic(|this: &Weak<Self>| Self {
             pin,
             messages,
-            done: done.map(EventFd::new),
+            done,
             clock: Arc::clone(clock),
             timer: clock.timer(this.clone()),
             state: Mutex::default(),
-        }))
+        })))
     }
 
     /// Drives the pin and the timer as a state that was just set wants them.
@@ -126,14 +134,12 @@ impl Edu {
         if state.status & EDU_STATUS_IRQ == 0 {
             return;
         }
-        let by_message = |message: &Interrupt| message.mode() == InterruptMode::Message;
-        match &self.done {
-            Some(done) if self.messages.get(vector(FACTORIAL_IRQ)).is_some_and(by_message) => {
-                state.interrupts |= FACTORIAL_IRQ;
-                self.sync(state);
-                done.signal();
-            }
-            _ => self.raise(state, FACTORIAL_IRQ),
+        state.interrupts |= FACTORIAL_IRQ;
+        self.sync(state);
+        // A signal that nobody takes would be a message once there are any.
+        let message = self.messages.get(vector(FACTORIAL_IRQ));
+        if message.is_some_and(|message| message.mode() == InterruptMode::Message) {
+            self.done.signal();
         }
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Clock, Device, Handler, MessageVector, Msi, MsiController, MsiSink, SaveState, Size,
+    Clock, Device, EventLoop, Handler, MessageVector, Msi, MsiController, MsiSink, SaveState, Size,
 };
-use trapline_testkit::{CX, TestClock};
+use trapline_testkit::{CX, TestClock, event_loop};
 
 use crate::edu::{Edu, FACTORIAL_NS};
 use crate::tests::{End, Log};
@@ -21,7 +21,11 @@ fn edu() -> (Function, Arc<Log>) {
 
 fn edu_and_clock() -> (Function, Arc<Log>, TestClock) {
     let (log, clock) = (Arc::<Log>::default(), TestClock::default());
-    (log.slot(1, |slot| Edu::function(slot, &as_clock(&clock))), log, clock)
+    (in_slot(&log, &clock, &*event_loop()), log, clock)
+}
+
+fn in_slot(log: &Arc<Log>, clock: &TestClock, event_loop: &dyn EventLoop) -> Function {
+    log.slot(1, |slot| Edu::function(slot, &as_clock(clock), event_loop).unwrap())
 }
 
 fn as_clock(clock: &TestClock) -> Arc<dyn Clock> {
@@ -221,7 +225,7 @@ fn a_factorial_signals_the_eventfd_of_its_message_and_raises_the_pin_without_mes
     let controller = Listener { first, triggers: Arc::clone(&log) };
     let devfn = Devfn::new(1, 0).unwrap();
     let slot = Slot { name: "edu", devfn, pin: None, messages: Some(&controller) };
-    let edu = Edu::function(slot, &as_clock(&clock));
+    let edu = Edu::function(slot, &as_clock(&clock), &*event_loop()).unwrap();
     let compute = || {
         edu.poke(8, 3);
         clock.step_ns(FACTORIAL_NS);
@@ -243,4 +247,28 @@ fn a_factorial_signals_the_eventfd_of_its_message_and_raises_the_pin_without_mes
     let mut signals = Vec::new();
     io::Read::read_to_end(&mut signalled, &mut signals).unwrap();
     assert_eq!(signals, 1u64.to_ne_bytes(), "once, while messages were in use and wanted");
+}
+
+/// Where no hypervisor takes it, as under qtest.
+#[test]
+fn the_event_loop_sends_the_message_of_a_factorial_that_nobody_else_does() {
+    let (log, clock, event_loop) = (Arc::<Log>::default(), TestClock::default(), event_loop());
+    let edu = in_slot(&log, &clock, &*event_loop);
+    let compute = || {
+        edu.poke(8, 3);
+        clock.step_ns(FACTORIAL_NS);
+    };
+    edu.poke(0x20, 0x80);
+    compute();
+    assert!(!event_loop.turn(), "there are no messages yet");
+    edu.set(regs::COMMAND, 6);
+    let at = u16::try_from(edu.config_read(regs::CAPABILITIES, Size::Byte) & 0xff).unwrap();
+    edu.set(at + 4, 0x3ff9_0040);
+    edu.set(at, 1 << 16);
+    event_loop.settle(9);
+    assert_eq!(*log.messages.lock(), [], "what came before there were messages is none");
+    compute();
+    assert_eq!(*log.messages.lock(), [], "another thread sends it");
+    event_loop.settle(9);
+    assert_eq!(log.messages.lock().len(), 1);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use trapline_device::{Clock, Device, SaveState, Size, Space};
-use trapline_testkit::TestClock;
+use trapline_testkit::{TestClock, event_loop};
 
 use crate::config::BarWindow;
 use crate::edu::Edu;
@@ -22,7 +22,8 @@ fn bus() -> (Bus, Arc<Places>) {
     let bus = Bus::new(places.clone(), windows());
     let clock: Arc<dyn Clock> = Arc::new(TestClock::default());
     for device in [1, 2] {
-        let edu = Arc::<Log>::default().slot(device, |slot| Edu::function(slot, &clock));
+        let edu = Arc::<Log>::default()
+            .slot(device, |slot| Edu::function(slot, &clock, &*event_loop()).unwrap());
         bus.insert(at(device), edu).unwrap();
     }
     places.moves.lock().clear();

@@ -46,7 +46,9 @@ impl PciSlots<'_> {
         let mut devices = first..=LAST_DEVICE;
         let mut next = || devices.next().map(|device| Devfn::from_bits(device << 3));
         for (n, devfn) in (0..wiring.options.edu).zip(std::iter::from_fn(&mut next)) {
-            self.plug(&format!("edu{n}"), devfn, |slot| Edu::function(slot, &wiring.clock))?;
+            let (name, event_loop) = (format!("edu{n}"), &*wiring.event_loop);
+            let edu = Edu::function(self.slot(&name, devfn), &wiring.clock, event_loop);
+            self.bus.insert(devfn, edu.map_err(Error::EventLoop)?)?;
         }
         for NamedVirtio { name, device, transport } in virtio {
             let interface = match transport {

@@ -1,17 +1,12 @@
 //! A machine for one device: a registry, an event loop that is turned by hand, and messages that
 //! are remembered.
 
-use std::collections::VecDeque;
-use std::io;
-use std::os::fd::AsFd;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline::{Handle, Registry};
-use trapline_device::{
-    Doorbell, EventHandler, EventLoop, MsiController, MsiSink, Notifier, Readiness, Regions, Size,
-    Space, Watch, WatchedEventFd,
-};
+use trapline_backends::PolledLoop;
+use trapline_device::{MsiController, MsiSink, Regions, Size, Space};
 
 /// Messages that were sent, as addresses and data. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -36,73 +31,12 @@ impl MsiController for Messages {
     }
 }
 
-/// An event loop without descriptors: handlers are called by [`TestLoop::turn`]. Clones are the same
-/// loop.
-#[derive(Clone, Default)]
-pub struct TestLoop(Arc<Mutex<VecDeque<Weak<dyn EventHandler>>>>);
-
-struct TestNotifier {
-    queue: TestLoop,
-    handler: Weak<dyn EventHandler>,
-}
-
-impl TestLoop {
-    /// Calls everybody who was notified until now, once; how many there were.
-    pub fn turn(&self) -> usize {
-        let called = std::mem::take(&mut *self.0.lock());
-        let handlers = called.iter().filter_map(Weak::upgrade);
-        handlers.for_each(|handler| handler.event(Readiness::NONE));
-        called.len()
-    }
-
-    /// Turns until nobody is left.
-    ///
-    /// # Panics
-    /// When that never happens.
-    pub fn settle(&self) {
-        let idle = (0..10_000).any(|_| self.turn() == 0);
-        assert!(idle, "somebody notifies the loop in every turn");
-    }
-}
-
-impl Notifier for TestNotifier {
-    fn notify(&self) {
-        let mut queue = self.queue.0.lock();
-        if !queue.iter().any(|other| other.ptr_eq(&self.handler)) {
-            queue.push_back(Weak::clone(&self.handler));
-        }
-    }
-}
-
-impl EventLoop for TestLoop {
-    fn watch(
-        &self,
-        _fd: Arc<dyn AsFd + Send + Sync>,
-        _interest: Readiness,
-        _handler: Weak<dyn EventHandler>,
-    ) -> io::Result<Box<dyn Watch>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn notifier(&self, handler: Weak<dyn EventHandler>) -> Box<dyn Notifier> {
-        Box::new(TestNotifier { queue: self.clone(), handler })
-    }
-
-    fn doorbell(&self, handler: Weak<dyn EventHandler>) -> io::Result<Doorbell> {
-        Ok(Doorbell::by_call(self, handler))
-    }
-
-    fn eventfd(&self, _handler: Weak<dyn EventHandler>) -> io::Result<WatchedEventFd> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
 /// A registry with whoever makes its accesses.
 pub struct Bench {
     registry: Registry,
     handle: Mutex<Handle>,
     /// The loop that queues are processed on.
-    pub event_loop: TestLoop,
+    pub event_loop: Arc<PolledLoop>,
     /// What was sent.
     pub messages: Messages,
 }
@@ -111,7 +45,8 @@ impl Default for Bench {
     fn default() -> Self {
         let registry = Registry::builder().build();
         let handle = Mutex::new(registry.handle(0));
-        Self { registry, handle, event_loop: TestLoop::default(), messages: Messages::default() }
+        let messages = Messages::default();
+        Self { registry, handle, event_loop: crate::event_loop(), messages }
     }
 }
 
@@ -124,6 +59,15 @@ impl Bench {
     /// The registry, for a bus to map regions in.
     pub fn regions(&self) -> Arc<dyn Regions> {
         Arc::new(self.registry.downgrade())
+    }
+
+    /// Calls whoever has something to do, until nobody has.
+    ///
+    /// # Panics
+    /// When that never happens.
+    pub fn settle(&self) {
+        self.event_loop.settle(10_000);
+        assert!(!self.event_loop.turn(), "somebody has something to do in every turn");
     }
 
     /// A guest's read.

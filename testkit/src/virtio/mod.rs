@@ -13,7 +13,7 @@ mod mmio;
 mod pci;
 mod ring;
 
-pub use bench::{Bench, Messages, TestLoop};
+pub use bench::{Bench, Messages};
 pub use driver::{Access, Driver, QueueSetup, Transport, status};
 pub use function::Room;
 pub use legacy::{LegacyPciTransport, port};

@@ -29,7 +29,16 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "trapline-guestmem", "trapline-intc", "trapline-kvm", "trapline-pci", "trapline-platform",
         "trapline-qtest", "trapline-regs", "trapline-virtio"]),
     ("trapline-vmm", &["trapline", "trapline-device", "trapline-machine", "trapline-qtest"]),
-    ("trapline-testkit", &["trapline", "trapline-device", "trapline-guestmem", "trapline-regs"]),
+    (
+        "trapline-testkit",
+        &[
+            "trapline",
+            "trapline-backends",
+            "trapline-device",
+            "trapline-guestmem",
+            "trapline-regs",
+        ],
+    ),
     ("trapline-metronome", &[]),
     ("xtask", &[]),
 ];

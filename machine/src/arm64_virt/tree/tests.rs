@@ -86,7 +86,8 @@ fn tree_with(
     if edu {
         let devfn = Devfn::from_bits(0);
         let slot = Slot { name: "edu", devfn, pin: None, messages: None };
-        board.bus.insert(devfn, Edu::function(slot, &wiring.clock)).unwrap();
+        let edu = Edu::function(slot, &wiring.clock, &*wiring.event_loop).unwrap();
+        board.bus.insert(devfn, edu).unwrap();
     }
     board.describe(facts)
 }

@@ -50,7 +50,7 @@ impl Machine {
         let mem = GuestMem::new(&[(0, RAM)]).unwrap();
         let interrupt = Interrupt::pin(line.line());
         let device =
-            VirtioMmio::new(toy.clone(), legacy, interrupt, &mem, &bench.event_loop).unwrap();
+            VirtioMmio::new(toy.clone(), legacy, interrupt, &mem, &*bench.event_loop).unwrap();
         let region = Region::mmio(BASE, WINDOW_LEN, "virtio0", "registers", device.clone());
         let regions = bench.regions();
         let ids = regions.edit(vec![RegionEdit::Map(region)]).unwrap();
@@ -86,7 +86,7 @@ fn a_driver_of_either_version_starts_the_device_and_gets_answers() {
             true => (own | ANY_LAYOUT) & 0xffff_ffff,
         };
         assert_eq!(features, offered, "legacy: {legacy}");
-        machine.bench.event_loop.settle();
+        machine.bench.settle();
         let (reset, active) = (Call::Reset, Call::Activate(offered));
         assert_eq!(machine.toy.calls(), [reset, active, Call::Process(0), Call::Process(1)]);
         for (queue, ring) in (0..).zip(&mut rings) {
@@ -94,7 +94,7 @@ fn a_driver_of_either_version_starts_the_device_and_gets_answers() {
             let head = ring.add(&[Part::Write(BUFFER, 2)]);
             driver.transport.notify(queue);
             assert_eq!(machine.doorbells(), rung + 1);
-            machine.bench.event_loop.settle();
+            machine.bench.settle();
             assert_eq!(machine.toy.calls(), [Call::Process(queue)]);
             assert_eq!(ring.take_used(), Some((head.into(), 2)));
             assert!(machine.line.level());
@@ -104,7 +104,7 @@ fn a_driver_of_either_version_starts_the_device_and_gets_answers() {
         // A number of no queue rings nothing.
         driver.transport.notify(2);
         driver.transport.write(reg::QUEUE_NOTIFY, 0x1_0000);
-        machine.bench.event_loop.settle();
+        machine.bench.settle();
         assert_eq!(machine.toy.calls(), []);
     }
 }
@@ -153,7 +153,7 @@ fn a_queue_is_stopped_by_its_ready_register_and_by_its_reset() {
     let transport = &driver.transport;
     let mut ring = machine.ring(0);
     driver.start(VERSION_1 | RING_RESET, &[&ring]);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     machine.toy.calls();
     assert_eq!(transport.read(reg::QUEUE_READY), 1);
     transport.write(reg::QUEUE_READY, 2);
@@ -163,14 +163,14 @@ fn a_queue_is_stopped_by_its_ready_register_and_by_its_reset() {
     assert_eq!(machine.toy.calls(), [Call::StopQueue(0)]);
     ring.add(&[Part::Write(BUFFER, 2)]);
     transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!(ring.used_index(), 0);
     transport.write(reg::QUEUE_RESET, 1);
     assert_eq!(transport.read(reg::QUEUE_RESET), 0);
     let mut ring = machine.ring(0);
     ring.add(&[Part::Write(BUFFER, 2)]);
     transport.enable_queue(0, &(&ring).into());
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!(ring.used_index(), 1);
 }
 
@@ -196,7 +196,7 @@ fn the_interrupt_is_level_and_goes_with_the_bits_that_are_acknowledged() {
     driver.start(VERSION_1, &[&ring]);
     ring.add(&[Part::Write(BUFFER, 2)]);
     driver.transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     machine.toy.set_config([1; 6]);
     assert_eq!(driver.transport.read(reg::INTERRUPT_STATUS), 3);
     assert_eq!(driver.transport.read(reg::INTERRUPT_STATUS), 3, "reading clears nothing");
@@ -266,7 +266,7 @@ fn what_is_saved_comes_back() {
         driver.start(!EVENT_IDX, &[&ring]);
         ring.add(&[Part::Write(BUFFER, 2)]);
         driver.transport.notify(0);
-        before.bench.event_loop.settle();
+        before.bench.settle();
         let saved = before.device.save();
         let after = Machine::new(legacy);
         let mut ram = vec![0; usize::try_from(RAM).unwrap()];

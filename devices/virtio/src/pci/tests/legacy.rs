@@ -148,7 +148,7 @@ fn a_driver_starts_the_device_and_gets_an_answer_by_the_pin() {
     let driver = machine.legacy_driver();
     let mut rings = [machine.ring(0), machine.ring(1)];
     assert_eq!(driver.start(u64::MAX, &[&rings[0], &rings[1]]), OFFERED);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     let (reset, active) = (Call::Reset, Call::Activate(OFFERED));
     assert_eq!(toy.calls(), [reset, active, Call::Process(0), Call::Process(1)]);
     assert_eq!(driver.transport.status(), 7, "features are not settled, they are there");
@@ -159,7 +159,7 @@ fn a_driver_starts_the_device_and_gets_an_answer_by_the_pin() {
         driver.transport.notify(queue);
         assert_eq!(doorbells(&machine), rung + 1);
         assert_eq!(toy.calls(), [], "not in the driver's access");
-        machine.bench.event_loop.settle();
+        machine.bench.settle();
         assert_eq!(toy.calls(), [Call::Process(queue)]);
         assert_eq!(ring.take_used(), Some((head.into(), 2)));
         assert!(machine.line.level());
@@ -169,11 +169,11 @@ fn a_driver_starts_the_device_and_gets_an_answer_by_the_pin() {
     // A number of no queue rings nothing, and the registers work whoever is selected.
     driver.transport.notify(2);
     driver.transport.notify(0xffff);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!(toy.calls(), []);
     driver.reset();
     driver.transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!((toy.calls(), doorbells(&machine)), (vec![Call::Reset], 2));
 }
 
@@ -183,11 +183,11 @@ fn a_reset_is_over_when_the_write_returns() {
     let driver = machine.legacy_driver();
     let mut ring = machine.ring(0);
     driver.start(INDIRECT_DESC, &[&ring]);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     *toy.keeps.lock() = true;
     ring.add(&[Part::Write(BUFFER, 2)]);
     driver.transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     toy.link().config_changed();
     toy.calls();
     driver.transport.set_status(0);
@@ -208,11 +208,11 @@ fn a_driver_that_notifies_before_it_is_ready_is_heard_when_it_is() {
     driver.transport.enable_queue(0, &(&ring).into());
     ring.add(&[Part::Write(BUFFER, 2)]);
     driver.transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!((ring.used_index(), machine.line.level()), (0, false));
     toy.calls();
     driver.ready();
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!((ring.used_index(), machine.line.level()), (1, true));
 }
 
@@ -229,7 +229,7 @@ fn a_queue_is_where_its_page_is_and_nowhere_without_one() {
     assert_eq!(transport.read(port::QUEUE_SIZE, Size::Word), u64::from(SIZES[1]));
     ring.add(&[Part::Write(BUFFER, 2)]);
     transport.notify(1);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!(ring.used_index(), 1);
     toy.calls();
     transport.write(port::QUEUE_PFN, Size::Dword, 0);
@@ -237,7 +237,7 @@ fn a_queue_is_where_its_page_is_and_nowhere_without_one() {
     assert_eq!(transport.read(port::QUEUE_PFN, Size::Dword), 0);
     ring.add(&[Part::Write(BUFFER, 2)]);
     transport.notify(1);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!(ring.used_index(), 1);
     // Past the end of RAM, and of everything.
     for page in [RAM / 4096, 0xffff_ffff] {
@@ -313,7 +313,7 @@ fn with_msix_each_event_has_the_vector_it_was_given() {
     driver.ready();
     ring.add(&[Part::Write(BUFFER, 2)]);
     transport.notify(1);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!(machine.bench.messages.take(), [(DOOR, 12)]);
     toy.set_config([9; 6]);
     assert_eq!(machine.bench.messages.take(), [(DOOR, 10)]);
@@ -331,7 +331,7 @@ fn what_is_saved_comes_back() {
     driver.start(!EVENT_IDX, &[&ring]);
     ring.add(&[Part::Write(BUFFER, 2)]);
     driver.transport.notify(0);
-    before.bench.event_loop.settle();
+    before.bench.settle();
     let saved = before.bus.save();
     let (after, toy) = machine();
     let mut ram = vec![0; usize::try_from(RAM).unwrap()];

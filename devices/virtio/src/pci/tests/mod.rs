@@ -74,7 +74,7 @@ impl Machine {
             messages: Some(&bench.messages),
         };
         let function =
-            VirtioPci::function(slot, device, interface, &mem, &bench.event_loop).unwrap();
+            VirtioPci::function(slot, device, interface, &mem, &*bench.event_loop).unwrap();
         bus.insert(Devfn::from_bits(DEVFN), function).unwrap();
         Self { bench, bus, mem, line }
     }
@@ -109,7 +109,7 @@ fn a_driver_starts_the_device_and_gets_an_answer_by_the_pin() {
     let features = driver.start(u64::MAX, &[&rings[0], &rings[1]]);
     let offered = OF_QUEUES | VERSION_1 | RING_RESET | FEATURE << 1 | FEATURE;
     assert_eq!(features, offered);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     let (reset, active) = (Call::Reset, Call::Activate(offered));
     assert_eq!(toy.calls(), [reset, active, Call::Process(0), Call::Process(1)]);
     for (queue, ring) in (0..).zip(&mut rings) {
@@ -117,7 +117,7 @@ fn a_driver_starts_the_device_and_gets_an_answer_by_the_pin() {
         let head = ring.add(&[Part::Write(BUFFER, 2)]);
         driver.transport.notify(queue);
         assert_eq!(toy.calls(), [], "not in the driver's access");
-        machine.bench.event_loop.settle();
+        machine.bench.settle();
         assert_eq!(toy.calls(), [Call::Process(queue)]);
         assert_eq!(ring.take_used(), Some((head.into(), 2)));
         assert!(machine.line.level());
@@ -149,7 +149,7 @@ fn with_msix_each_event_has_the_vector_it_was_given() {
     let mut ring_of = |queue: usize| {
         rings[queue].add(&[Part::Write(BUFFER, 2)]);
         transport.notify(u16::try_from(queue).unwrap());
-        machine.bench.event_loop.settle();
+        machine.bench.settle();
         machine.bench.messages.take()
     };
     assert_eq!(ring_of(0), [(DOOR, 10)]);
@@ -164,7 +164,7 @@ fn with_msix_each_event_has_the_vector_it_was_given() {
     transport.disable_msix();
     rings[0].add(&[Part::Write(BUFFER, 2)]);
     transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert!(machine.line.level());
     assert_eq!((transport.take_interrupts(), machine.bench.messages.take()), (1, vec![]));
 }
@@ -177,11 +177,11 @@ fn a_reset_is_complete_when_the_write_returns() {
     driver.transport.set_config_vector(1);
     driver.transport.set_queue_vector(0, 1);
     driver.start(u64::MAX, &[&ring]);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     *toy.keeps.lock() = true;
     ring.add(&[Part::Write(BUFFER, 2)]);
     driver.transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     toy.link().config_changed();
     assert!(machine.line.level());
     toy.calls();
@@ -194,7 +194,7 @@ fn a_reset_is_complete_when_the_write_returns() {
     // What was in flight is completed into nothing, and notifications mean nothing.
     assert!(toy.queue(0).serve().is_none());
     driver.transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!((toy.calls(), ring.used_index()), (vec![], 0));
     toy.link().config_changed();
     toy.link().needs_reset();
@@ -208,7 +208,7 @@ fn a_reset_is_complete_when_the_write_returns() {
     assert_eq!(ring.used_index(), 0);
     ring.add(&[Part::Write(BUFFER, 2)]);
     driver.transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!(ring.used_index(), 1);
 }
 
@@ -223,7 +223,7 @@ fn the_functions_own_reset_and_the_boards_are_the_devices_too() {
     let driver = machine.driver();
     assert_eq!(driver.transport.status(), 0);
     driver.start(u64::MAX, &[&machine.ring(0)]);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     toy.calls();
     // Function-level reset, by the advanced features capability: the last but MSI-X.
     let flr = (0x40..0x100)
@@ -255,13 +255,13 @@ fn doorbells_ring_by_themselves_while_the_device_is_in_use_wherever_the_bar_is()
     let at = driver.transport.doorbell(0);
     machine.write(Space::Mmio, at, Size::Dword, 77);
     assert_eq!(counted(&machine), 3);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     toy.calls();
     let moved = Driver::new(PciTransport::new(&machine, DEVFN, MEMORY + 0x100_0000));
     assert_ne!(moved.transport.doorbell(0), at);
     moved.transport.notify(0);
     assert_eq!(counted(&machine), 4);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!(toy.calls(), [Call::Process(0)]);
     moved.reset();
     moved.transport.notify(0);
@@ -276,10 +276,10 @@ fn a_broken_queue_asks_for_a_reset_and_the_other_goes_on() {
     let transport = &driver.transport;
     let mut rings = [machine.ring(0), machine.ring(1)];
     driver.start(VERSION_1, &[&rings[0], &rings[1]]);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     rings[0].offer(0xffff);
     transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     let working = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
     assert_eq!(transport.status(), working | status::NEEDS_RESET);
     assert_eq!(transport.take_interrupts(), 2);
@@ -289,12 +289,12 @@ fn a_broken_queue_asks_for_a_reset_and_the_other_goes_on() {
     toy.calls();
     for _ in 0..3 {
         transport.notify(0);
-        machine.bench.event_loop.settle();
+        machine.bench.settle();
     }
     assert_eq!((toy.calls(), transport.take_interrupts()), (vec![], 0));
     rings[1].add(&[Part::Write(BUFFER, 2)]);
     transport.notify(1);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!((rings[1].used_index(), transport.take_interrupts()), (1, 1));
     driver.reset();
     assert_eq!(transport.status(), 0);
@@ -324,7 +324,7 @@ fn a_queue_can_be_reset_by_itself() {
     let transport = &driver.transport;
     let mut rings = [machine.ring(0), machine.ring(1)];
     driver.start(VERSION_1 | RING_RESET, &[&rings[0], &rings[1]]);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     transport.set_queue_vector(0, 1);
     toy.calls();
     transport.reset_queue(0);
@@ -338,13 +338,13 @@ fn a_queue_can_be_reset_by_itself() {
     rings[1].add(&[Part::Write(BUFFER, 2)]);
     transport.notify(0);
     transport.notify(1);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!((rings[0].used_index(), rings[1].used_index()), (0, 1));
     // It is enabled again, shorter, and looked at at once.
     let mut ring = Ring::new(machine.mem.clone(), RINGS[0], 2);
     ring.add(&[Part::Write(BUFFER, 2)]);
     transport.enable_queue(0, &(&ring).into());
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     assert_eq!(ring.used_index(), 1);
 
     // Without the feature the register does nothing.

@@ -108,7 +108,7 @@ fn a_queue_that_there_is_not_reads_as_nothing_and_takes_nothing() {
         assert_eq!(transport.word(common::QUEUE_NOTIFY_OFF), 0);
         transport.notify(queue);
     }
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
 }
 
 #[test]

@@ -18,12 +18,12 @@ fn busy() -> (Machine, Arc<Toy>, Ring<GuestMem>) {
         ring.add(&[Part::Write(BUFFER, 2)]);
     }
     driver.transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     ring.set_used_event(3);
     *toy.keeps.lock() = true;
     ring.add(&[Part::Write(BUFFER, 2)]);
     driver.transport.notify(0);
-    machine.bench.event_loop.settle();
+    machine.bench.settle();
     ring.add(&[Part::Write(BUFFER, 2)]);
     toy.set_config([7; 6]);
     machine.bench.messages.take();
@@ -46,7 +46,7 @@ fn a_device_goes_on_in_another_machine() {
     let kept = toy.queue(0).serve().unwrap().take_back(head).unwrap();
     assert!(toy.queue(0).serve().unwrap().take_back(head + 1).is_none(), "not the device's");
     // The request in the ring needs no notification.
-    after.bench.event_loop.settle();
+    after.bench.settle();
     assert_eq!(toy.calls(), [Call::Process(0)]);
     toy.queue(0).serve().unwrap().complete(kept, 2);
     let mut there = Vec::new();
@@ -60,7 +60,7 @@ fn a_device_goes_on_in_another_machine() {
     // Its doorbells are switched on.
     let at = PciTransport::new(&after, DEVFN, MEMORY).doorbell(0);
     after.write(Space::Mmio, at, Size::Word, 0);
-    assert_eq!(after.bench.event_loop.turn(), 1);
+    assert!(after.bench.event_loop.turn());
 }
 
 #[test]

@@ -26,11 +26,11 @@ fn drivers_of_either_kind_are_offered_what_is_theirs_and_are_answered() {
         let driver = Driver::new(transport);
         let mut ring = machine.ring(0);
         assert_eq!(driver.start(u64::MAX, &[&ring]), offered);
-        machine.bench.event_loop.settle();
+        machine.bench.settle();
         assert!(toy.calls().contains(&Call::Activate(offered)));
         ring.add(&[Part::Write(BUFFER, 2)]);
         driver.transport.notify(0);
-        machine.bench.event_loop.settle();
+        machine.bench.settle();
         assert_eq!(ring.used_index(), 1);
         assert_eq!((machine.line.level(), driver.transport.take_interrupts()), (true, 1));
         driver.reset();
