@@ -1,4 +1,5 @@
-//! Files that are certainly something else than the kernel they were named as.
+//! Known formats that are no kernel (scripts, archives, images of other processors), so that a refusal
+//! can say what the file is.
 
 use elf::abi::{EM_386, EM_AARCH64, EM_X86_64};
 

@@ -1,4 +1,5 @@
-//! A machine that is gone is gone. Alone in its process, whose memory it looks at.
+//! A machine that is dropped gives all of its memory back. Alone in its process, whose memory it looks
+//! at.
 
 mod support;
 

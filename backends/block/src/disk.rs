@@ -1,4 +1,5 @@
-//! A disk: an image, what a guest is told of it, and what it may ask for.
+//! A disk: an image with its size and limits, as a device shows them to a guest, and the checks of what
+//! a guest may write to it.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;

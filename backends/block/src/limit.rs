@@ -1,4 +1,4 @@
-//! How much a guest may ask of a disk: two token buckets.
+//! Rate limits of a disk, in bytes and in requests per second: two token buckets.
 
 use std::num::NonZeroU64;
 

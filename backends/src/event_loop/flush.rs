@@ -1,4 +1,5 @@
-//! When the event loop looks for coalesced writes.
+//! The schedule by which the event loop delivers coalesced writes of a guest that makes no other
+//! access.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Which pages of a memory were written.
+//! A dirty bitmap: which pages of a memory were written.
 
 use std::ops::Range;
 

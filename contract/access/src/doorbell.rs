@@ -1,4 +1,4 @@
-//! What a doorbell rings.
+//! The target of a doorbell: an eventfd to signal, or a handler to call.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Who maps the guest's memory a second time, and hears of what is mapped where.
+//! Memory listeners: those who map guest memory a second time (an IOMMU, a device in another process)
+//! and are told of each memory region that is mapped or unmapped.
 
 use std::fmt;
 use std::os::fd::BorrowedFd;

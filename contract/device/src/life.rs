@@ -1,4 +1,4 @@
-//! The trait of every device with state: reset.
+//! [`Device`], the trait of every device with state: reset.
 
 /// A device with state, which can be reset.
 pub trait Device: Send + Sync {

@@ -1,4 +1,4 @@
-//! What a viewer's keyboard and mouse drive.
+//! The trait of the devices that a viewer's keyboard and mouse drive.
 
 /// A keyboard and a mouse, as the i8042 has them. Must not block.
 pub trait Input: Send + Sync {

@@ -1,4 +1,4 @@
-//! What the display shows: size and layout of its pixels.
+//! A video mode: width and height in pixels, and the layout of a pixel.
 
 /// A linear frame buffer of 32 bits a pixel: blue in the lowest byte, then green, red, and a byte
 /// that is not shown. Lines follow each other without a gap.

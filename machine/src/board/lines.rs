@@ -1,4 +1,4 @@
-//! The inputs of a board's interrupt controllers.
+//! The interrupt lines of a board: a [`Line`] for each input of its interrupt controllers.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Chips in the kernel, several vCPUs, memory of several kinds, and a second life.
+//! Chips in the kernel, several vCPUs, memory of several kinds, and a VM that is reset.
 
 #![cfg(target_arch = "x86_64")]
 #![allow(

@@ -1,4 +1,4 @@
-//! How clients and machine find each other: sockets of the host.
+//! The sockets on which a machine waits for its qtest client, or by which it goes to one.
 
 use std::fmt;
 use std::io;

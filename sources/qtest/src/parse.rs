@@ -1,4 +1,4 @@
-//! From a line to a command.
+//! The parser of the qtest protocol: from a line to a command.
 
 use std::str::SplitAsciiWhitespace;
 

@@ -1,4 +1,4 @@
-//! Options turned off: as in kvmtool, each boolean option has a twin with `--no-` in front of it, and
+//! Negated options: as in kvmtool, each boolean option has a twin with `--no-` in front of it, and
 //! the last of the two wins.
 
 use clap::{Arg, ArgAction, Command};

@@ -1,4 +1,4 @@
-//! The reader thread.
+//! The console's reader thread: from standard input to the guest's serial port.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! The writer thread.
+//! The console's writer thread: from the guest's serial port to standard output.
 
 use std::os::fd::AsFd;
 use std::time::Duration;

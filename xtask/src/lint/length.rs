@@ -1,4 +1,4 @@
-//! A file somebody can read in one sitting.
+//! No source file is longer than somebody can read in one sitting.
 
 use super::{Finding, Tree};
 

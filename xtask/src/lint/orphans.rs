@@ -1,4 +1,4 @@
-//! A source file that no crate includes is neither compiled nor tested.
+//! Every source file belongs to a crate: one that none includes is neither compiled nor tested.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! A register map says which document it follows.
+//! Every register map says which document it follows.
 
 use super::{Finding, Tree};
 

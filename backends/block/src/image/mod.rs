@@ -1,4 +1,4 @@
-//! Images: what a disk's bytes are in.
+//! Images: the files and block devices that hold a disk's content, whatever their format.
 
 mod format;
 mod open;

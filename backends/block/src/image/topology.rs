@@ -1,4 +1,5 @@
-//! How the host's storage is made, as far as a guest's file system wants to know.
+//! Block limits of the host's storage (logical and physical block size, preferred transfer size), for a
+//! guest to align its file system to.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

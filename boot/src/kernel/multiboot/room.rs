@@ -1,4 +1,4 @@
-//! What is left of the guest's memory beside a Multiboot kernel.
+//! The guest RAM beside a Multiboot kernel: where its modules and its boot information can be put.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! A picture of the screen, to be kept.
+//! A picture of the screen at one moment, and its PNG file.
 
 use std::io::Write;
 

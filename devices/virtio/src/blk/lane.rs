@@ -1,4 +1,5 @@
-//! One of the device's queues: a virtqueue on one side, a queue of the disk on the other.
+//! One request queue of the block device: a virtqueue on the driver's side, a queue of the disk
+//! behind it.
 
 use std::io;
 use std::sync::{Arc, OnceLock, Weak};

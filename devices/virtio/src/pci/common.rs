@@ -1,4 +1,4 @@
-//! The common configuration structure.
+//! The common configuration structure of virtio over PCI (virtio 1.3, section 4.1.4.3).
 
 use trapline_device::Size;
 

@@ -1,4 +1,5 @@
-//! What queues and the device have to say, whenever and from whatever thread.
+//! Notifications to the driver (used buffers, changed configuration), from whatever thread they come:
+//! gathered here for the transport to make interrupts of them.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,4 +1,4 @@
-//! The registers that every transport has, in one shape or another.
+//! The state of the registers that all transports have, and what a snapshot keeps of it.
 
 use trapline_device::{Saved, saved_form};
 

@@ -1,4 +1,4 @@
-//! Fields of a record.
+//! The fields of a recording's JSON records, and how they are read.
 
 use gicv3_its::Target;
 use serde_json::{Map, Value};

@@ -1,4 +1,4 @@
-//! Reads and writes of the two frames.
+//! Reads and writes of the ITS's two register frames.
 
 use super::{Its, Progress};
 use crate::config::Sticky;

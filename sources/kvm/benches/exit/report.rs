@@ -1,4 +1,4 @@
-//! The table.
+//! The table that the benchmark prints: nanoseconds per exit, ours and bare.
 
 use std::fmt::Write;
 use std::time::Duration;
