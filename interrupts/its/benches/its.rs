@@ -14,7 +14,10 @@
 //! programs can only make a round longer: those that fill the cache all processors share do so for
 //! whole passes.
 
-use std::cell::RefCell;
+#[path = "../tests/support/plain.rs"]
+#[allow(unreachable_pub, reason = "tests include it, too")]
+mod plain;
+
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -26,6 +29,7 @@ use gicv3_its::{
     CollectionId, Config, DeviceId, EventId, GuestMemory, Its, Lpi, MemoryError, Progress, Target,
     TranslationCache,
 };
+use plain::Plain;
 use trapline_guestmem::GuestMem;
 
 const QUEUE: u64 = 0;
@@ -76,28 +80,9 @@ impl GuestMemory for Mapped {
     }
 }
 
-/// Plain bytes.
-struct Plain(RefCell<Vec<u8>>);
-
 impl Ram for Plain {
     fn new() -> Option<Self> {
-        Some(Self(RefCell::new(vec![0; usize::try_from(RAM_BYTES).ok()?])))
-    }
-}
-
-impl GuestMemory for Plain {
-    fn read(&self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
-        let start = usize::try_from(address).map_err(|_| MemoryError)?;
-        let ram = self.0.borrow();
-        data.copy_from_slice(ram.get(start..start + data.len()).ok_or(MemoryError)?);
-        Ok(())
-    }
-
-    fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
-        let start = usize::try_from(address).map_err(|_| MemoryError)?;
-        let mut ram = self.0.borrow_mut();
-        ram.get_mut(start..start + data.len()).ok_or(MemoryError)?.copy_from_slice(data);
-        Ok(())
+        Some(Self::new(usize::try_from(RAM_BYTES).ok()?))
     }
 }
 

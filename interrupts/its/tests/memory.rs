@@ -4,17 +4,20 @@
 //! here; `libtest-mimic` with one thread runs it on the main thread, alone in the process.
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
+#[path = "support/plain.rs"]
+#[allow(unreachable_pub, reason = "a bench includes it, too")]
+mod plain;
+
 use std::alloc::System;
-use std::cell::RefCell;
 
 use cap::Cap;
 use gicv3_its::command::{Command, RdBase};
 use gicv3_its::redist::Redistributors;
 use gicv3_its::{
-    CollectionId, Config, DeviceId, EventId, GuestMemory, Its, Lpi, LpiSink, MemoryError, Progress,
-    Target,
+    CollectionId, Config, DeviceId, EventId, GuestMemory, Its, Lpi, LpiSink, Progress, Target,
 };
 use libtest_mimic::{Arguments, Trial};
+use plain::Plain;
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
@@ -28,29 +31,11 @@ const PENDING: u64 = 0x50_0000;
 const ITT: u64 = 0x80_0000;
 const VALID: u64 = 1 << 63;
 
-/// RAM that is there before anything is measured.
-struct Ram(RefCell<Vec<u8>>);
-
-impl GuestMemory for Ram {
-    fn read(&self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
-        let start = usize::try_from(address).map_err(|_| MemoryError)?;
-        let ram = self.0.borrow();
-        data.copy_from_slice(ram.get(start..start + data.len()).ok_or(MemoryError)?);
-        Ok(())
-    }
-
-    fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
-        let start = usize::try_from(address).map_err(|_| MemoryError)?;
-        let mut ram = self.0.borrow_mut();
-        ram.get_mut(start..start + data.len()).ok_or(MemoryError)?.copy_from_slice(data);
-        Ok(())
-    }
-}
-
 struct Guest {
     its: Its,
     redist: Redistributors,
-    ram: Ram,
+    /// It is there before anything is measured.
+    ram: Plain,
     next: u64,
 }
 
@@ -94,7 +79,7 @@ fn main() {
 fn what_a_hostile_guest_makes_the_model_hold_stays_under_the_stated_bounds() {
     let its = Its::new(Config::new()).unwrap();
     let redist = Redistributors::of(PROCESSORS);
-    let ram = Ram(RefCell::new(vec![0; 64 << 20]));
+    let ram = Plain::new(64 << 20);
     let mut guest = Guest { its, redist, ram, next: 0 };
     let bound = Its::MEMORY_BOUND + usize::from(PROCESSORS) * Redistributors::MEMORY_BOUND;
     let before = ALLOCATOR.allocated();
