@@ -20,13 +20,13 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(33);
 /// A viewer, as its two threads and the server share it.
 pub(super) struct Viewer {
     stream: TcpStream,
-    wish: Mutex<Wish>,
+    session: Mutex<Session>,
     changed: Condvar,
 }
 
-/// What a viewer wants, as of its last message.
+/// The state of a viewer's session: what it has set, and the update that it waits for (RFC 6143, 7.5).
 #[derive(Clone, Copy)]
-struct Wish {
+struct Session {
     format: PixelFormat,
     encodings: Encodings,
     request: Option<Request>,
@@ -36,8 +36,8 @@ struct Wish {
 impl Viewer {
     pub(super) fn new(stream: TcpStream) -> Self {
         let (format, encodings) = (PixelFormat::NATIVE, Encodings::default());
-        let wish = Mutex::new(Wish { format, encodings, request: None, ended: false });
-        Self { stream, wish, changed: Condvar::new() }
+        let session = Mutex::new(Session { format, encodings, request: None, ended: false });
+        Self { stream, session, changed: Condvar::new() }
     }
 
     pub(super) fn stream(&self) -> &TcpStream {
@@ -46,7 +46,7 @@ impl Viewer {
 
     /// Ends the connection, and with it both threads.
     pub(super) fn end(&self) {
-        self.wish.lock().ended = true;
+        self.session.lock().ended = true;
         self.changed.notify_all();
         // It fails on a connection that is gone already.
         let _ = self.stream.shutdown(Shutdown::Both);
@@ -58,8 +58,8 @@ impl Viewer {
         let mut from = BufReader::new(&self.stream);
         while let Ok(message) = wire::read(&mut from) {
             match message {
-                Message::SetPixelFormat(format) => self.wish.lock().format = format,
-                Message::SetEncodings(encodings) => self.wish.lock().encodings = encodings,
+                Message::SetPixelFormat(format) => self.session.lock().format = format,
+                Message::SetEncodings(encodings) => self.session.lock().encodings = encodings,
                 Message::Update(request) => self.ask(request),
                 Message::Key { down, symbol } => hands.key(down, symbol),
                 Message::Pointer { buttons, x, y } => hands.pointer(buttons, x, y),
@@ -71,8 +71,8 @@ impl Viewer {
 
     /// One answer may be for several requests (RFC 6143, 7.5.3).
     fn ask(&self, new: Request) {
-        let mut wish = self.wish.lock();
-        wish.request = Some(wish.request.map_or(new, |old| Request {
+        let mut session = self.session.lock();
+        session.request = Some(session.request.map_or(new, |old| Request {
             incremental: old.incremental && new.incremental,
             area: old.area.around(new.area),
         }));
@@ -82,13 +82,13 @@ impl Viewer {
     /// Shows the viewer what it asks for until it goes.
     pub(super) fn write_all(&self, screen: &Screen) {
         let mut painter = Painter::new(screen);
-        while let Some((wish, request)) = self.next() {
+        while let Some((session, request)) = self.next() {
             let rects = painter.news(request);
             if rects.is_empty() && painter.on_screen(request) {
                 self.wait_for_news(request);
                 continue;
             }
-            if painter.send(&rects, &wish, &mut &self.stream).is_err() {
+            if painter.send(&rects, &session, &mut &self.stream).is_err() {
                 break;
             }
             self.pause();
@@ -97,16 +97,16 @@ impl Viewer {
     }
 
     /// Waits for a request, and takes it.
-    fn next(&self) -> Option<(Wish, Request)> {
-        let mut wish = self.wish.lock();
+    fn next(&self) -> Option<(Session, Request)> {
+        let mut session = self.session.lock();
         loop {
-            if wish.ended {
+            if session.ended {
                 return None;
             }
-            if let Some(request) = wish.request.take() {
-                return Some((*wish, request));
+            if let Some(request) = session.request.take() {
+                return Some((*session, request));
             }
-            self.changed.wait(&mut wish);
+            self.changed.wait(&mut session);
         }
     }
 
@@ -118,9 +118,9 @@ impl Viewer {
 
     /// Lets a moment pass, so that a viewer cannot keep a processor busy; not after the end.
     fn pause(&self) {
-        let mut wish = self.wish.lock();
+        let mut session = self.session.lock();
         let until = Instant::now() + LOOK_INTERVAL;
-        while !wish.ended && !self.changed.wait_until(&mut wish, until).timed_out() {}
+        while !session.ended && !self.changed.wait_until(&mut session, until).timed_out() {}
     }
 }
 
@@ -161,9 +161,9 @@ impl<'a> Painter<'a> {
     }
 
     /// Sends an update. One without rectangles answers a request for nothing on the screen.
-    fn send(&mut self, rects: &[Rect], wish: &Wish, to: &mut impl Write) -> io::Result<()> {
-        if self.converter.0 != wish.format {
-            self.converter = (wish.format, Converter::new(wish.format));
+    fn send(&mut self, rects: &[Rect], session: &Session, to: &mut impl Write) -> io::Result<()> {
+        if self.converter.0 != session.format {
+            self.converter = (session.format, Converter::new(session.format));
         }
         self.blank &= rects.is_empty();
         self.update.clear();
@@ -171,7 +171,7 @@ impl<'a> Painter<'a> {
         self.update.extend([0, 0]);
         self.update.extend(u16::try_from(rects.len()).unwrap_or(u16::MAX).to_be_bytes());
         for rect in rects.iter().take(u16::MAX.into()) {
-            self.paint(*rect, wish.encodings);
+            self.paint(*rect, session.encodings);
         }
         to.write_all(&self.update)
     }
