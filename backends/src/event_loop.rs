@@ -17,8 +17,6 @@ use flush::Flush;
 
 mod epoll_set;
 mod flush;
-#[cfg(test)]
-mod interrupt_tests;
 mod polled;
 #[cfg(test)]
 mod polled_tests;

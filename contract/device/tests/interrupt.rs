@@ -1,13 +1,18 @@
-//! Eventfds of interrupts: taken by the loop where no hypervisor does.
+//! Interrupts as devices, buses and back ends use them: by pin and by message, switched by the
+//! driver, and by an eventfd, which the event loop takes where no hypervisor does.
 
-use std::os::fd::OwnedFd;
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 use trapline_device::{
     EventFd, Interrupt, InterruptMode, Line, LineSink, MessageVector, Msi, MsiSink, SinkVector,
 };
-
-use super::*;
+use trapline_testkit::event_loop;
 
 /// What reached the guest: levels of the pin, data of messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,13 +73,73 @@ impl MessageVector for Irqfd {
     }
 }
 
-fn polled() -> (Arc<PolledLoop>, Log) {
-    (PolledLoop::new(NoQueuedWrites).unwrap(), Log::default())
+fn either() -> (Log, Interrupt) {
+    let log = Log::default();
+    let vector = Arc::new(SinkVector::new(Arc::new(log.clone())));
+    vector.set_route(Some(MESSAGE));
+    (log.clone(), Interrupt::either(Line::new(log), vector))
+}
+
+#[test]
+fn a_pin_follows_the_condition_and_an_event_keeps_it_raised() {
+    let (log, interrupt) = either();
+    interrupt.set_level(true);
+    interrupt.trigger();
+    interrupt.set_level(false);
+    interrupt.trigger();
+    interrupt.trigger();
+    assert!(interrupt.level());
+    interrupt.set_level(false);
+    let (up, down) = (Seen::Pin(true), Seen::Pin(false));
+    assert_eq!(log.take(), [up.clone(), down.clone(), up, down]);
+}
+
+#[test]
+fn each_event_and_each_beginning_is_a_message_and_the_pin_stays_low() {
+    let (log, interrupt) = either();
+    interrupt.set_mode(InterruptMode::Message);
+    interrupt.trigger();
+    interrupt.trigger();
+    assert!(!interrupt.level(), "an event is over when its message is sent");
+    interrupt.set_level(true);
+    interrupt.set_level(true);
+    interrupt.set_level(false);
+    assert_eq!(log.take(), [const { Seen::Message(7) }; 3]);
+}
+
+#[test]
+fn the_level_outlasts_the_modes_that_do_not_show_it() {
+    let (log, interrupt) = either();
+    interrupt.set_level(true);
+    interrupt.set_mode(InterruptMode::Message);
+    assert_eq!(log.take(), [Seen::Pin(true), Seen::Pin(false)]);
+    interrupt.set_mode(InterruptMode::Disabled);
+    interrupt.trigger();
+    assert!(interrupt.level());
+    assert_eq!(log.take(), []);
+    interrupt.set_mode(InterruptMode::Pin);
+    assert_eq!(log.take(), [Seen::Pin(true)]);
+    interrupt.set_mode(InterruptMode::Disabled);
+    interrupt.set_level(false);
+    interrupt.trigger();
+    interrupt.set_mode(InterruptMode::Pin);
+    assert_eq!(log.take(), [Seen::Pin(false)], "a disabled pin forgets events");
+}
+
+#[test]
+fn an_interrupt_without_the_other_half_does_nothing_in_its_mode() {
+    let log = Log::default();
+    let pin = Interrupt::pin(Line::new(log.clone()));
+    pin.set_mode(InterruptMode::Message);
+    pin.trigger();
+    pin.set_level(true);
+    assert_eq!(log.take(), []);
+    Interrupt::unconnected().trigger();
 }
 
 #[test]
 fn without_an_irqfd_the_loop_fires_whatever_the_driver_has_enabled() {
-    let (event_loop, log) = polled();
+    let (event_loop, log) = (event_loop(), Log::default());
     let vector = Arc::new(SinkVector::new(Arc::new(log.clone())));
     let interrupt = Interrupt::either(Line::new(log.clone()), vector.clone());
     let event = interrupt.eventfd(&*event_loop).unwrap();
@@ -105,7 +170,7 @@ fn without_an_irqfd_the_loop_fires_whatever_the_driver_has_enabled() {
 
 #[test]
 fn pins_alone_and_vectors_beyond_the_hypervisors_limit_are_fired_by_the_loop_too() {
-    let (event_loop, log) = polled();
+    let (event_loop, log) = (event_loop(), Log::default());
     let pin = Interrupt::pin(Line::new(log.clone()));
     pin.eventfd(&*event_loop).unwrap().signal();
     let inner = SinkVector::new(Arc::new(log.clone()));
@@ -118,7 +183,7 @@ fn pins_alone_and_vectors_beyond_the_hypervisors_limit_are_fired_by_the_loop_too
 
 #[test]
 fn the_loop_leaves_an_irqfd_alone_but_while_the_pin_is_used() {
-    let (event_loop, log) = polled();
+    let (event_loop, log) = (event_loop(), Log::default());
     let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
     let event = EventFd::from(eventfd(0, flags).unwrap());
     let inner = SinkVector::new(Arc::new(log.clone()));
