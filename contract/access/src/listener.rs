@@ -56,6 +56,9 @@ impl PartialEq for MemorySection {
 /// Hears of the guest's memory: of all there is when it is registered
 /// ([`crate::Regions::listen`]), and of each change as part of the edit that makes it.
 ///
+/// Who takes the pages themselves, and not only their addresses in this process (an IOMMU pins them),
+/// has their owner keep them where they are: a balloon would give the guest others.
+///
 /// Calls come between [`MemoryListener::begin`] and [`MemoryListener::commit`]: first what goes, then
 /// what comes. One edit at a time, and none can be made from inside a call, which would wait for
 /// itself. They are made while vCPUs run.

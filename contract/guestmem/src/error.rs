@@ -64,6 +64,14 @@ pub enum Error {
         /// Length in bytes.
         len: usize,
     },
+    /// The host would not take memory back.
+    #[error("the host does not take guest memory at {addr:#x} back: {reason}")]
+    GiveBack {
+        /// First address.
+        addr: u64,
+        /// The reason given.
+        reason: std::io::Error,
+    },
     /// An atomic access to an address that is no multiple of its size.
     #[error("guest address {addr:#x} is not aligned to the {len} bytes of an atomic access")]
     Unaligned {

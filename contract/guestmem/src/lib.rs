@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::RwLock;
 use vm_memory::bitmap::BS;
 use vm_memory::{
     AtomicAccess, Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryRegion,
@@ -67,6 +68,20 @@ pub struct RamFile<'a> {
 #[derive(Clone, Debug)]
 pub struct GuestMem {
     inner: Arc<Backend>,
+    /// How many have asked to keep it all. Held for reading while some goes.
+    keepers: Arc<RwLock<usize>>,
+}
+
+/// Nothing of a guest's RAM goes back to the host while any of these is there: see
+/// [`GuestMem::keep`].
+#[derive(Debug)]
+#[must_use = "dropping it lets memory go"]
+pub struct Keep(Arc<RwLock<usize>>);
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        *self.0.write() -= 1;
+    }
 }
 
 impl GuestMem {
@@ -92,7 +107,7 @@ impl GuestMem {
             bytes: ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.1)),
             reason: e.to_string(),
         })?;
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), keepers: Arc::default() })
     }
 
     /// Copies from guest RAM.
@@ -171,6 +186,43 @@ impl GuestMem {
             Ok(_) => Error::Unaligned { addr, len },
             Err(error) => error,
         }
+    }
+
+    /// Gives the whole pages in `len` bytes at `addr` back to the host: the guest reads zeroes in
+    /// them from then on, until it writes, and they cost nothing until it touches them. Says how many
+    /// bytes those are.
+    ///
+    /// It is none while somebody [keeps](Self::keep) the memory, and none of a hugetlbfs: its pages
+    /// were reserved for the guest, which could find none when it wants them again.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when any byte is not RAM; nothing has changed then. The host's
+    /// ([`Error::GiveBack`]), for whom only a part may have gone.
+    pub fn give_back(&self, addr: u64, len: u64) -> Result<u64, Error> {
+        let bytes = usize::try_from(len).unwrap_or(usize::MAX);
+        if !self.contains(addr, bytes) {
+            return Err(Error::OutOfRange { addr, len: bytes });
+        }
+        let keepers = self.keepers.read();
+        if *keepers > 0 {
+            return Ok(0);
+        }
+        let (mut at, end, mut sum) = (addr, addr + len, 0);
+        while let Some((region, offset)) = self.find(at).filter(|_| at < end) {
+            let piece = (region.len() - offset.0).min(end - at);
+            let given = region.give_back(offset.0, piece);
+            sum += given.map_err(|reason| Error::GiveBack { addr: at, reason })?;
+            at += piece;
+        }
+        Ok(sum)
+    }
+
+    /// Keeps all of it here for as long as what is returned lives: for who has the pages themselves,
+    /// and would go on with those when the guest has others, as an IOMMU for a device that it lets
+    /// reach them (VFIO). When this returns nothing is on its way to the host.
+    pub fn keep(&self) -> Keep {
+        *self.keepers.write() += 1;
+        Keep(Arc::clone(&self.keepers))
     }
 
     /// Whether `len` bytes at `addr` are all RAM.

@@ -26,6 +26,11 @@ impl Piece {
         self.region
     }
 
+    /// Keeps the guest's RAM from going back to the host ([`GuestMem::keep`]).
+    pub fn keep(&self) -> crate::Keep {
+        self.mem.keep()
+    }
+
     fn load<T: AtomicAccess>(&self, addr: u64, data: &mut [u8]) -> Result<(), Error> {
         let number: T = self.mem.load(addr, Ordering::Relaxed)?;
         data.copy_from_slice(number.as_slice());

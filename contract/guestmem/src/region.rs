@@ -6,6 +6,7 @@
 
 use std::io;
 
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use vm_memory::bitmap::{BS, Bitmap, NewBitmap};
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
@@ -26,6 +27,8 @@ pub struct Region {
     start: GuestAddress,
     /// In [`Self::_reservation`], which unmaps it.
     ram: MmapRegion<WrittenPages>,
+    /// Whether the host has set its pages aside for it alone.
+    reserved: bool,
     _reservation: Reservation,
 }
 
@@ -50,11 +53,40 @@ impl Region {
             }
             _ => refused(reason.to_string()),
         })?;
-        Ok(Self { start: GuestAddress(addr), ram, _reservation: reservation })
+        let reserved = matches!(options.backing, Backing::Hugetlbfs(_));
+        Ok(Self { start: GuestAddress(addr), ram, reserved, _reservation: reservation })
     }
 
     pub(crate) fn host_addr(&self) -> u64 {
         self.ram.as_ptr().addr() as u64
+    }
+
+    /// Gives the whole pages of a part of it back to the host; how many bytes those are.
+    #[expect(unsafe_code, reason = "madvise")]
+    pub(crate) fn give_back(&self, offset: u64, len: u64) -> io::Result<u64> {
+        let page = rustix::param::page_size() as u64;
+        // Guest and host addresses differ by a multiple of a page.
+        let first = (self.start.0 + offset).next_multiple_of(page) - self.start.0;
+        let end = (self.start.0 + offset + len) / page * page;
+        let len = end.saturating_sub(self.start.0).saturating_sub(first);
+        if self.reserved || len == 0 {
+            return Ok(0);
+        }
+        let size = |bytes: u64| usize::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput);
+        let (at, bytes) = (size(first)?, size(len)?);
+        // They are zeroes now, which is not what they were.
+        self.ram.bitmap().mark_dirty(at, bytes);
+        if let Some(file) = self.ram.file_offset() {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(file.file(), flags, file.start() + first, len)?;
+            return Ok(len);
+        }
+        let part = self.ram.get_slice(at, bytes).map_err(io::Error::other)?;
+        let start = part.ptr_guard_mut().as_ptr().cast();
+        // SAFETY: the range is RAM of the guest's, whole pages of it, and stays mapped. That it
+        // changes is what everybody has to expect of such memory, which nobody has a reference to.
+        unsafe { madvise(start, bytes, Advice::LinuxDontNeed)? };
+        Ok(len)
     }
 
     /// Which pages this process has written.

@@ -272,3 +272,70 @@ fn huge_pages_come_from_a_hugetlbfs_only() {
         )
     );
 }
+
+/// Blocks of a file, in units of 512 bytes.
+fn blocks(mem: &GuestMem) -> i64 {
+    rustix::fs::fstat(mem.file(0x10_0000).unwrap().fd).unwrap().st_blocks
+}
+
+#[test]
+fn memory_that_goes_back_reads_as_zeroes_and_can_be_written_again() {
+    for backing in [Backing::Private, Backing::Memfd] {
+        let options = Options { backing: backing.clone() };
+        let mem = GuestMem::with_options(&[(0x10_0000, 0x10_0000)], &options).unwrap();
+        mem.write(0x10_0000, &[0xaa; 0x10_0000]).unwrap();
+        let page = rustix::param::page_size() as u64;
+        let before = (backing == Backing::Memfd).then(|| blocks(&mem));
+        assert_eq!(mem.give_back(0x10_0000 + 2 * page, 3 * page).unwrap(), 3 * page);
+        assert_eq!(
+            mem.give_back(0x10_0000 + 6 * page + 1, 2 * page - 1).unwrap(),
+            page,
+            "whole ones"
+        );
+        assert_eq!(mem.give_back(0x10_0000 + 9 * page + 1, page).unwrap(), 0);
+        // Before it is read: that puts pages into the file again.
+        if let Some(before) = before {
+            let pages = (before - blocks(&mem)) * 512 / i64::try_from(page).unwrap();
+            assert_eq!(pages, 4, "the file has become smaller");
+        }
+        let is_there = |n: u64| {
+            let mut bytes = vec![0; usize::try_from(page).unwrap()];
+            mem.read(0x10_0000 + n * page, &mut bytes).unwrap();
+            assert!(bytes.iter().all(|byte| *byte == bytes[0]));
+            bytes[0] == 0xaa
+        };
+        let gone: Vec<u64> = (0..16).filter(|n| !is_there(*n)).collect();
+        assert_eq!(gone, [2, 3, 4, 7], "{backing:?}");
+        mem.write(0x10_0000 + 3 * page, &[1]).unwrap();
+        assert_eq!(mem.read_u64(0x10_0000 + 3 * page).unwrap(), 1);
+    }
+}
+
+#[test]
+fn memory_stays_that_is_not_the_guests_or_that_somebody_keeps() {
+    let mem = GuestMem::new(&[(0, 0x10_0000)]).unwrap();
+    mem.write(0, &[0xaa; 0x10_0000]).unwrap();
+    for (addr, len) in [(0x10_0000, 0x1000), (0xf_f000, 0x1_0000), (u64::MAX, 1), (0, u64::MAX)] {
+        let refused = mem.give_back(addr, len);
+        assert!(matches!(refused, Err(Error::OutOfRange { .. })), "{addr:#x}");
+    }
+    let keepers = [mem.keep(), mem.pieces()[0].keep()];
+    assert_eq!(mem.give_back(0, 0x10_0000).unwrap(), 0);
+    let [first, second] = keepers;
+    drop(first);
+    assert_eq!(mem.give_back(0, 0x10_0000).unwrap(), 0, "while there is one");
+    assert_eq!(mem.read_u64(0).unwrap(), 0xaaaa_aaaa_aaaa_aaaa);
+    drop(second);
+    assert_eq!(mem.give_back(0, 0x10_0000).unwrap(), 0x10_0000);
+    assert_eq!(mem.read_u64(0).unwrap(), 0);
+}
+
+#[test]
+fn pages_that_go_back_count_as_written() {
+    let mem = GuestMem::new(&[(0, 0x10_0000)]).unwrap();
+    let page = rustix::param::page_size() as u64;
+    let written = mem.written(0).unwrap();
+    written.remember(true);
+    mem.give_back(2 * page, 2 * page).unwrap();
+    assert_eq!(written.take()[0], 0b1100);
+}
