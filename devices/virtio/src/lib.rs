@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balloon;
 pub mod blk;
 pub mod console;
 mod device;
