@@ -30,6 +30,8 @@ pub struct Config {
     pub console_kind: ConsoleKind,
     /// Ports of a virtio console device, besides the console.
     pub ports: Vec<PortOptions>,
+    /// How many bytes of RAM a balloon is to hold at first, if there is one.
+    pub balloon: Option<u64>,
     /// Behind the firmware's debug port (0x402), if there is one. The PC's only.
     pub firmware_log: Option<Arc<dyn CharBackend>>,
     /// The display, if there is one.
@@ -64,6 +66,7 @@ impl From<&Config> for Options {
             console: Arc::clone(&config.console),
             console_kind: config.console_kind,
             ports: config.ports.clone(),
+            balloon: config.balloon,
             firmware_log: config.firmware_log.clone(),
             exit_port: config.exit_port,
             testdev: config.testdev,

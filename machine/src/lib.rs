@@ -41,4 +41,4 @@ pub use trapline_boot as boot;
 pub use trapline_display as display;
 pub use trapline_guestmem::Backing;
 pub use trapline_kvm::{CrashReport, hardware_virtualization};
-pub use trapline_virtio::console;
+pub use trapline_virtio::{balloon, console};

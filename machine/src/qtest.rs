@@ -19,6 +19,7 @@ use trapline_display::{Input, NoInput};
 use trapline_guestmem::{Backing, GuestMem};
 use trapline_intc::gicv3::GicV3;
 use trapline_qtest::{Target, VirtualClock, Wires};
+use trapline_virtio::balloon::Balloon;
 
 use crate::board::{self, Board, EntropyFrom, FirmwareOptions, Options, Wiring};
 use crate::x86_pc::FlashImages;
@@ -65,6 +66,8 @@ pub struct Config {
     pub console_kind: ConsoleKind,
     /// Ports of a virtio console device, besides the console.
     pub ports: Vec<PortOptions>,
+    /// How many bytes of RAM a balloon is to hold at first, if there is one.
+    pub balloon: Option<u64>,
     /// Whether the port is there that ends the machine with a status. The PC's only.
     pub exit_port: bool,
     /// What is in the flash, if there is one.
@@ -108,6 +111,7 @@ impl From<&Config> for Options {
             console: Arc::clone(&config.console),
             console_kind: config.console_kind,
             ports: config.ports.clone(),
+            balloon: config.balloon,
             firmware_log: Some(Arc::new(NullBackend)),
             exit_port: config.exit_port,
             testdev: config.testdev,
@@ -202,6 +206,11 @@ impl Machine {
     /// The keyboard and the mouse, if the board has any.
     pub fn input(&self) -> Arc<dyn Input> {
         self.board.input().unwrap_or_else(|| Arc::new(NoInput))
+    }
+
+    /// The balloon, if there is one.
+    pub fn balloon(&self) -> Option<&Arc<Balloon>> {
+        self.board.virtio().balloon.as_ref()
     }
 
     /// The device behind [`Config::console`], to be polled by it.

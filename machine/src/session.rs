@@ -10,6 +10,7 @@ use trapline_backends::{EpollLoop, HostClock};
 use trapline_device::{CharDevice, Clock, PowerEvent};
 use trapline_display::{Input, Screen};
 use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
+use trapline_virtio::balloon::Balloon;
 use trapline_virtio::console::Console as VirtioConsole;
 
 use crate::board::{self, Options, Wiring};
@@ -116,6 +117,11 @@ impl Session {
     pub fn virtio_console(&self) -> Option<Arc<VirtioConsole>> {
         let console = self.host.board().virtio().console.as_ref();
         console.filter(|console| console.has_console()).cloned()
+    }
+
+    /// The balloon, if there is one.
+    pub fn balloon(&self) -> Option<&Arc<Balloon>> {
+        self.host.board().virtio().balloon.as_ref()
     }
 
     /// Where ports ([`Config::ports`]) are on the host, as far as that was the host's choice: their

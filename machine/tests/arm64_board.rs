@@ -33,6 +33,7 @@ fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
             console: Arc::new(NullBackend),
             console_kind: trapline_machine::ConsoleKind::Serial,
             ports: Vec::new(),
+            balloon: None,
             exit_port: false,
             testdev: false,
             fw_cfg: Vec::new(),

@@ -59,6 +59,7 @@ impl Guest {
             console: Arc::new(terminal.clone()),
             console_kind: trapline_machine::ConsoleKind::Serial,
             ports: Vec::new(),
+            balloon: None,
             firmware_log: None,
             display: None,
             exit_port: true,

@@ -98,6 +98,7 @@ fn config(kind: BoardKind, virtio: impl Into<VirtioTransports>, disks: Vec<DiskO
         console: Arc::new(NullBackend),
         console_kind: ConsoleKind::Serial,
         ports: Vec::new(),
+        balloon: None,
         exit_port: false,
         flash: None,
         testdev: false,
@@ -546,4 +547,36 @@ fn a_console_beside_the_serial_port_and_a_port_behind_a_file() {
     };
     let error = Machine::new(&config).err().unwrap().to_string();
     assert_eq!(error, "port a: cannot write /no/such/file: No such file or directory (os error 2)");
+}
+
+const BALLOON: u32 = 0x1045_1af4;
+
+#[test]
+fn a_balloon_takes_pages_of_the_boards_ram() {
+    for kind in [BoardKind::X86Pc, BoardKind::Arm64Virt] {
+        let board = Board::of(&Config {
+            balloon: Some(2 * MIB),
+            ..config(kind, VirtioTransport::Pci, Vec::new())
+        });
+        let balloon = board.machine.balloon().unwrap();
+        let driver = Driver::new(PciTransport::new(&board, board.find(BALLOON), board.memory));
+        assert_eq!(driver.transport.config_read(0, Size::Dword), 2 * MIB / 4096);
+        let (list, page, table) = (board.ram + MIB, board.ram + MIB + 4096, board.ram + 2 * MIB);
+        let ram = board.machine.ram();
+        let mut ring = Ring::new(ram.clone(), table, 128);
+        driver.start(!0, &[&ring]);
+        ram.write(page, &[0xaa; 8192]).unwrap();
+        ram.write(list, &u32::try_from(page / 4096).unwrap().to_le_bytes()).unwrap();
+        ring.add(&[Part::Read(list, 4)]);
+        driver.transport.notify(0);
+        assert_eq!(ring.take_used(), Some((0, 0)));
+        assert_eq!((board.bytes(page), board.bytes(page + 4096)), ([0; 16], [0xaa; 16]));
+        driver.transport.config_write(4, Size::Dword, 1);
+        assert_eq!(balloon.left(), 4 * MIB - 4096);
+
+        driver.transport.take_interrupts();
+        balloon.set_held(0);
+        assert_eq!(driver.transport.take_interrupts(), 2, "the driver is told");
+        assert_eq!(driver.transport.config_read(0, Size::Dword), 0);
+    }
 }

@@ -67,6 +67,7 @@ fn ours(firmware: Option<PathBuf>, flash: Option<PathBuf>) -> Flash {
         console: Arc::new(NullBackend),
         console_kind: trapline_machine::ConsoleKind::Serial,
         ports: Vec::new(),
+        balloon: None,
         exit_port: false,
         flash,
         firmware,

@@ -29,6 +29,7 @@ pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
         console: Arc::new(NullBackend),
         console_kind: options.console,
         ports: options.ports.clone(),
+        balloon: options.balloon,
         exit_port: options.exit_port,
         flash: options.flash.clone(),
         firmware: options.firmware.clone(),

@@ -242,6 +242,7 @@ fn config(
         console: Arc::clone(&backend),
         console_kind: options.console,
         ports: options.ports.clone(),
+        balloon: options.balloon,
         firmware_log: log.then_some(backend),
         display,
         exit_port: options.exit_port,

@@ -14,8 +14,8 @@ const MISTAKES: [(&[&str], &str); 8] = [
     (&["run", "-m", "0"], "Fatal: -m 0: a guest needs memory"),
     (&["run", "-c", "-1"], "Fatal: -c -1: not a number of CPUs"),
     (
-        &["run", "--balloon"],
-        "Fatal: --balloon: the virtio-balloon device does not exist yet in this version",
+        &["run", "--vsock", "3"],
+        "Fatal: --vsock: the virtio-vsock device does not exist yet in this version",
     ),
     (&["run", "--no-such-option"], "Fatal: --no-such-option: no such option"),
     (&["stop", "-a"], "Fatal: trapline stop: not available yet in this version"),

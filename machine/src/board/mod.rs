@@ -76,6 +76,8 @@ pub(crate) struct Options {
     pub(crate) console_kind: ConsoleKind,
     /// Further ports of a virtio console device.
     pub(crate) ports: Vec<PortOptions>,
+    /// How many bytes of RAM a balloon is to hold at first, if there is one.
+    pub(crate) balloon: Option<u64>,
     /// Behind the firmware's debug port, if there is one.
     pub(crate) firmware_log: Option<Arc<dyn CharBackend>>,
     /// Whether there is a port through which the guest ends the machine with a status.

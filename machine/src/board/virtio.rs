@@ -7,6 +7,7 @@ use trapline_backends::OpenOutlet;
 use trapline_block::Disk;
 use trapline_device::{CharBackend, FdtDevice, FdtNode, Interrupt};
 use trapline_virtio::VirtioDevice;
+use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::{Background, Blk};
 use trapline_virtio::console::{Console, PortSetup};
 use trapline_virtio::mmio::VirtioMmio;
@@ -56,7 +57,9 @@ pub(crate) struct VirtioHandles {
     pub(crate) disks: Vec<Arc<Blk>>,
     /// The console device, if there is one.
     pub(crate) console: Option<Arc<Console>>,
-    /// Ports of it whose place on the host is the host's choice.
+    /// The balloon, if there is one.
+    pub(crate) balloon: Option<Arc<Balloon>>,
+    /// Ports of the console device whose place on the host is the host's choice.
     pub(crate) places: Places,
 }
 
@@ -95,8 +98,13 @@ impl ChosenVirtio {
         if let Some(console) = &console {
             add("console", console.clone());
         }
+        let balloon = wiring.options.balloon.map(|bytes| {
+            let balloon = Balloon::new(wiring.ram.clone(), bytes, Arc::clone(&wiring.clock));
+            add("balloon", balloon.clone());
+            balloon
+        });
         check_names(&devices, wiring)?;
-        Ok(Self { devices, handles: VirtioHandles { disks, console, places } })
+        Ok(Self { devices, handles: VirtioHandles { disks, console, balloon, places } })
     }
 
     /// Those on the PCI bus, those behind windows of registers, and what others have to

@@ -54,6 +54,7 @@ fn bench() -> Bench {
         console: Arc::new(NullBackend),
         console_kind: ConsoleKind::Serial,
         ports: Vec::new(),
+        balloon: None,
         exit_port: false,
         flash: None,
         firmware: None,

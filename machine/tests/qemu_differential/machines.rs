@@ -39,6 +39,7 @@ pub(crate) fn ours() -> Client {
         let config = Config {
             console_kind: trapline_machine::ConsoleKind::Serial,
             ports: Vec::new(),
+            balloon: None,
             board: BoardKind::X86Pc,
             cpus: 1,
             virtio: trapline_machine::VirtioTransport::Pci.into(),

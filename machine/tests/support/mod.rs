@@ -48,6 +48,7 @@ impl Victim {
             console: Arc::new(terminal.clone()),
             console_kind: trapline_machine::ConsoleKind::Serial,
             ports: Vec::new(),
+            balloon: None,
             exit_port: board == BoardKind::X86Pc,
             flash: None,
             firmware: None,

@@ -143,9 +143,14 @@ pub(super) struct DeviceArgs {
         action = ArgAction::Append
     )]
     pub(super) virtio_port: Vec<OsString>,
-    /// virtio memory balloon
-    #[arg(long)]
-    pub(super) balloon: bool,
+    /// virtio memory balloon, which is to hold this much of the guest's memory at first; without a
+    /// unit, in MiB [default: nothing]
+    // The size needs its `=`, as kvmtool's --balloon has no value and may stand before a kernel.
+    #[arg(
+        long, value_name = "SIZE[BKMGTP]", num_args = 0..=1, require_equals = true,
+        default_missing_value = "0"
+    )]
+    pub(super) balloon: Option<String>,
     /// Display in a GTK window
     #[arg(long)]
     pub(super) gtk: bool,

@@ -3,14 +3,17 @@
 
 use clap::{Arg, ArgAction, Command};
 
-/// Boolean in kvmtool; ours takes a value, too.
-const VNC: &str = "vnc";
+/// Boolean in kvmtool; ours take a value, too.
+const WITH_VALUE: [&str; 2] = ["vnc", "balloon"];
 
 /// Gives the boolean options of `command` their twins. One is worth showing: [`SHOWN`].
 pub(super) fn add(command: Command) -> Command {
     let booleans: Vec<(String, String)> = command
         .get_arguments()
-        .filter(|arg| matches!(arg.get_action(), ArgAction::SetTrue) || arg.get_id() == VNC)
+        .filter(|arg| {
+            let with_value = WITH_VALUE.iter().any(|id| arg.get_id() == id);
+            matches!(arg.get_action(), ArgAction::SetTrue) || with_value
+        })
         .filter_map(|arg| Some((arg.get_id().to_string(), arg.get_long()?.to_owned())))
         .collect();
     booleans.into_iter().fold(command, |command, (id, long)| {

@@ -63,6 +63,8 @@ pub struct RunOptions {
     pub console: ConsoleKind,
     /// Ports of the virtio console device besides the console.
     pub ports: Vec<PortOptions>,
+    /// How many bytes of memory a balloon is to hold at first, if there is one.
+    pub balloon: Option<u64>,
     /// What registers virtio devices have.
     pub virtio: VirtioTransports,
     /// There is an entropy source.
@@ -157,6 +159,12 @@ impl RunOptions {
             testdev: args.trapline.testdev,
             console: console(args.basic.console.as_deref()),
             ports: ports(&args.devices.virtio_port)?,
+            balloon: args
+                .devices
+                .balloon
+                .as_deref()
+                .map(|text| balloon(text, mem_bytes))
+                .transpose()?,
             virtio: virtio::transports(&args.devices)?,
             rng: args.devices.rng,
             edu: args.trapline.edu.as_deref().map_or(Ok(0), edu)?,
@@ -231,6 +239,19 @@ fn warnings(args: &RunArgs, mem_bytes: u64, host: &Host) -> Vec<String> {
         warnings.push(format!("--console {text}: no such console, it is the serial port"));
     }
     warnings
+}
+
+/// How much of the guest's memory a balloon is to hold, as `--balloon` says it.
+pub(super) fn balloon(text: &str, mem_bytes: u64) -> anyhow::Result<u64> {
+    match units::size(text) {
+        Ok(size) if size < mem_bytes => Ok(size),
+        Ok(_) | Err(BadNumber::TooLarge) => {
+            bail!("--balloon={text}: that is all of the guest's memory, or more")
+        }
+        Err(BadNumber::NotANumber) => {
+            bail!("--balloon={text}: not a memory size; write MiB, or a unit as in 512M or 2G")
+        }
+    }
 }
 
 /// What is no console at all is the serial port, with a warning, as in kvmtool.

@@ -13,7 +13,7 @@ use trapline_qtest::{Address, Way};
 
 use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
-use super::options::edu;
+use super::options::{balloon, edu};
 use super::ports::ports;
 use super::units::{self, BadNumber};
 use super::virtio;
@@ -39,6 +39,12 @@ pub(super) struct QtestArgs {
         action = ArgAction::Append
     )]
     virtio_port: Vec<OsString>,
+    /// virtio memory balloon, as of trapline run
+    #[arg(
+        long, value_name = "SIZE[BKMGTP]", num_args = 0..=1, require_equals = true,
+        default_missing_value = "0"
+    )]
+    balloon: Option<String>,
     /// virtio random number generator, whose numbers are the same each time
     #[arg(long)]
     rng: bool,
@@ -104,6 +110,8 @@ pub struct QtestOptions {
     pub console: ConsoleKind,
     /// Ports of the virtio console device besides the console.
     pub ports: Vec<PortOptions>,
+    /// How many bytes of memory a balloon is to hold at first, if there is one.
+    pub balloon: Option<u64>,
     /// There is an entropy source.
     pub rng: bool,
     /// Educational devices on the PCI bus.
@@ -165,6 +173,11 @@ impl QtestOptions {
                 false => ConsoleKind::Serial,
             },
             ports: ports(&args.virtio_port)?,
+            balloon: args
+                .balloon
+                .as_deref()
+                .map(|text| balloon(text, mem_bytes(&args.mem)?))
+                .transpose()?,
             rng: args.rng,
             edu: edu(&args.edu)?,
             cpus: u32::try_from(cpus)?,

@@ -63,7 +63,6 @@ fn network(args: &NetworkArgs) -> Option<String> {
 
 fn device(args: &DeviceArgs) -> Option<String> {
     given(&[
-        (args.balloon, "--balloon", "the virtio-balloon device"),
         (args.gtk, "--gtk", "a window for the display"),
         (args.sdl, "--sdl", "a window for the display"),
         (args.vidmode.is_some(), "--vidmode", "a choice of video modes"),

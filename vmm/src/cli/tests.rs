@@ -335,6 +335,30 @@ fn what_kvmtool_warns_of_is_a_warning() {
 }
 
 #[test]
+fn a_balloon_holds_less_than_all_memory() {
+    for (args, bytes) in [
+        ("", None),
+        ("--balloon", Some(0)),
+        ("--balloon a", Some(0)),
+        ("--balloon=0", Some(0)),
+        ("-m 64 --balloon=63", Some(63 << 20)),
+        ("-m 64 --balloon=4K", Some(4096)),
+        ("--balloon --no-balloon", None),
+    ] {
+        assert_eq!(run(args).balloon, bytes, "{args}");
+    }
+    let all = "--balloon=64: that is all of the guest's memory, or more";
+    assert_eq!(refusal("run -m 64 --balloon=64"), all);
+    assert_eq!(refusal("qtest --stdio --balloon=64"), all);
+    let no_size = "--balloon=x: not a memory size; write MiB, or a unit as in 512M or 2G";
+    assert_eq!(refusal("run --balloon=x"), no_size);
+    match parse("qtest --stdio --balloon=1").unwrap() {
+        Parsed::Qtest(options) => assert_eq!(options.balloon, Some(1 << 20)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn debugging_options_are_taken() {
     let options = run("--debug --debug-ioport --debug-mmio --stat --reboot --exit-port");
     assert_eq!(options.loglevel, LogLevel::Debug);
@@ -425,7 +449,7 @@ fn disks_come_in_their_order_with_their_options() {
 }
 
 /// kvmtool's options whose device or guest does not exist yet.
-const REFUSED: &str = "--balloon|--gtk|--sdl|--9p /,t|--vsock 3|--tty 0\
+const REFUSED: &str = "--gtk|--sdl|--9p /,t|--vsock 3|--tty 0\
     |--sandbox s|--vfio-pci 0:1.0\
     |--vidmode 3|--debug-single-step|--debug-iodelay 5|--console hv";
 /// Its options of arm64 guests.
@@ -443,8 +467,8 @@ fn options_without_a_device_are_refused_by_name() {
         assert!(sentence.ends_with("not exist yet in this version"), "{option}: {sentence}");
     }
     assert_eq!(
-        refusal("run --balloon"),
-        "--balloon: the virtio-balloon device does not exist yet in this version"
+        refusal("run --vsock 3"),
+        "--vsock: the virtio-vsock device does not exist yet in this version"
     );
 }
 

@@ -63,6 +63,7 @@ fn tree_with(
             console: Arc::new(NullBackend),
             console_kind: crate::ConsoleKind::Serial,
             ports: Vec::new(),
+            balloon: None,
             firmware_log: None,
             exit_port: false,
             testdev: false,
