@@ -59,6 +59,12 @@ impl SinkVector {
     pub fn new(sink: Arc<dyn MsiSink>) -> Self {
         Self { sink, state: Mutex::default() }
     }
+
+    /// The message it is unmasked with; `None` while it is masked. A vector of a hypervisor, which is
+    /// this and an eventfd besides, asks.
+    pub fn route(&self) -> Option<Msi> {
+        self.state.lock().message
+    }
 }
 
 impl MessageVector for SinkVector {
@@ -115,6 +121,7 @@ mod tests {
         assert!(vector.is_pending());
         vector.set_route(Some(Msi { address: 0xfee0_0000, data: 0x41 }));
         assert!(!vector.is_pending());
+        assert_eq!(vector.route(), Some(Msi { address: 0xfee0_0000, data: 0x41 }));
         vector.set_route(Some(Msi { address: 0xfee0_1000, data: 0x42 }));
         vector.trigger();
         assert_eq!(*log.0.lock(), [(0xfee0_0000, 0x41), (0xfee0_1000, 0x42)]);
@@ -129,6 +136,7 @@ mod tests {
         assert!(!vector.is_pending());
         vector.set_route(Some(Msi::default()));
         vector.set_route(None);
+        assert_eq!(vector.route(), None);
         assert!(log.0.lock().is_empty() && !vector.is_pending());
         assert_eq!(vector.eventfd().unwrap_err().kind(), io::ErrorKind::Unsupported);
     }

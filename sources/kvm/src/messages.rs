@@ -12,7 +12,7 @@ use std::sync::Arc;
 use kvm_bindings::{KVM_MSI_VALID_DEVID, kvm_msi};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use trapline_device::{MessageVector, Msi, MsiController, MsiSink};
+use trapline_device::{MessageVector, Msi, MsiController, MsiSink, SinkVector};
 
 use crate::routing::{self, Route, halves};
 use crate::{Vm, ioctl};
@@ -42,7 +42,8 @@ impl Vm {
         route: impl Fn(Msi) -> Option<Route> + Send + Sync + 'static,
     ) -> Arc<dyn MessageVector> {
         let (vm, route) = (Arc::clone(self), Box::new(route));
-        Arc::new(KernelVector { vm, sink, route, state: Mutex::default() })
+        let (messages, event) = (SinkVector::new(sink), Mutex::default());
+        Arc::new(KernelVector { vm, route, messages, event })
     }
 }
 
@@ -90,18 +91,11 @@ impl MsiSink for SignalMsi {
 /// A vector of a function whose interrupt controller is in the kernel.
 struct KernelVector {
     vm: Arc<Vm>,
-    sink: Arc<dyn MsiSink>,
     route: Box<dyn Fn(Msi) -> Option<Route> + Send + Sync>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    message: Option<Msi>,
-    /// Triggered by this process while masked.
-    pending: bool,
-    /// Once asked for.
-    event: Option<Event>,
+    /// What this process triggers.
+    messages: SinkVector,
+    /// What its eventfd signals, once that was asked for. The lock is held while the route changes.
+    event: Mutex<Option<Event>>,
 }
 
 /// An eventfd for the vector's life.
@@ -114,53 +108,42 @@ struct Event {
 
 impl MessageVector for KernelVector {
     fn set_route(&self, message: Option<Msi>) {
-        let mut state = self.state.lock();
-        state.message = message;
-        if let Err(error) = self.update_event(&mut state) {
+        let mut event = self.event.lock();
+        if let Err(error) = self.update(&mut event, message) {
             // What was signalled waits in the eventfd.
             routing::report(&error);
         }
-        if let Some(Msi { address, data }) = message
-            && std::mem::take(&mut state.pending)
-        {
-            self.sink.send(address, data);
-        }
+        self.messages.set_route(message);
     }
 
     fn prepare_route(&self, message: Msi) {
-        if let Some(event) = &self.state.lock().event {
+        if let Some(event) = &*self.event.lock() {
             self.vm.routing().stage(event.gsi, (self.route)(message));
         }
     }
 
     fn trigger(&self) {
-        let mut state = self.state.lock();
-        match state.message {
-            Some(Msi { address, data }) => self.sink.send(address, data),
-            None => state.pending = true,
-        }
+        self.messages.trigger();
     }
 
     fn is_pending(&self) -> bool {
-        let state = self.state.lock();
-        state.pending || state.event.as_ref().is_some_and(Event::is_pending)
+        self.messages.is_pending() || self.event.lock().as_ref().is_some_and(Event::is_pending)
     }
 
     fn clear(&self) {
-        let mut state = self.state.lock();
-        state.pending = false;
-        if let Some(event) = &state.event {
+        self.messages.clear();
+        if let Some(event) = &*self.event.lock() {
             event.clear();
         }
     }
 
     fn eventfd(&self) -> io::Result<OwnedFd> {
-        let mut state = self.state.lock();
-        if state.event.is_none() {
-            state.event = Some(self.new_event()?);
-            self.update_event(&mut state)?;
+        let mut event = self.event.lock();
+        if event.is_none() {
+            *event = Some(self.new_event()?);
+            self.update(&mut event, self.messages.route())?;
         }
-        let event = state.event.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let event = event.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         event.fd.try_clone()
     }
 }
@@ -175,11 +158,11 @@ impl KernelVector {
         Ok(Event { fd, gsi, assigned: false })
     }
 
-    /// Has KVM listen to the eventfd while there is a route, which is there first and stays as long
-    /// as KVM listens.
-    fn update_event(&self, state: &mut State) -> io::Result<()> {
-        let Some(event) = &mut state.event else { return Ok(()) };
-        let route = state.message.and_then(|message| (self.route)(message));
+    /// Has KVM listen to the eventfd while `message` has a route, which is there first and stays as
+    /// long as KVM listens.
+    fn update(&self, event: &mut Option<Event>, message: Option<Msi>) -> io::Result<()> {
+        let Some(event) = event else { return Ok(()) };
+        let route = message.and_then(|message| (self.route)(message));
         if let Some(route) = route {
             self.vm.routing().stage(event.gsi, Some(route));
             self.vm.routing().commit(self.vm.fd()).map_err(io::Error::other)?;
@@ -214,7 +197,7 @@ impl Event {
 
 impl Drop for KernelVector {
     fn drop(&mut self) {
-        let Some(mut event) = self.state.get_mut().event.take() else { return };
+        let Some(mut event) = self.event.get_mut().take() else { return };
         match event.assign(&self.vm, false) {
             Ok(()) => self.vm.routing().release(event.gsi),
             // The route stays as long as KVM listens.
