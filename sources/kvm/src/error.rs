@@ -129,3 +129,35 @@ impl Error {
         move |errno| Self::Ioctl { what, reason: errno.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn who_may_not_open_the_device_is_told_how_to() {
+        let join = "(usermod -aG kvm USER";
+        let give = "(chgrp and chmod 660)";
+        assert!(permission_advice(Path::new("/nonexistent/kvm")).contains(join));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let advice = |mode, group| {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(file.path(), permissions).unwrap();
+            let owned = std::os::unix::fs::chown(file.path(), None, Some(group));
+            owned.is_ok().then(|| permission_advice(file.path()))
+        };
+        let own = file.path().metadata().unwrap().gid();
+        for mode in [0o600, 0o640, 0o620] {
+            assert!(advice(mode, own).unwrap().contains(give), "{mode:o}");
+        }
+        // Only root can give a file to another group, and to root's.
+        for (group, wanted) in [(36, join), (0, give)] {
+            assert!(advice(0o660, group).is_none_or(|told| told.contains(wanted)), "{group}");
+        }
+        let error = Error::Permission(file.path().into());
+        let start = format!("no permission on {}: ", file.path().display());
+        assert!(error.to_string().starts_with(&start), "{error}");
+    }
+}

@@ -287,7 +287,7 @@ impl ImmediateExit {
 mod tests {
     use super::*;
     use crate::map::tests::memory;
-    use kvm_bindings::KVM_EXIT_DEBUG;
+    use kvm_bindings::{KVM_EXIT_DEBUG, KVM_SYSTEM_EVENT_RESET};
 
     fn page() -> RunPage {
         RunPage(Arc::new(memory(3 * 4096)))
@@ -361,6 +361,123 @@ mod tests {
         set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_IOAPIC_EOI);
         set32(&page, DETAILS, 0xffff_ff61);
         assert_eq!(page.decode(), Exit::Eoi { vector: 0x61 });
+    }
+
+    #[test]
+    fn reasons_without_details_are_themselves() {
+        let page = page();
+        for (reason, exit) in [
+            (KVM_EXIT_HLT, Exit::Halt),
+            (KVM_EXIT_INTR, Exit::Interrupted),
+            (KVM_EXIT_IRQ_WINDOW_OPEN, Exit::InterruptWindow),
+            (KVM_EXIT_SHUTDOWN, Exit::Shutdown),
+        ] {
+            set32(&page, offset_of!(kvm_run, exit_reason), reason);
+            assert_eq!(page.decode(), exit);
+        }
+    }
+
+    #[test]
+    fn a_failed_entry_and_a_system_event_have_their_details() {
+        let page = page();
+        let set64 = |at, value| page.0.u64_at(at).unwrap().store(value, Ordering::Relaxed);
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_FAIL_ENTRY);
+        set64(DETAILS, 0x1_8000_0021);
+        set32(&page, DETAILS + 8, 3);
+        assert_eq!(page.decode(), Exit::FailEntry { reason: 0x1_8000_0021, cpu: 3 });
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_SYSTEM_EVENT);
+        set32(&page, DETAILS, KVM_SYSTEM_EVENT_RESET);
+        set32(&page, DETAILS + 4, 2);
+        set64(DETAILS + 8, 0x11);
+        set64(DETAILS + 16, 0x22);
+        set64(DETAILS + 24, 0x33);
+        let exit = Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_RESET, data: vec![0x11, 0x22] };
+        assert_eq!(page.decode(), exit);
+    }
+
+    #[test]
+    fn an_mmio_exit_has_address_direction_and_data() {
+        let page = page();
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_MMIO);
+        page.0.u64_at(DETAILS).unwrap().store(0x1_fee0_0000, Ordering::Relaxed);
+        set32(&page, DETAILS + offset_of!(mmio_exit, len), 4);
+        for (is_write, direction) in [(0, Direction::Read), (1, Direction::Write)] {
+            page.0.copy_in(DETAILS + offset_of!(mmio_exit, is_write), &[is_write]);
+            assert_eq!(page.decode(), Exit::Mmio { addr: 0x1_fee0_0000, direction, len: 4 });
+        }
+        page.set_mmio_data([1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(page.mmio_data(), [1, 2, 3, 4, 5, 6, 7, 8]);
+        let mut bytes = [0; 8];
+        page.0.copy_out(DETAILS + 8, &mut bytes);
+        assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7, 8], "where the structure has them");
+    }
+
+    #[test]
+    fn the_data_of_a_port_exit_is_as_wide_as_its_elements() {
+        for (size, value, rest) in [
+            (Size::Byte, 0x11, [0x11, 0xee, 0xee, 0xee, 0xee, 0xee]),
+            (Size::Word, 0x2211, [0x11, 0x22, 0xee, 0xee, 0xee, 0xee]),
+            (Size::Dword, 0x4433_2211, [0x11, 0x22, 0x33, 0x44, 0xee, 0xee]),
+        ] {
+            let page = page();
+            let data = 4096..4096 + size.bytes();
+            let io = Io { port: 0x3f8, direction: Direction::Read, size, count: 1, data };
+            page.0.copy_in(4096, &[0x11, 0x22, 0x33, 0x44, 0x55, 0x66]);
+            assert_eq!(page.io_value(&io), value);
+            page.0.copy_in(4096, &[0xee; 6]);
+            page.set_io_value(&io, 0x6655_4433_2211);
+            let mut bytes = [0; 6];
+            page.io_data(&Io { data: 4096..4102, ..io.clone() }, &mut bytes);
+            assert_eq!(bytes, rest, "no byte past them");
+        }
+        let (page, mut bytes) = (page(), [0; 4]);
+        let data = 4096..4100;
+        let io = Io { port: 0, direction: Direction::Read, size: Size::Word, count: 2, data };
+        page.set_io_data(&io, &[1, 2, 3, 4]);
+        page.io_data(&io, &mut bytes);
+        assert_eq!(bytes, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_length_of_a_counted_array_is_believed_up_to_its_end() {
+        let page = page();
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_INTERNAL_ERROR);
+        set32(&page, DETAILS + 4, 3);
+        for (at, value) in [(8, 1), (16, 2), (24, 3), (32, 4)] {
+            page.0.u64_at(DETAILS + at).unwrap().store(value, Ordering::Relaxed);
+        }
+        let Exit::InternalError { data, .. } = page.decode() else { panic!() };
+        assert_eq!(data, [1, 2, 3]);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_vector_may_be_held_while_the_guest_listens_and_kvm_takes_no_other() {
+        let page = page();
+        for (listens, ready, held) in [(0, 0, false), (1, 0, true), (0, 1, false), (1, 1, false)] {
+            page.0.copy_in(offset_of!(kvm_run, if_flag), &[listens]);
+            page.0.copy_in(offset_of!(kvm_run, ready_for_interrupt_injection), &[ready]);
+            assert_eq!((page.ready_for_interrupt(), page.may_hold_vector()), (ready == 1, held));
+        }
+        page.forget_readiness();
+        assert!(!page.ready_for_interrupt());
+        for on in [true, false] {
+            page.request_interrupt_window(on);
+            assert_eq!(page.u8(offset_of!(kvm_run, request_interrupt_window)), u8::from(on));
+        }
+    }
+
+    #[test]
+    fn immediate_exit_is_seen_by_kvm_and_taken_once() {
+        let page = page();
+        let other = page.immediate_exit();
+        other.set(true);
+        assert_eq!(page.u8(IMMEDIATE_EXIT), 1);
+        other.take();
+        assert_eq!(page.u8(IMMEDIATE_EXIT), 0);
+        other.set(true);
+        other.set(false);
+        assert_eq!(page.u8(IMMEDIATE_EXIT), 0);
     }
 
     #[test]

@@ -199,4 +199,43 @@ mod tests {
         let huge = zone(Space::Mmio, 1 << 32, Delivery::Coalesced);
         assert_eq!(plan(&ALL, &huge), Plan::Decline);
     }
+    #[test]
+    fn the_kernel_rings_for_the_lengths_it_compares() {
+        for (space, len, datamatch, wanted) in [
+            (Space::Mmio, 1, Some(1), Plan::Ring(1)),
+            (Space::Mmio, 2, None, Plan::Ring(2)),
+            (Space::Pio, 4, Some(1), Plan::Ring(4)),
+            (Space::Mmio, 8, Some(1), Plan::Ring(8)),
+            (Space::Pio, 8, None, Plan::Decline),
+            (Space::Mmio, 3, None, Plan::Decline),
+            (Space::Pio, 0, None, Plan::Ring(0)),
+        ] {
+            assert_eq!(plan(&ALL, &zone(space, len, bell(datamatch))), wanted, "{space} {len}");
+        }
+        let old = Caps { ioeventfd_any_length: false, ..ALL };
+        assert_eq!(plan(&old, &zone(Space::Mmio, 0, bell(None))), Plan::Decline);
+        assert_eq!(plan(&old, &zone(Space::Mmio, 4, bell(None))), Plan::Ring(4));
+    }
+
+    #[test]
+    fn memory_is_shown_unless_the_kernel_cannot_keep_the_guest_from_writing_it() {
+        let mem = trapline_guestmem::GuestMem::new(&[(0, 0x1000)]).unwrap();
+        let memory: Arc<dyn Memory> = Arc::new(mem.pieces().remove(0));
+        let zone = |readonly| {
+            let memory = Arc::clone(&memory);
+            zone(Space::Mmio, 0x1000, Delivery::Memory { memory, offset: 0, readonly })
+        };
+        let readonly = Caps { readonly_memory: true, ..NOTHING };
+        for (caps, for_rom) in [(readonly, Plan::Show), (NOTHING, Plan::Decline)] {
+            assert_eq!(plan(&caps, &zone(true)), for_rom);
+            assert_eq!(plan(&caps, &zone(false)), Plan::Show);
+        }
+    }
+
+    #[test]
+    fn a_zone_is_on_its_own_bus() {
+        let at = |space| address(&zone(space, 1, Delivery::Coalesced));
+        assert!(matches!(at(Space::Pio), IoEventAddress::Pio(0x100)));
+        assert!(matches!(at(Space::Mmio), IoEventAddress::Mmio(0x100)));
+    }
 }

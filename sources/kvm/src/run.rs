@@ -216,3 +216,34 @@ fn live(mut vcpu: Vcpu, on_event: &(dyn Fn(VcpuEvent) + Send + Sync), ended: &En
     ended.announce();
     vcpu
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vcpus_that_do_not_stop_are_named() {
+        let stuck = Stuck { vcpus: vec![0, 3] };
+        assert_eq!(stuck.to_string(), "a device does not return to vCPU 0, 3");
+    }
+
+    #[test]
+    fn whoever_waits_for_an_end_is_woken_by_each() {
+        const LONG: Duration = Duration::from_secs(60);
+        let (ended, asked) = (Ended::default(), Instant::now());
+        ended.announce();
+        ended.announce();
+        // Neither of them waits for another one.
+        for left in [1, 0] {
+            ended.wait(LONG);
+            assert_eq!(*ended.count.lock(), left);
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| ended.announce());
+            ended.wait(LONG);
+        });
+        assert!(asked.elapsed() < LONG);
+        ended.wait(Duration::from_millis(1));
+        assert_eq!(*ended.count.lock(), 0, "nobody ended");
+    }
+}

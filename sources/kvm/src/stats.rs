@@ -136,6 +136,10 @@ mod tests {
             assert_eq!(count, times as u64 + 1, "{}", kind.name());
         }
         assert_eq!(stats.total(), 105);
-        assert_eq!(stats.plus(&stats).total(), 210);
+        let both = stats.plus(&stats);
+        assert!(stats.iter().all(|(kind, count)| both.get(kind) == 2 * count));
+        assert_eq!(both.total(), 210);
+        let names: std::collections::BTreeSet<_> = ExitKind::ALL.map(ExitKind::name).into();
+        assert_eq!(names.len(), ExitKind::ALL.len(), "and its own name");
     }
 }

@@ -474,6 +474,79 @@ mod tests {
     }
 
     #[test]
+    fn an_internal_error_is_named_and_what_kvm_says_of_it() {
+        for (suberror, what) in [
+            (KVM_INTERNAL_ERROR_EMULATION, "it cannot emulate an instruction"),
+            (KVM_INTERNAL_ERROR_SIMUL_EX, "exceptions came in a combination it does not handle"),
+            (KVM_INTERNAL_ERROR_DELIVERY_EV, "delivering an event to the guest failed"),
+            (
+                KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
+                "the processor left the guest unexpectedly",
+            ),
+            (77, "of an unknown kind"),
+        ] {
+            let told = format!("KVM internal error {suberror}: {what}");
+            assert_eq!(internal_error(suberror, &[]), told);
+            assert_eq!(internal_error(suberror, &[2, 3]), format!("{told}, with details 0x2 0x3"));
+        }
+    }
+
+    #[test]
+    fn instruction_bytes_are_those_that_kvm_says_are_there() {
+        let error = KVM_INTERNAL_ERROR_EMULATION;
+        let bytes: Vec<u8> = (0x80..0x90).collect();
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let given = |len: u8| [1, word(0) & !0xff | u64::from(len), word(8), u64::MAX];
+        assert_eq!(instruction(error, &given(15)).unwrap(), bytes[1..]);
+        assert_eq!(instruction(error, &given(9)).unwrap(), bytes[1..10]);
+        assert_eq!(
+            instruction(error, &given(200)).unwrap(),
+            bytes[1..],
+            "no instruction is longer"
+        );
+        assert_eq!(instruction(error, &given(0)), None);
+        assert_eq!(instruction(error, &[3, 0x9001]).unwrap(), [0x90], "more flags");
+        assert_eq!(instruction(error, &[2, 0x9001]), None, "without the flag");
+        assert_eq!(instruction(KVM_INTERNAL_ERROR_DELIVERY_EV, &given(15)), None);
+        assert_eq!(instruction(error, &[1]), None);
+        assert_eq!(instruction(error, &[]), None);
+    }
+
+    #[test]
+    fn every_exit_is_counted_as_what_it_is() {
+        let io = |direction, count| {
+            Exit::Io(Io { port: 0, direction, size: Size::Byte, count, data: 4096..4097 })
+        };
+        let mmio = |direction| Exit::Mmio { addr: 0, direction, len: 1 };
+        for (exit, kind) in [
+            (io(Direction::Read, 1), ExitKind::PortRead),
+            (io(Direction::Write, 1), ExitKind::PortWrite),
+            (io(Direction::Read, 2), ExitKind::PortString),
+            (io(Direction::Write, 2), ExitKind::PortString),
+            (mmio(Direction::Read), ExitKind::MmioRead),
+            (mmio(Direction::Write), ExitKind::MmioWrite),
+            (Exit::Halt, ExitKind::Halt),
+            (Exit::Interrupted, ExitKind::Interrupted),
+            (Exit::Again, ExitKind::Interrupted),
+            (Exit::InterruptWindow, ExitKind::InterruptWindow),
+            (Exit::Eoi { vector: 1 }, ExitKind::Eoi),
+            (Exit::Shutdown, ExitKind::Shutdown),
+            (Exit::FailEntry { reason: 0, cpu: 0 }, ExitKind::EntryFailed),
+            (Exit::InternalError { suberror: 1, data: Vec::new() }, ExitKind::InternalError),
+            (Exit::SystemEvent { kind: 1, data: Vec::new() }, ExitKind::SystemEvent),
+            (Exit::Undecoded { addr: 0 }, ExitKind::Other),
+            (Exit::Unexpected(99), ExitKind::Other),
+        ] {
+            assert_eq!(kind_of(&exit), kind, "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn an_access_without_description_names_its_address() {
+        assert!(undecoded(0x0900_0018).starts_with("it accessed the device address 0x9000018 "));
+    }
+
+    #[test]
     fn a_kvm_that_wants_to_be_asked_for_ever_is_not_and_one_that_slept_is() {
         let mut again = Again::default();
         let start = Instant::now();
@@ -490,8 +563,9 @@ mod tests {
         assert_eq!(system_event(KVM_SYSTEM_EVENT_RESET, &[]), Ok(Stop::Reset));
         assert_eq!(system_event(KVM_SYSTEM_EVENT_SHUTDOWN, &[0]), Ok(Stop::Off));
         let crash = system_event(KVM_SYSTEM_EVENT_CRASH, &[0xdead]).unwrap_err();
-        assert!(crash.contains("0xdead"), "{crash}");
-        assert!(system_event(77, &[]).is_err());
+        assert_eq!(crash, "the guest reported a crash of its own, with details 0xdead");
+        let unknown = system_event(77, &[]).unwrap_err();
+        assert_eq!(unknown, "the guest made the unknown system event 77, with no details");
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{Asm, CODE, Machine, Recorder, Seen, until};
+use support::{Asm, CODE, Machine, RAM, Recorder, Seen, until};
 use trapline::{Delivery, Memory, Region, Window};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{Irqchip, Kvm, Start, Stop, Table};
@@ -202,4 +202,54 @@ fn a_second_life_begins_like_the_first() {
     assert_eq!(lives[0], lives[1]);
     assert_eq!(lives[0], lives[2]);
     assert_ne!(lives[0][0], 0xa5);
+}
+
+/// Model-specific registers, the floating-point unit and the debug registers, too.
+#[test]
+fn a_second_life_begins_with_registers_of_power_on() {
+    for irqchip in [Irqchip::None, Irqchip::Kernel] {
+        let mut machine = Machine::with(1, irqchip);
+        let device = Recorder::new();
+        machine.ports(0x3f8, 8, &device);
+        let ecx = |msr: u32| [&[0x66, 0xb9][..], &msr.to_le_bytes()].concat();
+        // Say IA32_SYSENTER_CS, the low half of IA32_PAT, that of IA32_MTRR_DEF_TYPE, the control
+        // word of the FPU, DR0.
+        let say = |asm: Asm| asm.mov_dx(0x3f8).out_ax();
+        let msr = |asm: Asm, msr| say(asm.bytes(&ecx(msr)).bytes(&[0x0f, 0x32])); // rdmsr
+        let code = [0x174, 0x277, 0x2ff].into_iter().fold(Asm::new(), msr);
+        let code = say(code.bytes(&[0xd9, 0x3e, 0x00, 0x03]).load_ax(0x300)); // fnstcw [0x300]
+        let code = say(code.bytes(&[0x0f, 0x21, 0xc0])); // mov eax, dr0
+        // Change the first and the last.
+        let code = code
+            .bytes(&ecx(0x174))
+            .mov_eax(0x1234)
+            .bytes(&[0x66, 0x31, 0xd2, 0x0f, 0x30]) // xor edx, edx; wrmsr
+            .bytes(&[0x0f, 0x23, 0xc0]) // mov dr0, eax
+            .outb(0x3f8, 0xee)
+            .spin();
+        for life in 1..=2 {
+            let running = machine.start(&code);
+            until("the last word", || device.written().len() == life * 6);
+            let vcpus = running.set.stop().unwrap();
+            machine.give_back(vcpus);
+            let said = device.written()[(life - 1) * 6..].to_vec();
+            assert_eq!(said, [0, 0x0406, 0x0806, 0x037f, 0, 0xee], "{irqchip:?}, life {life}");
+        }
+    }
+}
+
+/// The guest and this process go on reading and writing a page that KVM has forgotten.
+#[test]
+fn pages_that_kvm_forgets_stay_what_they_are() {
+    let mut machine = Machine::new();
+    machine.mem.write(0x3000, &[0x5a]).unwrap();
+    let device = Recorder::new();
+    machine.ports(0x3f8, 8, &device);
+    let code = Asm::new().load_al(0x3000).mov_dx(0x3f8).bytes(&[0xee]).store_al(0x3001);
+    for addr in [0x3000, 0x3fff, 0x1000, RAM, u64::MAX] {
+        machine.vm.flush_page(addr);
+        machine.run_to_halt(&code);
+    }
+    assert_eq!(device.written(), [0x5a; 5]);
+    assert_eq!(machine.read(0x3000), [0x5a, 0x5a]);
 }

@@ -57,9 +57,14 @@ impl CpuModel {
 /// Whether the host's processor shows VMX (Intel SDM volume 2, CPUID leaf 1, ECX bit 5) or SVM
 /// (AMD APM volume 3, leaf 0x8000_0001, ECX bit 2).
 pub(crate) fn hardware_virtualization() -> bool {
-    let vmx = __cpuid(1).ecx & 1 << 5 != 0;
     let extended = __cpuid(0x8000_0000).eax >= 0x8000_0001;
-    vmx || (extended && __cpuid(0x8000_0001).ecx & 1 << 2 != 0)
+    let extended = if extended { __cpuid(0x8000_0001).ecx } else { 0 };
+    shows_virtualization(__cpuid(1).ecx, extended)
+}
+
+/// The same, by ECX of the two leaves.
+fn shows_virtualization(basic: u32, extended: u32) -> bool {
+    basic & 1 << 5 != 0 || extended & 1 << 2 != 0
 }
 
 /// The leaves with the processor's name, 16 bytes each (AMD APM volume 3, leaf 0x8000_0002; Intel
@@ -248,11 +253,100 @@ mod tests {
 
     #[test]
     fn amd_leaves_are_filled_on_amd_only() {
-        for (vendor, bits) in [(b"Auth", 3 << 12 | 5), (b"Genu", 0)] {
+        for (vendor, amd) in [(b"Auth", true), (b"Hygo", true), (b"Genu", false)] {
             let mut entries = host(vendor);
+            entries.push(leaf(0x8000_0001, 0));
             place(&mut entries, Place { apic_id: 5, vcpus: 6, tsc_deadline: true });
-            assert_eq!(find(&entries, 0x8000_0008, 0).ecx, bits);
-            assert_eq!(find(&entries, 0x8000_001e, 0).eax, if bits == 0 { 0 } else { 5 });
+            let cores = if amd { 3 << 12 | 5 } else { 0 };
+            assert_eq!(find(&entries, 0x8000_0008, 0).ecx, cores);
+            assert_eq!(find(&entries, 0x8000_001e, 0).eax, if amd { 5 } else { 0 });
+            assert_eq!(
+                find(&entries, 0x8000_0001, 0).ecx,
+                if amd { 1 << 1 } else { 0 },
+                "CmpLegacy"
+            );
         }
+        // A register that is not the vendor's name, or another leaf's, is none.
+        let mut entries = host(b"Genu");
+        entries[1].ebx = u32::from_le_bytes(*b"Auth");
+        assert!(!is_amd(&entries));
+    }
+
+    /// An entry of a host that has every bit set, or none, as vCPU 5 of so many sees it.
+    fn adjusted(function: u32, bits: u32, at: Place) -> [u32; 4] {
+        let mut entry =
+            kvm_cpuid_entry2 { eax: bits, ebx: bits, ecx: bits, edx: bits, ..leaf(function, 0) };
+        adjust(&mut entry, at, true);
+        [entry.eax, entry.ebx, entry.ecx, entry.edx]
+    }
+
+    #[test]
+    fn only_what_differs_from_vcpu_to_vcpu_is_changed() {
+        const ALL: u32 = u32::MAX;
+        let six = Place { apic_id: 5, vcpus: 6, tsc_deadline: false };
+        let one = Place { apic_id: 0, vcpus: 1, tsc_deadline: true };
+        let no_deadline = !(1 << 24);
+        assert_eq!(adjusted(1, ALL, six), [ALL, 0x0508_ffff, no_deadline, ALL]);
+        assert_eq!(adjusted(1, 0, one), [0, 0x0001_0000, 1 << 31 | 1 << 24, 0]);
+        assert_eq!(adjusted(1, ALL, one), [ALL, 0x0001_ffff, ALL, !(1 << 28)]);
+        assert_eq!(adjusted(4, ALL, six), [5 << 26 | 5 << 14 | 0x3fff, ALL, ALL, ALL]);
+        assert_eq!(
+            adjusted(4, ALL << 5, six),
+            [ALL << 5, ALL << 5, ALL << 5, ALL << 5],
+            "no cache"
+        );
+        assert_eq!(adjusted(0x8000_001d, ALL, six), [5 << 14 | 0x3fff, ALL, ALL, ALL]);
+        let second_level = 2 << 5 | 1;
+        assert_eq!(adjusted(0x8000_001d, second_level, six)[0], second_level);
+        assert_eq!(adjusted(0x8000_0001, ALL, one), [ALL, ALL, !(1 << 1), ALL]);
+        assert_eq!(adjusted(0x8000_0008, ALL, six)[2], 0xffff_0f00 | 3 << 12 | 5);
+        assert_eq!(adjusted(0x8000_001e, ALL, six), [5, 5, 0, ALL]);
+        assert_eq!(adjusted(7, ALL, six), [ALL; 4], "of no vCPU in particular");
+    }
+
+    /// Fields narrower than what is to be in them have the most they can have.
+    #[test]
+    fn more_vcpus_than_a_field_has_room_for_fill_it() {
+        let many = |apic_id, vcpus| Place { apic_id, vcpus, tsc_deadline: false };
+        assert_eq!(adjusted(1, 0, many(0x105, 300))[1], 255 << 16 | 0x05 << 24);
+        assert_eq!(adjusted(1, 0, many(0, u32::MAX))[1], 255 << 16);
+        let third_level = 3 << 5 | 3;
+        let caches = adjusted(4, third_level, many(0, 5000))[0];
+        assert_eq!(caches, 0x3f << 26 | 0xfff << 14 | third_level);
+        assert_eq!(adjusted(0x8000_0008, 0, many(0, 300))[2], 9 << 12 | 0xff);
+        assert_eq!(adjusted(0x8000_001e, 0, many(0x105, 300))[..2], [0x105, 0x05]);
+        assert_eq!((id_bits(1), id_bits(2), id_bits(3), id_bits(u32::MAX)), (0, 1, 2, 32));
+    }
+
+    #[test]
+    fn the_topology_is_threads_and_cores_in_the_leaves_the_host_has() {
+        let mut entries = host(b"Genu");
+        entries.push(leaf(0x1f, 0));
+        entries.push(leaf(0x8000_0026, 0));
+        place(&mut entries, Place { apic_id: 1, vcpus: 4, tsc_deadline: true });
+        for function in [0xb, 0x1f] {
+            let levels: Vec<_> = (0..3).map(|index| find(&entries, function, index)).collect();
+            let told = levels.iter().map(|e| [e.eax, e.ebx, e.ecx, e.edx, e.flags]);
+            let indexed = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+            assert_eq!(
+                told.collect::<Vec<_>>(),
+                [[0, 1, 0x100, 1, indexed], [2, 4, 0x201, 1, indexed], [0, 0, 2, 1, indexed]]
+            );
+        }
+        assert!(entries.iter().all(|entry| entry.function != 0x8000_0026));
+        let mut without = host(b"Genu");
+        without.retain(|entry| entry.function != 0xb);
+        place(&mut without, Place { apic_id: 1, vcpus: 4, tsc_deadline: true });
+        assert!(without.iter().all(|entry| !matches!(entry.function, 0xb | 0x1f)));
+    }
+
+    #[test]
+    fn virtualization_is_intels_bit_or_amds() {
+        assert!(shows_virtualization(1 << 5, 0) && shows_virtualization(0, 1 << 2));
+        assert!(!shows_virtualization(!(1 << 5), !(1 << 2)));
+        // Linux hides what firmware has switched off, and shows nothing that is not there.
+        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        let shown = flags.split_whitespace().any(|word| matches!(word, "vmx" | "svm"));
+        assert!(hardware_virtualization() || !shown);
     }
 }

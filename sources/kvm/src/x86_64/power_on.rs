@@ -117,3 +117,25 @@ fn with_pins(power_on: &kvm_lapic_state) -> kvm_lapic_state {
     }
     lapic
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pins_of_the_local_apic_are_as_firmware_leaves_them_and_all_else_as_it_was() {
+        let mut power_on = kvm_lapic_state::default();
+        power_on.regs.iter_mut().for_each(|byte| *byte = 0x55);
+        let with_pins = with_pins(&power_on);
+        let register = |at: usize| {
+            let bytes: Vec<u8> =
+                with_pins.regs[at..at + 4].iter().map(|b| b.cast_unsigned()).collect();
+            u32::from_le_bytes(bytes.try_into().unwrap())
+        };
+        assert_eq!(register(0x350), 0x700, "LINT0: ExtINT, unmasked");
+        assert_eq!(register(0x360), 0x400, "LINT1: NMI, unmasked");
+        for at in (0..0x400).step_by(4).filter(|at| !matches!(at, 0x350 | 0x360)) {
+            assert_eq!(register(at), 0x5555_5555, "{at:#x}");
+        }
+    }
+}

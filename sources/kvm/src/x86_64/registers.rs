@@ -115,9 +115,45 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_state_is_named_on_both_vendors_processors() {
-        assert!(entry_failure_hint(0x8000_0021).contains("not valid"));
-        assert!(entry_failure_hint(u64::MAX).contains("not valid"));
-        assert_eq!(entry_failure_hint(0x1234), "");
+    fn a_segment_says_what_kind_it_is() {
+        let mut sregs = kvm_sregs::default();
+        let base = 0x1_0000;
+        sregs.ss = kvm_segment { unusable: 1, dpl: 3, type_: 0xb, limit: 0x67, base, ..sregs.ss };
+        sregs.cs = kvm_segment { present: 1, l: 1, ..sregs.cs };
+        sregs.ds = kvm_segment { present: 1, db: 1, ..sregs.ds };
+        sregs.idt.base = 0xfee0_0000;
+        sregs.idt.limit = 0xfff;
+        let block = format_registers(&kvm_regs::default(), &sregs);
+        for line in [
+            "  cs    0000 base 0000000000000000 limit 00000000 type 0 dpl 0 present 64-bit\n",
+            "  ds    0000 base 0000000000000000 limit 00000000 type 0 dpl 0 present 32-bit\n",
+            "  ss    0000 base 0000000000010000 limit 00000067 type b dpl 3 unusable\n",
+            "  es    0000 base 0000000000000000 limit 00000000 type 0 dpl 0\n",
+            "  idt        base 00000000fee00000 limit 00000fff\n",
+        ] {
+            assert!(block.contains(line), "{line:?} in\n{block}");
+        }
+    }
+
+    #[test]
+    fn the_reason_of_a_refused_entry_is_named_on_both_vendors_processors() {
+        for (reason, hint) in [
+            (u64::MAX, "(VMEXIT_INVALID)"),
+            (0xffff_ffff, "(VMEXIT_INVALID)"),
+            (0x8000_0021, "\"unrestricted guest\""),
+            (0x8000_0022, "model-specific register"),
+            (0x8000_0029, "machine check"),
+            (7, "control field"),
+            (8, "host field"),
+        ] {
+            let told = entry_failure_hint(reason);
+            assert!(told.starts_with(": ") && told.contains(hint), "{reason:#x}: {told:?}");
+        }
+        // Neither does bit 31 make an error of the other kind, nor its absence.
+        for unknown in [0x1234, 0x8000_0007, 0x8000_0008, 0x21, 0x22, 0x29] {
+            assert_eq!(entry_failure_hint(unknown), "", "{unknown:#x}");
+        }
+        // The bits above the low half are others'.
+        assert_eq!(entry_failure_hint(0x8001_0022), entry_failure_hint(0x8000_0022));
     }
 }

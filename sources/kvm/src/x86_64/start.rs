@@ -175,26 +175,97 @@ fn flat(sregs: &mut kvm_sregs, gdt: Table, long: bool) {
 mod tests {
     use super::*;
 
+    const GDT: Table = Table { base: 0x500, limit: 0x1f };
+
+    /// What flat segments are, code with these two bits, over whatever was there.
+    fn assert_flat(sregs: &kvm_sregs, l: u8, db: u8) {
+        let limit = u32::MAX;
+        let code = kvm_segment {
+            selector: 0x10,
+            limit,
+            type_: 0xb,
+            present: 1,
+            s: 1,
+            g: 1,
+            db,
+            l,
+            ..Default::default()
+        };
+        assert_eq!(sregs.cs, code);
+        let data = kvm_segment { selector: 0x18, type_: 0x3, db: 1, l: 0, ..code };
+        assert_eq!([sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss], [data; 5]);
+        // A task state that is busy, 104 bytes.
+        let task = kvm_segment {
+            selector: 0x20,
+            limit: 0x67,
+            type_: 0xb,
+            present: 1,
+            ..Default::default()
+        };
+        assert_eq!(sregs.tr, task);
+        assert_eq!((sregs.gdt.base, sregs.gdt.limit), (0x500, 0x1f));
+        assert_eq!((sregs.idt.base, sregs.idt.limit), (0, 0));
+    }
+
+    /// Segments after power-on, as far as `start` has to replace them.
+    fn power_on() -> kvm_sregs {
+        let segment = kvm_segment { selector: 0xf000, base: 0xffff_0000, ..Default::default() };
+        let idt = kvm_dtable { base: 0, limit: 0xffff, ..Default::default() };
+        kvm_sregs {
+            cs: segment,
+            ds: segment,
+            tr: segment,
+            idt,
+            cr0: 0x6000_0010,
+            ..kvm_sregs::default()
+        }
+    }
+
     #[test]
     fn protected_mode_is_flat_and_unpaged() {
-        let mut sregs = kvm_sregs::default();
-        let gdt = Table { base: 0x500, limit: 0x1f };
+        let mut sregs = power_on();
         let (eip, eax, ebx) = (0x10_0000, 0x2bad_b002, 0x6000);
-        let start = Start::Protected { eip, esp: 0x9000, eax, ebx, esi: 0, gdt };
+        let start = Start::Protected { eip, esp: 0x9000, eax, ebx, esi: 0x7000, gdt: GDT };
         let regs = start.fill(&mut sregs);
-        assert_eq!((regs.rip, regs.rax, regs.rbx), (0x10_0000, 0x2bad_b002, 0x6000));
-        assert_eq!(regs.rflags, 2);
-        assert_eq!((sregs.cr0, sregs.cr4, sregs.efer), (0x11, 0, 0));
-        assert_eq!((sregs.cs.selector, sregs.ds.selector), (0x10, 0x18));
-        assert_eq!((sregs.cs.db, sregs.cs.l, sregs.cs.limit), (1, 0, u32::MAX));
+        let wanted = kvm_regs {
+            rip: 0x10_0000,
+            rsp: 0x9000,
+            rax: 0x2bad_b002,
+            rbx: 0x6000,
+            rsi: 0x7000,
+            rflags: 2,
+            ..Default::default()
+        };
+        assert_eq!(regs, wanted);
+        assert_eq!((sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer), (0x11, 0, 0, 0));
+        assert_flat(&sregs, 0, 1);
+    }
+
+    #[test]
+    fn long_mode_is_flat_and_paged() {
+        let mut sregs = power_on();
+        let start = Start::Long { rip: 0x20_0200, rsp: 0x9000, rsi: 0x7000, cr3: 0x4000, gdt: GDT };
+        let regs = start.fill(&mut sregs);
+        let wanted =
+            kvm_regs { rip: 0x20_0200, rsp: 0x9000, rsi: 0x7000, rflags: 2, ..Default::default() };
+        assert_eq!(regs, wanted);
+        assert_eq!((sregs.cr0, sregs.cr3), (1 << 31 | 0x11, 0x4000));
+        assert_eq!((sregs.cr4, sregs.efer), (1 << 5, 1 << 10 | 1 << 8));
+        assert_flat(&sregs, 1, 0);
     }
 
     #[test]
     fn real_mode_segments_are_sixteen_times_their_selector() {
         let mut sregs = kvm_sregs::default();
+        sregs.cs.limit = 0xffff;
         let start = Start::Real { cs: 0xf000, ip: 0xfff0, ds: 0x1000, sp: 0x8000 };
         let regs = start.fill(&mut sregs);
-        assert_eq!((sregs.cs.base, regs.rip), (0xf_0000, 0xfff0));
-        assert_eq!((sregs.ss.base, sregs.fs.selector, regs.rsp), (0x1_0000, 0x1000, 0x8000));
+        let wanted =
+            kvm_regs { rip: 0xfff0, rsp: 0x8000, rbp: 0x8000, rflags: 2, ..Default::default() };
+        assert_eq!(regs, wanted);
+        assert_eq!((sregs.cs.selector, sregs.cs.base, sregs.cs.limit), (0xf000, 0xf_0000, 0xffff));
+        for segment in [sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss] {
+            assert_eq!((segment.selector, segment.base), (0x1000, 0x1_0000));
+        }
     }
 }
