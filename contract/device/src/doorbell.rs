@@ -143,3 +143,112 @@ impl fmt::Debug for Kind {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// A loop that keeps what it is to call and what for, and waits for nothing.
+    #[derive(Default)]
+    struct Idle {
+        handler: Mutex<Option<Weak<dyn EventHandler>>>,
+        interest: Arc<Mutex<Readiness>>,
+    }
+
+    struct Interest(Arc<Mutex<Readiness>>);
+
+    impl Watch for Interest {
+        fn set_interest(&self, interest: Readiness) -> io::Result<()> {
+            *self.0.lock() = interest;
+            Ok(())
+        }
+    }
+
+    impl EventLoop for Idle {
+        fn watch(
+            &self,
+            _fd: Arc<dyn AsFd + Send + Sync>,
+            interest: Readiness,
+            handler: Weak<dyn EventHandler>,
+        ) -> io::Result<Box<dyn Watch>> {
+            *self.handler.lock() = Some(handler);
+            *self.interest.lock() = interest;
+            Ok(Box::new(Interest(Arc::clone(&self.interest))))
+        }
+
+        fn notifier(&self, _handler: Weak<dyn EventHandler>) -> Box<dyn Notifier> {
+            unreachable!("an eventfd needs none")
+        }
+
+        fn doorbell(&self, handler: Weak<dyn EventHandler>) -> io::Result<Doorbell> {
+            self.eventfd(handler).map(Doorbell::from)
+        }
+
+        fn eventfd(&self, handler: Weak<dyn EventHandler>) -> io::Result<WatchedEventFd> {
+            let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
+            WatchedEventFd::new(self, EventFd::new(fd), handler)
+        }
+    }
+
+    impl Idle {
+        /// The descriptor is ready, or was a moment ago.
+        fn wake(&self) {
+            let handler = self.handler.lock().as_ref().and_then(Weak::upgrade);
+            if let Some(handler) = handler {
+                handler.event(Readiness::READ);
+            }
+        }
+    }
+
+    /// Counts its calls, which say nothing of any descriptor.
+    #[derive(Default)]
+    struct Calls(AtomicUsize);
+
+    impl EventHandler for Calls {
+        fn event(&self, ready: Readiness) {
+            assert!(ready.is_none());
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_handler_is_called_for_signals_that_nobody_else_has_taken() {
+        let (event_loop, calls) = (Idle::default(), Arc::new(Calls::default()));
+        let count = || calls.0.load(Ordering::Relaxed);
+        let weak: Weak<Calls> = Arc::downgrade(&calls);
+        let watched = event_loop.eventfd(weak).unwrap();
+        watched.event().signal();
+        watched.event().signal();
+        event_loop.wake();
+        assert_eq!(count(), 1, "once for all of them");
+        event_loop.wake();
+        assert_eq!(count(), 1, "the counter is taken");
+        watched.event().signal();
+        assert_eq!(watched.event().take(), 1, "somebody else was faster");
+        event_loop.wake();
+        assert_eq!(count(), 1);
+        watched.event().signal();
+        event_loop.wake();
+        assert_eq!(count(), 2);
+        drop(watched);
+        event_loop.wake();
+        assert_eq!(count(), 2, "there is nobody to call");
+    }
+
+    #[test]
+    fn an_eventfd_is_left_alone_while_somebody_else_takes_its_signals() {
+        let (event_loop, calls) = (Idle::default(), Arc::new(Calls::default()));
+        let weak: Weak<Calls> = Arc::downgrade(&calls);
+        let watched = event_loop.eventfd(weak).unwrap();
+        assert_eq!(*event_loop.interest.lock(), Readiness::READ);
+        watched.set_watched(false).unwrap();
+        assert_eq!(*event_loop.interest.lock(), Readiness::NONE);
+        watched.set_watched(true).unwrap();
+        assert_eq!(*event_loop.interest.lock(), Readiness::READ);
+    }
+}
