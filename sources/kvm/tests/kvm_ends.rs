@@ -130,6 +130,23 @@ fn a_guest_that_never_stops_exiting_stops_within_a_second() {
     assert!(asked.elapsed() < A_SECOND, "{:?}", asked.elapsed());
 }
 
+/// A thread inherits its parent's signal mask.
+#[test]
+fn a_guest_started_by_a_thread_that_blocks_signals_stops_all_the_same() {
+    let (mut machine, device) = (Machine::new(), Recorder::new());
+    machine.ports(0x3f8, 8, &device);
+    let running = std::thread::scope(|scope| {
+        let starter = scope.spawn(|| {
+            vmm_sys_util::signal::block_signal(vmm_sys_util::signal::SIGRTMIN()).unwrap();
+            machine.start(&Asm::new().outb(0x3f8, 1).spin())
+        });
+        starter.join().unwrap()
+    });
+    until("the write", || !device.seen().is_empty());
+    assert_eq!(running.set.stop().unwrap().len(), 1);
+    assert_eq!(running.wait(), Stop::Requested);
+}
+
 #[test]
 fn dropping_the_set_stops_the_guest() {
     let mut machine = Machine::new();
@@ -220,4 +237,13 @@ fn too_many_vcpus_are_refused_with_the_number_there_may_be() {
         let told = refused.to_string();
         assert!(told.contains(&format!("1 to {}", kvm.caps().max_vcpus)), "{told}");
     }
+    let most = VmOptions {
+        vcpus: kvm.caps().max_vcpus,
+        tss_addr: 0xfffb_d000,
+        identity_map_addr: None,
+        irqchip: Irqchip::None,
+        wiring: Vec::new(),
+        pit: false,
+    };
+    assert!(Vm::new(&kvm, &mem, most).is_ok());
 }

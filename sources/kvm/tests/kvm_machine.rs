@@ -15,7 +15,7 @@ use std::sync::Arc;
 use support::{Asm, CODE, Machine, RAM, Recorder, Seen, until};
 use trapline::{Delivery, Memory, Region, Window};
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Irqchip, Kvm, Start, Stop, Table};
+use trapline_kvm::{Irqchip, Kvm, Start, Stop, Table, VcpuSet};
 
 /// Initializes the first 8259A with vectors from 8 and every input open.
 fn open_pic(code: Asm) -> Asm {
@@ -176,7 +176,7 @@ fn a_second_life_begins_like_the_first() {
     let mut machine = Machine::with(1, Irqchip::Kernel);
     let device = Recorder::new();
     machine.ports(0x3f8, 8, &device);
-    // Say the interrupt mask, CR0's low half and EBX; change all three; spin.
+    // Say the interrupt mask, CR0's low half, EBX and the status of the timer; change all; spin.
     let code = Asm::new()
         .mov_dx(0x21)
         .bytes(&[0xec, 0x30, 0xe4]) // in al, dx; xor ah, ah
@@ -186,6 +186,14 @@ fn a_second_life_begins_like_the_first() {
         .out_ax()
         .bytes(&[0x89, 0xd8]) // mov ax, bx
         .out_ax()
+        .outb(0x43, 0xe2) // read-back of the status of counter 0
+        .mov_dx(0x40)
+        .bytes(&[0xec, 0x30, 0xe4]) // in al, dx; xor ah, ah
+        .mov_dx(0x3f8)
+        .out_ax()
+        .outb(0x43, 0x34)
+        .outb(0x40, 0xa9)
+        .outb(0x40, 0x04)
         .outb(0x21, 0xa5)
         .bytes(&[0x0f, 0x06, 0xbb, 0x99, 0x99]) // clts; mov bx, 0x9999
         .outb(0x3f8, 0xee)
@@ -193,15 +201,16 @@ fn a_second_life_begins_like_the_first() {
     let mut lives = Vec::new();
     for life in 1..=3 {
         let running = machine.start(&code);
-        until("the last word", || device.written().len() == life * 4);
+        until("the last word", || device.written().len() == life * 5);
         let vcpus = running.set.stop().unwrap();
         machine.vm.reset().unwrap();
         machine.give_back(vcpus);
-        lives.push(device.written()[(life - 1) * 4..].to_vec());
+        lives.push(device.written()[(life - 1) * 5..].to_vec());
     }
     assert_eq!(lives[0], lives[1]);
     assert_eq!(lives[0], lives[2]);
     assert_ne!(lives[0][0], 0xa5);
+    assert_ne!(lives[0][3] & 0x3f, 0x34, "the mode of the timer");
 }
 
 /// Model-specific registers, the floating-point unit and the debug registers, too.
@@ -252,4 +261,36 @@ fn pages_that_kvm_forgets_stay_what_they_are() {
     }
     assert_eq!(device.written(), [0x5a; 5]);
     assert_eq!(machine.read(0x3000), [0x5a, 0x5a]);
+}
+
+/// Linux `Documentation/virt/kvm/x86/msr.rst`: the flags are 29 bytes into the structure that the guest
+/// has given to KVM.
+#[test]
+fn a_guest_with_a_kvmclock_is_told_of_a_pause_and_of_no_other_stop() {
+    const SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
+    const TIME: u64 = 0x3000;
+    const STOPPED: u8 = 1 << 1;
+    let (mut machine, device) = (Machine::with(1, Irqchip::Kernel), Recorder::new());
+    machine.ports(0x3f8, 8, &device);
+    let code = Asm::new()
+        .bytes(&[&[0x66, 0xb9][..], &SYSTEM_TIME_NEW.to_le_bytes()].concat()) // mov ecx, ...
+        .mov_eax(0x3001)
+        .bytes(&[0x66, 0x31, 0xd2, 0x0f, 0x30]) // xor edx, edx; wrmsr
+        .outb(0x3f8, 1)
+        .forever(Asm::new().wait_for(0x3fd, 0x02).outb(0x3f8, 2));
+    let running = machine.start(&code);
+    until("the guest's word", || !device.written().is_empty());
+    let mut vcpus = running.set.stop().unwrap();
+    let flags = |machine: &Machine| machine.read::<1>(TIME + 29)[0];
+    let go_on = |vcpus| {
+        let said = device.written().len();
+        let set = VcpuSet::start(vcpus, Arc::new(|_| {})).unwrap();
+        until("that it goes on", || device.written().len() > said + 1);
+        set.stop().unwrap()
+    };
+    vcpus = go_on(vcpus);
+    assert_eq!(flags(&machine) & STOPPED, 0);
+    vcpus[0].tell_of_pause();
+    go_on(vcpus);
+    assert_eq!(flags(&machine) & STOPPED, STOPPED);
 }
