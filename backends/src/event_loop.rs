@@ -32,6 +32,9 @@ pub trait QueuedWrites: Send + Sync {
 
     /// Delivers what is queued; says whether there may have been anything.
     fn deliver(&self) -> bool;
+
+    /// How many exits the guest has made. One that goes on making some is not idle.
+    fn exits(&self) -> u64;
 }
 
 /// For a loop whose devices have no coalesced writes.
@@ -45,6 +48,10 @@ impl QueuedWrites for NoQueuedWrites {
 
     fn deliver(&self) -> bool {
         false
+    }
+
+    fn exits(&self) -> u64 {
+        0
     }
 }
 
@@ -151,8 +158,8 @@ fn run(set: &EpollSet) {
     let run = panic::catch_unwind(AssertUnwindSafe(|| {
         while goes_on(set) {
             let ready = set.wait(EVENTS, || flush.timeout(Instant::now(), &*set.writes));
-            set.call_all(ready);
-            flush.look(Instant::now(), &*set.writes);
+            let called = set.call_all(ready);
+            flush.look(Instant::now(), &*set.writes, called);
         }
     }));
     let mut state = set.state.lock();

@@ -13,17 +13,39 @@ use trapline::Registry;
 use trapline_backends::QueuedWrites;
 use trapline_device::{CharDevice, EventHandler, EventLoop, Notifier, Readiness};
 use trapline_display::Input;
+use trapline_kvm::{ExitCounters, Vcpu};
 
 /// A registry's coalesced writes, for an event loop.
-pub(crate) struct CoalescedWrites(pub(crate) Registry);
+#[derive(Clone)]
+pub(crate) struct CoalescedWrites {
+    registry: Registry,
+    /// Of the vCPUs, when there are some.
+    exits: Arc<OnceLock<Vec<Arc<ExitCounters>>>>,
+}
+
+impl CoalescedWrites {
+    pub(crate) fn of(registry: &Registry) -> Self {
+        Self { registry: registry.clone(), exits: Arc::default() }
+    }
+
+    /// Tells whose exits show that the guest is not idle.
+    pub(crate) fn connect(&self, vcpus: &[Vcpu]) {
+        let _ = self.exits.set(vcpus.iter().map(Vcpu::counters).collect());
+    }
+}
 
 impl QueuedWrites for CoalescedWrites {
     fn possible(&self) -> bool {
-        self.0.coalesces()
+        self.registry.coalesces()
     }
 
     fn deliver(&self) -> bool {
-        self.0.drain()
+        self.registry.drain()
+    }
+
+    fn exits(&self) -> u64 {
+        let vcpus = self.exits.get().into_iter().flatten();
+        vcpus.map(|vcpu| vcpu.snapshot().total()).sum()
     }
 }
 

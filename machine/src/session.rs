@@ -50,8 +50,8 @@ impl Session {
         let ram = board::map_ram(&Host::ram_ranges(&config)?, &config.memory)?;
         let vm = Vm::new(&kvm, &ram, options)?;
         let registry = Registry::builder().offload(vm.offload()).build();
-        let writes = CoalescedWrites(registry.clone());
-        let event_loop = EpollLoop::start("events", writes).map_err(Error::EventLoop)?;
+        let writes = CoalescedWrites::of(&registry);
+        let event_loop = EpollLoop::start("events", writes.clone()).map_err(Error::EventLoop)?;
         let clock = Arc::new(HostClock::new(&*event_loop).map_err(Error::EventLoop)?);
         let power = Arc::new(control.clone());
         let options = Options::from(&config);
@@ -79,6 +79,7 @@ impl Session {
             .map(|index| Vcpu::new(&vm, index, &registry))
             .collect::<Result<Vec<_>, _>>()?;
         host.connect(&mut vcpus)?;
+        writes.connect(&vcpus);
         control.watch(registry.clone(), vcpus.iter().map(Vcpu::counters).collect());
         let start = Some(host.load(&config, false)?);
         Ok(Self {

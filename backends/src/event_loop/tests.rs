@@ -55,9 +55,14 @@ struct Writes {
     any: Arc<AtomicBool>,
     asked: Arc<AtomicU64>,
     delivered: Arc<AtomicU64>,
+    exits: Arc<AtomicU64>,
 }
 
 impl QueuedWrites for Writes {
+    fn exits(&self) -> u64 {
+        self.exits.load(Ordering::SeqCst)
+    }
+
     fn possible(&self) -> bool {
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.possible.load(Ordering::SeqCst)
@@ -307,25 +312,89 @@ fn a_panic_hangs_nobody_and_whoever_stops_the_loop_hears_of_it() {
     assert!(panic::catch_unwind(AssertUnwindSafe(|| event_loop.stop())).is_err());
 }
 
+/// A guest and when its writes are looked for.
+struct Looks {
+    writes: Writes,
+    flush: Flush,
+    now: Instant,
+}
+
+impl Looks {
+    fn new() -> Self {
+        let writes = Writes::default();
+        writes.possible.store(true, Ordering::SeqCst);
+        Self { writes, flush: Flush::new(), now: Instant::now() }
+    }
+
+    /// Waits for the next look, and no less; how long that was.
+    fn next(&mut self) -> Duration {
+        let wait = self.flush.timeout(self.now, &self.writes).unwrap();
+        let looks = || self.writes.delivered.load(Ordering::SeqCst);
+        let before = looks();
+        self.flush.look(self.now + wait - Duration::from_nanos(1), &self.writes, false);
+        assert_eq!(looks(), before, "too early");
+        self.now += wait;
+        self.flush.look(self.now, &self.writes, false);
+        assert_eq!(looks(), before + 1);
+        wait
+    }
+
+    /// Looks until the guest has been idle for `time`, and says how often.
+    fn idle(&mut self, time: Duration) -> u32 {
+        let end = self.now + time;
+        let mut looks = 0;
+        while self.now < end {
+            self.next();
+            looks += 1;
+        }
+        looks
+    }
+}
+
+const SOON: Duration = Duration::from_millis(5);
+const LATE: Duration = Duration::from_secs(1);
+
 #[test]
-fn an_idle_guests_writes_are_looked_for_ever_later_and_not_at_all_if_there_can_be_none() {
-    let (writes, mut flush) = (Writes::default(), Flush::new());
-    let mut now = Instant::now();
-    assert_eq!(flush.timeout(now, &writes), None);
-    writes.possible.store(true, Ordering::SeqCst);
-    let mut look = |any| {
-        let wait = flush.timeout(now, &writes).unwrap();
-        let before = writes.delivered.load(Ordering::SeqCst);
-        flush.look(now + wait - Duration::from_nanos(1), &writes);
-        assert_eq!(writes.delivered.load(Ordering::SeqCst), before, "too early");
-        writes.any.store(any, Ordering::SeqCst);
-        now += wait;
-        flush.look(now, &writes);
-        assert_eq!(writes.delivered.load(Ordering::SeqCst), before + 1);
-        wait.as_millis()
-    };
-    let waits = [false, false, false, false, false, false, true, false].map(&mut look);
-    assert_eq!(waits, [5, 10, 20, 40, 80, 80, 80, 5]);
+fn an_idle_guests_writes_are_looked_for_ever_later_and_once_a_second_after_ten() {
+    let mut looks = Looks::new();
+    assert_eq!(looks.next(), SOON);
+    assert!(looks.idle(Duration::from_secs(10)) < 80);
+    assert_eq!([looks.next(), looks.next()], [LATE; 2]);
+    looks.writes.possible.store(false, Ordering::SeqCst);
+    assert_eq!(looks.flush.timeout(looks.now, &looks.writes), None, "none can be there");
+    looks.writes.possible.store(true, Ordering::SeqCst);
+    assert_eq!(looks.next(), SOON);
+}
+
+#[test]
+fn a_write_is_late_by_a_tenth_of_the_time_a_guest_was_idle() {
+    let mut looks = Looks::new();
+    let start = looks.now;
+    loop {
+        let idle = looks.now - start;
+        if looks.next() == LATE {
+            break;
+        }
+        assert!(looks.now - start <= (idle + idle / 10).max(idle + SOON));
+    }
+    assert!(looks.now - start >= Duration::from_secs(10));
+}
+
+#[test]
+fn writes_and_exits_show_that_a_guest_is_not_idle_and_a_call_has_it_looked_at_soon() {
+    let mut looks = Looks::new();
+    looks.idle(Duration::from_secs(20));
+    looks.writes.any.store(true, Ordering::SeqCst);
+    assert_eq!(looks.next(), LATE, "that there was a write is seen by looking");
+    looks.writes.any.store(false, Ordering::SeqCst);
+    assert_eq!(looks.next(), SOON);
+    looks.idle(Duration::from_secs(20));
+    looks.writes.exits.store(1, Ordering::SeqCst);
+    assert_eq!([looks.next(), looks.next()], [LATE, SOON]);
+    looks.idle(Duration::from_secs(20));
+    assert!(looks.flush.timeout(looks.now, &looks.writes).unwrap() > SOON);
+    looks.flush.look(looks.now, &looks.writes, true);
+    assert_eq!([looks.next(), looks.next()], [SOON, LATE], "nothing has come of it");
 }
 
 #[test]
