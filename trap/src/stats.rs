@@ -119,12 +119,13 @@ impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<4} {:<29} {:<26} {:>9} {:>9} {:>8} {:>8} {:>8}  {:<5} delivery",
+            "{:<4} {:<29} {:<26} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8}  {:<5} delivery",
             "",
             "range",
             "device/region",
             "reads",
             "writes",
+            "queued",
             "str.in",
             "str.out",
             "refused",
@@ -177,9 +178,9 @@ fn row(
 }
 
 fn columns(counts: Counts) -> String {
+    let Counts { reads, writes, coalesced, string_reads, string_writes, refused, .. } = counts;
     format!(
-        "{:>9} {:>9} {:>8} {:>8} {:>8}",
-        counts.reads, counts.writes, counts.string_reads, counts.string_writes, counts.refused
+        "{reads:>9} {writes:>9} {coalesced:>9} {string_reads:>8} {string_writes:>8} {refused:>8}"
     )
 }
 
