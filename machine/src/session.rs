@@ -167,7 +167,10 @@ impl Session {
             return Ok(Ending::Stopped);
         }
         let start = match self.start.take() {
-            Some(start) => start,
+            Some(start) => {
+                trapline_kvm::release_startup_memory();
+                start
+            }
             None => self.boot_again()?,
         };
         self.set_start(start)?;

@@ -1,0 +1,58 @@
+//! Memory that only the start of the program has needed, given back before a guest runs.
+//!
+//! Understanding the options, building the machine and loading a kernel touch most of the program's
+//! code and constants once, and the host counts every page of them to this process for as long as it
+//! runs. They are pages of a file: those that are used again come back from the page cache, some
+//! twenty faults.
+
+#![expect(unsafe_code, reason = "madvise on the program's own file, and glibc's allocator")]
+
+use std::ffi::{c_int, c_void};
+use std::fs;
+
+use libc::{PF_W, PT_LOAD, dl_phdr_info};
+
+/// Unmaps the pages of this program's code and constants that are resident now, and gives back what
+/// its allocator keeps in store. Nothing happens while a debugger is attached: its breakpoints are
+/// changes of these pages, which would be lost (as are uprobes').
+pub fn release_startup_memory() {
+    if !is_traced() {
+        // SAFETY: the function that is called keeps nothing that it is given.
+        unsafe { libc::dl_iterate_phdr(Some(release), std::ptr::null_mut()) };
+    }
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it can be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Whether somebody traces this process.
+fn is_traced() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_none_or(|tracer| tracer.trim() != "0")
+}
+
+/// Called for the program first, which is enough: what is shared with other programs is not ours.
+unsafe extern "C" fn release(info: *mut dl_phdr_info, _: usize, _: *mut c_void) -> c_int {
+    // SAFETY: the C library passes one that is valid during the call, and so are its headers.
+    let (bias, headers) = unsafe {
+        let info = &*info;
+        (info.dlpi_addr, std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()))
+    };
+    let page = rustix::param::page_size() as u64;
+    for segment in headers.iter().filter(|s| s.p_type == PT_LOAD && s.p_flags & PF_W == 0) {
+        let start = (bias + segment.p_vaddr) / page * page;
+        let end = (bias + segment.p_vaddr + segment.p_memsz).next_multiple_of(page);
+        let (Ok(addr), Ok(len)) = (usize::try_from(start), usize::try_from(end - start)) else {
+            continue;
+        };
+        let start = std::ptr::with_exposed_provenance_mut(addr);
+        // SAFETY: nobody can have written to these pages, so each has what is in the file, from where
+        // the next access gets it again. (A program whose code is relocated in place does not link.)
+        // One that is locked stays.
+        let _ = unsafe { libc::madvise(start, len, libc::MADV_DONTNEED) };
+    }
+    1
+}
