@@ -9,7 +9,7 @@ use trapline_block::DiskOptions;
 use trapline_device::CharBackend;
 use trapline_guestmem::Backing;
 
-use crate::board::{EntropyFrom, FirmwareOptions, Options};
+use crate::board::{EntropyFrom, FirmwareOptions, Options, Spared};
 
 /// A machine, as its user describes it.
 #[derive(Clone)]
@@ -52,6 +52,8 @@ pub struct Config {
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// Whether writes that may be late are queued by the kernel.
     pub coalesce: bool,
+    /// Whether reads that change nothing are answered by the kernel.
+    pub mirror: bool,
     /// Where a PC's interrupt controllers and its timer are emulated.
     pub pc_irqchip: PcIrqchip,
     /// What only arm64 machines have; the PC takes no notice.
@@ -83,7 +85,7 @@ impl From<&Config> for Options {
             edu: config.edu,
             disks: config.disks.clone(),
             awaits_disks: false,
-            coalesce: config.coalesce,
+            spared: Spared { writes: config.coalesce, reads: config.mirror },
         }
     }
 }

@@ -21,7 +21,7 @@ use trapline_intc::gicv3::GicV3;
 use trapline_qtest::{Target, VirtualClock, Wires};
 use trapline_virtio::balloon::Balloon;
 
-use crate::board::{self, Board, EntropyFrom, FirmwareOptions, Options, Wiring};
+use crate::board::{self, Board, EntropyFrom, FirmwareOptions, Options, Spared, Wiring};
 use crate::x86_pc::FlashImages;
 use crate::{
     ConsoleKind, Error, PortOptions, Snapshot, SnapshotError, VirtioTransports, arm64_virt, x86_pc,
@@ -123,7 +123,7 @@ impl From<&Config> for Options {
             edu: config.edu,
             disks: config.disks.clone(),
             awaits_disks: true,
-            coalesce: false,
+            spared: Spared { writes: false, reads: false },
         }
     }
 }

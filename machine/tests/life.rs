@@ -70,6 +70,7 @@ impl Guest {
             testdev: false,
             fw_cfg: Vec::new(),
             coalesce: true,
+            mirror: true,
             pc_irqchip,
             arm64: Arm64::default(),
         })?;

@@ -209,6 +209,10 @@ impl CharBackend for TestTerminal {
         taken
     }
 
+    fn room(&self) -> usize {
+        self.0.lock().room
+    }
+
     fn receive(&self, buf: &mut [u8]) -> usize {
         let typed = &mut self.0.lock().typed;
         let count = buf.len().min(typed.len());

@@ -8,12 +8,13 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
-    DirtyLog, EditError, EditListener, Memory, MemoryListener, RegionEdit, RegionId, RegionName,
-    Regions,
+    DirtyLog, EditError, EditListener, Memory, MemoryListener, QUEUED_WRITES_MAX, RegionEdit,
+    RegionId, RegionName, Regions,
 };
 
 use crate::counters::{CounterSets, Counts, HandleCounters, RegionNumber, UnclaimedCounts};
-use crate::delivery::coalesced::{Coalesced, QUEUED_MAX};
+use crate::delivery::coalesced::Coalesced;
+use crate::delivery::mirrored::Mirroring;
 use crate::delivery::offload::Offload;
 use crate::edit::check;
 use crate::edit::table::{RegionInfo, RegionTable};
@@ -29,6 +30,8 @@ pub(crate) struct Core {
     pub(crate) this: Weak<Self>,
     pub(crate) published: Published<Snapshot>,
     pub(crate) offload: Option<Arc<dyn Offload>>,
+    /// The same, as edits see it.
+    pub(crate) mirroring: Option<Mirroring>,
     pub(crate) coalesced: Coalesced,
     /// The edit lock: writers take turns. No device and no reader is ever waited for inside.
     pub(crate) table: Mutex<RegionTable>,
@@ -71,8 +74,10 @@ impl Core {
         }
         let mut table = self.table.lock();
         let current = self.published.latest();
-        let source =
-            Source { offload: self.offload.as_deref(), reclaim: &|| self.reclaim(&current) };
+        let source = Source {
+            offload: self.mirroring.as_ref().map(|source| source as &dyn Offload),
+            reclaim: &|| self.reclaim(&current),
+        };
         let outcome = table.apply(&ops, &current, &source, &self.counter_sets, &mut deferred);
         let (next, outcome) = match outcome {
             Ok(next) => (Some(next), Ok(())),
@@ -138,7 +143,7 @@ impl Core {
         // Said before anything is taken: who then finds the source empty must find this.
         self.coalesced.has_reclaimed.store(true, Ordering::Release);
         // The guest may go on queueing to other regions, but that is not for an edit to take.
-        for write in std::iter::from_fn(|| offload.pop()).take(QUEUED_MAX) {
+        for write in std::iter::from_fn(|| offload.pop()).take(QUEUED_WRITES_MAX) {
             let entry = before.find(write.space, write.addr).cloned();
             queue.push_back((write, entry));
         }
@@ -249,8 +254,8 @@ impl Drop for Core {
     /// Gives back what the source has of regions whose guards outlive the registry, or that have
     /// none.
     fn drop(&mut self) {
-        if let Some(offload) = &self.offload {
-            self.table.get_mut().give_back_all(&**offload);
+        if let Some(source) = &self.mirroring {
+            self.table.get_mut().give_back_all(source);
         }
     }
 }

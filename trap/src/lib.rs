@@ -40,8 +40,9 @@ pub use stats::{RegionStats, Stats};
 pub use trapline_access::{
     Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog, DoorbellTarget, EditError,
     EditListener, EventFd, Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory,
-    MemoryListener, MemorySection, NoHandler, NoRegions, Region, RegionEdit, RegionId, RegionName,
-    Regions, Requester, Ring, Rules, Size, Space, Window,
+    MemoryListener, MemorySection, Mirror, MirrorHost, NoHandler, NoRegions, READS_WORTH_A_SWITCH,
+    Region, RegionEdit, RegionId, RegionName, Regions, Requester, Ring, Rules, Showing, Size,
+    Space, Window,
 };
 pub use watch::{AccessSummary, Observer, Outcome, TraceRecord, Watch, WatchedRegion, Watching};
 

@@ -13,6 +13,7 @@ use trapline_access::{
 use crate::core::Core;
 use crate::counters::{CounterSets, RegionNumber};
 use crate::delivery::coalesced::Coalesced;
+use crate::delivery::mirrored::Mirroring;
 use crate::delivery::offload::Offload;
 use crate::dispatch::{Handle, Reached};
 use crate::edit::check;
@@ -47,6 +48,7 @@ impl Builder {
         let core = Arc::new_cyclic(|this| Core {
             this: Weak::clone(this),
             published: Published::new(Snapshot::default()),
+            mirroring: self.offload.clone().map(Mirroring::new),
             offload: self.offload,
             coalesced: Coalesced::default(),
             table: Mutex::default(),

@@ -209,6 +209,14 @@ fn describe(window: &Window, taken: bool) -> String {
             let last = window.offset + window.len - 1;
             format!("+{:#x}-{last:#x} memory{readonly} ({by})", window.offset)
         }
+        Delivery::Mirrored { mirror } => {
+            let (last, shown) = (window.offset + window.len - 1, mirror.bytes_shown());
+            let times = mirror.times_shown();
+            format!(
+                "+{:#x}-{last:#x} mirrored, {shown:#x} now, {times} times ({by})",
+                window.offset
+            )
+        }
     }
 }
 

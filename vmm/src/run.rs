@@ -253,6 +253,7 @@ fn config(
         disks: options.disks.clone(),
         fw_cfg,
         coalesce: options.coalesce,
+        mirror: options.mirror,
         arm64: options.arm64.clone(),
     }
 }

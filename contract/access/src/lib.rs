@@ -3,7 +3,8 @@
 //! A device implements [`Handler`] (or [`HandlerMut`] behind [`Locked`]) and sees offsets into its
 //! own registers. It says with a [`Region`] which addresses it answers and how accesses to parts of
 //! them are delivered ([`Delivery`]): to the handler, queued, to an eventfd, through a channel to
-//! another process, or from memory. [`Regions`] is where regions are mapped, moved and changed.
+//! another process, or from memory. What reading does not change, a guest can read without any of
+//! them ([`Mirror`]). [`Regions`] is where regions are mapped, moved and changed.
 //!
 //! This crate depends on the standard library only, so that a device, a registry and a hypervisor's
 //! back end of different origin can share it.
@@ -18,6 +19,7 @@ mod eventfd;
 mod handler;
 mod listener;
 mod memory;
+mod mirror;
 mod region;
 mod regions;
 
@@ -29,5 +31,6 @@ pub use eventfd::EventFd;
 pub use handler::{Handler, HandlerMut, IoCx, Limits, Locked, Rules};
 pub use listener::{MemoryListener, MemorySection};
 pub use memory::{Memory, NoHandler};
+pub use mirror::{Mirror, MirrorHost, QUEUED_WRITES_MAX, READS_WORTH_A_SWITCH, Showing};
 pub use region::{Delivery, Region, Window};
 pub use regions::{EditError, EditListener, NoRegions, RegionEdit, RegionId, RegionName, Regions};

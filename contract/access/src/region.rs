@@ -4,7 +4,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{ChannelRef, DoorbellTarget, Handler, Memory, NoHandler, RegionName, Rules, Space};
+use crate::{
+    ChannelRef, DoorbellTarget, Handler, Memory, Mirror, NoHandler, RegionName, Rules, Space,
+};
 
 /// A region to be mapped: built, then given to a registry ([`crate::RegionEdit::Map`]).
 #[derive(Clone)]
@@ -75,6 +77,14 @@ pub enum Delivery {
         /// Whether the guest can only read it. Its writes reach the handler then, as those to flash
         /// memory must.
         readonly: bool,
+    },
+    /// Reads may be answered from read-only memory with the registers' values in it, where and while
+    /// the device vouches that this makes no difference (KVM: `KVM_SET_USER_MEMORY_REGION` with
+    /// `KVM_MEM_READONLY`). All other reads, and writes, are delivered as if this were not there, so
+    /// coalesced windows and doorbells may be in the same place. Only in [`Space::Mmio`].
+    Mirrored {
+        /// What the device vouches for; of this window alone.
+        mirror: Arc<Mirror>,
     },
 }
 
@@ -157,6 +167,14 @@ impl Region {
         self.window(Window { offset: offsets.start, len, delivery: Delivery::Coalesced })
     }
 
+    /// Lets reads of these offsets be answered from what `mirror` has ([`Delivery::Mirrored`]).
+    #[must_use]
+    pub fn mirror(self, offsets: Range<u64>, mirror: Arc<Mirror>) -> Self {
+        let len = offsets.end.saturating_sub(offsets.start);
+        let delivery = Delivery::Mirrored { mirror };
+        self.window(Window { offset: offsets.start, len, delivery })
+    }
+
     /// Rings `target` on a write of `len` bytes (1, 2, 4, 8, or 0 for any) at `offset`, of the
     /// value `datamatch` if given ([`Delivery::Doorbell`]; a value needs a length).
     #[must_use]
@@ -212,6 +230,7 @@ impl PartialEq for Delivery {
                 Self::Memory { memory: a, offset: at_a, readonly: ro_a },
                 Self::Memory { memory: b, offset: at_b, readonly: ro_b },
             ) => Arc::ptr_eq(a, b) && (at_a, ro_a) == (at_b, ro_b),
+            (Self::Mirrored { mirror: a }, Self::Mirrored { mirror: b }) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -237,6 +256,7 @@ impl fmt::Debug for Delivery {
                 .field("offset", offset)
                 .field("readonly", readonly)
                 .finish(),
+            Self::Mirrored { mirror } => f.debug_tuple("Mirrored").field(mirror).finish(),
         }
     }
 }
@@ -249,6 +269,7 @@ impl Delivery {
             Self::Doorbell { .. } => "doorbell",
             Self::Forward { .. } => "forwarded zone",
             Self::Memory { .. } => "memory",
+            Self::Mirrored { .. } => "mirrored pages",
         }
     }
 }

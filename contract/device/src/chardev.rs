@@ -9,6 +9,13 @@ pub trait CharBackend: Send + Sync {
     /// room again.
     fn transmit(&self, data: &[u8]) -> usize;
 
+    /// How many characters it takes for sure, however late they come: only [`CharBackend::transmit`]
+    /// makes it less. Where this is never much, a guest is not told ahead that there is room, and asks
+    /// before each character.
+    fn room(&self) -> usize {
+        0
+    }
+
     /// Hands characters to the device, which asks when it has room for them; returns how many
     /// were stored in `buf`. When characters arrive later, the backend calls
     /// [`CharDevice::poll`].
@@ -60,6 +67,10 @@ pub struct NullBackend;
 impl CharBackend for NullBackend {
     fn transmit(&self, data: &[u8]) -> usize {
         data.len()
+    }
+
+    fn room(&self) -> usize {
+        usize::MAX
     }
 
     fn receive(&self, _buf: &mut [u8]) -> usize {

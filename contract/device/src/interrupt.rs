@@ -37,7 +37,12 @@ struct State {
     level: bool,
     /// Once asked for.
     event: Option<Event>,
+    /// Hears of each change of the level.
+    observer: Option<LevelObserver>,
 }
+
+/// See [`Interrupt::observe_level`].
+type LevelObserver = Arc<dyn Fn() + Send + Sync>;
 
 /// The eventfd that fires an interrupt.
 struct Event {
@@ -68,7 +73,7 @@ impl Interrupt {
     }
 
     fn new(pin: Option<Line>, vector: Option<Arc<dyn MessageVector>>, mode: InterruptMode) -> Self {
-        let state = State { mode, level: false, event: None };
+        let state = State { mode, level: false, event: None, observer: None };
         Self(Arc::new(Inner { pin, vector, state: Mutex::new(state) }))
     }
 
@@ -84,7 +89,7 @@ impl Interrupt {
     pub fn set_level(&self, level: bool) {
         let mut state = self.0.state.lock();
         let began = level && !state.level;
-        state.level = level;
+        state.change_level(level);
         if began && state.mode == InterruptMode::Message {
             self.0.send();
         }
@@ -95,6 +100,13 @@ impl Interrupt {
     /// Status").
     pub fn level(&self) -> bool {
         self.0.state.lock().level
+    }
+
+    /// Has `observer` called whenever [`Self::level`] changes, before the pin follows: a bus that shows
+    /// the level in a register withdraws what the guest was shown of it. It is called by whoever fires,
+    /// with all the locks that it holds, and must not come back here. There is one at a time.
+    pub fn observe_level(&self, observer: impl Fn() + Send + Sync + 'static) {
+        self.0.state.lock().observer = Some(Arc::new(observer));
     }
 
     /// Switches to what the driver has enabled. The pin is driven accordingly; a condition that has
@@ -157,13 +169,23 @@ impl Interrupt {
     }
 }
 
+impl State {
+    fn change_level(&mut self, level: bool) {
+        if std::mem::replace(&mut self.level, level) != level
+            && let Some(observer) = &self.observer
+        {
+            observer();
+        }
+    }
+}
+
 impl Inner {
     fn trigger(&self) {
         let mut state = self.state.lock();
         match state.mode {
             InterruptMode::Disabled => {}
             InterruptMode::Pin => {
-                state.level = true;
+                state.change_level(true);
                 self.drive(&state);
             }
             InterruptMode::Message => self.send(),

@@ -44,7 +44,8 @@ pub use save::{Form, SaveState, Saved, SavedBytes, StateError, WrongLength, rest
 pub use trapline_access::{
     Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog, DoorbellTarget, EditError,
     EditListener, EventFd, Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory,
-    MemoryListener, MemorySection, NoHandler, NoRegions, Region, RegionEdit, RegionId, RegionName,
-    Regions, Requester, Ring, Rules, Size, Space, Window,
+    MemoryListener, MemorySection, Mirror, MirrorHost, NoHandler, NoRegions, QUEUED_WRITES_MAX,
+    READS_WORTH_A_SWITCH, Region, RegionEdit, RegionId, RegionName, Regions, Requester, Ring,
+    Rules, Showing, Size, Space, Window,
 };
 pub use vector::{MessageVector, SinkVector};

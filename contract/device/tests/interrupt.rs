@@ -127,6 +127,22 @@ fn the_level_outlasts_the_modes_that_do_not_show_it() {
 }
 
 #[test]
+fn an_observer_hears_of_each_change_of_the_level_before_the_pin_follows() {
+    let (log, interrupt) = either();
+    let seen = log.clone();
+    interrupt.observe_level(move || seen.0.lock().push(Seen::Message(0)));
+    interrupt.set_level(true);
+    interrupt.set_level(true);
+    interrupt.set_mode(InterruptMode::Disabled);
+    interrupt.set_level(false);
+    interrupt.set_mode(InterruptMode::Pin);
+    interrupt.trigger();
+    let (changed, up, down) = (Seen::Message(0), Seen::Pin(true), Seen::Pin(false));
+    let expected = [changed.clone(), up.clone(), down, changed.clone(), changed, up];
+    assert_eq!(log.take(), expected);
+}
+
+#[test]
 fn an_interrupt_without_the_other_half_does_nothing_in_its_mode() {
     let log = Log::default();
     let pin = Interrupt::pin(Line::new(log.clone()));

@@ -1,7 +1,7 @@
 //! What guest RAM is made of: anonymous memory, a memfd, or a file of huge pages.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create, statfs};
@@ -59,6 +59,16 @@ impl Backing {
 
 fn hugetlbfs(path: &Path) -> impl Fn(io::Error) -> Error {
     move |reason| Error::Hugetlbfs { path: path.to_owned(), reason }
+}
+
+/// A memfd of `len` ones, which nobody can change.
+pub(crate) fn ones(len: usize) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create("all-ones", flags)?);
+    file.write_all(&vec![0xff; len])?;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+    fcntl_add_seals(&file, seals)?;
+    Ok(file)
 }
 
 /// A memfd with `len` bytes after `start`, whose length is fixed for good.

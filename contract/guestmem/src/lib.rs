@@ -110,6 +110,27 @@ impl GuestMem {
         Ok(Self { inner: Arc::new(inner), keepers: Arc::default() })
     }
 
+    /// `len` bytes from address 0 that are all ones, for a guest to read. However many they are, they
+    /// take no more than a few pages of the host. What is written to them is kept, but takes a page
+    /// of its own.
+    ///
+    /// # Errors
+    /// [`Error::Map`] when the length is no multiple of the host's page, or the host refuses.
+    pub fn all_ones(len: u64) -> Result<Self, Error> {
+        // Fewer would make more mappings, which the kernel has to remember, too.
+        const UNIT_PAGES: usize = 8;
+        let refused = |reason: String| Error::Map { bytes: len, reason };
+        let page = rustix::param::page_size();
+        if len == 0 || !len.is_multiple_of(page as u64) {
+            return Err(refused("all ones come in whole pages".to_owned()));
+        }
+        let unit = UNIT_PAGES * page;
+        let region = backing::ones(unit).and_then(|ones| Region::repeated(len, &ones, unit));
+        let region = region.map_err(|reason| refused(reason.to_string()))?;
+        let inner = GuestRegionCollection::from_regions(vec![region]);
+        Ok(Self { inner: Arc::new(inner.map_err(|error| refused(error.to_string()))?) })
+    }
+
     /// Copies from guest RAM.
     ///
     /// # Errors

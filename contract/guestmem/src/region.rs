@@ -4,6 +4,7 @@
 //! distance from a multiple of its size. So the address of the mapping is chosen, which
 //! `vm_memory` does not do by itself: it is put into a piece of address space reserved before.
 
+use std::fs::File;
 use std::io;
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -55,6 +56,14 @@ impl Region {
         })?;
         let reserved = matches!(options.backing, Backing::Hugetlbfs(_));
         Ok(Self { start: GuestAddress(addr), ram, reserved, _reservation: reservation })
+    }
+
+    /// `len` bytes, whole pages, that are the bytes of `unit` again and again: all of it is mapped to
+    /// the same pages, until somebody writes to a place, which then has a page of its own.
+    pub(crate) fn repeated(len: u64, unit: &File, unit_len: usize) -> io::Result<Self> {
+        let reservation = Reservation::new(0, len, None)?;
+        let (ram, reservation) = reservation.map_repeatedly(unit, unit_len)?;
+        Ok(Self { start: GuestAddress(0), ram, _reservation: reservation })
     }
 
     pub(crate) fn host_addr(&self) -> u64 {
@@ -168,7 +177,7 @@ impl Reservation {
     }
 
     /// Puts RAM at its place.
-    #[expect(unsafe_code, reason = "mmap, and a region that vm_memory did not map")]
+    #[expect(unsafe_code, reason = "mmap and madvise")]
     fn map(
         self,
         file: Option<FileOffset>,
@@ -199,14 +208,40 @@ impl Reservation {
             // with small ones every miss in the guest's TLB, and ours, walks one level more.
             let _not_given = asked;
         }
-        let builder = MmapRegionBuilder::new_with_bitmap(len, WrittenPages::with_len(len));
+        self.into_region(file)
+    }
+
+    /// Puts the first `unit_len` bytes of a file, whole pages, at its place as often as there is room.
+    #[expect(unsafe_code, reason = "mmap")]
+    fn map_repeatedly(
+        self,
+        unit: &File,
+        unit_len: usize,
+    ) -> io::Result<(MmapRegion<WrittenPages>, Self)> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        for start in (0..self.ram_len).step_by(unit_len) {
+            let place = std::ptr::with_exposed_provenance_mut(self.ram + start);
+            let len = unit_len.min(self.ram_len - start);
+            // SAFETY: all of the range is in our reservation, where nothing else is.
+            unsafe { mmap(place, len, prot, flags, unit, 0)? };
+        }
+        self.into_region(None)
+    }
+
+    /// All of the place as a region, now that something is mapped there.
+    #[expect(unsafe_code, reason = "a region that vm_memory did not map")]
+    fn into_region(self, file: Option<FileOffset>) -> io::Result<(MmapRegion<WrittenPages>, Self)> {
+        let written = WrittenPages::with_len(self.ram_len);
+        let builder = MmapRegionBuilder::new_with_bitmap(self.ram_len, written);
         let builder = match file {
             Some(file) => builder.with_file_offset(file),
             None => builder,
         };
+        let ram: *mut u8 = std::ptr::with_exposed_provenance_mut(self.ram);
         // SAFETY: the range is mapped, and stays so for as long as the reservation, which the
         // caller keeps beside the region.
-        let builder = unsafe { builder.with_raw_mmap_pointer(ram.cast()) };
+        let builder = unsafe { builder.with_raw_mmap_pointer(ram) };
         Ok((builder.build().map_err(io::Error::other)?, self))
     }
 }

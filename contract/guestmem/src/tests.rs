@@ -339,3 +339,41 @@ fn pages_that_go_back_count_as_written() {
     mem.give_back(2 * page, 2 * page).unwrap();
     assert_eq!(written.take()[0], 0b1100);
 }
+
+#[test]
+fn all_ones_are_a_few_pages_until_somebody_writes() {
+    let page = rustix::param::page_size() as u64;
+    let len = 37 * page;
+    let mem = GuestMem::all_ones(len).unwrap();
+    let mut all = vec![0; usize::try_from(len).unwrap()];
+    mem.read(0, &mut all).unwrap();
+    assert!(all.iter().all(|byte| *byte == 0xff));
+    // Equal pages of one file are shared; a write makes one that is not, and changes no other.
+    mem.write(9 * page + 3, &[1]).unwrap();
+    mem.read(0, &mut all).unwrap();
+    let changed: Vec<usize> = (0..all.len()).filter(|at| all[*at] != 0xff).collect();
+    assert_eq!(changed, [usize::try_from(9 * page + 3).unwrap()]);
+    assert!(mem.pieces()[0].file().is_none(), "nobody else could map it from one file");
+    let inodes = maps_of(mem.regions()[0]);
+    assert_eq!(inodes.len(), 5, "one mapping for each unit of eight pages");
+    assert!(inodes.windows(2).all(|pair| pair[0] == pair[1]), "all of one file: {inodes:?}");
+}
+
+/// The inode numbers of this process's mappings in a piece, in order.
+fn maps_of(piece: RamRegion) -> Vec<u64> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let inside = |line: &&str| {
+        let (start, _) = line.split_once('-').unwrap();
+        let start = u64::from_str_radix(start, 16).unwrap();
+        (piece.host_addr..piece.host_addr + piece.len).contains(&start)
+    };
+    let inode = |line: &str| line.split_whitespace().nth(4).unwrap().parse().unwrap();
+    maps.lines().filter(inside).map(inode).collect()
+}
+
+#[test]
+fn all_ones_come_in_whole_pages() {
+    for len in [0, 1, 4095, u64::MAX, u64::MAX - u64::MAX % (1 << 16)] {
+        assert!(matches!(GuestMem::all_ones(len), Err(Error::Map { .. })), "{len:#x}");
+    }
+}

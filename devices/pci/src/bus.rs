@@ -2,20 +2,21 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use trapline_device::{
-    Device, Direction, EditError, EditListener, Form, Regions, SaveState, Saved, Size, StateError,
-    restore_all,
+    Device, Direction, EditError, EditListener, Form, Mirror, Regions, SaveState, Saved, Size,
+    StateError, restore_all,
 };
 
 use crate::function::Function;
 use crate::map::BarMap;
+use crate::mirror::ConfigMirror;
 use crate::windows::BridgeWindow;
 
-const FUNCTIONS: usize = 256;
+pub(crate) const FUNCTIONS: usize = 256;
 
 /// A device (0 to 31) and a function of it (0 to 7), as in configuration addresses: device in bits
 /// 7:3, function in bits 2:0.
@@ -89,6 +90,9 @@ struct Shared {
     map: Mutex<BarMap>,
     /// Held for a moment only, and for no edit.
     functions: RwLock<[Option<Arc<Function>>; FUNCTIONS]>,
+    /// Where guests can read configuration space without an access, once somebody has asked. Changed
+    /// with the map locked only.
+    mirror: OnceLock<ConfigMirror>,
 }
 
 impl Bus {
@@ -100,6 +104,7 @@ impl Bus {
             retry: AtomicBool::new(false),
             map: Mutex::new(BarMap::new(Arc::clone(&registry), windows)),
             functions: RwLock::new([const { None }; FUNCTIONS]),
+            mirror: OnceLock::new(),
         });
         let listener: Weak<Shared> = Arc::downgrade(&shared);
         registry.listen_freed(listener);
@@ -117,9 +122,12 @@ impl Bus {
                 return Err(BusError::Occupied(devfn));
             }
             map.add(devfn, &function).map_err(BusError::Regions)?;
+            let function = Arc::new(function);
+            self.conceal_absent();
             if let Some(slot) = self.shared.functions.write().get_mut(usize::from(devfn.0)) {
-                *slot = Some(Arc::new(function));
+                *slot = Some(Arc::clone(&function));
             }
+            self.show(devfn, &function);
             map.update(&self.functions());
             Ok(())
         })
@@ -128,13 +136,49 @@ impl Bus {
     /// Pulls a function out, and returns it. Others that had to give way to its BARs are mapped.
     pub fn remove(&self, devfn: Devfn) -> Option<Arc<Function>> {
         self.with_map(|map| {
-            let slot = self.shared.functions.write().get_mut(usize::from(devfn.0))?.take();
-            let function = slot?;
+            let function = self.get(devfn)?;
+            function.conceal();
+            if let Some(slot) = self.shared.functions.write().get_mut(usize::from(devfn.0)) {
+                *slot = None;
+            }
+            self.conceal_absent();
+            self.show_absent();
             map.remove(devfn);
             function.unplugged();
             map.update(&self.functions());
             Some(function)
         })
+    }
+
+    /// What a guest can read of configuration space without an access: the functions' one after the
+    /// other, each in a page.
+    pub(crate) fn mirror(&self) -> Arc<Mirror> {
+        self.with_map(|_| {
+            let mirror = self.shared.mirror.get_or_init(ConfigMirror::default);
+            mirror.conceal_absent();
+            self.functions().iter().for_each(|(devfn, function)| mirror.show(*devfn, function));
+            mirror.show_absent(&self.occupied());
+            mirror.pages()
+        })
+    }
+
+    fn show(&self, devfn: Devfn, function: &Function) {
+        if let Some(mirror) = self.shared.mirror.get() {
+            mirror.show(devfn, function);
+            mirror.show_absent(&self.occupied());
+        }
+    }
+
+    fn show_absent(&self) {
+        if let Some(mirror) = self.shared.mirror.get() {
+            mirror.show_absent(&self.occupied());
+        }
+    }
+
+    fn conceal_absent(&self) {
+        if let Some(mirror) = self.shared.mirror.get() {
+            mirror.conceal_absent();
+        }
     }
 
     fn get(&self, devfn: Devfn) -> Option<Arc<Function>> {
@@ -153,7 +197,12 @@ impl Bus {
     /// A configuration read. All ones where nobody is: the host bridge ends the transaction with
     /// a master abort (PCI 3.0, 3.2.2.3.4 and 6.1).
     pub fn config_read(&self, devfn: Devfn, offset: u16, size: Size) -> u32 {
-        let Some(function) = self.get(devfn) else { return u32::MAX };
+        let Some(function) = self.get(devfn) else {
+            if let Some(mirror) = self.shared.mirror.get() {
+                mirror.read_absent(devfn);
+            }
+            return u32::MAX;
+        };
         let value = function.config_read(offset, size);
         self.shared.retry_if_due();
         value

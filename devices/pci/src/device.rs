@@ -31,7 +31,8 @@ pub trait PciDevice: Device + SaveState {
     }
 
     /// Answers a read of configuration space, for a device with registers of its own there that are
-    /// no plain bytes. The bus's own registers (command, BARs, capabilities) do not depend on it.
+    /// no plain bytes; such a device has [`PciDevice::config_shown`], too. The bus's own registers
+    /// (command, BARs, capabilities) do not depend on it.
     fn config_read(&self, config: &ConfigSpace, offset: u16, size: Size) -> u32 {
         config.read(offset, size)
     }
@@ -40,6 +41,14 @@ pub trait PciDevice: Device + SaveState {
     /// more than masks ([`ConfigSpace::allow`]) can say.
     fn config_write(&self, config: &mut ConfigSpace, offset: u16, size: Size, value: u32) {
         config.write(offset, size, value);
+    }
+
+    /// Puts right what [`PciDevice::config_read`] would give otherwise than `bytes` say, which are
+    /// those of `config`; or `false`, if reading anywhere would change anything, or what it gives
+    /// depends on more than `config` or on an access's width. The guest reads the result without
+    /// anybody's being asked until `config` changes.
+    fn config_shown(&self, _config: &ConfigSpace, _bytes: &mut [u8]) -> bool {
+        true
     }
 
     /// Whether the device can have this configuration space: what is behind

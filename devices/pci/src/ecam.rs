@@ -1,8 +1,9 @@
 //! Configuration space as a memory window: the address is bus, device, function and register.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use trapline_device::{Direction, FdtDevice, FdtNode, Handler, IoCx, Rules, Size};
+use trapline_device::{Direction, FdtDevice, FdtNode, Handler, IoCx, Mirror, Rules, Size};
 
 use crate::bus::{Bus, Devfn};
 use crate::conf1::config_rules;
@@ -31,6 +32,9 @@ impl Layout {
     }
 }
 
+/// Bytes of the enhanced mechanism's window for one function.
+pub(crate) const PAGE_LEN: u64 = 1 << Layout::Ecam.shift();
+
 /// A window onto a bus's configuration space. Buses above 0 are empty.
 pub struct EcamWindow {
     bus: Arc<Bus>,
@@ -41,6 +45,13 @@ impl EcamWindow {
     /// A window of `layout` in front of `bus`.
     pub const fn new(bus: Arc<Bus>, layout: Layout) -> Self {
         Self { bus, layout }
+    }
+
+    /// The part of the window in which reads need not come to it, and what they give: bus 0, where each
+    /// function has a page of its own.
+    pub fn mirror(&self) -> Option<(Range<u64>, Arc<Mirror>)> {
+        let one_page_each = self.layout == Layout::Ecam;
+        one_page_each.then(|| (0..self.layout.bus_len(), self.bus.mirror()))
     }
 
     fn target(&self, offset: u64) -> Option<(Devfn, u16)> {

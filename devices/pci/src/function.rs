@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Delivery, Device, Direction, Handler, Interrupt, IoCx, Line, Memory, MsiController, NoHandler,
-    Region, Ring, Rules, SaveState, Saved, Size, StateError, Window, saved_form,
+    Delivery, Device, Direction, Handler, Interrupt, IoCx, Line, Memory, Mirror, MsiController,
+    NoHandler, Region, Ring, Rules, SaveState, Saved, Size, StateError, Window, saved_form,
 };
 
 use crate::bar_regions::BarRegions;
 use crate::bus::Devfn;
 use crate::config::{Bar, BarWindow, ConfigSpace, DECODERS, Identity, ROM_BAR};
 use crate::device::PciDevice;
+use crate::ecam::PAGE_LEN;
 use crate::interrupts::Interrupts;
 use crate::msi::MsiCapability;
 use crate::msix::{MsixLayout, MsixState, MsixV1, PendingWindow, TableWindow};
@@ -227,6 +228,7 @@ impl<'a> FunctionBuilder<'a> {
             bars,
             followed,
             config: Mutex::new(config),
+            page: Arc::default(),
         };
         function.interrupts.sync(&function.config.lock(), true);
         function
@@ -290,7 +292,7 @@ fn clip(window: &Window, range: &Range<u64>) -> Option<Window> {
     match &mut delivery {
         Delivery::Memory { offset, .. } => *offset += start - window.offset,
         Delivery::Coalesced => {}
-        Delivery::Doorbell { .. } | Delivery::Forward { .. } => {
+        Delivery::Doorbell { .. } | Delivery::Forward { .. } | Delivery::Mirrored { .. } => {
             let offset = window.offset.checked_sub(range.start)?;
             return (window.offset < range.end).then(|| Window { offset, ..window.clone() });
         }
@@ -338,6 +340,37 @@ pub struct Function {
     /// Held while the device is asked about configuration space, so the device's own lock comes
     /// after it, and that of its interrupts last.
     config: Mutex<ConfigSpace>,
+    /// Where a guest can read configuration space without an access, if it can.
+    page: Arc<ConfigPage>,
+}
+
+/// A function's page in a mirror of configuration space, while it is plugged in. Its lock comes after
+/// all others of the function.
+#[derive(Default)]
+struct ConfigPage(Mutex<Option<(Arc<Mirror>, u64)>>);
+
+impl ConfigPage {
+    fn vouch(&self, bytes: &[u8]) {
+        if let Some((mirror, offset)) = &*self.0.lock() {
+            mirror.vouch(*offset, PAGE_LEN, bytes);
+        }
+    }
+
+    fn withdraw(&self) {
+        if let Some((mirror, offset)) = &*self.0.lock() {
+            mirror.withdraw(*offset);
+        }
+    }
+
+    fn read(&self, offset: u16) {
+        if let Some((mirror, start)) = &*self.0.lock() {
+            mirror.read(start + u64::from(offset));
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.lock().is_some()
+    }
 }
 
 impl Function {
@@ -351,6 +384,9 @@ impl Function {
     pub(crate) fn config_read(&self, offset: u16, size: Size) -> u32 {
         let config = self.config.lock();
         let value = self.device.config_read(&config, offset, size);
+        // A level may have taken it away that has changed since.
+        self.reflect(&config);
+        self.page.read(offset);
         // The status register's lower byte.
         let byte = u32::from(STATUS).checked_sub(u32::from(offset));
         match byte.filter(|byte| *byte < 4 && *byte < size.bits() / 8) {
@@ -372,8 +408,53 @@ impl Function {
             self.interrupts.vectors.reset();
             self.device.reset();
         }
+        self.reflect(&config);
         self.interrupts.sync(&config, self.resets.awake(&config));
         before != self.decoded(&config)
+    }
+
+    /// Has a guest read configuration space by itself, at `offset` of `mirror`, where it makes no
+    /// difference.
+    pub(crate) fn show(&self, mirror: &Arc<Mirror>, offset: u64) {
+        let config = self.config.lock();
+        *self.page.0.lock() = Some((Arc::clone(mirror), offset));
+        let page = Arc::downgrade(&self.page);
+        let withdraw = move || {
+            if let Some(page) = page.upgrade() {
+                page.withdraw();
+            }
+        };
+        let observer: Arc<dyn Fn() + Send + Sync> = Arc::new(withdraw);
+        self.interrupts.observe_pins(&observer);
+        self.reflect(&config);
+    }
+
+    /// Ends that.
+    pub(crate) fn conceal(&self) {
+        if let Some((mirror, offset)) = self.page.0.lock().take() {
+            mirror.forget(offset);
+        }
+    }
+
+    /// Says what configuration space reads as now, if reading it changes nothing. Before the pin
+    /// moves, of which the status register tells.
+    fn reflect(&self, config: &ConfigSpace) {
+        if !self.page.is_there() {
+            return;
+        }
+        let mut bytes = config.bytes().to_vec();
+        if !self.device.config_shown(config, &mut bytes) {
+            return self.page.withdraw();
+        }
+        let pending = self.interrupts.pin_pending(config);
+        if pending && let Some(status) = bytes.get_mut(usize::from(STATUS)) {
+            *status |= STATUS_INTERRUPT.to_le_bytes()[0];
+        }
+        self.page.vouch(&bytes);
+        // Whoever moves a pin withdraws the page, but what is vouched for after that stays.
+        if self.interrupts.pin_pending(config) != pending {
+            self.page.withdraw();
+        }
     }
 
     /// Where each BAR decodes, in addresses of the bus.
@@ -427,6 +508,7 @@ impl Device for Function {
         config.reset();
         self.interrupts.vectors.reset();
         self.device.reset();
+        self.reflect(&config);
         self.interrupts.sync(&config, true);
     }
 }
@@ -473,6 +555,7 @@ impl SaveState for Function {
         self.device.restore(&device)?;
         *config = restored;
         vectors.restore(&msix);
+        self.reflect(&config);
         self.interrupts.sync(&config, self.resets.awake(&config));
         Ok(())
     }

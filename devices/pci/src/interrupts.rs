@@ -79,6 +79,15 @@ impl Interrupts {
         self.gate(config, true) == Gate::Closed && self.pins.iter().any(Interrupt::level)
     }
 
+    /// Has `observer` called whenever [`Interrupts::pin_pending`] may change without anybody's writing
+    /// a register; see [`Interrupt::observe_level`].
+    pub(crate) fn observe_pins(&self, observer: &Arc<dyn Fn() + Send + Sync>) {
+        for pin in &self.pins {
+            let observer = Arc::clone(observer);
+            pin.observe_level(move || observer());
+        }
+    }
+
     /// Lets through what the registers say; nothing of a function that is not `awake`.
     pub(crate) fn sync(&self, config: &ConfigSpace, awake: bool) {
         let gate = self.gate(config, awake);

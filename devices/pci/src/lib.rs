@@ -37,6 +37,9 @@ mod interrupts;
 mod map;
 #[cfg(test)]
 mod map_tests;
+mod mirror;
+#[cfg(test)]
+mod mirror_tests;
 mod msi;
 mod msix;
 mod piix;

@@ -120,7 +120,7 @@ impl SaveState for Plain {
 }
 
 #[derive(Serialize, Deserialize)]
-struct PlainV1 {}
+pub(crate) struct PlainV1 {}
 
 impl Form for PlainV1 {
     const NAME: &'static str = "plain";

@@ -20,7 +20,7 @@ use trapline_device::{
 use trapline_pci::{Bus, EcamWindow, Layout};
 use trapline_platform::flash::{Flash, Part, regs};
 use trapline_platform::rtc::{CmosConfig, Rtc, WINDOW_LEN};
-use trapline_platform::serial::Serial;
+use trapline_platform::serial::{PAGE_LEN, Serial};
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) use kvm::VirtOnKvm;
@@ -36,7 +36,7 @@ use crate::flash::FlashImage;
 /// The first device of the PCI bus; kvmtool's has none with the number 0 either.
 const FIRST_DEVICE: u8 = 1;
 
-/// Registers of a UART, one byte each.
+/// Registers of a UART, one byte each. The rest of its page, up to the next one's, is its own, too.
 const SERIAL_LEN: u64 = 8;
 
 /// The arm64 board. Dropping it unmaps everything.
@@ -100,7 +100,7 @@ impl Arm64Virt {
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
         }
-        let devices = Devices::new(wiring.registry.clone(), wiring.options.coalesce);
+        let devices = Devices::new(wiring.registry.clone(), wiring.options.spared);
         devices.add(builder)?;
         if let Some(image) = &source.flash {
             image.mapped(&wiring.registry, "flash");
@@ -127,8 +127,9 @@ fn add_serial_ports(
         let (name, device) = (format!("serial{i}"), serial.clone());
         builder
             .device(&name, serial.clone())
-            .mmio(base, SERIAL_LEN, (&name, "uart"), serial.clone())
+            .mmio(base, PAGE_LEN, (&name, "uart"), serial.clone())
             .coalesce(0..1)
+            .mirror(0..PAGE_LEN, serial.mirror())
             .after_reset(move || device.poll());
         let node = serial.fdt_node().at(base..base + SERIAL_LEN);
         nodes.push(tree::interrupt(node, spi));
@@ -177,7 +178,10 @@ fn add_pci(
     let node = tree::host_bridge(ecam.fdt_node(), source.messages.is_some());
     let window = layout::PCI_ECAM;
     let part = builder.device("pci-bus", bus.clone());
-    part.mmio(window.start, window.end - window.start, ("pci", "ecam"), ecam);
+    part.mmio(window.start, window.end - window.start, ("pci", "ecam"), ecam.clone());
+    if let Some((offsets, mirror)) = ecam.mirror() {
+        part.mirror(offsets, mirror);
+    }
     let pin = |device, _| source.lines.line(layout::spi::pci(device));
     let slots = PciSlots { bus: &bus, pin: &pin, messages: source.messages.as_deref() };
     slots.plug_chosen(FIRST_DEVICE, virtio, wiring)?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use trapline::{Handler, Region, RegionId};
+use trapline::{Handler, Mirror, Region, RegionId};
 use trapline_device::{Device, SaveState};
 use trapline_guestmem::GuestMem;
 
@@ -41,10 +41,12 @@ pub(crate) struct Part {
 /// See [`Part::after_reset`].
 pub(super) type Follower = Arc<dyn Fn() + Send + Sync>;
 
-/// A region, and the offsets at which its writes are coalesced on a board that does so.
+/// A region, and what of its accesses the source can spare us on a board that has it do so.
 pub(super) struct PartRegion {
     pub(super) region: Region,
     pub(super) coalesced: Option<Range<u64>>,
+    /// The offsets at which reads are mirrored on a board that does so, and what of.
+    pub(super) mirrored: Option<(Range<u64>, Arc<Mirror>)>,
     /// Told which region it has become.
     pub(super) mapped: Option<Mapped>,
 }
@@ -122,7 +124,7 @@ impl Part {
 
     /// Adds a region.
     pub(crate) fn region(&mut self, region: Region) -> &mut Self {
-        self.regions.push(PartRegion { region, coalesced: None, mapped: None });
+        self.regions.push(PartRegion { region, coalesced: None, mirrored: None, mapped: None });
         self
     }
 
@@ -131,6 +133,15 @@ impl Part {
     pub(crate) fn coalesce(&mut self, offsets: Range<u64>) -> &mut Self {
         if let Some(last) = self.regions.last_mut() {
             last.coalesced = Some(offsets);
+        }
+        self
+    }
+
+    /// Lets the source answer reads of these offsets of the last region where the device vouches that
+    /// it makes no difference.
+    pub(crate) fn mirror(&mut self, offsets: Range<u64>, mirror: Arc<Mirror>) -> &mut Self {
+        if let Some(last) = self.regions.last_mut() {
+            last.mirrored = Some((offsets, mirror));
         }
         self
     }

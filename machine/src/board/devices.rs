@@ -14,11 +14,20 @@ use crate::{Error, SnapshotError};
 /// runs.
 pub(crate) struct Devices {
     registry: Registry,
-    /// Whether writes that can be delivered late are queued by the source.
-    coalesce: bool,
+    /// What of accesses the source spares us.
+    spared: Spared,
     /// In the order of their stages, and within one in the order in which they were added. No
     /// device is called with this locked.
     installed: Mutex<Vec<Installed>>,
+}
+
+/// Which accesses a board's source spares us, as far as it can and devices allow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spared {
+    /// Writes that can be delivered late: it queues them.
+    pub(crate) writes: bool,
+    /// Reads that change nothing: it answers them from pages of the registers' values.
+    pub(crate) reads: bool,
 }
 
 /// One device of the board. Dropping it unmaps its regions.
@@ -32,8 +41,8 @@ struct Installed {
 
 impl Devices {
     /// A board without devices.
-    pub(crate) fn new(registry: Registry, coalesce: bool) -> Self {
-        Self { registry, coalesce, installed: Mutex::default() }
+    pub(crate) fn new(registry: Registry, spared: Spared) -> Self {
+        Self { registry, spared, installed: Mutex::default() }
     }
 
     /// Adds everything collected in `builder`: its regions are mapped in one edit.
@@ -60,9 +69,13 @@ impl Devices {
             for Part { name, stage, device, regions, follower } in parts {
                 let mut mappings = Vec::with_capacity(regions.len());
                 for part in regions {
-                    let region = match part.coalesced.filter(|_| self.coalesce) {
+                    let region = match part.coalesced.filter(|_| self.spared.writes) {
                         Some(offsets) => part.region.coalesce(offsets),
                         None => part.region,
+                    };
+                    let region = match part.mirrored.filter(|_| self.spared.reads) {
+                        Some((offsets, mirror)) => region.mirror(offsets, mirror),
+                        None => region,
                     };
                     let mapping = edit.map(region)?;
                     if let Some(mapped) = part.mapped {

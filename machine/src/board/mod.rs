@@ -27,7 +27,7 @@ use crate::{ConsoleKind, Error, FirmwareKernel, PortOptions, VirtioTransports};
 
 pub(crate) use builder::Builder;
 pub(crate) use consoles::{consoles, serial_backend};
-pub(crate) use devices::Devices;
+pub(crate) use devices::{Devices, Spared};
 pub(crate) use lines::Lines;
 pub(crate) use pci::PciSlots;
 pub(crate) use virtio::{ChosenVirtio, EntropyFrom, NamedVirtio, VirtioHandles, add_mmio};
@@ -98,8 +98,8 @@ pub(crate) struct Options {
     pub(crate) disks: Vec<trapline_block::DiskOptions>,
     /// Whether an access that begins a disk's request waits for its end.
     pub(crate) awaits_disks: bool,
-    /// Whether writes that can be delivered late are queued by the source.
-    pub(crate) coalesce: bool,
+    /// Which accesses the source spares us.
+    pub(crate) spared: Spared,
 }
 
 /// What firmware is told of the machine, besides what it finds out itself.

@@ -135,7 +135,7 @@ impl X86Pc {
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
         }
-        let devices = Devices::new(wiring.registry.clone(), wiring.options.coalesce);
+        let devices = Devices::new(wiring.registry.clone(), wiring.options.spared);
         devices.add(builder)?;
         flash::mapped(&wiring.registry, &source.flash);
         let console = consoles(console, &handles);

@@ -156,6 +156,29 @@ pub(crate) fn set_slot(
     unsafe { vm.set_user_memory_region(argument) }
 }
 
+/// Has the bytes `at` of `piece` reach memory, for a guest that reads them past the caches. KVM does so
+/// itself when it maps a page; x86 has one view of memory for everybody.
+pub(crate) fn clean_cache(piece: &Piece, at: Range<u64>) {
+    #[cfg(target_arch = "aarch64")]
+    {
+        /// No cache has shorter lines (Arm ARM, CTR_EL0.DminLine is at least 4 words).
+        const LINE: u64 = 16;
+        let RamRegion { host_addr, len, .. } = piece.region();
+        let (start, end) = (host_addr + at.start.min(len), host_addr + at.end.min(len));
+        let mut line = start & !(LINE - 1);
+        while line < end {
+            // SAFETY: the line is in a live mapping, and cleaning it changes nothing of what is in
+            // memory as this process sees it. Linux lets programs do that (SCTLR_EL1.UCI).
+            unsafe { std::arch::asm!("dc cvac, {}", in(reg) line, options(nostack)) };
+            line += LINE;
+        }
+        // SAFETY: a barrier.
+        unsafe { std::arch::asm!("dsb sy", options(nostack)) };
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    let _ = (piece, at);
+}
+
 /// Deletes a slot: afterwards no vCPU uses it any more.
 pub(crate) fn delete_slot(vm: &VmFd, number: u32) -> Result<(), kvm_ioctls::Error> {
     // One of no length is a deleted one.

@@ -25,6 +25,7 @@ mod kick;
 mod map;
 mod messages;
 mod offload;
+mod page;
 mod resample;
 mod ring;
 mod routing;

@@ -15,7 +15,7 @@ use trapline::{
 
 use crate::ioctl::{self, Doorbell};
 use crate::vm::Vm;
-use crate::{Caps, Error};
+use crate::{Caps, Error, page};
 
 /// The VM as an [`Offload`].
 pub(crate) struct KvmOffload(pub(crate) Arc<Vm>);
@@ -90,6 +90,14 @@ impl Offload for KvmOffload {
         self.0.ring()?.pop()
     }
 
+    fn page(&self, len: u64) -> Option<Arc<dyn Memory>> {
+        self.0.caps().readonly_memory.then(|| page::new(len)).flatten()
+    }
+
+    fn all_ones(&self, len: u64) -> Option<Arc<dyn Memory>> {
+        self.0.caps().readonly_memory.then(|| page::all_ones(len)).flatten()
+    }
+
     fn log_dirty(&self, memory: &Arc<dyn Memory>, on: bool) -> Result<(), String> {
         self.0.slots().log_dirty(self.0.fd(), memory, on)
     }
@@ -112,6 +120,8 @@ fn plan(caps: &Caps, zone: &Zone) -> Plan {
         Delivery::Forward { .. } => Plan::Decline,
         Delivery::Memory { readonly: true, .. } if !caps.readonly_memory => Plan::Decline,
         Delivery::Memory { .. } => Plan::Show,
+        // The registry has us show pages of it one by one, as memory.
+        Delivery::Mirrored { .. } => Plan::Decline,
         Delivery::Doorbell { target: DoorbellTarget::Handler(_), .. } => Plan::Decline,
         Delivery::Doorbell { .. } if !caps.ioeventfd => Plan::Decline,
         Delivery::Doorbell { datamatch, .. } => match zone.len {

@@ -9,10 +9,6 @@ use parking_lot::{Mutex, ReentrantMutex};
 use crate::delivery::offload::CoalescedWrite;
 use crate::region::Entry;
 
-/// No source has more writes queued than this: KVM's ring is one page, and the largest page, of
-/// 64 KiB, holds 2,730.
-pub(crate) const QUEUED_MAX: usize = 4096;
-
 /// Writes that an edit took out of the source, and whose they are.
 pub(crate) type Reclaimed = VecDeque<(CoalescedWrite, Option<Entry>)>;
 

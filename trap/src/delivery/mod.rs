@@ -2,4 +2,5 @@
 
 pub(crate) mod coalesced;
 pub(crate) mod forward;
+pub(crate) mod mirrored;
 pub(crate) mod offload;

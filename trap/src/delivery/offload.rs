@@ -48,8 +48,9 @@ impl CoalescedWrite {
     }
 }
 
-/// A source's side of delivery. The registry calls it while an edit commits, or for a dirty log,
-/// never on the path of an access, but for [`Offload::queued`] and [`Offload::pop`].
+/// A source's side of delivery. The registry calls it while an edit commits, for a dirty log, or to
+/// show a page of registers and to withdraw it; otherwise never on the path of an access, but for
+/// [`Offload::queued`] and [`Offload::pop`].
 pub trait Offload: Send + Sync {
     /// Takes the zone over. `Ok(true)`: done, [`Offload::remove`] follows one day. `Ok(false)`:
     /// this source cannot do that kind, so the registry does it itself with the same meaning.
@@ -79,6 +80,18 @@ pub trait Offload: Send + Sync {
     /// Why it cannot.
     fn log_dirty(&self, _memory: &Arc<dyn Memory>, _on: bool) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Memory of `len` bytes for the values of registers, which [`Offload::install`] will take as
+    /// read-only memory. It may be called for that, and to give it back, whenever a device runs, and
+    /// by any thread. `None`: such memory can not be shown.
+    fn page(&self, _len: u64) -> Option<Arc<dyn Memory>> {
+        None
+    }
+
+    /// The same, of ones, which nobody writes to. It may be the same few pages again and again.
+    fn all_ones(&self, _len: u64) -> Option<Arc<dyn Memory>> {
+        None
     }
 
     /// Adds the pages of `memory` to `dirty` that the guest has written since the last call without

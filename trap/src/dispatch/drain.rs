@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::ReentrantMutexGuard;
-use trapline_access::{Direction, IoCx, Requester};
+use trapline_access::{Direction, IoCx, QUEUED_WRITES_MAX, Requester};
 
 use crate::core::Core;
 use crate::counters::mark;
-use crate::delivery::coalesced::{QUEUED_MAX, Reclaimed};
+use crate::delivery::coalesced::Reclaimed;
 use crate::delivery::offload::CoalescedWrite;
 use crate::dispatch::Handle;
 use crate::dispatch::bytes::Bytes;
@@ -57,7 +57,7 @@ impl Handle {
         let _delivering = Delivering::new(&turn, &core.coalesced.delivering);
         // What edits took out of the source, and as much as the source can have had: not what the
         // guest goes on queueing meanwhile, which could hold us without end.
-        let most = core.coalesced.queue.lock().len() + QUEUED_MAX;
+        let most = core.coalesced.queue.lock().len() + QUEUED_WRITES_MAX;
         for _ in 0..most {
             if !self.deliver_next(core) {
                 break;

@@ -43,6 +43,7 @@ fn has_valid_len(window: &Window, space: Space) -> bool {
             let end = offset.checked_add(window.len);
             space == Space::Mmio && window.len != 0 && end.is_some_and(|end| end <= memory.len())
         }
+        Delivery::Mirrored { .. } => space == Space::Mmio && window.len != 0,
     }
 }
 
@@ -50,7 +51,8 @@ fn has_valid_len(window: &Window, space: Space) -> bool {
 /// `ioeventfd_check_collision`): same address, and either takes any length, or both take the same
 /// length and not different values. Any two other deliveries must not share a byte; beside a
 /// forward, what takes any length counts as eight bytes (the `ioregionfd` series' rule for its own
-/// and for doorbells).
+/// and for doorbells). What is mirrored is read, and what is queued or rings is written, so they do
+/// not meet.
 fn collide(one: &Window, other: &Window) -> bool {
     if let (Delivery::Doorbell { datamatch: a, .. }, Delivery::Doorbell { datamatch: b, .. }) =
         (&one.delivery, &other.delivery)
@@ -58,6 +60,13 @@ fn collide(one: &Window, other: &Window) -> bool {
         let same_value = a.is_none() || b.is_none() || a == b;
         let any_length = one.len == 0 || other.len == 0;
         return one.offset == other.offset && (any_length || (one.len == other.len && same_value));
+    }
+    let is_mirrored = |window: &Window| matches!(window.delivery, Delivery::Mirrored { .. });
+    let takes_writes = |window: &Window| {
+        matches!(window.delivery, Delivery::Coalesced | Delivery::Doorbell { .. })
+    };
+    if (is_mirrored(one) && takes_writes(other)) || (takes_writes(one) && is_mirrored(other)) {
+        return false;
     }
     let is_forward = |window: &Window| matches!(window.delivery, Delivery::Forward { .. });
     let forward = is_forward(one) || is_forward(other);

@@ -242,6 +242,9 @@ pub(super) struct TraplineArgs {
     /// Trap every access at once; writes that may be late are not queued by the kernel
     #[arg(long)]
     pub(super) no_coalesce: bool,
+    /// Trap every read; the kernel answers none from pages of registers' values
+    #[arg(long)]
+    pub(super) no_mirror: bool,
 }
 
 #[derive(Args, Clone, Debug)]

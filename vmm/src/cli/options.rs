@@ -75,6 +75,8 @@ pub struct RunOptions {
     pub fw_cfg: Vec<FwCfgFile>,
     /// The kernel may queue writes that can be late.
     pub coalesce: bool,
+    /// Whether reads that change nothing are answered by the kernel.
+    pub mirror: bool,
     /// How much is said on standard error.
     pub loglevel: LogLevel,
     /// What only arm64 guests have.
@@ -175,6 +177,7 @@ impl RunOptions {
                 .map(|text| FwCfgFile::new(text))
                 .collect::<Result<_, _>>()?,
             coalesce: !args.trapline.no_coalesce,
+            mirror: !args.trapline.no_mirror,
         })
     }
 }

@@ -236,6 +236,11 @@ impl CharBackend for Console {
         taken
     }
 
+    fn room(&self) -> usize {
+        let output = self.output.lock();
+        if output.phase == Phase::Closed { usize::MAX } else { output.queue.room() }
+    }
+
     fn receive(&self, buf: &mut [u8]) -> usize {
         let (count, room_again) = self.input.lock().pop(buf);
         if room_again {

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(super) struct OutQueue {
     bytes: Vec<u8>,
+    /// How many of them are messages of ours, which take no room from the guest's.
+    messages: usize,
     room: usize,
     /// The guest was turned away and waits to be told that there is room.
     starved: bool,
@@ -14,16 +16,20 @@ pub(super) struct OutQueue {
 impl OutQueue {
     /// A queue for `room` bytes.
     pub(super) fn new(room: usize) -> Self {
-        Self { bytes: Vec::with_capacity(room), room, starved: false }
+        Self { bytes: Vec::with_capacity(room), messages: 0, room, starved: false }
     }
 
     /// Takes as much of `data` as there is room for; returns how much.
     pub(super) fn push(&mut self, data: &[u8]) -> usize {
-        let room = self.room.saturating_sub(self.bytes.len());
-        let taken = data.get(..room).unwrap_or(data);
+        let taken = data.get(..self.room()).unwrap_or(data);
         self.bytes.extend_from_slice(taken);
         self.starved |= taken.len() < data.len();
         taken.len()
+    }
+
+    /// How many bytes of the guest's there is room for, whatever messages come.
+    pub(super) fn room(&self) -> usize {
+        (self.room + self.messages).saturating_sub(self.bytes.len())
     }
 
     /// Takes all of `data`, a message of ours; drops it when the queue holds more than twice its
@@ -31,12 +37,14 @@ impl OutQueue {
     pub(super) fn push_message(&mut self, data: &[u8]) {
         if self.bytes.len() < 2 * self.room {
             self.bytes.extend_from_slice(data);
+            self.messages += data.len();
         }
     }
 
     /// Exchanges what is queued for `empty`, whose memory the queue uses from then on. Says whether
     /// the guest has to be told that there is room.
     pub(super) fn take(&mut self, empty: Vec<u8>) -> (Vec<u8>, bool) {
+        self.messages = 0;
         (std::mem::replace(&mut self.bytes, empty), std::mem::take(&mut self.starved))
     }
 
@@ -107,8 +115,13 @@ mod tests {
     fn a_message_goes_in_though_the_queue_is_full_but_not_for_ever() {
         let mut queue = OutQueue::new(4);
         queue.push(b"abcd");
+        assert_eq!(queue.room(), 0);
         (0..100).for_each(|_| queue.push_message(b"help"));
         assert_eq!(queue.len(), 8);
+        assert_eq!(queue.take(Vec::new()).0, b"abcdhelp");
+        queue.push_message(b"help");
+        assert_eq!(queue.room(), 4, "what the guest was promised is left to it");
+        assert_eq!(queue.push(b"abcde"), 4);
     }
 
     #[test]

@@ -250,6 +250,11 @@ impl ConfigSpace {
         u32::from_le_bytes(value)
     }
 
+    /// All of it, as a guest reads it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.state.bytes
+    }
+
     /// A guest's write.
     pub fn write(&mut self, offset: u16, size: Size, value: u32) {
         let masks = self.writable.iter().zip(&self.cleared_by_ones);

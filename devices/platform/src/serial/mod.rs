@@ -39,7 +39,7 @@ use trapline_regs::RegMap;
 use self::regs::{
     CLOCK_HZ, Fcr, IIR_FIFOS_ENABLED, Ier, Lcr, Lsr, MAP, MAP_DLAB, Mcr, Msr, Reg, Source,
 };
-pub use self::shell::Serial;
+pub use self::shell::{PAGE_LEN, Serial};
 pub use self::state::{Received, State};
 
 /// How long no character must have moved for the timeout interrupt, in character times (section
@@ -100,6 +100,30 @@ impl Uart {
             Reg::Dlm => self.state.divisor = u16::from_le_bytes([dll, value]),
             Reg::Rbr | Reg::Iir | Reg::Lsr | Reg::Msr => {}
         }
+    }
+
+    /// What reading each of the eight registers gives, while reading none of them changes anything,
+    /// and while characters that are yet to be written to the transmitter change nothing of it either
+    /// if they leave at once.
+    pub fn steady(&self) -> Option<[u8; 8]> {
+        let State { ier, fcr, lcr, mcr, line_errors, msr, scr, rx, rbr, tx, .. } = &self.state;
+        // RBR, LSR and MSR. In the divisor's place and in loopback the transmitter's register is
+        // another's, too.
+        let nothing_waits = rx.is_empty()
+            && line_errors.into_bits() == 0
+            && msr.into_bits() & Msr::DELTAS == 0
+            && !lcr.dlab()
+            && !mcr.loopback();
+        // A character that leaves is a cause of an interrupt then.
+        let transmitter_is_silent = tx.is_empty() && !ier.etbei();
+        let fifos = if fcr.enable() { IIR_FIFOS_ENABLED } else { 0 };
+        let last = if fcr.enable() { 0 } else { *rbr };
+        let lsr = Lsr::new().with_thr_empty(true).with_transmitter_empty(true);
+        (nothing_waits && transmitter_is_silent && self.source() == Source::None).then(|| {
+            let iir = fifos | Source::None as u8;
+            let (ier, lcr, mcr) = (ier.into_bits(), lcr.into_bits(), mcr.into_bits());
+            [last, ier, iir, lcr, mcr, lsr.into_bits(), msr.into_bits(), *scr]
+        })
     }
 
     /// The name of the register an access at `offset` reaches now.

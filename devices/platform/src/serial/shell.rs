@@ -1,16 +1,26 @@
 //! The UART as a device: the chip behind a lock, with a back end, an interrupt line and a clock.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
     CharBackend, CharDevice, Clock, Device, Direction, FdtDevice, FdtNode, Handler, IoCx, Line,
-    Rules, SaveState, Saved, Size, StateError, Timer, Wake,
+    Mirror, QUEUED_WRITES_MAX, Rules, SaveState, Saved, Size, StateError, Timer, Wake,
 };
 
 use super::regs::{CLOCK_HZ, FIFO_DEPTH};
 use super::state::SavedV1;
 use super::{State, Uart};
+
+/// Length of the page that a serial port's registers begin, where they can be [mirrored]: those past
+/// the eighth are none, and read as ones.
+///
+/// [mirrored]: Serial::mirror
+pub const PAGE_LEN: u64 = 4096;
+
+/// Room that the backend must have for a guest to be told ahead that it can write: for all that may
+/// be queued, and again for what may come while that is delivered.
+const ROOM: usize = 2 * QUEUED_WRITES_MAX;
 
 /// A serial port: eight bytes of [`Uart`] registers, with characters going to and coming from a
 /// [`CharBackend`].
@@ -25,6 +35,8 @@ pub struct Serial {
     line: Line,
     clock: Arc<dyn Clock>,
     timer: Box<dyn Timer>,
+    /// What reads need not come here for, if anybody asks.
+    mirror: OnceLock<Arc<Mirror>>,
     port: Mutex<Port>,
 }
 
@@ -46,17 +58,39 @@ impl Serial {
         Arc::new_cyclic(|me: &Weak<Self>| {
             let timer = clock.timer(me.clone());
             let port = Port { stalled: false, more: true, armed_ns: None, uart: Uart::default() };
-            Self { backend, line, clock, timer, port: Mutex::new(port) }
+            let mirror = OnceLock::new();
+            Self { backend, line, clock, timer, mirror, port: Mutex::new(port) }
         })
     }
 
+    /// The page of the registers, for a region in which they are as far apart as they are long and
+    /// whose writes to the first one may be queued: while nothing is received and no interrupt is
+    /// asked for, all of them can be read without the port's being asked.
+    pub fn mirror(&self) -> Arc<Mirror> {
+        let port = self.port.lock();
+        let mirror = Arc::clone(self.mirror.get_or_init(Mirror::new));
+        self.reflect(&port);
+        mirror
+    }
+
     /// Derives everything outside the chip from its state: characters out, characters in, the
-    /// timer, the line.
+    /// timer, the page of its registers, the line.
     fn sync(&self, port: &mut Port) {
         self.send(port);
         self.fill(port);
         self.schedule(port);
+        self.reflect(port);
         self.line.set(port.uart.interrupt());
+    }
+
+    /// Says what the guest may read by itself, if anything. Before the line moves, of which the
+    /// registers tell the reason.
+    fn reflect(&self, port: &Port) {
+        let Some(mirror) = self.mirror.get() else { return };
+        match port.uart.steady().filter(|_| self.backend.room() >= ROOM) {
+            Some(registers) => mirror.vouch(0, PAGE_LEN, &registers),
+            None => mirror.withdraw(0),
+        }
     }
 
     fn send(&self, port: &mut Port) {
@@ -110,6 +144,9 @@ impl Handler for Serial {
         cx.reaches(|| port.uart.register(offset, Direction::Read));
         let value = port.uart.read(offset, &*self.clock);
         self.sync(&mut port);
+        if let Some(mirror) = self.mirror.get() {
+            mirror.read(offset);
+        }
         u64::from(value)
     }
 
@@ -119,8 +156,11 @@ impl Handler for Serial {
         cx.reaches(|| port.uart.register(offset, Direction::Write));
         port.uart.write(offset, value, &*self.clock);
         // What the write has answered, before the character leaves and asks again: an interrupt
-        // controller that goes by edges has to see both.
-        self.line.set(port.uart.interrupt());
+        // controller that goes by edges has to see both. What it asks for has to wait until the guest
+        // can read why.
+        if !port.uart.interrupt() {
+            self.line.set(false);
+        }
         self.sync(&mut port);
     }
 
@@ -191,6 +231,7 @@ impl SaveState for Serial {
         let uart = Uart::from_state(state);
         *port = Port { stalled: false, more: true, armed_ns: None, uart };
         self.reschedule(&mut port);
+        self.reflect(&port);
         self.line.set(port.uart.interrupt());
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The UART as a driver sees it.
 
 mod loopback;
+mod mirror;
 mod random;
 
 use std::sync::Arc;

@@ -50,6 +50,16 @@ impl ConfigWindow {
         u32::try_from(value).unwrap_or(u32::MAX)
     }
 
+    /// Puts the window's data right in the bytes of `config`. `false`: the window is open, so reading it
+    /// reads the BAR.
+    pub(super) fn shown(self, config: &ConfigSpace, bytes: &mut [u8]) -> bool {
+        let start = usize::from(self.at + CAP_DATA);
+        if let Some(data) = bytes.get_mut(start..start + 4) {
+            data.fill(0xff);
+        }
+        self.target(config).is_none()
+    }
+
     /// A write of configuration space. The window's data goes on to `through`.
     pub(super) fn write(
         self,

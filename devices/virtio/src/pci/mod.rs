@@ -315,6 +315,10 @@ impl PciDevice for VirtioPci {
         }
     }
 
+    fn config_shown(&self, config: &ConfigSpace, bytes: &mut [u8]) -> bool {
+        self.modern.as_ref().is_none_or(|(window, _)| window.shown(config, bytes))
+    }
+
     fn config_register(&self, offset: u16) -> Option<&'static str> {
         self.modern.as_ref()?.0.register(offset)
     }

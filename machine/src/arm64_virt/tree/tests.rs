@@ -15,7 +15,7 @@ use trapline_testkit::{TestClock, TestLine, TestPower, skip};
 use super::*;
 use crate::VirtioTransport;
 use crate::arm64_virt::{FLASH, Source};
-use crate::board::{EntropyFrom, Lines, Options, Wiring};
+use crate::board::{EntropyFrom, Lines, Options, Spared, Wiring};
 use crate::flash::{Access, FlashFile, FlashImage};
 
 struct Nowhere;
@@ -74,7 +74,7 @@ fn tree_with(
             edu: 0,
             disks: Vec::new(),
             awaits_disks: true,
-            coalesce: false,
+            spared: Spared { writes: false, reads: false },
         },
     };
     let source = Source {

@@ -56,7 +56,11 @@ impl Handler for Toy {
 
 fn board() -> (Registry, Devices, Log) {
     let registry = Registry::builder().build();
-    (registry.clone(), Devices::new(registry, false), Log::default())
+    (
+        registry.clone(),
+        Devices::new(registry, Spared { writes: false, reads: false }),
+        Log::default(),
+    )
 }
 
 fn one(name: &'static str, base: u16, log: &Log) -> Builder {

@@ -1,0 +1,323 @@
+//! What a guest reads of the page of registers instead of asking.
+
+#![expect(clippy::cast_possible_truncation, reason = "pages are short")]
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use trapline_device::{
+    CharDevice, Line, LineSink, Memory, MirrorHost, READS_WORTH_A_SWITCH, SaveState, Showing,
+};
+
+use super::*;
+use crate::serial::PAGE_LEN;
+
+/// A page, and whether a guest sees it.
+#[derive(Default)]
+struct Page {
+    bytes: Mutex<Vec<u8>>,
+    is_shown: Mutex<bool>,
+}
+
+struct Guest(Arc<Page>);
+
+impl Memory for Page {
+    fn len(&self) -> u64 {
+        PAGE_LEN
+    }
+
+    fn read(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let mut bytes = self.bytes.lock();
+        bytes.resize(PAGE_LEN as usize, 0);
+        bytes[offset as usize..][..data.len()].copy_from_slice(data);
+    }
+}
+
+impl MirrorHost for Guest {
+    fn memory(&self, len: u64, all_ones: bool) -> Option<Arc<dyn Memory>> {
+        assert!(len == PAGE_LEN && !all_ones);
+        Some(self.0.clone())
+    }
+
+    fn show(&self, offset: u64, _memory: &Arc<dyn Memory>, _free: bool) -> Showing {
+        assert_eq!(offset, 0);
+        assert!(!std::mem::replace(&mut *self.0.is_shown.lock(), true));
+        Showing::Shown
+    }
+
+    fn hide(&self, _offset: u64, _memory: &Arc<dyn Memory>) {
+        assert!(std::mem::replace(&mut *self.0.is_shown.lock(), false));
+    }
+}
+
+impl Page {
+    fn of(board: &Board) -> Arc<Self> {
+        let page = Arc::<Self>::default();
+        assert!(board.uart.mirror().attach(Arc::new(Guest(Arc::clone(&page)))));
+        page
+    }
+
+    fn see(&self, offset: u64) -> Option<u8> {
+        self.is_shown.lock().then(|| self.bytes.lock()[offset as usize])
+    }
+}
+
+fn poll(board: &Board, times: u32) {
+    (0..times).for_each(|_| assert_eq!(board.inb(LSR), 0x60));
+}
+
+#[test]
+fn a_guest_that_polls_is_shown_the_registers_until_something_is_received() {
+    let board = Board::set_up();
+    let page = Page::of(&board);
+    poll(&board, READS_WORTH_A_SWITCH - 1);
+    assert_eq!(page.see(LSR), None);
+    poll(&board, 1);
+    let seen: Vec<_> = (0..10).map(|offset| page.see(offset).unwrap()).collect();
+    assert_eq!(seen, [0, 0, 0xc1, 0x03, 0x0b, 0x60, 0xb0, 0, 0xff, 0xff]);
+    board.outb(DATA, b'x');
+    board.outb(SCR, 0x77);
+    assert_eq!(page.see(SCR), Some(0x77), "shown all the time, with what changes");
+    board.outb(IER, 0x01);
+    board.type_in(&[b'k'; 16]);
+    assert_eq!(page.see(LSR), None);
+    (0..100).for_each(|_| assert_eq!(board.inb(LSR), 0x61));
+    assert_eq!(page.see(LSR), None, "reading the character takes it away");
+    (0..16).for_each(|_| assert_eq!(board.inb(DATA), b'k'));
+    poll(&board, READS_WORTH_A_SWITCH);
+    assert_eq!(page.see(IER), Some(0x01));
+}
+
+/// The line of a port, which looks at the page whenever it is raised.
+struct Looking {
+    page: Arc<Page>,
+    seen: Arc<Mutex<Vec<Option<u8>>>>,
+}
+
+impl LineSink for Looking {
+    fn set_level(&self, level: bool) {
+        if level {
+            self.seen.lock().push(self.page.see(IIR));
+        }
+    }
+}
+
+#[test]
+fn the_page_is_gone_before_the_line_tells_of_what_it_does_not_show() {
+    let (page, seen, terminal) = (Arc::<Page>::default(), Arc::default(), TestTerminal::default());
+    let looking = Looking { page: Arc::clone(&page), seen: Arc::clone(&seen) };
+    let clock = Arc::new(TestClock::default());
+    let uart = Serial::new(Arc::new(terminal.clone()), Line::new(looking), clock);
+    uart.mirror().attach(Arc::new(Guest(Arc::clone(&page))));
+    outb(&*uart, MCR, OUT2);
+    inb(&*uart, MSR);
+    // By a character, and by a write that enables what has waited.
+    let causes: [&dyn Fn(); 2] = [
+        &|| {
+            outb(&*uart, IER, 0x01);
+            terminal.type_in(b"k");
+            uart.poll();
+        },
+        &|| outb(&*uart, IER, 0x02),
+    ];
+    for cause in causes {
+        (0..READS_WORTH_A_SWITCH).for_each(|_| {
+            inb(&*uart, LSR);
+        });
+        assert!(page.see(IIR).is_some());
+        cause();
+        assert_eq!(*std::mem::take(&mut *seen.lock()), [None]);
+        outb(&*uart, IER, 0);
+        inb(&*uart, DATA);
+        seen.lock().clear();
+    }
+}
+
+#[test]
+fn no_page_is_shown_while_a_read_or_a_queued_character_would_change_it() {
+    /// What is written first, and whether the page is shown then.
+    const CASES: &[(&[(u64, u8)], bool)] = &[
+        (&[], true),
+        (&[(IER, 0x0d)], true),
+        (&[(IER, 0x02)], false), // each character that leaves interrupts
+        (&[(LCR, 0x83)], false), // the transmitter's register is the divisor's
+        (&[(MCR, LOOP)], false), // it is the receiver
+        (&[(LCR, 0x1b), (MCR, 0)], true),
+    ];
+    for (writes, shown) in CASES {
+        let board = Board::set_up();
+        let page = Page::of(&board);
+        writes.iter().for_each(|&(offset, value)| board.outb(offset, value));
+        (0..100).for_each(|_| {
+            board.inb(SCR);
+        });
+        assert_eq!(page.see(SCR).is_some(), *shown, "{writes:x?}");
+    }
+    let board = Board::new();
+    let page = Page::of(&board);
+    board.outb(MCR, LOOP);
+    board.outb(MCR, 0);
+    (0..100).for_each(|_| {
+        board.inb(SCR);
+    });
+    assert_eq!(page.see(SCR), None, "modem inputs have changed");
+    board.inb(MSR);
+    (0..100).for_each(|_| {
+        board.inb(SCR);
+    });
+    assert!(page.see(SCR).is_some());
+    board.uart.receive_break();
+    assert_eq!(page.see(SCR), None, "a break is received");
+    board.inb(DATA);
+    (0..100).for_each(|_| {
+        board.inb(SCR);
+    });
+    assert_eq!(page.see(SCR), None, "its errors wait to be read");
+    board.inb(LSR);
+    (0..100).for_each(|_| {
+        board.inb(SCR);
+    });
+    assert!(page.see(SCR).is_some());
+    board.uart.reset();
+    assert_eq!(page.see(LCR), Some(0), "a reset is seen");
+}
+
+/// A guest that was told that there is room may write as much as can be queued.
+#[test]
+fn a_page_promises_room_for_all_that_can_be_queued() {
+    let board = Board::set_up();
+    let page = Page::of(&board);
+    let text: Vec<u8> = (0..20_000u32).map(|n| (n % 251) as u8).collect();
+    let (mut queue, mut sent) = (VecDeque::new(), 0);
+    let deliver = |queue: &mut VecDeque<u8>| {
+        queue.drain(..).for_each(|byte| board.outb(DATA, byte));
+    };
+    board.terminal.set_room(12_000);
+    while sent < text.len() {
+        // Queued until the queue is full, or a read comes to the port.
+        let ready = match page.see(LSR) {
+            Some(lsr) => lsr,
+            None => {
+                deliver(&mut queue);
+                board.inb(LSR)
+            }
+        };
+        if ready & 0x20 == 0 {
+            board.terminal.set_room(9_000);
+            board.uart.poll();
+            continue;
+        }
+        queue.push_back(text[sent]);
+        sent += 1;
+        if queue.len() == trapline_device::QUEUED_WRITES_MAX {
+            deliver(&mut queue);
+        }
+    }
+    deliver(&mut queue);
+    board.terminal.set_room(usize::MAX);
+    board.uart.poll();
+    assert!(board.terminal.screen() == text, "every character, in order");
+    assert!(board.uart.mirror().times_shown() > 0, "and not because it was never shown");
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Read(u64),
+    Poll(u64),
+    Write(u64, u8),
+    Type(Vec<u8>),
+    Break,
+    Step(u64),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let write = prop_oneof![
+        (0..9u64, any::<u8>()),
+        // What leads back to a port that is shown.
+        Just((IER, 0)),
+        Just((LCR, 3)),
+        Just((MCR, OUT2)),
+        Just((FCR, 0x07)),
+    ];
+    prop_oneof![
+        4 => (0..9u64).prop_map(Op::Read),
+        4 => (0..9u64).prop_map(Op::Poll),
+        4 => write.prop_map(|(at, value)| Op::Write(at, value)),
+        1 => proptest::collection::vec(any::<u8>(), 0..20).prop_map(Op::Type),
+        1 => Just(Op::Break),
+        1 => (0..2_000_000u64).prop_map(Op::Step),
+    ]
+}
+
+/// A guest whose characters are queued, and whose reads are answered by the page if it is shown.
+struct Reader {
+    board: Board,
+    page: Option<Arc<Page>>,
+    queue: VecDeque<u8>,
+}
+
+impl Reader {
+    fn new(mirrored: bool) -> Self {
+        let board = Board::set_up();
+        let page = mirrored.then(|| Page::of(&board));
+        Self { board, page, queue: VecDeque::new() }
+    }
+
+    fn deliver(&mut self) {
+        self.queue.drain(..).for_each(|byte| self.board.outb(DATA, byte));
+    }
+
+    fn read(&mut self, offset: u64) -> u8 {
+        if let Some(seen) = self.page.as_ref().and_then(|page| page.see(offset)) {
+            return seen;
+        }
+        self.deliver();
+        self.board.inb(offset)
+    }
+
+    /// The values that are read, in order.
+    fn run(&mut self, op: &Op) -> Vec<u8> {
+        match op {
+            Op::Read(at) => return vec![self.read(*at)],
+            Op::Poll(at) => return (0..=READS_WORTH_A_SWITCH).map(|_| self.read(*at)).collect(),
+            Op::Write(DATA, value) => self.queue.push_back(*value),
+            Op::Write(at, value) => {
+                self.deliver();
+                self.board.outb(*at, *value);
+            }
+            // What comes from outside comes after what was queued, as on an event loop.
+            Op::Type(keys) => {
+                self.deliver();
+                self.board.type_in(keys);
+            }
+            Op::Break => {
+                self.deliver();
+                self.board.uart.receive_break();
+            }
+            Op::Step(ns) => {
+                self.deliver();
+                self.board.clock.step_ns(*ns);
+            }
+        }
+        Vec::new()
+    }
+}
+
+proptest! {
+    /// A guest cannot tell whether it is shown the page, and neither can the port.
+    #[test]
+    fn a_page_gives_what_the_port_would(script in proptest::collection::vec(op(), 0..80)) {
+        let (mut with, mut without) = (Reader::new(true), Reader::new(false));
+        for op in script {
+            prop_assert_eq!(with.run(&op), without.run(&op), "{:?}", op);
+            prop_assert_eq!(with.board.line.level(), without.board.line.level(), "{:?}", op);
+        }
+        with.deliver();
+        without.deliver();
+        prop_assert_eq!(with.board.uart.save(), without.board.uart.save());
+        prop_assert_eq!(with.board.terminal.screen(), without.board.terminal.screen());
+    }
+}
