@@ -20,6 +20,8 @@
 #![forbid(unsafe_code)]
 
 pub mod balloon;
+#[cfg(test)]
+mod behind;
 pub mod blk;
 pub mod console;
 mod device;

@@ -1,0 +1,270 @@
+//! What is the same behind all registers: how a device is started, answers, interrupts, changes its
+//! configuration, breaks, is reset and saved; and each device's requests.
+
+use trapline_block::{Disk, DiskOptions, Format};
+use trapline_device::Clock;
+use trapline_testkit::TestClock;
+use trapline_testkit::virtio::{Part, status};
+
+use super::*;
+use crate::blk::{Background, Blk};
+use crate::features::{ANY_LAYOUT, OF_QUEUES, RING_RESET, VERSION_1};
+use crate::rng::{Entropy, Rng};
+use crate::toy::{Call, DEPENDENT, FEATURE, SIZES, Toy};
+
+const BUFFER: u64 = 0x20_0000;
+
+/// What a toy offers behind these registers.
+fn offered(registers: Registers) -> u64 {
+    let own = OF_QUEUES | FEATURE | DEPENDENT;
+    match registers.are_legacy() {
+        false => own | VERSION_1 | RING_RESET,
+        true => (own | ANY_LAYOUT) & 0xffff_ffff,
+    }
+}
+
+fn each(test: impl Fn(Registers, Behind, Arc<Toy>)) {
+    for registers in Registers::ALL {
+        let toy = Arc::<Toy>::default();
+        test(registers, Behind::new(registers, toy.clone()), toy);
+    }
+}
+
+#[test]
+fn a_driver_starts_the_device_gets_answers_and_rings_without_a_call() {
+    each(|registers, machine, toy| {
+        let driver = machine.driver();
+        assert_eq!(driver.transport.is_legacy(), registers.are_legacy());
+        assert_eq!(driver.transport.status(), 0);
+        let mut rings = [0, 1].map(|queue| machine.ring(&driver, queue));
+        assert_eq!(rings.each_ref().map(Ring::size), SIZES, "{registers:?}");
+        let features = driver.start(u64::MAX, &[&rings[0], &rings[1]]);
+        assert_eq!(features, offered(registers), "{registers:?}");
+        machine.settle();
+        let begun = [Call::Reset, Call::Activate(features), Call::Process(0), Call::Process(1)];
+        assert_eq!(toy.calls(), begun);
+        for (queue, ring) in (0..).zip(&mut rings) {
+            ring.set_used_event(0);
+            let (head, rung) = (ring.add(&[Part::Write(BUFFER, 2)]), machine.doorbells());
+            driver.transport.notify(queue);
+            assert_eq!(machine.doorbells(), rung + 1, "{registers:?}");
+            assert_eq!(toy.calls(), [], "not in the driver's access");
+            machine.settle();
+            assert_eq!(ring.take_used(), Some((head.into(), 2)));
+            assert_eq!((machine.line.level(), driver.transport.take_interrupts()), (true, 1));
+            assert_eq!((machine.line.level(), driver.transport.take_interrupts()), (false, 0));
+            assert_eq!(toy.calls(), [Call::Process(queue)]);
+        }
+    });
+}
+
+#[test]
+fn a_doorbell_before_the_start_is_heard_then_and_one_after_a_reset_is_not() {
+    each(|registers, machine, toy| {
+        let driver = machine.driver();
+        let mut ring = machine.ring(&driver, 0);
+        driver.negotiate(VERSION_1).unwrap();
+        driver.transport.enable_queue(0, &(&ring).into());
+        ring.add(&[Part::Write(BUFFER, 2)]);
+        driver.transport.notify(0);
+        machine.settle();
+        assert_eq!((ring.used_index(), machine.line.level()), (0, false), "{registers:?}");
+        driver.ready();
+        machine.settle();
+        assert_eq!((ring.used_index(), machine.line.level()), (1, true));
+        toy.calls();
+        driver.transport.set_status(0);
+        assert_eq!((toy.calls(), machine.line.level()), (vec![Call::Reset], false));
+        ring.add(&[Part::Write(BUFFER, 2)]);
+        driver.transport.notify(0);
+        machine.settle();
+        assert_eq!((toy.calls(), ring.used_index(), machine.doorbells()), (vec![], 1, 0));
+    });
+}
+
+#[test]
+fn a_reset_forgets_what_is_in_flight_and_everything_can_begin_again() {
+    each(|registers, machine, toy| {
+        let driver = machine.driver();
+        for by_the_board in [false, true] {
+            let mut ring = machine.ring(&driver, 0);
+            driver.start(VERSION_1, &[&ring]);
+            *toy.keeps.lock() = true;
+            ring.add(&[Part::Write(BUFFER, 2)]);
+            driver.transport.notify(0);
+            machine.settle();
+            let kept = toy.kept.lock().pop().unwrap();
+            match by_the_board {
+                true => machine.reset(),
+                false => driver.transport.set_status(0),
+            }
+            assert!(toy.queue(0).serve().is_none(), "{registers:?}");
+            *toy.keeps.lock() = false;
+            // The board's reset is also that of the addresses.
+            let driver = machine.driver();
+            assert_eq!(driver.transport.status(), 0);
+            let mut ring = machine.ring(&driver, 0);
+            driver.start(VERSION_1, &[&ring]);
+            toy.queue(0).serve().unwrap().complete(kept, 2);
+            assert_eq!(ring.used_index(), 0, "it is nobody's");
+            ring.add(&[Part::Write(BUFFER, 2)]);
+            driver.transport.notify(0);
+            machine.settle();
+            assert_eq!(ring.used_index(), 1);
+        }
+    });
+}
+
+#[test]
+fn a_driver_hears_of_another_configuration_once_it_is_ready() {
+    each(|registers, machine, toy| {
+        let driver = machine.driver();
+        let ring = machine.ring(&driver, 0);
+        assert_eq!(driver.transport.config_read(0, Size::Dword) & 0xffff_ffff, 0x0403_0201);
+        let generation = driver.transport.generation();
+        toy.set_config([9; 6]);
+        assert_eq!(driver.transport.config_read(4, Size::Word) & 0xffff, 0x0909);
+        let changed = driver.transport.generation() != generation;
+        assert_eq!(changed, !registers.are_legacy(), "{registers:?}");
+        driver.start(VERSION_1, &[&ring]);
+        assert!(!machine.line.level());
+        toy.set_config([8; 6]);
+        assert_eq!((machine.line.level(), driver.transport.take_interrupts()), (true, 2));
+        driver.transport.config_write(1, Size::Byte, 7);
+        assert_eq!(driver.transport.config_read(0, Size::Dword) & 0xffff_ffff, 0x0808_0708);
+    });
+}
+
+#[test]
+fn a_broken_queue_asks_for_a_reset_and_the_other_goes_on() {
+    each(|registers, machine, toy| {
+        let driver = machine.driver();
+        let mut rings = [0, 1].map(|queue| machine.ring(&driver, queue));
+        driver.start(VERSION_1, &[&rings[0], &rings[1]]);
+        machine.settle();
+        rings[0].offer(0xffff);
+        driver.transport.notify(0);
+        machine.settle();
+        let needs = |status: u8| status & status::NEEDS_RESET != 0;
+        assert!(needs(driver.transport.status()), "{registers:?}");
+        assert_eq!(driver.transport.take_interrupts(), 2);
+        rings[1].add(&[Part::Write(BUFFER, 2)]);
+        driver.transport.notify(1);
+        machine.settle();
+        assert_eq!((rings[1].used_index(), driver.transport.take_interrupts()), (1, 1));
+        driver.reset();
+        assert!(!needs(driver.transport.status()));
+        drop(toy);
+    });
+}
+
+#[test]
+fn what_is_saved_goes_on_elsewhere_and_nowhere_else() {
+    let saved: Vec<_> = Registers::ALL
+        .into_iter()
+        .map(|registers| {
+            let machine = Behind::new(registers, Arc::<Toy>::default());
+            let driver = machine.driver();
+            let mut ring = machine.ring(&driver, 0);
+            let features = driver.start(u64::MAX, &[&ring]);
+            ring.set_used_event(0);
+            ring.add(&[Part::Write(BUFFER, 2)]);
+            driver.transport.notify(0);
+            machine.settle();
+            ring.add(&[Part::Write(BUFFER, 2)]);
+            (registers, features, machine.save(), machine.bytes(0, 0x2_0000))
+        })
+        .collect();
+    for (registers, features, saved, ram) in &saved {
+        let toy = Arc::<Toy>::default();
+        let machine = Behind::new(*registers, toy.clone());
+        machine.mem.write(0, ram).unwrap();
+        machine.restore(saved).unwrap();
+        assert_eq!(machine.save(), *saved, "{registers:?}");
+        assert_eq!(toy.calls(), [Call::Activate(*features)]);
+        assert!(machine.line.level(), "{registers:?}");
+        machine.settle();
+        assert_eq!(toy.calls(), [Call::Process(0)], "without a notification");
+    }
+    for (registers, _, _, _) in &saved {
+        for (other, _, saved, _) in &saved {
+            let machine = Behind::new(*registers, Arc::<Toy>::default());
+            let same = registers.interface() == other.interface()
+                && (registers.interface().is_some() || registers == other);
+            assert_eq!(machine.restore(saved).is_ok(), same, "{other:?} to {registers:?}");
+        }
+    }
+}
+
+/// Bytes that are not zero.
+struct Ones;
+
+impl Entropy for Ones {
+    fn fill(&self, buf: &mut [u8]) -> std::io::Result<()> {
+        buf.fill(1);
+        Ok(())
+    }
+}
+
+#[test]
+fn entropy_comes() {
+    for registers in Registers::ALL {
+        let clock: Arc<dyn Clock> = Arc::new(TestClock::default());
+        let machine = Behind::new(registers, Rng::new(Ones, clock));
+        let driver = machine.driver();
+        let mut ring = machine.ring(&driver, 0);
+        driver.start(u64::MAX, &[&ring]);
+        ring.set_used_event(0);
+        ring.add(&[Part::Write(BUFFER, 5), Part::Write(BUFFER + 16, 3)]);
+        driver.transport.notify(0);
+        machine.settle();
+        assert_eq!(ring.take_used().map(|(_, written)| written), Some(8), "{registers:?}");
+        assert_eq!(machine.bytes(BUFFER, 6), [1, 1, 1, 1, 1, 0]);
+        assert_eq!(driver.transport.take_interrupts(), 1);
+    }
+}
+
+#[test]
+fn a_disk_is_written_flushed_read_named_and_resized() {
+    for registers in Registers::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.img");
+        std::fs::write(&path, [0; 1 << 16]).unwrap();
+        let serial = Some("serial".to_owned());
+        let options = DiskOptions { format: Some(Format::Raw), serial, ..DiskOptions::new(&path) };
+        let disk = Disk::open(&options).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(TestClock::default());
+        let blk = Blk::new(&disk, &clock, Background::Awaited).unwrap();
+        let machine = Behind::new(registers, blk.clone());
+        let driver = machine.driver();
+        let mut ring = machine.ring(&driver, 0);
+        assert_eq!(driver.transport.config_read(0, Size::Qword), 128, "{registers:?}");
+        driver.start(u64::MAX, &[&ring]);
+        let mut ask = |kind: u32, sector: u64, parts: &[Part]| {
+            let header = [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat();
+            machine.mem.write(BUFFER, &header).unwrap();
+            machine.mem.write(BUFFER + 16, &[0xee]).unwrap();
+            let parts = [&[Part::Read(BUFFER, 16)], parts, &[Part::Write(BUFFER + 16, 1)]].concat();
+            ring.add(&parts);
+            driver.transport.notify(0);
+            machine.settle();
+            assert!(ring.take_used().is_some(), "{registers:?}");
+            machine.bytes(BUFFER + 16, 1)[0]
+        };
+        let (there, back) = (BUFFER + 0x1000, BUFFER + 0x2000);
+        machine.mem.write(there, &[0x5a; 1024]).unwrap();
+        assert_eq!(ask(1, 3, &[Part::Read(there, 1024)]), 0);
+        assert_eq!(ask(4, 0, &[]), 0);
+        assert_eq!(ask(0, 4, &[Part::Write(back, 512)]), 0);
+        assert_eq!(machine.bytes(back, 512), [0x5a; 512]);
+        assert_eq!(std::fs::read(&path).unwrap()[3 * 512..5 * 512], [0x5a; 1024]);
+        assert_eq!(ask(8, 0, &[Part::Write(back, 20)]), 0);
+        assert_eq!(machine.bytes(back, 7), *b"serial\0");
+        assert_eq!(ask(0, 128, &[Part::Write(back, 512)]), 1, "past the end");
+        driver.transport.take_interrupts();
+        blk.resize(1 << 17).unwrap();
+        assert_eq!((machine.line.level(), driver.transport.take_interrupts()), (true, 2));
+        assert_eq!(driver.transport.config_read(0, Size::Qword), 256);
+        assert_eq!(ask(0, 128, &[Part::Write(back, 512)]), 0);
+    }
+}
