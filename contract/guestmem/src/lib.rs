@@ -128,7 +128,8 @@ impl GuestMem {
         let region = backing::ones(unit).and_then(|ones| Region::repeated(len, &ones, unit));
         let region = region.map_err(|reason| refused(reason.to_string()))?;
         let inner = GuestRegionCollection::from_regions(vec![region]);
-        Ok(Self { inner: Arc::new(inner.map_err(|error| refused(error.to_string()))?) })
+        let inner = Arc::new(inner.map_err(|error| refused(error.to_string()))?);
+        Ok(Self { inner, keepers: Arc::default() })
     }
 
     /// Copies from guest RAM.

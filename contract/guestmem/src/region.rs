@@ -28,7 +28,8 @@ pub struct Region {
     start: GuestAddress,
     /// In [`Self::_reservation`], which unmaps it.
     ram: MmapRegion<WrittenPages>,
-    /// Whether the host has set its pages aside for it alone.
+    /// Whether its pages are not to go back to the host: they are set aside for it alone, or would
+    /// not be zeroes afterwards.
     reserved: bool,
     _reservation: Reservation,
 }
@@ -63,7 +64,7 @@ impl Region {
     pub(crate) fn repeated(len: u64, unit: &File, unit_len: usize) -> io::Result<Self> {
         let reservation = Reservation::new(0, len, None)?;
         let (ram, reservation) = reservation.map_repeatedly(unit, unit_len)?;
-        Ok(Self { start: GuestAddress(0), ram, _reservation: reservation })
+        Ok(Self { start: GuestAddress(0), ram, reserved: true, _reservation: reservation })
     }
 
     pub(crate) fn host_addr(&self) -> u64 {

@@ -11,7 +11,7 @@ use trapline_device::{
     Device, Handler, Interrupt, Memory, MirrorHost, READS_WORTH_A_SWITCH, SaveState, Saved,
     Showing, Size, StateError,
 };
-use trapline_testkit::CX;
+use trapline_testkit::{CX, TestClock, event_loop};
 
 use crate::config::Pin;
 use crate::regs::{COMMAND, STATUS};
@@ -205,7 +205,7 @@ fn functions_that_come_and_go_are_seen_to() {
     let log = Arc::<Log>::default();
     let devfn = Devfn::new(2, 3).unwrap();
     let edu = log.slot(9, |slot| {
-        Edu::function(slot, &(Arc::new(trapline_testkit::TestClock::default()) as _))
+        Edu::function(slot, &(Arc::new(TestClock::default()) as _), &*event_loop()).unwrap()
     });
     board.bus.insert(devfn, edu).unwrap();
     let all = [(0, 1), (1, 15), (16, 1), (17, 2), (19, 1), (20, 4), (24, 1), (25, 231)];

@@ -23,7 +23,7 @@ use crate::pci::{PciInterface, VirtioPci};
 const DEVFN: u8 = 3 << 3;
 const MEMORY: u64 = 0xe000_0000;
 const PORTS: u64 = 0xc000;
-const WINDOW: u64 = 0xfeb0_0000;
+const WINDOW: u64 = 0x1_0000_0000;
 /// How much RAM there is, from address 0.
 pub(crate) const RAM: u64 = 0x40_0000;
 /// Where the first queue is, and how far it is to the next.
@@ -122,13 +122,13 @@ impl Behind {
                 let pin = Some(line.line());
                 let slot = Slot { name: "virtio0", devfn, pin, messages: Some(&bench.messages) };
                 let function =
-                    VirtioPci::function(slot, device, interface, &mem, &bench.event_loop);
+                    VirtioPci::function(slot, device, interface, &mem, &*bench.event_loop);
                 bus.insert(devfn, function.unwrap()).unwrap();
                 Place::Bus(bus)
             }
             None => {
                 let (legacy, interrupt) = (registers.are_legacy(), Interrupt::pin(line.line()));
-                let made = VirtioMmio::new(device, legacy, interrupt, &mem, &bench.event_loop);
+                let made = VirtioMmio::new(device, legacy, interrupt, &mem, &*bench.event_loop);
                 let window = made.unwrap();
                 let region =
                     Region::mmio(WINDOW, WINDOW_LEN, "virtio0", "registers", window.clone());
@@ -171,7 +171,7 @@ impl Behind {
 
     /// Lets the device do all it has to.
     pub(crate) fn settle(&self) {
-        self.bench.event_loop.settle();
+        self.bench.settle();
     }
 
     /// As the board's reset.
