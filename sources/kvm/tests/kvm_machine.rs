@@ -56,6 +56,58 @@ fn a_line_interrupts_the_guest() {
     assert_eq!(device.written(), [1, 0x49, 0x49, 0x49]);
 }
 
+/// Inputs from 8 on are those of the second 8259A, which asks through the first one's input 2.
+#[test]
+fn a_line_interrupts_the_guest_through_the_second_8259() {
+    let mut machine = Machine::with(1, Irqchip::Kernel);
+    let device = Recorder::new();
+    machine.ports(0x3f8, 8, &device);
+    // Vectors from 0x70: say which; end of interrupt to both; return.
+    for (input, at) in [(12_u8, 0x1100_u16), (9, 0x1180)] {
+        let [low, high] = at.to_le_bytes();
+        machine.mem.write((0x68 + u64::from(input)) * 4, &[low, high, 0, 0]).unwrap();
+        let handler =
+            Asm::new().outb(0x3f8, input).outb(0xa0, 0x20).outb(0x20, 0x20).bytes(&[0xcf]);
+        machine.mem.write(at.into(), &handler.0).unwrap();
+    }
+    let second = [(0xa0, 0x11), (0xa1, 0x70), (0xa1, 0x02), (0xa1, 0x01), (0xa1, 0x00)];
+    let code =
+        second.into_iter().fold(open_pic(Asm::new()), |code, (port, value)| code.outb(port, value));
+    let running = machine.start(&code.outb(0x3f8, 1).bytes(&[0xfb, 0xf4, 0xeb, 0xfd]));
+    until("the guest's word", || device.seen().len() == 1);
+    for (times, gsi) in [12, 9].into_iter().enumerate() {
+        let line = machine.vm.line(gsi);
+        line.set(true);
+        until("the interrupt", || device.seen().len() == 2 + times);
+        line.set(false);
+    }
+    running.set.stop().unwrap();
+    assert_eq!(device.written(), [1, 12, 9]);
+}
+
+/// The deadline timer (CPUID leaf 1, ECX bit 24) is a local APIC's, so there is none without one.
+#[test]
+fn the_deadline_timer_is_there_with_local_apics_that_have_it() {
+    for irqchip in [Irqchip::None, Irqchip::Split, Irqchip::Kernel] {
+        let (mut machine, device) = (Machine::with(1, irqchip), Recorder::new());
+        machine.ports(0x3f8, 8, &device);
+        let code = Asm::new()
+            .mov_eax(1)
+            .bytes(&[0x0f, 0xa2]) // cpuid
+            .bytes(&[0x66, 0x89, 0xc8, 0x66, 0xc1, 0xe8, 0x10]) // mov eax, ecx; shr eax, 16
+            .mov_dx(0x3f8)
+            .out_ax()
+            .spin();
+        let running = machine.start(&code);
+        until("the guest's word", || !device.written().is_empty());
+        running.set.stop().unwrap();
+        let [features] = device.written()[..] else { panic!("{:?}", device.written()) };
+        let wanted = irqchip != Irqchip::None && machine.vm.caps().tsc_deadline;
+        assert_eq!(features & 1 << 8 != 0, wanted, "{irqchip:?}");
+        assert_ne!(features & 1 << 15, 0, "a hypervisor is present");
+    }
+}
+
 /// Port 0x61 follows channel 2 of the timer, so who has the timer has the port.
 #[test]
 fn port_61_is_the_kernels_if_the_timer_is() {

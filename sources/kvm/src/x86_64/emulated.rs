@@ -65,11 +65,21 @@ mod tests {
             ..Default::default()
         };
         let mut entries = vec![all(1, 0), all(7, 0), all(0xd, 0), all(0xd, 1), all(0x8000_0001, 0)];
+        entries.extend([0x1d, 0x1e, 0x24].map(|function| all(function, 0)));
+        entries.extend([all(7, 1), all(7, 2), all(0x14, 0)]);
         without_xsave(&mut entries);
-        let [basic, extended, amd] = entries.as_slice() else { panic!("{entries:x?}") };
-        assert_eq!((basic.ecx, basic.edx), (!0x3c00_1000, u32::MAX));
-        assert_eq!(extended.ebx, !0xdc23_4020, "all but AVX2, MPX and AVX-512");
-        assert_eq!(extended.ecx, !0x5eda, "all but what belongs to them");
-        assert_eq!(amd.ecx, !0x1_8800);
+        let told: Vec<_> =
+            entries.iter().map(|e| (e.function, e.index, [e.eax, e.ebx, e.ecx, e.edx])).collect();
+        let ones = u32::MAX;
+        let wanted = [
+            (1, 0, [ones, ones, !0x3c00_1000, ones]),
+            // All but AVX2, MPX and AVX-512; what belongs to them; and AMX.
+            (7, 0, [ones, !0xdc23_4020, !0x5eda, !0x03c0_010c]),
+            (0x8000_0001, 0, [ones, ones, !0x1_8800, ones]),
+            (7, 1, [0, ones, ones, 0]),
+            (7, 2, [ones; 4]),
+            (0x14, 0, [ones; 4]),
+        ];
+        assert_eq!(told, wanted);
     }
 }
