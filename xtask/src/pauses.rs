@@ -46,6 +46,14 @@ pub(crate) const STORMS: &[Storm] = &[
         pauses: 200,
         seed: 1,
     },
+    Storm {
+        name: "split-pause-storm",
+        about: "the same with our own interrupt controllers, of which the guest uses the 8259s",
+        arch: Arch::X86_64,
+        options: &["-c", "2", "-m", "256", "--irqchip", "split", "-p", "quiet noapic"],
+        pauses: 200,
+        seed: 3,
+    },
 ];
 
 impl Storm {
