@@ -1,0 +1,50 @@
+//! Drivers that break the rules, over every transport, against every device and each of its queues:
+//! the device has the status that it should, the others do not notice, and after a reset it works.
+//!
+//! A test is called `transport::device::queue::attack` or `transport::device::registers::act`.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that can not go on fails")]
+#![forbid(unsafe_code)]
+
+mod registers;
+mod rings;
+mod stage;
+mod victims;
+
+use libtest_mimic::{Arguments, Trial};
+
+use registers::ACTS;
+use rings::ATTACKS;
+use stage::Way;
+use victims::{Kind, Scene};
+
+/// Every feature but those of rings, which an attack chooses.
+const OF_DEVICES: u64 = 0xff | 1 << 32;
+
+fn main() {
+    let mut trials = Vec::new();
+    for way in Way::ALL {
+        for kind in Kind::ALL {
+            let of = format!("{}::{}", way.name(), kind.name());
+            // What is behind a ring does not depend on which of two doors a function has.
+            let queues = if way.is_transitional() { &[] } else { kind.queues() };
+            for queue in queues {
+                trials.extend(ATTACKS.iter().map(|attack| {
+                    let name = format!("{of}::queue{queue}::{}", attack.name);
+                    Trial::test(name, move || {
+                        let scene = Scene::new(way, kind, OF_DEVICES | attack.features);
+                        rings::run(scene, *queue, attack);
+                        Ok(())
+                    })
+                }));
+            }
+            let acts = ACTS.iter().filter(|act| act.legacy || !way.is_legacy());
+            trials.extend(acts.map(|act| {
+                Trial::test(format!("{of}::registers::{}", act.name), move || {
+                    registers::run(way, kind, act);
+                    Ok(())
+                })
+            }));
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}

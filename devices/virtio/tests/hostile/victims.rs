@@ -1,0 +1,225 @@
+//! The devices, what is behind them, and what shows that they work.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use trapline_block::{Disk, DiskOptions};
+use trapline_device::Clock;
+use trapline_testkit::TestTerminal;
+use trapline_testkit::virtio::{Driver, Part, Ring, Transport};
+use trapline_virtio::VirtioDevice;
+use trapline_virtio::balloon::Balloon;
+use trapline_virtio::blk::{Background, Blk};
+use trapline_virtio::console::{Console, PortSetup};
+use trapline_virtio::rng::{Entropy, Rng};
+
+use crate::stage::{RAM, Stage, Way, Who};
+
+/// Where rings are, one behind the other.
+const RINGS: u64 = 0x10_0000;
+const RING_LEN: u64 = 0x4000;
+/// Buffers that attacks may use.
+pub(crate) const BUFFERS: u64 = 0x80_0000;
+/// What sane requests use.
+const SANE: u64 = 0xc0_0000;
+
+/// Bytes that are all the same.
+pub(crate) struct Constant;
+
+impl Entropy for Constant {
+    fn fill(&self, buf: &mut [u8]) -> std::io::Result<()> {
+        buf.fill(0x5a);
+        Ok(())
+    }
+}
+
+/// Which device is attacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Blk,
+    Rng,
+    Console,
+    Balloon,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 4] = [Self::Blk, Self::Rng, Self::Console, Self::Balloon];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Blk => "blk",
+            Self::Rng => "rng",
+            Self::Console => "console",
+            Self::Balloon => "balloon",
+        }
+    }
+
+    /// The queues it takes requests from, in the state that [`Scene::new`] leaves it in.
+    pub(crate) fn queues(self) -> &'static [u16] {
+        match self {
+            Self::Blk | Self::Rng => &[0],
+            Self::Console => &[0, 1, 2, 3, 5],
+            Self::Balloon => &[0, 1, 2, 3, 4],
+        }
+    }
+
+    /// Whether it may keep a good request of this queue until it has something for it.
+    pub(crate) fn keeps(self, queue: u16) -> bool {
+        match self {
+            Self::Blk | Self::Rng => false,
+            Self::Console => matches!(queue, 0 | 2),
+            Self::Balloon => queue == 2,
+        }
+    }
+}
+
+/// A machine in the middle of things: the victim is started, with a ring for each queue.
+pub(crate) struct Scene {
+    pub(crate) stage: Stage,
+    pub(crate) kind: Kind,
+    pub(crate) rings: Vec<Ring<trapline_guestmem::GuestMem>>,
+    terminal: TestTerminal,
+    _image: Option<tempfile::NamedTempFile>,
+}
+
+impl Scene {
+    /// A machine whose victim nobody has started.
+    pub(crate) fn idle(way: Way, kind: Kind) -> Self {
+        let terminal = TestTerminal::default();
+        let mut image = None;
+        let stage = Stage::new(way, |mem, clock| {
+            let clock: Arc<dyn Clock> = Arc::new(clock.clone());
+            let device: Arc<dyn VirtioDevice> = match kind {
+                Kind::Blk => {
+                    let mut file = tempfile::NamedTempFile::new().unwrap();
+                    file.write_all(&[0x11; 1 << 16]).unwrap();
+                    let disk = Disk::open(&DiskOptions::new(file.path())).unwrap();
+                    image = Some(file);
+                    Blk::new(&disk, &clock, Background::Awaited).unwrap()
+                }
+                Kind::Rng => Rng::new(Constant, clock),
+                Kind::Console => {
+                    let port = |name: Option<&str>| PortSetup {
+                        name: name.map(str::to_owned),
+                        is_console: name.is_none(),
+                        backend: Arc::new(terminal.clone()),
+                    };
+                    Console::new(Some(port(None)), vec![port(Some("port"))], clock)
+                }
+                Kind::Balloon => Balloon::new(mem.clone(), 0x1000, clock),
+            };
+            device
+        });
+        Self { stage, kind, rings: Vec::new(), terminal, _image: image }
+    }
+
+    /// With the victim in use, with all of the features `wanted`, and something to do on each of its
+    /// queues.
+    pub(crate) fn new(way: Way, kind: Kind, wanted: u64) -> Self {
+        let mut scene = Self::idle(way, kind);
+        scene.start(wanted);
+        if kind == Kind::Console {
+            // Its first port is open, there is more to tell it, and somebody types.
+            scene.say(0);
+            scene.rings[2].add(&[Part::Write(SANE, 8)]);
+            scene.notify(2);
+            assert_eq!(scene.rings[2].take_used(), Some((0, 8)), "the port is there");
+            scene.say(3);
+            scene.say(6);
+            scene.terminal.type_in(b"typed");
+        }
+        scene
+    }
+
+    /// Sends the console a message about its first port: `event`, with the value 1.
+    fn say(&mut self, event: u8) {
+        self.stage.mem.write(SANE, &[0, 0, 0, 0, event, 0, 1, 0]).unwrap();
+        assert_eq!(self.request(3, &[Part::Read(SANE, 8)]), Some(0));
+    }
+
+    /// (Re)starts the victim with empty rings.
+    pub(crate) fn start(&mut self, wanted: u64) {
+        let driver = Driver::new(self.stage.transport(Who::Victim));
+        let sizes = (0..).map(|queue| driver.transport.queue_size_max(queue));
+        let sizes: Vec<u16> = sizes.take_while(|size| *size > 0).collect();
+        let places = (0..).map(|n| RINGS + n * RING_LEN);
+        let ring = |(at, size)| Ring::new(self.stage.mem.clone(), at, size);
+        self.rings = places.zip(sizes).map(ring).collect();
+        driver.start(wanted, &self.rings.iter().collect::<Vec<_>>());
+        self.stage.bench.settle();
+    }
+
+    /// Notifies the victim, and lets it work until it has nothing to do.
+    pub(crate) fn notify(&self, queue: u16) {
+        self.stage.transport(Who::Victim).notify(queue);
+        self.stage.bench.settle();
+    }
+
+    pub(crate) fn status(&self) -> u8 {
+        self.stage.transport(Who::Victim).status()
+    }
+
+    pub(crate) fn bytes(&self, addr: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.stage.mem.read(addr, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// What has to be so after whatever was done: the other device works, and the victim does after a
+    /// reset.
+    pub(crate) fn check(mut self) {
+        let mem = self.stage.mem.clone();
+        let mut ring = Ring::new(mem.clone(), SANE + 0x10_0000, 128);
+        let other = Driver::new(self.stage.transport(Who::Bystander));
+        assert_eq!(other.transport.status() & 64, 0, "the other device is unharmed");
+        other.start(1 << 32, &[&ring]);
+        ring.add(&[Part::Write(SANE, 16)]);
+        other.transport.notify(0);
+        drop(other);
+        self.stage.bench.settle();
+        assert_eq!(ring.take_used(), Some((0, 16)), "the other device works");
+        assert_eq!(self.bytes(SANE, 17), [&[0x5a; 16][..], &[0]].concat());
+        mem.write(SANE, &[0; 0x1000]).unwrap();
+        self.terminal.clear();
+        self.start(1 << 32);
+        assert_eq!(self.status() & 64, 0, "a reset helps");
+        self.work();
+    }
+
+    /// One request that any driver would make.
+    fn work(&mut self) {
+        let mem = self.stage.mem.clone();
+        match self.kind {
+            Kind::Blk => {
+                let parts =
+                    [Part::Read(SANE, 16), Part::Write(SANE + 64, 512), Part::Write(SANE + 32, 1)];
+                assert_eq!(self.request(0, &parts), Some(513));
+                assert_eq!(self.bytes(SANE + 64, 512), [0x11; 512], "the disk is as it was");
+            }
+            Kind::Rng => {
+                // The rate is bounded.
+                self.stage.clock.step_ns(1_000_000_000);
+                assert_eq!(self.request(0, &[Part::Write(SANE, 16)]), Some(16));
+            }
+            Kind::Console => {
+                mem.write(SANE, b"hello").unwrap();
+                assert_eq!(self.request(1, &[Part::Read(SANE, 5)]), Some(0));
+                assert_eq!(self.terminal.screen(), b"hello");
+            }
+            Kind::Balloon => {
+                let page = u32::try_from(RAM / 4096 - 1).unwrap();
+                mem.write(RAM - 4096, &[1]).unwrap();
+                mem.write(SANE, &page.to_le_bytes()).unwrap();
+                assert_eq!(self.request(0, &[Part::Read(SANE, 4)]), Some(0));
+                assert_eq!(self.bytes(RAM - 4096, 1), [0]);
+            }
+        }
+    }
+
+    /// Makes a request; how much was written.
+    pub(crate) fn request(&mut self, queue: u16, parts: &[Part]) -> Option<u32> {
+        self.rings[usize::from(queue)].add(parts);
+        self.notify(queue);
+        self.rings[usize::from(queue)].take_used().map(|(_, written)| written)
+    }
+}
