@@ -5,12 +5,15 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that can not go on fails")]
 #![forbid(unsafe_code)]
 
+mod raw_queue;
 mod registers;
 mod rings;
 mod stage;
+mod storm;
 mod victims;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
+use proptest::test_runner::{Config, TestRunner};
 
 use registers::ACTS;
 use rings::ATTACKS;
@@ -46,5 +49,18 @@ fn main() {
             }));
         }
     }
+    trials.push(Trial::test("any-driver", || at_random(storm::suffer)));
+    trials.push(Trial::test("any-memory-of-a-queue", || at_random(raw_queue::suffer)));
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// What the fuzz targets do, with random bytes.
+fn at_random(suffer: fn(&[u8])) -> Result<(), Failed> {
+    let config = Config { cases: 256, failure_persistence: None, ..Config::default() };
+    let bytes = proptest::collection::vec(proptest::num::u8::ANY, 3..2048);
+    TestRunner::new(config).run(&bytes, |bytes| {
+        suffer(&bytes);
+        Ok(())
+    })?;
+    Ok(())
 }

@@ -1,0 +1,16 @@
+//! Any virtio device over any transport, under a driver that does whatever bytes the fuzzer finds:
+//! `cargo +nightly fuzz run virtio_driver`. The first byte is the transport, the second the device.
+
+#![no_main]
+#![forbid(unsafe_code)]
+
+#[path = "../../devices/virtio/tests/hostile/stage.rs"]
+mod stage;
+#[path = "../../devices/virtio/tests/hostile/storm.rs"]
+mod storm;
+#[path = "../../devices/virtio/tests/hostile/victims.rs"]
+mod victims;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| storm::suffer(bytes));
