@@ -108,6 +108,11 @@ fn a_transfer_crosses_from_ram_through_regions_and_holes_to_ram() {
     let mut back = [0; 8];
     space.read(0x1020, &mut back);
     assert_eq!(back, [0x28, 0x29, 0x2a, 0x2b, 0x2c, 0x2d, 0x2e, 0x2f]);
+    // RAM that ends within a page.
+    let ends = Transfer { ram: 4, unclaimed: 4, ..Transfer::default() };
+    assert_eq!(space.write(0x201c, &[1, 2, 3, 4, 5, 6, 7, 8]), ends);
+    assert_eq!(space.read(0x201c, &mut back), ends);
+    assert_eq!(back, [1, 2, 3, 4, 0xff, 0xff, 0xff, 0xff]);
 }
 
 #[test]

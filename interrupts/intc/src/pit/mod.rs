@@ -200,9 +200,12 @@ impl Handler for Pit {
         }))
     }
 
-    fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
+    fn write(&self, cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
         let [byte, ..] = value.to_le_bytes();
-        self.with(|state| state.write(offset, byte));
+        self.with(|state| {
+            cx.reaches(|| register(state, offset, Direction::Write));
+            state.write(offset, byte);
+        });
     }
 
     fn rules(&self) -> Rules {
