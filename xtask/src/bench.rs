@@ -11,6 +11,8 @@ use crate::nested::Outcome;
 use crate::proc;
 use crate::session::{Watch, last_lines};
 
+mod boot;
+
 const MEMORY_MIB: u32 = 256;
 /// What the project promises: memory beside guest RAM, in KiB.
 const MOST_OWN_KIB: u64 = 5 * 1024;
@@ -37,9 +39,6 @@ const COUNTERS: [Counter; 8] = [
     Counter { name: "irq_exits", what: "of the exits: host interrupts", kvmtool: None },
     Counter { name: "pf_fixed", what: "page faults mended in the guest's memory", kvmtool: None },
 ];
-/// What `host-count.sh` prints: microseconds of a clock that counts instructions.
-const INSTRUCTIONS: [(&str, &str); 2] =
-    [("before_us", "the guest's first"), ("userspace_us", "the first userspace line")];
 const RETURNS: &str = "host_state_reload";
 const MOST_RETURNS: u64 = 45_042;
 const KVMTOOL_OWN: &str = "1.2 MiB";
@@ -53,16 +52,9 @@ pub(crate) struct Options {
 
 #[derive(Subcommand)]
 enum What {
-    /// Exits and memory from the VMM's start to the guest's first userspace line; where the guest
-    /// runs in an emulated machine, instructions too
-    Boot {
-        /// The kernel's form
-        #[arg(long, value_enum, default_value_t = Image::Bzimage)]
-        image: Image,
-        /// Further options of `trapline run`
-        #[arg(last = true)]
-        run: Vec<String>,
-    },
+    /// Instructions, exits and memory from the VMM's start to the guest's first userspace line, for
+    /// each form of the kernel, beside QEMU's machines
+    Boot(boot::Options),
     /// The registry's dispatch and edits beside those of other crates
     Trap,
     /// Nanoseconds per exit on /dev/kvm, beside a bare KVM_RUN loop
@@ -74,7 +66,7 @@ enum What {
 /// Measures and prints a table; the status is that of what was measured.
 pub(crate) fn run(options: &Options) -> Result<u8> {
     match &options.what {
-        What::Boot { image, run } => boot(*image, run),
+        What::Boot(options) => boot::run(options),
         What::Trap => cargo_bench("trapline", "dispatch"),
         What::Exit => cargo_bench("trapline-kvm", "exit"),
         What::Its => its(),
@@ -99,14 +91,15 @@ fn its() -> Result<u8> {
     Ok(u8::from(!proc::succeeds(&mut command)?))
 }
 
-fn boot(image: Image, run: &[String]) -> Result<u8> {
+/// Boots with nothing counting and says what KVM counted, and how much memory trapline had at most.
+fn peak(run: &[String]) -> Result<()> {
     let ready = Ready::make(Arch::X86_64)?;
     let memory = MEMORY_MIB.to_string();
     let fixed = ["-c", "1", "-m", &memory, "--stat"].map(str::to_owned);
     let boot = Boot {
         name: format!("bench-{}", std::process::id()),
         place: Place::best(Arch::X86_64),
-        image,
+        image: Image::Bzimage,
         init: "init-bench.sh".to_owned(),
         modules: Vec::new(),
         programs: Vec::new(),
@@ -119,15 +112,9 @@ fn boot(image: Image, run: &[String]) -> Result<u8> {
         watch: Watch { show: false, input: false, timeout: Some(TIMEOUT) },
     };
     eprintln!("Booting {} once", ready.kernel.release);
-    let mut text = ended_well(&boot, &ready)?;
-    if boot.place == Place::Nested {
-        eprintln!("Booting it again and counting instructions");
-        let script = Script { file: Some("host-count.sh"), counted: true, ..Script::default() };
-        let watch = Watch { timeout: Some(TIMEOUT * 4), ..boot.watch };
-        text += &ended_well(&Boot { script, watch, ..boot }, &ready)?;
-    }
+    let text = ended_well(&boot, &ready)?;
     print!("{}", report(&text).with_context(|| format!("last lines:\n{}", last_lines(&text)))?);
-    Ok(0)
+    Ok(())
 }
 
 /// What a boot printed, if trapline ended with status 0.
@@ -150,10 +137,6 @@ fn report(text: &str) -> Result<String> {
             kvmtool.map(|(least, most)| format!("{} to {}", grouped(least), grouped(most)));
         table +=
             &row(&format!("{what} (kvm/{name})"), &grouped(count), &recorded.unwrap_or_default());
-    }
-    for (name, what) in INSTRUCTIONS {
-        let Some(count) = counter(text, name) else { continue };
-        table += &row(&format!("thousands of instructions to {what}"), &grouped(count), "");
     }
     let own = counter(text, "own_kib").context("no sample of trapline's memory was taken")?;
     table += &row("peak memory beside guest RAM, KiB", &grouped(own), KVMTOOL_OWN);
@@ -217,8 +200,7 @@ mod tests {
     use super::*;
 
     const OUTPUT: &str = "noise\nTRAPLINE-KVM: exits 76000\nTRAPLINE-KVM: host_state_reload 45043\n\
-                          TRAPLINE-KVM: own_kib 5119\n\
-                          TRAPLINE-KVM: before_us 181000\nexits: 120\n  port-out 100\n  mmio read: 20\nend 7\n";
+                          TRAPLINE-KVM: own_kib 5119\nexits: 120\n  port-out 100\n  mmio read: 20\nend 7\n";
 
     #[test]
     fn kinds_are_read_from_one_line_or_from_several() {
@@ -234,9 +216,6 @@ mod tests {
         let table = report(OUTPUT).unwrap();
         assert!(table.contains("kvmtool: MISSED") && table.contains("guest RAM: met"), "{table}");
         assert!(table.contains("76,987 to 79,824"), "{table}");
-        let counted = table.lines().find(|line| line.contains("instructions to the guest's first"));
-        assert!(counted.is_some_and(|line| line.contains(" 181,000")), "{table}");
-        assert!(!table.contains("instructions to the first userspace"), "not counted");
         assert!(report("nothing").is_err());
         assert!(report(&OUTPUT.replace("exits 76000", "exits 0")).is_err());
         assert!(report(&OUTPUT.replace("reload 45043", "reload 0")).is_err());

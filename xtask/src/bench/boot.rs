@@ -1,0 +1,269 @@
+//! `cargo xtask bench boot`: what a start of Linux takes, from the VMM's start to user space.
+//!
+//! The guests run in an emulated machine with one processor whose clock counts instructions, so the
+//! times are numbers of instructions (of the guest, KVM, the VMM and the kernel below them), the same
+//! in every run whatever else this machine does. QEMU's machines start the same kernel beside it.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use super::{MEMORY_MIB, ended_well};
+use crate::arch::Arch;
+use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
+use crate::nested::quoted;
+use crate::session::{Watch, last_lines};
+use crate::{deb, paths, proc};
+
+mod table;
+
+/// What `cargo xtask bench boot` takes.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The guests' architecture [default: both]
+    #[arg(long, value_enum)]
+    arch: Option<Arch>,
+    /// Leave QEMU out
+    #[arg(long)]
+    alone: bool,
+    /// Only the starts whose name has this in it
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Further options of `trapline run`
+    #[arg(last = true)]
+    run: Vec<String>,
+}
+
+/// Who runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vmm {
+    Trapline,
+    Pc,
+    Microvm,
+}
+
+/// How the guest's kernel is told what to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Say {
+    /// All it has to say, on the first serial port: the default arguments.
+    Everything,
+    /// Little: the default arguments and `quiet`.
+    Little,
+    /// Nothing but the line that is waited for: no default arguments, and `quiet`.
+    Nothing,
+}
+
+/// One start.
+#[derive(Debug)]
+struct Start {
+    vmm: Vmm,
+    arch: Arch,
+    /// The ELF image; else what Debian ships.
+    elf: bool,
+    say: Say,
+    limits: Limits,
+}
+
+/// What a start may take at most, where something was promised.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    /// Thousands of instructions.
+    instructions: Option<u64>,
+    exits: Option<u64>,
+    returns: Option<u64>,
+}
+
+/// What a kernel is told that says nothing itself.
+const QUIET: &str = "console=ttyS0 quiet";
+
+/// Of kvmtool's returns to user space with the same kernel and a console, 40 %.
+const CONSOLE_RETURNS: u64 = 41_250 * 40 / 100;
+
+/// Every start that is measured.
+fn starts() -> Vec<Start> {
+    use Arch::{Aarch64, X86_64};
+    use Say::{Everything, Little, Nothing};
+    use Vmm::{Microvm, Pc, Trapline};
+    let none = Limits::default();
+    let instructions = |most| Limits { instructions: Some(most), ..none };
+    let console = Limits { returns: Some(CONSOLE_RETURNS), ..none };
+    let quiet = Limits { instructions: Some(1_750_000), exits: Some(2900), returns: Some(308) };
+    let start = |vmm, arch, elf, say, limits| Start { vmm, arch, elf, say, limits };
+    vec![
+        start(Trapline, X86_64, false, Everything, console),
+        start(Trapline, X86_64, false, Little, none),
+        start(Trapline, X86_64, false, Nothing, quiet),
+        start(Trapline, X86_64, true, Everything, none),
+        start(Trapline, X86_64, true, Nothing, instructions(1_595_000)),
+        start(Pc, X86_64, false, Everything, none),
+        start(Pc, X86_64, false, Nothing, none),
+        start(Microvm, X86_64, false, Everything, none),
+        start(Microvm, X86_64, false, Nothing, none),
+        start(Trapline, Aarch64, false, Everything, none),
+        start(Trapline, Aarch64, false, Nothing, none),
+    ]
+}
+
+impl Start {
+    /// One word, for the script and for `--only`.
+    fn name(&self) -> String {
+        let vmm = match self.vmm {
+            Vmm::Trapline => "trapline",
+            Vmm::Pc => "qemu-pc",
+            Vmm::Microvm => "qemu-microvm",
+        };
+        let image = match (self.arch, self.elf) {
+            (Arch::X86_64, false) => "bzImage",
+            (Arch::X86_64, true) => "vmlinux",
+            (Arch::Aarch64, _) => "Image",
+        };
+        let say = match self.say {
+            Say::Everything => "console",
+            Say::Little => "quiet",
+            Say::Nothing => "nodefaults",
+        };
+        format!("{vmm}-{image}-{say}")
+    }
+
+    /// The VMM and its arguments, in the outer machine.
+    fn command(&self, more: &[String]) -> Vec<String> {
+        let kernel = if self.elf { "/guest/VMLINUX" } else { "/guest/kernel" };
+        let memory = MEMORY_MIB.to_string();
+        let words: Vec<&str> = match self.vmm {
+            Vmm::Trapline => {
+                let fixed = ["trapline", "run", "-k", kernel, "-i", "/guest/initrd"];
+                let size = ["-c", "1", "-m", &memory, "--stat"];
+                let say: &[&str] = match self.say {
+                    Say::Everything => &[],
+                    Say::Little => &["-p", "quiet"],
+                    Say::Nothing => &["--nodefaults", "-p", QUIET],
+                };
+                let more = more.iter().map(String::as_str);
+                [&fixed[..], &size, say].concat().into_iter().chain(more).collect()
+            }
+            Vmm::Pc | Vmm::Microvm => {
+                let machine = if self.vmm == Vmm::Pc { "pc" } else { "microvm" };
+                let say = match self.say {
+                    Say::Everything => "earlyprintk=serial console=ttyS0",
+                    Say::Little | Say::Nothing => QUIET,
+                };
+                let program = ["/usr/bin/qemu-system-x86_64", "-M", machine, "-accel", "kvm"];
+                let size = ["-cpu", "host", "-smp", "1", "-m", &memory, "-nodefaults"];
+                let rest = ["-no-user-config", "-no-reboot", "-display", "none", "-serial"];
+                let guest = ["stdio", "-kernel", kernel, "-initrd", "/guest/initrd"];
+                [&program[..], &size, &rest, &guest, &["-append", say]].concat()
+            }
+        };
+        words.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// Measures and prints the table.
+pub(super) fn run(options: &Options) -> Result<u8> {
+    let only = options.only.as_deref().unwrap_or_default();
+    let mut starts = starts();
+    starts.retain(|start| {
+        options.arch.is_none_or(|arch| arch == start.arch)
+            && (start.vmm == Vmm::Trapline || !options.alone)
+            && start.name().contains(only)
+    });
+    ensure!(!starts.is_empty(), "no start is called {only}");
+    if starts.iter().any(|start| start.vmm == Vmm::Trapline && start.arch == Arch::X86_64) {
+        super::peak(&options.run)?;
+    }
+    let mut text = String::new();
+    for arch in [Arch::X86_64, Arch::Aarch64] {
+        let here: Vec<&Start> = starts.iter().filter(|start| start.arch == arch).collect();
+        if !here.is_empty() {
+            text += &measure(arch, &here, &options.run)?;
+        }
+    }
+    let table = table::report(&starts, &text);
+    print!("{}", table.with_context(|| format!("last lines:\n{}", last_lines(&text)))?);
+    Ok(0)
+}
+
+/// What the outer machine says about these starts.
+fn measure(arch: Arch, starts: &[&Start], more: &[String]) -> Result<String> {
+    let ready = Ready::make(arch)?;
+    let mut files = Vec::new();
+    if starts.iter().any(|start| start.elf) {
+        let vmlinux = ready.kernel.vmlinux.clone();
+        files.push(("VMLINUX", vmlinux.context("arm64 kernels have no such form")?));
+    }
+    if starts.iter().any(|start| start.vmm != Vmm::Trapline) {
+        files.push(("QEMU", qemu()?));
+    }
+    let measures = starts.iter().map(|start| {
+        let words: Vec<String> = start.command(more).iter().map(|word| quoted(word)).collect();
+        format!("measure {} {}", start.name(), words.join(" "))
+    });
+    let variables = [
+        ("MEASURES", measures.collect::<Vec<_>>().join("\n")),
+        ("RAM_KIB", (MEMORY_MIB * 1024).to_string()),
+    ];
+    let boot = Boot {
+        name: format!("bench-{arch}-{}", std::process::id()),
+        place: Place::Nested,
+        image: Image::Bzimage,
+        init: "init-measure.sh".to_owned(),
+        modules: Vec::new(),
+        programs: Vec::new(),
+        options: Vec::new(),
+        script: Script {
+            file: Some("host-measure.sh"),
+            variables: variables.map(|(name, value)| (name.to_owned(), value)).into(),
+            files,
+            counted: true,
+        },
+        watch: Watch { show: false, input: false, timeout: Some(TIMEOUT * 20) },
+    };
+    eprintln!("Starting {} on {arch}, {} times, and counting", ready.kernel.release, starts.len());
+    ended_well(&boot, &ready)
+}
+
+/// An archive with QEMU, its libraries and its firmware, where Debian has them.
+fn qemu() -> Result<PathBuf> {
+    let program = deb::program("qemu-system-x86_64", &["qemu-system-x86", "seabios"])?;
+    let libraries = proc::output(Command::new("ldd").arg(&program))?;
+    let libraries = String::from_utf8(libraries)?;
+    let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+    let archive = paths::build()?.join("qemu-boot.tar");
+    let mut tar = Command::new("tar");
+    tar.args(["--absolute-names", "--dereference", "-cf"]).arg(&archive).arg(&program).args(paths);
+    tar.args(["bios-256k.bin", "bios-microvm.bin"].map(|rom| format!("/usr/share/seabios/{rom}")));
+    let roms = ["kvmvapic.bin", "linuxboot_dma.bin", "pvh.bin", "qboot.rom"];
+    tar.args(roms.map(|rom| format!("/usr/share/qemu/{rom}")));
+    proc::output(&mut tar)?;
+    Ok(archive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_start_has_a_name_of_its_own_which_is_a_word() {
+        let names: Vec<String> = starts().iter().map(Start::name).collect();
+        let mut different = names.clone();
+        different.sort();
+        different.dedup();
+        assert_eq!(different.len(), names.len());
+        assert!(names.iter().all(|name| !name.contains(char::is_whitespace)), "{names:?}");
+    }
+
+    #[test]
+    fn the_same_kernel_is_told_the_same_whoever_runs_it() {
+        let command = |start: &Start| start.command(&["--no-coalesce".to_owned()]).join(" ");
+        let find = |name: &str| starts().into_iter().find(|start| start.name() == name).unwrap();
+        let ours = command(&find("trapline-vmlinux-nodefaults"));
+        assert!(ours.starts_with("trapline run -k /guest/VMLINUX "), "{ours}");
+        assert!(ours.ends_with("--nodefaults -p console=ttyS0 quiet --no-coalesce"), "{ours}");
+        let theirs = command(&find("qemu-microvm-bzImage-nodefaults"));
+        assert!(theirs.contains(" -M microvm ") && theirs.ends_with(QUIET), "{theirs}");
+        let theirs = command(&find("qemu-pc-bzImage-console"));
+        assert!(theirs.ends_with("-append earlyprintk=serial console=ttyS0"), "{theirs}");
+    }
+}

@@ -1,0 +1,278 @@
+//! What the outer machine says, as one table, and how it is judged.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+
+use super::super::{grouped, verdict};
+use super::{Start, Vmm};
+
+/// What the project promises: KiB resident beside guest RAM.
+const MOST_RESIDENT: u64 = 2560;
+/// Ten seconds of an idle guest, and as many wake-ups.
+const MOST_WAITS: u64 = 10;
+/// What is mapped, as `host-measure.sh` calls it.
+const MAPPINGS: [&str; 7] =
+    ["code", "constants", "data", "heap", "anonymous", "libraries", "others"];
+
+/// What one start took.
+#[derive(Debug, Default)]
+struct Found<'a> {
+    /// Microseconds, which are thousands of instructions.
+    us: BTreeMap<&'a str, u64>,
+    /// KVM's counters.
+    kvm: BTreeMap<&'a str, u64>,
+    /// Returns to user space by KVM's numbers of their reasons.
+    returns: Vec<(u64, u64)>,
+    /// KiB by mapping: all, and those of no file.
+    resident: BTreeMap<&'a str, (u64, u64)>,
+    /// How often an idle guest's VMM was woken in ten seconds.
+    waits: Option<u64>,
+    /// Returns to user space by device, over the whole run.
+    devices: Vec<(&'a str, u64)>,
+}
+
+impl<'a> Found<'a> {
+    fn of(text: &'a str, name: &str) -> Self {
+        let mut found = Self::default();
+        let mut titles = Vec::new();
+        for line in text.lines() {
+            let Some((_, said)) = line.split_once("TRAPLINE-BENCH: ") else { continue };
+            let mut words = said.split_whitespace();
+            if words.next() != Some(name) {
+                continue;
+            }
+            let kind = words.next().unwrap_or_default();
+            let words: Vec<&str> = words.collect();
+            if kind == "stat" {
+                found.stat(&words, &mut titles);
+            } else if let [key, ref numbers @ ..] = *words.as_slice() {
+                found.figure(kind, key, numbers);
+            }
+        }
+        found
+    }
+
+    fn figure(&mut self, kind: &str, key: &'a str, numbers: &[&str]) {
+        let mut numbers = numbers.iter().filter_map(|number| number.parse().ok());
+        let Some(number) = numbers.next() else { return };
+        match kind {
+            "us" => self.us.extend([(key, number)]),
+            "kvm" => self.kvm.extend([(key, number)]),
+            "returns" => self.returns.extend(key.parse().ok().map(|reason| (reason, number))),
+            "resident" => {
+                self.resident.extend([(key, (number, numbers.next().unwrap_or_default()))]);
+            }
+            "waits" => self.waits = Some(number),
+            _ => {}
+        }
+    }
+
+    /// A line of `trapline run --stat`: the titles of its columns, or a region's.
+    fn stat(&mut self, words: &[&'a str], titles: &mut Vec<&'a str>) {
+        const NAME: &str = "device/region";
+        if words.contains(&NAME) {
+            words.clone_into(titles);
+            return;
+        }
+        let Some(name) = words.iter().position(|word| word.contains('/')) else { return };
+        let Some(first) = titles.iter().position(|title| *title == NAME) else { return };
+        let column = |title| {
+            let at = titles.iter().position(|found| *found == title)? + name - first;
+            words.get(at)?.parse::<u64>().ok()
+        };
+        let counts = ["reads", "writes", "str.in", "str.out"].map(column);
+        let (Some(all), Some(queued)) = (counts.into_iter().sum::<Option<u64>>(), column("queued"))
+        else {
+            return;
+        };
+        let exits = all.saturating_sub(queued);
+        if let (Some(device), 1..) = (words.get(name), exits) {
+            self.devices.push((device, exits));
+        }
+    }
+
+    fn returns(&self) -> u64 {
+        self.returns.iter().map(|(_, count)| count).sum()
+    }
+
+    fn resident(&self) -> (u64, u64) {
+        let sum = |sum: (u64, u64), kib: &(u64, u64)| (sum.0 + kib.0, sum.1 + kib.1);
+        self.resident.values().fold((0, 0), sum)
+    }
+}
+
+/// The table, and a line for each promise.
+pub(super) fn report(starts: &[Start], text: &str) -> Result<String> {
+    let mut table = String::new();
+    let (mut mappings, mut reasons) = (String::new(), String::new());
+    let mut verdicts = String::new();
+    for start in starts {
+        let name = start.name();
+        let found = Found::of(text, &name);
+        let counted = |counts: &BTreeMap<&str, u64>, key| {
+            let count = counts.get(key).copied().filter(|count| *count > 0);
+            // A count of nothing would meet every goal.
+            count.with_context(|| format!("{name}: {key} counted nothing"))
+        };
+        let before = counted(&found.us, "before")?;
+        let all = counted(&found.us, "userspace")?;
+        let exits = counted(&found.kvm, "exits")?;
+        let returns = found.returns();
+        let (resident, private) = found.resident();
+        ensure!(returns > 0 && resident > 0, "{name}: returns or memory counted nothing");
+        let waits = found.waits.with_context(|| format!("{name}: no wake-ups were counted"))?;
+        let faults = found.kvm.get("pf_fixed").copied().unwrap_or_default();
+        let after = all.saturating_sub(before);
+        table +=
+            &row(&name, &[before, after, all, exits, faults, returns, resident, private, waits]);
+        let kib = MAPPINGS.map(|what| found.resident.get(what).map_or(0, |kib| kib.0));
+        mappings += &row(&name, &kib);
+        reasons += &format!("{name}: {}\n", by_reason(&found));
+        if start.vmm == Vmm::Trapline {
+            verdicts += &judged(start, all, exits, returns);
+            verdicts += &judge(&name, "KiB beside guest RAM", resident, MOST_RESIDENT);
+            verdicts += &judge(&name, "wake-ups in ten idle seconds", waits, MOST_WAITS);
+        }
+    }
+    Ok(format!(
+        "VMM start to the first userspace line (thousands of instructions to the guest's first, from \
+         there, and all;\nexits from the guest; nested page faults; returns to user space; KiB \
+         resident beside guest RAM, all and those of no\nfile; the VMM's wake-ups in ten seconds of \
+         an idle guest)\n{}{table}\nKiB resident beside guest RAM, by mapping\n{}{mappings}\nreturns \
+         to user space\n{reasons}\n{verdicts}",
+        titles(&[
+            "before", "after", "all", "exits", "faults", "returns", "resident", "private", "wakes"
+        ]),
+        titles(&MAPPINGS)
+    ))
+}
+
+fn titles(titles: &[&str]) -> String {
+    let cells: String = titles.iter().map(|title| format!(" {title:>9}")).collect();
+    format!("{:32}{cells}\n", "")
+}
+
+fn row(name: &str, figures: &[u64]) -> String {
+    let cells: String = figures.iter().map(|figure| format!(" {:>9}", grouped(figure))).collect();
+    format!("{name:32}{cells}\n")
+}
+
+/// By KVM's reason until the first userspace line, and by device in the whole run.
+fn by_reason(found: &Found<'_>) -> String {
+    let mut reasons = found.returns.clone();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let reasons: Vec<String> =
+        reasons.iter().map(|(reason, count)| format!("{} {count}", reason_name(*reason))).collect();
+    let mut devices = found.devices.clone();
+    devices.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let devices: Vec<String> =
+        devices.iter().map(|(device, count)| format!("{device} {count}")).collect();
+    let all = if devices.is_empty() { String::new() } else { "; whole run: ".to_owned() };
+    reasons.join(", ") + &all + &devices.join(", ")
+}
+
+/// `KVM_EXIT_*` of `linux/kvm.h`.
+fn reason_name(reason: u64) -> String {
+    match reason {
+        2 => "port".to_owned(),
+        5 => "halt".to_owned(),
+        6 => "mmio".to_owned(),
+        7 => "interrupt window".to_owned(),
+        10 => "interrupted".to_owned(),
+        26 => "end of interrupt".to_owned(),
+        other => format!("reason {other}"),
+    }
+}
+
+fn judged(start: &Start, all: u64, exits: u64, returns: u64) -> String {
+    let limits = start.limits;
+    let figures = [
+        ("thousands of instructions", all, limits.instructions),
+        ("exits", exits, limits.exits),
+        ("returns to user space", returns, limits.returns),
+    ];
+    let name = start.name();
+    let judged = figures
+        .iter()
+        .filter_map(|(what, found, most)| most.map(|most| judge(&name, what, *found, most)));
+    judged.collect()
+}
+
+fn judge(name: &str, what: &str, found: u64, most: u64) -> String {
+    let goal = format!("{name}: at most {} {what} ({})", grouped(most), grouped(found));
+    verdict(&goal, found <= most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Limits, Say, starts};
+    use super::*;
+    use crate::arch::Arch;
+
+    const NAME: &str = "trapline-bzImage-nodefaults";
+
+    fn text(us: u64, exits: u64, kib: u64, waits: u64) -> String {
+        let lines = [
+            "us before 78000".to_owned(),
+            format!("us userspace {us}"),
+            format!("kvm exits {exits}"),
+            "kvm pf_fixed 59".to_owned(),
+            "returns 2 300".to_owned(),
+            "returns 6 8".to_owned(),
+            format!("resident code {} 0", kib - 100),
+            "resident heap 100 100".to_owned(),
+            format!("waits idle {waits}"),
+            "stat exits: total 5, port read 5".to_owned(),
+            "stat range device/region reads writes queued str.in str.out refused watch delivery"
+                .to_owned(),
+            "stat pio 0x03f8-0x03ff serial0/uart 7 40 30 0 2 0 - +0x0 coalesced (kernel)"
+                .to_owned(),
+            "stat pio 0x0080-0x0080 post/code 0 3 3 0 0 0 - trap".to_owned(),
+        ];
+        let other = "TRAPLINE-BENCH: trapline-bzImage-console us userspace 1\n".to_owned();
+        let line = |line: String| format!("TRAPLINE-BENCH: {NAME} {line}\n");
+        other + &lines.map(line).concat()
+    }
+
+    fn only() -> Vec<Start> {
+        let mut starts = starts();
+        starts.retain(|start| start.name() == NAME);
+        starts
+    }
+
+    #[test]
+    fn the_goals_are_judged_at_their_limits() {
+        let table = report(&only(), &text(1_750_000, 2900, 2560, 10)).unwrap();
+        assert_eq!(table.matches(": met").count(), 5, "{table}");
+        let table = report(&only(), &text(1_750_001, 2901, 2561, 11)).unwrap();
+        assert_eq!(table.matches(": MISSED").count(), 4, "{table}");
+        assert!(table.contains("at most 308 returns to user space (308): met"), "{table}");
+    }
+
+    #[test]
+    fn figures_stand_under_their_titles() {
+        let table = report(&only(), &text(1_750_000, 2900, 2560, 10)).unwrap();
+        let line = |start: &str| table.lines().filter(|l| l.starts_with(start)).nth(0).unwrap();
+        let cells: Vec<&str> = line(NAME).split_whitespace().skip(1).collect();
+        let expected =
+            ["78,000", "1,672,000", "1,750,000", "2,900", "59", "308", "2,560", "100", "10"];
+        assert_eq!(cells, expected);
+        let reasons = "port 300, mmio 8; whole run: serial0/uart 19\n";
+        assert!(table.contains(&format!("{NAME}: {reasons}")), "{table}");
+    }
+
+    #[test]
+    fn what_was_not_counted_is_an_error() {
+        let whole = text(1, 1, 200, 1);
+        assert!(report(&only(), &whole).is_ok());
+        for missing in ["us before", "us userspace", "kvm exits", "waits idle", "returns"] {
+            let part = whole.replace(&format!("{NAME} {missing}"), NAME);
+            assert!(report(&only(), &part).is_err(), "{missing}");
+        }
+        let say = Say::Nothing;
+        let (vmm, arch, limits) = (Vmm::Pc, Arch::X86_64, Limits::default());
+        let start = Start { vmm, arch, elf: false, say, limits };
+        assert!(report(&[start], &whole).is_err(), "another start's figures are not its own");
+    }
+}
