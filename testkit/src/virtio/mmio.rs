@@ -81,6 +81,10 @@ impl<A: Access> MmioTransport<A> {
             2 => false,
             version => panic!("there is no version {version}"),
         };
+        // As Linux does it: once, before the first reset.
+        if this.legacy {
+            this.write(reg::GUEST_PAGE_SIZE, u32::try_from(PAGE).unwrap_or(0));
+        }
         this
     }
 
@@ -140,7 +144,6 @@ impl<A: Access> Transport for MmioTransport<A> {
         self.write(reg::QUEUE_SEL, queue.into());
         self.write(reg::QUEUE_SIZE, setup.size.into());
         if self.legacy {
-            self.write(reg::GUEST_PAGE_SIZE, u32::try_from(PAGE).unwrap_or(0));
             self.write(reg::QUEUE_ALIGN, u32::try_from(PAGE).unwrap_or(0));
             self.write(reg::QUEUE_PFN, u32::try_from(setup.descriptors / PAGE).unwrap_or(0));
             return;

@@ -143,7 +143,11 @@ impl VirtioMmio {
             Change::Started => self.switch_doorbells(),
             Change::Reset => {
                 self.interrupt.set(0);
-                *self.pages.lock() = LegacyPages::new(self.core.queue_count());
+                // The size of pages stays: Linux says it once, before the first reset.
+                let mut pages = self.pages.lock();
+                *pages =
+                    LegacyPages { size: pages.size, ..LegacyPages::new(self.core.queue_count()) };
+                drop(pages);
                 self.switch_doorbells();
             }
         }
@@ -206,6 +210,7 @@ impl FdtDevice for VirtioMmio {
 impl Device for VirtioMmio {
     fn reset(&self) {
         self.core.reset();
+        self.pages.lock().size = 0;
         self.follow(Change::Reset);
     }
 }
