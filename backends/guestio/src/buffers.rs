@@ -3,11 +3,15 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use smallvec::SmallVec;
 use trapline_guestmem::{Error, GuestMem, Slice};
 use vm_memory::bitmap::Bitmap;
 
 /// `UIO_MAXIOV` of `linux/uio.h`: more pieces than this are for the next call.
 const PIECES_AT_ONCE: usize = 1024;
+
+/// Pieces of a usual request, which need no allocation.
+const USUAL: usize = 1;
 
 /// Whether a read or write may wait for the medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +29,9 @@ pub enum Wait {
 pub struct Buffers {
     mem: GuestMem,
     /// What is left of each piece that is not used up.
-    pieces: Vec<Piece>,
+    pieces: SmallVec<[Piece; USUAL]>,
     /// The same for the kernel.
-    iovecs: Vec<IoVec>,
+    iovecs: SmallVec<[IoVec; USUAL]>,
     /// Pieces before this are used up.
     first: usize,
     /// Bytes left.
@@ -56,7 +60,13 @@ unsafe impl Sync for IoVec {}
 impl Buffers {
     /// No buffers yet, in this memory.
     pub fn new(mem: &GuestMem) -> Self {
-        Self { mem: mem.clone(), pieces: Vec::new(), iovecs: Vec::new(), first: 0, len: 0 }
+        Self {
+            mem: mem.clone(),
+            pieces: SmallVec::new(),
+            iovecs: SmallVec::new(),
+            first: 0,
+            len: 0,
+        }
     }
 
     /// One more buffer, of `len` bytes at guest address `addr`.
@@ -142,7 +152,7 @@ impl Buffers {
         copied
     }
 
-    /// Reads from `offset` of `file` into what is left, by one `preadv2`, and skips what was read.
+    /// Reads from `offset` of `file` into what is left, by one `preadv2` or `pread`, and skips what was read.
     /// Returns how many bytes that was; 0 is the end of the file.
     ///
     /// # Errors
@@ -150,17 +160,23 @@ impl Buffers {
     pub fn read_at(&mut self, file: BorrowedFd<'_>, offset: u64, wait: Wait) -> io::Result<u64> {
         let (iovecs, count) = self.for_kernel();
         let flags = wait.flags();
-        let offset = file_offset(offset)?;
+        let (fd, offset) = (file.as_raw_fd(), file_offset(offset)?);
         // SAFETY: the addresses are of guest RAM, which is mapped as long as we hold it, and in
         // which anybody may write at any time; the kernel checks everything else.
         #[expect(unsafe_code, reason = "preadv2 into guest memory")]
-        let read = unsafe { libc::preadv2(file.as_raw_fd(), iovecs, count, offset, flags) };
+        let read = unsafe {
+            match (self.left(), flags) {
+                // Costs the kernel less.
+                ([IoVec(one)], 0) => libc::pread(fd, one.iov_base, one.iov_len, offset),
+                _ => libc::preadv2(fd, iovecs, count, offset, flags),
+            }
+        };
         let read = u64::try_from(read).map_err(|_| io::Error::last_os_error())?;
         self.have_read(read);
         Ok(read)
     }
 
-    /// Writes what is left to `offset` of `file` by one `pwritev2`, and skips what was written.
+    /// Writes what is left to `offset` of `file` by one `pwritev2` or `pwrite`, and skips what was written.
     /// With `durable` it is on the medium afterwards (`RWF_DSYNC`). Returns how many bytes that
     /// was.
     ///
@@ -175,11 +191,17 @@ impl Buffers {
     ) -> io::Result<u64> {
         let (iovecs, count) = self.for_kernel();
         let flags = wait.flags() | if durable { libc::RWF_DSYNC } else { 0 };
-        let offset = file_offset(offset)?;
+        let (fd, offset) = (file.as_raw_fd(), file_offset(offset)?);
         // SAFETY: the addresses are of guest RAM, which is mapped as long as we hold it; the
         // kernel reads it as it reads any shared memory.
         #[expect(unsafe_code, reason = "pwritev2 from guest memory")]
-        let written = unsafe { libc::pwritev2(file.as_raw_fd(), iovecs, count, offset, flags) };
+        let written = unsafe {
+            match (self.left(), flags) {
+                // Costs the kernel less.
+                ([IoVec(one)], 0) => libc::pwrite(fd, one.iov_base, one.iov_len, offset),
+                _ => libc::pwritev2(fd, iovecs, count, offset, flags),
+            }
+        };
         let written = u64::try_from(written).map_err(|_| io::Error::last_os_error())?;
         self.consume(written);
         Ok(written)
@@ -202,7 +224,7 @@ impl Buffers {
     }
 
     /// What is left, as far as one call of the kernel takes it. It is where it is for as long as
-    /// nothing is pushed.
+    /// this stays where it is and nothing is pushed.
     pub(crate) fn for_kernel(&self) -> (*const libc::iovec, libc::c_int) {
         let left = self.left();
         let count = left.len().min(PIECES_AT_ONCE);

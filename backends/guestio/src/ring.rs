@@ -102,20 +102,22 @@ impl Ring {
         tag: u64,
     ) -> Result<(), Operation> {
         let Some(slot) = self.free.pop() else { return Err(operation) };
-        let entry = entry(file, &operation).user_data(slot as u64);
+        let Some(place) = self.in_flight.get_mut(slot) else { return Err(operation) };
+        // At its place first: the list of addresses is a part of the buffers.
+        let placed = place.insert(InFlight { tag, operation, _file: Arc::clone(file) });
+        let entry = entry(file, &placed.operation).user_data(slot as u64);
         // SAFETY: the entry refers to the file and to the buffers' addresses and list of addresses.
-        // All of them stay where they are in `in_flight` until the kernel has reported that it is
-        // done, or for good.
+        // All of them stay where they are in `in_flight`, which never grows, until the kernel has
+        // reported that it is done, or for good.
         #[expect(unsafe_code, reason = "the kernel is given addresses of guest memory")]
         let pushed = unsafe { self.ring.submission().push(&entry) };
-        if pushed.is_err() {
-            self.free.push(slot);
-            return Err(operation);
+        match pushed {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                self.free.push(slot);
+                place.take().map_or(Ok(()), |refused| Err(refused.operation))
+            }
         }
-        if let Some(place) = self.in_flight.get_mut(slot) {
-            *place = Some(InFlight { tag, operation, _file: Arc::clone(file) });
-        }
-        Ok(())
     }
 
     /// Tells the kernel of everything that was put into the queue.

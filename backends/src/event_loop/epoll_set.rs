@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -12,11 +13,12 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
+use smallvec::SmallVec;
 use trapline_device::{
     EventFd, EventHandler, EventLoop, Notifier, Readiness, Watch, WatchedEventFd,
 };
 
-use super::QueuedWrites;
+use super::{EVENTS, QueuedWrites};
 
 /// The set's own eventfd among the epoll keys; watches count from 1.
 const WAKE: u64 = 0;
@@ -109,13 +111,13 @@ impl EpollSet {
         };
         let timeout =
             if notified || !unpollable.is_empty() { Some(Duration::ZERO) } else { timeout() };
-        let mut events = Vec::with_capacity(most);
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let room = rustix::buffer::spare_capacity(&mut events);
+        let mut room: SmallVec<[_; EVENTS]> = SmallVec::from_elem(MaybeUninit::uninit(), most);
         // An interrupted wait is one for nothing.
-        let _ = epoll::wait(&self.epoll, room, timeout.as_ref());
+        let waited = epoll::wait(&self.epoll, room.as_mut_slice(), timeout.as_ref());
+        let events: &[epoll::Event] = waited.map_or(&[], |(events, _)| events);
         let both = epoll::EventFlags::IN | epoll::EventFlags::OUT;
-        let mut ready = Vec::with_capacity(events.len() + unpollable.len());
+        let mut ready = SmallVec::new();
         for event in events {
             match event.data.u64() {
                 WAKE => {
@@ -319,7 +321,7 @@ fn readiness(flags: epoll::EventFlags, interest: Readiness) -> Readiness {
 }
 
 /// Which descriptors are ready, by their keys.
-pub(super) struct Ready(Vec<(u64, epoll::EventFlags)>);
+pub(super) struct Ready(SmallVec<[(u64, epoll::EventFlags); 4]>);
 
 impl Ready {
     /// In the order in which they were first watched, whatever the kernel's.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use smallvec::SmallVec;
 use trapline_guestmem::{GuestMem, Slice};
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::ByteValued;
 
 /// Buffers of a usual request, which need no allocation.
 const USUAL: usize = 6;
@@ -240,7 +240,9 @@ impl Walk {
 /// The descriptor with this index, unless its address is not RAM.
 fn read(mem: &GuestMem, table: u64, index: u32) -> Option<Descriptor> {
     let addr = table.checked_add(u64::from(index) * u64::from(DESCRIPTOR_LEN))?;
-    mem.backend().read_obj(GuestAddress(addr)).ok()
+    let mut descriptor = Descriptor::default();
+    mem.read(addr, descriptor.as_mut_slice()).ok()?;
+    Some(descriptor)
 }
 
 /// Walks the chain that begins at `head` of a table of `size` descriptors.

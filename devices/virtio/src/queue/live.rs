@@ -60,7 +60,7 @@ impl Live {
         ring.set_event_idx(event_idx);
         ring.set_ready(true);
         // The library takes an available ring at 0 for none.
-        if place.driver == 0 || !ring.is_valid(mem.backend()) {
+        if place.driver == 0 || !ring.is_valid(mem) {
             return Err(QueueError::NotRam);
         }
         Ok(Self {
@@ -158,7 +158,6 @@ impl Live {
     /// The next entry of the available ring. When there is none, the driver has been asked to
     /// notify of the next, and none has come in between.
     fn next_head(&mut self, mem: &GuestMem) -> Result<Option<u16>, Broken> {
-        let mem = mem.backend();
         for _ in 0..2 {
             let next = self.ring.iter(mem).map_err(|_| Broken)?.next();
             if let Some(chain) = next {
@@ -208,13 +207,13 @@ impl Live {
             self.in_flight -= 1;
         }
         self.newest = self.newest.filter(|newest| *newest != head);
-        self.ring.add_used(mem.backend(), head, written).map_err(|_| Broken)
+        self.ring.add_used(mem, head, written).map_err(|_| Broken)
     }
 
     /// Whether the driver wants to know of what was completed since it was last asked.
     pub(super) fn needs_notification(&mut self, mem: &GuestMem) -> Result<bool, Broken> {
         if self.event_idx {
-            return self.ring.needs_notification(mem.backend()).map_err(|_| Broken);
+            return self.ring.needs_notification(mem).map_err(|_| Broken);
         }
         // The library does not look at the flags. What was used is to be seen before they are read.
         fence(Ordering::SeqCst);
