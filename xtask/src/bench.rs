@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::nested::Outcome;
-use crate::proc;
 use crate::session::{Watch, last_lines};
+use crate::{disk_bench, proc};
 
 mod boot;
 
@@ -55,6 +55,8 @@ enum What {
     /// Instructions, exits and memory from the VMM's start to the guest's first userspace line, for
     /// each form of the kernel, beside QEMU's machines
     Boot(boot::Options),
+    /// Instructions and exits for a request of a guest to its disks, beside QEMU's
+    VirtioBlk(disk_bench::Options),
     /// The registry's dispatch and edits beside those of other crates
     Trap,
     /// Nanoseconds per exit on /dev/kvm, beside a bare KVM_RUN loop
@@ -67,6 +69,7 @@ enum What {
 pub(crate) fn run(options: &Options) -> Result<u8> {
     match &options.what {
         What::Boot(options) => boot::run(options),
+        What::VirtioBlk(options) => disk_bench::run(options),
         What::Trap => cargo_bench("trapline", "dispatch"),
         What::Exit => cargo_bench("trapline-kvm", "exit"),
         What::Its => its(),
@@ -118,7 +121,7 @@ fn peak(run: &[String]) -> Result<()> {
 }
 
 /// What a boot printed, if trapline ended with status 0.
-fn ended_well(boot: &Boot, ready: &Ready) -> Result<String> {
+pub(crate) fn ended_well(boot: &Boot, ready: &Ready) -> Result<String> {
     let Outcome { text, status } = boot.run(ready)?;
     ensure!(status == 0, "trapline ended with status {status}:\n{}", last_lines(&text));
     Ok(text)
@@ -152,7 +155,8 @@ fn report(text: &str) -> Result<String> {
     Ok(table)
 }
 
-fn verdict(goal: &str, met: bool) -> String {
+/// A line that says whether a goal was met.
+pub(crate) fn verdict(goal: &str, met: bool) -> String {
     format!("goal: {goal}: {}\n", if met { "met" } else { "MISSED" })
 }
 
@@ -183,7 +187,7 @@ fn pair(part: &str) -> Option<(String, u64)> {
 }
 
 /// `12345` as `12,345`.
-fn grouped(number: impl std::fmt::Display) -> String {
+pub(crate) fn grouped(number: impl std::fmt::Display) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (digit, left) in digits.chars().zip((0..digits.len()).rev()) {

@@ -10,6 +10,7 @@ mod check;
 mod coalescing;
 mod cross;
 mod deb;
+mod disk_bench;
 mod disks;
 mod driver;
 mod guest;

@@ -39,6 +39,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "trapline-regs",
         ],
     ),
+    ("trapline-diskload", &[]),
     ("trapline-metronome", &[]),
     ("xtask", &[]),
 ];

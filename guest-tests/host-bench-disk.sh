@@ -1,0 +1,50 @@
+# Outer machine whose clock counts instructions: run trapline, and then QEMU, with one guest that
+# loads a disk in a file of this machine's memory (vda) and a disk that does nothing (vdb), and say
+# how much each load had KVM count. LOADS has the loads, MEMORY the guests' MiB, KERNEL and INITRD
+# what QEMU's guest boots; QEMU, if there is one, is an archive with it and all it needs.
+insmod "$CONFIGFS"
+insmod "$NULL_BLK" queue_mode=2 irqmode=2 completion_nsec=10000 gb=1 nr_devices=1
+mount -t tracefs tracefs /sys/kernel/tracing
+user=/sys/kernel/tracing/events/kvm/kvm_userspace_exit
+echo 'hist:keys=reason' >"$user/trigger"
+mount -t tmpfs -o size=256M tmpfs /tmp
+dd if=/dev/zero of=/tmp/disk bs=1M count=64 2>/dev/null
+# All exits, halts among them, exits for interrupts, and returns to user space.
+counters() {
+    kvm=/sys/kernel/debug/kvm
+    user_exits=$(awk '/Hits:/ { print $2 }' "$user/hist")
+    echo "$1 $(cat $kvm/exits) $(cat $kvm/halt_exits) $(cat $kvm/irq_exits) ${user_exits:-0}"
+}
+mkfifo /console
+measure() {
+    name=$1
+    shift
+    exec 3<>/console
+    (
+        status=0
+        "$@" </dev/null >/console 2>&1 || status=$?
+        echo "TRAPLINE-BENCH: $name status $status" >/console
+    ) &
+    while IFS= read -r line <&3; do
+        case "$line" in
+        "DISKLOAD: begin"*) counters "TRAPLINE-BENCH: $name begin" ;;
+        "DISKLOAD: end"*) counters "TRAPLINE-BENCH: $name end" ;;
+        "TRAPLINE-BENCH: $name status "*) status=${line##* } && break ;;
+        esac
+        echo "$name: $line"
+    done
+}
+measure trapline trapline "$@" -p "quiet LOADS=$LOADS" -d /tmp/disk -d /dev/nullb0,direct
+final=$status
+if [ -n "$QEMU" ]; then
+    tar -x -f "$QEMU" -C /
+    measure qemu /usr/bin/qemu-system-x86_64 -accel kvm -cpu host -M pc -m "$MEMORY" -nodefaults \
+        -no-user-config -display none -serial stdio -kernel "$KERNEL" -initrd "$INITRD" \
+        -append "console=ttyS0 quiet LOADS=$LOADS" \
+        -drive if=none,id=d0,file=/tmp/disk,format=raw,cache=writeback \
+        -device virtio-blk-pci,drive=d0 \
+        -drive if=none,id=d1,file=/dev/nullb0,format=raw,cache=none,aio=io_uring \
+        -device virtio-blk-pci,drive=d1
+    if [ "$status" != 0 ]; then final=$status; fi
+fi
+echo "TRAPLINE-HOST: exit status $final"
