@@ -83,6 +83,7 @@ impl From<&Config> for Options {
             virtio: config.virtio.clone(),
             rng: config.rng.then_some(EntropyFrom::Host),
             edu: config.edu,
+            plugs: false,
             disks: config.disks.clone(),
             awaits_disks: false,
             spared: Spared { writes: config.coalesce, reads: config.mirror },

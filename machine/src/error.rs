@@ -35,6 +35,12 @@ pub enum Error {
         /// The names that there are.
         devices: String,
     },
+    /// Devices cannot come and go.
+    #[error("this board's devices cannot come and go")]
+    NoPlugs,
+    /// There is no device of that name that can be asked for.
+    #[error("there is no device called {0}")]
+    NoDevice(String),
     /// A disk that cannot be had.
     #[error(transparent)]
     Disk(#[from] trapline_block::Error),

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -20,8 +21,11 @@ use trapline_guestmem::{Backing, GuestMem};
 use trapline_intc::gicv3::GicV3;
 use trapline_qtest::{Target, VirtualClock, Wires};
 use trapline_virtio::balloon::Balloon;
+use trapline_virtio::blk::Blk;
 
-use crate::board::{self, Board, EntropyFrom, FirmwareOptions, Options, Spared, Wiring};
+use crate::board::{
+    self, Board, EntropyFrom, FirmwareOptions, Options, Plug, Plugs, Spared, Wiring,
+};
 use crate::x86_pc::FlashImages;
 use crate::{
     ConsoleKind, Error, PortOptions, Snapshot, SnapshotError, VirtioTransports, arm64_virt, x86_pc,
@@ -56,6 +60,9 @@ pub struct Config {
     pub edu: u8,
     /// The disks, which are virtio devices.
     pub disks: Vec<DiskOptions>,
+    /// Whether devices can come to PCI bus 0 and go while the machine is there ([`Machine::plug`]).
+    /// The PC's only.
+    pub plugs: bool,
     /// RAM in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
     /// What UTC is when the machine starts, in nanoseconds since 1970.
@@ -91,6 +98,10 @@ pub struct Machine {
     wires: Wires,
     asked: Arc<Asked>,
     gic: Option<Arc<GicV3>>,
+    /// Whether back ends rest.
+    stopped: AtomicBool,
+    /// The names of devices that have gone.
+    gone: Mutex<Vec<String>>,
 }
 
 impl Config {
@@ -121,6 +132,7 @@ impl From<&Config> for Options {
             virtio: config.virtio.clone(),
             rng: config.rng.then_some(EntropyFrom::Sequence),
             edu: config.edu,
+            plugs: config.plugs,
             disks: config.disks.clone(),
             awaits_disks: true,
             spared: Spared { writes: false, reads: false },
@@ -162,7 +174,8 @@ impl Machine {
                 (Box::new(board), Some(gic))
             }
         };
-        Ok(Self { board, registry, ram, clock, event_loop, wires, asked, gic })
+        let (stopped, gone) = (AtomicBool::new(false), Mutex::default());
+        Ok(Self { board, registry, ram, clock, event_loop, wires, asked, gic, stopped, gone })
     }
 
     /// Everything on the board back to power-on; RAM and time stay.
@@ -201,6 +214,56 @@ impl Machine {
     fn put(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
         self.clock.set(snapshot.now_ns);
         self.board.devices().restore(&snapshot.devices)
+    }
+
+    /// Plugs a device in, and returns its name: its id, if it has one. `told` says whether the guest
+    /// is told, as of whatever comes after the start.
+    ///
+    /// # Errors
+    /// The board has no slots for it, the name or the slot is taken, or the device cannot be had.
+    pub fn plug(&self, plug: &Plug, told: bool) -> Result<String, Error> {
+        self.plugs()?.plug(plug, told)
+    }
+
+    /// Asks the driver for a device that was plugged in. It goes when the driver has given it back,
+    /// at the latest with the next reset: see [`Self::take_gone`].
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn ask_back(&self, name: &str) -> Result<(), Error> {
+        match self.plugs()?.ask_back(name) {
+            true => Ok(()),
+            false => Err(Error::NoDevice(name.to_owned())),
+        }
+    }
+
+    /// The names of devices that have gone since the last call.
+    pub fn take_gone(&self) -> Vec<String> {
+        std::mem::take(&mut self.gone.lock())
+    }
+
+    fn plugs(&self) -> Result<&Plugs, Error> {
+        self.board.plugs().ok_or(Error::NoPlugs)
+    }
+
+    /// A disk: that of a device that was plugged in, or, as `disk0` and so on, one of
+    /// [`Config::disks`].
+    pub fn disk(&self, name: &str) -> Option<Arc<Blk>> {
+        if let Some(disk) = self.board.plugs().and_then(|plugs| plugs.disk(name)) {
+            return Some(disk);
+        }
+        let number: usize = name.strip_prefix("disk")?.parse().ok()?;
+        self.board.virtio().disks.get(number).cloned()
+    }
+
+    /// Has back ends rest, or go on. A doorbell that rings meanwhile is heard then.
+    pub fn set_stopped(&self, stopped: bool) {
+        self.stopped.store(stopped, Ordering::Relaxed);
+    }
+
+    /// Whether back ends rest.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
     /// The keyboard and the mouse, if the board has any.
@@ -242,7 +305,12 @@ impl Target for Machine {
     }
 
     fn run_back_ends(&self) {
-        self.event_loop.settle(TURNS_MAX);
+        if !self.is_stopped() {
+            self.event_loop.settle(TURNS_MAX);
+        }
+        if let Some(plugs) = self.board.plugs() {
+            self.gone.lock().extend(plugs.take_out());
+        }
     }
 
     fn settle(&self) -> Option<PowerEvent> {

@@ -93,6 +93,7 @@ fn config(kind: BoardKind, virtio: impl Into<VirtioTransports>, disks: Vec<DiskO
         firmware: None,
         edu: 2,
         disks,
+        plugs: false,
         mem_bytes: 4 * MIB,
         utc_start_ns: 0,
         console: Arc::new(NullBackend),

@@ -17,6 +17,7 @@ pub mod console;
 pub mod display;
 pub mod guest_init;
 pub mod logging;
+pub mod monitor;
 pub mod pause;
 pub mod qtest;
 pub mod reboot;

@@ -55,6 +55,7 @@ impl Disk {
         }
         let serial = match &options.serial {
             Some(serial) => serial.clone(),
+            None if matches!(image, Image::Null(_)) => String::new(),
             None => default_serial(options).map_err(failed)?,
         };
         Ok(Arc::new(Self {

@@ -13,7 +13,7 @@ pub const SERIAL_LEN: usize = 20;
 /// What the user says of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// The image: a regular file or a block device.
+    /// The image: a regular file or a block device. Nothing is called so with [`Format::Null`].
     pub path: PathBuf,
     /// The guest cannot write.
     pub read_only: bool,
@@ -40,6 +40,9 @@ pub enum Format {
     Qcow2,
     /// VMware's, which can only be read.
     Vmdk,
+    /// No image at all: reads as zeroes, forgets what is written, and is 1 GiB long at first. For
+    /// tests and measurements (QEMU's `null-co`).
+    Null,
 }
 
 /// Limits on what a guest asks of a disk.
@@ -83,6 +86,7 @@ impl fmt::Display for Format {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
             Self::Vmdk => "vmdk",
+            Self::Null => "null",
         })
     }
 }

@@ -15,6 +15,9 @@ use crate::state::{Conf1State, Conf1V1};
 /// The two registers and the bus behind them. Eight ports: CONFIG_ADDRESS at offset 0,
 /// CONFIG_DATA at offset 4.
 ///
+/// Deviation: bits 1:0 of CONFIG_ADDRESS choose a byte of the register, though they read as zeros, as
+/// in QEMU; see [`crate::regs::ConfigAddress::byte`].
+///
 /// Only a dword access reaches CONFIG_ADDRESS; bytes and words in its ports pass on to whatever
 /// else is there (PCI 3.0, 3.2.2.3.2), which is the reset control register for a byte at offset 1
 /// and nothing for the rest.
@@ -32,11 +35,14 @@ impl Conf1 {
         Self { bus, power, state: Mutex::default() }
     }
 
-    /// The function and register CONFIG_DATA stands for at `offset`. None while disabled, and for
-    /// buses other than 0: no bridge passes those cycles on.
-    fn target(&self, offset: u64) -> Option<(Devfn, u16)> {
+    /// The function and register that `len` bytes of CONFIG_DATA stand for at `offset`. None while
+    /// disabled, and for buses other than 0: no bridge passes those cycles on.
+    fn target(&self, offset: u64, len: usize) -> Option<(Devfn, u16)> {
         let address = self.state.lock().address;
         let byte = u16::try_from(offset.checked_sub(CONFIG_DATA)?).ok().filter(|byte| *byte < 4)?;
+        // Whoever writes bits that are no part of the address means a byte by them, if they fit.
+        let chosen = u16::from(address.byte()) | byte;
+        let byte = if usize::from(chosen).is_multiple_of(len) { chosen } else { byte };
         let register = u16::from(address.dword()) << 2 | byte;
         (address.enable() && address.bus() == 0)
             .then(|| (Devfn::from_bits(address.devfn()), register))
@@ -60,9 +66,9 @@ impl Handler for Conf1 {
     fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
         cx.reaches(|| self.register(offset, Direction::Read));
         match (offset, size) {
-            (CONFIG_ADDRESS, Size::Dword) => u64::from(self.state.lock().address.into_bits()),
+            (CONFIG_ADDRESS, Size::Dword) => u64::from(self.state.lock().address.to_guest()),
             (RESET_CONTROL, Size::Byte) => u64::from(self.state.lock().reset_control.into_bits()),
-            _ => self.target(offset).map_or(u64::MAX, |(devfn, register)| {
+            _ => self.target(offset, size.bytes()).map_or(u64::MAX, |(devfn, register)| {
                 u64::from(self.bus.config_read(devfn, register, size))
             }),
         }
@@ -78,7 +84,7 @@ impl Handler for Conf1 {
             }
             (RESET_CONTROL, Size::Byte) => self.write_reset_control(low),
             _ => {
-                if let Some((devfn, register)) = self.target(offset) {
+                if let Some((devfn, register)) = self.target(offset, size.bytes()) {
                     self.bus.config_write(devfn, register, size, value);
                 }
             }
@@ -93,7 +99,7 @@ impl Handler for Conf1 {
         match offset {
             RESET_CONTROL => Some("RST_CNT"),
             0..CONFIG_DATA => Some("CONFIG_ADDRESS"),
-            _ => match self.target(offset) {
+            _ => match self.target(offset, 1) {
                 Some((devfn, register)) => {
                     self.bus.register(devfn, register, direction).or(Some("CONFIG_DATA"))
                 }

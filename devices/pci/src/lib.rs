@@ -33,6 +33,7 @@ mod function;
 #[cfg(test)]
 mod function_tests;
 mod host_bridge;
+mod hotplug;
 mod interrupts;
 mod map;
 #[cfg(test)]
@@ -61,6 +62,7 @@ pub use ecam::{EcamWindow, Layout};
 pub use edu::Edu;
 pub use function::{Function, FunctionBuilder, Slot};
 pub use host_bridge::HostBridge;
+pub use hotplug::Hotplug;
 pub use msix::MsixLayout;
 pub use piix::Piix;
 pub use state::{Conf1State, ConfigState, ConfigV1};

@@ -208,8 +208,10 @@ pub struct Command {
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct ConfigAddress {
+    /// Bits 1:0: read-only zeros, by the specification. QEMU keeps what is written, and QEMU's own
+    /// tests (libqos) choose a byte of the dword by it: so do we, and do not show it.
     #[bits(2)]
-    __: u8,
+    pub byte: u8,
     /// Bits 7:2: the dword in the function's configuration space.
     #[bits(6)]
     pub dword: u8,
@@ -226,7 +228,12 @@ pub struct ConfigAddress {
 impl ConfigAddress {
     /// What stays of `value` in the register: reserved bits are read-only zeros.
     pub const fn from_guest(value: u32) -> Self {
-        Self::from_bits(value & 0x80ff_fffc)
+        Self::from_bits(value & 0x80ff_ffff)
+    }
+
+    /// What a guest reads.
+    pub const fn to_guest(self) -> u32 {
+        self.with_byte(0).into_bits()
     }
 }
 
@@ -387,4 +394,32 @@ pub const EDU: RegMap<EduReg> = RegMap::new(EDU_BAR_LEN, &[
     row(EduReg::InterruptStatus, "INTERRUPT_STATUS", 0x24, 4, Read),
     row(EduReg::Raise,           "INTERRUPT_RAISE",  0x60, 4, Access::Write),
     row(EduReg::Acknowledge,     "INTERRUPT_ACK",    0x64, 4, Access::Write),
+]);
+
+/// Length of the window of [`HOTPLUG`] in bytes.
+pub const HOTPLUG_LEN: u32 = 0x14;
+
+/// A register about hot-plug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HotplugReg {
+    /// Slots that have come; a read clears it.
+    Up,
+    /// Slots that are to go.
+    Down,
+    /// A write gives slots back; a read is the features.
+    Eject,
+    /// Slots that can go.
+    Removable,
+    /// The bus that the others are about.
+    Bus,
+}
+
+/// ACPI's registers about the hot-plug of PCI functions (QEMU, `acpi_pci_hotplug.rst`).
+#[rustfmt::skip]
+pub const HOTPLUG: RegMap<HotplugReg> = RegMap::new(HOTPLUG_LEN, &[
+    row(HotplugReg::Up,        "PCI_UP",    0x00, 4, Read),
+    row(HotplugReg::Down,      "PCI_DOWN",  0x04, 4, Read),
+    row(HotplugReg::Eject,     "PCI_EJECT", 0x08, 4, ReadWrite),
+    row(HotplugReg::Removable, "PCI_RMV",   0x0c, 4, Read),
+    row(HotplugReg::Bus,       "PCI_SEL",   0x10, 4, ReadWrite),
 ]);

@@ -213,13 +213,23 @@ fn reserved_bits_of_mechanism_1_are_not_restored() {
     b.conf1.restore(&good).unwrap();
     assert_eq!(b.inl(0), 0x80ff_fffc);
     // CONFIG_ADDRESS, seven bits to a byte, and the reset control register.
-    for (at, value) in [(0, 0xfd), (good.bytes.len() - 1, 0xff)] {
+    for (at, value) in [(3, 0xff), (good.bytes.len() - 1, 0xff)] {
         let mut bytes = good.bytes.clone();
         bytes[at] = value;
         let bad = b.conf1.restore(&Saved { bytes, ..good.clone() });
         assert!(matches!(bad, Err(StateError::Inconsistent { .. })), "byte {at}: {bad:?}");
         assert_eq!(b.conf1.save(), good);
     }
+}
+
+#[test]
+fn the_low_bits_of_the_address_choose_a_byte_where_they_fit() {
+    let b = board();
+    b.outl(0, 1 << 31 | 3 << 11 | 0x2e);
+    assert_eq!(b.inl(0), 1 << 31 | 3 << 11 | 0x2c, "nobody sees them");
+    assert_eq!((b.inw(4), b.inw(6)), (0x0040, 0x0040));
+    assert_eq!(inb(&b.conf1, 5), 0, "the byte above");
+    assert_eq!(b.inl(4), 0x0040_1af4, "a dword has no other");
 }
 
 #[test]

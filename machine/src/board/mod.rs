@@ -14,6 +14,7 @@ mod consoles;
 mod devices;
 mod lines;
 mod pci;
+mod plugged;
 mod virtio;
 
 use std::sync::{Arc, Weak};
@@ -30,6 +31,8 @@ pub(crate) use consoles::{consoles, serial_backend};
 pub(crate) use devices::{Devices, Spared};
 pub(crate) use lines::Lines;
 pub(crate) use pci::PciSlots;
+pub(crate) use plugged::Plugs;
+pub use plugged::{Plug, PlugDevice};
 pub(crate) use virtio::{ChosenVirtio, EntropyFrom, NamedVirtio, VirtioHandles, add_mmio};
 
 /// A built board. Dropping it unmaps everything on it.
@@ -42,6 +45,11 @@ pub(crate) trait Board: Send + Sync {
 
     /// Those of its virtio devices that others than the guest have to do with.
     fn virtio(&self) -> &VirtioHandles;
+
+    /// Where devices come and go, if they do.
+    fn plugs(&self) -> Option<&Plugs> {
+        None
+    }
 
     /// The keyboard and the mouse, if there are any.
     fn input(&self) -> Option<Arc<dyn Input>> {
@@ -94,6 +102,8 @@ pub(crate) struct Options {
     pub(crate) rng: Option<EntropyFrom>,
     /// How many educational PCI devices there are.
     pub(crate) edu: u8,
+    /// Whether devices can come and go.
+    pub(crate) plugs: bool,
     /// The disks.
     pub(crate) disks: Vec<trapline_block::DiskOptions>,
     /// Whether an access that begins a disk's request waits for its end.

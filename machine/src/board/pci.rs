@@ -51,11 +51,7 @@ impl PciSlots<'_> {
             self.bus.insert(devfn, edu.map_err(Error::EventLoop)?)?;
         }
         for NamedVirtio { name, device, transport } in virtio {
-            let interface = match transport {
-                VirtioTransport::PciLegacy => PciInterface::Legacy,
-                VirtioTransport::PciTransitional => PciInterface::Transitional,
-                _ => PciInterface::Modern,
-            };
+            let interface = interface(transport);
             let devfn = next().ok_or_else(|| Error::NoPciSlot(name.clone()))?;
             let slot = self.slot(&name, devfn);
             let (mem, event_loop) = (&wiring.ram, &*wiring.event_loop);
@@ -63,5 +59,14 @@ impl PciSlots<'_> {
             self.bus.insert(devfn, function.map_err(Error::EventLoop)?)?;
         }
         Ok(())
+    }
+}
+
+/// The registers of a virtio device's function.
+pub(super) fn interface(transport: VirtioTransport) -> PciInterface {
+    match transport {
+        VirtioTransport::PciLegacy => PciInterface::Legacy,
+        VirtioTransport::PciTransitional => PciInterface::Transitional,
+        _ => PciInterface::Modern,
     }
 }

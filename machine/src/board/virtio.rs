@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use trapline_backends::OpenOutlet;
 use trapline_block::Disk;
-use trapline_device::{CharBackend, FdtDevice, FdtNode, Interrupt};
+use trapline_device::{CharBackend, Clock, EventLoop, FdtDevice, FdtNode, Interrupt};
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::{Background, Blk};
@@ -70,10 +70,7 @@ impl ChosenVirtio {
     /// The devices the user asked for. The first disk, which Linux calls `vda`, is `disk0`.
     pub(crate) fn new(wiring: &Wiring) -> Result<Self, Error> {
         let disks = wiring.options.disks.iter().map(|options| {
-            let background = match wiring.options.awaits_disks {
-                true => Background::Awaited,
-                false => Background::Loop(&*wiring.event_loop),
-            };
+            let background = background(wiring.options.awaits_disks, &*wiring.event_loop);
             let disk = Disk::open(options)?;
             Blk::new(&disk, &wiring.clock, background).map_err(Error::EventLoop)
         });
@@ -88,12 +85,7 @@ impl ChosenVirtio {
             add(&format!("disk{n}"), disk.clone());
         }
         if let Some(from) = wiring.options.rng {
-            let clock = Arc::clone(&wiring.clock);
-            let rng = match from {
-                EntropyFrom::Host => Rng::new(HostEntropy, clock),
-                EntropyFrom::Sequence => Rng::new(Sequence::default(), clock),
-            };
-            add("rng", rng);
+            add("rng", entropy(from, &wiring.clock));
         }
         if let Some(console) = &console {
             add("console", console.clone());
@@ -157,6 +149,20 @@ fn console(wiring: &Wiring) -> Result<(Option<Arc<Console>>, Places), Error> {
         OpenOutlet::attach(&*outlet, console.port(number));
     }
     Ok((Some(console), places))
+}
+
+/// Who takes in what the host completes later of a disk's requests.
+pub(super) fn background(awaited: bool, event_loop: &dyn EventLoop) -> Background<'_> {
+    if awaited { Background::Awaited } else { Background::Loop(event_loop) }
+}
+
+/// An entropy source.
+pub(super) fn entropy(from: EntropyFrom, clock: &Arc<dyn Clock>) -> Arc<dyn VirtioDevice> {
+    let clock = Arc::clone(clock);
+    match from {
+        EntropyFrom::Host => Rng::new(HostEntropy, clock),
+        EntropyFrom::Sequence => Rng::new(Sequence::default(), clock),
+    }
 }
 
 /// Adds a device behind a window of registers at `base`, with a level-triggered interrupt. What it

@@ -58,7 +58,8 @@ impl HostBoard for PcOnKvm {
         };
         // What is in the topmost one is what a processor starts with.
         let firmware = flash.first().map(|image| image.contents().clone());
-        let source = Source { lines, messages: vm.messages(), controllers, pages, flash };
+        let (lines, messages) = (Arc::new(lines), vm.messages());
+        let source = Source { lines, messages, controllers, pages, flash };
         let mut board = X86Pc::new(&wiring, &source)?;
         if let Some(mode) = config.display {
             display::add(mode, &wiring.registry, &mut board)?;

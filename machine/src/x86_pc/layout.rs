@@ -165,6 +165,8 @@ pub(crate) mod port {
     /// The same for firmware, which has it in the power management function of the PIIX: where
     /// SeaBIOS puts it.
     pub(crate) const FIRMWARE_ACPI_PM: u16 = 0xb000;
+    /// ACPI's registers about hot-plug on the PCI bus (QEMU's piix4).
+    pub(crate) const PCI_HOTPLUG: u16 = 0xae00;
     pub(crate) const PCI_CONF1: u16 = 0xcf8;
     /// In the middle of configuration mechanism #1, but for byte accesses only.
     pub(crate) const RESET_CONTROL: u16 = 0xcf9;

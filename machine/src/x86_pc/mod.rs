@@ -26,7 +26,7 @@ use trapline::{Handler, Region};
 use trapline_device::{CharBackend, CharDevice, Interrupt, Line, MsiController, NullBackend, Size};
 use trapline_display::{Input, Screen};
 use trapline_pci::regs::{INTERRUPT_LINE, INTERRUPT_PIN};
-use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Layout, Piix};
+use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Hotplug, Layout, Piix};
 use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
 use trapline_platform::i8042::{I8042, NoTimer2, Timer2};
 use trapline_platform::legacy::dma::Dma;
@@ -40,8 +40,8 @@ use trapline_platform::testdev::PageFlush;
 
 use crate::Error;
 use crate::board::{
-    Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, VirtioHandles, Wiring,
-    add_mmio, consoles, serial_backend,
+    Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Plugs, VirtioHandles,
+    Wiring, add_mmio, consoles, serial_backend,
 };
 use crate::flash::FlashImage;
 
@@ -62,6 +62,7 @@ pub(crate) struct X86Pc {
     /// How many virtio devices there are behind windows of registers.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "KVM's guests read it"))]
     virtio_windows: u8,
+    plugs: Option<Plugs>,
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "KVM has the display"))]
     bus: Arc<Bus>,
 }
@@ -79,6 +80,10 @@ impl Board for X86Pc {
         &self.virtio
     }
 
+    fn plugs(&self) -> Option<&Plugs> {
+        self.plugs.as_ref()
+    }
+
     fn input(&self) -> Option<Arc<dyn Input>> {
         Some(self.keys.clone())
     }
@@ -91,7 +96,7 @@ impl Board for X86Pc {
 /// What differs between the sources of the PC's accesses.
 pub(crate) struct Source {
     /// The global system interrupts.
-    pub(crate) lines: Lines,
+    pub(crate) lines: Arc<Lines>,
     /// Where PCI functions' messages go.
     pub(crate) messages: Arc<dyn MsiController>,
     /// The controllers behind them, unless they are the source's.
@@ -132,6 +137,7 @@ impl X86Pc {
             testdev::add(&mut builder, wiring, source);
         }
         let bus = maker.add_pci(on_bus, &mut builder)?;
+        let plugs = maker.add_plugs(&bus, &mut builder);
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
         }
@@ -139,8 +145,8 @@ impl X86Pc {
         devices.add(builder)?;
         flash::mapped(&wiring.registry, &source.flash);
         let console = consoles(console, &handles);
-        let (keys, screen) = (Arc::new(Keys(i8042)), None);
-        Ok(Self { devices, console, keys, screen, virtio: handles, virtio_windows, bus })
+        let (keys, screen, virtio) = (Arc::new(Keys(i8042)), None, handles);
+        Ok(Self { devices, console, keys, screen, virtio, virtio_windows, plugs, bus })
     }
 }
 
@@ -301,6 +307,21 @@ impl Maker<'_> {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Where devices come and go, if the user wants that, and the registers by which the guest is
+    /// told.
+    fn add_plugs(&self, bus: &Arc<Bus>, builder: &mut Builder) -> Option<Plugs> {
+        if !self.wiring.options.plugs {
+            return None;
+        }
+        let registers = Arc::<Hotplug>::default();
+        let part = builder.device("pci-hotplug", registers.clone());
+        let len = u64::from(trapline_pci::regs::HOTPLUG_LEN);
+        part.ports(port::PCI_HOTPLUG, len, ("pci", "hotplug"), registers.clone());
+        let lines = Arc::clone(&self.source.lines);
+        let pin = move |device, pin| lines.line(irq::pci(device, pin as u8 - 1).into());
+        Some(Plugs::new((bus, &registers), pin, &self.source.messages, self.wiring))
     }
 
     /// Bus 0 behind both of its doors. The address register may be written late; the reset

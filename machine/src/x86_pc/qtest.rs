@@ -39,6 +39,7 @@ pub(crate) fn build(
     (0..u32::from(ioapic::regs::PINS)).for_each(|number| drop(lines.line(number)));
     let messages = Arc::new(Messages(wiring.ram.clone()));
     let (controllers, pages) = (Some(controllers), Arc::new(NoFlush));
+    let lines = Arc::new(lines);
     X86Pc::new(wiring, &Source { lines, messages, controllers, pages, flash })
 }
 

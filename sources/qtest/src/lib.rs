@@ -9,6 +9,9 @@
 //!         ◄─IRQ raise N, IRQ lower N─────┴──── Wires ◄── lines of the devices
 //! ```
 //!
+//! Beside it, [`qmp`] is the protocol of QEMU's monitor, by which a client changes what the machine
+//! is made of.
+//!
 //! [`parse()`] is pure. A [`Session`] answers one client over anything that reads and writes;
 //! [`serve`] finds the clients. Time stands still but for `clock_step` and `clock_set`
 //! ([`VirtualClock`]), so that a session's answers depend on its commands alone.
@@ -19,11 +22,12 @@ mod clock;
 mod listen;
 mod memory;
 mod parse;
+pub mod qmp;
 mod server;
 mod wires;
 
 pub use clock::{Advance, VirtualClock};
-pub use listen::{Address, BadAddress, Way, serve};
+pub use listen::{Address, BadAddress, Way, remove_stale, serve};
 pub use parse::{Command, DATA_MAX, Encoding, FILL_MAX, Refusal, parse};
 pub use server::{End, Session, Target};
 pub use wires::{Pin, Side, Wires};

@@ -134,6 +134,19 @@ fn one_by_one<S>(
     }
 }
 
+/// Removes a socket that a process has left behind; anything else stays.
+///
+/// # Errors
+/// The socket cannot be removed.
+pub fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
+    let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && UnixStream::connect(path).is_err_and(refused) {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
 /// A listening socket whose file goes when it does.
 struct BoundPath<'a> {
     listener: UnixListener,
@@ -143,11 +156,7 @@ struct BoundPath<'a> {
 impl<'a> BoundPath<'a> {
     /// A socket left behind by a process that has died is replaced; anything else is not.
     fn new(path: &'a Path) -> io::Result<Self> {
-        let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
-        let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
-        if is_socket && UnixStream::connect(path).is_err_and(refused) {
-            std::fs::remove_file(path)?;
-        }
+        remove_stale(path)?;
         Ok(Self { listener: UnixListener::bind(path)?, path })
     }
 }

@@ -13,6 +13,7 @@ mod host;
 mod negated;
 mod options;
 mod ports;
+pub(crate) mod qemu;
 mod qtest;
 mod refused;
 mod units;
@@ -31,7 +32,8 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 pub use fw_cfg::FwCfgFile;
 pub use host::Host;
 pub use options::{Boot, LogLevel, RunOptions};
-pub use qtest::QtestOptions;
+pub use qemu::Properties;
+pub use qtest::{AsQemu, QtestOptions};
 
 /// What the arguments ask for.
 #[derive(Clone, Debug)]
@@ -90,6 +92,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<Parsed>
 /// # Errors
 /// One sentence for the user about what is wrong with them.
 pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow::Result<Parsed> {
+    let mut args = args.into_iter().peekable();
+    if qemu::is_called(args.peek()) {
+        return Ok(Parsed::Qtest(Box::new(qemu::parse(args.skip(1))?)));
+    }
     let matches = match command(host).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) => return asked_for_text(&error),

@@ -1,5 +1,6 @@
 //! The options of `trapline qtest`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,6 +16,7 @@ use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
 use super::options::{balloon, edu};
 use super::ports::ports;
+use super::qemu::{self, Properties};
 use super::units::{self, BadNumber};
 use super::virtio;
 
@@ -74,6 +76,15 @@ pub(super) struct QtestArgs {
     /// The client is on standard input and output
     #[arg(long)]
     stdio: bool,
+    /// Where a client of QEMU's monitor (QMP) can come to; devices can come and go then
+    #[arg(long, value_name = "unix:PATH|tcp:HOST:PORT", action = ArgAction::Append)]
+    qmp: Vec<String>,
+    /// Take the rest for arguments of QEMU's, as its tests have them
+    #[arg(
+        long, value_name = "ARGUMENT...", num_args = 0.., allow_hyphen_values = true,
+        exclusive = true
+    )]
+    qemu: Option<Vec<OsString>>,
     /// What UTC is when the machine starts
     #[arg(long, value_name = "YYYY-MM-DDTHH:MM:SS", default_value = "2000-01-01T00:00:00")]
     rtc_base: String,
@@ -122,6 +133,14 @@ pub struct QtestOptions {
     pub mem_bytes: u64,
     /// Who the client is; `None` is whoever has standard input and output.
     pub way: Option<Way>,
+    /// Images for devices that the user or a monitor's client plugs in, by name.
+    pub drives: BTreeMap<String, DiskOptions>,
+    /// Devices to be plugged in at the start.
+    pub devices: Vec<Properties>,
+    /// Where monitors are.
+    pub qmp: Vec<Way>,
+    /// The command line was QEMU's.
+    pub as_qemu: Option<AsQemu>,
     /// UTC at the start, in nanoseconds since 1970.
     pub utc_start_ns: u64,
     /// The machine gets the exit port.
@@ -136,8 +155,18 @@ pub struct QtestOptions {
     pub fw_cfg: Vec<FwCfgFile>,
 }
 
+/// What is different where QEMU was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AsQemu {
+    /// It was one of version 8.2 or later.
+    pub recent: bool,
+}
+
 impl QtestOptions {
     pub(super) fn new(args: &QtestArgs) -> anyhow::Result<Self> {
+        if let Some(arguments) = &args.qemu {
+            return qemu::parse(arguments.iter().cloned());
+        }
         let board = board(&args.machine)?;
         let cpus = units::within("--cpus", &args.cpus, 1..=u64::from(u32::MAX))?;
         ensure!(
@@ -184,6 +213,10 @@ impl QtestOptions {
             disks: args.disk.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
             mem_bytes: mem_bytes(&args.mem)?,
             way: way(args)?,
+            drives: BTreeMap::new(),
+            devices: Vec::new(),
+            qmp: qmp(args, board)?,
+            as_qemu: None,
             utc_start_ns: utc_start_ns(&args.rtc_base)?,
             exit_port: args.exit_port,
             flash: args.flash.clone(),
@@ -224,6 +257,15 @@ fn way(args: &QtestArgs) -> anyhow::Result<Option<Way>> {
         Some(socket) => Ok(Some(Way::Listen(address(socket)?))),
         None => bail!("trapline qtest: where is the client? Give --socket or --stdio"),
     }
+}
+
+fn qmp(args: &QtestArgs, board: BoardKind) -> anyhow::Result<Vec<Way>> {
+    ensure!(
+        board == BoardKind::X86Pc || args.qmp.is_empty(),
+        "--qmp: devices of the board {} cannot come and go",
+        args.machine
+    );
+    args.qmp.iter().map(|text| Ok(Way::Listen(text.parse()?))).collect()
 }
 
 fn utc_start_ns(text: &str) -> anyhow::Result<u64> {

@@ -50,7 +50,7 @@ impl Formatted {
                 let image = Vmdk::<File>::builder(storage).storage_open_options(base);
                 Ok(FormatAccess::new(image.open(gate)?))
             }
-            Format::Raw => Err(io::ErrorKind::Unsupported.into()),
+            Format::Raw | Format::Null => Err(io::ErrorKind::Unsupported.into()),
         });
         Ok(Self { access: RwLock::new(access.map_err(failed)?) })
     }

@@ -1,6 +1,7 @@
 //! Images: the files and block devices that hold a disk's content, whatever their format.
 
 mod format;
+mod null;
 mod open;
 mod raw;
 mod topology;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{DiskOptions, Error, Failure, Format, Request};
 
 pub(crate) use format::Formatted;
+pub(crate) use null::Null;
 pub(crate) use open::Opened;
 pub(crate) use raw::Raw;
 pub use topology::Topology;
@@ -22,11 +24,16 @@ pub(crate) enum Image {
     Raw(Raw),
     /// In a format that knows which of its bytes is where.
     Formatted(Formatted),
+    /// Not there.
+    Null(Null),
 }
 
 impl Image {
     /// Opens what the user describes.
     pub(crate) fn open(options: &DiskOptions) -> Result<(Self, Topology), Error> {
+        if options.format == Some(Format::Null) {
+            return Ok((Self::Null(Null::new()), Topology::PLAIN));
+        }
         let opened = Opened::new(&options.path, !options.read_only, options.direct)?;
         let probed = opened.probe()?;
         let format = opened.format(options.format, probed)?;
@@ -47,6 +54,7 @@ impl Image {
         match self {
             Self::Raw(raw) => raw.len(),
             Self::Formatted(formatted) => Ok(formatted.len()),
+            Self::Null(null) => Ok(null.len()),
         }
     }
 
@@ -55,6 +63,10 @@ impl Image {
         match self {
             Self::Raw(raw) => raw.resize(len),
             Self::Formatted(formatted) => formatted.resize(len),
+            Self::Null(null) => {
+                null.resize(len);
+                Ok(())
+            }
         }
     }
 
@@ -62,7 +74,7 @@ impl Image {
     pub(crate) fn can_discard(&self) -> bool {
         match self {
             Self::Raw(raw) => raw.can_discard(),
-            Self::Formatted(_) => true,
+            Self::Formatted(_) | Self::Null(_) => true,
         }
     }
 
@@ -89,6 +101,7 @@ impl Image {
                 }
             }
             (Self::Formatted(formatted), request) => formatted.perform(request, cancelled)?,
+            (Self::Null(_), request) => Null::perform(request),
         }
         Ok(())
     }

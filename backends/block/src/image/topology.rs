@@ -28,7 +28,7 @@ pub struct Topology {
 
 impl Topology {
     /// What everything has that says nothing.
-    const PLAIN: Self = Self {
+    pub(super) const PLAIN: Self = Self {
         logical_block: 512,
         physical_block: 512,
         min_io: 512,

@@ -23,7 +23,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use trapline_device::{Clock, Timer, Wake};
 use trapline_guestio::{Completion, Operation, Ring};
 
-use crate::image::{Image, Raw};
+use crate::image::{Image, Null, Raw};
 use crate::{Disk, Failure, Request};
 
 pub(crate) use pool::Pool;
@@ -143,12 +143,11 @@ impl Queue {
         if request.writes() && !self.disk.is_writable() {
             return Some(Err(Failure::ReadOnly));
         }
-        let tagged = Tagged { tag, request };
-        if !self.waiting.is_empty() || !self.may_pass(&tagged.request) {
-            self.waiting.push_back(tagged);
+        if !self.waiting.is_empty() || !self.may_pass(&request) {
+            self.waiting.push_back(Tagged { tag, request });
             return None;
         }
-        self.begin(tagged)
+        self.begin(tag, request)
     }
 
     /// Tells the kernel of everything that was submitted since the last time.
@@ -171,9 +170,8 @@ impl Queue {
                 self.waiting.push_front(next);
                 break;
             }
-            let tag = next.tag;
-            if let Some(outcome) = self.begin(next) {
-                self.completed.push_back((tag, outcome));
+            if let Some(outcome) = self.begin(next.tag, next.request) {
+                self.completed.push_back((next.tag, outcome));
             }
         }
         self.kick();
@@ -186,9 +184,8 @@ impl Queue {
 
     /// Makes the requests again that failed and stopped the machine.
     pub fn retry(&mut self) {
-        for stalled in std::mem::take(&mut self.stalled) {
-            let tag = stalled.tag;
-            if let Some(outcome) = self.begin(stalled) {
+        for Tagged { tag, request } in std::mem::take(&mut self.stalled) {
+            if let Some(outcome) = self.begin(tag, request) {
                 self.completed.push_back((tag, outcome));
             }
         }
@@ -252,20 +249,33 @@ impl Queue {
     }
 
     /// Begins a request, or makes it again. What is left of it is done by whoever can.
-    fn begin(&mut self, mut tagged: Tagged) -> Option<Outcome> {
-        let image = Arc::clone(&self.disk.image);
-        let Image::Raw(raw) = &*image else {
-            self.give_to_pool(tagged);
-            return None;
+    fn begin(&mut self, tag: u64, mut request: Request) -> Option<Outcome> {
+        let done = match &*self.disk.image {
+            Image::Raw(raw) => at_once(raw, &mut request),
+            Image::Formatted(_) => None,
+            Image::Null(_) => {
+                Null::perform(&mut request);
+                Some(Ok(()))
+            }
         };
-        if let Some(done) = at_once(raw, &mut tagged.request) {
-            return self.outcome(tagged, done.map_err(Failure::Io));
+        match done {
+            Some(Ok(())) => Some(Ok(())),
+            Some(Err(error)) => self.outcome(Tagged { tag, request }, Err(error.into())),
+            None => {
+                self.give_away(Tagged { tag, request });
+                None
+            }
         }
-        match self.ring.is_some() && is_for_ring(raw, &tagged.request) {
-            true => self.give_to_ring(raw, tagged),
-            false => self.give_to_pool(tagged),
+    }
+
+    /// Has somebody do a request who can wait.
+    fn give_away(&mut self, tagged: Tagged) {
+        match &*Arc::clone(&self.disk.image) {
+            Image::Raw(raw) if self.ring.is_some() && is_for_ring(raw, &tagged.request) => {
+                self.give_to_ring(raw, tagged);
+            }
+            _ => self.give_to_pool(tagged),
         }
-        None
     }
 
     fn give_to_ring(&mut self, raw: &Raw, Tagged { tag, request }: Tagged) {

@@ -131,12 +131,18 @@ impl Interrupts for PciInterrupts {
     }
 
     /// That the configuration has changed is in the interrupt status in any case (4.1.4.5.1).
+    ///
+    /// By the pin, drivers are told to look at the queues as well: QEMU does so, and its own tests
+    /// (qos-test, `resize`) wait for it.
     fn config(&self) {
         let mut state = self.state.lock();
         state.isr |= ISR_CONFIG;
-        self.pin.set_level(true);
         if self.are_messages() {
+            self.pin.set_level(true);
             self.send(state.config);
+        } else {
+            state.isr |= ISR_QUEUE;
+            self.pin.set_level(true);
         }
     }
 }

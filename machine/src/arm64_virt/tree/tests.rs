@@ -73,6 +73,7 @@ fn tree_with(
             rng: virtio.map(|_| EntropyFrom::Sequence),
             edu: 0,
             disks: Vec::new(),
+            plugs: false,
             awaits_disks: true,
             spared: Spared { writes: false, reads: false },
         },

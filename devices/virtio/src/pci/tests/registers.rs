@@ -251,7 +251,7 @@ fn the_generation_changes_when_what_was_read_has_changed() {
     assert!(!machine.line.level(), "nothing is signalled before the driver is ready");
     driver.start(VERSION_1, &[&machine.ring(0)]);
     toy.set_config([5; 6]);
-    assert_eq!((machine.line.level(), transport.take_interrupts()), (true, 2));
+    assert_eq!((machine.line.level(), transport.take_interrupts()), (true, 3));
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn the_interrupt_status_is_one_byte_that_reading_clears() {
     }
     machine.write(Space::Mmio, isr, Size::Byte, 0);
     assert!(machine.line.level());
-    assert_eq!(driver.transport.take_interrupts(), 2);
+    assert_eq!(driver.transport.take_interrupts(), 3);
     assert_eq!(driver.transport.take_interrupts(), 0);
     assert_eq!(machine.read(Space::Mmio, isr + 1, Size::Byte) & 0xff, 0xff);
     assert_eq!(machine.read(Space::Mmio, isr + 0x2000, Size::Word), 0, "a doorbell reads 0");

@@ -1,0 +1,302 @@
+//! QEMU's monitor beside a machine without a CPU, as QEMU's own tests of virtio use both: the cases
+//! of its qos-test for virtio-blk and virtio-rng that need a monitor, step by step.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says where it failed")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+const TRAPLINE: &str = env!("CARGO_BIN_EXE_trapline");
+/// How long an answer may take. Only a failure ever does.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of the image.
+const LEN: u64 = 1 << 20;
+
+/// A machine in QEMU's place, with a client for it and one for its monitor.
+struct Qemu {
+    child: Child,
+    folder: tempfile::TempDir,
+    qtest: Lines,
+    qmp: Lines,
+    events: Vec<Value>,
+}
+
+struct Lines(BufReader<UnixStream>);
+
+impl Lines {
+    fn new(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    fn send(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Qemu {
+    /// As QEMU's libqtest starts QEMU: by a shell, which connects to two sockets.
+    fn start(arguments: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::File::create(at("image")).unwrap().set_len(LEN).unwrap();
+        symlink(TRAPLINE, at("qemu-system-x86_64")).unwrap();
+        let (qtest, qmp) = (listen(&at("qtest")), listen(&at("qmp")));
+        let command = format!(
+            "exec ./qemu-system-x86_64 -qtest unix:qtest -qtest-log /dev/null \
+             -chardev socket,path=qmp,id=char0 -mon chardev=char0,mode=control -display none \
+             {arguments} -accel qtest"
+        );
+        let mut shell = Command::new("/bin/sh");
+        let child = shell.args(["-c", &command]).current_dir(folder.path()).spawn().unwrap();
+        let (qtest, qmp) = (accept(&qtest), accept(&qmp));
+        let mut this = Self { child, folder, qtest, qmp, events: Vec::new() };
+        assert_eq!(this.command("endianness"), "OK little");
+        let greeting: Value = serde_json::from_str(&this.qmp.line()).unwrap();
+        assert!(greeting["QMP"]["version"]["qemu"]["major"].is_u64(), "{greeting}");
+        assert_eq!(this.execute(json!({ "execute": "qmp_capabilities" })), json!({}));
+        this
+    }
+
+    fn command(&mut self, text: &str) -> String {
+        self.qtest.send(&format!("{text}\n"));
+        loop {
+            let line = self.qtest.line();
+            if !line.starts_with("IRQ") {
+                return line;
+            }
+        }
+    }
+
+    fn number(&mut self, text: &str) -> u64 {
+        let line = self.command(text);
+        let digits = line.strip_prefix("OK 0x").unwrap_or_else(|| panic!("{text}: {line}"));
+        u64::from_str_radix(digits, 16).unwrap()
+    }
+
+    fn receive(&mut self) -> Value {
+        serde_json::from_str(&self.qmp.line()).unwrap()
+    }
+
+    /// The answer to a command; events that come first are kept.
+    fn answer(&mut self, command: Value) -> Value {
+        self.qmp.send(&command.to_string());
+        loop {
+            let value = self.receive();
+            match value.get("event") {
+                Some(_) => self.events.push(value),
+                None => return value,
+            }
+        }
+    }
+
+    fn execute(&mut self, command: Value) -> Value {
+        let answer = self.answer(command);
+        answer.get("return").unwrap_or_else(|| panic!("{answer}")).clone()
+    }
+
+    fn event(&mut self, name: &str) -> Value {
+        if let Some(at) = self.events.iter().position(|event| event["event"] == name) {
+            return self.events.remove(at);
+        }
+        loop {
+            let value = self.receive();
+            if value["event"] == name {
+                return value;
+            }
+            self.events.push(value);
+        }
+    }
+
+    /// A register of a function, addressed as QEMU's libqos does: all of it in CONFIG_ADDRESS.
+    fn config(&mut self, slot: u32, offset: u32, width: char) -> u64 {
+        let address = 1 << 31 | slot << 11 | offset;
+        assert_eq!(self.command(&format!("outl 0xcf8 {address:#x}")), "OK");
+        self.number(&format!("in{width} 0xcfc"))
+    }
+
+    fn set_config(&mut self, slot: u32, offset: u32, width: char, value: u32) {
+        let address = 1 << 31 | slot << 11 | offset;
+        assert_eq!(self.command(&format!("outl 0xcf8 {address:#x}")), "OK");
+        assert_eq!(self.command(&format!("out{width} 0xcfc {value:#x}")), "OK");
+    }
+
+    fn end(mut self, how: impl FnOnce(&mut Self)) -> Option<i32> {
+        how(&mut self);
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn listen(path: &Path) -> UnixListener {
+    UnixListener::bind(path).unwrap()
+}
+
+fn accept(listener: &UnixListener) -> Lines {
+    Lines::new(listener.accept().unwrap().0)
+}
+
+const DISK: &str = "-M pc -device virtio-blk-pci,id=drv0,drive=drive0,addr=4.0 \
+                    -drive if=none,id=drive0,file=image,format=raw,auto-read-only=off \
+                    -drive if=none,id=drive1,file=null-co://,file.read-zeroes=on,format=raw";
+
+#[test]
+fn machines_and_devices_are_listed_for_qos_test() {
+    let mut qemu = Qemu::start("-machine none");
+    let machines = qemu.execute(json!({ "execute": "query-machines" }));
+    let names: Vec<_> = machines.as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["pc", "none"]);
+    // QEMU 7.2's visitor knows these, wants the five, and takes no others.
+    let known = ["name", "cpu-max", "hotpluggable-cpus", "numa-mem-supported", "deprecated"];
+    assert_eq!(machines[0].as_object().unwrap().len(), known.len());
+    assert!(known.iter().all(|member| machines[0].get(member).is_some()), "{machines}");
+    let types = json!({ "implements": "device", "abstract": true });
+    let types = qemu.execute(json!({ "execute": "qom-list-types", "arguments": types }));
+    let names: Vec<_> = types.as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert!(names.contains(&&json!("virtio-blk-pci")), "{types}");
+    let commands = qemu.execute(json!({ "execute": "query-commands" })).to_string();
+    assert!(commands.contains("device_add") && commands.contains("qmp_capabilities"));
+    let status = qemu.end(|qemu| {
+        let pid = Pid::from_raw(qemu.child.id().try_into().unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+    });
+    assert_eq!(status, Some(0), "libqtest takes anything else for a failure");
+}
+
+#[test]
+fn devices_come_and_go() {
+    let mut qemu = Qemu::start(DISK);
+    assert_eq!(qemu.config(4, 0, 'w'), 0x1af4);
+    assert_eq!(qemu.config(6, 0, 'w'), 0xffff);
+    let add =
+        json!({ "driver": "virtio-blk-pci", "id": "drv1", "addr": "06.0", "drive": "drive1" });
+    let add = json!({ "execute": "device_add", "arguments": add });
+    assert_eq!(qemu.execute(add.clone()), json!({}));
+    assert_eq!(qemu.config(6, 0, 'w'), 0x1af4);
+    assert_eq!(qemu.number("inl 0xae00"), 1 << 6, "it has come");
+    let refused = qemu.answer(add);
+    assert_eq!(refused["error"]["desc"], "Drive is already in use by drv1");
+    let unknown = json!({ "execute": "device_del", "arguments": { "id": "drv2" } });
+    assert_eq!(qemu.answer(unknown)["error"]["class"], "DeviceNotFound");
+    let del = json!({ "execute": "device_del", "arguments": { "id": "drv1" } });
+    assert_eq!(qemu.execute(del), json!({}));
+    assert_eq!(qemu.number("inl 0xae04"), 1 << 6, "it is to go");
+    assert_eq!(qemu.config(6, 0, 'w'), 0x1af4, "the guest still has it");
+    assert_eq!(qemu.command("outl 0xae08 0x40"), "OK");
+    let gone = qemu.event("DEVICE_DELETED");
+    assert_eq!(gone["data"], json!({ "device": "drv1", "path": "/machine/peripheral/drv1" }));
+    assert_eq!(qemu.config(6, 0, 'w'), 0xffff);
+    // Name, slot and drive are free again, many times over.
+    for _ in 0..20 {
+        let add =
+            json!({ "driver": "virtio-blk-pci", "id": "drv1", "addr": "6", "drive": "drive1" });
+        qemu.execute(json!({ "execute": "device_add", "arguments": add }));
+        qemu.execute(json!({ "execute": "device_del", "arguments": { "id": "drv1" } }));
+        assert_eq!(qemu.command("outl 0xae08 0x40"), "OK");
+        qemu.event("DEVICE_DELETED");
+    }
+    let rng = json!({ "driver": "virtio-rng-pci", "id": "rng1" });
+    qemu.execute(json!({ "execute": "device_add", "arguments": rng }));
+    qemu.execute(json!({ "execute": "device_del", "arguments": { "id": "rng1" } }));
+    // What was asked for is given back with a reset at the latest.
+    assert_eq!(qemu.execute(json!({ "execute": "system_reset" })), json!({}));
+    assert_eq!(qemu.event("DEVICE_DELETED")["data"]["device"], "rng1");
+    assert_eq!(qemu.event("RESET")["data"]["guest"], false);
+    assert_eq!(qemu.end(|qemu| drop(qemu.execute(json!({ "execute": "quit" })))), Some(0));
+}
+
+/// The addresses of the structures in the device's configuration space.
+struct Modern {
+    common: u64,
+    isr: u64,
+    device: u64,
+}
+
+/// Maps the BAR with virtio's structures, and finds them.
+fn modern(qemu: &mut Qemu, slot: u32) -> Modern {
+    let mut found = [0; 6];
+    let mut at = u32::try_from(qemu.config(slot, 0x34, 'b')).unwrap();
+    while at != 0 {
+        if qemu.config(slot, at, 'b') == 9 {
+            let kind = usize::try_from(qemu.config(slot, at + 3, 'b')).unwrap();
+            found[kind] = 0xe000_0000 + qemu.config(slot, at + 8, 'l');
+        }
+        at = u32::try_from(qemu.config(slot, at + 1, 'b')).unwrap();
+    }
+    qemu.set_config(slot, 0x20, 'l', 0xe000_0000);
+    qemu.set_config(slot, 0x04, 'w', 6);
+    Modern { common: found[1], isr: found[3], device: found[4] }
+}
+
+#[test]
+fn a_disk_that_gets_another_size_tells_its_driver() {
+    let mut qemu = Qemu::start(DISK);
+    let Modern { common, isr, device } = modern(&mut qemu, 4);
+    for (select, features) in [(0, 0), (1, 1)] {
+        qemu.command(&format!("writel {:#x} {select}", common + 8));
+        qemu.command(&format!("writel {:#x} {features}", common + 12));
+    }
+    for status in [1, 3, 11, 15] {
+        qemu.command(&format!("writeb {:#x} {status}", common + 20));
+    }
+    assert_eq!(qemu.number(&format!("readb {:#x}", common + 20)), 15);
+    assert_eq!(qemu.number(&format!("readq {device:#x}")), LEN / 512);
+    assert_eq!(qemu.number(&format!("readb {isr:#x}")), 0);
+    let resize = |size: Value| {
+        let arguments = json!({ "device": "drive0", "size": size });
+        json!({ "execute": "block_resize", "arguments": arguments })
+    };
+    assert_eq!(qemu.execute(resize(json!(LEN / 2))), json!({}));
+    assert_eq!(qemu.number(&format!("readb {isr:#x}")), 3, "the configuration has changed");
+    assert_eq!(qemu.number(&format!("readq {device:#x}")), LEN / 1024);
+    assert_eq!(qemu.folder.path().join("image").metadata().unwrap().len(), LEN / 2);
+    assert!(qemu.answer(resize(json!("x")))["error"]["desc"].is_string());
+    let block = qemu.execute(json!({ "execute": "query-block" }));
+    assert_eq!(block[0]["inserted"]["image"]["virtual-size"], LEN / 2);
+    let nobody = json!({ "execute": "block_resize", "arguments": { "device": "x", "size": 512 } });
+    assert_eq!(qemu.answer(nobody)["error"]["class"], "DeviceNotFound");
+}
+
+#[test]
+fn images_come_and_go_and_a_machine_can_rest() {
+    let mut qemu = Qemu::start("-M pc");
+    let node = json!({ "driver": "raw", "node-name": "n", "read-only": true,
+                       "file": { "driver": "file", "filename": "image" } });
+    let add = json!({ "execute": "blockdev-add", "arguments": node });
+    assert_eq!(qemu.execute(add.clone()), json!({}));
+    assert!(qemu.answer(add)["error"]["desc"].as_str().unwrap().starts_with("Duplicate"));
+    let device = json!({ "driver": "virtio-blk-pci", "drive": "n", "addr": "5" });
+    qemu.execute(json!({ "execute": "device_add", "arguments": device }));
+    let del = json!({ "execute": "blockdev-del", "arguments": { "node-name": "n" } });
+    assert_eq!(qemu.answer(del.clone())["error"]["desc"], "Node n is in use");
+    let name = "virtio-05.0";
+    qemu.execute(json!({ "execute": "device_del", "arguments": { "id": name } }));
+    assert_eq!(qemu.command("outl 0xae08 0x20"), "OK");
+    assert_eq!(qemu.event("DEVICE_DELETED")["data"]["device"], name);
+    assert_eq!(qemu.execute(del), json!({}));
+    qemu.execute(json!({ "execute": "stop" }));
+    qemu.event("STOP");
+    let status = qemu.execute(json!({ "execute": "query-status" }));
+    assert_eq!((&status["running"], &status["status"]), (&json!(false), &json!("paused")));
+    qemu.execute(json!({ "execute": "cont" }));
+    qemu.event("RESUME");
+}
