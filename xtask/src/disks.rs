@@ -31,6 +31,19 @@ pub(crate) fn host_files(kernel: &Kernel) -> Result<Vec<(&'static str, PathBuf)>
     Ok(vec![("E2FSCK", checker), ("QCOW2", image), ("LOOP", looped.file)])
 }
 
+/// Empty images for the records of this test, by the variable that has their place.
+pub(crate) fn record_images(test: &str) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut made = Vec::new();
+    for (variable, format) in [("RAW", "raw"), ("QCOW2", "qcow2")] {
+        let image = paths::build()?.join(format!("{test}.{format}"));
+        let mut create = Command::new(deb::program("qemu-img", &["qemu-utils"])?);
+        create.args(["create", "-q", "-f", format]).arg(&image).arg("16M");
+        proc::output(&mut create)?;
+        made.push((variable, image));
+    }
+    Ok(made)
+}
+
 /// Compares the raw image with what its last guest read of the disk.
 ///
 /// # Errors

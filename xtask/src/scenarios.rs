@@ -34,6 +34,8 @@ pub(crate) enum User {
     /// Nobody: guests run this init, on disks of two formats one after another. Their host is always
     /// an emulated one.
     Disks(&'static str),
+    /// Nobody: guests run `init-records.sh` on disks, as this script of the outer machine arranges.
+    Records(&'static str),
     /// Nobody, but somebody wants to see the display at the end: it must show [`DISPLAYED`].
     Looking(&'static str),
     /// Nobody, twice: with the interrupt controllers in the kernel and with our own. This init's
@@ -128,6 +130,21 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             "TRAPLINE-HOST: after the guest, 96 of 96 huge pages are to spare\n",
         ],
         once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "guest-killed",
+        about: "trapline is killed while guests write to disks (TRAPLINE_KILLS times, 4 if not said)",
+        image: Image::Bzimage,
+        options: &["-c", "1", "-m", "128"],
+        user: User::Records("host-killed.sh"),
+        expect: &[
+            "RECORDS: all 0 are there",
+            "TRAPLINE-HOST: killed 1, raw has ",
+            "TRAPLINE-HOST: killed 2, qcow2 has ",
+            "TRAPLINE-HOST: raw is whole",
+            "TRAPLINE-HOST: qcow2 is whole",
+        ],
+        once: None,
     },
     Scenario {
         name: "boot-disk",

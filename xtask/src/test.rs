@@ -14,7 +14,9 @@ use crate::pauses::{STORMS, Storm};
 use crate::scenarios::{DISPLAYED, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
 use crate::suite::{self, Row, Tally, Task};
-use crate::{check, coalescing, deb, disks, driver, instrumented, interrupts, picture, pty, unit};
+use crate::{
+    check, coalescing, deb, disks, driver, instrumented, interrupts, picture, pty, unit, vmm,
+};
 
 /// How many boots run at the same time: each keeps about one processor busy.
 const AT_ONCE: usize = 2;
@@ -144,6 +146,7 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
                 boot(scenario, init, script, Place::Nested, &ready)?
             }
             User::Disks(init) => on_disks(scenario, init, &ready)?,
+            User::Records(file) => on_records(scenario, file, &ready)?,
             User::Comparing(init) => {
                 let (kernel, split) = compare(scenario, init, place, &ready)?;
                 judged(&kernel).context("with the kernel's controllers")?;
@@ -213,6 +216,23 @@ fn on_disks(scenario: &Scenario, init: &str, ready: &Ready) -> Result<String> {
     let text = finish(&boot, ready)?;
     disks::compare(&text)?;
     Ok(text)
+}
+
+/// Boots guests that write records, as often as the script wants.
+fn on_records(scenario: &Scenario, file: &'static str, ready: &Ready) -> Result<String> {
+    let kills = std::env::var("TRAPLINE_KILLS").unwrap_or_else(|_| "4".to_owned());
+    let count: u32 = kills.parse().context("TRAPLINE_KILLS is no number")?;
+    let variables = vec![("KILLS".to_owned(), kills), ("SEED".to_owned(), "1".to_owned())];
+    let files = disks::record_images(scenario.name)?;
+    let script = Script { file: Some(file), variables, files, ..Script::default() };
+    let mut boot = prepare(scenario, "init-records.sh", script, Place::Nested, ready)?;
+    let diskload = vmm::static_binary(Arch::X86_64, "trapline-diskload", "diskload")?;
+    boot.programs.push(("diskload".to_owned(), diskload));
+    for name in disks::MODULES {
+        boot.modules.push(driver::shipped(name, &ready.kernel)?);
+    }
+    boot.watch.timeout = Some(TIMEOUT * (3 + count / 2));
+    finish(&boot, ready)
 }
 
 fn boot(

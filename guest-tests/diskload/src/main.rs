@@ -1,9 +1,13 @@
-//! What a guest does with its disks, for benches (`xtask/src/disk_bench.rs`).
+//! What a guest does with its disks, for benches (`xtask/src/disk_bench.rs`) and tests.
 //!
 //! `diskload FILE LOAD COUNT` makes COUNT requests of one kind, and says how many nanoseconds they
 //! took. It rests before and after, while its host looks at the counters of the machine.
+//!
+//! `diskload FILE records-check COUNT` looks whether the first COUNT records are there, and
+//! `records-write` goes on writing behind those that are.
 
 mod aio;
+mod records;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Seek, SeekFrom};
@@ -13,6 +17,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use aio::Batch;
+use records::Records;
 
 /// Bytes of a request.
 const BLOCK: usize = 4096;
@@ -62,8 +67,14 @@ impl Load {
 fn run(arguments: &[String]) -> Result<()> {
     let usage = || Error::new(ErrorKind::InvalidInput, "usage: diskload FILE LOAD COUNT");
     let [path, name, count] = arguments else { return Err(usage()) };
-    let load = Load::named(name).ok_or_else(usage)?;
     let count: u64 = count.parse().map_err(|_| usage())?;
+    if let "records-check" | "records-write" = name.as_str() {
+        let mut records = Records::open(path)?;
+        let last = records.check(count)?;
+        println!("RECORDS: all {count} are there, and {last} altogether");
+        return if name == "records-write" { records.write_from(last + 1) } else { Ok(()) };
+    }
+    let load = Load::named(name).ok_or_else(usage)?;
     let mut disk = Disk::open(path)?;
     // The paths of both kernels and of the VMM are in the caches, and all memory is there.
     disk.make(load, count / 10)?;
