@@ -1,5 +1,5 @@
-# Run trapline twice with the arguments given, first as it is and then with --no-coalesce, and say
-# how many exits each took and whether their consoles are what they have to be, byte by byte. From
+# Run trapline twice with the arguments given, first as it is and then with --no-coalesce, or with the
+# options in $WITHOUT if there are any, and say how many exits each took and whether their consoles are what they have to be, byte by byte. From
 # the first word of the guest's init on, both are the same, but for what the guest then says its
 # kernel's log is, and the kernel's last words: they have times in them, which are of its own boot.
 # Up to that first word, a console has to be the beginning of that log, line by line. (Only lines
@@ -24,7 +24,8 @@ scratch=$(mktemp -d)
 status=0
 different=0
 for how in coalesce no-coalesce; do
-    if [ "$how" = no-coalesce ]; then set -- "$@" --no-coalesce; fi
+    # The options are words.
+    if [ "$how" = no-coalesce ]; then set -- "$@" ${WITHOUT:---no-coalesce}; fi
     console=$scratch/$how
     trapline "$@" </dev/null >"$console" 2>"$console.report" || status=$?
     echo "TRAPLINE-HOST: $how: $(grep '^exits: ' "$console.report")"

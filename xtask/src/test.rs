@@ -9,9 +9,10 @@ use parking_lot::Mutex;
 
 use crate::arch::Arch;
 use crate::cases::{GROUPS, Group};
+use crate::coalescing::{MIRRORINGS, Mirroring};
 use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
 use crate::pauses::{STORMS, Storm};
-use crate::scenarios::{DISPLAYED, RELEASE, SCENARIOS, Scenario, User};
+use crate::scenarios::{DISPLAYED, FEWER_EXITS, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
 use crate::suite::{self, Row, Tally, Task};
 use crate::{
@@ -47,21 +48,25 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         SCENARIOS.iter().filter(|scenario| options.wants(scenario.name)).collect();
     let groups: Vec<&Group> = GROUPS.iter().filter(|group| options.wants(group.name)).collect();
     let storms: Vec<&Storm> = STORMS.iter().filter(|storm| options.wants(storm.name)).collect();
+    let mirrorings: Vec<&Mirroring> =
+        MIRRORINGS.iter().filter(|mirroring| options.wants(mirroring.name)).collect();
     if options.list {
         let lines = tasks.iter().map(|task| (task.name.as_str(), task.about));
         let lines = lines.chain(boots.iter().map(|boot| (boot.name, boot.about)));
         let lines = lines.chain(groups.iter().map(|group| (group.name, group.about)));
+        let lines = lines.chain(mirrorings.iter().map(|boot| (boot.name, boot.about)));
         for (name, about) in lines.chain(storms.iter().map(|storm| (storm.name, storm.about))) {
             println!("{name:20} {about}");
         }
         return Ok(0);
     }
-    if tasks.is_empty() && boots.is_empty() && groups.is_empty() && storms.is_empty() {
+    let none = boots.is_empty() && groups.is_empty() && storms.is_empty() && mirrorings.is_empty();
+    if tasks.is_empty() && none {
         bail!("No test has such a name; see cargo xtask test --list");
     }
     let mut rows = suite::perform(&tasks);
     if !crate::terminal::ended() {
-        rows.extend(boot_all(&prepare_all(&boots, &groups, &storms)));
+        rows.extend(boot_all(&prepare_all(&boots, &groups, &storms, &mirrorings)));
     }
     Ok(suite::conclude(&rows))
 }
@@ -71,10 +76,13 @@ fn prepare_all(
     boots: &[&'static Scenario],
     groups: &[&'static Group],
     storms: &[&'static Storm],
+    mirrorings: &[&'static Mirroring],
 ) -> Vec<Task> {
     let place = Place::best(Arch::X86_64);
     let mut tasks =
         prepared(Arch::Aarch64, groups, |group| (group.name, group.about), |g, r| g.task(r));
+    let label = |mirroring: &'static Mirroring| (mirroring.name, mirroring.about);
+    tasks.extend(prepared(Arch::Aarch64, mirrorings, label, |boot, ready| boot.task(ready)));
     for arch in [Arch::Aarch64, Arch::X86_64] {
         let storms: Vec<&Storm> =
             storms.iter().copied().filter(|storm| storm.arch == arch).collect();
@@ -162,7 +170,7 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
             User::Twice(init) => {
                 let script = Script { file: Some("host-coalescing.sh"), ..Script::default() };
                 let text = boot(scenario, init, script, place, &ready)?;
-                eprintln!("{}", coalescing::compare(&text)?);
+                eprintln!("{}", coalescing::compare(&text, FEWER_EXITS)?);
                 text
             }
             User::Typing(steps) => type_at(scenario, steps, place)?,
