@@ -115,3 +115,36 @@ fn add(config: &mut ConfigSpace, kind: u8, bar: u8, (offset, len): (u64, u64), m
     let body = [&head[..], &dword(offset), &dword(len), more].concat();
     config.add_capability(CapabilityId::VENDOR, &body)
 }
+
+#[cfg(test)]
+mod tests {
+    use trapline_pci::Identity;
+
+    use super::*;
+
+    /// Reads every byte as a guest does, whose reads may not reach the BAR.
+    fn read_all(window: ConfigWindow, config: &ConfigSpace) -> Vec<u8> {
+        let read = |at| window.read(config, at, Size::Byte, |_, _| panic!("the BAR was read"));
+        (0..256).map(|at| u8::try_from(read(at)).unwrap()).collect()
+    }
+
+    #[test]
+    fn configuration_space_is_shown_while_the_window_is_closed() {
+        let mut config = ConfigSpace::new(&Identity::default());
+        let window = ConfigWindow::add_all(&mut config);
+        let shown = |config: &ConfigSpace| {
+            let read = |at| u8::try_from(config.read(at, Size::Byte)).unwrap();
+            let mut bytes: Vec<u8> = (0..256).map(read).collect();
+            window.shown(config, &mut bytes).then_some(bytes)
+        };
+        assert_eq!(shown(&config), Some(read_all(window, &config)));
+        let register = |at| window.at + at;
+        config.write(register(CAP_DATA), Size::Dword, 0x1234_5678);
+        assert_eq!(shown(&config), Some(read_all(window, &config)), "data that went nowhere");
+        config.write(register(CAP_BAR), Size::Byte, MODERN_BAR.into());
+        config.write(register(CAP_LENGTH), Size::Dword, 4);
+        assert_eq!(shown(&config), None, "reading the data reads the BAR");
+        config.write(register(CAP_LENGTH), Size::Dword, 3);
+        assert_eq!(shown(&config), Some(read_all(window, &config)), "no width that there is");
+    }
+}
