@@ -51,10 +51,12 @@ pub(crate) struct Mirroring {
 /// All of them.
 pub(crate) const MIRRORINGS: &[Mirroring] = &[Mirroring {
     name: "arm64-mirror",
-    about: "pages of registers and coalesced writes save 90 % of an arm64 boot's exits",
+    about: "mirrored reads and coalesced writes save 85 % of the exits of an arm64 boot and its log",
     // All that is logged is printed, and the kernel does not put itself elsewhere in each boot.
     options: &["-c", "1", "-m", "256", "--stat", "-p", "earlycon loglevel=8 nokaslr"],
-    most: 10,
+    // A boot alone leaves 3. Its init prints as much again by interrupts, each of which is answered
+    // by reads that have effects.
+    most: 15,
 }];
 
 impl Mirroring {
