@@ -6,6 +6,8 @@
 //!
 //! Spec: QEMU, `docs/interop/qmp-spec.txt`.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 /// The longest that a command can be, in bytes.
@@ -72,8 +74,8 @@ pub fn version() -> Value {
 
 /// An event, as a client gets it. `ns` is when it happened, in nanoseconds since 1970.
 pub fn event(name: &str, data: Value, ns: u64) -> Vec<u8> {
-    let (seconds, microseconds) = (ns / 1_000_000_000, ns % 1_000_000_000 / 1000);
-    let time = json!({ "seconds": seconds, "microseconds": microseconds });
+    let at = Duration::from_nanos(ns);
+    let time = json!({ "seconds": at.as_secs(), "microseconds": at.subsec_micros() });
     let mut event = json!({ "timestamp": time, "event": name });
     if let (Value::Object(data), Some(event)) = (data, event.as_object_mut())
         && !data.is_empty()

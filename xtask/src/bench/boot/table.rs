@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn figures_stand_under_their_titles() {
         let table = report(&only(), &text(1_750_000, 2900, 2560, 10)).unwrap();
-        let line = |start: &str| table.lines().filter(|l| l.starts_with(start)).nth(0).unwrap();
+        let line = |start: &str| table.lines().find(|l| l.starts_with(start)).unwrap();
         let cells: Vec<&str> = line(NAME).split_whitespace().skip(1).collect();
         let expected =
             ["78,000", "1,672,000", "1,750,000", "2,900", "59", "308", "2,560", "100", "10"];
