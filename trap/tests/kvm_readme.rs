@@ -19,6 +19,6 @@ fn the_readmes_guest_says_hello_and_is_accounted_for() {
     let fields: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(
         fields,
-        ["pio", "0x03f8-0x03ff", "serial0/uart", "0", "3", "0", "0", "0", "-", "trap"]
+        ["pio", "0x03f8-0x03ff", "serial0/uart", "0", "3", "0", "0", "0", "0", "-", "trap"]
     );
 }
