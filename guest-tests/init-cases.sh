@@ -46,23 +46,7 @@ flash
 echo "TRAPLINE-GUEST: done"
 case "$(cat /proc/cmdline)" in
 *words*)
-    echo enabled >/sys/class/tty/ttyS0/power/wakeup
-    while :; do
-        echo "TRAPLINE-GUEST: waiting for a word"
-        # Empty lines are keys that were to wake us.
-        word=
-        while [ -z "$word" ]; do read -r word; done
-        case "$word" in
-        suspend)
-            echo "TRAPLINE-GUEST: suspending"
-            # A key that comes too early is a reason not to.
-            until echo mem >/sys/power/state; do sleep 1; done
-            echo "TRAPLINE-GUEST: resumed with $(nproc) CPUs"
-            interrupts
-            ;;
-        *) "$word" -f ;;
-        esac
-    done
+    obey interrupts
     ;;
 *) poweroff -f ;;
 esac

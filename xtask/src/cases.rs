@@ -215,7 +215,7 @@ impl Case {
 }
 
 /// What was printed while this case ran.
-fn part<'a>(transcript: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn part<'a>(transcript: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = transcript.split_once(&format!("TRAPLINE-HOST: case {name}\n"))?;
     let mut marks = rest.match_indices("TRAPLINE-HOST: case ");
     let next = marks.find(|(at, mark)| {

@@ -32,6 +32,7 @@ mod suite;
 mod terminal;
 mod test;
 mod unit;
+mod virtio;
 mod vmm;
 
 use std::process::ExitCode;
@@ -57,6 +58,8 @@ enum Task {
     Boot(boot::Options),
     /// Run every test: check, unit tests, guests on /dev/kvm, Linux boots
     Test(test::Options),
+    /// Linux on virtio devices over each transport, at length
+    Virtio(virtio::Options),
     /// Measure
     Bench(bench::Options),
 }
@@ -78,6 +81,7 @@ fn run(task: Task) -> Result<u8> {
         Task::Build(options) => vmm::run(&options),
         Task::Boot(options) => boot::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Virtio(options) => virtio::run(&options),
         Task::Bench(options) => bench::run(&options),
     }
 }

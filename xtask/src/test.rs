@@ -15,6 +15,7 @@ use crate::pauses::{STORMS, Storm};
 use crate::scenarios::{DISPLAYED, FEWER_EXITS, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
 use crate::suite::{self, Row, Tally, Task};
+use crate::virtio::{BOARDS, Board};
 use crate::{
     check, coalescing, deb, disks, driver, instrumented, interrupts, picture, pty, unit, vmm,
 };
@@ -50,23 +51,25 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     let storms: Vec<&Storm> = STORMS.iter().filter(|storm| options.wants(storm.name)).collect();
     let mirrorings: Vec<&Mirroring> =
         MIRRORINGS.iter().filter(|mirroring| options.wants(mirroring.name)).collect();
+    let boards: Vec<&Board> = BOARDS.iter().filter(|board| options.wants(board.name)).collect();
     if options.list {
         let lines = tasks.iter().map(|task| (task.name.as_str(), task.about));
         let lines = lines.chain(boots.iter().map(|boot| (boot.name, boot.about)));
         let lines = lines.chain(groups.iter().map(|group| (group.name, group.about)));
         let lines = lines.chain(mirrorings.iter().map(|boot| (boot.name, boot.about)));
+        let lines = lines.chain(boards.iter().map(|board| (board.name, board.about)));
         for (name, about) in lines.chain(storms.iter().map(|storm| (storm.name, storm.about))) {
             println!("{name:20} {about}");
         }
         return Ok(0);
     }
-    let none = boots.is_empty() && groups.is_empty() && storms.is_empty() && mirrorings.is_empty();
-    if tasks.is_empty() && none {
+    let guests = boots.len() + groups.len() + storms.len() + mirrorings.len() + boards.len();
+    if tasks.is_empty() && guests == 0 {
         bail!("No test has such a name; see cargo xtask test --list");
     }
     let mut rows = suite::perform(&tasks);
     if !crate::terminal::ended() {
-        rows.extend(boot_all(&prepare_all(&boots, &groups, &storms, &mirrorings)));
+        rows.extend(boot_all(&prepare_all(&boots, &groups, &storms, &mirrorings, &boards)));
     }
     Ok(suite::conclude(&rows))
 }
@@ -77,6 +80,7 @@ fn prepare_all(
     groups: &[&'static Group],
     storms: &[&'static Storm],
     mirrorings: &[&'static Mirroring],
+    boards: &[&'static Board],
 ) -> Vec<Task> {
     let place = Place::best(Arch::X86_64);
     let mut tasks =
@@ -88,6 +92,10 @@ fn prepare_all(
             storms.iter().copied().filter(|storm| storm.arch == arch).collect();
         let label = |storm: &'static Storm| (storm.name, storm.about);
         tasks.extend(prepared(arch, &storms, label, |storm, ready| storm.task(ready)));
+        let boards: Vec<&Board> =
+            boards.iter().copied().filter(|board| board.arch == arch).collect();
+        let label = |board: &'static Board| (board.name, board.about);
+        tasks.extend(prepared(arch, &boards, label, |board, ready| board.task(ready)));
     }
     tasks.extend(prepared(
         Arch::X86_64,
