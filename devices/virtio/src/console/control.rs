@@ -21,7 +21,7 @@ pub(super) struct State {
 pub(super) struct PortState {
     /// The driver is to be told that it is there.
     pub(super) to_add: bool,
-    /// It was told so.
+    /// It knows the port: it was told so, or has used it as one that was there before a reset.
     pub(super) added: bool,
     /// It has said that it can use the port.
     pub(super) usable: bool,
@@ -78,6 +78,7 @@ impl PortState {
     /// The driver says whether it can use the port. It is told everything about it then, from the
     /// beginning.
     fn ready(&mut self, port: &PortSetup, can: bool) {
+        self.added = true;
         self.usable = can;
         self.guest_open = false;
         self.told_open = false;
@@ -93,8 +94,12 @@ impl State {
         Self { ports: vec![PortState::default(); ports] }
     }
 
-    /// Takes a message of the driver's. Those about ports that it was not told of, and those that
-    /// only a device sends, change nothing.
+    /// Takes a message of the driver's. Those about ports that are not there, and those that only a
+    /// device sends, change nothing.
+    ///
+    /// A port can be used without having been told of. A driver whose device was reset under it, as
+    /// Linux's is when the machine was suspended, still has its ports: it does not ask for them by
+    /// `DEVICE_READY`, but says of each that it is ready, and waits for what the port is like.
     pub(super) fn take(&mut self, message: [u8; MESSAGE_LEN], setups: &[Option<PortSetup>]) {
         let [a, b, c, d, e, f, g, h] = message;
         let (id, event) = (u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f]));
@@ -110,7 +115,7 @@ impl State {
             return;
         }
         let index = usize::try_from(id).unwrap_or(usize::MAX);
-        let Some(port) = self.ports.get_mut(index).filter(|port| port.added) else { return };
+        let Some(port) = self.ports.get_mut(index) else { return };
         let Some(Some(setup)) = setups.get(index) else { return };
         match event {
             PORT_READY => port.ready(setup, value),
@@ -151,7 +156,7 @@ impl State {
         let known = |port: &PortState| port.added || !port.usable;
         let open = |port: &PortState| port.usable || !port.guest_open;
         let possible = self.ports.iter().all(|port| known(port) && open(port));
-        StateError::check::<SavedV1>(possible, "a driver uses ports that it was told of")?;
+        StateError::check::<SavedV1>(possible, "a driver uses ports that it knows")?;
         let sent = self.ports.iter().all(|port| u32::try_from(port.sent).is_ok());
         StateError::check::<SavedV1>(sent, "a request has no more bytes than 32 bits can say")
     }

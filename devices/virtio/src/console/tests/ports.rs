@@ -146,9 +146,8 @@ fn without_a_console_the_first_port_is_nobody() {
 #[test]
 fn messages_that_make_no_sense_change_nothing() {
     let mut bench = Bench::new(true, &["agent"]).start(FEATURES);
-    bench.say(1, PORT_READY, 1);
     bench.say(1, PORT_OPEN, 1);
-    assert_eq!(bench.hear(), [], "of a port that the driver does not know yet");
+    assert_eq!(bench.console.save(), Bench::new(true, &["agent"]).console.save(), "not ready");
     bench.say(0, DEVICE_READY, 0);
     assert_eq!(bench.hear(), []);
     bench.say(0, DEVICE_READY, 1);
@@ -174,6 +173,36 @@ fn messages_that_make_no_sense_change_nothing() {
         assert_eq!(bench.used(3), Some(0), "{parts:?}");
     }
     assert_eq!(bench.hear(), []);
+}
+
+/// What Linux does when a suspended machine resumes: the device was reset, the ports are known.
+#[test]
+fn a_driver_that_goes_on_after_a_reset_need_not_ask_for_its_ports() {
+    let mut bench = Bench::ready();
+    bench.say(1, PORT_OPEN, 1);
+    bench.console.reset();
+    bench.queues.iter().for_each(|queue| queue.stop());
+    bench.restart(FEATURES);
+    bench.say(0, PORT_READY, 1);
+    bench.say(1, PORT_READY, 1);
+    bench.say(1, PORT_OPEN, 1);
+    assert_eq!(
+        bench.hear(),
+        [
+            (0, CONSOLE_PORT, 1, vec![]),
+            (0, PORT_OPEN, 1, vec![]),
+            (1, PORT_NAME, 1, b"agent\0".to_vec()),
+            (1, PORT_OPEN, 1, vec![]),
+        ]
+    );
+    bench.type_in(1, b"abc");
+    bench.add(4, &[Part::Write(BUFFER, 8)]);
+    assert_eq!((bench.used(4), bench.bytes(BUFFER, 3)), (Some(3), b"abc".to_vec()));
+    let restored = Bench::new(true, &["agent"]);
+    restored.console.restore(&bench.console.save()).unwrap();
+    // One that forgot them is told of them as ever.
+    bench.say(0, DEVICE_READY, 1);
+    assert_eq!(bench.hear(), [(0, PORT_ADD, 1, vec![]), (1, PORT_ADD, 1, vec![])]);
 }
 
 #[test]
