@@ -6,7 +6,8 @@
 use trapline_device::{StateError, saved_form};
 
 use super::regs::{
-    CONSOLE_PORT, DEVICE_READY, MESSAGE_LEN, PORT_ADD, PORT_NAME, PORT_OPEN, PORT_READY, RESIZE,
+    CONSOLE_PORT, DEVICE_READY, MESSAGE_LEN, PORT_ADD, PORT_NAME, PORT_OPEN, PORT_READY,
+    PORT_REMOVE, RESIZE,
 };
 use super::{PortSetup, Size};
 
@@ -19,6 +20,8 @@ pub(super) struct State {
 /// What driver and device know of a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PortState {
+    /// The driver is to be told that the one it knows by this number has gone.
+    pub(super) to_remove: bool,
     /// The driver is to be told that it is there.
     pub(super) to_add: bool,
     /// It knows the port: it was told so, or has used it as one that was there before a reset.
@@ -42,6 +45,7 @@ pub(super) struct PortState {
 /// A message to the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Message {
+    Remove,
     Add,
     CallConsole,
     Name,
@@ -51,7 +55,11 @@ pub(super) enum Message {
 
 impl PortState {
     /// The next thing to tell the driver of this port.
-    fn next_message(&self, port: &PortSetup, size: Option<Size>) -> Option<Message> {
+    fn next_message(&self, port: Option<&PortSetup>, size: Option<Size>) -> Option<Message> {
+        if self.to_remove {
+            return Some(Message::Remove);
+        }
+        let port = port?;
         let open = port.backend.is_connected();
         let usable = self.usable;
         match size {
@@ -67,6 +75,7 @@ impl PortState {
     /// The driver has this message.
     fn told(&mut self, message: Message) {
         match message {
+            Message::Remove => self.to_remove = false,
             Message::Add => (self.to_add, self.added) = (false, true),
             Message::CallConsole => self.to_call_console = false,
             Message::Name => self.to_name = false,
@@ -107,6 +116,7 @@ impl State {
         if event == DEVICE_READY {
             for (port, setup) in self.ports.iter_mut().zip(setups) {
                 *port = PortState {
+                    to_remove: port.to_remove,
                     to_add: value && setup.is_some(),
                     sent: port.sent,
                     ..Default::default()
@@ -116,11 +126,35 @@ impl State {
         }
         let index = usize::try_from(id).unwrap_or(usize::MAX);
         let Some(port) = self.ports.get_mut(index) else { return };
-        let Some(Some(setup)) = setups.get(index) else { return };
+        // What it says until it has heard that a port has gone is about that one.
+        if port.to_remove {
+            return;
+        }
+        let Some(Some(setup)) = setups.get(index) else {
+            // One that went while its driver was not there to be told.
+            let to_remove = event == PORT_READY && value;
+            *port = PortState { to_remove, sent: port.sent, ..Default::default() };
+            return;
+        };
         match event {
             PORT_READY => port.ready(setup, value),
             PORT_OPEN if port.usable => port.guest_open = value,
             _ => {}
+        }
+    }
+
+    /// There is a port now. `told` says whether the driver is there to be told.
+    pub(super) fn comes(&mut self, index: usize, told: bool) {
+        if let Some(port) = self.ports.get_mut(index) {
+            port.to_add = told;
+        }
+    }
+
+    /// A port is no longer there.
+    pub(super) fn goes(&mut self, index: usize) {
+        if let Some(port) = self.ports.get_mut(index) {
+            let to_remove = port.to_remove || port.added;
+            *port = PortState { to_remove, ..Default::default() };
         }
     }
 
@@ -140,7 +174,7 @@ impl State {
     ) -> Option<(usize, Message)> {
         let ports = self.ports.iter().zip(setups).enumerate();
         let mut messages = ports.filter_map(|(index, (port, setup))| {
-            Some((index, port.next_message(setup.as_ref()?, size)?))
+            Some((index, port.next_message(setup.as_ref(), size)?))
         });
         messages.next()
     }
@@ -155,17 +189,19 @@ impl State {
     pub(super) fn check(&self) -> Result<(), StateError> {
         let known = |port: &PortState| port.added || !port.usable;
         let open = |port: &PortState| port.usable || !port.guest_open;
-        let possible = self.ports.iter().all(|port| known(port) && open(port));
-        StateError::check::<SavedV1>(possible, "a driver uses ports that it knows")?;
+        let gone = |port: &PortState| !port.to_remove || !port.added;
+        let possible = self.ports.iter().all(|port| known(port) && open(port) && gone(port));
+        StateError::check::<SavedV2>(possible, "a driver uses ports that it knows")?;
         let sent = self.ports.iter().all(|port| u32::try_from(port.sent).is_ok());
-        StateError::check::<SavedV1>(sent, "a request has no more bytes than 32 bits can say")
+        StateError::check::<SavedV2>(sent, "a request has no more bytes than 32 bits can say")
     }
 }
 
 impl Message {
     /// Its bytes, for the port with this number.
-    pub(super) fn bytes(self, index: usize, setup: &PortSetup) -> Vec<u8> {
+    pub(super) fn bytes(self, index: usize, setup: Option<&PortSetup>) -> Vec<u8> {
         let (event, value) = match self {
+            Self::Remove => (PORT_REMOVE, 1),
             Self::Add => (PORT_ADD, 1),
             Self::CallConsole => (CONSOLE_PORT, 1),
             Self::Name => (PORT_NAME, 1),
@@ -178,27 +214,29 @@ impl Message {
         match self {
             Self::Name => {
                 // QEMU ends it with a NUL, and so drivers know it.
-                bytes.extend(setup.name.iter().flat_map(|name| name.bytes()).chain([0]));
+                let name = setup.and_then(|setup| setup.name.as_deref()).unwrap_or_default();
+                bytes.extend(name.bytes().chain([0]));
             }
             Self::Resize(Size { columns, rows }) => {
                 bytes.extend([columns, rows].map(u16::to_le_bytes).as_flattened());
             }
-            Self::Add | Self::CallConsole | Self::Open(_) => {}
+            Self::Remove | Self::Add | Self::CallConsole | Self::Open(_) => {}
         }
         bytes
     }
 }
 
 saved_form! {
-    /// [`State`], version 1.
-    pub(super) struct SavedV1 of State, "virtio-console" version 1 {
-        ports: Vec<PortV1> => list,
+    /// [`State`], version 2: ports can go.
+    pub(super) struct SavedV2 of State, "virtio-console" version 2 {
+        ports: Vec<PortV2> => list,
     }
 }
 
 saved_form! {
-    /// [`PortState`], in version 1.
-    pub(super) struct PortV1 of PortState {
+    /// [`PortState`], in version 2.
+    pub(super) struct PortV2 of PortState {
+        to_remove: bool,
         to_add: bool,
         added: bool,
         usable: bool,

@@ -7,12 +7,15 @@
 //!
 //! Spec: virtio 1.3, section 5.3.
 //!
-//! Deviations: ports are there for the device's life, so `VIRTIO_CONSOLE_PORT_REMOVE` is never sent.
-//! A device with nothing but a console has no multiport; the size of its terminal is told by the
-//! configuration alone, whose order of columns and rows all drivers agree on. (Linux before 6.15
-//! takes those of a control message for rows and columns.)
+//! Ports are either there for the device's life ([`Console::new`]) or come and go
+//! ([`Console::with_places`]).
+//!
+//! Deviations: a device with nothing but a console has no multiport; the size of its terminal is told
+//! by the configuration alone, whose order of columns and rows all drivers agree on. (Linux before
+//! 6.15 takes those of a control message for rows and columns.)
 
 mod control;
+mod places;
 mod port;
 pub mod regs;
 #[cfg(test)]
@@ -25,7 +28,8 @@ use trapline_device::{CharBackend, CharDevice, Clock, SaveState, Saved, StateErr
 
 use crate::features::OF_QUEUES;
 use crate::{Activation, DeviceType, Link, Queue, VirtioDevice};
-use control::{SavedV1, State};
+use control::{SavedV2, State};
+pub use places::PortError;
 use port::{Patience, Sent};
 use regs::{CONFIG_LEN, EMERGENCY, F_EMERG_WRITE, F_MULTIPORT, F_SIZE, MESSAGE_LEN};
 
@@ -57,9 +61,9 @@ pub struct Size {
 
 /// The device.
 pub struct Console {
-    /// By number. The first is the console, if there is one: a driver without multiport takes it
-    /// for that.
-    ports: Vec<Option<PortSetup>>,
+    /// How many places for ports there are, empty ones included.
+    places: usize,
+    features: u64,
     clock: Arc<dyn Clock>,
     timer: Box<dyn Timer>,
     link: OnceLock<Link>,
@@ -67,10 +71,20 @@ pub struct Console {
 }
 
 struct Inner {
+    /// By number. The first is the console, if there is one: a driver without multiport takes it
+    /// for that.
+    ports: Vec<Option<PortSetup>>,
     state: State,
     /// The terminal's, once it is known.
     size: Option<Size>,
     run: Run,
+}
+
+impl Inner {
+    /// The console, if there is one.
+    fn console(&self) -> Option<&PortSetup> {
+        self.ports.first()?.as_ref()
+    }
 }
 
 /// What is there while the device is in use.
@@ -129,17 +143,25 @@ impl Console {
         let others = others.into_iter().map(Some);
         let ports: Vec<_> = std::iter::once(console).chain(others).collect();
         assert!(ports.len() <= PORTS_MAX, "a console device has at most {PORTS_MAX} ports");
-        let state = State::new(ports.len());
-        let inner = Mutex::new(Inner { state, size: None, run: Run::default() });
+        let of_console =
+            ports.first().and_then(Option::as_ref).map_or(0, |_| F_SIZE | F_EMERG_WRITE);
+        let multiport = if matches!(ports.as_slice(), [Some(_)]) { 0 } else { F_MULTIPORT };
+        Self::build(ports, of_console | multiport, clock)
+    }
+
+    fn build(ports: Vec<Option<PortSetup>>, features: u64, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let (places, features) = (ports.len(), features | OF_QUEUES);
+        let state = State::new(places);
+        let inner = Mutex::new(Inner { ports, state, size: None, run: Run::default() });
         Arc::new_cyclic(|this| {
             let timer = clock.timer(Weak::<Self>::clone(this));
-            Self { ports, clock, timer, link: OnceLock::new(), inner }
+            Self { places, features, clock, timer, link: OnceLock::new(), inner }
         })
     }
 
     /// Whether one of its ports is a console, and not only others.
     pub fn has_console(&self) -> bool {
-        self.console().is_some()
+        self.inner.lock().console().is_some()
     }
 
     /// A port for its back end to call.
@@ -153,7 +175,8 @@ impl Console {
         if inner.size.replace(size) == Some(size) {
             return;
         }
-        inner.state.resized(&self.ports);
+        let Inner { ports, state, .. } = &mut *inner;
+        state.resized(ports);
         drop(inner);
         if let Some(link) = self.link.get() {
             link.config_changed();
@@ -165,12 +188,7 @@ impl Console {
 
     /// Whether there is more than a console.
     fn is_multiport(&self) -> bool {
-        !matches!(self.ports.as_slice(), [Some(_)])
-    }
-
-    /// The console, if there is one.
-    fn console(&self) -> Option<&PortSetup> {
-        self.ports.first()?.as_ref()
+        self.features & F_MULTIPORT != 0
     }
 
     /// Has a port's queues looked at, as there is something new at its back end.
@@ -185,8 +203,8 @@ impl Console {
     }
 
     fn transmit(&self, inner: &mut Inner, index: usize, queue: &Queue) {
-        let Inner { state, run, .. } = inner;
-        let (Some(setup), Some(port)) = (self.ports.get(index), state.ports.get_mut(index)) else {
+        let Inner { ports, state, run, .. } = inner;
+        let (Some(setup), Some(port)) = (ports.get(index), state.ports.get_mut(index)) else {
             return;
         };
         let Some(patience) = run.patience.get_mut(index) else { return };
@@ -198,7 +216,7 @@ impl Console {
             Sent::All => {}
             Sent::More => self.again(queue.index()),
             Sent::Stalled => {
-                let consoles = self.ports.iter().zip(&run.patience);
+                let consoles = ports.iter().zip(&run.patience);
                 let waiting = consoles
                     .filter(|(port, _)| port.as_ref().is_some_and(|port| port.is_console))
                     .filter_map(|(_, patience)| patience.deadline_ns());
@@ -216,7 +234,7 @@ impl Console {
     }
 
     fn receive(&self, inner: &Inner, index: usize, queue: &Queue) {
-        let Some(Some(setup)) = self.ports.get(index) else { return };
+        let Some(Some(setup)) = inner.ports.get(index) else { return };
         let open = inner.state.ports.get(index).is_some_and(|port| port.guest_open);
         if inner.run.multiport && !open {
             return;
@@ -232,26 +250,26 @@ impl Console {
         while let Some(chain) = serving.pop() {
             let mut message = [0; MESSAGE_LEN];
             if chain.read_at(serving.mem(), 0, &mut message).is_ok() {
-                inner.state.take(message, &self.ports);
+                inner.state.take(message, &inner.ports);
             }
             serving.complete(chain, 0);
         }
         drop(serving);
         self.tell(inner);
         // Those that were opened can be given what waits for them.
-        for port in 0..self.ports.len() {
+        for port in 0..self.places {
             self.again(Role::receive_queue(port));
         }
     }
 
     /// Tells the driver what it does not know yet, as far as it has buffers for that.
     fn tell(&self, inner: &mut Inner) {
-        let Inner { state, size, run } = inner;
+        let Inner { ports, state, size, run } = inner;
         let size = size.filter(|_| run.sized);
         let queue = run.queues.get(usize::from(Role::CONTROL_RECEIVE));
         let Some(mut serving) = queue.and_then(|queue| queue.serve()) else { return };
-        while let Some((index, message)) = state.next_message(&self.ports, size) {
-            let Some(Some(setup)) = self.ports.get(index) else { return };
+        while let Some((index, message)) = state.next_message(ports, size) {
+            let setup = ports.get(index).and_then(Option::as_ref);
             let Some(chain) = serving.pop() else { return };
             let bytes = message.bytes(index, setup);
             // A buffer that it does not fit into goes back empty, and the next one is tried.
@@ -266,7 +284,7 @@ impl Console {
 
     fn config(&self) -> [u8; CONFIG_LEN as usize] {
         let Size { columns, rows } = self.inner.lock().size.unwrap_or_default();
-        let ports = u32::try_from(self.ports.len()).unwrap_or(u32::MAX);
+        let ports = u32::try_from(self.places).unwrap_or(u32::MAX);
         let mut config = [0; CONFIG_LEN as usize];
         let fields = [&columns.to_le_bytes()[..], &rows.to_le_bytes(), &ports.to_le_bytes()];
         let bytes = fields.iter().copied().flatten();
@@ -281,13 +299,11 @@ impl VirtioDevice for Console {
     }
 
     fn features(&self) -> u64 {
-        let multiport = if self.is_multiport() { F_MULTIPORT } else { 0 };
-        let console = self.console().map_or(0, |_| F_SIZE | F_EMERG_WRITE);
-        OF_QUEUES | multiport | console
+        self.features
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        let pairs = if self.is_multiport() { self.ports.len() + 1 } else { 1 };
+        let pairs = if self.is_multiport() { self.places + 1 } else { 1 };
         vec![QUEUE_SIZE; 2 * pairs]
     }
 
@@ -305,9 +321,9 @@ impl VirtioDevice for Console {
     fn config_write(&self, offset: u32, data: &[u8]) {
         let at = EMERGENCY.checked_sub(offset).and_then(|at| usize::try_from(at).ok());
         let character = at.and_then(|at| data.get(at));
-        if let (Some(character), Some(console)) = (character, self.console()) {
-            // Among other output, not in the middle of a piece of it.
-            let _turn = self.inner.lock();
+        // Among other output, not in the middle of a piece of it.
+        let inner = self.inner.lock();
+        if let (Some(character), Some(console)) = (character, inner.console()) {
             // What there is no room for is lost: nobody waits here.
             let _taken = console.backend.transmit(&[*character]);
         }
@@ -322,7 +338,7 @@ impl VirtioDevice for Console {
             queues: activation.queues.to_vec(),
             multiport: activation.has(F_MULTIPORT),
             sized: activation.has(F_SIZE),
-            patience: vec![Patience::default(); self.ports.len()],
+            patience: vec![Patience::default(); self.places],
         };
     }
 
@@ -353,14 +369,14 @@ impl VirtioDevice for Console {
     fn reset(&self) {
         let mut inner = self.inner.lock();
         inner.run = Run::default();
-        inner.state = State::new(self.ports.len());
+        inner.state = State::new(self.places);
         self.timer.arm(None);
     }
 }
 
 impl Wake for Console {
     fn wake(&self) {
-        for (number, _) in self.ports.iter().enumerate().filter(|(_, port)| port.is_some()) {
+        for number in 0..self.places {
             self.again(Role::receive_queue(number).saturating_add(1));
         }
     }
@@ -385,13 +401,13 @@ impl CharDevice for Port {
 
 impl SaveState for Console {
     fn save(&self) -> Saved {
-        Saved::encode(&SavedV1::from(&self.inner.lock().state))
+        Saved::encode(&SavedV2::from(&self.inner.lock().state))
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        let restored = State::try_from(saved.decode::<SavedV1>()?)?;
-        let same = restored.ports.len() == self.ports.len();
-        StateError::check::<SavedV1>(same, "a device has as many ports as it was made with")?;
+        let restored = State::try_from(saved.decode::<SavedV2>()?)?;
+        let same = restored.ports.len() == self.places;
+        StateError::check::<SavedV2>(same, "a device has as many ports as it was made with")?;
         let mut inner = self.inner.lock();
         inner.run = Run::default();
         inner.state = restored;

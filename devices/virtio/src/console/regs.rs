@@ -21,7 +21,7 @@ pub const MESSAGE_LEN: usize = 8;
 pub const DEVICE_READY: u16 = 0;
 /// Device: there is this port.
 pub const PORT_ADD: u16 = 1;
-/// Device: the port has gone. Never sent.
+/// Device: the port has gone.
 pub const PORT_REMOVE: u16 = 2;
 /// Driver: it is ready to use the port, or has failed.
 pub const PORT_READY: u16 = 3;

@@ -1,5 +1,6 @@
 //! Characters go both ways and wait where they can, and a driver hears of ports what it should.
 
+mod places;
 mod ports;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,17 @@ const BUFFER: u64 = 0x30_0000;
 struct Line {
     terminal: TestTerminal,
     away: Arc<AtomicBool>,
+}
+
+impl Line {
+    /// A port to it: a console, if it has no name.
+    fn setup(&self, name: Option<&str>) -> PortSetup {
+        PortSetup {
+            name: name.map(str::to_owned),
+            is_console: name.is_none(),
+            backend: Arc::new(self.clone()),
+        }
+    }
 }
 
 impl CharBackend for Line {
@@ -89,14 +101,13 @@ impl Bench {
     fn new(console: bool, names: &[&str]) -> Self {
         let clock = TestClock::default();
         let lines: Vec<_> = (0..=names.len()).map(|_| Line::default()).collect();
-        let setup = |line: &Line, name: Option<&str>| PortSetup {
-            name: name.map(str::to_owned),
-            is_console: name.is_none(),
-            backend: Arc::new(line.clone()),
-        };
-        let first = console.then(|| setup(&lines[0], None));
-        let others = lines[1..].iter().zip(names).map(|(line, name)| setup(line, Some(name)));
+        let first = console.then(|| lines[0].setup(None));
+        let others = lines[1..].iter().zip(names).map(|(line, name)| line.setup(Some(name)));
         let device = Console::new(first, others.collect(), Arc::new(clock.clone()));
+        Self::around(device, clock, lines)
+    }
+
+    fn around(device: Arc<Console>, clock: TestClock, lines: Vec<Line>) -> Self {
         let events = Arc::<Events>::default();
         let mem = GuestMem::new(&[(0, RAM)]).unwrap();
         let queue = |(index, size): (u16, &u16)| {
@@ -245,8 +256,8 @@ fn what_waits_is_in_a_snapshot_and_goes_on_from_there() {
     bench.send(1, BUFFER, b"abcdef");
     let (saved, positions) = (bench.console.save(), bench.queues[1].position().unwrap());
     assert_eq!(positions.requests, [], "the device holds no request");
-    let other =
-        Console::new(bench.console.ports[0].clone(), Vec::new(), Arc::new(bench.clock.clone()));
+    let setup = bench.console.inner.lock().ports[0].clone();
+    let other = Console::new(setup, Vec::new(), Arc::new(bench.clock.clone()));
     other.restore(&saved).unwrap();
     assert_eq!(other.save(), saved);
     let many = Bench::new(true, &["a"]);

@@ -6,14 +6,14 @@ const FEATURES: u64 = F_MULTIPORT | F_SIZE;
 
 impl Bench {
     /// Sends a control message.
-    fn say(&mut self, port: u32, event: u16, value: u16) {
+    pub(super) fn say(&mut self, port: u32, event: u16, value: u16) {
         let bytes = [&port.to_le_bytes()[..], &event.to_le_bytes(), &value.to_le_bytes()].concat();
         self.send(3, BUFFER, &bytes);
         assert_eq!(self.used(3), Some(0));
     }
 
     /// Gives buffers for control messages one after the other; those that came.
-    fn hear(&mut self) -> Vec<(u32, u16, u16, Vec<u8>)> {
+    pub(super) fn hear(&mut self) -> Vec<(u32, u16, u16, Vec<u8>)> {
         let mut heard = Vec::new();
         loop {
             self.add(2, &[Part::Write(BUFFER, 64)]);
@@ -129,9 +129,10 @@ fn without_a_console_the_first_port_is_nobody() {
     assert_eq!(bench.console.features() & (F_SIZE | F_EMERG_WRITE), 0);
     bench.say(0, DEVICE_READY, 1);
     assert_eq!(bench.hear(), [(1, PORT_ADD, 1, vec![])]);
-    bench.say(0, PORT_READY, 1);
     bench.say(0, PORT_OPEN, 1);
     assert_eq!(bench.hear(), []);
+    bench.say(0, PORT_READY, 1);
+    assert_eq!(bench.hear(), [(0, PORT_REMOVE, 1, vec![])], "if the driver has one");
     bench.send(1, BUFFER, b"ab");
     assert_eq!(bench.used(1), Some(0), "it goes nowhere");
     bench.console.config_write(8, b"a");
@@ -233,9 +234,9 @@ fn what_a_driver_knows_is_saved() {
     other.add(4, &[Part::Write(BUFFER, 8)]);
     assert_eq!(other.used(4), Some(3));
 
-    let mut state = State::try_from(saved.decode::<SavedV1>().unwrap()).unwrap();
+    let mut state = State::try_from(saved.decode::<SavedV2>().unwrap()).unwrap();
     state.ports[1].added = false;
-    let impossible = Saved::encode(&SavedV1::from(&state));
+    let impossible = Saved::encode(&SavedV2::from(&state));
     assert!(matches!(other.console.restore(&impossible), Err(StateError::Inconsistent { .. })));
     assert_eq!(other.console.save(), saved);
 }
