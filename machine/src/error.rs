@@ -41,6 +41,15 @@ pub enum Error {
     /// There is no device of that name that can be asked for.
     #[error("there is no device called {0}")]
     NoDevice(String),
+    /// A balloon where there is one.
+    #[error("Only one balloon device is supported")]
+    SecondBalloon,
+    /// A port for which there is no console device.
+    #[error("there is no virtio-serial-pci to plug a port into")]
+    NoSerial,
+    /// A port that its console device does not take.
+    #[error(transparent)]
+    ConsolePort(#[from] trapline_virtio::console::PortError),
     /// A disk that cannot be had.
     #[error(transparent)]
     Disk(#[from] trapline_block::Error),

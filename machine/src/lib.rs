@@ -24,7 +24,7 @@ mod session;
 mod snapshot;
 mod x86_pc;
 
-pub use board::{Plug, PlugDevice};
+pub use board::{Plug, PlugDevice, PlugPort};
 pub use config::{
     Arm64, Boot, Config, ConsoleKind, Ending, FirmwareFlash, FirmwareKernel, Initrd, Irqchip,
     PcIrqchip, PortOptions, ResetCause, VirtioTransport, VirtioTransports,

@@ -24,7 +24,7 @@ use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::Blk;
 
 use crate::board::{
-    self, Board, EntropyFrom, FirmwareOptions, Options, Plug, Plugs, Spared, Wiring,
+    self, Board, EntropyFrom, FirmwareOptions, Options, Plug, PlugPort, Plugs, Spared, Wiring,
 };
 use crate::x86_pc::FlashImages;
 use crate::{
@@ -225,8 +225,18 @@ impl Machine {
         self.plugs()?.plug(plug, told)
     }
 
+    /// Plugs a port into a console device that was plugged in, and returns its name: its id, if it
+    /// has one. The device's driver is told.
+    ///
+    /// # Errors
+    /// There is no such device, the name or the number is taken, or what is to be behind the port
+    /// cannot be had.
+    pub fn plug_port(&self, plug: &PlugPort) -> Result<String, Error> {
+        self.plugs()?.plug_port(plug)
+    }
+
     /// Asks the driver for a device that was plugged in. It goes when the driver has given it back,
-    /// at the latest with the next reset: see [`Self::take_gone`].
+    /// at the latest with the next reset: see [`Self::take_gone`]. A port goes at once.
     ///
     /// # Errors
     /// There is no such device.
@@ -271,9 +281,10 @@ impl Machine {
         self.board.input().unwrap_or_else(|| Arc::new(NoInput))
     }
 
-    /// The balloon, if there is one.
-    pub fn balloon(&self) -> Option<&Arc<Balloon>> {
-        self.board.virtio().balloon.as_ref()
+    /// The balloon, if there is one: [`Config::balloon`], or the one that was plugged in.
+    pub fn balloon(&self) -> Option<Arc<Balloon>> {
+        let own = self.board.virtio().balloon.clone();
+        own.or_else(|| self.board.plugs()?.balloon())
     }
 
     /// The device behind [`Config::console`], to be polled by it.

@@ -3,15 +3,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use trapline_device::Clock;
+use trapline_machine::PlugPort;
+use trapline_machine::balloon::Balloon;
 use trapline_machine::disk::{DiskOptions, Format, SECTOR};
 use trapline_machine::qtest::Machine;
 use trapline_qtest::Target;
 use trapline_qtest::qmp::{self, Arguments, Class, Managed, Refusal};
 
-use crate::cli::qemu::{self, Properties};
+use crate::cli::qemu::{self, Chardevs, Properties, Wanted};
 
 type Answer = Result<Value, Refusal>;
 
@@ -25,6 +28,12 @@ pub struct Console<'a> {
     drives: RefCell<BTreeMap<String, DiskOptions>>,
     /// Which device has which of them.
     users: RefCell<BTreeMap<String, String>>,
+    /// What ports can lead to, by their names.
+    chardevs: Chardevs,
+    /// Which port leads to which of them.
+    port_users: RefCell<BTreeMap<String, String>>,
+    /// How much of the guest's memory was in the balloon when clients heard of it last, in bytes.
+    held: Cell<u64>,
     events: RefCell<Vec<Vec<u8>>>,
     quit: Cell<bool>,
     /// Whether answers are those of QEMU since version 8.2.
@@ -32,7 +41,8 @@ pub struct Console<'a> {
 }
 
 impl<'a> Console<'a> {
-    const COMMANDS: [Command<'a>; 19] = [
+    const COMMANDS: [Command<'a>; 21] = [
+        ("balloon", Self::balloon),
         ("block_resize", Self::block_resize),
         ("blockdev-add", Self::blockdev_add),
         ("blockdev-del", Self::blockdev_del),
@@ -40,6 +50,7 @@ impl<'a> Console<'a> {
         ("device_add", Self::device_add),
         ("device_del", Self::device_del),
         ("qom-list-types", Self::qom_list_types),
+        ("query-balloon", |console, _| console.query_balloon()),
         ("query-block", |console, _| console.query_block()),
         ("query-commands", |_, _| Ok(Self::query_commands())),
         ("query-cpus-fast", |_, _| Ok(json!([]))),
@@ -54,13 +65,21 @@ impl<'a> Console<'a> {
         ("system_reset", |console, _| console.system_reset()),
     ];
 
-    /// The monitor of `machine`. Devices can be made of these drives; `recent` says whether answers
-    /// are those of QEMU since version 8.2.
-    pub fn new(machine: &'a Machine, drives: BTreeMap<String, DiskOptions>, recent: bool) -> Self {
+    /// The monitor of `machine`. Devices can be made of these drives, and ports lead to these
+    /// character devices; `recent` says whether answers are those of QEMU since version 8.2.
+    pub fn new(
+        machine: &'a Machine,
+        drives: BTreeMap<String, DiskOptions>,
+        chardevs: Chardevs,
+        recent: bool,
+    ) -> Self {
         Self {
             machine,
             drives: RefCell::new(drives),
             users: RefCell::default(),
+            chardevs,
+            port_users: RefCell::default(),
+            held: Cell::new(0),
             events: RefCell::default(),
             quit: Cell::new(false),
             recent,
@@ -71,10 +90,23 @@ impl<'a> Console<'a> {
     pub fn take_events(&self) -> Vec<Vec<u8>> {
         for name in self.machine.take_gone() {
             self.users.borrow_mut().retain(|_, user| *user != name);
+            self.port_users.borrow_mut().retain(|_, user| *user != name);
             let path = format!("/machine/peripheral/{name}");
             self.event("DEVICE_DELETED", json!({ "device": name, "path": path }));
         }
+        self.look_at_balloon();
         self.events.take()
+    }
+
+    /// Tells of a change of what is in the balloon, as the guest says.
+    fn look_at_balloon(&self) {
+        let balloon = self.machine.balloon();
+        let held = balloon.as_ref().map_or(0, |balloon| balloon.held());
+        if self.held.replace(held) != held
+            && let Some(balloon) = balloon
+        {
+            self.event("BALLOON_CHANGE", json!({ "actual": balloon.left() }));
+        }
     }
 
     /// Whether a client has asked for the end.
@@ -126,7 +158,7 @@ impl<'a> Console<'a> {
     fn qom_list_types(&self, arguments: &Arguments) -> Answer {
         let devices = matches!(text(arguments, "implements")?, None | Some("device"));
         let types = qemu::DRIVERS.iter().filter(|_| devices);
-        Ok(types.map(|name| json!({ "name": name, "parent": "pci-device" })).collect())
+        Ok(types.map(|(name, parent)| json!({ "name": name, "parent": parent })).collect())
     }
 
     fn query_block(&self) -> Answer {
@@ -190,6 +222,28 @@ impl<'a> Console<'a> {
         Ok(json!({}))
     }
 
+    fn the_balloon(&self) -> Result<Arc<Balloon>, Refusal> {
+        let reason = "No balloon device has been activated".to_owned();
+        self.machine.balloon().ok_or(Refusal { class: Class::DeviceNotActive, reason })
+    }
+
+    fn balloon(&self, arguments: &Arguments) -> Answer {
+        let value = arguments.get("value");
+        let value = value.ok_or_else(|| Refusal::new("Parameter 'value' is missing"))?;
+        let value = value.as_i64();
+        let value = value.ok_or_else(|| Refusal::new("Parameter 'value' expects an integer"))?;
+        let balloon = self.the_balloon()?;
+        let left = u64::try_from(value).ok().filter(|left| *left > 0);
+        let left = left.ok_or_else(|| Refusal::new("Parameter 'target' expects a size"))?;
+        balloon.set_left(left);
+        self.machine.run_back_ends();
+        Ok(json!({}))
+    }
+
+    fn query_balloon(&self) -> Answer {
+        Ok(json!({ "actual": self.the_balloon()?.left() }))
+    }
+
     fn blockdev_add(&self, arguments: &Arguments) -> Answer {
         let name = required(arguments, "node-name")?.to_owned();
         let options = drive(arguments).map_err(Refusal::new)?;
@@ -228,12 +282,15 @@ impl<'a> Console<'a> {
         Ok(json!({}))
     }
 
-    /// Plugs in a device with these properties. `told` says whether the guest is told.
+    /// Plugs in a device or port with these properties. `told` says whether the guest is told.
     ///
     /// # Errors
     /// Why it cannot be had, in a sentence.
     pub fn plug(&self, properties: &Properties, told: bool) -> Result<(), String> {
-        let plug = qemu::device(properties, &self.drives.borrow())?;
+        let plug = match qemu::device(properties, &self.drives.borrow(), &self.chardevs)? {
+            Wanted::Device(plug) => plug,
+            Wanted::Port(port) => return self.plug_port(&port, properties.get("chardev")),
+        };
         let drive = properties.get("drive");
         if let Some(user) = drive.and_then(|drive| self.users.borrow().get(drive).cloned()) {
             return Err(format!("Drive is already in use by {user}"));
@@ -245,12 +302,26 @@ impl<'a> Console<'a> {
         Ok(())
     }
 
+    fn plug_port(&self, port: &PlugPort, chardev: Option<&String>) -> Result<(), String> {
+        let user = chardev.and_then(|name| self.port_users.borrow().get(name).cloned());
+        if let (Some(chardev), Some(user)) = (chardev, user) {
+            return Err(format!("chardev={chardev}: {user} leads there"));
+        }
+        let name = self.machine.plug_port(port).map_err(|error| error.to_string())?;
+        if let Some(chardev) = chardev {
+            self.port_users.borrow_mut().insert(chardev.clone(), name);
+        }
+        Ok(())
+    }
+
     fn device_del(&self, arguments: &Arguments) -> Answer {
         let id = required(arguments, "id")?;
         self.machine.ask_back(id).map_err(|_| Refusal {
             class: Class::DeviceNotFound,
             reason: format!("Device '{id}' not found"),
         })?;
+        // A port has gone by now.
+        self.machine.run_back_ends();
         Ok(json!({}))
     }
 }

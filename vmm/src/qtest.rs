@@ -36,7 +36,7 @@ use crate::stream::{Patient, write_all};
 pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
     let machine = machine(options)?;
     let recent = options.as_qemu.is_some_and(|qemu| qemu.recent);
-    let console = Console::new(&machine, options.drives.clone(), recent);
+    let console = Console::new(&machine, options.drives.clone(), options.chardevs.clone(), recent);
     for device in &options.devices {
         console.plug(device, false).map_err(|reason| anyhow!("-device: {reason}"))?;
     }

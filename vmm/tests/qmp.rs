@@ -1,5 +1,5 @@
 //! QEMU's monitor beside a machine without a CPU, as QEMU's own tests of virtio use both: the cases
-//! of its qos-test for virtio-blk and virtio-rng that need a monitor, step by step.
+//! of its qos-test for virtio-blk, -rng and -serial that need a monitor, step by step.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says where it failed")]
 
@@ -172,7 +172,9 @@ fn machines_and_devices_are_listed_for_qos_test() {
     let types = json!({ "implements": "device", "abstract": true });
     let types = qemu.execute(json!({ "execute": "qom-list-types", "arguments": types }));
     let names: Vec<_> = types.as_array().unwrap().iter().map(|one| &one["name"]).collect();
-    assert!(names.contains(&&json!("virtio-blk-pci")), "{types}");
+    for name in ["virtio-blk-pci", "virtio-serial-pci", "virtserialport"] {
+        assert!(names.contains(&&json!(name)), "{name}: {types}");
+    }
     let commands = qemu.execute(json!({ "execute": "query-commands" })).to_string();
     assert!(commands.contains("device_add") && commands.contains("qmp_capabilities"));
     let status = qemu.end(|qemu| {
@@ -247,10 +249,8 @@ fn modern(qemu: &mut Qemu, slot: u32) -> Modern {
     Modern { common: found[1], isr: found[3], device: found[4] }
 }
 
-#[test]
-fn a_disk_that_gets_another_size_tells_its_driver() {
-    let mut qemu = Qemu::start(DISK);
-    let Modern { common, isr, device } = modern(&mut qemu, 4);
+/// Has a driver use the device, with no feature but the one of version 1.
+fn use_device(qemu: &mut Qemu, common: u64) {
     for (select, features) in [(0, 0), (1, 1)] {
         qemu.command(&format!("writel {:#x} {select}", common + 8));
         qemu.command(&format!("writel {:#x} {features}", common + 12));
@@ -259,6 +259,13 @@ fn a_disk_that_gets_another_size_tells_its_driver() {
         qemu.command(&format!("writeb {:#x} {status}", common + 20));
     }
     assert_eq!(qemu.number(&format!("readb {:#x}", common + 20)), 15);
+}
+
+#[test]
+fn a_disk_that_gets_another_size_tells_its_driver() {
+    let mut qemu = Qemu::start(DISK);
+    let Modern { common, isr, device } = modern(&mut qemu, 4);
+    use_device(&mut qemu, common);
     assert_eq!(qemu.number(&format!("readq {device:#x}")), LEN / 512);
     assert_eq!(qemu.number(&format!("readb {isr:#x}")), 0);
     let resize = |size: Value| {
@@ -299,4 +306,104 @@ fn images_come_and_go_and_a_machine_can_rest() {
     assert_eq!((&status["running"], &status["status"]), (&json!(false), &json!("paused")));
     qemu.execute(json!({ "execute": "cont" }));
     qemu.event("RESUME");
+}
+
+/// `device_add` with these properties.
+fn add(properties: Value) -> Value {
+    json!({ "execute": "device_add", "arguments": properties })
+}
+
+/// `device_del`.
+fn del(id: &str) -> Value {
+    json!({ "execute": "device_del", "arguments": { "id": id } })
+}
+
+#[test]
+fn ports_come_and_go_at_once() {
+    let mut qemu = Qemu::start(
+        "-M pc -device virtio-serial-pci,id=vser0,addr=04.0 -device virtconsole,bus=vser0.0 \
+         -device virtserialport,bus=vser0.0,id=p0,chardev=c0 -chardev socket,path=port,server=on,id=c0",
+    );
+    assert_eq!(qemu.config(4, 2, 'w'), 0x1003, "a console device");
+    let port = qemu.folder.path().join("port");
+    drop(UnixStream::connect(&port).unwrap());
+    assert_eq!(qemu.execute(add(json!({ "driver": "virtserialport", "id": "p1" }))), json!({}));
+    for (properties, desc) in [
+        (json!({ "driver": "virtserialport", "id": "p1" }), "there is a device called p1 already"),
+        (json!({ "driver": "virtio-rng-pci", "id": "p1" }), "there is a device called p1 already"),
+        (json!({ "driver": "virtserialport", "nr": 2 }), "there is a port 2 already"),
+        (json!({ "driver": "virtserialport", "nr": 0 }), "port 0 is a console's"),
+        (
+            json!({ "driver": "virtserialport", "nr": 31 }),
+            "there is no port 31: the last one is 30",
+        ),
+        (json!({ "driver": "virtconsole", "bus": "x.0" }), "there is no device called x"),
+        (json!({ "driver": "virtserialport", "chardev": "c0" }), "chardev=c0: p0 leads there"),
+    ] {
+        assert_eq!(qemu.answer(add(properties))["error"]["desc"], desc);
+    }
+    for id in ["p1", "p0"] {
+        assert_eq!(qemu.execute(del(id)), json!({}));
+        let gone = qemu.event("DEVICE_DELETED");
+        assert_eq!(gone["data"]["device"], id, "nobody is asked");
+        assert_eq!(qemu.answer(del(id))["error"]["class"], "DeviceNotFound");
+    }
+    assert!(!port.exists(), "what the port led to has gone");
+    // Name, number and socket are free again, many times over.
+    for _ in 0..20 {
+        let port = json!({ "driver": "virtserialport", "id": "p0", "nr": 1, "chardev": "c0" });
+        assert_eq!(qemu.execute(add(port)), json!({}));
+        qemu.execute(del("p0"));
+        qemu.event("DEVICE_DELETED");
+    }
+    // With the device its ports go, too.
+    qemu.execute(add(json!({ "driver": "virtserialport", "id": "p2" })));
+    qemu.execute(del("vser0"));
+    assert_eq!(qemu.command("outl 0xae08 0x10"), "OK");
+    let names = ["vser0.port0", "p2", "vser0"];
+    assert_eq!(names.map(|_| qemu.event("DEVICE_DELETED")["data"]["device"].clone()), names);
+    let nowhere = qemu.answer(add(json!({ "driver": "virtserialport" })));
+    let desc = "there is no virtio-serial-pci to plug a port into";
+    assert_eq!(nowhere["error"]["desc"], desc);
+}
+
+#[test]
+fn a_balloon_is_blown_up_and_tells_of_what_is_in_it() {
+    let mut qemu = Qemu::start("-M pc -m 64");
+    let balloon = |value: Value| json!({ "execute": "balloon", "arguments": { "value": value } });
+    let query = json!({ "execute": "query-balloon" });
+    for command in [query.clone(), balloon(json!(32 << 20))] {
+        assert_eq!(qemu.answer(command)["error"]["class"], "DeviceNotActive");
+    }
+    let device = json!({ "driver": "virtio-balloon-pci", "id": "b0", "addr": "4" });
+    qemu.execute(add(device));
+    let second = qemu.answer(add(json!({ "driver": "virtio-balloon-pci", "id": "b1" })));
+    assert_eq!(second["error"]["desc"], "Only one balloon device is supported");
+    let Modern { common, isr, device } = modern(&mut qemu, 4);
+    use_device(&mut qemu, common);
+    assert_eq!(qemu.execute(query.clone()), json!({ "actual": 64 << 20 }));
+    assert_eq!(qemu.execute(balloon(json!(48 << 20))), json!({}));
+    assert_eq!(qemu.number(&format!("readl {device:#x}")), (16 << 20) / 4096, "num_pages");
+    assert_eq!(qemu.number(&format!("readb {isr:#x}")) & 2, 2, "the configuration has changed");
+    assert_eq!(qemu.execute(query.clone()), json!({ "actual": 64 << 20 }), "no page is in it yet");
+    assert_eq!(qemu.command(&format!("writel {:#x} 256", device + 4)), "OK");
+    assert_eq!(qemu.event("BALLOON_CHANGE")["data"], json!({ "actual": 63 << 20 }));
+    assert_eq!(qemu.execute(query.clone()), json!({ "actual": 63 << 20 }));
+    // The same again is no change.
+    assert_eq!(qemu.command(&format!("writel {:#x} 256", device + 4)), "OK");
+    assert_eq!(qemu.execute(query.clone()), json!({ "actual": 63 << 20 }));
+    assert!(qemu.events.iter().all(|event| event["event"] != "BALLOON_CHANGE"));
+    for (value, desc) in [
+        (json!("x"), "Parameter 'value' expects an integer"),
+        (json!(0), "Parameter 'target' expects a size"),
+        (json!(-1), "Parameter 'target' expects a size"),
+    ] {
+        assert_eq!(qemu.answer(balloon(value))["error"]["desc"], desc);
+    }
+    let none = json!({ "execute": "balloon" });
+    assert_eq!(qemu.answer(none)["error"]["desc"], "Parameter 'value' is missing");
+    qemu.execute(del("b0"));
+    assert_eq!(qemu.command("outl 0xae08 0x10"), "OK");
+    qemu.event("DEVICE_DELETED");
+    assert_eq!(qemu.answer(query)["error"]["class"], "DeviceNotActive");
 }

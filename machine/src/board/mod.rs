@@ -32,7 +32,7 @@ pub(crate) use devices::{Devices, Spared};
 pub(crate) use lines::Lines;
 pub(crate) use pci::PciSlots;
 pub(crate) use plugged::Plugs;
-pub use plugged::{Plug, PlugDevice};
+pub use plugged::{Plug, PlugDevice, PlugPort};
 pub(crate) use virtio::{ChosenVirtio, EntropyFrom, NamedVirtio, VirtioHandles, add_mmio};
 
 /// A built board. Dropping it unmaps everything on it.

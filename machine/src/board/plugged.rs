@@ -1,17 +1,19 @@
-//! Devices that come to and go from a board's PCI bus while the machine is there, under names that
-//! their user gives them.
+//! Devices that come to and go from a board's PCI bus while the machine is there, and ports from
+//! console devices among them, under names that their user gives them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use trapline_backends::{OpenOutlet, Outlet};
 use trapline_block::{Disk, DiskOptions};
-use trapline_device::{Clock, Device, EventLoop, Line, MsiController};
+use trapline_device::{CharBackend, Clock, Device, EventLoop, Line, MsiController, NullBackend};
 use trapline_guestmem::GuestMem;
 use trapline_pci::{Bus, Devfn, Hotplug, Pin, Slot};
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::Blk;
+use trapline_virtio::console::{Console, PortSetup};
 use trapline_virtio::pci::VirtioPci;
 
 use super::pci::interface;
@@ -39,8 +41,31 @@ pub enum PlugDevice {
     Disk(DiskOptions),
     /// An entropy source whose bytes are the same in every run.
     Rng,
-    /// A memory balloon, which is to hold nothing at first.
+    /// A memory balloon, which is to hold nothing at first. There is one at most.
     Balloon,
+    /// A console device without ports: those are plugged into it ([`PlugPort`]).
+    Serial {
+        /// How many it has places for, from 1 to
+        /// [`PORTS_MAX`](trapline_virtio::console::PORTS_MAX).
+        places: usize,
+    },
+}
+
+/// A port to be plugged into a [`PlugDevice::Serial`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlugPort {
+    /// What the user calls it, if anything.
+    pub id: Option<String>,
+    /// The name of the device; if not said, that in the first slot with such a device.
+    pub device: Option<String>,
+    /// Its number on the device; the first free one, if not said. 0 is for a console.
+    pub number: Option<usize>,
+    /// What the guest knows it by.
+    pub name: Option<String>,
+    /// Whether it is a console for people.
+    pub is_console: bool,
+    /// What is behind it, if anything is.
+    pub outlet: Option<Outlet>,
 }
 
 /// The slots for such devices, with the wires that lead to them.
@@ -53,13 +78,31 @@ pub(crate) struct Plugs {
     event_loop: Arc<dyn EventLoop>,
     clock: Arc<dyn Clock>,
     awaits_disks: bool,
+    /// Whether the board has a balloon of its own.
+    has_balloon: bool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
     /// By their slots.
-    plugged: Mutex<BTreeMap<u8, Plugged>>,
+    plugged: BTreeMap<u8, Plugged>,
+    /// The names of ports that have gone.
+    gone: Vec<String>,
 }
 
 struct Plugged {
     name: String,
-    disk: Option<Arc<Blk>>,
+    handle: Handle,
+}
+
+/// What somebody can have to do with a device.
+enum Handle {
+    Disk(Arc<Blk>),
+    Balloon(Arc<Balloon>),
+    /// With the names of its ports, by their numbers.
+    Serial(Arc<Console>, BTreeMap<usize, String>),
+    Nothing,
 }
 
 impl Plugs {
@@ -78,14 +121,15 @@ impl Plugs {
             event_loop: Arc::clone(&wiring.event_loop),
             clock: Arc::clone(&wiring.clock),
             awaits_disks: wiring.options.awaits_disks,
-            plugged: Mutex::default(),
+            has_balloon: wiring.options.balloon.is_some(),
+            inner: Mutex::default(),
         }
     }
 
     /// Plugs a device in, and returns its name. `told` says whether the guest is to be told, which
     /// does not look for it by itself.
     pub(crate) fn plug(&self, plug: &Plug, told: bool) -> Result<String, Error> {
-        let mut plugged = self.plugged.lock();
+        let inner = &mut *self.inner.lock();
         let taken: Vec<u8> = self.bus.occupied().iter().map(|devfn| devfn.device()).collect();
         let free = || (1..32).find(|slot| !taken.contains(slot));
         let devfn = plug.slot.or_else(free).and_then(|slot| Devfn::new(slot, 0));
@@ -93,56 +137,156 @@ impl Plugs {
         let devfn = devfn.ok_or_else(|| Error::NoPciSlot(nameless()))?;
         let (slot, name) = (devfn.device(), plug.id.clone());
         let name = name.unwrap_or_else(|| format!("virtio-{devfn}"));
-        if plugged.values().any(|other| other.name == name) {
-            return Err(Error::DeviceName(name));
+        inner.check_name(&name)?;
+        if plug.device == PlugDevice::Balloon && (self.has_balloon || inner.balloon().is_some()) {
+            return Err(Error::SecondBalloon);
         }
-        let (device, disk): (Arc<dyn VirtioDevice>, _) = match &plug.device {
-            PlugDevice::Disk(options) => {
-                let disk = Disk::open(options)?;
-                let background = background(self.awaits_disks, &*self.event_loop);
-                let blk = Blk::new(&disk, &self.clock, background).map_err(Error::EventLoop)?;
-                (blk.clone(), Some(blk))
-            }
-            PlugDevice::Balloon => {
-                (Balloon::new(self.ram.clone(), 0, Arc::clone(&self.clock)), None)
-            }
-            PlugDevice::Rng => (entropy(EntropyFrom::Sequence, &self.clock), None),
-        };
+        let (device, handle) = self.make(&plug.device)?;
         let pin = Some((self.pin)(slot, Pin::A));
         let place = Slot { name: &name, devfn, pin, messages: Some(&*self.messages) };
         let (interface, event_loop) = (interface(plug.transport), &*self.event_loop);
         let function = VirtioPci::function(place, device, interface, &self.ram, event_loop);
         self.bus.insert(devfn, function.map_err(Error::EventLoop)?)?;
         self.registers.plugged(slot, told);
-        plugged.insert(slot, Plugged { name: name.clone(), disk });
+        inner.plugged.insert(slot, Plugged { name: name.clone(), handle });
         Ok(name)
     }
 
-    /// Asks the guest to give a device back. Says whether there is one of this name.
-    pub(crate) fn ask_back(&self, name: &str) -> bool {
-        let plugged = self.plugged.lock();
-        let found = plugged.iter().find(|(_, device)| device.name == name);
-        found.inspect(|(slot, _)| self.registers.ask(**slot)).is_some()
+    fn make(&self, device: &PlugDevice) -> Result<(Arc<dyn VirtioDevice>, Handle), Error> {
+        let clock = Arc::clone(&self.clock);
+        Ok(match device {
+            PlugDevice::Disk(options) => {
+                let disk = Disk::open(options)?;
+                let background = background(self.awaits_disks, &*self.event_loop);
+                let blk = Blk::new(&disk, &clock, background).map_err(Error::EventLoop)?;
+                (blk.clone(), Handle::Disk(blk))
+            }
+            PlugDevice::Balloon => {
+                let balloon = Balloon::new(self.ram.clone(), 0, clock);
+                (balloon.clone(), Handle::Balloon(balloon))
+            }
+            PlugDevice::Rng => (entropy(EntropyFrom::Sequence, &clock), Handle::Nothing),
+            PlugDevice::Serial { places } => {
+                let console = Console::with_places(*places, clock);
+                (console.clone(), Handle::Serial(console, BTreeMap::new()))
+            }
+        })
     }
 
-    /// Takes out what the guest has given back since the last call; its names. Not to be called
-    /// from a handler.
+    /// Plugs a port in, and returns its name.
+    pub(crate) fn plug_port(&self, plug: &PlugPort) -> Result<String, Error> {
+        let inner = &mut *self.inner.lock();
+        if let Some(id) = &plug.id {
+            inner.check_name(id)?;
+        }
+        let wanted = plug.device.as_deref();
+        let mut devices = inner.plugged.values_mut();
+        let found = devices.find_map(|Plugged { name, handle }| match handle {
+            Handle::Serial(console, ports) if wanted.is_none_or(|wanted| *wanted == *name) => {
+                Some((&*name, &*console, ports))
+            }
+            _ => None,
+        });
+        let (device, console, ports) = found.ok_or_else(|| match wanted {
+            Some(wanted) => Error::NoDevice(wanted.to_owned()),
+            None => Error::NoSerial,
+        })?;
+        let outlet = plug.outlet.as_ref().map(|outlet| {
+            outlet.open(&self.event_loop).map_err(|reason| Error::Port {
+                name: plug.id.clone().or(plug.name.clone()).unwrap_or_default(),
+                outlet: outlet.clone(),
+                reason,
+            })
+        });
+        let outlet = outlet.transpose()?;
+        let backend: Arc<dyn CharBackend> = match &outlet {
+            Some(outlet) => Arc::<dyn OpenOutlet>::clone(outlet),
+            None => Arc::new(NullBackend),
+        };
+        let setup = PortSetup { name: plug.name.clone(), is_console: plug.is_console, backend };
+        let number = console.add_port(plug.number, setup)?;
+        if let Some(outlet) = outlet {
+            outlet.attach(console.port(number));
+        }
+        let name = plug.id.clone().unwrap_or_else(|| format!("{device}.port{number}"));
+        ports.insert(number, name.clone());
+        Ok(name)
+    }
+
+    /// Asks the guest to give a device back, or takes a port out, for which nobody is asked. Says
+    /// whether there is one of this name.
+    pub(crate) fn ask_back(&self, name: &str) -> bool {
+        let Inner { plugged, gone } = &mut *self.inner.lock();
+        for (slot, device) in plugged {
+            if device.name == name {
+                self.registers.ask(*slot);
+                return true;
+            }
+            let Handle::Serial(console, ports) = &mut device.handle else { continue };
+            let found = ports.iter().find(|(_, port)| *port == name).map(|(number, _)| *number);
+            if let Some(number) = found {
+                console.remove_port(number);
+                gone.extend(ports.remove(&number));
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes out what the guest has given back since the last call; its names, and those of ports
+    /// that have gone. Not to be called from a handler.
     pub(crate) fn take_out(&self) -> Vec<String> {
-        let mut gone = Vec::new();
+        let mut gone = std::mem::take(&mut self.inner.lock().gone);
         for slot in self.registers.take_ejected() {
-            let device = self.plugged.lock().remove(&slot);
+            let device = self.inner.lock().plugged.remove(&slot);
             if let Some(function) = Devfn::new(slot, 0).and_then(|devfn| self.bus.remove(devfn)) {
                 // Whatever it has begun ends.
                 function.reset();
             }
-            gone.extend(device.map(|device| device.name));
+            let Some(Plugged { name, handle }) = device else { continue };
+            if let Handle::Serial(console, ports) = handle {
+                for (number, port) in ports {
+                    console.remove_port(number);
+                    gone.push(port);
+                }
+            }
+            gone.push(name);
         }
         gone
     }
 
     /// The disk of the device with this name.
     pub(crate) fn disk(&self, name: &str) -> Option<Arc<Blk>> {
-        let plugged = self.plugged.lock();
-        plugged.values().find(|device| device.name == name)?.disk.clone()
+        let inner = self.inner.lock();
+        let found = inner.plugged.values().find(|device| device.name == name)?;
+        match &found.handle {
+            Handle::Disk(disk) => Some(Arc::clone(disk)),
+            _ => None,
+        }
+    }
+
+    /// The balloon, if one was plugged in.
+    pub(crate) fn balloon(&self) -> Option<Arc<Balloon>> {
+        self.inner.lock().balloon().cloned()
+    }
+}
+
+impl Inner {
+    fn check_name(&self, name: &str) -> Result<(), Error> {
+        let is_port = |device: &Plugged| match &device.handle {
+            Handle::Serial(_, ports) => ports.values().any(|port| port == name),
+            _ => false,
+        };
+        match self.plugged.values().any(|device| device.name == name || is_port(device)) {
+            true => Err(Error::DeviceName(name.to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    fn balloon(&self) -> Option<&Arc<Balloon>> {
+        self.plugged.values().find_map(|device| match &device.handle {
+            Handle::Balloon(balloon) => Some(balloon),
+            _ => None,
+        })
     }
 }

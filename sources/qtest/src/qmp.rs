@@ -46,6 +46,8 @@ pub enum Class {
     CommandNotFound,
     /// There is no device of that name.
     DeviceNotFound,
+    /// There is no device of that kind.
+    DeviceNotActive,
 }
 
 impl Refusal {

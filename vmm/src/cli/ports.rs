@@ -11,7 +11,7 @@ use trapline_machine::{Outlet, PortOptions};
 use super::commas;
 
 /// The longest name. The guest's buffers for messages have to take it.
-const NAME_MAX: usize = 64;
+pub(super) const NAME_MAX: usize = 64;
 
 /// Understands each of `[name=]NAME,file=PATH`, `[name=]NAME,pty[=LINK]` and
 /// `[name=]NAME,socket=PATH`, where two commas are one in a name or path.

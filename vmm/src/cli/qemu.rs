@@ -6,13 +6,14 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use anyhow::{anyhow, bail};
+use trapline_machine::console::PORTS_MAX;
 use trapline_machine::disk::{DiskOptions, Format, OnError};
 use trapline_machine::qtest::BoardKind;
-use trapline_machine::{ConsoleKind, Plug, PlugDevice, VirtioTransport};
+use trapline_machine::{ConsoleKind, Outlet, Plug, PlugDevice, PlugPort, VirtioTransport};
 use trapline_qtest::{Address, Way};
 
 use super::qtest::{AsQemu, QtestOptions};
-use super::{commas, units};
+use super::{commas, ports, units};
 
 /// What QEMU's program is called for the machines that we have.
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -23,8 +24,15 @@ const MEM_BYTES: u64 = 128 << 20;
 /// 2000-01-01, as of `trapline qtest`.
 const UTC_START_NS: u64 = 946_684_800 * 1_000_000_000;
 
-/// The devices that can be named.
-pub(crate) const DRIVERS: [&str; 3] = ["virtio-balloon-pci", "virtio-blk-pci", "virtio-rng-pci"];
+/// The devices that can be named, and what QEMU has each of them be a kind of.
+pub(crate) const DRIVERS: [(&str, &str); 6] = [
+    ("virtconsole", "virtserialport"),
+    ("virtio-balloon-pci", "pci-device"),
+    ("virtio-blk-pci", "pci-device"),
+    ("virtio-rng-pci", "pci-device"),
+    ("virtio-serial-pci", "pci-device"),
+    ("virtserialport", "virtio-serial-port"),
+];
 
 /// What follows a name, by its keys. The name itself is `driver`, or whatever comes first.
 pub type Properties = BTreeMap<String, String>;
@@ -225,14 +233,72 @@ pub(crate) fn format(name: &str) -> Result<Format, String> {
     }
 }
 
-/// A device, as `-device` and `device_add` have it.
+/// What `-device` and `device_add` can bring.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// A device on the PCI bus.
+    Device(Plug),
+    /// A port of a console device.
+    Port(PlugPort),
+}
+
+/// Character devices by their names: where ports that lead there lead, if anywhere. An error says why
+/// none can.
+pub(crate) type Chardevs = BTreeMap<String, Result<Option<Outlet>, &'static str>>;
+
+/// A device or port, as `-device` and `device_add` have it.
 pub(crate) fn device(
     properties: &Properties,
     drives: &BTreeMap<String, DiskOptions>,
-) -> Result<Plug, String> {
+    chardevs: &Chardevs,
+) -> Result<Wanted, String> {
     let mut given = properties.clone();
     let driver = given.remove("driver").ok_or("Parameter 'driver' is missing")?;
-    let device = match driver.as_str() {
+    let wanted = match driver.as_str() {
+        "virtconsole" | "virtserialport" => {
+            Wanted::Port(port(&mut given, driver == "virtconsole", chardevs)?)
+        }
+        _ => Wanted::Device(function(&mut given, &driver, drives)?),
+    };
+    match given.into_keys().next() {
+        Some(key) => Err(format!("Property '{driver}.{key}' not found")),
+        None => Ok(wanted),
+    }
+}
+
+/// A port, whose properties are taken out.
+fn port(given: &mut Properties, is_console: bool, chardevs: &Chardevs) -> Result<PlugPort, String> {
+    let device = given.remove("bus").map(|bus| {
+        // QEMU numbers a device's buses, of which ours have one.
+        let device = bus.strip_suffix(".0").map(str::to_owned);
+        device.ok_or_else(|| format!("Bus '{bus}' not found"))
+    });
+    let number = given
+        .remove("nr")
+        .map(|nr| nr.parse().map_err(|_| format!("nr={nr}: no number of a port")));
+    let name = given.remove("name");
+    if name.as_ref().is_some_and(|name| name.len() > ports::NAME_MAX) {
+        return Err(format!("the name has more than {} bytes", ports::NAME_MAX));
+    }
+    let outlet = match given.remove("chardev") {
+        None => None,
+        Some(chardev) => match chardevs.get(&chardev) {
+            Some(Ok(outlet)) => outlet.clone(),
+            Some(Err(reason)) => return Err(format!("chardev={chardev}: {reason}")),
+            None => return Err(format!("there is no chardev called {chardev}")),
+        },
+    };
+    let (device, number) = (device.transpose()?, number.transpose()?);
+    Ok(PlugPort { id: given.remove("id"), device, number, name, is_console, outlet })
+}
+
+/// A device on the PCI bus, whose properties are taken out.
+fn function(
+    given: &mut Properties,
+    driver: &str,
+    drives: &BTreeMap<String, DiskOptions>,
+) -> Result<Plug, String> {
+    let device = match driver {
         "virtio-blk-pci" => {
             let drive = given.remove("drive").ok_or("drive property not set")?;
             let options = drives.get(&drive);
@@ -247,6 +313,12 @@ pub(crate) fn device(
         }
         "virtio-balloon-pci" => PlugDevice::Balloon,
         "virtio-rng-pci" => PlugDevice::Rng,
+        "virtio-serial-pci" => {
+            let places = given.remove("max_ports").map_or(Ok(PORTS_MAX), |text| text.parse());
+            let places = places.ok().filter(|places| (1..=PORTS_MAX).contains(places));
+            let places = places.ok_or_else(|| format!("max_ports is from 1 to {PORTS_MAX}"))?;
+            PlugDevice::Serial { places }
+        }
         _ => return Err(format!("'{driver}' is not a valid device model name")),
     };
     let slot = given.remove("addr").map(|addr| slot(&addr)).transpose()?;
@@ -264,11 +336,7 @@ pub(crate) fn device(
         (false, true) => VirtioTransport::PciLegacy,
         (true, true) => return Err("device cannot work as neither modern nor legacy".to_owned()),
     };
-    let id = given.remove("id");
-    match given.into_keys().next() {
-        Some(key) => Err(format!("Property '{driver}.{key}' not found")),
-        None => Ok(Plug { id, slot, transport, device }),
-    }
+    Ok(Plug { id: given.remove("id"), slot, transport, device })
 }
 
 /// `SLOT[.FUNCTION]`, hexadecimal, where the function is 0.
@@ -283,19 +351,35 @@ fn slot(addr: &str) -> Result<u8, String> {
     }
 }
 
+/// What ports that lead to each of these lead to. Those of the `monitors` are theirs.
+fn ends(chardevs: BTreeMap<String, Option<Way>>, monitors: &[String]) -> Chardevs {
+    let end = |(name, way): (String, Option<Way>)| {
+        let end = match way {
+            _ if monitors.contains(&name) => Err("a monitor has it"),
+            None => Ok(None),
+            Some(Way::Listen(Address::Unix(path))) => Ok(Some(Outlet::Socket(path))),
+            Some(_) => Err("a port's socket is one with server=on"),
+        };
+        (name, end)
+    };
+    chardevs.into_iter().map(end).collect()
+}
+
 impl Said {
     fn options(self) -> anyhow::Result<QtestOptions> {
         let Self { mem, drives, devices, chardevs, monitors, mut qmp, qtest, recent } = self;
         let way = qtest.ok_or_else(|| anyhow!("-qtest is missing: where is the client?"))?;
-        for name in monitors {
-            match chardevs.get(&name) {
+        for name in &monitors {
+            match chardevs.get(name) {
                 Some(Some(way)) => qmp.push(way.clone()),
                 Some(None) => {}
                 None => bail!("-mon chardev={name}: there is no such -chardev"),
             }
         }
+        let chardevs = ends(chardevs, &monitors);
         for properties in &devices {
-            device(properties, &drives).map_err(|reason| anyhow!("-device: {reason}"))?;
+            device(properties, &drives, &chardevs)
+                .map_err(|reason| anyhow!("-device: {reason}"))?;
         }
         Ok(QtestOptions {
             board: BoardKind::X86Pc,
@@ -308,6 +392,7 @@ impl Said {
             edu: 0,
             disks: Vec::new(),
             drives,
+            chardevs,
             devices,
             qmp,
             as_qemu: Some(AsQemu { recent }),
@@ -355,7 +440,8 @@ mod tests {
         assert_eq!(options.drives["drive0"].path, Path::new("/tmp/a,b"));
         assert_eq!(options.drives["drive0"].format, Some(Format::Raw));
         assert_eq!(options.drives["drive1"].format, Some(Format::Null));
-        let plug = device(&options.devices[0], &options.drives).unwrap();
+        let wanted = device(&options.devices[0], &options.drives, &options.chardevs);
+        let Wanted::Device(plug) = wanted.unwrap() else { panic!("a port") };
         assert_eq!((plug.id.as_deref(), plug.slot), (Some("drv0"), Some(4)));
         assert!(matches!(plug.device, PlugDevice::Disk(disk) if disk == options.drives["drive0"]));
     }
@@ -371,7 +457,11 @@ mod tests {
     #[test]
     fn devices_and_their_properties() {
         let drives = BTreeMap::from([("d".to_owned(), DiskOptions::new("/i"))]);
-        let plug = |text: &str| device(&properties(text, "driver").unwrap(), &drives);
+        let plug = |text: &str| {
+            let wanted = device(&properties(text, "driver").unwrap(), &drives, &Chardevs::new())?;
+            let Wanted::Device(plug) = wanted else { panic!("{text}: a port") };
+            Ok::<_, String>(plug)
+        };
         let rng = plug("virtio-rng-pci,addr=0x1f").unwrap();
         assert_eq!((rng.slot, rng.device), (Some(31), PlugDevice::Rng));
         assert_eq!(rng.transport, VirtioTransport::PciTransitional);
@@ -384,7 +474,13 @@ mod tests {
         let disk = plug("virtio-blk-pci,drive=d,num-queues=3,serial=x,bus=pci.0").unwrap();
         let PlugDevice::Disk(options) = disk.device else { panic!("a disk") };
         assert_eq!((options.queues, options.serial.as_deref()), (3, Some("x")));
+        for (text, places) in [("", 31), (",max_ports=1", 1), (",max_ports=31", 31)] {
+            let serial = plug(&format!("virtio-serial-pci{text}")).unwrap();
+            assert_eq!(serial.device, PlugDevice::Serial { places });
+        }
         for (text, said) in [
+            ("virtio-serial-pci,max_ports=0", "max_ports is from 1 to 31"),
+            ("virtio-serial-pci,max_ports=32", "max_ports is from 1 to 31"),
             ("virtio-blk-pci", "drive property not set"),
             ("virtio-blk-pci,drive=e", "there is no drive called e"),
             ("virtio-blk-pci,drive=d,num-queues=65", "num-queues is from 1 to 64"),
@@ -396,6 +492,54 @@ mod tests {
             ("virtio-rng-pci,max-bytes=1", "Property 'virtio-rng-pci.max-bytes' not found"),
         ] {
             assert_eq!(plug(text).unwrap_err(), said, "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_and_what_they_lead_to() {
+        let options = options(
+            "-device virtio-serial-pci,id=v -device virtconsole,bus=v.0,chardev=null0 \
+             -chardev null,id=null0 -chardev socket,id=s0,path=/s,server=on,wait=off \
+             -chardev socket,id=s1,path=/s",
+        )
+        .unwrap();
+        let port = |text: &str| {
+            let given = properties(text, "driver").unwrap();
+            match device(&given, &BTreeMap::new(), &options.chardevs)? {
+                Wanted::Port(port) => Ok(port),
+                Wanted::Device(device) => Err(format!("{device:?}")),
+            }
+        };
+        let nothing = PlugPort {
+            id: None,
+            device: None,
+            number: None,
+            name: None,
+            is_console: true,
+            outlet: None,
+        };
+        assert_eq!(port("virtconsole,chardev=null0"), Ok(nothing));
+        let all = "virtserialport,id=p,bus=v.0,nr=2,name=agent,chardev=s0";
+        let all_said = PlugPort {
+            id: Some("p".to_owned()),
+            device: Some("v".to_owned()),
+            number: Some(2),
+            name: Some("agent".to_owned()),
+            is_console: false,
+            outlet: Some(Outlet::Socket("/s".into())),
+        };
+        assert_eq!(port(all), Ok(all_said));
+        let long = format!("virtserialport,name={}", "x".repeat(65));
+        for (text, said) in [
+            ("virtserialport,bus=v", "Bus 'v' not found"),
+            ("virtserialport,nr=one", "nr=one: no number of a port"),
+            (&long, "the name has more than 64 bytes"),
+            ("virtserialport,chardev=x", "there is no chardev called x"),
+            ("virtserialport,chardev=char0", "chardev=char0: a monitor has it"),
+            ("virtserialport,chardev=s1", "chardev=s1: a port's socket is one with server=on"),
+            ("virtserialport,addr=4", "Property 'virtserialport.addr' not found"),
+        ] {
+            assert_eq!(port(text).unwrap_err(), said, "{text}");
         }
     }
 

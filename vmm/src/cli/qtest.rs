@@ -16,7 +16,7 @@ use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
 use super::options::{balloon, edu};
 use super::ports::ports;
-use super::qemu::{self, Properties};
+use super::qemu::{self, Chardevs, Properties};
 use super::units::{self, BadNumber};
 use super::virtio;
 
@@ -135,6 +135,8 @@ pub struct QtestOptions {
     pub way: Option<Way>,
     /// Images for devices that the user or a monitor's client plugs in, by name.
     pub drives: BTreeMap<String, DiskOptions>,
+    /// What ports that the user or a monitor's client plugs in can lead to, by name.
+    pub chardevs: Chardevs,
     /// Devices to be plugged in at the start.
     pub devices: Vec<Properties>,
     /// Where monitors are.
@@ -214,6 +216,7 @@ impl QtestOptions {
             mem_bytes: mem_bytes(&args.mem)?,
             way: way(args)?,
             drives: BTreeMap::new(),
+            chardevs: BTreeMap::new(),
             devices: Vec::new(),
             qmp: qmp(args, board)?,
             as_qemu: None,
