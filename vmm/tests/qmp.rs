@@ -304,6 +304,7 @@ fn images_come_and_go_and_a_machine_can_rest() {
     qemu.event("STOP");
     let status = qemu.execute(json!({ "execute": "query-status" }));
     assert_eq!((&status["running"], &status["status"]), (&json!(false), &json!("paused")));
+    assert_eq!(status["singlestep"], false, "which QEMU's schema had until 8.2");
     qemu.execute(json!({ "execute": "cont" }));
     qemu.event("RESUME");
 }
