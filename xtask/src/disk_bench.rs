@@ -68,7 +68,7 @@ const MOST_RETURNS: u64 = 3;
 pub(crate) fn run(options: &Options) -> Result<u8> {
     let ready = Ready::make(Arch::X86_64)?;
     let diskload = vmm::static_binary(Arch::X86_64, "trapline-diskload", "diskload")?;
-    let modules = disks::MODULES.map(|name| driver::shipped(name, &ready.kernel));
+    let modules = disks::modules().map(|name| driver::shipped(name, &ready.kernel));
     let module = |name| anyhow::Ok(driver::shipped(name, &ready.kernel)?.file);
     let mut files = vec![("CONFIGFS", module("configfs")?), ("NULL_BLK", module("null_blk")?)];
     if !options.alone {

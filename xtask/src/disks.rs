@@ -8,15 +8,14 @@ use anyhow::{Context, Result, ensure};
 use crate::kernel::Kernel;
 use crate::{deb, driver, paths, proc};
 
+/// What every virtio device's driver needs, in the order in which it is loaded.
+pub(crate) const BUS: [&str; 5] =
+    ["virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"];
+
 /// What drives a virtio disk, in the order in which it is loaded.
-pub(crate) const MODULES: [&str; 6] = [
-    "virtio_ring",
-    "virtio",
-    "virtio_pci_legacy_dev",
-    "virtio_pci_modern_dev",
-    "virtio_pci",
-    "virtio_blk",
-];
+pub(crate) fn modules() -> impl Iterator<Item = &'static str> {
+    BUS.into_iter().chain(["virtio_blk"])
+}
 
 /// Files of the outer machine, by the variable that has their place: a checker of file systems, an
 /// empty qcow2 image, and the module that mounts an image.

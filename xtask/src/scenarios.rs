@@ -36,6 +36,9 @@ pub(crate) enum User {
     Disks(&'static str),
     /// Nobody: guests run `init-records.sh` on disks, as this script of the outer machine arranges.
     Records(&'static str),
+    /// A script: it answers what guests with this init ask on their virtio consoles. Their host is
+    /// always an emulated one.
+    Answering(&'static str),
     /// Nobody, but somebody wants to see the display at the end: it must show [`DISPLAYED`].
     Looking(&'static str),
     /// Nobody, twice: with the interrupt controllers in the kernel and with our own. This init's
@@ -169,6 +172,31 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             "TRAPLINE-GUEST: done",
         ],
         once: Some("TRAPLINE-HOST: disk "),
+    },
+    Scenario {
+        name: "boot-console",
+        about: "Debian's virtio_console and virtio_balloon: a question on hvc0, a port, and memory",
+        image: Image::Bzimage,
+        options: &["-c", "1", "-p", "quiet"],
+        user: User::Answering("init-console.sh"),
+        expect: &[
+            "TRAPLINE-HOST: a console\n",
+            "TRAPLINE-GUEST: size 43 132\n",
+            "TRAPLINE-GUEST: what is your name?\n",
+            "TRAPLINE-GUEST: hello world\n",
+            "TRAPLINE-GUEST: 32768 KiB are in the balloon\n",
+            ":1\n",
+            ":19999\n",
+            ":20000\n",
+            "TRAPLINE-GUEST: done\n",
+            "TRAPLINE-HOST: a console and a port\n",
+            "TRAPLINE-GUEST: hello world\n",
+            "TRAPLINE-GUEST: port log\n",
+            "TRAPLINE-GUEST: done\n",
+            "TRAPLINE-HOST: the port says: through the port\n",
+            "TRAPLINE-HOST: exit status 0\n",
+        ],
+        once: Some("TRAPLINE-HOST: exit status"),
     },
     Scenario {
         name: "display",

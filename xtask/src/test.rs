@@ -163,6 +163,14 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
             }
             User::Disks(init) => on_disks(scenario, init, &ready)?,
             User::Records(file) => on_records(scenario, file, &ready)?,
+            User::Answering(init) => {
+                let script = Script { file: Some("host-console.sh"), ..Script::default() };
+                let mut boot = prepare(scenario, init, script, Place::Nested, &ready)?;
+                for name in disks::BUS.into_iter().chain(["virtio_console", "virtio_balloon"]) {
+                    boot.modules.push(driver::shipped(name, &ready.kernel)?);
+                }
+                finish(&boot, &ready)?
+            }
             User::Comparing(init) => {
                 let (kernel, split) = compare(scenario, init, place, &ready)?;
                 judged(&kernel).context("with the kernel's controllers")?;
@@ -225,7 +233,7 @@ fn on_disks(scenario: &Scenario, init: &str, ready: &Ready) -> Result<String> {
     let files = disks::host_files(&ready.kernel)?;
     let script = Script { file: Some("host-disk.sh"), files, ..Script::default() };
     let mut boot = prepare(scenario, init, script, Place::Nested, ready)?;
-    for name in disks::MODULES {
+    for name in disks::modules() {
         boot.modules.push(driver::shipped(name, &ready.kernel)?);
     }
     boot.watch.timeout = Some(TIMEOUT * 3);
@@ -244,7 +252,7 @@ fn on_records(scenario: &Scenario, file: &'static str, ready: &Ready) -> Result<
     let mut boot = prepare(scenario, "init-records.sh", script, Place::Nested, ready)?;
     let diskload = vmm::static_binary(Arch::X86_64, "trapline-diskload", "diskload")?;
     boot.programs.push(("diskload".to_owned(), diskload));
-    for name in disks::MODULES {
+    for name in disks::modules() {
         boot.modules.push(driver::shipped(name, &ready.kernel)?);
     }
     boot.watch.timeout = Some(TIMEOUT * (3 + count / 2));
@@ -364,6 +372,7 @@ mod tests {
             if let User::Nobody(init)
             | User::Looking(init)
             | User::Disks(init)
+            | User::Answering(init)
             | User::Comparing(init)
             | User::Firmware(init)
             | User::Twice(init) = &scenario.user
