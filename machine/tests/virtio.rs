@@ -577,7 +577,7 @@ fn a_balloon_takes_pages_of_the_boards_ram() {
 
         driver.transport.take_interrupts();
         balloon.set_held(0);
-        assert_eq!(driver.transport.take_interrupts(), 2, "the driver is told");
+        assert_eq!(driver.transport.take_interrupts(), 3, "the driver is told");
         assert_eq!(driver.transport.config_read(0, Size::Dword), 0);
     }
 }

@@ -343,10 +343,10 @@ fn flash_that_cannot_be_written_is_refused_with_what_to_do() {
 fn options_nobody_can_honour_are_refused_by_name() {
     for (args, said) in [
         (&["--frobnicate"][..], "--frobnicate: no such option"),
-        (&["--balloon"], "--balloon: the virtio-balloon device does not exist yet"),
+        (&["--balloon=lots"], "--balloon=lots: not a memory size"),
         (&["-d", "disk.img,rw"], "--disk disk.img,rw: rw is none of ro, direct,"),
         (&["-n", "mode=tap"], "-n mode=tap: the virtio-net device does not exist yet"),
-        (&["--console", "virtio"], "--console virtio: the virtio-console device"),
+        (&["--console", "hv"], "--console hv: the hypervisor console does not exist yet"),
         (&["--irqchip", "gicv3"], "--irqchip gicv3: an arm64 guest's"),
         (&["-m"], "-m"),
     ] {
