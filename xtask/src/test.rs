@@ -166,7 +166,7 @@ fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
             User::Answering(init) => {
                 let script = Script { file: Some("host-console.sh"), ..Script::default() };
                 let mut boot = prepare(scenario, init, script, Place::Nested, &ready)?;
-                for name in disks::BUS.into_iter().chain(["virtio_console", "virtio_balloon"]) {
+                for name in disks::BUS.into_iter().chain(["virtio_console"]) {
                     boot.modules.push(driver::shipped(name, &ready.kernel)?);
                 }
                 finish(&boot, &ready)?

@@ -95,6 +95,8 @@ struct Run {
     multiport: bool,
     /// Whether it wants the terminal's size.
     sized: bool,
+    /// Whether a driver without multiport has been told that there is one.
+    size_told: bool,
     patience: Vec<Patience>,
 }
 
@@ -183,6 +185,21 @@ impl Console {
             if self.is_multiport() {
                 link.process_soon(Role::CONTROL_RECEIVE);
             }
+        }
+    }
+
+    /// Tells a driver that has just started of the terminal's size, as if it had changed: Linux reads
+    /// the configuration of a console without ports at no other time.
+    fn tell_size(&self) {
+        let mut inner = self.inner.lock();
+        let Inner { size, run, .. } = &mut *inner;
+        if run.multiport || !run.sized || size.is_none() || run.size_told {
+            return;
+        }
+        run.size_told = true;
+        drop(inner);
+        if let Some(link) = self.link.get() {
+            link.config_changed();
         }
     }
 
@@ -338,11 +355,15 @@ impl VirtioDevice for Console {
             queues: activation.queues.to_vec(),
             multiport: activation.has(F_MULTIPORT),
             sized: activation.has(F_SIZE),
+            size_told: false,
             patience: vec![Patience::default(); self.places],
         };
     }
 
     fn process(&self, queue: u16) {
+        if Role::of(queue) == Role::Receive(0) {
+            self.tell_size();
+        }
         let inner = &mut *self.inner.lock();
         let Some(served) = inner.run.queues.get(usize::from(queue)).cloned() else { return };
         match Role::of(queue) {

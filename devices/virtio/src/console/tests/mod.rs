@@ -298,6 +298,18 @@ fn a_request_of_many_bytes_takes_many_turns() {
 }
 
 #[test]
+fn a_driver_without_ports_is_told_of_the_size_when_it_starts_and_no_more() {
+    let bench = Bench::console();
+    bench.console.process(0);
+    assert_eq!(*bench.events.configs.lock(), 0, "there is no terminal yet");
+    bench.console.resize(Size { columns: 80, rows: 25 });
+    assert_eq!(*bench.events.configs.lock(), 1, "it is another one");
+    bench.console.process(0);
+    bench.console.process(0);
+    assert_eq!(*bench.events.configs.lock(), 2);
+}
+
+#[test]
 fn the_size_of_the_terminal_and_a_character_in_an_emergency() {
     let bench = Bench::new(true, &[]);
     let config = || {
