@@ -5,6 +5,15 @@
 /bin/busybox mount -t devtmpfs devtmpfs /dev
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/ TERM="${TERM:-linux}"
+# Loads the modules that came with the initrd, in their order, and unloads them in the opposite one.
+load() {
+    while read -r module; do insmod "/modules/$module.ko"; done </modules/order
+}
+unload() {
+    names=
+    while read -r module; do names="$module $names"; done </modules/order
+    for module in $names; do rmmod "$module"; done
+}
 # Does what somebody types, word by word: suspend (until a key is pressed; then it calls what it was
 # given), reboot or poweroff.
 obey() {

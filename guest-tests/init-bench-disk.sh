@@ -3,9 +3,7 @@
 # kernel's command line has the loads as DISK:LOAD:COUNT, with commas between them.
 . /prepare.sh
 dmesg -n 1
-for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
-    insmod "/modules/$module.ko"
-done
+load
 # Nobody else's work is in the figures.
 echo none >/sys/block/vda/queue/scheduler
 loads=$(sed 's/.*LOADS=\([^ ]*\).*/\1/' /proc/cmdline)

@@ -2,10 +2,7 @@
 # Guest init: talk to whoever is at the virtio console. With a port, write to that, too.
 . /prepare.sh
 dmesg -n 1
-for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci \
-    virtio_console; do
-    insmod "/modules/$module.ko"
-done
+load
 # The kernel had no console to give us: its driver is a module. It hears of a port and of the terminal's
 # size a little later.
 until (: </dev/hvc0) 2>/dev/null; do

@@ -4,9 +4,7 @@
 . /prepare.sh
 # No message of the kernel's gets into the middle of ours.
 dmesg -n 1
-for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
-    insmod "/modules/$module.ko"
-done
+load
 cd /sys/block/vda
 echo "TRAPLINE-GUEST: vda $(cat size) sectors, serial $(cat serial), $(cat queue/write_cache)," \
     "discards of $(cat queue/discard_granularity), $(ls mq | wc -l) queues"

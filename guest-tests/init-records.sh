@@ -3,9 +3,7 @@
 # and go on writing from there, until this machine is killed; or, with LAST, power off after the check.
 . /prepare.sh
 dmesg -n 1
-for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
-    insmod "/modules/$module.ko"
-done
+load
 acked=$(sed 's/.*ACKED=\([0-9]*\).*/\1/' /proc/cmdline)
 what=write
 if grep -q LAST /proc/cmdline; then what=check; fi

@@ -5,20 +5,6 @@
 . /prepare.sh
 # No message of the kernel's gets into the middle of ours.
 dmesg -n 1
-modules="virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_mmio \
-    virtio_blk virtio-rng virtio_console virtio_balloon"
-load() {
-    for module in $modules; do
-        if [ -e "/modules/$module.ko" ]; then insmod "/modules/$module.ko"; fi
-    done
-}
-unload() {
-    names=
-    for module in $modules; do names="$module $names"; done
-    for module in $names; do
-        if [ -e "/modules/$module.ko" ]; then rmmod "$module"; fi
-    done
-}
 # What is there: its type, its driver, whether that is one of version 1.0, and the device behind.
 devices() {
     for device in /sys/bus/virtio/devices/virtio*; do

@@ -7,14 +7,14 @@ use crate::arch::Arch;
 use crate::driver;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Watch, last_lines};
-use crate::suite::{Tally, Task};
+use crate::suite::{Guests, Tally};
 
 /// Guests that share an outer machine.
-pub(crate) struct Group {
+struct Group {
     /// What a user calls it.
-    pub(crate) name: &'static str,
+    name: &'static str,
     /// One line about it.
-    pub(crate) about: &'static str,
+    about: &'static str,
     /// The option by which the outer machine gets its interrupt controller.
     irqchip: &'static str,
     cases: &'static [Case],
@@ -97,7 +97,7 @@ const FLASH_IMAGE: (&str, usize) =
 
 /// All of them.
 #[rustfmt::skip]
-pub(crate) const GROUPS: &[Group] = &[
+const GROUPS: &[Group] = &[
     Group {
         name: "arm64-gicv3",
         about: "Debian's arm64 kernel with gicv3-its and gicv3, 1 and 2 vCPUs, MSI and INTA#, \
@@ -143,12 +143,35 @@ pub(crate) const GROUPS: &[Group] = &[
     },
 ];
 
-impl Group {
-    /// Boots it all, as a task that counts its guests.
-    pub(crate) fn task(&'static self, ready: Ready) -> Task {
-        Task::new(self.name, self.about, move || self.run(&ready))
-    }
+/// The groups, as tests.
+pub(crate) fn guests() -> impl Iterator<Item = Guests> {
+    GROUPS.iter().map(|group| Guests {
+        name: group.name,
+        about: group.about,
+        arch: Arch::Aarch64,
+        run: Box::new(|ready| group.run(ready)),
+    })
+}
 
+/// Counts the cases of a group that were as they should be, and says why others were not.
+pub(crate) fn tally<'a>(
+    group: &str,
+    judged: impl IntoIterator<Item = (&'a str, Result<()>)>,
+) -> Tally {
+    let mut tally = Tally::default();
+    for (name, result) in judged {
+        match result {
+            Ok(()) => tally.passed += 1,
+            Err(error) => {
+                eprintln!("{group} {name}: {error:#}");
+                tally.failed += 1;
+            }
+        }
+    }
+    tally
+}
+
+impl Group {
     fn run(&self, ready: &Ready) -> Result<Tally> {
         let lines: Vec<String> = self
             .cases
@@ -178,17 +201,8 @@ impl Group {
             },
         };
         let text = boot.run(ready)?.text;
-        let mut tally = Tally::default();
-        for case in self.cases {
-            match case.judge(&text, &ready.kernel.release) {
-                Ok(()) => tally.passed += 1,
-                Err(error) => {
-                    eprintln!("{} {}: {error:#}", self.name, case.name);
-                    tally.failed += 1;
-                }
-            }
-        }
-        Ok(tally)
+        let judge = |case: &Case| (case.name, case.judge(&text, &ready.kernel.release));
+        Ok(tally(self.name, self.cases.iter().map(judge)))
     }
 }
 

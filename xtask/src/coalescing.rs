@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Watch, last_lines};
-use crate::suite::{Tally, Task};
+use crate::suite::{Guests, Tally};
 
 /// What two boots took.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,11 +37,11 @@ pub(crate) fn compare(text: &str, most: u64) -> Result<Exits> {
 }
 
 /// An arm64 guest whose console is the UART, with coalesced writes and mirrored reads and without.
-pub(crate) struct Mirroring {
+struct Mirroring {
     /// What a user calls it.
-    pub(crate) name: &'static str,
+    name: &'static str,
     /// One line about it.
-    pub(crate) about: &'static str,
+    about: &'static str,
     /// Options of `trapline run`.
     options: &'static [&'static str],
     /// At most so many exits of a hundred are left.
@@ -49,7 +49,7 @@ pub(crate) struct Mirroring {
 }
 
 /// All of them.
-pub(crate) const MIRRORINGS: &[Mirroring] = &[Mirroring {
+const MIRRORINGS: &[Mirroring] = &[Mirroring {
     name: "arm64-mirror",
     about: "mirrored reads and coalesced writes save 85 % of the exits of an arm64 boot and its log",
     // All that is logged is printed, and the kernel does not put itself elsewhere in each boot.
@@ -59,31 +59,39 @@ pub(crate) const MIRRORINGS: &[Mirroring] = &[Mirroring {
     most: 15,
 }];
 
+/// They, as tests.
+pub(crate) fn guests() -> impl Iterator<Item = Guests> {
+    MIRRORINGS.iter().map(|mirroring| Guests {
+        name: mirroring.name,
+        about: mirroring.about,
+        arch: Arch::Aarch64,
+        run: Box::new(|ready| mirroring.run(ready)),
+    })
+}
+
 impl Mirroring {
     /// Boots the guest twice, and compares.
-    pub(crate) fn task(&'static self, ready: Ready) -> Task {
-        Task::new(self.name, self.about, move || {
-            let boot = Boot {
-                name: self.name.to_owned(),
-                place: Place::best(Arch::Aarch64),
-                image: Image::Bzimage,
-                init: "init-quiet.sh".to_owned(),
-                modules: Vec::new(),
-                programs: Vec::new(),
-                options: self.options.iter().map(|&option| option.to_owned()).collect(),
-                script: Script {
-                    file: Some("host-coalescing.sh"),
-                    variables: vec![("WITHOUT".to_owned(), "--no-coalesce --no-mirror".to_owned())],
-                    ..Script::default()
-                },
-                watch: Watch { show: false, input: false, timeout: Some(8 * TIMEOUT) },
-            };
-            let outcome = boot.run(&ready)?;
-            let last = || last_lines(&outcome.text);
-            ensure!(outcome.status == 0, "trapline ended with {}:\n{}", outcome.status, last());
-            eprintln!("{}", compare(&outcome.text, self.most).with_context(last)?);
-            Ok(Tally::of(true))
-        })
+    fn run(&self, ready: &Ready) -> Result<Tally> {
+        let boot = Boot {
+            name: self.name.to_owned(),
+            place: Place::best(Arch::Aarch64),
+            image: Image::Bzimage,
+            init: "init-quiet.sh".to_owned(),
+            modules: Vec::new(),
+            programs: Vec::new(),
+            options: self.options.iter().map(|&option| option.to_owned()).collect(),
+            script: Script {
+                file: Some("host-coalescing.sh"),
+                variables: vec![("WITHOUT".to_owned(), "--no-coalesce --no-mirror".to_owned())],
+                ..Script::default()
+            },
+            watch: Watch { show: false, input: false, timeout: Some(8 * TIMEOUT) },
+        };
+        let outcome = boot.run(ready)?;
+        let last = || last_lines(&outcome.text);
+        ensure!(outcome.status == 0, "trapline ended with {}:\n{}", outcome.status, last());
+        eprintln!("{}", compare(&outcome.text, self.most).with_context(last)?);
+        Ok(Tally::of(true))
     }
 }
 

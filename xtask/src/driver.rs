@@ -49,6 +49,18 @@ pub(crate) fn module(name: &'static str, kernel: &Kernel) -> Result<Module> {
     Ok(Module { name, file })
 }
 
+/// Modules that the kernel's package has, ready to be loaded.
+///
+/// # Errors
+///
+/// When one is not there or cannot be unpacked.
+pub(crate) fn all_shipped(
+    names: impl IntoIterator<Item = &'static str>,
+    kernel: &Kernel,
+) -> Result<Vec<Module>> {
+    names.into_iter().map(|name| shipped(name, kernel)).collect()
+}
+
 /// A module that the kernel's package has, ready to be loaded.
 ///
 /// # Errors

@@ -66,7 +66,7 @@ impl Archive {
 }
 
 /// A guest's initrd with `guest-tests/INIT` as its init, some modules, and some programs with the
-/// names they have there, made anew in `build/`.
+/// names they have there, made anew in `build/`. `modules/order` names the modules in their order.
 pub(crate) fn guest(
     arch: Arch,
     init: &str,
@@ -79,6 +79,8 @@ pub(crate) fn guest(
         let content = fs::read(file).with_context(|| format!("Cannot read {}", file.display()))?;
         archive.file(&format!("modules/{name}.ko"), 0o644, &content)?;
     }
+    let order: String = modules.iter().map(|module| format!("{}\n", module.name)).collect();
+    archive.file("modules/order", 0o644, order.as_bytes())?;
     for (name, file) in programs {
         let content = fs::read(file).with_context(|| format!("Cannot read {}", file.display()))?;
         archive.file(&format!("bin/{name}"), 0o755, &content)?;

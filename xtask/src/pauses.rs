@@ -9,17 +9,17 @@ use anyhow::{Context, Result, ensure};
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Watch, last_lines};
-use crate::suite::{Tally, Task};
+use crate::suite::{Guests, Tally};
 use crate::vmm;
 
 /// A guest and how often it is paused.
-pub(crate) struct Storm {
+struct Storm {
     /// What a user calls it.
-    pub(crate) name: &'static str,
+    name: &'static str,
     /// One line about it.
-    pub(crate) about: &'static str,
+    about: &'static str,
     /// The guest's architecture.
-    pub(crate) arch: Arch,
+    arch: Arch,
     /// Options of `trapline run`.
     options: &'static [&'static str],
     /// How often it is paused.
@@ -29,7 +29,7 @@ pub(crate) struct Storm {
 }
 
 /// All of them.
-pub(crate) const STORMS: &[Storm] = &[
+const STORMS: &[Storm] = &[
     Storm {
         name: "arm64-pause-storm",
         about: "an arm64 guest with two vCPUs, paused 200 times while it counts and is typed to",
@@ -56,19 +56,27 @@ pub(crate) const STORMS: &[Storm] = &[
     },
 ];
 
+/// The storms, as tests.
+pub(crate) fn guests() -> impl Iterator<Item = Guests> {
+    STORMS.iter().map(|storm| Guests {
+        name: storm.name,
+        about: storm.about,
+        arch: storm.arch,
+        run: Box::new(|ready| storm.run(ready)),
+    })
+}
+
 impl Storm {
     /// Boots the guest, and judges what it says.
-    pub(crate) fn task(&'static self, ready: Ready) -> Task {
-        Task::new(self.name, self.about, move || {
-            let text = self.run(&ready)?;
-            let judged = Said(&text).judge(self.pauses);
-            let summary = judged.with_context(|| format!("last lines:\n{}", last_lines(&text)))?;
-            eprintln!("{summary}");
-            Ok(Tally::of(true))
-        })
+    fn run(&self, ready: &Ready) -> Result<Tally> {
+        let text = self.boot(ready)?;
+        let judged = Said(&text).judge(self.pauses);
+        let summary = judged.with_context(|| format!("last lines:\n{}", last_lines(&text)))?;
+        eprintln!("{summary}");
+        Ok(Tally::of(true))
     }
 
-    fn run(&self, ready: &Ready) -> Result<String> {
+    fn boot(&self, ready: &Ready) -> Result<String> {
         let metronome = vmm::static_binary(self.arch, "trapline-metronome", "metronome")?;
         let boot = Boot {
             name: self.name.to_owned(),

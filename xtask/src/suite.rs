@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::arch::Arch;
+use crate::guest::Ready;
 use crate::terminal;
 
 /// How many tests a task counts for, and what there is to say about it.
@@ -57,6 +59,20 @@ impl Task {
         row
     }
 }
+
+/// A test that boots guests of one architecture, with what they need.
+pub(crate) struct Guests {
+    /// What a user calls it.
+    pub(crate) name: &'static str,
+    /// One line about it.
+    pub(crate) about: &'static str,
+    /// The guests'.
+    pub(crate) arch: Arch,
+    /// Boots and judges them; an error is one failed test.
+    pub(crate) run: BootAndJudge,
+}
+
+type BootAndJudge = Box<dyn Fn(&Ready) -> Result<Tally> + Send + Sync>;
 
 /// How a task went.
 pub(crate) struct Row {

@@ -8,16 +8,13 @@ use clap::Args;
 use parking_lot::Mutex;
 
 use crate::arch::Arch;
-use crate::cases::{GROUPS, Group};
-use crate::coalescing::{MIRRORINGS, Mirroring};
 use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
-use crate::pauses::{STORMS, Storm};
 use crate::scenarios::{DISPLAYED, FEWER_EXITS, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Watch, last_lines};
-use crate::suite::{self, Row, Tally, Task};
-use crate::virtio::{BOARDS, Board};
+use crate::suite::{self, Guests, Row, Tally, Task};
 use crate::{
-    check, coalescing, deb, disks, driver, instrumented, interrupts, picture, pty, unit, vmm,
+    cases, check, coalescing, deb, disks, driver, instrumented, interrupts, pauses, picture, pty,
+    unit, virtio, vmm,
 };
 
 /// How many boots run at the same time: each keeps about one processor busy.
@@ -45,87 +42,64 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     tasks.extend(unit::tasks());
     tasks.extend(instrumented::tasks());
     tasks.retain(|task| options.wants(&task.name));
-    let boots: Vec<&Scenario> =
-        SCENARIOS.iter().filter(|scenario| options.wants(scenario.name)).collect();
-    let groups: Vec<&Group> = GROUPS.iter().filter(|group| options.wants(group.name)).collect();
-    let storms: Vec<&Storm> = STORMS.iter().filter(|storm| options.wants(storm.name)).collect();
-    let mirrorings: Vec<&Mirroring> =
-        MIRRORINGS.iter().filter(|mirroring| options.wants(mirroring.name)).collect();
-    let boards: Vec<&Board> = BOARDS.iter().filter(|board| options.wants(board.name)).collect();
+    let mut guests = guests();
+    guests.retain(|test| options.wants(test.name));
     if options.list {
         let lines = tasks.iter().map(|task| (task.name.as_str(), task.about));
-        let lines = lines.chain(boots.iter().map(|boot| (boot.name, boot.about)));
-        let lines = lines.chain(groups.iter().map(|group| (group.name, group.about)));
-        let lines = lines.chain(mirrorings.iter().map(|boot| (boot.name, boot.about)));
-        let lines = lines.chain(boards.iter().map(|board| (board.name, board.about)));
-        for (name, about) in lines.chain(storms.iter().map(|storm| (storm.name, storm.about))) {
+        for (name, about) in lines.chain(guests.iter().map(|test| (test.name, test.about))) {
             println!("{name:20} {about}");
         }
         return Ok(0);
     }
-    let guests = boots.len() + groups.len() + storms.len() + mirrorings.len() + boards.len();
-    if tasks.is_empty() && guests == 0 {
+    if tasks.is_empty() && guests.is_empty() {
         bail!("No test has such a name; see cargo xtask test --list");
     }
     let mut rows = suite::perform(&tasks);
     if !crate::terminal::ended() {
-        rows.extend(boot_all(&prepare_all(&boots, &groups, &storms, &mirrorings, &boards)));
+        rows.extend(boot_all(&prepared(guests)));
     }
     Ok(suite::conclude(&rows))
 }
 
-/// The tasks for all boots, the longest first.
-fn prepare_all(
-    boots: &[&'static Scenario],
-    groups: &[&'static Group],
-    storms: &[&'static Storm],
-    mirrorings: &[&'static Mirroring],
-    boards: &[&'static Board],
-) -> Vec<Task> {
+/// The tests that boot guests: those of arm64 first, and of each architecture the longest.
+fn guests() -> Vec<Guests> {
+    let mut guests: Vec<Guests> = cases::guests().collect();
+    guests.extend(coalescing::guests());
+    guests.extend(pauses::guests());
+    guests.extend(virtio::guests());
     let place = Place::best(Arch::X86_64);
-    let mut tasks =
-        prepared(Arch::Aarch64, groups, |group| (group.name, group.about), |g, r| g.task(r));
-    let label = |mirroring: &'static Mirroring| (mirroring.name, mirroring.about);
-    tasks.extend(prepared(Arch::Aarch64, mirrorings, label, |boot, ready| boot.task(ready)));
-    for arch in [Arch::Aarch64, Arch::X86_64] {
-        let storms: Vec<&Storm> =
-            storms.iter().copied().filter(|storm| storm.arch == arch).collect();
-        let label = |storm: &'static Storm| (storm.name, storm.about);
-        tasks.extend(prepared(arch, &storms, label, |storm, ready| storm.task(ready)));
-        let boards: Vec<&Board> =
-            boards.iter().copied().filter(|board| board.arch == arch).collect();
-        let label = |board: &'static Board| (board.name, board.about);
-        tasks.extend(prepared(arch, &boards, label, |board, ready| board.task(ready)));
-    }
-    tasks.extend(prepared(
-        Arch::X86_64,
-        boots,
-        |boot| (boot.name, boot.about),
-        |boot, ready| task(boot, place, ready),
-    ));
-    tasks
+    guests.extend(SCENARIOS.iter().map(|scenario| Guests {
+        name: scenario.name,
+        about: scenario.about,
+        arch: Arch::X86_64,
+        run: Box::new(move |ready| play(scenario, place, ready)),
+    }));
+    guests.sort_by_key(|test| test.arch == Arch::X86_64);
+    guests
 }
 
-/// The tasks for boots of one architecture, with what they need made once; or, where it cannot be
-/// made, tasks that say so.
-fn prepared<T>(
-    arch: Arch,
-    boots: &[&'static T],
-    label: impl Fn(&'static T) -> (&'static str, &'static str),
-    task: impl Fn(&'static T, Ready) -> Task,
-) -> Vec<Task> {
-    if boots.is_empty() {
-        return Vec::new();
-    }
-    match Ready::make(arch) {
-        Ok(ready) => boots.iter().map(|boot| task(boot, ready.clone())).collect(),
-        Err(error) => {
-            eprintln!("No boot of {arch} is possible: {error:#}");
-            let broken = || bail!("kernel, initrd or trapline could not be made");
-            let labels = boots.iter().map(|boot| label(boot));
-            labels.map(|(name, about)| Task::new(name, about, broken)).collect()
-        }
-    }
+/// The tasks for tests that boot guests, with what those of one architecture need made once; or,
+/// where it cannot be made, tasks that say so.
+fn prepared(guests: Vec<Guests>) -> Vec<Task> {
+    let mut made: Vec<(Arch, Option<Ready>)> = Vec::new();
+    let task = |Guests { name, about, arch, run }| {
+        let ready = match made.iter().find(|(of, _)| *of == arch) {
+            Some((_, ready)) => ready.clone(),
+            None => {
+                let ready = Ready::make(arch);
+                let ready = ready
+                    .inspect_err(|error| eprintln!("No boot of {arch} is possible: {error:#}"))
+                    .ok();
+                made.push((arch, ready.clone()));
+                ready
+            }
+        };
+        Task::new(name, about, move || match &ready {
+            Some(ready) => run(ready),
+            None => bail!("kernel, initrd or trapline could not be made"),
+        })
+    };
+    guests.into_iter().map(task).collect()
 }
 
 fn boot_all(tasks: &[Task]) -> Vec<Row> {
@@ -147,53 +121,47 @@ fn boot_all(tasks: &[Task]) -> Vec<Row> {
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn task(scenario: &'static Scenario, place: Place, ready: Ready) -> Task {
-    Task::new(scenario.name, scenario.about, move || {
-        let judged = |text: &str| {
-            judge(scenario, text, &ready.kernel.release)
-                .map_err(|error| error.context(format!("last lines:\n{}", last_lines(text))))
-        };
-        let text = match &scenario.user {
-            User::Nobody(init) => boot(scenario, init, Script::default(), place, &ready)?,
-            User::HugePages(init, pages) => {
-                let variables = vec![("PAGES".to_owned(), pages.to_string())];
-                let file = Some("host-hugetlbfs.sh");
-                let script = Script { file, variables, ..Script::default() };
-                boot(scenario, init, script, Place::Nested, &ready)?
-            }
-            User::Disks(init) => on_disks(scenario, init, &ready)?,
-            User::Records(file) => on_records(scenario, file, &ready)?,
-            User::Answering(init) => {
-                let script = Script { file: Some("host-console.sh"), ..Script::default() };
-                let mut boot = prepare(scenario, init, script, Place::Nested, &ready)?;
-                for name in disks::BUS.into_iter().chain(["virtio_console"]) {
-                    boot.modules.push(driver::shipped(name, &ready.kernel)?);
-                }
-                finish(&boot, &ready)?
-            }
-            User::Comparing(init) => {
-                let (kernel, split) = compare(scenario, init, place, &ready)?;
-                judged(&kernel).context("with the kernel's controllers")?;
-                split
-            }
-            User::Looking(init) => {
-                let script = Script { file: Some("host-display.sh"), ..Script::default() };
-                let text = boot(scenario, init, script, place, &ready)?;
-                picture::keep(scenario.name, &text)?.expect(DISPLAYED)?;
-                text
-            }
-            User::Firmware(init) => boot(scenario, init, ovmf()?, place, &ready)?,
-            User::Twice(init) => {
-                let script = Script { file: Some("host-coalescing.sh"), ..Script::default() };
-                let text = boot(scenario, init, script, place, &ready)?;
-                eprintln!("{}", coalescing::compare(&text, FEWER_EXITS)?);
-                text
-            }
-            User::Typing(steps) => type_at(scenario, steps, place)?,
-        };
-        judged(&text)?;
-        Ok(Tally::of(true))
-    })
+fn play(scenario: &Scenario, place: Place, ready: &Ready) -> Result<Tally> {
+    let judged = |text: &str| {
+        judge(scenario, text, &ready.kernel.release)
+            .map_err(|error| error.context(format!("last lines:\n{}", last_lines(text))))
+    };
+    let text = match &scenario.user {
+        User::Nobody(init) => boot(scenario, init, Script::default(), place, ready)?,
+        User::HugePages(init, pages) => {
+            let variables = vec![("PAGES".to_owned(), pages.to_string())];
+            let file = Some("host-hugetlbfs.sh");
+            let script = Script { file, variables, ..Script::default() };
+            boot(scenario, init, script, Place::Nested, ready)?
+        }
+        User::Disks(init) => on_disks(scenario, init, ready)?,
+        User::Records(file) => on_records(scenario, file, ready)?,
+        User::Answering(init) => {
+            let script = Script { file: Some("host-console.sh"), ..Script::default() };
+            boot(scenario, init, script, Place::Nested, ready)?
+        }
+        User::Comparing(init) => {
+            let (kernel, split) = compare(scenario, init, place, ready)?;
+            judged(&kernel).context("with the kernel's controllers")?;
+            split
+        }
+        User::Looking(init) => {
+            let script = Script { file: Some("host-display.sh"), ..Script::default() };
+            let text = boot(scenario, init, script, place, ready)?;
+            picture::keep(scenario.name, &text)?.expect(DISPLAYED)?;
+            text
+        }
+        User::Firmware(init) => boot(scenario, init, ovmf()?, place, ready)?,
+        User::Twice(init) => {
+            let script = Script { file: Some("host-coalescing.sh"), ..Script::default() };
+            let text = boot(scenario, init, script, place, ready)?;
+            eprintln!("{}", coalescing::compare(&text, FEWER_EXITS)?);
+            text
+        }
+        User::Typing(steps) => type_at(scenario, steps, place)?,
+    };
+    judged(&text)?;
+    Ok(Tally::of(true))
 }
 
 /// What starts a guest with Debian's OVMF.
@@ -233,9 +201,6 @@ fn on_disks(scenario: &Scenario, init: &str, ready: &Ready) -> Result<String> {
     let files = disks::host_files(&ready.kernel)?;
     let script = Script { file: Some("host-disk.sh"), files, ..Script::default() };
     let mut boot = prepare(scenario, init, script, Place::Nested, ready)?;
-    for name in disks::modules() {
-        boot.modules.push(driver::shipped(name, &ready.kernel)?);
-    }
     boot.watch.timeout = Some(TIMEOUT * 3);
     let text = finish(&boot, ready)?;
     disks::compare(&text)?;
@@ -252,9 +217,6 @@ fn on_records(scenario: &Scenario, file: &'static str, ready: &Ready) -> Result<
     let mut boot = prepare(scenario, "init-records.sh", script, Place::Nested, ready)?;
     let diskload = vmm::static_binary(Arch::X86_64, "trapline-diskload", "diskload")?;
     boot.programs.push(("diskload".to_owned(), diskload));
-    for name in disks::modules() {
-        boot.modules.push(driver::shipped(name, &ready.kernel)?);
-    }
     boot.watch.timeout = Some(TIMEOUT * (3 + count / 2));
     finish(&boot, ready)
 }
@@ -280,6 +242,10 @@ fn prepare(
         // Linux has no driver of its own for these devices.
         _ if scenario.options.contains(&"--edu") => vec![driver::module("edu", &ready.kernel)?],
         User::Firmware(_) => vec![driver::shipped("efivarfs", &ready.kernel)?],
+        User::Disks(_) | User::Records(_) => driver::all_shipped(disks::modules(), &ready.kernel)?,
+        User::Answering(_) => {
+            driver::all_shipped(disks::BUS.into_iter().chain(["virtio_console"]), &ready.kernel)?
+        }
         _ => Vec::new(),
     };
     let patience = match scenario.user {

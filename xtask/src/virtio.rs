@@ -8,20 +8,20 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 
 use crate::arch::Arch;
-use crate::cases::part;
-use crate::driver;
+use crate::cases::{part, tally};
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Watch, last_lines};
-use crate::suite::{self, Tally, Task};
+use crate::suite::{self, Guests, Tally, Task};
+use crate::{disks, driver};
 
 /// Guests that share an outer machine.
-pub(crate) struct Board {
+struct Board {
     /// What a user calls it.
-    pub(crate) name: &'static str,
+    name: &'static str,
     /// One line about it.
-    pub(crate) about: &'static str,
+    about: &'static str,
     /// The guests' architecture.
-    pub(crate) arch: Arch,
+    arch: Arch,
     cases: &'static [Case],
 }
 
@@ -46,7 +46,7 @@ const ALL: &[&str] = &["pci", "pci-legacy", "pci-transitional", "mmio", "mmio-le
 
 /// Those of the tests.
 #[rustfmt::skip]
-pub(crate) const BOARDS: &[Board] = &[
+const BOARDS: &[Board] = &[
     Board {
         name: "boot-virtio",
         about: "Debian's modules drive virtio devices over every transport, also after a reboot",
@@ -106,33 +106,26 @@ fn matrix(reloads: usize) -> Vec<Case> {
     kinds.into_iter().map(case).collect()
 }
 
-impl Board {
-    /// Boots it all, as a task that counts its guests.
-    pub(crate) fn task(&'static self, ready: Ready) -> Task {
-        Task::new(self.name, self.about, move || boot(self.name, self.arch, self.cases, &ready))
-    }
+/// The boards, as tests.
+pub(crate) fn guests() -> impl Iterator<Item = Guests> {
+    BOARDS.iter().map(|board| Guests {
+        name: board.name,
+        about: board.about,
+        arch: board.arch,
+        run: Box::new(|ready| boot(board.name, board.arch, board.cases, ready)),
+    })
 }
 
-/// The modules, of which a kernel has some built in.
-const MODULES: [&str; 10] = [
-    "virtio_ring",
-    "virtio",
-    "virtio_pci_legacy_dev",
-    "virtio_pci_modern_dev",
-    "virtio_pci",
-    "virtio_mmio",
-    "virtio_blk",
-    "virtio-rng",
-    "virtio_console",
-    "virtio_balloon",
-];
+/// The modules beside those of the bus, of which a kernel has some built in.
+const MODULES: [&str; 5] =
+    ["virtio_mmio", "virtio_blk", "virtio-rng", "virtio_console", "virtio_balloon"];
 
 fn boot(name: &str, arch: Arch, cases: &[Case], ready: &Ready) -> Result<Tally> {
     let lines: Vec<String> = cases.iter().map(|case| case.line(arch)).collect();
     let turns: usize = cases.iter().map(Case::turns).sum();
     let most_cpus = cases.iter().map(|case| case.cpus).max().unwrap_or(1);
     let mut modules = Vec::new();
-    for module in MODULES {
+    for module in disks::BUS.into_iter().chain(MODULES) {
         if ready.kernel.module(module)?.is_some() {
             modules.push(driver::shipped(module, &ready.kernel)?);
         }
@@ -157,17 +150,7 @@ fn boot(name: &str, arch: Arch, cases: &[Case], ready: &Ready) -> Result<Tally> 
         },
     };
     let text = boot.run(ready)?.text;
-    let mut tally = Tally::default();
-    for case in cases {
-        match case.judge(&text) {
-            Ok(()) => tally.passed += 1,
-            Err(error) => {
-                eprintln!("{name} {}: {error:#}", case.name);
-                tally.failed += 1;
-            }
-        }
-    }
-    Ok(tally)
+    Ok(tally(name, cases.iter().map(|case| (case.name, case.judge(&text)))))
 }
 
 impl Case {
