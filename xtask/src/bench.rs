@@ -8,10 +8,12 @@ use clap::{Args, Subcommand};
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::nested::Outcome;
+use crate::proc;
 use crate::session::{Watch, last_lines};
-use crate::{disk_bench, proc};
 
 mod boot;
+mod disk;
+mod qemu;
 
 const MEMORY_MIB: u32 = 256;
 /// What the project promises: memory beside guest RAM, in KiB.
@@ -56,7 +58,7 @@ enum What {
     /// each form of the kernel, beside QEMU's machines
     Boot(boot::Options),
     /// Instructions and exits for a request of a guest to its disks, beside QEMU's
-    VirtioBlk(disk_bench::Options),
+    VirtioBlk(disk::Options),
     /// The registry's dispatch and edits beside those of other crates
     Trap,
     /// Nanoseconds per exit on /dev/kvm, beside a bare KVM_RUN loop
@@ -69,7 +71,7 @@ enum What {
 pub(crate) fn run(options: &Options) -> Result<u8> {
     match &options.what {
         What::Boot(options) => boot::run(options),
-        What::VirtioBlk(options) => disk_bench::run(options),
+        What::VirtioBlk(options) => disk::run(options),
         What::Trap => cargo_bench("trapline", "dispatch"),
         What::Exit => cargo_bench("trapline-kvm", "exit"),
         What::Its => its(),

@@ -10,7 +10,6 @@ mod check;
 mod coalescing;
 mod cross;
 mod deb;
-mod disk_bench;
 mod disks;
 mod driver;
 mod guest;

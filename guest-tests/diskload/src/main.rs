@@ -1,4 +1,4 @@
-//! What a guest does with its disks, for benches (`xtask/src/disk_bench.rs`) and tests.
+//! What a guest does with its disks, for benches (`xtask/src/bench/disk.rs`) and tests.
 //!
 //! `diskload FILE LOAD COUNT` makes COUNT requests of one kind, and says how many nanoseconds they
 //! took. It rests before and after, while its host looks at the counters of the machine.

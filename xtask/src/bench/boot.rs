@@ -4,18 +4,14 @@
 //! times are numbers of instructions (of the guest, KVM, the VMM and the kernel below them), the same
 //! in every run whatever else this machine does. QEMU's machines start the same kernel beside it.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::{MEMORY_MIB, ended_well};
+use super::{MEMORY_MIB, ended_well, qemu};
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::nested::quoted;
 use crate::session::{Watch, last_lines};
-use crate::{deb, paths, proc};
 
 mod table;
 
@@ -194,7 +190,7 @@ fn measure(arch: Arch, starts: &[&Start], more: &[String]) -> Result<String> {
         files.push(("VMLINUX", vmlinux.context("arm64 kernels have no such form")?));
     }
     if starts.iter().any(|start| start.vmm != Vmm::Trapline) {
-        files.push(("QEMU", qemu()?));
+        files.push(("QEMU", qemu::archive()?));
     }
     let measures = starts.iter().map(|start| {
         let words: Vec<String> = start.command(more).iter().map(|word| quoted(word)).collect();
@@ -222,22 +218,6 @@ fn measure(arch: Arch, starts: &[&Start], more: &[String]) -> Result<String> {
     };
     eprintln!("Starting {} on {arch}, {} times, and counting", ready.kernel.release, starts.len());
     ended_well(&boot, &ready)
-}
-
-/// An archive with QEMU, its libraries and its firmware, where Debian has them.
-fn qemu() -> Result<PathBuf> {
-    let program = deb::program("qemu-system-x86_64", &["qemu-system-x86", "seabios"])?;
-    let libraries = proc::output(Command::new("ldd").arg(&program))?;
-    let libraries = String::from_utf8(libraries)?;
-    let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
-    let archive = paths::build()?.join("qemu-boot.tar");
-    let mut tar = Command::new("tar");
-    tar.args(["--absolute-names", "--dereference", "-cf"]).arg(&archive).arg(&program).args(paths);
-    tar.args(["bios-256k.bin", "bios-microvm.bin"].map(|rom| format!("/usr/share/seabios/{rom}")));
-    let roms = ["kvmvapic.bin", "linuxboot_dma.bin", "pvh.bin", "qboot.rom"];
-    tar.args(roms.map(|rom| format!("/usr/share/qemu/{rom}")));
-    proc::output(&mut tar)?;
-    Ok(archive)
 }
 
 #[cfg(test)]

@@ -5,25 +5,22 @@
 //! that a guest sees pass is the number of instructions that it, KVM, the VMM and the kernel below
 //! them have needed, the same in every run whatever else this machine does.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use std::collections::BTreeMap;
 
+use super::{ended_well, grouped, qemu, verdict};
 use crate::arch::Arch;
-use crate::bench::{ended_well, grouped, verdict};
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Watch, last_lines};
-use crate::{deb, disks, driver, paths, proc, vmm};
+use crate::{disks, driver, vmm};
 
 /// The guests' memory.
 const MEMORY_MIB: u32 = 192;
 
 /// What `cargo xtask bench virtio-blk` takes.
 #[derive(Args)]
-pub(crate) struct Options {
+pub(super) struct Options {
     /// Leave QEMU out
     #[arg(long)]
     alone: bool,
@@ -65,14 +62,13 @@ const LOADS: [Load; 8] = [
 const MOST_RETURNS: u64 = 3;
 
 /// Measures, and prints a table.
-pub(crate) fn run(options: &Options) -> Result<u8> {
+pub(super) fn run(options: &Options) -> Result<u8> {
     let ready = Ready::make(Arch::X86_64)?;
     let diskload = vmm::static_binary(Arch::X86_64, "trapline-diskload", "diskload")?;
-    let modules = disks::modules().map(|name| driver::shipped(name, &ready.kernel));
     let module = |name| anyhow::Ok(driver::shipped(name, &ready.kernel)?.file);
     let mut files = vec![("CONFIGFS", module("configfs")?), ("NULL_BLK", module("null_blk")?)];
     if !options.alone {
-        files.push(("QEMU", qemu()?));
+        files.push(("QEMU", qemu::archive()?));
     }
     let loads = LOADS.iter().map(|load| format!("{}:{}:{}", load.disk, load.name, load.count));
     let variables = [
@@ -87,7 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         place: Place::Nested,
         image: Image::Bzimage,
         init: "init-bench-disk.sh".to_owned(),
-        modules: modules.into_iter().collect::<Result<_>>()?,
+        modules: driver::all_shipped(disks::modules(), &ready.kernel)?,
         programs: vec![("diskload".to_owned(), diskload)],
         options: fixed.into_iter().chain(options.run.iter().cloned()).collect(),
         script: Script {
@@ -103,21 +99,6 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     let table = report(&text, options.alone);
     print!("{}", table.with_context(|| format!("last lines:\n{}", last_lines(&text)))?);
     Ok(0)
-}
-
-/// An archive with QEMU, its libraries and its firmware, where Debian has them.
-fn qemu() -> Result<PathBuf> {
-    let program = deb::program("qemu-system-x86_64", &["qemu-system-x86", "seabios"])?;
-    let libraries = proc::output(Command::new("ldd").arg(&program))?;
-    let libraries = String::from_utf8(libraries)?;
-    let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
-    let archive = paths::build()?.join("qemu.tar");
-    let mut tar = Command::new("tar");
-    tar.args(["--absolute-names", "--dereference", "-cf"]).arg(&archive).arg(&program).args(paths);
-    tar.arg("/usr/share/seabios/bios-256k.bin");
-    tar.args(["kvmvapic.bin", "linuxboot_dma.bin"].map(|rom| format!("/usr/share/qemu/{rom}")));
-    proc::output(&mut tar)?;
-    Ok(archive)
 }
 
 /// KVM's counters, as `host-bench-disk.sh` prints them.
