@@ -78,6 +78,13 @@ impl Link {
     }
 }
 
+/// Answers [`VirtioDevice::config_read`] of a device whose whole configuration space is `config`.
+pub(crate) fn read_config(config: &[u8], offset: u32, data: &mut [u8]) {
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+    let from = config.get(offset..).unwrap_or_default();
+    data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+}
+
 /// What a driver has settled on when it starts the device (`DRIVER_OK`).
 #[derive(Clone, Copy, Debug)]
 pub struct Activation<'a> {

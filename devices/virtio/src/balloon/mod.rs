@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use trapline_device::{Clock, SaveState, Saved, StateError, saved_form};
 use trapline_guestmem::GuestMem;
 
+use crate::device::read_config;
 use crate::features::OF_QUEUES;
 use crate::{Activation, Chain, DeviceType, Link, Queue, Serving, VirtioDevice};
 use regs::{
@@ -231,10 +232,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn config_read(&self, offset: u32, data: &mut [u8]) {
-        let config = Self::config(&self.inner.lock().state);
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let from = config.get(offset..).unwrap_or_default();
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        read_config(&Self::config(&self.inner.lock().state), offset, data);
     }
 
     fn config_write(&self, offset: u32, data: &[u8]) {

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use trapline_block::{Disk, Engine, Error};
 use trapline_device::{Clock, EventLoop, SaveState, Saved, StateError, saved_form};
 
+use crate::device::read_config;
 use crate::features::OF_QUEUES;
 use crate::{Activation, DeviceType, Link, VirtioDevice};
 use lane::Lane;
@@ -192,10 +193,7 @@ impl VirtioDevice for Blk {
     }
 
     fn config_read(&self, offset: u32, data: &mut [u8]) {
-        let config = self.config();
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let from = config.get(offset..).unwrap_or_default();
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        read_config(&self.config(), offset, data);
     }
 
     fn config_write(&self, offset: u32, data: &[u8]) {

@@ -26,6 +26,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 use trapline_device::{CharBackend, CharDevice, Clock, SaveState, Saved, StateError, Timer, Wake};
 
+use crate::device::read_config;
 use crate::features::OF_QUEUES;
 use crate::{Activation, DeviceType, Link, Queue, VirtioDevice};
 use control::{SavedV2, State};
@@ -95,8 +96,6 @@ struct Run {
     multiport: bool,
     /// Whether it wants the terminal's size.
     sized: bool,
-    /// Whether a driver without multiport has been told that there is one.
-    size_told: bool,
     patience: Vec<Patience>,
 }
 
@@ -185,21 +184,6 @@ impl Console {
             if self.is_multiport() {
                 link.process_soon(Role::CONTROL_RECEIVE);
             }
-        }
-    }
-
-    /// Tells a driver that has just started of the terminal's size, as if it had changed: Linux reads
-    /// the configuration of a console without ports at no other time.
-    fn tell_size(&self) {
-        let mut inner = self.inner.lock();
-        let Inner { size, run, .. } = &mut *inner;
-        if run.multiport || !run.sized || size.is_none() || run.size_told {
-            return;
-        }
-        run.size_told = true;
-        drop(inner);
-        if let Some(link) = self.link.get() {
-            link.config_changed();
         }
     }
 
@@ -329,10 +313,7 @@ impl VirtioDevice for Console {
     }
 
     fn config_read(&self, offset: u32, data: &mut [u8]) {
-        let config = self.config();
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let from = config.get(offset..).unwrap_or_default();
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        read_config(&self.config(), offset, data);
     }
 
     fn config_write(&self, offset: u32, data: &[u8]) {
@@ -351,19 +332,25 @@ impl VirtioDevice for Console {
     }
 
     fn activate(&self, activation: &Activation<'_>) {
-        self.inner.lock().run = Run {
-            queues: activation.queues.to_vec(),
-            multiport: activation.has(F_MULTIPORT),
-            sized: activation.has(F_SIZE),
-            size_told: false,
-            patience: vec![Patience::default(); self.places],
-        };
+        let (multiport, sized) = (activation.has(F_MULTIPORT), activation.has(F_SIZE));
+        let queues = activation.queues.to_vec();
+        let patience = vec![Patience::default(); self.places];
+        let mut inner = self.inner.lock();
+        inner.run = Run { queues, multiport, sized, patience };
+        let has_size = inner.size.is_some();
+        drop(inner);
+        // A driver that knows no control messages is told of the size as of a change: Linux reads it
+        // from the configuration at no other time, and keeps the interrupt until it has the port.
+        if sized
+            && !multiport
+            && has_size
+            && let Some(link) = self.link.get()
+        {
+            link.config_changed();
+        }
     }
 
     fn process(&self, queue: u16) {
-        if Role::of(queue) == Role::Receive(0) {
-            self.tell_size();
-        }
         let inner = &mut *self.inner.lock();
         let Some(served) = inner.run.queues.get(usize::from(queue)).cloned() else { return };
         match Role::of(queue) {

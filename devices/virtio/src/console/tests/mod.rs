@@ -299,14 +299,21 @@ fn a_request_of_many_bytes_takes_many_turns() {
 
 #[test]
 fn a_driver_without_ports_is_told_of_the_size_when_it_starts_and_no_more() {
-    let bench = Bench::console();
-    bench.console.process(0);
-    assert_eq!(*bench.events.configs.lock(), 0, "there is no terminal yet");
+    let mut bench = Bench::console();
+    let configs = |bench: &Bench| std::mem::take(&mut *bench.events.configs.lock());
+    assert_eq!(configs(&bench), 0, "there is no terminal yet");
     bench.console.resize(Size { columns: 80, rows: 25 });
-    assert_eq!(*bench.events.configs.lock(), 1, "it is another one");
+    assert_eq!(configs(&bench), 1, "it is another one");
     bench.console.process(0);
-    bench.console.process(0);
-    assert_eq!(*bench.events.configs.lock(), 2);
+    assert_eq!(configs(&bench), 0);
+    for (features, told) in [(F_SIZE, 1), (0, 0), (F_SIZE | F_MULTIPORT, 0)] {
+        bench.queues.iter().for_each(|queue| queue.stop());
+        bench.console.reset();
+        bench.restart(features);
+        assert_eq!(configs(&bench), told, "{features:#x}");
+        bench.console.process(0);
+        assert_eq!(configs(&bench), 0);
+    }
 }
 
 #[test]
