@@ -19,6 +19,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod alone;
 pub mod balloon;
 #[cfg(test)]
 mod behind;

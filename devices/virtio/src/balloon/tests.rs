@@ -1,10 +1,12 @@
 //! Pages go back to the host, those of the guest's and no others, and statistics come.
 
+use std::ops::{Deref, DerefMut};
+
 use trapline_testkit::TestClock;
-use trapline_testkit::virtio::{Part, Ring};
+use trapline_testkit::virtio::Part;
 
 use super::*;
-use crate::{QueueEvents, QueuePlace};
+use crate::alone::Alone;
 
 const RAM: u64 = 0x100_0000;
 const LIST: u64 = 0x10_0000;
@@ -12,87 +14,39 @@ const LIST: u64 = 0x10_0000;
 const FIRST: u32 = 0x800;
 const ALL: u64 = F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_POISON | F_PAGE_REPORTING;
 
-/// Remembers which queues are to be processed, as a transport would.
-#[derive(Default)]
-struct Events {
-    queues: Mutex<Vec<u16>>,
-    configs: Mutex<u32>,
-}
-
-impl QueueEvents for Events {
-    fn used(&self, _queue: u16) {}
-    fn broken(&self, queue: u16) {
-        panic!("queue {queue} is broken");
-    }
-    fn again(&self, queue: u16) {
-        self.queues.lock().push(queue);
-    }
-}
-
-impl crate::DeviceEvents for Events {
-    fn config_changed(&self) {
-        *self.configs.lock() += 1;
-    }
-    fn needs_reset(&self) {}
-    fn process_soon(&self, queue: u16) {
-        self.again(queue);
-    }
-}
-
 struct Bench {
     clock: TestClock,
-    balloon: Arc<Balloon>,
-    events: Arc<Events>,
-    mem: GuestMem,
-    queues: Vec<Arc<Queue>>,
-    rings: Vec<Ring<GuestMem>>,
+    alone: Alone<Balloon>,
+}
+
+impl Deref for Bench {
+    type Target = Alone<Balloon>;
+
+    fn deref(&self) -> &Alone<Balloon> {
+        &self.alone
+    }
+}
+
+impl DerefMut for Bench {
+    fn deref_mut(&mut self) -> &mut Alone<Balloon> {
+        &mut self.alone
+    }
 }
 
 impl Bench {
     fn new(features: u64) -> Self {
-        let (clock, events) = (TestClock::default(), Arc::<Events>::default());
+        let clock = TestClock::default();
         let mem = GuestMem::new(&[(0, RAM)]).unwrap();
         let balloon = Balloon::new(mem.clone(), 0, Arc::new(clock.clone()));
-        let queue = |(index, size): (u16, &u16)| {
-            Arc::new(Queue::new(index, *size, mem.clone(), events.clone()))
-        };
-        let queues: Vec<_> = (0..).zip(&balloon.queue_sizes()).map(queue).collect();
-        let transport: Arc<dyn crate::DeviceEvents> = events.clone();
-        balloon.attach(&Link::new(Arc::downgrade(&transport)));
-        let mut bench = Self { clock, balloon, events, mem, queues, rings: Vec::new() };
+        let mut bench = Self { clock, alone: Alone::new(balloon, mem) };
         bench.start(features);
         bench
     }
 
-    fn start(&mut self, features: u64) {
-        let places = (0..self.queues.len() as u64).map(|n| 0x1_0000 + n * 0x4000);
-        self.rings = places.map(|at| Ring::new(self.mem.clone(), at, QUEUE_SIZE)).collect();
-        self.balloon.activate(&Activation { features, queues: &self.queues });
-        for (queue, ring) in self.queues.iter().zip(&self.rings) {
-            let (descriptors, driver) = (ring.descriptors(), ring.driver());
-            let place = QueuePlace { size: QUEUE_SIZE, descriptors, driver, device: ring.device() };
-            queue.start(&place, 0).unwrap();
-        }
-    }
-
-    fn settle(&self) {
-        for _ in 0..1000 {
-            let next = self.events.queues.lock().pop();
-            let Some(queue) = next else { return };
-            self.balloon.process(queue);
-        }
-        panic!("it never ends");
-    }
-
-    fn add(&mut self, queue: u16, parts: &[Part]) -> Option<u32> {
-        self.rings[usize::from(queue)].add(parts);
-        self.events.queues.lock().push(queue);
-        self.settle();
+    /// Makes a request; how much was written, if it has come back.
+    fn ask(&mut self, queue: u16, parts: &[Part]) -> Option<u32> {
+        self.add(queue, parts);
         self.used(queue)
-    }
-
-    fn used(&mut self, queue: u16) -> Option<u32> {
-        self.rings[usize::from(queue)].take_used().map(|(_, written)| written)
     }
 
     /// Sends a list of pages.
@@ -100,7 +54,7 @@ impl Bench {
         let bytes: Vec<u8> = pages.iter().flat_map(|page| page.to_le_bytes()).collect();
         self.mem.write(LIST, &bytes).unwrap();
         let len = u32::try_from(bytes.len()).unwrap();
-        assert_eq!(self.add(queue, &[Part::Read(LIST, len)]), Some(0));
+        assert_eq!(self.ask(queue, &[Part::Read(LIST, len)]), Some(0));
     }
 
     /// Fills pages with something.
@@ -123,7 +77,7 @@ impl Bench {
 
     fn config(&self) -> [u32; 4] {
         let mut bytes = [0; 16];
-        self.balloon.config_read(0, &mut bytes);
+        self.device.config_read(0, &mut bytes);
         std::array::from_fn(|n| u32::from_le_bytes(bytes[4 * n..][..4].try_into().unwrap()))
     }
 }
@@ -154,12 +108,12 @@ fn pages_that_are_not_the_guests_are_left_out_and_the_others_are_not() {
         &[Part::Read(LIST, 0)],
         &[Part::Read(u64::MAX, 4)],
     ] {
-        assert_eq!(bench.add(INFLATE, parts), Some(0), "{parts:?}");
-        assert_eq!(bench.add(DEFLATE, parts), Some(0), "{parts:?}");
+        assert_eq!(bench.ask(INFLATE, parts), Some(0), "{parts:?}");
+        assert_eq!(bench.ask(DEFLATE, parts), Some(0), "{parts:?}");
     }
     // Half a number is none.
     bench.mem.write(LIST, &[&(end - 2).to_le_bytes()[..], &[0; 2]].concat()).unwrap();
-    assert_eq!(bench.add(INFLATE, &[Part::Read(LIST, 1), Part::Read(LIST + 1, 5)]), Some(0));
+    assert_eq!(bench.ask(INFLATE, &[Part::Read(LIST, 1), Part::Read(LIST + 1, 5)]), Some(0));
     assert_eq!(bench.filled(end - 2..end - 1), [false]);
 }
 
@@ -170,7 +124,7 @@ fn a_turn_gives_back_so_much_and_the_next_one_goes_on() {
     for _ in 0..3 {
         bench.rings[0].add(&parts);
     }
-    bench.balloon.process(INFLATE);
+    bench.device.process(INFLATE);
     assert_eq!(
         (bench.rings[0].used_index(), bench.events.queues.lock().clone()),
         (1, vec![INFLATE])
@@ -182,7 +136,7 @@ fn a_turn_gives_back_so_much_and_the_next_one_goes_on() {
     bench.fill(FIRST..FIRST + 1);
     let parts = [Part::Read(LIST, u32::try_from(4 * TURN_PAGES).unwrap() + 4)];
     bench.rings[0].add(&parts);
-    bench.balloon.process(INFLATE);
+    bench.device.process(INFLATE);
     assert_eq!(bench.filled(FIRST..FIRST + 1), [true]);
     bench.settle();
 }
@@ -200,7 +154,7 @@ fn free_pages_that_are_reported_go_back_unless_something_has_to_be_in_them() {
         bench.fill(FIRST..FIRST + 6);
         let at = u64::from(FIRST) * PAGE;
         let two = [Part::Write(at, 0x2000), Part::Write(at + 0x3800, 0x1800)];
-        assert_eq!(bench.add(queue, &two), Some(0));
+        assert_eq!(bench.ask(queue, &two), Some(0));
         let left = [false, false, true, true, false, true];
         assert_eq!(bench.filled(FIRST..FIRST + 6), left, "whole pages, by queue {queue}");
         for parts in [
@@ -208,15 +162,15 @@ fn free_pages_that_are_reported_go_back_unless_something_has_to_be_in_them() {
             &[Part::Read(at, 0x1000)],
             &[Part::Write(0, 0)],
         ] {
-            assert_eq!(bench.add(queue, parts), Some(0), "{parts:?}");
+            assert_eq!(bench.ask(queue, parts), Some(0), "{parts:?}");
         }
         bench.fill(FIRST..FIRST + 1);
-        bench.balloon.config_write(12, &[0xaa; 4]);
-        assert_eq!(bench.add(queue, &two), Some(0));
+        bench.device.config_write(12, &[0xaa; 4]);
+        assert_eq!(bench.ask(queue, &two), Some(0));
         assert_eq!(bench.filled(FIRST..FIRST + 1), [features & F_PAGE_POISON != 0]);
     }
     let mut bench = Bench::new(ALL & !F_PAGE_REPORTING);
-    assert_eq!(bench.add(3, &[Part::Write(0, 0x1000)]), None, "it was not accepted");
+    assert_eq!(bench.ask(3, &[Part::Write(0, 0x1000)]), None, "it was not accepted");
 }
 
 #[test]
@@ -225,7 +179,7 @@ fn memory_that_somebody_keeps_stays() {
     bench.fill(FIRST..FIRST + 2);
     let keep = bench.mem.keep();
     bench.pages(INFLATE, &[FIRST]);
-    assert_eq!(bench.add(3, &[Part::Write(u64::from(FIRST) * PAGE, 0x1000)]), Some(0));
+    assert_eq!(bench.ask(3, &[Part::Write(u64::from(FIRST) * PAGE, 0x1000)]), Some(0));
     assert_eq!(bench.filled(FIRST..FIRST + 1), [true]);
     drop(keep);
     bench.pages(INFLATE, &[FIRST]);
@@ -235,57 +189,57 @@ fn memory_that_somebody_keeps_stays() {
 #[test]
 fn the_host_says_how_much_and_the_driver_how_far_it_is() {
     let bench = Bench::new(ALL);
-    bench.balloon.set_held(0x12_3456);
+    bench.device.set_held(0x12_3456);
     assert_eq!((bench.config(), *bench.events.configs.lock()), ([0x123, 0, 0, 0], 1));
-    bench.balloon.set_left(RAM - 0x2000);
+    bench.device.set_left(RAM - 0x2000);
     assert_eq!(bench.config()[0], 2);
-    bench.balloon.set_held(u64::MAX);
+    bench.device.set_held(u64::MAX);
     assert_eq!(u64::from(bench.config()[0]) * PAGE, RAM);
-    bench.balloon.set_left(u64::MAX);
+    bench.device.set_left(u64::MAX);
     assert_eq!(bench.config()[0], 0);
-    bench.balloon.config_write(0, &[0xff; 12]);
+    bench.device.config_write(0, &[0xff; 12]);
     assert_eq!(bench.config(), [0, u32::MAX, 0, 0], "the driver writes one of them");
-    assert_eq!((bench.balloon.held(), bench.balloon.left()), (RAM, 0), "it cannot be more");
-    bench.balloon.config_write(4, &[7, 0, 0, 0]);
-    bench.balloon.config_write(5, &[1]);
-    assert_eq!((bench.config()[1], bench.balloon.held()), (0x107, 0x10_7000));
-    bench.balloon.config_write(15, &[0x80]);
+    assert_eq!((bench.device.held(), bench.device.left()), (RAM, 0), "it cannot be more");
+    bench.device.config_write(4, &[7, 0, 0, 0]);
+    bench.device.config_write(5, &[1]);
+    assert_eq!((bench.config()[1], bench.device.held()), (0x107, 0x10_7000));
+    bench.device.config_write(15, &[0x80]);
     assert_eq!(bench.config()[3], 0x8000_0000);
-    bench.balloon.set_held(0x3000);
-    bench.balloon.reset();
+    bench.device.set_held(0x3000);
+    bench.device.reset();
     assert_eq!(bench.config(), [3, 0, 0, 0], "what the host wants stays");
 }
 
 #[test]
 fn statistics_are_read_and_their_buffer_waits_until_newer_ones_are_wanted() {
     let mut bench = Bench::new(ALL);
-    assert_eq!(bench.balloon.statistics(), None);
+    assert_eq!(bench.device.statistics(), None);
     let stat = |tag: u16, value: u64| [&tag.to_le_bytes()[..], &value.to_le_bytes()].concat();
     let send = |bench: &mut Bench, stats: &[Vec<u8>]| {
         let bytes = stats.concat();
         bench.mem.write(LIST, &bytes).unwrap();
-        bench.add(STATISTICS, &[Part::Read(LIST, u32::try_from(bytes.len()).unwrap())])
+        bench.ask(STATISTICS, &[Part::Read(LIST, u32::try_from(bytes.len()).unwrap())])
     };
     bench.clock.step_ns(5);
     assert_eq!(send(&mut bench, &[stat(4, 100), stat(5, 200), stat(16, 1), stat(4, 101)]), None);
-    let first = bench.balloon.statistics().unwrap();
+    let first = bench.device.statistics().unwrap();
     assert_eq!((first.at_ns, first.values[4], first.values[5]), (5, Some(101), Some(200)));
     assert_eq!(first.values.iter().flatten().count(), 2, "what has no meaning is left out");
     assert_eq!(bench.queues[2].position().unwrap().requests, [], "the device holds nothing");
-    bench.balloon.process(STATISTICS);
+    bench.device.process(STATISTICS);
 
     bench.clock.step_ns(5);
-    bench.balloon.ask_for_statistics();
+    bench.device.ask_for_statistics();
     bench.settle();
     assert_eq!(bench.used(STATISTICS), Some(0));
-    assert_eq!(bench.balloon.statistics().unwrap(), first, "until the driver answers");
+    assert_eq!(bench.device.statistics().unwrap(), first, "until the driver answers");
     // Cut short in the middle of one.
     assert_eq!(send(&mut bench, &[stat(0, 7), vec![1; 9]]), None);
-    let second = bench.balloon.statistics().unwrap();
+    let second = bench.device.statistics().unwrap();
     assert_eq!((second.at_ns, second.values[0], second.values[4]), (10, Some(7), None));
 
     // What has been read of the buffer that waits is in a snapshot.
-    let saved = bench.balloon.save();
+    let saved = bench.device.save();
     let other = Balloon::new(bench.mem.clone(), 0, Arc::new(bench.clock.clone()));
     other.restore(&saved).unwrap();
     assert_eq!(other.save(), saved);
@@ -309,18 +263,18 @@ fn after_a_reset_of_the_queue_or_the_device_statistics_begin_anew() {
     for of_queue in [false, true] {
         let mut bench = Bench::new(ALL);
         bench.mem.write(LIST, &[0; 10]).unwrap();
-        assert_eq!(bench.add(STATISTICS, &[Part::Read(LIST, 10)]), None);
-        assert!(bench.balloon.statistics().is_some());
+        assert_eq!(bench.ask(STATISTICS, &[Part::Read(LIST, 10)]), None);
+        assert!(bench.device.statistics().is_some());
         bench.queues.iter().for_each(|queue| queue.stop());
         if of_queue {
-            bench.balloon.stop_queue(STATISTICS);
+            bench.device.stop_queue(STATISTICS);
         } else {
-            bench.balloon.reset();
-            assert_eq!(bench.balloon.statistics(), None);
+            bench.device.reset();
+            assert_eq!(bench.device.statistics(), None);
         }
         bench.start(ALL);
         bench.mem.write(LIST + 2, &[9]).unwrap();
-        assert_eq!(bench.add(STATISTICS, &[Part::Read(LIST, 10)]), None);
-        assert_eq!(bench.balloon.statistics().unwrap().values[0], Some(9));
+        assert_eq!(bench.ask(STATISTICS, &[Part::Read(LIST, 10)]), None);
+        assert_eq!(bench.device.statistics().unwrap().values[0], Some(9));
     }
 }

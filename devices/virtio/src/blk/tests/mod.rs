@@ -5,67 +5,46 @@ mod snapshots;
 
 use std::fs::File;
 use std::num::NonZeroU64;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
 
 use tempfile::TempDir;
 use trapline_block::{DiskOptions, Format, Limits};
 use trapline_guestmem::GuestMem;
 use trapline_testkit::TestClock;
-use trapline_testkit::virtio::{Part, Ring};
+use trapline_testkit::virtio::Part;
 
 use super::regs::{S_IOERR, S_OK, S_UNSUPP, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT};
 use super::*;
-use crate::{DeviceEvents, Queue, QueueEvents, QueuePlace};
+use crate::alone::Alone;
 
 const RAM: u64 = 0x20_0000;
-const RING: u64 = 0x1_0000;
 /// Where a request's header, its status, and its data are.
 const HEADER: u64 = 0x4_0000;
 const STATUS: u64 = 0x4_8000;
 const DATA: u64 = 0x10_0000;
 const CAPACITY: u64 = 1 << 20;
 
-/// What a transport hears.
-#[derive(Default)]
-struct Events {
-    used: Mutex<u32>,
-    again: Mutex<u32>,
-    broken: Mutex<u32>,
-    changed: Mutex<u32>,
-}
-
-impl QueueEvents for Events {
-    fn used(&self, _queue: u16) {
-        *self.used.lock() += 1;
-    }
-    fn broken(&self, _queue: u16) {
-        *self.broken.lock() += 1;
-    }
-    fn again(&self, _queue: u16) {
-        *self.again.lock() += 1;
-    }
-}
-
-impl DeviceEvents for Events {
-    fn config_changed(&self) {
-        *self.changed.lock() += 1;
-    }
-    fn needs_reset(&self) {}
-    fn process_soon(&self, queue: u16) {
-        self.again(queue);
-    }
-}
-
-/// A device, its first queue, and its driver.
+/// A device, the file of its disk, and its driver.
 struct Bench {
     _folder: TempDir,
     file: File,
     clock: TestClock,
-    blk: Arc<Blk>,
-    events: Arc<Events>,
-    mem: GuestMem,
-    queue: Arc<Queue>,
-    ring: Ring<GuestMem>,
+    alone: Alone<Blk>,
+}
+
+impl Deref for Bench {
+    type Target = Alone<Blk>;
+
+    fn deref(&self) -> &Alone<Blk> {
+        &self.alone
+    }
+}
+
+impl DerefMut for Bench {
+    fn deref_mut(&mut self) -> &mut Alone<Blk> {
+        &mut self.alone
+    }
 }
 
 /// What the image has at first.
@@ -89,40 +68,16 @@ impl Bench {
         let clock = TestClock::default();
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let blk = Blk::with_engine(&disk, engine, &shared, Background::Awaited).unwrap();
-        let events = Arc::<Events>::default();
-        let transport: Arc<dyn DeviceEvents> = events.clone();
-        blk.attach(&Link::new(Arc::downgrade(&transport)));
-        let mem = GuestMem::new(&[(0, RAM)]).unwrap();
-        let queue = Arc::new(Queue::new(0, QUEUE_SIZE, mem.clone(), events.clone()));
-        let ring = Ring::new(mem.clone(), RING, QUEUE_SIZE);
+        let alone = Alone::new(blk, GuestMem::new(&[(0, RAM)]).unwrap());
         let file = File::open(&path).unwrap();
-        Self { _folder: folder, file, clock, blk, events, mem, queue, ring }
+        Self { _folder: folder, file, clock, alone }
     }
 
     /// A bench whose driver has accepted everything.
     fn started(change: impl FnOnce(&mut DiskOptions)) -> Self {
         let mut bench = Self::new(change);
-        bench.start(bench.blk.features());
+        bench.start_with_all();
         bench
-    }
-
-    fn place(&self) -> QueuePlace {
-        let (descriptors, driver) = (self.ring.descriptors(), self.ring.driver());
-        QueuePlace { size: QUEUE_SIZE, descriptors, driver, device: self.ring.device() }
-    }
-
-    /// Starts the device. The queue has none of its features, so that every turn notifies.
-    fn start(&mut self, features: u64) {
-        self.ring = Ring::new(self.mem.clone(), RING, QUEUE_SIZE);
-        let queues = [Arc::clone(&self.queue)];
-        self.blk.activate(&Activation { features, queues: &queues });
-        self.queue.start(&self.place(), 0).unwrap();
-    }
-
-    /// As a transport resets it.
-    fn reset(&self) {
-        self.queue.stop();
-        self.blk.reset();
     }
 
     fn header(&self, kind: u32, sector: u64) {
@@ -132,22 +87,14 @@ impl Bench {
         self.mem.write(HEADER, &header).unwrap();
     }
 
-    /// Lets the device work until it has nothing to do.
-    fn run(&self) {
-        self.blk.process(0);
-        while std::mem::take(&mut *self.events.again.lock()) > 0 {
-            self.blk.process(0);
-        }
-    }
-
     /// Makes a request of these buffers; its status, and how much is said to be written.
     fn request(&mut self, kind: u32, sector: u64, parts: &[Part]) -> (u8, u32) {
         self.header(kind, sector);
         self.mem.write(STATUS, &[0xee]).unwrap();
-        let head = self.ring.add(parts);
-        self.run();
-        let (used, written) = self.ring.take_used().unwrap();
-        assert_eq!((used, self.ring.take_used()), (head.into(), None));
+        let head = self.rings[0].add(parts);
+        self.notify(0);
+        let (used, written) = self.rings[0].take_used().unwrap();
+        assert_eq!((used, self.rings[0].take_used()), (head.into(), None));
         (self.bytes(STATUS, 1)[0], written)
     }
 
@@ -174,12 +121,6 @@ impl Bench {
         self.request(kind, 0, &[Part::Read(HEADER, 16), data, Part::Write(STATUS, 1)]).0
     }
 
-    fn bytes(&self, addr: u64, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        self.mem.read(addr, &mut bytes).unwrap();
-        bytes
-    }
-
     fn image(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.file.read_exact_at(&mut bytes, offset).unwrap();
@@ -188,7 +129,7 @@ impl Bench {
 
     fn config(&self, offset: usize, len: usize) -> u64 {
         let mut bytes = [0; 8];
-        self.blk.config_read(u32::try_from(offset).unwrap(), &mut bytes[..len]);
+        self.device.config_read(u32::try_from(offset).unwrap(), &mut bytes[..len]);
         u64::from_le_bytes(bytes)
     }
 }
@@ -196,7 +137,7 @@ impl Bench {
 #[test]
 fn the_configuration_has_every_field_in_its_place() {
     let bench = Bench::new(|options| options.queues = 3);
-    let discards = bench.blk.disk().can_discard();
+    let discards = bench.device.disk().can_discard();
     assert!(discards, "the test's file system gives space back");
     for (offset, len, value) in [
         (0, 8, CAPACITY / 512),
@@ -223,8 +164,8 @@ fn the_configuration_has_every_field_in_its_place() {
     ] {
         assert_eq!(bench.config(offset, len), value, "offset {offset}");
     }
-    assert_eq!(bench.blk.config_len(), 60);
-    assert_eq!(bench.blk.queue_sizes(), [256; 3]);
+    assert_eq!(bench.device.config_len(), 60);
+    assert_eq!(bench.device.queue_sizes(), [256; 3]);
 
     let read_only = Bench::new(|options| options.read_only = true);
     for (offset, len) in [(36, 4), (40, 4), (44, 4), (48, 4), (52, 4), (56, 1)] {
@@ -237,9 +178,9 @@ fn the_configuration_has_every_field_in_its_place() {
 fn features_are_those_of_the_disk() {
     let all = F_SEG_MAX | F_GEOMETRY | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY | OF_QUEUES;
     let writable = all | F_CONFIG_WCE | F_DISCARD | F_WRITE_ZEROES;
-    assert_eq!(Bench::new(|_| ()).blk.features(), writable);
-    assert_eq!(Bench::new(|options| options.queues = 2).blk.features(), writable | F_MQ);
-    assert_eq!(Bench::new(|options| options.read_only = true).blk.features(), all | F_RO);
+    assert_eq!(Bench::new(|_| ()).device.features(), writable);
+    assert_eq!(Bench::new(|options| options.queues = 2).device.features(), writable | F_MQ);
+    assert_eq!(Bench::new(|options| options.read_only = true).device.features(), all | F_RO);
 }
 
 #[test]
@@ -247,7 +188,7 @@ fn data_goes_both_ways_by_every_engine() {
     for (engine, direct) in [(Engine::Ring, false), (Engine::Threads, false), (Engine::Ring, true)]
     {
         let mut bench = Bench::with_engine(engine, |options| options.direct = direct);
-        bench.start(bench.blk.features());
+        bench.start_with_all();
         assert_eq!(bench.read(3, 4096), (S_OK, 4097));
         assert_eq!(bench.bytes(DATA, 4096), contents()[3 * 512..][..4096]);
         assert_eq!(bench.write(8, &[0x5a; 1024]), (S_OK, 1));
@@ -291,11 +232,11 @@ fn a_batch_is_one_notification() {
     bench.header(T_IN, 1);
     for n in 0..64 {
         let data = Part::Write(DATA + n * 512, 512);
-        bench.ring.add(&[Part::Read(HEADER, 16), data, Part::Write(STATUS + n, 1)]);
+        bench.rings[0].add(&[Part::Read(HEADER, 16), data, Part::Write(STATUS + n, 1)]);
     }
-    bench.blk.process(0);
+    bench.device.process(0);
     assert_eq!(*bench.events.used.lock(), 1);
-    let used: Vec<_> = std::iter::from_fn(|| bench.ring.take_used()).collect();
+    let used: Vec<_> = std::iter::from_fn(|| bench.rings[0].take_used()).collect();
     assert_eq!(used.len(), 64);
     assert!(used.iter().all(|(_, written)| *written == 513));
     assert_eq!(bench.bytes(STATUS, 64), [S_OK; 64]);
@@ -345,7 +286,7 @@ fn space_is_given_up_and_zeroed() {
 #[test]
 fn the_cache_is_what_was_negotiated() {
     let mut bench = Bench::new(|_| ());
-    let durable = |bench: &Bench| bench.blk.rules().durable;
+    let durable = |bench: &Bench| bench.device.rules().durable;
     bench.start(F_FLUSH);
     assert!(!durable(&bench), "a driver that can flush has to");
     bench.reset();
@@ -355,38 +296,38 @@ fn the_cache_is_what_was_negotiated() {
     bench.start(F_FLUSH | F_CONFIG_WCE);
     assert!(!durable(&bench));
     assert_eq!(bench.config(32, 1), 1);
-    bench.blk.config_write(32, &[0]);
+    bench.device.config_write(32, &[0]);
     assert!(durable(&bench) && bench.config(32, 1) == 0);
     assert_eq!(bench.write(8, &[1; 512]), (S_OK, 1));
-    bench.blk.config_write(32, &[2]);
+    bench.device.config_write(32, &[2]);
     assert!(durable(&bench), "2 is nothing to choose");
-    bench.blk.config_write(31, &[1, 1]);
+    bench.device.config_write(31, &[1, 1]);
     assert!(!durable(&bench), "a wide write reaches the byte in it");
-    bench.blk.config_write(0, &[0; 8]);
+    bench.device.config_write(0, &[0; 8]);
     assert_eq!(bench.config(0, 8), CAPACITY / 512, "nothing else can be written");
-    bench.blk.config_write(32, &[0]);
+    bench.device.config_write(32, &[0]);
     bench.reset();
     assert_eq!(bench.config(32, 1), 1, "as after power-on");
     bench.start(F_CONFIG_WCE);
     assert!(durable(&bench) && bench.config(32, 1) == 0, "nobody could flush");
     let read_only = Bench::new(|options| options.read_only = true);
-    read_only.blk.config_write(32, &[0]);
+    read_only.device.config_write(32, &[0]);
     assert_eq!(read_only.config(32, 1), 1);
 }
 
 #[test]
 fn a_driver_hears_of_another_size() {
     let mut bench = Bench::started(|_| ());
-    bench.blk.resize(2 * CAPACITY).unwrap();
-    assert_eq!((*bench.events.changed.lock(), bench.config(0, 8)), (1, CAPACITY / 256));
+    bench.device.resize(2 * CAPACITY).unwrap();
+    assert_eq!((*bench.events.configs.lock(), bench.config(0, 8)), (1, CAPACITY / 256));
     assert_eq!(bench.read(CAPACITY / 512, 512), (S_OK, 513));
-    assert!(bench.blk.resize(1).is_err());
-    assert_eq!(*bench.events.changed.lock(), 1);
-    assert!(!bench.blk.look_again().unwrap());
-    let path = bench.blk.disk().options().path.clone();
+    assert!(bench.device.resize(1).is_err());
+    assert_eq!(*bench.events.configs.lock(), 1);
+    assert!(!bench.device.look_again().unwrap());
+    let path = bench.device.disk().options().path.clone();
     File::options().write(true).open(path).unwrap().set_len(CAPACITY).unwrap();
-    assert!(bench.blk.look_again().unwrap());
-    assert_eq!((*bench.events.changed.lock(), bench.config(0, 8)), (2, CAPACITY / 512));
+    assert!(bench.device.look_again().unwrap());
+    assert_eq!((*bench.events.configs.lock(), bench.config(0, 8)), (2, CAPACITY / 512));
     assert_eq!(bench.read(CAPACITY / 512, 512).0, S_IOERR);
 }
 
@@ -397,18 +338,18 @@ fn limits_delay_requests_and_lose_none() {
     bench.header(T_IN, 1);
     for n in 0..5 {
         let data = Part::Write(DATA + n * 512, 512);
-        bench.ring.add(&[Part::Read(HEADER, 16), data, Part::Write(STATUS + n, 1)]);
+        bench.rings[0].add(&[Part::Read(HEADER, 16), data, Part::Write(STATUS + n, 1)]);
     }
-    bench.run();
+    bench.notify(0);
     let mut answered = Vec::new();
     for _ in 0..5 {
-        answered.push(std::iter::from_fn(|| bench.ring.take_used()).count());
+        answered.push(std::iter::from_fn(|| bench.rings[0].take_used()).count());
         bench.clock.step_ns(50_000_000);
-        bench.run();
+        bench.notify(0);
     }
     assert_eq!(answered, [2, 1, 1, 1, 0]);
     // A reset ends the wait.
     bench.reset();
-    bench.start(bench.blk.features());
+    bench.start_with_all();
     assert_eq!(bench.clock.next_deadline_ns(), None);
 }

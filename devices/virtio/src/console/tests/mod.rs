@@ -3,10 +3,11 @@
 mod places;
 mod ports;
 
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use trapline_guestmem::GuestMem;
-use trapline_testkit::virtio::{Part, Ring};
+use trapline_testkit::virtio::Part;
 use trapline_testkit::{TestClock, TestTerminal};
 
 use super::port::PATIENCE_NS;
@@ -14,7 +15,7 @@ use super::regs::{
     CONSOLE_PORT, DEVICE_READY, PORT_ADD, PORT_NAME, PORT_OPEN, PORT_READY, PORT_REMOVE, RESIZE,
 };
 use super::*;
-use crate::{QueueEvents, QueuePlace};
+use crate::alone::Alone;
 
 const RAM: u64 = 0x40_0000;
 const BUFFER: u64 = 0x30_0000;
@@ -51,43 +52,25 @@ impl CharBackend for Line {
     }
 }
 
-/// Remembers which queues are to be processed, as a transport would.
-#[derive(Default)]
-struct Events {
-    queues: Mutex<Vec<u16>>,
-    configs: Mutex<u32>,
-    broken: Mutex<u32>,
-}
-
-impl QueueEvents for Events {
-    fn used(&self, _queue: u16) {}
-    fn broken(&self, _queue: u16) {
-        *self.broken.lock() += 1;
-    }
-    fn again(&self, queue: u16) {
-        self.queues.lock().push(queue);
-    }
-}
-
-impl crate::DeviceEvents for Events {
-    fn config_changed(&self) {
-        *self.configs.lock() += 1;
-    }
-    fn needs_reset(&self) {}
-    fn process_soon(&self, queue: u16) {
-        self.again(queue);
-    }
-}
-
 /// A device with a driver's rings.
 struct Bench {
     clock: TestClock,
     lines: Vec<Line>,
-    console: Arc<Console>,
-    events: Arc<Events>,
-    mem: GuestMem,
-    queues: Vec<Arc<Queue>>,
-    rings: Vec<Ring<GuestMem>>,
+    alone: Alone<Console>,
+}
+
+impl Deref for Bench {
+    type Target = Alone<Console>;
+
+    fn deref(&self) -> &Alone<Console> {
+        &self.alone
+    }
+}
+
+impl DerefMut for Bench {
+    fn deref_mut(&mut self) -> &mut Alone<Console> {
+        &mut self.alone
+    }
 }
 
 impl Bench {
@@ -108,51 +91,14 @@ impl Bench {
     }
 
     fn around(device: Arc<Console>, clock: TestClock, lines: Vec<Line>) -> Self {
-        let events = Arc::<Events>::default();
-        let mem = GuestMem::new(&[(0, RAM)]).unwrap();
-        let queue = |(index, size): (u16, &u16)| {
-            Arc::new(Queue::new(index, *size, mem.clone(), events.clone()))
-        };
-        let queues: Vec<_> = (0..).zip(&device.queue_sizes()).map(queue).collect();
-        let transport: Arc<dyn crate::DeviceEvents> = events.clone();
-        device.attach(&Link::new(Arc::downgrade(&transport)));
-        Self { clock, lines, console: device, events, mem, queues, rings: Vec::new() }
+        let alone = Alone::new(device, GuestMem::new(&[(0, RAM)]).unwrap());
+        Self { clock, lines, alone }
     }
 
     /// Starts it with these features.
     fn start(mut self, features: u64) -> Self {
-        self.restart(features);
+        self.alone.start(features);
         self
-    }
-
-    fn restart(&mut self, features: u64) {
-        let places = (0..self.queues.len() as u64).map(|n| 0x1_0000 + n * 0x4000);
-        self.rings = places.map(|at| Ring::new(self.mem.clone(), at, QUEUE_SIZE)).collect();
-        self.console.activate(&Activation { features, queues: &self.queues });
-        for (queue, ring) in self.queues.iter().zip(&self.rings) {
-            let (descriptors, driver) = (ring.descriptors(), ring.driver());
-            let place = QueuePlace { size: QUEUE_SIZE, descriptors, driver, device: ring.device() };
-            queue.start(&place, 0).unwrap();
-            self.events.queues.lock().push(queue.index());
-        }
-        self.settle();
-    }
-
-    /// Processes queues until nobody wants to.
-    fn settle(&self) {
-        for _ in 0..1000 {
-            let next = self.events.queues.lock().pop();
-            let Some(queue) = next else { return };
-            self.console.process(queue);
-        }
-        panic!("it never ends");
-    }
-
-    /// Gives a queue a request, and has it processed.
-    fn add(&mut self, queue: u16, parts: &[Part]) {
-        self.rings[usize::from(queue)].add(parts);
-        self.events.queues.lock().push(queue);
-        self.settle();
     }
 
     /// Sends text from `at`.
@@ -161,19 +107,9 @@ impl Bench {
         self.add(queue, &[Part::Read(at, u32::try_from(text.len()).unwrap())]);
     }
 
-    fn used(&mut self, queue: u16) -> Option<u32> {
-        self.rings[usize::from(queue)].take_used().map(|(_, written)| written)
-    }
-
-    fn bytes(&self, addr: u64, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        self.mem.read(addr, &mut bytes).unwrap();
-        bytes
-    }
-
     /// Something has changed at a port's back end.
     fn poll(&self, port: usize) {
-        self.console.port(port).poll();
+        self.device.port(port).poll();
         self.settle();
     }
 
@@ -190,7 +126,7 @@ impl Bench {
 #[test]
 fn text_goes_out_across_its_buffers_and_comes_in_where_there_is_room() {
     let mut bench = Bench::console();
-    assert_eq!(bench.console.queue_sizes(), [128, 128]);
+    assert_eq!(bench.device.queue_sizes(), [128, 128]);
     bench.mem.write(BUFFER, b"hello").unwrap();
     bench.add(1, &[Part::Read(BUFFER, 2), Part::Read(BUFFER + 2, 3)]);
     assert_eq!((bench.used(1), bench.screen(0)), (Some(0), b"hello".to_vec()));
@@ -254,14 +190,14 @@ fn what_waits_is_in_a_snapshot_and_goes_on_from_there() {
     let mut bench = Bench::console();
     bench.lines[0].terminal.set_room(3);
     bench.send(1, BUFFER, b"abcdef");
-    let (saved, positions) = (bench.console.save(), bench.queues[1].position().unwrap());
+    let (saved, positions) = (bench.device.save(), bench.queues[1].position().unwrap());
     assert_eq!(positions.requests, [], "the device holds no request");
-    let setup = bench.console.inner.lock().ports[0].clone();
+    let setup = bench.device.inner.lock().ports[0].clone();
     let other = Console::new(setup, Vec::new(), Arc::new(bench.clock.clone()));
     other.restore(&saved).unwrap();
     assert_eq!(other.save(), saved);
     let many = Bench::new(true, &["a"]);
-    assert!(matches!(many.console.restore(&saved), Err(StateError::Inconsistent { .. })));
+    assert!(matches!(many.device.restore(&saved), Err(StateError::Inconsistent { .. })));
     bench.lines[0].terminal.set_room(100);
     other.activate(&Activation { features: F_SIZE, queues: &bench.queues });
     other.process(1);
@@ -273,13 +209,13 @@ fn what_waits_is_in_a_snapshot_and_goes_on_from_there() {
         bench.send(1, BUFFER, b"gh");
         bench.queues.iter().for_each(|queue| queue.stop());
         if of_queue {
-            bench.console.stop_queue(1)
+            bench.device.stop_queue(1)
         } else {
-            bench.console.reset()
+            bench.device.reset()
         }
         bench.lines[0].terminal.set_room(100);
         bench.lines[0].terminal.clear();
-        bench.restart(F_SIZE);
+        bench.alone.start(F_SIZE);
         bench.send(1, BUFFER, b"ij");
         assert_eq!(bench.screen(0), b"ij");
     }
@@ -290,7 +226,7 @@ fn a_request_of_many_bytes_takes_many_turns() {
     let mut bench = Bench::console();
     let parts = [Part::Read(BUFFER, 0x4_0000); 4];
     bench.rings[1].add(&parts);
-    bench.console.process(1);
+    bench.device.process(1);
     assert_eq!(bench.screen(0).len(), 0x1_0000, "one turn");
     assert_eq!(*bench.events.queues.lock(), [1]);
     bench.settle();
@@ -302,16 +238,15 @@ fn a_driver_without_ports_is_told_of_the_size_when_it_starts_and_no_more() {
     let mut bench = Bench::console();
     let configs = |bench: &Bench| std::mem::take(&mut *bench.events.configs.lock());
     assert_eq!(configs(&bench), 0, "there is no terminal yet");
-    bench.console.resize(Size { columns: 80, rows: 25 });
+    bench.device.resize(Size { columns: 80, rows: 25 });
     assert_eq!(configs(&bench), 1, "it is another one");
-    bench.console.process(0);
+    bench.device.process(0);
     assert_eq!(configs(&bench), 0);
     for (features, told) in [(F_SIZE, 1), (0, 0), (F_SIZE | F_MULTIPORT, 0)] {
-        bench.queues.iter().for_each(|queue| queue.stop());
-        bench.console.reset();
-        bench.restart(features);
+        bench.reset();
+        bench.alone.start(features);
         assert_eq!(configs(&bench), told, "{features:#x}");
-        bench.console.process(0);
+        bench.device.process(0);
         assert_eq!(configs(&bench), 0);
     }
 }
@@ -321,27 +256,27 @@ fn the_size_of_the_terminal_and_a_character_in_an_emergency() {
     let bench = Bench::new(true, &[]);
     let config = || {
         let mut config = [0; 12];
-        bench.console.config_read(0, &mut config);
+        bench.device.config_read(0, &mut config);
         config
     };
     assert_eq!(config(), [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-    bench.console.resize(Size { columns: 132, rows: 0x0102 });
+    bench.device.resize(Size { columns: 132, rows: 0x0102 });
     assert_eq!(config(), [132, 0, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0]);
-    bench.console.resize(Size { columns: 132, rows: 0x0102 });
+    bench.device.resize(Size { columns: 132, rows: 0x0102 });
     assert_eq!(*bench.events.configs.lock(), 1, "once for each change");
     let mut part = [0; 2];
-    bench.console.config_read(2, &mut part);
+    bench.device.config_read(2, &mut part);
     assert_eq!(part, [2, 1]);
     // Before a driver has even looked at it, at any width.
-    bench.console.config_write(8, b"a\0\0\0");
-    bench.console.config_write(8, b"b");
-    bench.console.config_write(4, b"....c...");
-    bench.console.config_write(0, b"....");
-    bench.console.config_write(9, b"d");
+    bench.device.config_write(8, b"a\0\0\0");
+    bench.device.config_write(8, b"b");
+    bench.device.config_write(4, b"....c...");
+    bench.device.config_write(0, b"....");
+    bench.device.config_write(9, b"d");
     assert_eq!(bench.screen(0), b"abc");
     assert_eq!(config()[..4], [132, 0, 2, 1], "nothing else can be written");
     bench.lines[0].terminal.set_room(0);
-    bench.console.config_write(8, b"e\0\0\0");
+    bench.device.config_write(8, b"e\0\0\0");
     assert_eq!(bench.screen(0), b"abc");
 }
 
@@ -366,5 +301,4 @@ fn buffers_that_are_not_what_they_should_be_go_back_and_nothing_typed_is_lost() 
         assert_eq!(bench.used(1), Some(0), "{parts:?}");
     }
     assert_eq!(bench.screen(0), b"");
-    assert_eq!(*bench.events.broken.lock(), 0);
 }

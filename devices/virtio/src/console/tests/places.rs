@@ -21,14 +21,14 @@ impl Bench {
     /// A port comes: a console, if it has no name. Its line is the one with its number.
     fn add_port(&mut self, number: Option<usize>, name: Option<&str>) -> Result<usize, PortError> {
         let line = Line::default();
-        let number = self.console.add_port(number, line.setup(name))?;
+        let number = self.device.add_port(number, line.setup(name))?;
         self.lines[number] = line;
         self.settle();
         Ok(number)
     }
 
     fn remove_port(&self, number: usize) -> bool {
-        let removed = self.console.remove_port(number);
+        let removed = self.device.remove_port(number);
         self.settle();
         removed
     }
@@ -96,7 +96,7 @@ fn what_waits_for_a_port_that_goes_is_given_back() {
     bench.add_port(None, Some("agent")).unwrap();
     bench.send(5, BUFFER, b"def");
     assert_eq!((bench.used(5), bench.screen(1)), (Some(0), b"def".to_vec()), "from its first byte");
-    let backend = Arc::downgrade(&bench.console.inner.lock().ports[1].as_ref().unwrap().backend);
+    let backend = Arc::downgrade(&bench.device.inner.lock().ports[1].as_ref().unwrap().backend);
     bench.remove_port(1);
     assert!(backend.upgrade().is_none(), "nobody holds the back end any more");
 }
@@ -113,11 +113,11 @@ fn numbers_are_the_first_free_ones_and_0_is_for_a_console() {
     assert_eq!(bench.add_port(None, Some("b")), Ok(1));
     assert_eq!(bench.add_port(None, Some("c")), Ok(3));
     assert_eq!(bench.add_port(None, Some("d")), Err(PortError::Full(4)));
-    assert!(!bench.console.has_console());
+    assert!(!bench.device.has_console());
     assert_eq!(bench.add_port(None, None), Ok(0));
-    assert!(bench.console.has_console());
+    assert!(bench.device.has_console());
     assert_eq!(bench.add_port(None, None), Err(PortError::Full(4)));
-    bench.console.config_write(EMERGENCY, b"!");
+    bench.device.config_write(EMERGENCY, b"!");
     assert_eq!(bench.screen(0), b"!");
     let heard = bench.hear();
     assert!(heard.iter().map(|message| (message.0, message.1)).eq((0..4).map(|n| (n, PORT_ADD))));
@@ -128,8 +128,8 @@ fn numbers_are_the_first_free_ones_and_0_is_for_a_console() {
 #[test]
 fn a_device_of_one_place_is_for_a_console_and_knows_no_messages() {
     let mut bench = Bench::idle(1).start(0);
-    assert_eq!(bench.console.features() & (F_MULTIPORT | F_SIZE), 0);
-    assert_eq!(bench.console.queue_sizes().len(), 2);
+    assert_eq!(bench.device.features() & (F_MULTIPORT | F_SIZE), 0);
+    assert_eq!(bench.device.queue_sizes().len(), 2);
     assert_eq!(bench.add_port(None, Some("a")), Err(PortError::Full(1)));
     assert_eq!(bench.add_port(None, None), Ok(0));
     bench.send(1, BUFFER, b"ab");
@@ -138,9 +138,9 @@ fn a_device_of_one_place_is_for_a_console_and_knows_no_messages() {
     bench.send(1, BUFFER, b"ab");
     assert_eq!(bench.used(1), Some(0), "it goes nowhere");
     let (few, most) = (Bench::places(2), Bench::idle(PORTS_MAX));
-    assert_ne!(few.console.features() & F_MULTIPORT, 0);
-    assert_eq!((few.console.config()[4], most.console.config()[4]), (2, 31));
-    assert_eq!(most.console.queue_sizes().len(), 64);
+    assert_ne!(few.device.features() & F_MULTIPORT, 0);
+    assert_eq!((few.device.config()[4], most.device.config()[4]), (2, 31));
+    assert_eq!(most.device.queue_sizes().len(), 64);
 }
 
 #[test]
@@ -150,22 +150,22 @@ fn a_port_that_went_unnoticed_goes_when_its_driver_asks_for_it() {
     bench.hear();
     bench.say(1, PORT_READY, 1);
     bench.hear();
-    bench.console.reset();
+    bench.device.reset();
     bench.remove_port(1);
     bench.queues.iter().for_each(|queue| queue.stop());
-    bench.restart(F_MULTIPORT);
+    bench.alone.start(F_MULTIPORT);
     assert_eq!(bench.hear(), []);
     bench.say(1, PORT_READY, 1);
-    let saved = bench.console.save();
+    let saved = bench.device.save();
     assert_eq!(bench.hear(), [(1, PORT_REMOVE, 1, vec![])]);
     assert_eq!(bench.hear(), []);
     // That it is still to be told is in a snapshot.
     let mut other = Bench::idle(3);
-    other.console.restore(&saved).unwrap();
-    other.restart(F_MULTIPORT);
+    other.device.restore(&saved).unwrap();
+    other.alone.start(F_MULTIPORT);
     assert_eq!(other.hear(), [(1, PORT_REMOVE, 1, vec![])]);
     let mut state = State::try_from(saved.decode::<SavedV2>().unwrap()).unwrap();
     state.ports[1].added = true;
     let impossible = Saved::encode(&SavedV2::from(&state));
-    assert!(matches!(other.console.restore(&impossible), Err(StateError::Inconsistent { .. })));
+    assert!(matches!(other.device.restore(&impossible), Err(StateError::Inconsistent { .. })));
 }

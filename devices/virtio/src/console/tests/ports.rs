@@ -23,13 +23,7 @@ impl Bench {
             heard.push((short(0).into(), short(4), short(6), bytes[8..].to_vec()));
         }
         // The buffer that waits is taken out again.
-        self.queues[2].stop();
-        let at = 0x1_0000 + 2 * 0x4000;
-        self.rings[2] = Ring::new(self.mem.clone(), at, QUEUE_SIZE);
-        let ring = &self.rings[2];
-        let (descriptors, driver) = (ring.descriptors(), ring.driver());
-        let place = QueuePlace { size: QUEUE_SIZE, descriptors, driver, device: ring.device() };
-        self.queues[2].start(&place, 0).unwrap();
+        self.empty(2);
         heard
     }
 
@@ -48,10 +42,10 @@ impl Bench {
 #[test]
 fn ports_are_made_known_step_by_step() {
     let bench = Bench::new(true, &["agent"]);
-    bench.console.resize(Size { columns: 80, rows: 25 });
+    bench.device.resize(Size { columns: 80, rows: 25 });
     bench.lines[1].away.store(true, Ordering::Relaxed);
     let mut bench = bench.start(FEATURES);
-    assert_eq!(bench.console.queue_sizes().len(), 6);
+    assert_eq!(bench.device.queue_sizes().len(), 6);
     assert_eq!(bench.hear(), [], "before it is ready a driver hears nothing");
     bench.say(0, DEVICE_READY, 1);
     assert_eq!(bench.hear(), [(0, PORT_ADD, 1, vec![]), (1, PORT_ADD, 1, vec![])]);
@@ -79,13 +73,13 @@ fn ports_are_made_known_step_by_step() {
 #[test]
 fn a_resize_is_told_to_the_console_and_the_last_one_counts() {
     let mut bench = Bench::ready();
-    bench.console.resize(Size { columns: 1, rows: 2 });
-    bench.console.resize(Size { columns: 3, rows: 4 });
+    bench.device.resize(Size { columns: 1, rows: 2 });
+    bench.device.resize(Size { columns: 3, rows: 4 });
     assert_eq!(bench.hear(), [(0, RESIZE, 0, vec![3, 0, 4, 0])]);
     let mut bench = Bench::new(true, &["agent"]).start(F_MULTIPORT);
     bench.say(0, DEVICE_READY, 1);
     bench.say(0, PORT_READY, 1);
-    bench.console.resize(Size { columns: 1, rows: 2 });
+    bench.device.resize(Size { columns: 1, rows: 2 });
     assert!(bench.hear().iter().all(|message| message.1 != RESIZE), "it did not ask for it");
 }
 
@@ -126,7 +120,7 @@ fn a_port_that_is_no_console_is_waited_for_as_long_as_it_takes() {
 #[test]
 fn without_a_console_the_first_port_is_nobody() {
     let mut bench = Bench::new(false, &["agent"]).start(FEATURES);
-    assert_eq!(bench.console.features() & (F_SIZE | F_EMERG_WRITE), 0);
+    assert_eq!(bench.device.features() & (F_SIZE | F_EMERG_WRITE), 0);
     bench.say(0, DEVICE_READY, 1);
     assert_eq!(bench.hear(), [(1, PORT_ADD, 1, vec![])]);
     bench.say(0, PORT_OPEN, 1);
@@ -135,7 +129,7 @@ fn without_a_console_the_first_port_is_nobody() {
     assert_eq!(bench.hear(), [(0, PORT_REMOVE, 1, vec![])], "if the driver has one");
     bench.send(1, BUFFER, b"ab");
     assert_eq!(bench.used(1), Some(0), "it goes nowhere");
-    bench.console.config_write(8, b"a");
+    bench.device.config_write(8, b"a");
     // A driver that knows nothing of ports has nobody to talk to.
     let mut bench = Bench::new(false, &["agent"]).start(0);
     bench.add(4, &[Part::Write(BUFFER, 8)]);
@@ -148,7 +142,7 @@ fn without_a_console_the_first_port_is_nobody() {
 fn messages_that_make_no_sense_change_nothing() {
     let mut bench = Bench::new(true, &["agent"]).start(FEATURES);
     bench.say(1, PORT_OPEN, 1);
-    assert_eq!(bench.console.save(), Bench::new(true, &["agent"]).console.save(), "not ready");
+    assert_eq!(bench.device.save(), Bench::new(true, &["agent"]).device.save(), "not ready");
     bench.say(0, DEVICE_READY, 0);
     assert_eq!(bench.hear(), []);
     bench.say(0, DEVICE_READY, 1);
@@ -165,9 +159,9 @@ fn messages_that_make_no_sense_change_nothing() {
         (1, u16::MAX),
         (1, PORT_OPEN),
     ] {
-        let before = bench.console.save();
+        let before = bench.device.save();
         bench.say(port, event, 1);
-        assert_eq!(bench.console.save(), before, "{event} of {port}");
+        assert_eq!(bench.device.save(), before, "{event} of {port}");
     }
     for parts in [&[Part::Read(BUFFER, 7)][..], &[Part::Read(RAM, 8)], &[Part::Write(BUFFER, 8)]] {
         bench.add(3, parts);
@@ -181,9 +175,9 @@ fn messages_that_make_no_sense_change_nothing() {
 fn a_driver_that_goes_on_after_a_reset_need_not_ask_for_its_ports() {
     let mut bench = Bench::ready();
     bench.say(1, PORT_OPEN, 1);
-    bench.console.reset();
+    bench.device.reset();
     bench.queues.iter().for_each(|queue| queue.stop());
-    bench.restart(FEATURES);
+    bench.alone.start(FEATURES);
     bench.say(0, PORT_READY, 1);
     bench.say(1, PORT_READY, 1);
     bench.say(1, PORT_OPEN, 1);
@@ -200,7 +194,7 @@ fn a_driver_that_goes_on_after_a_reset_need_not_ask_for_its_ports() {
     bench.add(4, &[Part::Write(BUFFER, 8)]);
     assert_eq!((bench.used(4), bench.bytes(BUFFER, 3)), (Some(3), b"abc".to_vec()));
     let restored = Bench::new(true, &["agent"]);
-    restored.console.restore(&bench.console.save()).unwrap();
+    restored.device.restore(&bench.device.save()).unwrap();
     // One that forgot them is told of them as ever.
     bench.say(0, DEVICE_READY, 1);
     assert_eq!(bench.hear(), [(0, PORT_ADD, 1, vec![]), (1, PORT_ADD, 1, vec![])]);
@@ -212,7 +206,7 @@ fn a_driver_that_never_listens_costs_nothing_and_hears_it_later() {
     for _ in 0..300 {
         bench.say(0, DEVICE_READY, 1);
     }
-    let small = bench.console.save().bytes.len();
+    let small = bench.device.save().bytes.len();
     assert!(small < 64, "{small}");
     // A buffer that is too short, and one that is not RAM.
     bench.add(2, &[Part::Write(BUFFER, 7)]);
@@ -225,9 +219,9 @@ fn a_driver_that_never_listens_costs_nothing_and_hears_it_later() {
 fn what_a_driver_knows_is_saved() {
     let mut bench = Bench::ready();
     bench.say(1, PORT_OPEN, 1);
-    let saved = bench.console.save();
+    let saved = bench.device.save();
     let other = Bench::new(true, &["agent"]);
-    other.console.restore(&saved).unwrap();
+    other.device.restore(&saved).unwrap();
     let mut other = other.start(FEATURES);
     assert_eq!(other.hear(), [], "it is not told again");
     other.type_in(1, b"abc");
@@ -237,6 +231,6 @@ fn what_a_driver_knows_is_saved() {
     let mut state = State::try_from(saved.decode::<SavedV2>().unwrap()).unwrap();
     state.ports[1].added = false;
     let impossible = Saved::encode(&SavedV2::from(&state));
-    assert!(matches!(other.console.restore(&impossible), Err(StateError::Inconsistent { .. })));
-    assert_eq!(other.console.save(), saved);
+    assert!(matches!(other.device.restore(&impossible), Err(StateError::Inconsistent { .. })));
+    assert_eq!(other.device.save(), saved);
 }
