@@ -106,13 +106,14 @@ impl Rng {
     fn serve(&self, serving: &mut Serving<'_>, pool: &mut Vec<u8>) {
         let state = &mut *self.state.lock();
         loop {
+            let Some(chain) = serving.pop() else { return };
             let allowance = self.allowance(state);
-            // Before there is a request to give them to, as that could not go back without any.
             let some = allowance > 0 && (!pool.is_empty() || self.refill(pool));
             if !some {
+                // It could not go back without any.
+                serving.put_back(chain);
                 return self.later(allowance, state);
             }
-            let Some(chain) = serving.pop() else { return };
             let room = usize::try_from(chain.writable_len()).unwrap_or(usize::MAX);
             let wanted = room.min(REQUEST_MAX).min(allowance);
             if pool.len() < wanted {
