@@ -4,8 +4,8 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-#[path = "../../devices/virtio/tests/hostile/stage.rs"]
-mod stage;
+#[path = "../../devices/virtio/tests/hostile/machine.rs"]
+mod machine;
 #[path = "../../devices/virtio/tests/hostile/storm.rs"]
 mod storm;
 #[path = "../../devices/virtio/tests/hostile/victims.rs"]

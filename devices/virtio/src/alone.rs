@@ -14,7 +14,7 @@ use crate::{Activation, DeviceEvents, Link, Queue, QueueEvents, QueuePlace, Virt
 const RINGS: u64 = 0x1_0000;
 const RING: u64 = 0x4000;
 /// The most turns until nobody has anything to do.
-const TURNS: usize = 1000;
+const TURNS: usize = 1024;
 
 /// What a transport hears.
 #[derive(Default)]

@@ -19,6 +19,10 @@
 
 #![forbid(unsafe_code)]
 
+// What is shared with tests outside of the crate names it as they do.
+#[cfg(test)]
+extern crate self as trapline_virtio;
+
 #[cfg(test)]
 mod alone;
 pub mod balloon;
@@ -28,6 +32,9 @@ pub mod blk;
 pub mod console;
 mod device;
 pub mod features;
+#[cfg(test)]
+#[path = "../tests/hostile/machine.rs"]
+mod machine;
 pub mod mmio;
 pub mod pci;
 mod queue;

@@ -70,6 +70,12 @@ impl Bench {
         assert!(!self.event_loop.turn(), "somebody has something to do in every turn");
     }
 
+    /// How often a doorbell has rung that did not have to go to its device.
+    pub fn doorbells(&self) -> u64 {
+        let stats = self.registry.stats();
+        stats.regions.iter().map(|region| region.counts.doorbells).sum()
+    }
+
     /// A guest's read.
     pub fn read(&self, space: Space, addr: u64, size: Size) -> u64 {
         self.handle.lock().read_value(space, addr, size)

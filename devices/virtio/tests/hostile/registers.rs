@@ -2,11 +2,12 @@
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use trapline_device::Size;
+use trapline_device::{Size, Space};
 use trapline_testkit::virtio::{Access, QueueSetup, Transport, status};
+use trapline_virtio::mmio::regs::WINDOW_LEN;
 
-use crate::stage::{RAM, Way, Who};
-use crate::victims::{BUFFERS, Kind, Scene};
+use crate::machine::Registers;
+use crate::victims::{BUFFERS, Kind, RAM, Scene, VICTIM};
 
 /// Something that a driver does with registers.
 #[derive(Clone, Copy)]
@@ -30,7 +31,7 @@ const BEGUN: u8 = status::ACKNOWLEDGE | status::DRIVER;
 const SETTLED: u8 = BEGUN | status::FEATURES_OK;
 
 fn transport(scene: &Scene) -> Box<dyn Transport + '_> {
-    scene.stage.transport(Who::Victim)
+    scene.machine.transport(VICTIM)
 }
 
 /// From a reset to before features.
@@ -41,6 +42,16 @@ fn begin(scene: &Scene) -> Box<dyn Transport + '_> {
     transport
 }
 
+/// Where the victim's registers are: spaces, addresses and lengths.
+fn areas(scene: &Scene) -> Vec<(Space, u64, u64)> {
+    match scene.machine.registers.interface() {
+        None => vec![(Space::Mmio, VICTIM.memory, WINDOW_LEN)],
+        Some(_) => {
+            vec![(Space::Mmio, VICTIM.memory, 0x2_0000), (Space::Pio, VICTIM.ports, 0x100)]
+        }
+    }
+}
+
 /// Starts the victim anew, with its first queue at such a place.
 fn start_with(scene: &Scene, setup: QueueSetup) -> u8 {
     let transport = begin(scene);
@@ -48,7 +59,7 @@ fn start_with(scene: &Scene, setup: QueueSetup) -> u8 {
     transport.set_status(SETTLED);
     transport.enable_queue(0, &setup);
     transport.set_status(SETTLED | status::DRIVER_OK);
-    scene.stage.bench.settle();
+    scene.machine.bench.settle();
     transport.status()
 }
 
@@ -72,7 +83,7 @@ pub(crate) const ACTS: &[Act] = &[
     act("notifications-before-the-driver-is-ready", |scene| {
         let transport = begin(scene);
         (0..64).for_each(|queue| transport.notify(queue));
-        scene.stage.bench.settle();
+        scene.machine.bench.settle();
         assert_eq!(transport.status(), BEGUN);
     }),
     act("notifications-after-a-reset", |scene| {
@@ -82,14 +93,14 @@ pub(crate) const ACTS: &[Act] = &[
         let transport = transport(scene);
         transport.set_status(0);
         transport.notify(0);
-        scene.stage.bench.settle();
+        scene.machine.bench.settle();
         assert_eq!(scene.rings[0].used_index(), before, "nothing is published");
     }),
     act("a-storm-of-notifications", |scene| {
         for _ in 0..1000 {
             transport(scene).notify(0);
         }
-        scene.stage.bench.settle();
+        scene.machine.bench.settle();
         assert_eq!(scene.status() & status::NEEDS_RESET, 0);
     }),
     act("a-storm-of-resets", |scene| {
@@ -103,7 +114,7 @@ pub(crate) const ACTS: &[Act] = &[
         let transport = transport(scene);
         let before = transport.status();
         transport.set_status(before);
-        scene.stage.bench.settle();
+        scene.machine.bench.settle();
         assert_eq!(transport.status(), before);
     }),
     act("failed-until-a-reset", |scene| {
@@ -194,9 +205,9 @@ pub(crate) const ACTS: &[Act] = &[
     act("a-queue-that-is-set-up-while-it-is-used", |scene| {
         let mut setup = place(scene);
         setup.descriptors = BUFFERS;
-        if !scene.stage.way.is_legacy() {
+        if !scene.machine.registers.are_legacy() {
             transport(scene).enable_queue(0, &setup);
-            scene.stage.bench.settle();
+            scene.machine.bench.settle();
             assert_eq!(scene.status() & status::NEEDS_RESET, 0);
             let parts = [trapline_testkit::virtio::Part::Read(BUFFERS, 0)];
             let kept = scene.kind.keeps(0);
@@ -233,11 +244,11 @@ pub(crate) const ACTS: &[Act] = &[
                 transport.config_write(offset, Size::Dword, value & 0xffff_ffff);
             }
         }
-        scene.stage.bench.settle();
+        scene.machine.bench.settle();
         assert_eq!(transport.status() & status::NEEDS_RESET, 0);
     }),
     act("registers-at-random", |scene| {
-        let areas = scene.stage.registers();
+        let areas = areas(scene);
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let area = (0..areas.len(), any::<u16>(), 0u8..3, any::<bool>(), any::<u32>());
         let access = proptest::collection::vec(area, 2000);
@@ -249,18 +260,18 @@ pub(crate) const ACTS: &[Act] = &[
             let offset = u64::from(offset) % len.min(0x5000);
             let offset = if value & 1 == 0 { offset & !0xf00 } else { offset };
             if write {
-                scene.stage.write(space, base + offset, size, u64::from(value) & size.ones());
+                scene.machine.write(space, base + offset, size, u64::from(value) & size.ones());
             } else {
-                let _ = scene.stage.read(space, base + offset, size);
+                let _ = scene.machine.read(space, base + offset, size);
             }
         }
-        scene.stage.bench.settle();
+        scene.machine.bench.settle();
     }),
 ];
 
 /// Does it, and sees what comes of it.
-pub(crate) fn run(way: Way, kind: Kind, act: &Act) {
-    let mut scene = Scene::new(way, kind, crate::OF_DEVICES);
+pub(crate) fn run(registers: Registers, kind: Kind, act: &Act) {
+    let mut scene = Scene::new(registers, kind, crate::OF_DEVICES);
     (act.run)(&mut scene);
     scene.check();
 }

@@ -3,8 +3,7 @@
 use trapline_guestmem::GuestMem;
 use trapline_testkit::virtio::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Descriptor, Part, Ring};
 
-use crate::stage::RAM;
-use crate::victims::{BUFFERS, Scene};
+use crate::victims::{BUFFERS, RAM, Scene};
 
 type Queue = Ring<GuestMem>;
 

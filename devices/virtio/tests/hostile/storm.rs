@@ -4,8 +4,8 @@
 use trapline_device::Size;
 use trapline_testkit::virtio::{DESC_INDIRECT, Descriptor};
 
-use crate::stage::{RAM, Way, Who};
-use crate::victims::{BUFFERS, Kind, Scene};
+use crate::machine::Registers;
+use crate::victims::{BUFFERS, Kind, RAM, Scene, VICTIM};
 
 /// The most actions of one storm.
 const ACTIONS: usize = 512;
@@ -13,15 +13,15 @@ const VERSION_1: u64 = 1 << 32;
 
 /// Does what the bytes say, and then sees whether everything works.
 pub(crate) fn suffer(bytes: &[u8]) {
-    let Some(([way, kind, features], rest)) = bytes.split_first_chunk::<3>() else { return };
-    let way = Way::ALL[usize::from(*way) % Way::ALL.len()];
+    let Some(([registers, kind, features], rest)) = bytes.split_first_chunk::<3>() else { return };
+    let registers = Registers::ALL[usize::from(*registers) % Registers::ALL.len()];
     let kind = Kind::ALL[usize::from(*kind) % Kind::ALL.len()];
     let features = VERSION_1 | u64::from(features & 0x7f) | u64::from(features >> 6) << 28;
-    let mut scene = Scene::new(way, kind, features | 2);
+    let mut scene = Scene::new(registers, kind, features | 2);
     scene.disk_may_change = true;
     for action in rest.as_chunks::<8>().0.iter().take(ACTIONS) {
         act(&mut scene, features, *action);
-        scene.stage.bench.settle();
+        scene.machine.bench.settle();
     }
     scene.check();
 }
@@ -59,19 +59,19 @@ fn act(scene: &mut Scene, features: u64, action: [u8; 8]) {
             }
         }
         3 | 4 => scene.rings[queue].offer(u16::from(index) % 0x88),
-        5 => scene.stage.transport(Who::Victim).notify(number),
+        5 => scene.machine.transport(VICTIM).notify(number),
         6 => {
             let at = BUFFERS + u64::from(place) * 16;
-            scene.stage.mem.write(at, &action).unwrap();
+            scene.machine.mem.write(at, &action).unwrap();
         }
         7 => {
-            let transport = scene.stage.transport(Who::Victim);
+            let transport = scene.machine.transport(VICTIM);
             transport.config_write(u64::from(index % 64), Size::Byte, value.into());
             let _ = transport.config_read(u64::from(place % 64), Size::Dword);
         }
-        8 => scene.stage.clock.step_ns(u64::from(value) << 22),
+        8 => scene.clock.step_ns(u64::from(value) << 22),
         9 if value & 7 == 0 => scene.start(features),
-        9 => scene.stage.transport(Who::Victim).set_status(value & 0xf),
+        9 => scene.machine.transport(VICTIM).set_status(value & 0xf),
         _ => {
             let ring = &scene.rings[queue];
             ring.set_used_event(u16::from_le_bytes([index, place]));

@@ -5,15 +5,21 @@ use std::sync::Arc;
 
 use trapline_block::{Disk, DiskOptions};
 use trapline_device::Clock;
-use trapline_testkit::TestTerminal;
 use trapline_testkit::virtio::{Driver, Part, Ring, Transport};
+use trapline_testkit::{TestClock, TestTerminal};
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::{Background, Blk};
 use trapline_virtio::console::{Console, PortSetup};
 use trapline_virtio::rng::{Entropy, Rng};
 
-use crate::stage::{RAM, Stage, Way, Who};
+use crate::machine::{Machine, Place, Registers};
+
+/// Bytes of RAM, from address 0 on.
+pub(crate) const RAM: u64 = 0x100_0000;
+/// Where the device is that is attacked, and the one that must not notice.
+pub(crate) const VICTIM: Place = Place::FIRST;
+const BYSTANDER: Place = Place { devfn: 4 << 3, memory: 0xe100_0000, ports: 0xd000 };
 
 /// Where rings are, one behind the other.
 const RINGS: u64 = 0x10_0000;
@@ -75,7 +81,8 @@ impl Kind {
 
 /// A machine in the middle of things: the victim is started, with a ring for each queue.
 pub(crate) struct Scene {
-    pub(crate) stage: Stage,
+    pub(crate) machine: Machine,
+    pub(crate) clock: TestClock,
     pub(crate) kind: Kind,
     pub(crate) rings: Vec<Ring<trapline_guestmem::GuestMem>>,
     /// Whether what was done may have written to the disk.
@@ -86,39 +93,41 @@ pub(crate) struct Scene {
 
 impl Scene {
     /// A machine whose victim nobody has started.
-    pub(crate) fn idle(way: Way, kind: Kind) -> Self {
+    pub(crate) fn idle(registers: Registers, kind: Kind) -> Self {
         let terminal = TestTerminal::default();
         let mut image = None;
-        let stage = Stage::new(way, |mem, clock| {
-            let clock: Arc<dyn Clock> = Arc::new(clock.clone());
-            let device: Arc<dyn VirtioDevice> = match kind {
-                Kind::Blk => {
-                    let mut file = tempfile::NamedTempFile::new().unwrap();
-                    file.write_all(&[0x11; 1 << 16]).unwrap();
-                    let disk = Disk::open(&DiskOptions::new(file.path())).unwrap();
-                    image = Some(file);
-                    Blk::new(&disk, &clock, Background::Awaited).unwrap()
-                }
-                Kind::Rng => Rng::new(Constant, clock),
-                Kind::Console => {
-                    let port = |name: Option<&str>| PortSetup {
-                        name: name.map(str::to_owned),
-                        is_console: name.is_none(),
-                        backend: Arc::new(terminal.clone()),
-                    };
-                    Console::new(Some(port(None)), vec![port(Some("port"))], clock)
-                }
-                Kind::Balloon => Balloon::new(mem.clone(), 0x1000, clock),
-            };
-            device
-        });
-        Self { stage, kind, rings: Vec::new(), disk_may_change: false, terminal, _image: image }
+        let (machine, clock) = (Machine::new(registers, RAM), TestClock::default());
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let device: Arc<dyn VirtioDevice> = match kind {
+            Kind::Blk => {
+                let mut file = tempfile::NamedTempFile::new().unwrap();
+                file.write_all(&[0x11; 1 << 16]).unwrap();
+                let disk = Disk::open(&DiskOptions::new(file.path())).unwrap();
+                image = Some(file);
+                Blk::new(&disk, &shared, Background::Awaited).unwrap()
+            }
+            Kind::Rng => Rng::new(Constant, shared),
+            Kind::Console => {
+                let port = |name: Option<&str>| PortSetup {
+                    name: name.map(str::to_owned),
+                    is_console: name.is_none(),
+                    backend: Arc::new(terminal.clone()),
+                };
+                Console::new(Some(port(None)), vec![port(Some("port"))], shared)
+            }
+            Kind::Balloon => Balloon::new(machine.mem.clone(), 0x1000, shared),
+        };
+        machine.plug(VICTIM, "victim", device);
+        let bystander = Rng::new(Constant, Arc::new(clock.clone()));
+        machine.plug(BYSTANDER, "bystander", bystander);
+        let (rings, disk_may_change) = (Vec::new(), false);
+        Self { machine, clock, kind, rings, disk_may_change, terminal, _image: image }
     }
 
     /// With the victim in use, with all of the features `wanted`, and something to do on each of its
     /// queues.
-    pub(crate) fn new(way: Way, kind: Kind, wanted: u64) -> Self {
-        let mut scene = Self::idle(way, kind);
+    pub(crate) fn new(registers: Registers, kind: Kind, wanted: u64) -> Self {
+        let mut scene = Self::idle(registers, kind);
         scene.start(wanted);
         if kind == Kind::Console {
             // Its first port is open, there is more to tell it, and somebody types.
@@ -135,50 +144,50 @@ impl Scene {
 
     /// Sends the console a message about its first port: `event`, with the value 1.
     fn say(&mut self, event: u8) {
-        self.stage.mem.write(SANE, &[0, 0, 0, 0, event, 0, 1, 0]).unwrap();
+        self.machine.mem.write(SANE, &[0, 0, 0, 0, event, 0, 1, 0]).unwrap();
         assert_eq!(self.request(3, &[Part::Read(SANE, 8)]), Some(0));
     }
 
     /// (Re)starts the victim with empty rings.
     pub(crate) fn start(&mut self, wanted: u64) {
-        let driver = Driver::new(self.stage.transport(Who::Victim));
+        let driver = Driver::new(self.machine.transport(VICTIM));
         let sizes = (0..).map(|queue| driver.transport.queue_size_max(queue));
         let sizes: Vec<u16> = sizes.take_while(|size| *size > 0).collect();
         let places = (0..).map(|n| RINGS + n * RING_LEN);
-        let ring = |(at, size)| Ring::new(self.stage.mem.clone(), at, size);
+        let ring = |(at, size)| Ring::new(self.machine.mem.clone(), at, size);
         self.rings = places.zip(sizes).map(ring).collect();
         driver.start(wanted, &self.rings.iter().collect::<Vec<_>>());
-        self.stage.bench.settle();
+        self.machine.bench.settle();
     }
 
     /// Notifies the victim, and lets it work until it has nothing to do.
     pub(crate) fn notify(&self, queue: u16) {
-        self.stage.transport(Who::Victim).notify(queue);
-        self.stage.bench.settle();
+        self.machine.transport(VICTIM).notify(queue);
+        self.machine.bench.settle();
     }
 
     pub(crate) fn status(&self) -> u8 {
-        self.stage.transport(Who::Victim).status()
+        self.machine.transport(VICTIM).status()
     }
 
     pub(crate) fn bytes(&self, addr: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.stage.mem.read(addr, &mut bytes).unwrap();
+        self.machine.mem.read(addr, &mut bytes).unwrap();
         bytes
     }
 
     /// What has to be so after whatever was done: the other device works, and the victim does after a
     /// reset.
     pub(crate) fn check(mut self) {
-        let mem = self.stage.mem.clone();
+        let mem = self.machine.mem.clone();
         let mut ring = Ring::new(mem.clone(), SANE + 0x10_0000, 128);
-        let other = Driver::new(self.stage.transport(Who::Bystander));
+        let other = Driver::new(self.machine.transport(BYSTANDER));
         assert_eq!(other.transport.status() & 64, 0, "the other device is unharmed");
         other.start(1 << 32, &[&ring]);
         ring.add(&[Part::Write(SANE, 16)]);
         other.transport.notify(0);
         drop(other);
-        self.stage.bench.settle();
+        self.machine.bench.settle();
         assert_eq!(ring.take_used(), Some((0, 16)), "the other device works");
         assert_eq!(self.bytes(SANE, 17), [&[0x5a; 16][..], &[0]].concat());
         mem.write(SANE, &[0; 0x1000]).unwrap();
@@ -190,7 +199,7 @@ impl Scene {
 
     /// One request that any driver would make.
     fn work(&mut self) {
-        let mem = self.stage.mem.clone();
+        let mem = self.machine.mem.clone();
         match self.kind {
             Kind::Blk => {
                 let parts =
@@ -201,7 +210,7 @@ impl Scene {
             }
             Kind::Rng => {
                 // The rate is bounded.
-                self.stage.clock.step_ns(1_000_000_000);
+                self.clock.step_ns(1_000_000_000);
                 assert_eq!(self.request(0, &[Part::Write(SANE, 16)]), Some(16));
             }
             Kind::Console => {

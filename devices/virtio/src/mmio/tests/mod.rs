@@ -1,111 +1,55 @@
 //! A window with a driver of its version, and every register's rules.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use trapline_device::{Interrupt, Region, Space};
+use trapline_device::Space;
 use trapline_testkit::TestLine;
-use trapline_testkit::virtio::{
-    Access, Bench, Driver, MmioTransport, Part, Ring, Transport, reg, status,
-};
+use trapline_testkit::virtio::{Access, Driver, MmioTransport, Part, Ring, Transport, reg, status};
 
 use super::*;
 use crate::QueuePlace;
 use crate::features::{ANY_LAYOUT, EVENT_IDX, OF_QUEUES, RING_RESET, VERSION_1};
-use crate::mmio::regs::{MAGIC, VENDOR, WINDOW_LEN};
+use crate::machine::{Machine as Shared, Place, Plugged, Registers};
+use crate::mmio::regs::{MAGIC, VENDOR};
 use crate::toy::{Call, DEPENDENT, FEATURE, SIZES, Toy};
 use crate::transport::legacy_place;
 
-const BASE: u64 = 0x300_0000;
+const BASE: u64 = Place::FIRST.memory;
 const RAM: u64 = 0x10_0000;
 const RINGS: [u64; 2] = [0x1_0000, 0x2_0000];
 const BUFFER: u64 = 0x8_0000;
 
+/// A machine with one window.
 struct Machine {
-    bench: Bench,
-    mem: GuestMem,
+    machine: Shared,
     line: TestLine,
     toy: Arc<Toy>,
     device: Arc<VirtioMmio>,
 }
 
-impl Access for Machine {
-    fn read(&self, space: Space, addr: u64, size: Size) -> u64 {
-        self.bench.read(space, addr, size)
-    }
+impl Deref for Machine {
+    type Target = Shared;
 
-    fn write(&self, space: Space, addr: u64, size: Size, value: u64) {
-        self.bench.write(space, addr, size, value);
+    fn deref(&self) -> &Shared {
+        &self.machine
     }
-
-    fn config_read(&self, _devfn: u8, _offset: u16, _size: Size) -> u32 {
-        u32::MAX
-    }
-
-    fn config_write(&self, _devfn: u8, _offset: u16, _size: Size, _value: u32) {}
 }
 
 impl Machine {
     fn new(legacy: bool) -> Self {
-        let (bench, line, toy) = (Bench::default(), TestLine::default(), Arc::<Toy>::default());
-        let mem = GuestMem::new(&[(0, RAM)]).unwrap();
-        let interrupt = Interrupt::pin(line.line());
-        let device =
-            VirtioMmio::new(toy.clone(), legacy, interrupt, &mem, &*bench.event_loop).unwrap();
-        let region = Region::mmio(BASE, WINDOW_LEN, "virtio0", "registers", device.clone());
-        let regions = bench.regions();
-        let ids = regions.edit(vec![RegionEdit::Map(region)]).unwrap();
-        device.mapped(regions, ids[0]);
-        Self { bench, mem, line, toy, device }
+        let registers = if legacy { Registers::MmioLegacy } else { Registers::Mmio };
+        let (machine, toy) = (Shared::new(registers, RAM), Arc::<Toy>::default());
+        let Plugged { line, window } = machine.plug(Place::FIRST, "virtio0", toy.clone());
+        Self { machine, line, toy, device: window.unwrap() }
     }
 
-    fn driver(&self) -> Driver<MmioTransport<&Self>> {
-        Driver::new(MmioTransport::new(self, BASE))
+    fn driver(&self) -> Driver<MmioTransport<&Shared>> {
+        Driver::new(MmioTransport::new(&self.machine, BASE))
     }
 
     fn ring(&self, queue: usize) -> Ring<GuestMem> {
         Ring::new(self.mem.clone(), RINGS[queue], SIZES[queue])
-    }
-
-    fn doorbells(&self) -> u64 {
-        let stats = self.bench.registry().stats();
-        stats.regions.iter().map(|region| region.counts.doorbells).sum()
-    }
-}
-
-#[test]
-fn a_driver_of_either_version_starts_the_device_and_gets_answers() {
-    for legacy in [false, true] {
-        let machine = Machine::new(legacy);
-        let driver = machine.driver();
-        assert_eq!(driver.transport.is_legacy(), legacy);
-        let mut rings = [machine.ring(0), machine.ring(1)];
-        let features = driver.start(!0, &[&rings[0], &rings[1]]);
-        let own = OF_QUEUES | FEATURE | DEPENDENT;
-        let offered = match legacy {
-            false => own | VERSION_1 | RING_RESET,
-            true => (own | ANY_LAYOUT) & 0xffff_ffff,
-        };
-        assert_eq!(features, offered, "legacy: {legacy}");
-        machine.bench.settle();
-        let (reset, active) = (Call::Reset, Call::Activate(offered));
-        assert_eq!(machine.toy.calls(), [reset, active, Call::Process(0), Call::Process(1)]);
-        for (queue, ring) in (0..).zip(&mut rings) {
-            let rung = machine.doorbells();
-            let head = ring.add(&[Part::Write(BUFFER, 2)]);
-            driver.transport.notify(queue);
-            assert_eq!(machine.doorbells(), rung + 1);
-            machine.bench.settle();
-            assert_eq!(machine.toy.calls(), [Call::Process(queue)]);
-            assert_eq!(ring.take_used(), Some((head.into(), 2)));
-            assert!(machine.line.level());
-            assert_eq!(driver.transport.take_interrupts(), 1);
-            assert!(!machine.line.level());
-        }
-        // A number of no queue rings nothing.
-        driver.transport.notify(2);
-        driver.transport.write(reg::QUEUE_NOTIFY, 0x1_0000);
-        machine.bench.settle();
-        assert_eq!(machine.toy.calls(), []);
     }
 }
 
@@ -175,9 +119,13 @@ fn a_queue_is_stopped_by_its_ready_register_and_by_its_reset() {
 }
 
 #[test]
-fn a_queue_that_there_is_not_reads_as_nothing() {
+fn a_queue_that_there_is_not_reads_as_nothing_and_rings_nothing() {
     let machine = Machine::new(false);
-    let transport = machine.driver().transport;
+    let driver = machine.driver();
+    let transport = &driver.transport;
+    driver.start(VERSION_1, &[&machine.ring(0)]);
+    machine.bench.settle();
+    machine.toy.calls();
     for queue in [2, 0xffff, 0x1_0000, u32::MAX] {
         transport.write(reg::QUEUE_SEL, queue);
         for offset in [reg::QUEUE_SIZE, reg::QUEUE_DESC, reg::QUEUE_READY, reg::QUEUE_RESET] {
@@ -185,7 +133,10 @@ fn a_queue_that_there_is_not_reads_as_nothing() {
         }
         assert_eq!(transport.read(reg::QUEUE_SIZE_MAX), 0);
         assert_eq!(transport.read(reg::QUEUE_READY), 0);
+        transport.write(reg::QUEUE_NOTIFY, queue);
     }
+    machine.bench.settle();
+    assert_eq!(machine.toy.calls(), []);
 }
 
 #[test]
@@ -278,7 +229,7 @@ fn what_is_saved_comes_back() {
         let transport = after.driver().transport;
         assert_eq!(transport.take_interrupts(), 1);
         transport.notify(0);
-        assert_eq!(after.doorbells(), 1, "doorbells are switched on");
+        assert_eq!(after.bench.doorbells(), 1, "doorbells are switched on");
         let other = Machine::new(!legacy).device;
         let refused = other.restore(&saved);
         assert!(refused.is_err(), "of another version");

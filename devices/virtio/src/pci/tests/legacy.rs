@@ -6,26 +6,22 @@ use trapline_testkit::virtio::port;
 use super::*;
 use crate::DeviceType;
 use crate::features::{ANY_LAYOUT, INDIRECT_DESC};
+use crate::pci::PciInterface;
 use crate::pci::identity;
 use crate::pci::regs::{LEGACY, LegacyReg, legacy_device_id};
 use crate::toy::{CONFIG, DEPENDENT};
 
 fn machine() -> (Machine, Arc<Toy>) {
-    Machine::toy_for(PciInterface::Legacy)
+    Machine::toy_for(Registers::PciLegacy)
 }
 
 /// What such a driver can have of the toy's.
 const OFFERED: u64 = (OF_QUEUES | FEATURE | DEPENDENT | ANY_LAYOUT) & 0xffff_ffff;
 
-fn doorbells(machine: &Machine) -> u64 {
-    let stats = machine.bench.registry().stats();
-    stats.regions.iter().map(|region| region.counts.doorbells).sum()
-}
-
 #[test]
 fn the_function_says_what_it_is() {
-    for interface in [PciInterface::Legacy, PciInterface::Transitional] {
-        let (machine, _toy) = Machine::toy_for(interface);
+    for registers in [Registers::PciLegacy, Registers::TransitionalLegacy] {
+        let (machine, _toy) = Machine::toy_for(registers);
         assert_eq!(machine.config_read(DEVFN, 0, Size::Dword), 0x1005_1af4);
         assert_eq!(machine.config_read(DEVFN, 8, Size::Dword), 0xff00_0000, "revision 0");
         let kind = machine.config_read(DEVFN, 0x2c, Size::Dword);
@@ -96,7 +92,7 @@ fn registers_have_their_values_after_a_reset_at_their_width_only() {
     let transport = machine.legacy_driver().transport;
     transport.enable_msix(&[]);
     let widths = [Size::Byte, Size::Word, Size::Dword];
-    let check = |transport: &LegacyPciTransport<&Machine>| {
+    let check = |transport: &LegacyPciTransport<&Shared>| {
         for row in LEGACY.rows() {
             let size = Size::new(row.width as usize).unwrap();
             let offset = u64::from(row.offset);
@@ -143,41 +139,6 @@ fn registers_have_their_values_after_a_reset_at_their_width_only() {
 }
 
 #[test]
-fn a_driver_starts_the_device_and_gets_an_answer_by_the_pin() {
-    let (machine, toy) = machine();
-    let driver = machine.legacy_driver();
-    let mut rings = [machine.ring(0), machine.ring(1)];
-    assert_eq!(driver.start(u64::MAX, &[&rings[0], &rings[1]]), OFFERED);
-    machine.bench.settle();
-    let (reset, active) = (Call::Reset, Call::Activate(OFFERED));
-    assert_eq!(toy.calls(), [reset, active, Call::Process(0), Call::Process(1)]);
-    assert_eq!(driver.transport.status(), 7, "features are not settled, they are there");
-    for (queue, ring) in (0..).zip(&mut rings) {
-        ring.set_used_event(0);
-        let head = ring.add(&[Part::Write(BUFFER, 2)]);
-        let rung = doorbells(&machine);
-        driver.transport.notify(queue);
-        assert_eq!(doorbells(&machine), rung + 1);
-        assert_eq!(toy.calls(), [], "not in the driver's access");
-        machine.bench.settle();
-        assert_eq!(toy.calls(), [Call::Process(queue)]);
-        assert_eq!(ring.take_used(), Some((head.into(), 2)));
-        assert!(machine.line.level());
-        assert_eq!(driver.transport.take_interrupts(), 1);
-        assert!(!machine.line.level());
-    }
-    // A number of no queue rings nothing, and the registers work whoever is selected.
-    driver.transport.notify(2);
-    driver.transport.notify(0xffff);
-    machine.bench.settle();
-    assert_eq!(toy.calls(), []);
-    driver.reset();
-    driver.transport.notify(0);
-    machine.bench.settle();
-    assert_eq!((toy.calls(), doorbells(&machine)), (vec![Call::Reset], 2));
-}
-
-#[test]
 fn a_reset_is_over_when_the_write_returns() {
     let (machine, toy) = machine();
     let driver = machine.legacy_driver();
@@ -197,23 +158,6 @@ fn a_reset_is_over_when_the_write_returns() {
     assert!(toy.queue(0).serve().is_none());
     toy.link().config_changed();
     assert!(!machine.line.level());
-}
-
-#[test]
-fn a_driver_that_notifies_before_it_is_ready_is_heard_when_it_is() {
-    let (machine, toy) = machine();
-    let driver = machine.legacy_driver();
-    let mut ring = machine.ring(0);
-    driver.negotiate(0).unwrap();
-    driver.transport.enable_queue(0, &(&ring).into());
-    ring.add(&[Part::Write(BUFFER, 2)]);
-    driver.transport.notify(0);
-    machine.bench.settle();
-    assert_eq!((ring.used_index(), machine.line.level()), (0, false));
-    toy.calls();
-    driver.ready();
-    machine.bench.settle();
-    assert_eq!((ring.used_index(), machine.line.level()), (1, true));
 }
 
 #[test]
@@ -275,7 +219,7 @@ fn features_are_what_the_driver_wrote_of_those_offered_until_it_is_ready() {
 fn the_configuration_moves_with_msix_and_can_be_had_before_anything_else() {
     let (machine, toy) = machine();
     let transport = machine.legacy_driver().transport;
-    let bytes = |transport: &LegacyPciTransport<&Machine>| -> Vec<u64> {
+    let bytes = |transport: &LegacyPciTransport<&Shared>| -> Vec<u64> {
         (0..6).map(|at| transport.config_read(at, Size::Byte)).collect()
     };
     let whole = CONFIG.map(u64::from).to_vec();
@@ -344,7 +288,7 @@ fn what_is_saved_comes_back() {
     let transport = after.legacy_driver().transport;
     assert_eq!(transport.take_interrupts(), 1);
     transport.notify(0);
-    assert_eq!(doorbells(&after), 1, "doorbells are switched on");
+    assert_eq!(after.bench.doorbells(), 1, "doorbells are switched on");
     let (other, _toy) = Machine::toy();
     assert!(other.bus.restore(&saved).is_err(), "of another interface");
     machine().0.bus.reset();

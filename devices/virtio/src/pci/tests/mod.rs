@@ -5,25 +5,23 @@ mod registers;
 mod snapshots;
 mod transitional;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use trapline_device::{Size, Space};
 use trapline_guestmem::GuestMem;
-use trapline_pci::{BridgeWindow, Bus, Devfn, Slot, WindowKind};
 use trapline_testkit::TestLine;
 use trapline_testkit::virtio::{
-    Access, Bench, Driver, LegacyPciTransport, Part, PciTransport, Ring, Room, Transport, common,
-    status,
+    Access, Driver, LegacyPciTransport, Part, PciTransport, Ring, Transport, common, status,
 };
 
-use super::{PciInterface, VirtioPci};
 use crate::VirtioDevice;
 use crate::features::{EVENT_IDX, OF_QUEUES, RING_RESET, VERSION_1};
+use crate::machine::{Machine as Shared, Place, Registers};
 use crate::toy::{Call, FEATURE, SIZES, Toy};
 
-const DEVFN: u8 = 3 << 3;
-const MEMORY: u64 = 0xe000_0000;
-const PORTS: u64 = 0xc000;
+const DEVFN: u8 = Place::FIRST.devfn;
+const MEMORY: u64 = Place::FIRST.memory;
 const RAM: u64 = 0x10_0000;
 const RINGS: [u64; 2] = [0x1_0000, 0x2_0000];
 const BUFFER: u64 = 0x8_0000;
@@ -31,99 +29,49 @@ const BUFFER: u64 = 0x8_0000;
 const DOOR: u64 = 0xfee0_0000;
 
 /// A machine with one function.
-pub(super) struct Machine {
-    pub(super) bench: Bench,
-    pub(super) bus: Bus,
-    pub(super) mem: GuestMem,
-    pub(super) line: TestLine,
+struct Machine {
+    machine: Shared,
+    line: TestLine,
 }
 
-impl Access for Machine {
-    fn read(&self, space: Space, addr: u64, size: Size) -> u64 {
-        self.bench.read(space, addr, size)
-    }
+impl Deref for Machine {
+    type Target = Shared;
 
-    fn write(&self, space: Space, addr: u64, size: Size, value: u64) {
-        self.bench.write(space, addr, size, value);
-    }
-
-    fn config_read(&self, devfn: u8, offset: u16, size: Size) -> u32 {
-        self.bus.config_read(Devfn::from_bits(devfn), offset, size)
-    }
-
-    fn config_write(&self, devfn: u8, offset: u16, size: Size, value: u32) {
-        self.bus.config_write(Devfn::from_bits(devfn), offset, size, value);
+    fn deref(&self) -> &Self::Target {
+        &self.machine
     }
 }
 
 impl Machine {
-    pub(super) fn new(device: Arc<dyn VirtioDevice>) -> Self {
-        Self::with(device, PciInterface::Modern)
-    }
-
-    pub(super) fn with(device: Arc<dyn VirtioDevice>, interface: PciInterface) -> Self {
-        let (bench, line) = (Bench::default(), TestLine::default());
-        let memory = BridgeWindow::identity(WindowKind::Memory, 0xc000_0000..0x1_0000_0000);
-        let ports = BridgeWindow::identity(WindowKind::Io, 0..0x1_0000);
-        let bus = Bus::new(bench.regions(), vec![ports, memory]);
-        let mem = GuestMem::new(&[(0, RAM)]).unwrap();
-        let slot = Slot {
-            name: "virtio0",
-            devfn: Devfn::from_bits(DEVFN),
-            pin: Some(line.line()),
-            messages: Some(&bench.messages),
-        };
-        let function =
-            VirtioPci::function(slot, device, interface, &mem, &*bench.event_loop).unwrap();
-        bus.insert(Devfn::from_bits(DEVFN), function).unwrap();
-        Self { bench, bus, mem, line }
+    fn with(device: Arc<dyn VirtioDevice>, registers: Registers) -> Self {
+        let machine = Shared::new(registers, RAM);
+        let line = machine.plug(Place::FIRST, "virtio0", device).line;
+        Self { machine, line }
     }
 
     fn toy() -> (Self, Arc<Toy>) {
-        Self::toy_for(PciInterface::Modern)
+        Self::toy_for(Registers::Pci)
     }
 
-    fn toy_for(interface: PciInterface) -> (Self, Arc<Toy>) {
+    fn toy_for(registers: Registers) -> (Self, Arc<Toy>) {
         let toy = Arc::new(Toy::default());
-        (Self::with(toy.clone(), interface), toy)
+        (Self::with(toy.clone(), registers), toy)
     }
 
-    fn legacy_driver(&self) -> Driver<LegacyPciTransport<&Self>> {
-        Driver::new(LegacyPciTransport::new(self, DEVFN, &Room::new(MEMORY, PORTS)))
+    fn legacy_transport(&self) -> LegacyPciTransport<&Shared> {
+        LegacyPciTransport::new(&self.machine, DEVFN, &Place::FIRST.room())
     }
 
-    fn driver(&self) -> Driver<PciTransport<&Self>> {
-        Driver::new(PciTransport::new(self, DEVFN, MEMORY))
+    fn legacy_driver(&self) -> Driver<LegacyPciTransport<&Shared>> {
+        Driver::new(self.legacy_transport())
+    }
+
+    fn driver(&self) -> Driver<PciTransport<&Shared>> {
+        Driver::new(PciTransport::new(&self.machine, DEVFN, MEMORY))
     }
 
     fn ring(&self, queue: usize) -> Ring<GuestMem> {
         Ring::new(self.mem.clone(), RINGS[queue], SIZES[queue])
-    }
-}
-
-#[test]
-fn a_driver_starts_the_device_and_gets_an_answer_by_the_pin() {
-    let (machine, toy) = Machine::toy();
-    let driver = machine.driver();
-    let mut rings = [machine.ring(0), machine.ring(1)];
-    let features = driver.start(u64::MAX, &[&rings[0], &rings[1]]);
-    let offered = OF_QUEUES | VERSION_1 | RING_RESET | FEATURE << 1 | FEATURE;
-    assert_eq!(features, offered);
-    machine.bench.settle();
-    let (reset, active) = (Call::Reset, Call::Activate(offered));
-    assert_eq!(toy.calls(), [reset, active, Call::Process(0), Call::Process(1)]);
-    for (queue, ring) in (0..).zip(&mut rings) {
-        ring.set_used_event(0);
-        let head = ring.add(&[Part::Write(BUFFER, 2)]);
-        driver.transport.notify(queue);
-        assert_eq!(toy.calls(), [], "not in the driver's access");
-        machine.bench.settle();
-        assert_eq!(toy.calls(), [Call::Process(queue)]);
-        assert_eq!(ring.take_used(), Some((head.into(), 2)));
-        assert!(machine.line.level());
-        assert_eq!(driver.transport.take_interrupts(), 1);
-        assert!(!machine.line.level());
-        assert_eq!(driver.transport.take_interrupts(), 0);
     }
 }
 
@@ -257,7 +205,7 @@ fn doorbells_ring_by_themselves_while_the_device_is_in_use_wherever_the_bar_is()
     assert_eq!(counted(&machine), 3);
     machine.bench.settle();
     toy.calls();
-    let moved = Driver::new(PciTransport::new(&machine, DEVFN, MEMORY + 0x100_0000));
+    let moved = Driver::new(PciTransport::new(&machine.machine, DEVFN, MEMORY + 0x100_0000));
     assert_ne!(moved.transport.doorbell(0), at);
     moved.transport.notify(0);
     assert_eq!(counted(&machine), 4);

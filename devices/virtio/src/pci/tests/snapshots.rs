@@ -58,7 +58,7 @@ fn a_device_goes_on_in_another_machine() {
     assert_eq!(there.len(), 5, "{there:?}");
     assert_eq!(after.bench.messages.take(), [(DOOR, 3)]);
     // Its doorbells are switched on.
-    let at = PciTransport::new(&after, DEVFN, MEMORY).doorbell(0);
+    let at = PciTransport::new(&after.machine, DEVFN, MEMORY).doorbell(0);
     after.write(Space::Mmio, at, Size::Word, 0);
     assert!(after.bench.event_loop.turn());
 }
@@ -67,10 +67,9 @@ fn a_device_goes_on_in_another_machine() {
 fn a_state_that_can_not_be_is_refused_and_changes_nothing() {
     let (before, _toy, _ring) = busy();
     let saved = before.bus.save();
-    let plain = Machine::new(crate::rng::Rng::new(
-        crate::rng::HostEntropy,
-        Arc::new(trapline_testkit::TestClock::default()),
-    ));
+    let clock = Arc::new(trapline_testkit::TestClock::default());
+    let rng = crate::rng::Rng::new(crate::rng::HostEntropy, clock);
+    let plain = Machine::with(rng, Registers::Pci);
     let is = plain.bus.save();
     let refused = plain.bus.restore(&saved).unwrap_err();
     assert!(matches!(refused, StateError::Inconsistent { .. }), "{refused}");

@@ -8,7 +8,7 @@ use crate::features::ANY_LAYOUT;
 use crate::toy::DEPENDENT;
 
 fn machine() -> (Machine, Arc<Toy>) {
-    Machine::toy_for(PciInterface::Transitional)
+    Machine::toy_for(Registers::TransitionalModern)
 }
 
 const OWN: u64 = OF_QUEUES | FEATURE | DEPENDENT;
@@ -41,29 +41,24 @@ fn drivers_of_either_kind_are_offered_what_is_theirs_and_are_answered() {
 fn one_device_is_behind_both_and_its_doorbells_ring_by_themselves() {
     let (machine, _toy) = machine();
     let driver = machine.driver();
-    let room = Room::new(MEMORY, PORTS);
-    let legacy = LegacyPciTransport::new(&machine, DEVFN, &room);
+    let legacy = machine.legacy_transport();
     driver.start(VERSION_1, &[&machine.ring(0)]);
     assert_eq!(legacy.status(), driver.transport.status());
-    let doorbells = || {
-        let stats = machine.bench.registry().stats();
-        stats.regions.iter().map(|region| region.counts.doorbells).sum::<u64>()
-    };
     driver.transport.notify(0);
     legacy.notify(0);
-    assert_eq!(doorbells(), 2);
+    assert_eq!(machine.bench.doorbells(), 2);
     legacy.set_status(0);
     assert_eq!(driver.transport.status(), 0);
     driver.transport.notify(0);
     legacy.notify(0);
-    assert_eq!(doorbells(), 2);
+    assert_eq!(machine.bench.doorbells(), 2);
 }
 
 #[test]
 fn mixed_registers_get_nobody_features_that_were_not_judged() {
     let (machine, toy) = machine();
     let modern = machine.driver().transport;
-    let legacy = LegacyPciTransport::new(&machine, DEVFN, &Room::new(MEMORY, PORTS));
+    let legacy = machine.legacy_transport();
     // Not offered, by the registers that can write it; started by those that ask nobody.
     modern.set_driver_features(u64::MAX);
     legacy.set_status(7);
