@@ -205,10 +205,10 @@ impl<'a> Console<'a> {
     fn block_resize(&self, arguments: &Arguments) -> Answer {
         let name = match text(arguments, "device")? {
             Some(name) => name,
-            None => required(arguments, "node-name")?,
+            None => required("node-name", text(arguments, "node-name")?)?,
         };
-        let size = arguments.get("size").and_then(Value::as_u64);
-        let size = size.ok_or_else(|| Refusal::new("Parameter 'size' expects an integer"))?;
+        let size = typed(arguments, "size", "an integer", Value::as_u64)?;
+        let size = required("size", size)?;
         let user = self.users.borrow().get(name).cloned();
         let disk = self.machine.disk(user.as_deref().unwrap_or(name)).ok_or_else(|| {
             let reason = format!("Cannot find device='{name}' nor node-name='{name}'");
@@ -228,10 +228,8 @@ impl<'a> Console<'a> {
     }
 
     fn balloon(&self, arguments: &Arguments) -> Answer {
-        let value = arguments.get("value");
-        let value = value.ok_or_else(|| Refusal::new("Parameter 'value' is missing"))?;
-        let value = value.as_i64();
-        let value = value.ok_or_else(|| Refusal::new("Parameter 'value' expects an integer"))?;
+        let value = typed(arguments, "value", "an integer", Value::as_i64)?;
+        let value = required("value", value)?;
         let balloon = self.the_balloon()?;
         let left = u64::try_from(value).ok().filter(|left| *left > 0);
         let left = left.ok_or_else(|| Refusal::new("Parameter 'target' expects a size"))?;
@@ -245,8 +243,8 @@ impl<'a> Console<'a> {
     }
 
     fn blockdev_add(&self, arguments: &Arguments) -> Answer {
-        let name = required(arguments, "node-name")?.to_owned();
-        let options = drive(arguments).map_err(Refusal::new)?;
+        let name = required("node-name", text(arguments, "node-name")?)?.to_owned();
+        let options = drive(arguments)?;
         let mut drives = self.drives.borrow_mut();
         if drives.contains_key(&name) {
             return Err(Refusal::new(format!("Duplicate nodes with node-name='{name}'")));
@@ -256,7 +254,7 @@ impl<'a> Console<'a> {
     }
 
     fn blockdev_del(&self, arguments: &Arguments) -> Answer {
-        let name = required(arguments, "node-name")?;
+        let name = required("node-name", text(arguments, "node-name")?)?;
         if self.users.borrow().contains_key(name) {
             return Err(Refusal::new(format!("Node {name} is in use")));
         }
@@ -315,7 +313,7 @@ impl<'a> Console<'a> {
     }
 
     fn device_del(&self, arguments: &Arguments) -> Answer {
-        let id = required(arguments, "id")?;
+        let id = required("id", text(arguments, "id")?)?;
         self.machine.ask_back(id).map_err(|_| Refusal {
             class: Class::DeviceNotFound,
             reason: format!("Device '{id}' not found"),
@@ -334,38 +332,55 @@ impl Managed for Console<'_> {
     }
 }
 
-fn text<'v>(arguments: &'v Arguments, name: &str) -> Result<Option<&'v str>, Refusal> {
-    let wrong = || Refusal::new(format!("Parameter '{name}' expects a string"));
-    arguments.get(name).map(|value| value.as_str().ok_or_else(wrong)).transpose()
+/// An argument, which is of one kind, if it is there.
+fn typed<'v, T>(
+    arguments: &'v Arguments,
+    name: &str,
+    kind: &str,
+    read: impl Fn(&'v Value) -> Option<T>,
+) -> Result<Option<T>, Refusal> {
+    let wrong = || Refusal::new(format!("Parameter '{name}' expects {kind}"));
+    arguments.get(name).map(|value| read(value).ok_or_else(wrong)).transpose()
 }
 
-fn required<'v>(arguments: &'v Arguments, name: &str) -> Result<&'v str, Refusal> {
-    let missing = || Refusal::new(format!("Parameter '{name}' is missing"));
-    text(arguments, name)?.ok_or_else(missing)
+fn text<'v>(arguments: &'v Arguments, name: &str) -> Result<Option<&'v str>, Refusal> {
+    typed(arguments, name, "a string", Value::as_str)
+}
+
+fn object<'v>(arguments: &'v Arguments, name: &str) -> Result<Option<&'v Arguments>, Refusal> {
+    typed(arguments, name, "an object", Value::as_object)
+}
+
+/// A switch, which is off if it is not there.
+fn is_on(arguments: &Arguments, name: &str) -> Result<bool, Refusal> {
+    Ok(typed(arguments, name, "a boolean", Value::as_bool)?.unwrap_or(false))
+}
+
+fn required<T>(name: &str, argument: Option<T>) -> Result<T, Refusal> {
+    argument.ok_or_else(|| Refusal::new(format!("Parameter '{name}' is missing")))
 }
 
 /// An image, as `blockdev-add` has it: a format in a file, or a file.
-fn drive(node: &Arguments) -> Result<DiskOptions, String> {
-    let word = |name: &str| node.get(name).and_then(Value::as_str);
-    let on = |name: &str| node.get(name).and_then(Value::as_bool).unwrap_or(false);
-    let mut options = match word("driver").ok_or("Parameter 'driver' is missing")? {
+fn drive(node: &Arguments) -> Result<DiskOptions, Refusal> {
+    let mut options = match required("driver", text(node, "driver")?)? {
         "null-co" => DiskOptions { format: Some(Format::Null), ..DiskOptions::new("null-co://") },
         "file" | "host_device" => {
-            let path = word("filename").ok_or("Parameter 'filename' is missing")?;
+            let path = required("filename", text(node, "filename")?)?;
             DiskOptions { format: Some(Format::Raw), ..DiskOptions::new(path) }
         }
         format => {
-            let format = qemu::format(format)?;
-            let file = node.get("file").and_then(Value::as_object);
-            let below = drive(file.ok_or("Parameter 'file' is missing")?)?;
-            match (format, below.format) {
-                (Format::Raw, _) => below,
-                (format, _) => DiskOptions { format: Some(format), ..below },
+            let format = qemu::format(format).map_err(Refusal::new)?;
+            let below = drive(required("file", object(node, "file")?)?)?;
+            match format {
+                // A null-co one stays what it is.
+                Format::Raw => below,
+                _ => DiskOptions { format: Some(format), ..below },
             }
         }
     };
-    options.read_only |= on("read-only");
-    let cache = node.get("cache").and_then(Value::as_object);
-    options.direct |= cache.is_some_and(|cache| cache.get("direct") == Some(&Value::Bool(true)));
+    options.read_only |= is_on(node, "read-only")?;
+    if let Some(cache) = object(node, "cache")? {
+        options.direct |= is_on(cache, "direct")?;
+    }
     Ok(options)
 }

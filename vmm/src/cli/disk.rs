@@ -61,7 +61,8 @@ fn queues(value: &str) -> Result<u16, String> {
     count.ok_or_else(|| format!("queues={value} is no number from 1 to {QUEUES_MAX}"))
 }
 
-fn serial(value: &str) -> Result<String, String> {
+/// A serial number that is not too long for a disk.
+pub(super) fn serial(value: &str) -> Result<String, String> {
     if value.len() > SERIAL_LEN {
         return Err(format!("serial={value} is longer than {SERIAL_LEN} bytes"));
     }
@@ -75,11 +76,16 @@ fn rate(key: &str, value: &str) -> Result<Option<NonZeroU64>, String> {
 }
 
 fn format(value: &str) -> Result<Format, String> {
-    match value {
-        "raw" => Ok(Format::Raw),
-        "qcow2" => Ok(Format::Qcow2),
-        "vmdk" => Ok(Format::Vmdk),
-        _ => Err(format!("format={value} is none of raw, qcow2 and vmdk")),
+    known_format(value).ok_or_else(|| format!("format={value} is none of raw, qcow2 and vmdk"))
+}
+
+/// The format of a file with this name, which is QEMU's.
+pub(super) fn known_format(name: &str) -> Option<Format> {
+    match name {
+        "raw" => Some(Format::Raw),
+        "qcow2" => Some(Format::Qcow2),
+        "vmdk" => Some(Format::Vmdk),
+        _ => None,
     }
 }
 

@@ -3,17 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::{anyhow, bail};
 use trapline_machine::console::PORTS_MAX;
-use trapline_machine::disk::{DiskOptions, Format, OnError};
+use trapline_machine::disk::{DiskOptions, Format, OnError, QUEUES_MAX};
 use trapline_machine::qtest::BoardKind;
 use trapline_machine::{ConsoleKind, Outlet, Plug, PlugDevice, PlugPort, VirtioTransport};
 use trapline_qtest::{Address, Way};
 
 use super::qtest::{AsQemu, QtestOptions};
-use super::{commas, ports, units};
+use super::{commas, disk, ports, units};
 
 /// What QEMU's program is called for the machines that we have.
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -61,15 +62,18 @@ struct Said {
 /// # Errors
 /// What is not understood, as one sentence.
 pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<QtestOptions> {
-    let mut args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned());
+    let text = |arg: OsString| {
+        arg.into_string().map_err(|arg| anyhow!("{}: not UTF-8", arg.to_string_lossy()))
+    };
+    let mut args = args.into_iter().map(text);
     let mut said = Said::default();
-    while let Some(option) = args.next() {
+    while let Some(option) = args.next().transpose()? {
         let name = option.strip_prefix("--").or_else(|| option.strip_prefix('-'));
         let name = name.ok_or_else(|| anyhow!("{option}: an option of QEMU's begins with -"))?;
         if ["nodefaults", "no-user-config", "nographic", "S", "no-shutdown"].contains(&name) {
             continue;
         }
-        let value = args.next().ok_or_else(|| anyhow!("-{name}: the value is missing"))?;
+        let value = args.next().ok_or_else(|| anyhow!("-{name}: the value is missing"))??;
         set(&mut said, name, &value).map_err(|reason| anyhow!("-{name} {value}: {reason}"))?;
     }
     said.options()
@@ -123,6 +127,30 @@ fn properties(text: &str, first: &str) -> Result<Properties, String> {
     Ok(found)
 }
 
+/// Takes out a switch, by one of QEMU's words (`qapi_bool_parse`); off, if it is not there.
+fn take_switch(given: &mut Properties, key: &str) -> Result<bool, String> {
+    given.remove(key).map_or(Ok(false), |value| switch(key, &value))
+}
+
+fn switch(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "on" | "yes" | "true" | "y" => Ok(true),
+        "off" | "no" | "false" | "n" => Ok(false),
+        _ => Err(format!("{key}={value} is neither on nor off")),
+    }
+}
+
+/// Takes out a number with a least and a most.
+fn take_number<N: TryFrom<u64>>(
+    given: &mut Properties,
+    key: &str,
+    range: RangeInclusive<u64>,
+) -> Result<Option<N>, String> {
+    let Some(text) = given.remove(key) else { return Ok(None) };
+    let number = units::within(key, &text, range).map_err(|error| error.to_string())?;
+    Ok(N::try_from(number).ok())
+}
+
 fn machine(value: &str) -> Result<(), String> {
     let given = properties(value, "type")?;
     for (key, value) in &given {
@@ -138,11 +166,10 @@ fn machine(value: &str) -> Result<(), String> {
 
 fn mem(value: &str) -> Result<u64, String> {
     let given = properties(value, "size")?;
-    let size = given.get("size").map(|size| units::size(size));
-    match (size, given.len()) {
-        (Some(Ok(size @ 1..)), 1) => Ok(size.next_multiple_of(4096)),
-        _ => Err("that is no size of memory".to_owned()),
-    }
+    let size = given.get("size").filter(|_| given.len() == 1);
+    let size = size.and_then(|size| units::size(size).ok()).filter(|size| *size > 0);
+    let pages = size.and_then(|size| size.checked_next_multiple_of(4096));
+    pages.ok_or_else(|| "that is no size of memory".to_owned())
 }
 
 /// `unix:PATH` or `tcp:HOST:PORT`, which is connected to, or with `server=on` (and `wait=off`, which
@@ -154,8 +181,8 @@ fn socket(value: &str) -> Result<Way, String> {
 }
 
 fn way(address: Address, mut given: Properties) -> Result<Way, String> {
-    let listens = given.remove("server").is_some_and(|on| on == "on");
-    given.remove("wait");
+    let listens = take_switch(&mut given, "server")?;
+    take_switch(&mut given, "wait")?;
     match given.into_keys().next() {
         Some(key) => Err(format!("a socket has no {key} here")),
         None if listens => Ok(Way::Listen(address)),
@@ -175,8 +202,10 @@ fn add_chardev(said: &mut Said, value: &str) -> Result<(), String> {
         }
         _ => return Err("only socket and null are known here".to_owned()),
     };
-    said.chardevs.insert(id, chardev);
-    Ok(())
+    match said.chardevs.insert(id, chardev) {
+        Some(_) => Err("there is a chardev of that name already".to_owned()),
+        None => Ok(()),
+    }
 }
 
 fn add_monitor(said: &mut Said, value: &str) -> Result<(), String> {
@@ -184,7 +213,7 @@ fn add_monitor(said: &mut Said, value: &str) -> Result<(), String> {
     if given.remove("mode").is_none_or(|mode| mode != "control") {
         return Err("only mode=control is known here".to_owned());
     }
-    given.remove("pretty");
+    take_switch(&mut given, "pretty")?;
     let chardev = given.remove("chardev").ok_or("it needs a chardev=")?;
     said.monitors.push(chardev);
     given.into_keys().next().map_or(Ok(()), |key| Err(format!("a monitor has no {key} here")))
@@ -208,12 +237,12 @@ fn add_drive(said: &mut Said, value: &str) -> Result<(), String> {
             ("format", "raw") if options.format == Some(Format::Null) => {}
             ("format", name) => options.format = Some(format(name)?),
             ("auto-read-only" | "media" | "aio", _) => {}
-            ("read-only" | "readonly", on) => options.read_only = on == "on",
+            ("read-only" | "readonly", on) => options.read_only = switch(&key, on)?,
             ("cache", "none" | "directsync") => options.direct = true,
             ("cache", "writeback" | "writethrough") => {}
             ("werror" | "rerror", "report") => {}
             ("werror" | "rerror", "stop") => options.on_error = OnError::Stop,
-            ("serial", text) => options.serial = Some(text.to_owned()),
+            ("serial", text) => options.serial = Some(disk::serial(text)?),
             _ => return Err(format!("a drive has no {key}={value} here")),
         }
     }
@@ -225,12 +254,7 @@ fn add_drive(said: &mut Said, value: &str) -> Result<(), String> {
 
 /// A format by QEMU's name.
 pub(crate) fn format(name: &str) -> Result<Format, String> {
-    match name {
-        "raw" => Ok(Format::Raw),
-        "qcow2" => Ok(Format::Qcow2),
-        "vmdk" => Ok(Format::Vmdk),
-        _ => Err(format!("Unknown driver '{name}'")),
-    }
+    disk::known_format(name).ok_or_else(|| format!("Unknown driver '{name}'"))
 }
 
 /// What `-device` and `device_add` can bring.
@@ -273,9 +297,8 @@ fn port(given: &mut Properties, is_console: bool, chardevs: &Chardevs) -> Result
         let device = bus.strip_suffix(".0").map(str::to_owned);
         device.ok_or_else(|| format!("Bus '{bus}' not found"))
     });
-    let number = given
-        .remove("nr")
-        .map(|nr| nr.parse().map_err(|_| format!("nr={nr}: no number of a port")));
+    // Which of them there are, the device says.
+    let number = take_number(given, "nr", 0..=u32::MAX.into())?;
     let name = given.remove("name");
     if name.as_ref().is_some_and(|name| name.len() > ports::NAME_MAX) {
         return Err(format!("the name has more than {} bytes", ports::NAME_MAX));
@@ -288,7 +311,7 @@ fn port(given: &mut Properties, is_console: bool, chardevs: &Chardevs) -> Result
             None => return Err(format!("there is no chardev called {chardev}")),
         },
     };
-    let (device, number) = (device.transpose()?, number.transpose()?);
+    let device = device.transpose()?;
     Ok(PlugPort { id: given.remove("id"), device, number, name, is_console, outlet })
 }
 
@@ -304,20 +327,19 @@ fn function(
             let options = drives.get(&drive);
             let options = options.ok_or_else(|| format!("there is no drive called {drive}"))?;
             let mut options = options.clone();
-            if let Some(queues) = given.remove("num-queues") {
-                let count = queues.parse().ok().filter(|count| (1..=64).contains(count));
-                options.queues = count.ok_or("num-queues is from 1 to 64")?;
+            if let Some(queues) = take_number(given, "num-queues", 1..=QUEUES_MAX.into())? {
+                options.queues = queues;
             }
-            options.serial = given.remove("serial").or(options.serial);
+            if let Some(serial) = given.remove("serial") {
+                options.serial = Some(disk::serial(&serial)?);
+            }
             PlugDevice::Disk(options)
         }
         "virtio-balloon-pci" => PlugDevice::Balloon,
         "virtio-rng-pci" => PlugDevice::Rng,
         "virtio-serial-pci" => {
-            let places = given.remove("max_ports").map_or(Ok(PORTS_MAX), |text| text.parse());
-            let places = places.ok().filter(|places| (1..=PORTS_MAX).contains(places));
-            let places = places.ok_or_else(|| format!("max_ports is from 1 to {PORTS_MAX}"))?;
-            PlugDevice::Serial { places }
+            let places = take_number(given, "max_ports", 1..=PORTS_MAX as u64)?;
+            PlugDevice::Serial { places: places.unwrap_or(PORTS_MAX) }
         }
         _ => return Err(format!("'{driver}' is not a valid device model name")),
     };
@@ -325,12 +347,10 @@ fn function(
     if given.remove("bus").is_some_and(|bus| bus != "pci.0") {
         return Err("there is no bus but pci.0".to_owned());
     }
-    let mut disabled = |interface: &str| {
-        let value = given.remove(&format!("disable-{interface}"));
-        value.is_some_and(|value| ["on", "true"].contains(&value.as_str()))
-    };
-    // As in QEMU, on a bus that is not PCI Express.
-    let transport = match (disabled("legacy"), disabled("modern")) {
+    // As in QEMU, on a bus that is not PCI Express, where that is what `auto` means.
+    given.retain(|key, value| key != "disable-legacy" || value != "auto");
+    let mut disabled = |key: &str| take_switch(given, key);
+    let transport = match (disabled("disable-legacy")?, disabled("disable-modern")?) {
         (false, false) => VirtioTransport::PciTransitional,
         (true, false) => VirtioTransport::Pci,
         (false, true) => VirtioTransport::PciLegacy,
@@ -343,8 +363,8 @@ fn function(
 fn slot(addr: &str) -> Result<u8, String> {
     let (slot, function) = addr.split_once('.').unwrap_or((addr, "0"));
     let digits = slot.strip_prefix("0x").unwrap_or(slot);
-    let slot = u8::from_str_radix(digits, 16).ok().filter(|slot| *slot < 32);
-    match (slot, function.parse::<u8>()) {
+    let slot = units::count(&format!("0x{digits}")).ok().and_then(|slot| u8::try_from(slot).ok());
+    match (slot.filter(|slot| *slot < 32), units::count(function)) {
         (Some(slot), Ok(0)) => Ok(slot),
         (Some(_), Ok(1..=7)) => Err(format!("addr={addr}: only function 0 of a slot is free")),
         _ => Err(format!("addr={addr}: no slot of a PCI bus")),
@@ -409,171 +429,4 @@ impl Said {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What every test of QEMU's is started with, and then its own.
-    fn options(own: &str) -> anyhow::Result<QtestOptions> {
-        let all = format!(
-            "-qtest unix:/tmp/q.sock -qtest-log /dev/null -chardev socket,path=/tmp/q.qmp,id=char0 \
-             -mon chardev=char0,mode=control -display none {own} -accel qtest"
-        );
-        parse(all.split_whitespace().map(OsString::from))
-    }
-
-    fn refusal(own: &str) -> String {
-        options(own).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn the_command_line_of_qos_test_is_understood() {
-        let options = options(
-            "-M pc -device virtio-blk-pci,id=drv0,drive=drive0,addr=4.0 \
-             -drive if=none,id=drive0,file=/tmp/a,,b,format=raw,auto-read-only=off \
-             -drive if=none,id=drive1,file=null-co://,file.read-zeroes=on,format=raw",
-        )
-        .unwrap();
-        assert_eq!(options.way, Some(Way::Connect("unix:/tmp/q.sock".parse().unwrap())));
-        assert_eq!(options.qmp, [Way::Connect("unix:/tmp/q.qmp".parse().unwrap())]);
-        assert_eq!((options.mem_bytes, options.board), (128 << 20, BoardKind::X86Pc));
-        assert_eq!(options.as_qemu, Some(AsQemu { recent: false }));
-        assert_eq!(options.drives["drive0"].path, Path::new("/tmp/a,b"));
-        assert_eq!(options.drives["drive0"].format, Some(Format::Raw));
-        assert_eq!(options.drives["drive1"].format, Some(Format::Null));
-        let wanted = device(&options.devices[0], &options.drives, &options.chardevs);
-        let Wanted::Device(plug) = wanted.unwrap() else { panic!("a port") };
-        assert_eq!((plug.id.as_deref(), plug.slot), (Some("drv0"), Some(4)));
-        assert!(matches!(plug.device, PlugDevice::Disk(disk) if disk == options.drives["drive0"]));
-    }
-
-    #[test]
-    fn a_command_line_of_later_versions_has_answers_of_their_kind() {
-        assert!(options("-audio none -machine none").unwrap().as_qemu.unwrap().recent);
-        let options = options("-m 256 -M pc,accel=qtest -qmp unix:/q,server=on,wait=off").unwrap();
-        assert_eq!(options.mem_bytes, 256 << 20);
-        assert_eq!(options.qmp[0], Way::Listen("unix:/q".parse().unwrap()));
-    }
-
-    #[test]
-    fn devices_and_their_properties() {
-        let drives = BTreeMap::from([("d".to_owned(), DiskOptions::new("/i"))]);
-        let plug = |text: &str| {
-            let wanted = device(&properties(text, "driver").unwrap(), &drives, &Chardevs::new())?;
-            let Wanted::Device(plug) = wanted else { panic!("{text}: a port") };
-            Ok::<_, String>(plug)
-        };
-        let rng = plug("virtio-rng-pci,addr=0x1f").unwrap();
-        assert_eq!((rng.slot, rng.device), (Some(31), PlugDevice::Rng));
-        assert_eq!(rng.transport, VirtioTransport::PciTransitional);
-        for (choice, transport) in [
-            ("disable-legacy=on,disable-modern=off", VirtioTransport::Pci),
-            ("disable-legacy=off,disable-modern=true", VirtioTransport::PciLegacy),
-        ] {
-            assert_eq!(plug(&format!("virtio-rng-pci,{choice}")).unwrap().transport, transport);
-        }
-        let disk = plug("virtio-blk-pci,drive=d,num-queues=3,serial=x,bus=pci.0").unwrap();
-        let PlugDevice::Disk(options) = disk.device else { panic!("a disk") };
-        assert_eq!((options.queues, options.serial.as_deref()), (3, Some("x")));
-        for (text, places) in [("", 31), (",max_ports=1", 1), (",max_ports=31", 31)] {
-            let serial = plug(&format!("virtio-serial-pci{text}")).unwrap();
-            assert_eq!(serial.device, PlugDevice::Serial { places });
-        }
-        for (text, said) in [
-            ("virtio-serial-pci,max_ports=0", "max_ports is from 1 to 31"),
-            ("virtio-serial-pci,max_ports=32", "max_ports is from 1 to 31"),
-            ("virtio-blk-pci", "drive property not set"),
-            ("virtio-blk-pci,drive=e", "there is no drive called e"),
-            ("virtio-blk-pci,drive=d,num-queues=65", "num-queues is from 1 to 64"),
-            ("e1000", "'e1000' is not a valid device model name"),
-            ("virtio-rng-pci,addr=20", "addr=20: no slot of a PCI bus"),
-            ("virtio-rng-pci,addr=4.1", "addr=4.1: only function 0 of a slot is free"),
-            ("virtio-rng-pci,addr=4.8", "addr=4.8: no slot of a PCI bus"),
-            ("virtio-rng-pci,bus=pcie.0", "there is no bus but pci.0"),
-            ("virtio-rng-pci,max-bytes=1", "Property 'virtio-rng-pci.max-bytes' not found"),
-        ] {
-            assert_eq!(plug(text).unwrap_err(), said, "{text}");
-        }
-    }
-
-    #[test]
-    fn ports_and_what_they_lead_to() {
-        let options = options(
-            "-device virtio-serial-pci,id=v -device virtconsole,bus=v.0,chardev=null0 \
-             -chardev null,id=null0 -chardev socket,id=s0,path=/s,server=on,wait=off \
-             -chardev socket,id=s1,path=/s",
-        )
-        .unwrap();
-        let port = |text: &str| {
-            let given = properties(text, "driver").unwrap();
-            match device(&given, &BTreeMap::new(), &options.chardevs)? {
-                Wanted::Port(port) => Ok(port),
-                Wanted::Device(device) => Err(format!("{device:?}")),
-            }
-        };
-        let nothing = PlugPort {
-            id: None,
-            device: None,
-            number: None,
-            name: None,
-            is_console: true,
-            outlet: None,
-        };
-        assert_eq!(port("virtconsole,chardev=null0"), Ok(nothing));
-        let all = "virtserialport,id=p,bus=v.0,nr=2,name=agent,chardev=s0";
-        let all_said = PlugPort {
-            id: Some("p".to_owned()),
-            device: Some("v".to_owned()),
-            number: Some(2),
-            name: Some("agent".to_owned()),
-            is_console: false,
-            outlet: Some(Outlet::Socket("/s".into())),
-        };
-        assert_eq!(port(all), Ok(all_said));
-        let long = format!("virtserialport,name={}", "x".repeat(65));
-        for (text, said) in [
-            ("virtserialport,bus=v", "Bus 'v' not found"),
-            ("virtserialport,nr=one", "nr=one: no number of a port"),
-            (&long, "the name has more than 64 bytes"),
-            ("virtserialport,chardev=x", "there is no chardev called x"),
-            ("virtserialport,chardev=char0", "chardev=char0: a monitor has it"),
-            ("virtserialport,chardev=s1", "chardev=s1: a port's socket is one with server=on"),
-            ("virtserialport,addr=4", "Property 'virtserialport.addr' not found"),
-        ] {
-            assert_eq!(port(text).unwrap_err(), said, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_understood_is_one_sentence_each() {
-        for (own, said) in [
-            ("-M q35", "-M q35: there is no machine but pc and none"),
-            ("-enable-kvm -x", "-enable-kvm -x: there is no such option here"),
-            ("-display gtk", "-display gtk: there is none of that here"),
-            ("-accel kvm", "-accel kvm: there is no accelerator but qtest"),
-            ("-m lots", "-m lots: that is no size of memory"),
-            ("-drive file=a", "-drive file=a: only if=none is known here"),
-            ("-drive if=none,file=a", "-drive if=none,file=a: it needs an id="),
-            ("-drive if=none,id=a", "-drive if=none,id=a: it needs a file="),
-            (
-                "-drive if=none,id=a,file=b,format=vdi",
-                "-drive if=none,id=a,file=b,format=vdi: Unknown driver 'vdi'",
-            ),
-            ("-chardev pty,id=a", "-chardev pty,id=a: only socket and null are known here"),
-            ("-mon chardev=x,mode=control", "-mon chardev=x: there is no such -chardev"),
-            ("-mon chardev=char0", "-mon chardev=char0: only mode=control is known here"),
-            ("-device virtio-rng-pci,addr=x", "-device: addr=x: no slot of a PCI bus"),
-            ("pc", "pc: an option of QEMU's begins with -"),
-        ] {
-            assert_eq!(refusal(own), said, "{own}");
-        }
-        let nothing = parse(std::iter::empty()).unwrap_err();
-        assert_eq!(nothing.to_string(), "-qtest is missing: where is the client?");
-        assert_eq!(parse(["-m".into()]).unwrap_err().to_string(), "-m: the value is missing");
-    }
-
-    #[test]
-    fn only_a_link_of_qemus_name_is_called_so() {
-        assert!(is_called(Some(&"/x/qemu-system-x86_64".into())));
-        assert!(!is_called(Some(&"qemu-system-aarch64".into())) && !is_called(None));
-    }
-}
+mod tests;
