@@ -338,21 +338,16 @@ fn guardian_of(pid: Pid) -> Pid {
 }
 
 fn find_guardian(pid: Pid) -> Option<Pid> {
-    let processes = std::fs::read_dir("/proc").unwrap();
-    let parent_and_name = |number: i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+    let parent_and_name = |process: Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
         let (before, after) = stat.rsplit_once(')')?;
         let name = before.split_once('(')?.1.to_owned();
         let mut words = after.split_whitespace();
         let state = words.next()?;
         Some((words.next()?.parse::<i32>().ok()?, name)).filter(|_| state != "Z")
     };
-    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut ours = numbers.filter(|number| {
-        let wanted = (pid.as_raw_nonzero().get(), "trapline-term".to_owned());
-        parent_and_name(*number) == Some(wanted)
-    });
-    Pid::from_raw(ours.next()?)
+    let wanted = Some((pid.as_raw_nonzero().get(), "trapline-term".to_owned()));
+    support::processes().find(|process| parent_and_name(*process) == wanted)
 }
 
 /// Whether it runs: not a zombie that nobody has waited for yet, either.
@@ -503,4 +498,16 @@ fn mask(console: &Running<'_>, name: &str) -> u64 {
 
 fn bit(signal: Signal) -> u64 {
     1 << (signal.as_raw() - 1)
+}
+
+/// A test that fails must not leave its guest behind, as others would run beside it.
+#[test]
+fn what_a_test_has_started_goes_with_it_wherever_it_is() {
+    let pty = Pty::new();
+    let script = r#"trap '' HUP; (setsid sh -c 'echo "pid $$."; exec sleep 1000' &); read -r line"#;
+    let mut console = pty.spawn("sh", &["-c", script]);
+    let orphan = pid_after(&mut console, "pid ");
+    assert!(is_there(orphan));
+    drop(console);
+    assert!(!is_there(orphan));
 }

@@ -3,25 +3,24 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says where it failed")]
 
+mod support;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command};
-use std::time::Duration;
+use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use support::{Owned, PATIENCE, TRAPLINE};
 
-const TRAPLINE: &str = env!("CARGO_BIN_EXE_trapline");
-/// How long an answer may take. Only a failure ever does.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of the image.
 const LEN: u64 = 1 << 20;
 
 /// A machine in QEMU's place, with a client for it and one for its monitor.
 struct Qemu {
-    child: Child,
+    child: Owned,
     folder: tempfile::TempDir,
     qtest: Lines,
     qmp: Lines,
@@ -61,7 +60,7 @@ impl Qemu {
              {arguments} -accel qtest"
         );
         let mut shell = Command::new("/bin/sh");
-        let child = shell.args(["-c", &command]).current_dir(folder.path()).spawn().unwrap();
+        let child = shell.args(["-c", &command]).current_dir(folder.path()).spawn().unwrap().into();
         let (qtest, qmp) = (accept(&qtest), accept(&qmp));
         let mut this = Self { child, folder, qtest, qmp, events: Vec::new() };
         assert_eq!(this.command("endianness"), "OK little");
@@ -140,19 +139,18 @@ impl Qemu {
     }
 }
 
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn listen(path: &Path) -> UnixListener {
     UnixListener::bind(path).unwrap()
 }
 
 fn accept(listener: &UnixListener) -> Lines {
-    Lines::new(listener.accept().unwrap().0)
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    support::until("the machine connects", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    Lines::new(accepted.unwrap().0)
 }
 
 const DISK: &str = "-M pc -device virtio-blk-pci,id=drv0,drive=drive0,addr=4.0 \
@@ -291,6 +289,26 @@ fn images_come_and_go_and_a_machine_can_rest() {
     let add = json!({ "execute": "blockdev-add", "arguments": node });
     assert_eq!(qemu.execute(add.clone()), json!({}));
     assert!(qemu.answer(add)["error"]["desc"].as_str().unwrap().starts_with("Duplicate"));
+    let file = json!({ "driver": "file", "filename": "image" });
+    for (node, desc) in [
+        (json!({ "driver": "raw" }), "Parameter 'file' is missing"),
+        (json!({ "driver": "raw", "file": "f" }), "Parameter 'file' expects an object"),
+        (json!({ "driver": 1 }), "Parameter 'driver' expects a string"),
+        (json!({ "driver": "vdi", "file": file }), "Unknown driver 'vdi'"),
+        (
+            json!({ "driver": "raw", "file": file, "read-only": "on" }),
+            "Parameter 'read-only' expects a boolean",
+        ),
+        (
+            json!({ "driver": "raw", "file": file, "cache": { "direct": 1 } }),
+            "Parameter 'direct' expects a boolean",
+        ),
+    ] {
+        let mut node = node;
+        node["node-name"] = json!("m");
+        let add = json!({ "execute": "blockdev-add", "arguments": node });
+        assert_eq!(qemu.answer(add)["error"]["desc"], desc);
+    }
     let device = json!({ "driver": "virtio-blk-pci", "drive": "n", "addr": "5" });
     qemu.execute(json!({ "execute": "device_add", "arguments": device }));
     let del = json!({ "execute": "blockdev-del", "arguments": { "node-name": "n" } });

@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use trapline_testkit::realmode::Asm;
 
-use super::{PATIENCE, Pty, Running, TRAPLINE, shell_status};
+use super::{Owned, PATIENCE, Pty, Running, TRAPLINE, shell_status};
 
 /// A command in a directory of its own: `trapline run` with what the guest starts from.
 pub struct Guest {
@@ -76,9 +76,9 @@ impl Guest {
     }
 
     /// Starts it without a terminal, for [`finish`].
-    pub fn start(&self) -> Child {
+    pub fn start(&self) -> Owned {
         let mut command = self.command();
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap().into()
     }
 
     /// Runs it to its end without a terminal.
@@ -116,7 +116,8 @@ pub fn run(program: &Asm, options: &[&str]) -> Ended {
 }
 
 /// Waits for the end of a child whose outputs, as far as they are pipes, nobody reads yet.
-pub fn finish(mut child: Child) -> Ended {
+pub fn finish(child: impl Into<Owned>) -> Ended {
+    let mut child = child.into();
     let out = child.stdout.take().map(read_all);
     let err = child.stderr.take().map(read_all);
     let start = Instant::now();

@@ -10,10 +10,12 @@ pub mod flat;
 pub mod guest;
 
 use std::io::{Read, Write};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -42,6 +44,86 @@ pub fn command(program: impl Into<PathBuf>) -> Command {
     let mut command = Command::new("env");
     command.arg("--default-signal").arg(program.into());
     command
+}
+
+/// A process that is killed when dropped, so that a test that fails leaves none behind.
+#[derive(Debug)]
+pub struct Owned(Child);
+
+impl From<Child> for Owned {
+    fn from(child: Child) -> Self {
+        Self(child)
+    }
+}
+
+impl Deref for Owned {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Owned {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// All processes that come of a command, also those that have left its session or lost their parent:
+/// they have a mark of its own in their environment.
+struct Family(String);
+
+impl Family {
+    /// The variable with the mark.
+    const MARK: &str = "TRAPLINE_TEST_FAMILY";
+
+    /// Marks what `command` is going to start.
+    fn mark(command: &mut Command) -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("{}.{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
+        command.env(Self::MARK, &mark);
+        Self(mark)
+    }
+
+    /// Those that are there. A zombie has no environment any more.
+    fn members(&self) -> Vec<Pid> {
+        let mark = format!("{}={}", Self::MARK, self.0);
+        let is_ours = |pid: &Pid| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        };
+        processes().filter(is_ours).collect()
+    }
+
+    /// Kills them, until none is left that could start another.
+    fn kill(&self) {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            let members = self.members();
+            if members.is_empty() {
+                return;
+            }
+            for pid in members {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// All processes of the host that can be seen.
+pub fn processes() -> impl Iterator<Item = Pid> {
+    let entries = std::fs::read_dir("/proc").unwrap();
+    let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    entries.filter_map(move |entry| Pid::from_raw(number(entry.ok()?)?))
 }
 
 /// What can be compared of a terminal's settings.
@@ -121,7 +203,7 @@ impl Pty {
         command.arg("--ctty").arg("--").arg(program.into()).args(args);
         command.stdin(self.stdio()).stdout(self.stdio()).stderr(self.stdio());
         change(&mut command);
-        Running { pty: self, child: command.spawn().unwrap(), screen: Vec::new() }
+        Running::start(self, command)
     }
 
     /// Starts `program` with `stdin` as its standard input and the terminal as its standard output
@@ -134,18 +216,28 @@ impl Pty {
     ) -> Running<'_> {
         let mut command = command(program);
         command.args(args).stdin(stdin).stdout(self.stdio()).stderr(self.stdio());
-        Running { pty: self, child: command.spawn().unwrap(), screen: Vec::new() }
+        Running::start(self, command)
     }
 }
 
-/// A program that runs in a [`Pty`]. Killed when dropped.
+/// A program that runs in a [`Pty`]. Killed when dropped, with all that it has started, unless it was
+/// waited for.
 pub struct Running<'a> {
     pty: &'a Pty,
-    child: Child,
+    child: Owned,
+    family: Family,
+    /// It has ended by itself: what it has left running is meant to be.
+    ended: bool,
     screen: Vec<u8>,
 }
 
-impl Running<'_> {
+impl<'a> Running<'a> {
+    fn start(pty: &'a Pty, mut command: Command) -> Self {
+        let family = Family::mark(&mut command);
+        let child = command.spawn().unwrap().into();
+        Self { pty, child, family, ended: false, screen: Vec::new() }
+    }
+
     /// Types.
     pub fn send(&mut self, keys: &[u8]) {
         (&self.pty.user).write_all(keys).unwrap();
@@ -207,6 +299,7 @@ impl Running<'_> {
             self.read(Duration::from_millis(5));
         };
         while self.read(Duration::ZERO) {}
+        self.ended = true;
         (status, self.screen())
     }
 
@@ -231,8 +324,9 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if !self.ended || std::thread::panicking() {
+            self.family.kill();
+        }
     }
 }
 
