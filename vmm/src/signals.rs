@@ -1,6 +1,7 @@
-//! Signals while a guest runs: those that end a process end the guest in order, and stopping and
-//! going on carry the terminal's settings along; the guest's console follows the terminal's size. A signal that was ignored when the process started,
-//! as `nohup` and a shell without job control arrange it, stays ignored.
+//! Signals while a guest runs: those that end a process end the guest in order, stopping and going
+//! on carry the terminal's settings along, and the guest's console follows the terminal's size. A
+//! signal that was ignored when the process started, as `nohup` and a shell without job control
+//! arrange it, stays ignored.
 
 use std::io;
 use std::sync::Arc;

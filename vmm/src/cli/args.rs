@@ -22,6 +22,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) display: DisplayArgs,
     #[command(flatten)]
+    pub(super) virtio: VirtioArgs,
+    #[command(flatten)]
     pub(super) devices: DeviceArgs,
     #[command(flatten)]
     pub(super) debug: DebugArgs,
@@ -134,8 +136,8 @@ pub(super) struct DisplayArgs {
 }
 
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Devices that do not exist yet (refused by name)")]
-pub(super) struct DeviceArgs {
+#[command(next_help_heading = "virtio options")]
+pub(super) struct VirtioArgs {
     /// Port of the virtio console device besides the console, by its name: into a file, on a pseudo
     /// terminal (with a symbolic link to it), or on a socket for a client to connect to
     #[arg(
@@ -151,6 +153,21 @@ pub(super) struct DeviceArgs {
         default_missing_value = "0"
     )]
     pub(super) balloon: Option<String>,
+    /// virtio random number generator
+    #[arg(long)]
+    pub(super) rng: bool,
+    /// Older version of the virtio transport: pci-legacy for pci, mmio-legacy for mmio
+    #[arg(long)]
+    pub(super) virtio_legacy: bool,
+    /// virtio transport: pci, pci-legacy, pci-transitional, mmio or mmio-legacy; with DEVICE=, of one
+    /// device (disk0, rng) [default: pci]
+    #[arg(long, value_name = "TRANSPORT[,DEVICE=TRANSPORT...]")]
+    pub(super) virtio_transport: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Devices that do not exist yet (refused by name)")]
+pub(super) struct DeviceArgs {
     /// Display in a GTK window
     #[arg(long)]
     pub(super) gtk: bool,
@@ -160,9 +177,6 @@ pub(super) struct DeviceArgs {
     /// VESA video mode
     #[arg(long, value_name = "N")]
     pub(super) vidmode: Option<String>,
-    /// virtio random number generator
-    #[arg(long)]
-    pub(super) rng: bool,
     /// Host directory shared over 9p
     #[arg(long = "9p", value_name = "DIR,TAG", action = ArgAction::Append)]
     pub(super) plan9: Vec<String>,
@@ -175,13 +189,6 @@ pub(super) struct DeviceArgs {
     /// Script to run in a guest made of the host's files
     #[arg(long, value_name = "SCRIPT")]
     pub(super) sandbox: Option<PathBuf>,
-    /// Older version of the virtio transport: pci-legacy for pci, mmio-legacy for mmio
-    #[arg(long)]
-    pub(super) virtio_legacy: bool,
-    /// virtio transport: pci, pci-legacy, pci-transitional, mmio or mmio-legacy; with DEVICE=, of one
-    /// device (disk0, rng) [default: pci]
-    #[arg(long, value_name = "TRANSPORT[,DEVICE=TRANSPORT...]")]
-    pub(super) virtio_transport: Option<String>,
     /// Host PCI device to hand to the guest
     #[arg(long, value_name = "[DOMAIN:]BUS:DEV.FN", action = ArgAction::Append)]
     pub(super) vfio_pci: Vec<String>,

@@ -29,6 +29,8 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
+use crate::console::KEYS;
+
 pub use fw_cfg::FwCfgFile;
 pub use host::Host;
 pub use options::{Boot, LogLevel, RunOptions};
@@ -71,13 +73,6 @@ usage: trapline COMMAND [ARGS]
 
  See 'trapline help COMMAND' for more information on a specific command.
 ";
-
-const RUN_AFTER_HELP: &str = "While the guest runs:
-  Ctrl-a x  end the guest
-  Ctrl-a b  send a break: Linux takes the next key as SysRq
-  Ctrl-a s  show what it has accessed so far
-  Ctrl-a h  show these keys
-  Ctrl-a a  send Ctrl-a to the guest (also Ctrl-a Ctrl-a)";
 
 /// Understands the process's arguments, the first of which is its own name.
 ///
@@ -127,13 +122,13 @@ fn command(host: &Host) -> Command {
     let run = Command::new("run")
         .about("Run a guest")
         .override_usage("trapline run [OPTIONS] [KERNEL]")
-        .after_help(RUN_AFTER_HELP)
+        .after_help(format!("While the guest runs:{}", KEYS.trim_end()))
         // As in kvmtool, options may be shortened and the last of several wins.
         .infer_long_args(true)
         .args_override_self(true);
     let qtest = Command::new("qtest")
         .about("Serve a machine without a CPU to a client of QEMU's qtest protocol")
-        .override_usage("trapline qtest [OPTIONS] --socket ADDRESS | --stdio");
+        .override_usage("trapline qtest [OPTIONS] --socket ADDRESS | --stdio | --qemu ARGUMENT...");
     let all = Command::new("trapline")
         .version(env!("CARGO_PKG_VERSION"))
         .help_template(StyledStr::from(HELP))

@@ -160,15 +160,15 @@ impl RunOptions {
             exit_port: args.trapline.exit_port,
             testdev: args.trapline.testdev,
             console: console(args.basic.console.as_deref()),
-            ports: ports(&args.devices.virtio_port)?,
+            ports: ports(&args.virtio.virtio_port)?,
             balloon: args
-                .devices
+                .virtio
                 .balloon
                 .as_deref()
                 .map(|text| balloon(text, mem_bytes))
                 .transpose()?,
-            virtio: virtio::transports(&args.devices)?,
-            rng: args.devices.rng,
+            virtio: virtio::transports(&args.virtio)?,
+            rng: args.virtio.rng,
             edu: args.trapline.edu.as_deref().map_or(Ok(0), edu)?,
             fw_cfg: args
                 .trapline

@@ -1,3 +1,4 @@
+mod help;
 mod virtio;
 
 use std::path::PathBuf;
@@ -470,36 +471,6 @@ fn options_without_a_device_are_refused_by_name() {
         refusal("run --vsock 3"),
         "--vsock: the virtio-vsock device does not exist yet in this version"
     );
-}
-
-#[test]
-fn help_is_what_test_suites_and_people_look_for() {
-    for args in ["", "--help", "-h", "help"] {
-        let text = text(args);
-        assert!(text.contains("The most commonly used trapline commands are:"), "{text}");
-        assert!(text.contains("  run "), "{text}");
-        assert!(text.contains("  sandbox "), "{text}");
-    }
-    for args in ["run --help", "help run", "run -h"] {
-        let text = text(args);
-        for heading in
-            ["Basic options:", "Kernel options:", "Networking options:", "Debug options:"]
-        {
-            assert!(text.contains(heading), "{heading} in {text}");
-        }
-        assert!(text.contains("Ctrl-a x"), "{text}");
-    }
-}
-
-#[test]
-fn every_option_has_help() {
-    let all = command(&HOST);
-    let run = all.find_subcommand("run").unwrap();
-    for arg in run.get_arguments() {
-        assert!(arg.get_help().is_some(), "{}", arg.get_id());
-    }
-    command(&HOST).debug_assert();
-    command(&ARM64).debug_assert();
 }
 
 #[test]

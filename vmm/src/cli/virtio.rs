@@ -3,10 +3,10 @@
 use anyhow::{Context, ensure};
 use trapline_machine::{VirtioTransport, VirtioTransports};
 
-use super::args::DeviceArgs;
+use super::args::VirtioArgs;
 
 /// As the user wants it. `--virtio-legacy` is the older version of whatever transport it is.
-pub(super) fn transports(args: &DeviceArgs) -> anyhow::Result<VirtioTransports> {
+pub(super) fn transports(args: &VirtioArgs) -> anyhow::Result<VirtioTransports> {
     let mut transports = parse(args.virtio_transport.as_deref().unwrap_or("pci"))?;
     if args.virtio_legacy {
         transports.others = transports.others.legacy();

@@ -4,7 +4,7 @@
 pub(super) const ESCAPE: u8 = 0x01;
 
 /// The text of Ctrl-a h.
-pub(super) const HELP: &str = "
+pub(crate) const KEYS: &str = "
   Ctrl-a x  end the guest
   Ctrl-a b  send a break: Linux takes the next key as SysRq
   Ctrl-a p  pause the guest, or let it go on

@@ -1,4 +1,4 @@
-//! The console's reader thread: from standard input to the guest's serial port.
+//! The console's reader thread: from standard input to the guest's console device.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -93,7 +93,7 @@ fn hand_over(console: &Console, sent: &mut Vec<u8>) {
 
 fn obey(console: &Console, command: Key) {
     match command {
-        Key::Help => console.message(escape::HELP),
+        Key::Help => console.message(escape::KEYS),
         Key::Quit => console.requests.make(Request::Quit),
         // The key is shorter than what was typed for it, so there is room.
         Key::Break => match console.break_key {

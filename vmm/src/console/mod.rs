@@ -1,13 +1,15 @@
-//! The guest's console, its first serial port or a virtio console, on the process's standard input and output.
+//! The guest's console, its first serial port or a virtio console, on the process's standard input
+//! and output.
 //!
 //! ```text
-//!  serial port ─ transmit ─► OutQueue, 64 KiB ─► writer thread ─► stdout
+//!       device ─ transmit ─► OutQueue, 64 KiB ─► writer thread ─► stdout
 //!      ▲  └───── receive ──◄ InQueue,  64 KiB ◄─ reader thread ◄─ stdin
 //!      └───────── poll ───── both threads            └─► Ctrl-a commands ─► Requests
 //! ```
 //!
 //! A vCPU never waits for the terminal: when nobody reads what the guest prints, the serial port's
-//! transmitter stays busy, as with flow control on a real line, and nothing is lost. When the
+//! transmitter stays busy, as with flow control on a real line, or the virtio console's buffers stay
+//! with it, and nothing is lost. When the
 //! guest does not read what is typed, standard input is left alone until it does; Ctrl-a commands
 //! behind 64 KiB of unread input wait with it.
 
@@ -31,6 +33,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use trapline_device::{CharBackend, CharDevice};
 
 use crate::request::Requests;
+pub(crate) use escape::KEYS;
 use queue::{InQueue, OutQueue};
 
 /// Bytes the guest can be ahead of the terminal.
@@ -42,7 +45,7 @@ const IN_ROOM: usize = 64 << 10;
 /// This much output is written at once, without waiting for more to go with it.
 const LARGE: usize = 16 << 10;
 
-/// The console. Made before the machine, as its serial port's back end; its threads start later,
+/// The console. Made before the machine, as its console device's back end; its threads start later,
 /// when [`Console::start`] gives it a terminal.
 pub struct Console {
     output: Mutex<Output>,

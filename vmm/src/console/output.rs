@@ -1,4 +1,4 @@
-//! The console's writer thread: from the guest's serial port to standard output.
+//! The console's writer thread: from the guest's console device to standard output.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
