@@ -10,10 +10,8 @@
 //! their turn, so that what they do is between two commands.
 
 use std::io::{self, Read};
-use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -22,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use trapline_device::{NullBackend, PowerEvent};
 use trapline_machine::qtest::{Config, Machine};
 use trapline_qtest::qmp::Monitor;
-use trapline_qtest::{Address, End, Session, Way, serve};
+use trapline_qtest::{Door, End, Session, Way};
 
 use crate::cli::{FwCfgFile, QtestOptions};
 use crate::monitor::Console;
@@ -42,12 +40,7 @@ pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
     }
     let ended = options.as_qemu.is_some().then(told_to_end).transpose()?;
     let mut session = Session::new(&machine);
-    let end = if options.qmp.is_empty() && ended.is_none() {
-        alone(&mut session, options)
-    } else {
-        with_monitors(&mut session, options, &console, ended)
-    }?;
-    Ok(match end {
+    Ok(match serve(&mut session, options, &console, ended)? {
         End::Machine(PowerEvent::Exit(status)) => ExitCode::from(status),
         End::Machine(PowerEvent::Off | PowerEvent::Reset) | End::Closed => ExitCode::SUCCESS,
     })
@@ -76,19 +69,6 @@ fn machine(options: &QtestOptions) -> anyhow::Result<Machine> {
     })?)
 }
 
-/// Serves one client after the other, with no monitor.
-fn alone(session: &mut Session<'_, Machine>, options: &QtestOptions) -> anyhow::Result<End> {
-    match &options.way {
-        None => session
-            .run(Patient(rustix::stdio::stdin()), Patient(rustix::stdio::stdout()))
-            .context("cannot talk to standard input and output"),
-        Some(way) => {
-            let ready = |address: &Address| tracing::info!("waiting for a client on {address}");
-            serve(session, way, ready).with_context(|| refused(way))
-        }
-    }
-}
-
 fn refused(way: &Way) -> String {
     match way {
         Way::Listen(address) => format!("cannot listen on {address}"),
@@ -107,111 +87,55 @@ fn told_to_end() -> anyhow::Result<UnixStream> {
     Ok(ours)
 }
 
-/// Serves clients of the machine while others have monitors.
-fn with_monitors(
+/// Serves one client after the other, and whoever has a monitor meanwhile.
+fn serve(
     session: &mut Session<'_, Machine>,
     options: &QtestOptions,
     console: &Console<'_>,
     ended: Option<UnixStream>,
 ) -> anyhow::Result<End> {
     // Whoever started us may wait for the first of these connections before it takes the others.
-    let door = options.way.as_ref().map(|way| Door::open(way).with_context(|| refused(way)));
-    let door = door.transpose()?;
+    let door = options.way.as_ref().map(|way| open(way, "a client")).transpose()?;
     let mut monitors = Monitors { console, ended, doors: Vec::new(), clients: Vec::new() };
     for way in &options.qmp {
-        let door = Door::open(way).with_context(|| refused(way))?;
-        if let Way::Listen(address) = way {
-            tracing::info!("waiting for a monitor's client on {address}");
-        }
-        monitors.add(door).with_context(|| refused(way))?;
+        let door = open(way, "a monitor's client")?;
+        monitors.add(door, way).with_context(|| refused(way))?;
     }
-    let lost = "cannot talk to the client";
-    match door {
-        None => {
-            let input = Guarded { input: Some(stdin()?), monitors: &mut monitors };
-            session.run(input, Patient(rustix::stdio::stdout())).context(lost)
+    let Some((door, way)) = door.zip(options.way.as_ref()) else {
+        let input = Guarded { input: Some(stdin()?), monitors: &mut monitors };
+        let ended = session.run(input, Patient(rustix::stdio::stdout()));
+        return ended.context("cannot talk to standard input and output");
+    };
+    while let Some(stream) = monitors.next_client(&door).with_context(|| refused(way))? {
+        match (run_client(session, stream, &mut monitors), way) {
+            (Ok(end @ End::Machine(_)), _) => return Ok(end),
+            (served, Way::Connect(_)) => return served.with_context(|| refused(way)),
+            // What ails a client ends only it.
+            (_, Way::Listen(_)) => {}
         }
-        Some(Door::Connected(ref stream)) => {
-            let stream = stream.try_clone().context(lost)?;
-            let output = Patient(stream.try_clone().context(lost)?);
-            let input = Guarded { input: Some(stream), monitors: &mut monitors };
-            session.run(input, output).context(lost)
-        }
-        Some(door) => loop {
-            let Some(stream) = monitors.next_client(&door).context(lost)? else {
-                return Ok(End::Closed);
-            };
-            let output = Patient(stream.try_clone().context(lost)?);
-            let input = Guarded { input: Some(stream), monitors: &mut monitors };
-            if let end @ End::Machine(_) = session.run(input, output).context(lost)? {
-                return Ok(end);
-            }
-            if monitors.is_over() {
-                return Ok(End::Closed);
-            }
-        },
     }
+    Ok(End::Closed)
+}
+
+fn run_client(
+    session: &mut Session<'_, Machine>,
+    stream: OwnedFd,
+    monitors: &mut Monitors<'_, '_>,
+) -> io::Result<End> {
+    let output = Patient(stream.try_clone()?);
+    session.run(Guarded { input: Some(stream), monitors }, output)
+}
+
+fn open(way: &Way, client: &str) -> anyhow::Result<Door> {
+    let door = Door::open(way).with_context(|| refused(way))?;
+    if let Some(address) = door.address().with_context(|| refused(way))? {
+        tracing::info!("waiting for {client} on {address}");
+    }
+    Ok(door)
 }
 
 fn stdin() -> anyhow::Result<OwnedFd> {
     rustix::stdio::stdin().try_clone_to_owned().context("cannot talk to standard input")
-}
-
-/// Where somebody comes from.
-enum Door {
-    /// A socket with a name, which goes with it.
-    Unix(UnixListener, PathBuf),
-    Tcp(TcpListener),
-    /// They are there.
-    Connected(OwnedFd),
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
-            // Nobody can be told, and the next to listen there replaces it.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-impl Door {
-    fn open(way: &Way) -> io::Result<Self> {
-        Ok(match way {
-            Way::Connect(Address::Unix(path)) => Self::Connected(UnixStream::connect(path)?.into()),
-            Way::Connect(Address::Tcp(address)) => {
-                Self::Connected(TcpStream::connect(address)?.into())
-            }
-            Way::Listen(Address::Unix(path)) => {
-                trapline_qtest::remove_stale(path)?;
-                Self::Unix(UnixListener::bind(path)?, path.clone())
-            }
-            Way::Listen(Address::Tcp(address)) => Self::Tcp(TcpListener::bind(address)?),
-        })
-    }
-
-    /// Who has come.
-    fn accept(&self) -> io::Result<OwnedFd> {
-        match self {
-            Self::Unix(listener, _) => Ok(listener.accept()?.0.into()),
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nodelay(true)?;
-                Ok(stream.into())
-            }
-            Self::Connected(stream) => stream.try_clone(),
-        }
-    }
-}
-
-impl AsFd for Door {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Unix(listener, _) => listener.as_fd(),
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Connected(stream) => stream.as_fd(),
-        }
-    }
 }
 
 /// Those who have a monitor.
@@ -232,12 +156,11 @@ enum Turn {
 }
 
 impl Monitors<'_, '_> {
-    fn add(&mut self, door: Door) -> io::Result<()> {
-        if let Door::Connected(_) = door {
-            self.greet(door.accept()?);
-            return Ok(());
+    fn add(&mut self, door: Door, way: &Way) -> io::Result<()> {
+        match way {
+            Way::Listen(_) => self.doors.push(door),
+            Way::Connect(_) => door.accept()?.into_iter().for_each(|stream| self.greet(stream)),
         }
-        self.doors.push(door);
         Ok(())
     }
 
@@ -286,7 +209,7 @@ impl Monitors<'_, '_> {
     fn let_in(&mut self, ready: &[bool]) {
         let come = self.doors.iter().zip(ready).filter(|(_, ready)| **ready);
         // Who went while waiting has no need of a monitor.
-        let come: Vec<OwnedFd> = come.filter_map(|(door, _)| door.accept().ok()).collect();
+        let come: Vec<_> = come.filter_map(|(door, _)| door.accept().ok().flatten()).collect();
         come.into_iter().for_each(|stream| self.greet(stream));
     }
 
@@ -318,9 +241,14 @@ impl Monitors<'_, '_> {
 
     /// The next client of the machine, unless it is over.
     fn next_client(&mut self, door: &Door) -> io::Result<Option<OwnedFd>> {
-        match self.wait(door.as_fd())? {
-            Turn::Other => door.accept().map(Some),
-            Turn::Over => Ok(None),
+        loop {
+            match self.wait(door.as_fd())? {
+                Turn::Over => return Ok(None),
+                Turn::Other => match door.accept()? {
+                    None => {}
+                    client => return Ok(client),
+                },
+            }
         }
     }
 }

@@ -5,11 +5,12 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -425,4 +426,55 @@ fn a_balloon_is_blown_up_and_tells_of_what_is_in_it() {
     assert_eq!(qemu.command("outl 0xae08 0x10"), "OK");
     qemu.event("DEVICE_DELETED");
     assert_eq!(qemu.answer(query)["error"]["class"], "DeviceNotActive");
+}
+
+/// Starts `trapline qtest` with these arguments and what there is to read of what it says.
+fn qtest(arguments: &[&str]) -> (Owned, BufReader<impl Read + use<>>) {
+    let mut command = Command::new(TRAPLINE);
+    command.arg("qtest").args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut child = Owned::from(command.spawn().unwrap());
+    let said = BufReader::new(child.stderr.take().unwrap());
+    (child, said)
+}
+
+/// One client after the other has the machine, whether or not somebody has a monitor.
+#[test]
+fn a_client_that_goes_is_followed_by_the_next_who_finds_the_machine_as_it_was() {
+    for with_monitor in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let qmp = format!("unix:{}", folder.path().join("qmp").display());
+        let mut arguments = vec!["--socket", "tcp:127.0.0.1:0"];
+        if with_monitor {
+            arguments.extend(["--qmp", &qmp]);
+        }
+        let (mut child, mut said) = qtest(&arguments);
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let address = line.trim_end().rsplit_once("tcp:").unwrap_or_else(|| panic!("{line}")).1;
+        let connect = || {
+            let stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream
+        };
+        let answer = |stream: &mut TcpStream| {
+            let mut answer = String::new();
+            BufReader::new(stream).read_line(&mut answer).unwrap();
+            answer
+        };
+        let mut first = connect();
+        first.write_all(b"writel 0x1000 0x12345678\n").unwrap();
+        assert_eq!(answer(&mut first), "OK\n");
+        // What it is told is unread when it goes, so the machine's next word to it is refused.
+        first.write_all(b"readl 0x1000\nreadl 0x1000\n").unwrap();
+        drop(first);
+        let mut second = connect();
+        second.write_all(b"readl 0x1000\n").unwrap();
+        assert_eq!(answer(&mut second), "OK 0x0000000012345678\n");
+        if with_monitor {
+            let mut monitor = Lines::new(UnixStream::connect(folder.path().join("qmp")).unwrap());
+            assert!(monitor.line().contains("QMP"));
+            monitor.send(r#"{"execute":"qmp_capabilities"}{"execute":"quit"}"#);
+            assert_eq!(child.wait().unwrap().code(), Some(0));
+        }
+    }
 }

@@ -13,7 +13,7 @@
 //! is made of.
 //!
 //! [`parse()`] is pure. A [`Session`] answers one client over anything that reads and writes;
-//! [`serve`] finds the clients. Time stands still but for `clock_step` and `clock_set`
+//! a [`Door`] is where clients come from. Time stands still but for `clock_step` and `clock_set`
 //! ([`VirtualClock`]), so that a session's answers depend on its commands alone.
 
 #![forbid(unsafe_code)]
@@ -27,7 +27,7 @@ mod server;
 mod wires;
 
 pub use clock::{Advance, VirtualClock};
-pub use listen::{Address, BadAddress, Way, remove_stale, serve};
+pub use listen::{Address, BadAddress, Door, Way};
 pub use parse::{Command, DATA_MAX, Encoding, FILL_MAX, Refusal, parse};
 pub use server::{End, Session, Target};
 pub use wires::{Pin, Side, Wires};

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::server::{End, Session, Target, has_gone};
+use crate::server::has_gone;
 
 /// A socket's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,95 +78,112 @@ pub enum Way {
     Connect(Address),
 }
 
-/// Lets clients drive `target`. Returns when the machine has ended, or when there is no next
-/// client to wait for. `ready` is called once a socket is there to be connected to.
-///
-/// # Errors
-/// A socket fails. A client that vanishes is no error.
-pub fn serve<T: Target>(
-    session: &mut Session<'_, T>,
-    way: &Way,
-    ready: impl FnOnce(&Address),
-) -> io::Result<End> {
-    match way {
-        Way::Connect(Address::Unix(path)) => {
-            let stream = UnixStream::connect(path)?;
-            session.run(&stream, &stream)
-        }
-        Way::Connect(Address::Tcp(addr)) => {
-            let stream = TcpStream::connect(addr)?;
-            stream.set_nodelay(true)?;
-            session.run(&stream, &stream)
-        }
-        Way::Listen(Address::Unix(path)) => {
-            let socket = BoundPath::new(path)?;
-            ready(&Address::Unix(path.clone()));
-            one_by_one(|| Ok(socket.listener.accept()?.0), |stream| session.run(&stream, &stream))
-        }
-        Way::Listen(Address::Tcp(addr)) => {
-            let listener = TcpListener::bind(addr)?;
-            ready(&Address::Tcp(listener.local_addr()?));
-            one_by_one(
-                || Ok(listener.accept()?.0),
-                |stream| {
-                    stream.set_nodelay(true)?;
-                    session.run(&stream, &stream)
-                },
-            )
+/// Where clients come from: a socket that is listened on, or one that is connected already.
+#[derive(Debug)]
+pub struct Door(Socket);
+
+#[derive(Debug)]
+enum Socket {
+    Unix(BoundPath),
+    Tcp(TcpListener),
+    Connected(OwnedFd),
+}
+
+/// A listening socket whose file goes when it does.
+#[derive(Debug)]
+struct BoundPath {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Door {
+    /// Listens or connects. A socket left behind by a process that has died is replaced; anything else
+    /// is not.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn open(way: &Way) -> io::Result<Self> {
+        Ok(Self(match way {
+            Way::Connect(Address::Unix(path)) => {
+                Socket::Connected(UnixStream::connect(path)?.into())
+            }
+            Way::Connect(Address::Tcp(addr)) => {
+                let stream = TcpStream::connect(addr)?;
+                stream.set_nodelay(true)?;
+                Socket::Connected(stream.into())
+            }
+            Way::Listen(Address::Unix(path)) => {
+                remove_stale(path)?;
+                let listener = UnixListener::bind(path)?;
+                Socket::Unix(BoundPath { listener, path: path.clone() })
+            }
+            Way::Listen(Address::Tcp(addr)) => Socket::Tcp(TcpListener::bind(addr)?),
+        }))
+    }
+
+    /// Where clients can come to, with the port that the host has chosen if none was named; `None` if
+    /// the only one is there.
+    ///
+    /// # Errors
+    /// The host does not know.
+    pub fn address(&self) -> io::Result<Option<Address>> {
+        Ok(match &self.0 {
+            Socket::Unix(bound) => Some(Address::Unix(bound.path.clone())),
+            Socket::Tcp(listener) => Some(Address::Tcp(listener.local_addr()?)),
+            Socket::Connected(_) => None,
+        })
+    }
+
+    /// Waits for the next client; the one that is there is always the next. `None` if it went while
+    /// it waited for its turn.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn accept(&self) -> io::Result<Option<OwnedFd>> {
+        unless_gone(match &self.0 {
+            Socket::Unix(bound) => bound.listener.accept().map(|(stream, _)| stream.into()),
+            Socket::Tcp(listener) => listener.accept().and_then(|(stream, _)| {
+                stream.set_nodelay(true)?;
+                Ok(stream.into())
+            }),
+            Socket::Connected(stream) => stream.try_clone(),
+        })
+    }
+}
+
+impl AsFd for Door {
+    /// Readable when a client has come, or when the one that is there says something.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            Socket::Unix(bound) => bound.listener.as_fd(),
+            Socket::Tcp(listener) => listener.as_fd(),
+            Socket::Connected(stream) => stream.as_fd(),
         }
     }
 }
 
-/// Serves clients until one of them ends the machine; what ails a client ends only it.
-fn one_by_one<S>(
-    accept: impl Fn() -> io::Result<S>,
-    mut serve: impl FnMut(S) -> io::Result<End>,
-) -> io::Result<End> {
-    loop {
-        let client = match accept() {
-            Ok(client) => client,
-            // It went while it waited for its turn.
-            Err(error) if has_gone(&error) => continue,
-            Err(error) => return Err(error),
-        };
-        if let Ok(end @ End::Machine(_)) = serve(client) {
-            return Ok(end);
-        }
+impl Drop for BoundPath {
+    fn drop(&mut self) {
+        // Nobody can be told, and the next to listen here replaces it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn unless_gone<T>(accepted: io::Result<T>) -> io::Result<Option<T>> {
+    match accepted {
+        Err(error) if has_gone(&error) => Ok(None),
+        accepted => accepted.map(Some),
     }
 }
 
 /// Removes a socket that a process has left behind; anything else stays.
-///
-/// # Errors
-/// The socket cannot be removed.
-pub fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
     let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
     if is_socket && UnixStream::connect(path).is_err_and(refused) {
         std::fs::remove_file(path)?;
     }
     Ok(())
-}
-
-/// A listening socket whose file goes when it does.
-struct BoundPath<'a> {
-    listener: UnixListener,
-    path: &'a Path,
-}
-
-impl<'a> BoundPath<'a> {
-    /// A socket left behind by a process that has died is replaced; anything else is not.
-    fn new(path: &'a Path) -> io::Result<Self> {
-        remove_stale(path)?;
-        Ok(Self { listener: UnixListener::bind(path)?, path })
-    }
-}
-
-impl Drop for BoundPath<'_> {
-    fn drop(&mut self) {
-        // Nobody can be told, and the next to listen here replaces it.
-        let _ = std::fs::remove_file(self.path);
-    }
 }
 
 #[cfg(test)]
@@ -193,20 +211,21 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_vanishes_is_no_reason_not_to_serve_the_next() {
-        use trapline_device::PowerEvent;
-        let aborted = || io::Error::from(io::ErrorKind::ConnectionAborted);
-        let mut clients = vec![
-            Ok(Ok(End::Machine(PowerEvent::Off))),
-            Ok(Err(io::Error::other("broken"))),
-            Err(aborted()),
-            Ok(Ok(End::Closed)),
-        ];
-        let accept = std::cell::RefCell::new(&mut clients);
-        let end = one_by_one(|| accept.borrow_mut().pop().unwrap(), |served| served);
-        assert_eq!(end.unwrap(), End::Machine(PowerEvent::Off));
-        let failing = || Err::<(), _>(io::Error::other("no descriptors"));
-        assert!(one_by_one(failing, |()| Ok(End::Closed)).is_err());
+    fn a_client_that_goes_before_its_turn_is_no_error_and_others_are() {
+        let aborted = io::Error::from(io::ErrorKind::ConnectionAborted);
+        assert!(unless_gone::<()>(Err(aborted)).unwrap().is_none());
+        assert!(unless_gone::<()>(Err(io::Error::other("no descriptors"))).is_err());
+        assert_eq!(unless_gone(Ok(1)).unwrap(), Some(1));
+    }
+
+    #[test]
+    fn the_address_has_the_port_that_the_host_has_chosen() {
+        let door = Door::open(&Way::Listen("tcp:127.0.0.1:0".parse().unwrap())).unwrap();
+        let Some(Address::Tcp(addr)) = door.address().unwrap() else { panic!("{door:?}") };
+        assert_ne!(addr.port(), 0);
+        let connected = Door::open(&Way::Connect(Address::Tcp(addr))).unwrap();
+        assert_eq!(connected.address().unwrap(), None);
+        assert!(door.accept().unwrap().is_some());
     }
 
     #[test]
@@ -214,12 +233,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         drop(UnixListener::bind(&path).unwrap());
-        let bound = BoundPath::new(&path).unwrap();
-        assert!(BoundPath::new(&path).is_err(), "somebody listens there");
-        drop(bound);
+        let way = Way::Listen(Address::Unix(path.clone()));
+        let door = Door::open(&way).unwrap();
+        assert!(Door::open(&way).is_err(), "somebody listens there");
+        drop(door);
         assert!(!path.exists());
         std::fs::write(&path, "precious").unwrap();
-        assert!(BoundPath::new(&path).is_err());
+        assert!(Door::open(&way).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 }
