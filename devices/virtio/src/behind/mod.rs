@@ -40,7 +40,20 @@ impl Deref for Behind {
 impl Behind {
     /// `device` behind these registers.
     pub(crate) fn new(registers: Registers, device: Arc<dyn VirtioDevice>) -> Self {
+        Self::plugged(Machine::new(registers, RAM), device)
+    }
+
+    /// A device of the machine's memory behind these registers.
+    pub(crate) fn with<D: VirtioDevice + 'static>(
+        registers: Registers,
+        make: impl FnOnce(&GuestMem) -> Arc<D>,
+    ) -> (Self, Arc<D>) {
         let machine = Machine::new(registers, RAM);
+        let device = make(&machine.mem);
+        (Self::plugged(machine, device.clone()), device)
+    }
+
+    fn plugged(machine: Machine, device: Arc<dyn VirtioDevice>) -> Self {
         let Plugged { line, window } = machine.plug(Place::FIRST, "virtio0", device);
         Self { machine, line, window }
     }

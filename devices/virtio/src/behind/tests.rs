@@ -3,11 +3,13 @@
 
 use trapline_block::{Disk, DiskOptions, Format};
 use trapline_device::{Clock, Size};
-use trapline_testkit::TestClock;
 use trapline_testkit::virtio::{Part, status};
+use trapline_testkit::{TestClock, TestTerminal};
 
 use super::*;
+use crate::balloon::Balloon;
 use crate::blk::{Background, Blk};
+use crate::console::{self, Console, PortSetup};
 use crate::features::{ANY_LAYOUT, OF_QUEUES, RING_RESET, VERSION_1};
 use crate::rng::{Entropy, Rng};
 use crate::toy::{Call, DEPENDENT, FEATURE, SIZES, Toy};
@@ -239,6 +241,84 @@ fn entropy_comes() {
         assert_eq!(ring.take_used().map(|(_, written)| written), Some(8), "{registers:?}");
         assert_eq!(machine.bytes(BUFFER, 6), [1, 1, 1, 1, 1, 0]);
         assert_eq!(driver.transport.take_interrupts(), 1);
+    }
+}
+
+#[test]
+fn characters_go_both_ways_and_the_terminals_size_is_told_at_the_start() {
+    for registers in Registers::ALL {
+        let (terminal, clock) = (TestTerminal::default(), Arc::new(TestClock::default()));
+        let backend = Arc::new(terminal.clone());
+        let setup = PortSetup { name: None, is_console: true, backend };
+        let console = Console::new(Some(setup), Vec::new(), clock);
+        let machine = Behind::new(registers, console.clone());
+        let driver = machine.driver();
+        let mut rings = [0, 1].map(|queue| machine.ring(&driver, queue));
+        console.resize(console::Size { columns: 80, rows: 25 });
+        assert!(!machine.line.level(), "{registers:?}");
+        driver.start(u64::MAX, &[&rings[0], &rings[1]]);
+        machine.settle();
+        let size = || driver.transport.config_read(0, Size::Dword) & 0xffff_ffff;
+        let told = (true, changed_status(registers));
+        assert_eq!((machine.line.level(), driver.transport.take_interrupts()), told);
+        assert_eq!(size(), 25 << 16 | 80);
+        rings.iter_mut().for_each(|ring| ring.set_used_event(0));
+        machine.mem.write(BUFFER, b"hello").unwrap();
+        let head = rings[1].add(&[Part::Read(BUFFER, 5)]);
+        driver.transport.notify(1);
+        machine.settle();
+        assert_eq!(rings[1].take_used(), Some((head.into(), 0)), "{registers:?}");
+        assert_eq!((terminal.screen(), driver.transport.take_interrupts()), (b"hello".to_vec(), 1));
+        let head = rings[0].add(&[Part::Write(BUFFER, 8)]);
+        driver.transport.notify(0);
+        terminal.type_in(b"abc");
+        console.port(0).poll();
+        machine.settle();
+        assert_eq!(rings[0].take_used(), Some((head.into(), 3)), "{registers:?}");
+        assert_eq!(machine.bytes(BUFFER, 5), *b"abclo");
+        assert_eq!(driver.transport.take_interrupts(), 1);
+        console.resize(console::Size { columns: 132, rows: 50 });
+        assert_eq!((machine.line.level(), driver.transport.take_interrupts()), told);
+        assert_eq!(size(), 50 << 16 | 132);
+    }
+}
+
+#[test]
+fn pages_go_into_the_balloon_and_both_sides_say_how_many() {
+    for registers in Registers::ALL {
+        let clock = Arc::new(TestClock::default());
+        let (machine, balloon) =
+            Behind::with(registers, |mem| Balloon::new(mem.clone(), 0x3000, clock));
+        let driver = machine.driver();
+        let mut rings = [0, 1, 2, 3].map(|queue| machine.ring(&driver, queue));
+        driver.start(u64::MAX, &rings.each_ref());
+        machine.settle();
+        let wanted = || driver.transport.config_read(0, Size::Dword) & 0xffff_ffff;
+        assert_eq!(wanted(), 3, "{registers:?}");
+        let full = |page: u64| machine.bytes(page * 0x1000, 1) == [0xaa];
+        let mut ask = |queue: u16, parts: &[Part]| {
+            rings[usize::from(queue)].add(parts);
+            driver.transport.notify(queue);
+            machine.settle();
+            rings[usize::from(queue)].take_used().is_some()
+        };
+        (0x300..0x303).for_each(|page| machine.mem.write(page * 0x1000, &[0xaa]).unwrap());
+        machine.mem.write(BUFFER, &0x300_u32.to_le_bytes()).unwrap();
+        assert!(ask(0, &[Part::Read(BUFFER, 4)]) && ask(1, &[Part::Read(BUFFER, 4)]));
+        assert!(ask(3, &[Part::Write(0x30_1000, 0x1000)]), "reported as free");
+        assert_eq!([0x300, 0x301, 0x302].map(full), [false, false, true], "{registers:?}");
+        driver.transport.config_write(4, Size::Dword, 2);
+        assert_eq!(balloon.held(), 0x2000);
+        machine.mem.write(BUFFER, &[4, 0, 7, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        assert!(!ask(2, &[Part::Read(BUFFER, 10)]), "it waits");
+        assert_eq!(balloon.statistics().unwrap().values[4], Some(7));
+        driver.transport.take_interrupts();
+        balloon.set_held(0x5000);
+        assert_eq!(
+            (machine.line.level(), driver.transport.take_interrupts()),
+            (true, changed_status(registers))
+        );
+        assert_eq!(wanted(), 5);
     }
 }
 

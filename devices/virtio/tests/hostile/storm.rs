@@ -5,7 +5,7 @@ use trapline_device::Size;
 use trapline_testkit::virtio::{DESC_INDIRECT, Descriptor};
 
 use crate::machine::Registers;
-use crate::victims::{BUFFERS, Kind, RAM, Scene, VICTIM};
+use crate::victims::{BUFFERS, Kind, PLACES, RAM, Scene, VICTIM};
 
 /// The most actions of one storm.
 const ACTIONS: usize = 512;
@@ -31,7 +31,7 @@ fn act(scene: &mut Scene, features: u64, action: [u8; 8]) {
     let queues = scene.rings.len();
     let queue = usize::from(queue) % queues;
     let number = u16::try_from(queue).unwrap_or(0);
-    match what % 11 {
+    match what % 13 {
         // Descriptors are the larger part of what there is to do wrong.
         0..3 => {
             let ring = &scene.rings[queue];
@@ -70,6 +70,8 @@ fn act(scene: &mut Scene, features: u64, action: [u8; 8]) {
             let _ = transport.config_read(u64::from(place % 64), Size::Dword);
         }
         8 => scene.clock.step_ns(u64::from(value) << 22),
+        11 => scene.add_port(usize::from(place) % PLACES),
+        12 => scene.remove_port(usize::from(place) % PLACES),
         9 if value & 7 == 0 => scene.start(features),
         9 => scene.machine.transport(VICTIM).set_status(value & 0xf),
         _ => {

@@ -29,6 +29,16 @@ pub(crate) const BUFFERS: u64 = 0x80_0000;
 /// What sane requests use.
 const SANE: u64 = 0xc0_0000;
 
+/// Places for ports that come and go, and those that have one.
+pub(crate) const PLACES: usize = 3;
+const PORTS: std::ops::Range<usize> = 0..2;
+
+/// A port of the console: the first is for people.
+fn port(terminal: &TestTerminal, number: usize) -> PortSetup {
+    let name = (number > 0).then(|| format!("port{number}"));
+    PortSetup { is_console: name.is_none(), name, backend: Arc::new(terminal.clone()) }
+}
+
 /// Bytes that are all the same.
 pub(crate) struct Constant;
 
@@ -45,17 +55,21 @@ pub(crate) enum Kind {
     Blk,
     Rng,
     Console,
+    /// A console whose ports go and come while its driver does what it does.
+    Ports,
     Balloon,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Blk, Self::Rng, Self::Console, Self::Balloon];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Blk, Self::Rng, Self::Console, Self::Ports, Self::Balloon];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Blk => "blk",
             Self::Rng => "rng",
             Self::Console => "console",
+            Self::Ports => "ports",
             Self::Balloon => "balloon",
         }
     }
@@ -65,6 +79,8 @@ impl Kind {
         match self {
             Self::Blk | Self::Rng => &[0],
             Self::Console => &[0, 1, 2, 3, 5],
+            // The last is that of a place without a port.
+            Self::Ports => &[2, 3, 5, 7],
             Self::Balloon => &[0, 1, 2, 3, 4],
         }
     }
@@ -73,7 +89,7 @@ impl Kind {
     pub(crate) fn keeps(self, queue: u16) -> bool {
         match self {
             Self::Blk | Self::Rng => false,
-            Self::Console => matches!(queue, 0 | 2),
+            Self::Console | Self::Ports => matches!(queue, 0 | 2),
             Self::Balloon => queue == 2,
         }
     }
@@ -88,6 +104,8 @@ pub(crate) struct Scene {
     /// Whether what was done may have written to the disk.
     pub(crate) disk_may_change: bool,
     terminal: TestTerminal,
+    /// The device whose ports go and come.
+    ports: Option<Arc<Console>>,
     _image: Option<tempfile::NamedTempFile>,
 }
 
@@ -95,7 +113,7 @@ impl Scene {
     /// A machine whose victim nobody has started.
     pub(crate) fn idle(registers: Registers, kind: Kind) -> Self {
         let terminal = TestTerminal::default();
-        let mut image = None;
+        let (mut image, mut ports) = (None, None);
         let (machine, clock) = (Machine::new(registers, RAM), TestClock::default());
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let device: Arc<dyn VirtioDevice> = match kind {
@@ -108,12 +126,12 @@ impl Scene {
             }
             Kind::Rng => Rng::new(Constant, shared),
             Kind::Console => {
-                let port = |name: Option<&str>| PortSetup {
-                    name: name.map(str::to_owned),
-                    is_console: name.is_none(),
-                    backend: Arc::new(terminal.clone()),
-                };
-                Console::new(Some(port(None)), vec![port(Some("port"))], shared)
+                Console::new(Some(port(&terminal, 0)), vec![port(&terminal, 1)], shared)
+            }
+            Kind::Ports => {
+                let console = Console::with_places(PLACES, shared);
+                ports = Some(console.clone());
+                console
             }
             Kind::Balloon => Balloon::new(machine.mem.clone(), 0x1000, shared),
         };
@@ -121,7 +139,10 @@ impl Scene {
         let bystander = Rng::new(Constant, Arc::new(clock.clone()));
         machine.plug(BYSTANDER, "bystander", bystander);
         let (rings, disk_may_change) = (Vec::new(), false);
-        Self { machine, clock, kind, rings, disk_may_change, terminal, _image: image }
+        let scene =
+            Self { machine, clock, kind, rings, disk_may_change, terminal, ports, _image: image };
+        PORTS.for_each(|number| scene.add_port(number));
+        scene
     }
 
     /// With the victim in use, with all of the features `wanted`, and something to do on each of its
@@ -129,7 +150,7 @@ impl Scene {
     pub(crate) fn new(registers: Registers, kind: Kind, wanted: u64) -> Self {
         let mut scene = Self::idle(registers, kind);
         scene.start(wanted);
-        if kind == Kind::Console {
+        if matches!(kind, Kind::Console | Kind::Ports) {
             // Its first port is open, there is more to tell it, and somebody types.
             scene.say(0);
             scene.rings[2].add(&[Part::Write(SANE, 8)]);
@@ -160,9 +181,28 @@ impl Scene {
         self.machine.bench.settle();
     }
 
-    /// Notifies the victim, and lets it work until it has nothing to do.
+    /// A port comes, if the victim's do and it is not there.
+    pub(crate) fn add_port(&self, number: usize) {
+        if let Some(console) = &self.ports {
+            let _there = console.add_port(Some(number), port(&self.terminal, number));
+        }
+    }
+
+    /// A port goes, if the victim's do and it is there.
+    pub(crate) fn remove_port(&self, number: usize) {
+        if let Some(console) = &self.ports {
+            let _was_there = console.remove_port(number);
+        }
+    }
+
+    /// Notifies the victim, and lets it work until it has nothing to do. Ports go and come before it
+    /// has begun.
     pub(crate) fn notify(&self, queue: u16) {
         self.machine.transport(VICTIM).notify(queue);
+        for number in PORTS {
+            self.remove_port(number);
+            self.add_port(number);
+        }
         self.machine.bench.settle();
     }
 
@@ -192,6 +232,7 @@ impl Scene {
         assert_eq!(self.bytes(SANE, 17), [&[0x5a; 16][..], &[0]].concat());
         mem.write(SANE, &[0; 0x1000]).unwrap();
         self.terminal.clear();
+        PORTS.for_each(|number| self.add_port(number));
         self.start(1 << 32);
         assert_eq!(self.status() & 64, 0, "a reset helps");
         self.work();
@@ -213,7 +254,7 @@ impl Scene {
                 self.clock.step_ns(1_000_000_000);
                 assert_eq!(self.request(0, &[Part::Write(SANE, 16)]), Some(16));
             }
-            Kind::Console => {
+            Kind::Console | Kind::Ports => {
                 mem.write(SANE, b"hello").unwrap();
                 assert_eq!(self.request(1, &[Part::Read(SANE, 5)]), Some(0));
                 assert_eq!(self.terminal.screen(), b"hello");
