@@ -1,7 +1,9 @@
 //! Test doubles for the device contract: a clock that is stepped, a line that is watched, and the
-//! driver's side of an access; a virtio driver; and small guests for real processors. For tests only.
+//! driver's side of an access; a guest that is shown pages of registers; a virtio driver; and small guests for real processors. For tests only.
 
 #![forbid(unsafe_code)]
+
+pub mod mirror;
 
 pub mod storm;
 

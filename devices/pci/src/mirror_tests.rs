@@ -1,16 +1,13 @@
 //! What a guest reads of configuration space's pages instead of asking.
 
-#![expect(clippy::cast_possible_truncation, reason = "pages are short")]
-
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use trapline_device::{
-    Device, Handler, Interrupt, Memory, MirrorHost, READS_WORTH_A_SWITCH, SaveState, Saved,
-    Showing, Size, StateError,
+    Device, Handler, Interrupt, READS_WORTH_A_SWITCH, SaveState, Saved, Size, StateError,
 };
+use trapline_testkit::mirror::TestPages;
 use trapline_testkit::{CX, TestClock, event_loop};
 
 use crate::config::Pin;
@@ -23,66 +20,10 @@ use crate::{
 
 const PAGE: u64 = 4096;
 
-struct Bytes(Mutex<Vec<u8>>);
-
-impl Memory for Bytes {
-    fn len(&self) -> u64 {
-        self.0.lock().len() as u64
-    }
-
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        data.copy_from_slice(&self.0.lock()[offset as usize..][..data.len()]);
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        self.0.lock()[offset as usize..][..data.len()].copy_from_slice(data);
-    }
-}
-
-/// The pages that a guest sees.
-#[derive(Default)]
-struct Guest(Mutex<BTreeMap<u64, Arc<dyn Memory>>>);
-
-impl MirrorHost for Guest {
-    fn memory(&self, len: u64, _all_ones: bool) -> Option<Arc<dyn Memory>> {
-        Some(Arc::new(Bytes(Mutex::new(vec![0xff; len as usize]))))
-    }
-
-    fn show(&self, offset: u64, memory: &Arc<dyn Memory>, _free: bool) -> Showing {
-        let end = offset + memory.len();
-        let mut shown = self.0.lock();
-        let below = shown.range(..end).next_back().map_or(0, |(at, memory)| at + memory.len());
-        assert!(below <= offset, "{offset:#x} is shown already");
-        shown.insert(offset, Arc::clone(memory));
-        Showing::Shown
-    }
-
-    fn hide(&self, offset: u64, memory: &Arc<dyn Memory>) {
-        assert!(Arc::ptr_eq(&self.0.lock().remove(&offset).unwrap(), memory));
-    }
-}
-
-impl Guest {
-    fn see(&self, offset: u64, size: Size) -> Option<u32> {
-        let shown = self.0.lock();
-        let (start, memory) = shown.range(..=offset).next_back()?;
-        let mut data = [0; 4];
-        (offset - start < memory.len()).then(|| {
-            memory.read(offset - start, &mut data[..size.bytes()]);
-            u32::from_le_bytes(data)
-        })
-    }
-
-    /// Where pages are that it sees, and how many.
-    fn pieces(&self) -> Vec<(u64, u64)> {
-        self.0.lock().iter().map(|(at, memory)| (at / PAGE, memory.len() / PAGE)).collect()
-    }
-}
-
 struct Board {
     bus: Arc<Bus>,
     window: EcamWindow,
-    guest: Option<Arc<Guest>>,
+    guest: Option<Arc<TestPages>>,
     pins: [Interrupt; 2],
 }
 
@@ -154,22 +95,27 @@ impl Board {
         let (offsets, mirror) = window.mirror().unwrap();
         assert_eq!(offsets, 0..1 << 20);
         let guest = mirrored.then(|| {
-            let guest = Arc::<Guest>::default();
+            let guest = Arc::<TestPages>::default();
             assert!(mirror.attach(guest.clone()));
             guest
         });
         Self { bus, window, guest, pins: [pin, other_pin] }
     }
 
-    fn guest(&self) -> &Guest {
+    fn guest(&self) -> &TestPages {
         self.guest.as_ref().unwrap()
+    }
+
+    /// Which places of the bus the guest sees, and how many of each kind in a row.
+    fn places(&self) -> Vec<(u64, u64)> {
+        let pieces = self.guest().pieces().into_iter();
+        pieces.map(|(offset, len)| (offset / PAGE, len / PAGE)).collect()
     }
 
     fn read(&self, offset: u64, size: Size) -> u32 {
         let seen = self.guest.as_ref().and_then(|guest| guest.see(offset, size));
-        seen.unwrap_or_else(|| {
-            u32::try_from(self.window.read(&CX, offset, size) & size.ones()).unwrap()
-        })
+        let value = seen.unwrap_or_else(|| self.window.read(&CX, offset, size) & size.ones());
+        u32::try_from(value).unwrap()
     }
 
     fn write(&self, offset: u64, size: Size, value: u32) {
@@ -186,14 +132,14 @@ fn register(device: u64, offset: u16) -> u64 {
 fn a_bus_is_shown_at_once_and_the_absent_share_ones() {
     let board = Board::new(true);
     assert_eq!(
-        board.guest().pieces(),
+        board.places(),
         [(0, 1), (1, 15), (16, 1), (17, 7), (24, 1), (25, 231)],
         "each function, and the runs between them"
     );
     let plain = Board::new(false);
     for offset in (0..1 << 20).step_by(4) {
         let seen = board.guest().see(offset, Size::Dword).unwrap();
-        assert_eq!(seen, plain.read(offset, Size::Dword), "{offset:#x}");
+        assert_eq!(seen, u64::from(plain.read(offset, Size::Dword)), "{offset:#x}");
     }
     let cam = EcamWindow::new(Arc::clone(&board.bus), Layout::Cam);
     assert!(cam.mirror().is_none(), "functions share pages");
@@ -209,15 +155,15 @@ fn functions_that_come_and_go_are_seen_to() {
     });
     board.bus.insert(devfn, edu).unwrap();
     let all = [(0, 1), (1, 15), (16, 1), (17, 2), (19, 1), (20, 4), (24, 1), (25, 231)];
-    assert_eq!(board.guest().pieces(), all);
+    assert_eq!(board.places(), all);
     let id = board.guest().see(register(2, 3 << 12), Size::Dword);
     assert_eq!(id, Some(0x11e8_1234));
     let removed = board.bus.remove(devfn).unwrap();
-    assert_eq!(board.guest().see(register(2, 3 << 12), Size::Dword), Some(u32::MAX));
-    assert_eq!(board.guest().pieces(), [(0, 1), (1, 15), (16, 1), (17, 7), (24, 1), (25, 231)]);
+    assert_eq!(board.guest().see(register(2, 3 << 12), Size::Dword), Some(u32::MAX.into()));
+    assert_eq!(board.places(), [(0, 1), (1, 15), (16, 1), (17, 7), (24, 1), (25, 231)]);
     // Somebody who still has it changes nothing that is seen.
     removed.reset();
-    assert_eq!(board.guest().see(register(2, 3 << 12), Size::Dword), Some(u32::MAX));
+    assert_eq!(board.guest().see(register(2, 3 << 12), Size::Dword), Some(u32::MAX.into()));
     board.bus.insert(devfn, log.slot(9, HostBridge::function)).unwrap();
     assert_eq!(board.guest().see(register(2, 3 << 12), Size::Dword), Some(0x1237_8086));
 }

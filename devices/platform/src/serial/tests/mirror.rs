@@ -1,67 +1,27 @@
 //! What a guest reads of the page of registers instead of asking.
 
-#![expect(clippy::cast_possible_truncation, reason = "pages are short")]
-
 use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use trapline_device::{
-    CharDevice, Line, LineSink, Memory, MirrorHost, READS_WORTH_A_SWITCH, SaveState, Showing,
-};
+use trapline_device::{CharDevice, Line, LineSink, READS_WORTH_A_SWITCH, SaveState};
+use trapline_testkit::mirror::TestPages;
 
 use super::*;
-use crate::serial::PAGE_LEN;
 
-/// A page, and whether a guest sees it.
-#[derive(Default)]
-struct Page {
-    bytes: Mutex<Vec<u8>>,
-    is_shown: Mutex<bool>,
-}
-
-struct Guest(Arc<Page>);
-
-impl Memory for Page {
-    fn len(&self) -> u64 {
-        PAGE_LEN
-    }
-
-    fn read(&self, _offset: u64, _data: &mut [u8]) {}
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        let mut bytes = self.bytes.lock();
-        bytes.resize(PAGE_LEN as usize, 0);
-        bytes[offset as usize..][..data.len()].copy_from_slice(data);
-    }
-}
-
-impl MirrorHost for Guest {
-    fn memory(&self, len: u64, all_ones: bool) -> Option<Arc<dyn Memory>> {
-        assert!(len == PAGE_LEN && !all_ones);
-        Some(self.0.clone())
-    }
-
-    fn show(&self, offset: u64, _memory: &Arc<dyn Memory>, _free: bool) -> Showing {
-        assert_eq!(offset, 0);
-        assert!(!std::mem::replace(&mut *self.0.is_shown.lock(), true));
-        Showing::Shown
-    }
-
-    fn hide(&self, _offset: u64, _memory: &Arc<dyn Memory>) {
-        assert!(std::mem::replace(&mut *self.0.is_shown.lock(), false));
-    }
-}
+/// What a guest is shown of a port.
+#[derive(Clone, Default)]
+struct Page(Arc<TestPages>);
 
 impl Page {
-    fn of(board: &Board) -> Arc<Self> {
-        let page = Arc::<Self>::default();
-        assert!(board.uart.mirror().attach(Arc::new(Guest(Arc::clone(&page)))));
+    fn of(board: &Board) -> Self {
+        let page = Self::default();
+        assert!(board.uart.mirror().attach(page.0.clone()));
         page
     }
 
     fn see(&self, offset: u64) -> Option<u8> {
-        self.is_shown.lock().then(|| self.bytes.lock()[offset as usize])
+        self.0.see(offset, Size::Byte).map(|value| u8::try_from(value).unwrap())
     }
 }
 
@@ -93,7 +53,7 @@ fn a_guest_that_polls_is_shown_the_registers_until_something_is_received() {
 
 /// The line of a port, which looks at the page whenever it is raised.
 struct Looking {
-    page: Arc<Page>,
+    page: Page,
     seen: Arc<Mutex<Vec<Option<u8>>>>,
 }
 
@@ -107,11 +67,11 @@ impl LineSink for Looking {
 
 #[test]
 fn the_page_is_gone_before_the_line_tells_of_what_it_does_not_show() {
-    let (page, seen, terminal) = (Arc::<Page>::default(), Arc::default(), TestTerminal::default());
-    let looking = Looking { page: Arc::clone(&page), seen: Arc::clone(&seen) };
+    let (page, seen, terminal) = (Page::default(), Arc::default(), TestTerminal::default());
+    let looking = Looking { page: page.clone(), seen: Arc::clone(&seen) };
     let clock = Arc::new(TestClock::default());
     let uart = Serial::new(Arc::new(terminal.clone()), Line::new(looking), clock);
-    uart.mirror().attach(Arc::new(Guest(Arc::clone(&page))));
+    uart.mirror().attach(page.0.clone());
     outb(&*uart, MCR, OUT2);
     inb(&*uart, MSR);
     // By a character, and by a write that enables what has waited.
@@ -258,7 +218,7 @@ fn op() -> impl Strategy<Value = Op> {
 /// A guest whose characters are queued, and whose reads are answered by the page if it is shown.
 struct Reader {
     board: Board,
-    page: Option<Arc<Page>>,
+    page: Option<Page>,
     queue: VecDeque<u8>,
 }
 
