@@ -1,6 +1,7 @@
 //! Plugging PCI functions into a board's bus 0, with their pins and message controller.
 
-use trapline_device::{Line, MsiController};
+use trapline_device::{EventLoop, Line, MsiController};
+use trapline_guestmem::GuestMem;
 use trapline_pci::{Bus, Devfn, Edu, Function, Pin, Slot};
 use trapline_virtio::pci::{PciInterface, VirtioPci};
 
@@ -50,20 +51,28 @@ impl PciSlots<'_> {
             let edu = Edu::function(self.slot(&name, devfn), &wiring.clock, event_loop);
             self.bus.insert(devfn, edu.map_err(Error::EventLoop)?)?;
         }
-        for NamedVirtio { name, device, transport } in virtio {
-            let interface = interface(transport);
-            let devfn = next().ok_or_else(|| Error::NoPciSlot(name.clone()))?;
-            let slot = self.slot(&name, devfn);
-            let (mem, event_loop) = (&wiring.ram, &*wiring.event_loop);
-            let function = VirtioPci::function(slot, device, interface, mem, event_loop);
-            self.bus.insert(devfn, function.map_err(Error::EventLoop)?)?;
+        for device in virtio {
+            let devfn = next().ok_or_else(|| Error::NoPciSlot(device.name.clone()))?;
+            self.plug_virtio(devfn, device, (&wiring.ram, &*wiring.event_loop))?;
         }
         Ok(())
+    }
+
+    /// Plugs a virtio device in, whose requests are in `ram`.
+    pub(super) fn plug_virtio(
+        &self,
+        devfn: Devfn,
+        NamedVirtio { name, device, transport }: NamedVirtio,
+        (ram, event_loop): (&GuestMem, &dyn EventLoop),
+    ) -> Result<(), Error> {
+        let (slot, interface) = (self.slot(&name, devfn), interface(transport));
+        let function = VirtioPci::function(slot, device, interface, ram, event_loop);
+        Ok(self.bus.insert(devfn, function.map_err(Error::EventLoop)?)?)
     }
 }
 
 /// The registers of a virtio device's function.
-pub(super) fn interface(transport: VirtioTransport) -> PciInterface {
+fn interface(transport: VirtioTransport) -> PciInterface {
     match transport {
         VirtioTransport::PciLegacy => PciInterface::Legacy,
         VirtioTransport::PciTransitional => PciInterface::Transitional,

@@ -6,19 +6,17 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trapline_backends::{OpenOutlet, Outlet};
-use trapline_block::{Disk, DiskOptions};
+use trapline_block::DiskOptions;
 use trapline_device::{CharBackend, Clock, Device, EventLoop, Line, MsiController, NullBackend};
 use trapline_guestmem::GuestMem;
-use trapline_pci::{Bus, Devfn, Hotplug, Pin, Slot};
+use trapline_pci::{Bus, Devfn, Hotplug, Pin};
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::Blk;
 use trapline_virtio::console::{Console, PortSetup};
-use trapline_virtio::pci::VirtioPci;
 
-use super::pci::interface;
-use super::virtio::{background, entropy};
-use super::{EntropyFrom, Wiring};
+use super::virtio::{disk, entropy, open};
+use super::{EntropyFrom, NamedVirtio, PciSlots, Wiring};
 use crate::{Error, VirtioTransport};
 
 /// A device to be plugged in.
@@ -80,6 +78,8 @@ pub(crate) struct Plugs {
     awaits_disks: bool,
     /// Whether the board has a balloon of its own.
     has_balloon: bool,
+    /// The names of the virtio devices that the board has of its own.
+    own: Vec<String>,
     inner: Mutex<Inner>,
 }
 
@@ -108,6 +108,7 @@ enum Handle {
 impl Plugs {
     pub(crate) fn new(
         (bus, registers): (&Arc<Bus>, &Arc<Hotplug>),
+        own: Vec<String>,
         pin: impl Fn(u8, Pin) -> Line + Send + Sync + 'static,
         messages: &Arc<dyn MsiController>,
         wiring: &Wiring,
@@ -122,6 +123,7 @@ impl Plugs {
             clock: Arc::clone(&wiring.clock),
             awaits_disks: wiring.options.awaits_disks,
             has_balloon: wiring.options.balloon.is_some(),
+            own,
             inner: Mutex::default(),
         }
     }
@@ -137,28 +139,32 @@ impl Plugs {
         let devfn = devfn.ok_or_else(|| Error::NoPciSlot(nameless()))?;
         let (slot, name) = (devfn.device(), plug.id.clone());
         let name = name.unwrap_or_else(|| format!("virtio-{devfn}"));
-        inner.check_name(&name)?;
+        self.check_name(inner, &name)?;
         if plug.device == PlugDevice::Balloon && (self.has_balloon || inner.balloon().is_some()) {
             return Err(Error::SecondBalloon);
         }
         let (device, handle) = self.make(&plug.device)?;
-        let pin = Some((self.pin)(slot, Pin::A));
-        let place = Slot { name: &name, devfn, pin, messages: Some(&*self.messages) };
-        let (interface, event_loop) = (interface(plug.transport), &*self.event_loop);
-        let function = VirtioPci::function(place, device, interface, &self.ram, event_loop);
-        self.bus.insert(devfn, function.map_err(Error::EventLoop)?)?;
+        let slots = PciSlots { bus: &self.bus, pin: &*self.pin, messages: Some(&*self.messages) };
+        let named = NamedVirtio { name: name.clone(), device, transport: plug.transport };
+        slots.plug_virtio(devfn, named, (&self.ram, &*self.event_loop))?;
         self.registers.plugged(slot, told);
         inner.plugged.insert(slot, Plugged { name: name.clone(), handle });
         Ok(name)
+    }
+
+    /// Whether nothing that can be asked for has this name.
+    fn check_name(&self, inner: &Inner, name: &str) -> Result<(), Error> {
+        match inner.has(name) || self.own.iter().any(|own| own == name) {
+            true => Err(Error::DeviceName(name.to_owned())),
+            false => Ok(()),
+        }
     }
 
     fn make(&self, device: &PlugDevice) -> Result<(Arc<dyn VirtioDevice>, Handle), Error> {
         let clock = Arc::clone(&self.clock);
         Ok(match device {
             PlugDevice::Disk(options) => {
-                let disk = Disk::open(options)?;
-                let background = background(self.awaits_disks, &*self.event_loop);
-                let blk = Blk::new(&disk, &clock, background).map_err(Error::EventLoop)?;
+                let blk = disk(options, self.awaits_disks, &clock, &*self.event_loop)?;
                 (blk.clone(), Handle::Disk(blk))
             }
             PlugDevice::Balloon => {
@@ -177,7 +183,7 @@ impl Plugs {
     pub(crate) fn plug_port(&self, plug: &PlugPort) -> Result<String, Error> {
         let inner = &mut *self.inner.lock();
         if let Some(id) = &plug.id {
-            inner.check_name(id)?;
+            self.check_name(inner, id)?;
         }
         let wanted = plug.device.as_deref();
         let mut devices = inner.plugged.values_mut();
@@ -191,13 +197,8 @@ impl Plugs {
             Some(wanted) => Error::NoDevice(wanted.to_owned()),
             None => Error::NoSerial,
         })?;
-        let outlet = plug.outlet.as_ref().map(|outlet| {
-            outlet.open(&self.event_loop).map_err(|reason| Error::Port {
-                name: plug.id.clone().or(plug.name.clone()).unwrap_or_default(),
-                outlet: outlet.clone(),
-                reason,
-            })
-        });
+        let shown = plug.id.as_deref().or(plug.name.as_deref()).unwrap_or_default();
+        let outlet = plug.outlet.as_ref().map(|outlet| open(outlet, shown, &self.event_loop));
         let outlet = outlet.transpose()?;
         let backend: Arc<dyn CharBackend> = match &outlet {
             Some(outlet) => Arc::<dyn OpenOutlet>::clone(outlet),
@@ -272,15 +273,12 @@ impl Plugs {
 }
 
 impl Inner {
-    fn check_name(&self, name: &str) -> Result<(), Error> {
+    fn has(&self, name: &str) -> bool {
         let is_port = |device: &Plugged| match &device.handle {
             Handle::Serial(_, ports) => ports.values().any(|port| port == name),
             _ => false,
         };
-        match self.plugged.values().any(|device| device.name == name || is_port(device)) {
-            true => Err(Error::DeviceName(name.to_owned())),
-            false => Ok(()),
-        }
+        self.plugged.values().any(|device| device.name == name || is_port(device))
     }
 
     fn balloon(&self) -> Option<&Arc<Balloon>> {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use trapline_backends::OpenOutlet;
-use trapline_block::Disk;
+use trapline_backends::{OpenOutlet, Outlet};
+use trapline_block::{Disk, DiskOptions};
 use trapline_device::{CharBackend, Clock, EventLoop, FdtDevice, FdtNode, Interrupt};
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::balloon::Balloon;
@@ -69,11 +69,10 @@ pub(crate) type Places = Vec<(String, PathBuf)>;
 impl ChosenVirtio {
     /// The devices the user asked for. The first disk, which Linux calls `vda`, is `disk0`.
     pub(crate) fn new(wiring: &Wiring) -> Result<Self, Error> {
-        let disks = wiring.options.disks.iter().map(|options| {
-            let background = background(wiring.options.awaits_disks, &*wiring.event_loop);
-            let disk = Disk::open(options)?;
-            Blk::new(&disk, &wiring.clock, background).map_err(Error::EventLoop)
-        });
+        let (awaited, clock, event_loop) =
+            (wiring.options.awaits_disks, &wiring.clock, &*wiring.event_loop);
+        let disks = wiring.options.disks.iter();
+        let disks = disks.map(|options| disk(options, awaited, clock, event_loop));
         let disks = disks.collect::<Result<Vec<_>, _>>()?;
         let (console, places) = console(wiring)?;
         let mut devices = Vec::new();
@@ -97,6 +96,11 @@ impl ChosenVirtio {
         });
         check_names(&devices, wiring)?;
         Ok(Self { devices, handles: VirtioHandles { disks, console, balloon, places } })
+    }
+
+    /// The names of all of them.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.devices.iter().map(|device| device.name.clone()).collect()
     }
 
     /// Those on the PCI bus, those behind windows of registers, and what others have to
@@ -131,11 +135,7 @@ fn console(wiring: &Wiring) -> Result<(Option<Arc<Console>>, Places), Error> {
     });
     let (mut outlets, mut setups, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for PortOptions { name, outlet } in &options.ports {
-        let open = outlet.open(&wiring.event_loop).map_err(|reason| Error::Port {
-            name: name.clone(),
-            outlet: outlet.clone(),
-            reason,
-        })?;
+        let open = open(outlet, name, &wiring.event_loop)?;
         places.extend(open.place().map(|place| (name.clone(), place)));
         let backend: Arc<dyn CharBackend> = open.clone();
         setups.push(PortSetup { name: Some(name.clone()), is_console: false, backend });
@@ -151,9 +151,26 @@ fn console(wiring: &Wiring) -> Result<(Option<Arc<Console>>, Places), Error> {
     Ok((Some(console), places))
 }
 
-/// Who takes in what the host completes later of a disk's requests.
-pub(super) fn background(awaited: bool, event_loop: &dyn EventLoop) -> Background<'_> {
-    if awaited { Background::Awaited } else { Background::Loop(event_loop) }
+/// Opens what is behind the port with this name.
+pub(super) fn open(
+    outlet: &Outlet,
+    name: &str,
+    event_loop: &Arc<dyn EventLoop>,
+) -> Result<Arc<dyn OpenOutlet>, Error> {
+    let refused = |reason| Error::Port { name: name.to_owned(), outlet: outlet.clone(), reason };
+    outlet.open(event_loop).map_err(refused)
+}
+
+/// A disk. What the host completes later of its requests is taken in by an access that waits for it
+/// if it is `awaited`, or else by the event loop.
+pub(super) fn disk(
+    options: &DiskOptions,
+    awaited: bool,
+    clock: &Arc<dyn Clock>,
+    event_loop: &dyn EventLoop,
+) -> Result<Arc<Blk>, Error> {
+    let background = if awaited { Background::Awaited } else { Background::Loop(event_loop) };
+    Blk::new(&Disk::open(options)?, clock, background).map_err(Error::EventLoop)
 }
 
 /// An entropy source.

@@ -129,7 +129,9 @@ impl X86Pc {
         let console = maker.add_serial_ports(&mut builder);
         let i8042 = maker.add_platform(&mut builder);
         maker.add_legacy(&mut builder);
-        let (on_bus, windows, handles) = ChosenVirtio::new(wiring)?.split();
+        let virtio = ChosenVirtio::new(wiring)?;
+        let names = virtio.names();
+        let (on_bus, windows, handles) = virtio.split();
         let virtio_windows = maker.add_virtio(windows, &mut builder)?;
         fw_cfg::add(&mut builder, &wiring.options, &wiring.ram, virtio_windows)?;
         flash::add(&mut builder, &source.flash);
@@ -137,7 +139,7 @@ impl X86Pc {
             testdev::add(&mut builder, wiring, source);
         }
         let bus = maker.add_pci(on_bus, &mut builder)?;
-        let plugs = maker.add_plugs(&bus, &mut builder);
+        let plugs = maker.add_plugs(&bus, names, &mut builder);
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
         }
@@ -311,7 +313,7 @@ impl Maker<'_> {
 
     /// Where devices come and go, if the user wants that, and the registers by which the guest is
     /// told.
-    fn add_plugs(&self, bus: &Arc<Bus>, builder: &mut Builder) -> Option<Plugs> {
+    fn add_plugs(&self, bus: &Arc<Bus>, own: Vec<String>, builder: &mut Builder) -> Option<Plugs> {
         if !self.wiring.options.plugs {
             return None;
         }
@@ -321,7 +323,7 @@ impl Maker<'_> {
         part.ports(port::PCI_HOTPLUG, len, ("pci", "hotplug"), registers.clone());
         let lines = Arc::clone(&self.source.lines);
         let pin = move |device, pin| lines.line(irq::pci(device, pin as u8 - 1).into());
-        Some(Plugs::new((bus, &registers), pin, &self.source.messages, self.wiring))
+        Some(Plugs::new((bus, &registers), own, pin, &self.source.messages, self.wiring))
     }
 
     /// Bus 0 behind both of its doors. The address register may be written late; the reset
