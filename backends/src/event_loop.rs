@@ -157,9 +157,7 @@ fn run(set: &EpollSet) {
     // whoever stops the loop hears of it.
     let run = panic::catch_unwind(AssertUnwindSafe(|| {
         while goes_on(set) {
-            let ready = set.wait(EVENTS, || flush.timeout(Instant::now(), &*set.writes));
-            let called = set.call_all(ready);
-            flush.look(Instant::now(), &*set.writes, called);
+            turn(set, &mut flush, Instant::now);
         }
     }));
     let mut state = set.state.lock();
@@ -183,4 +181,11 @@ fn goes_on(set: &EpollSet) -> bool {
     }
     state.at_rest = false;
     !state.stopped
+}
+
+/// Waits for something to do, does it, and looks for coalesced writes if it is time to.
+fn turn(set: &EpollSet, flush: &mut Flush, now: impl Fn() -> Instant) {
+    let ready = set.wait(EVENTS, || flush.timeout(now(), &*set.writes));
+    let called = set.call_all(ready);
+    flush.look(now(), &*set.writes, called);
 }

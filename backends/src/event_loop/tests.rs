@@ -34,6 +34,15 @@ fn plain() -> Arc<EpollLoop> {
     EpollLoop::start("test", NoQueuedWrites).unwrap()
 }
 
+/// Waits until `done`, or fails.
+fn until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} never happened");
+        thread::yield_now();
+    }
+}
+
 /// Everything that was to be called before this has been.
 fn settle(event_loop: &EpollLoop) {
     for _ in 0..3 {
@@ -224,9 +233,7 @@ fn after_stop_nobody_is_called() {
             assert!(left.load(Ordering::SeqCst), "stop waits for the handler");
         });
         // Not let go before the loop is to stop.
-        while !event_loop.set.state.lock().stopped {
-            thread::yield_now();
-        }
+        until("the stop", || event_loop.set.state.lock().stopped);
         go.send(()).unwrap();
         stopping.join().unwrap();
     });
@@ -291,9 +298,7 @@ fn a_handler_that_is_gone_is_forgotten() {
     let watch = event_loop.watch(reader, Readiness::READ, Arc::downgrade(&calls)).unwrap();
     drop(calls);
     writer.write_all(b"a").unwrap();
-    while event_loop.set.state.lock().watched() != 0 {
-        thread::yield_now();
-    }
+    until("the watch's end", || event_loop.set.state.lock().watched() == 0);
     watch.set_interest(Readiness::READ).unwrap();
     settle(&event_loop);
 }
@@ -304,10 +309,10 @@ fn a_panic_hangs_nobody_and_whoever_stops_the_loop_hears_of_it() {
     let broken = handler(|_| panic!("this panic is part of the test"));
     event_loop.notifier(Arc::downgrade(&broken)).notify();
     event_loop.pause();
-    while !event_loop.set.state.lock().stopped {
+    until("the thread's end", || {
         event_loop.resume();
-        thread::yield_now();
-    }
+        event_loop.set.state.lock().stopped
+    });
     event_loop.pause();
     assert!(panic::catch_unwind(AssertUnwindSafe(|| event_loop.stop())).is_err());
 }
@@ -370,12 +375,10 @@ fn an_idle_guests_writes_are_looked_for_ever_later_and_once_a_second_after_ten()
 fn a_write_is_late_by_a_tenth_of_the_time_a_guest_was_idle() {
     let mut looks = Looks::new();
     let start = looks.now;
-    loop {
+    // So many looks are enough for any schedule that is slower by a tenth each time.
+    for _ in 0..100 {
         let idle = looks.now - start;
-        if looks.next() == LATE {
-            break;
-        }
-        assert!(looks.now - start <= (idle + idle / 10).max(idle + SOON));
+        assert_eq!(looks.next(), (idle / 10).clamp(SOON, LATE), "after {idle:?}");
     }
     assert!(looks.now - start >= Duration::from_secs(10));
 }
@@ -398,14 +401,25 @@ fn writes_and_exits_show_that_a_guest_is_not_idle_and_a_call_has_it_looked_at_so
 }
 
 #[test]
+fn a_turn_in_which_somebody_was_called_has_an_idle_guest_looked_at_soon() {
+    let mut looks = Looks::new();
+    looks.idle(Duration::from_secs(20));
+    assert_eq!(looks.flush.timeout(looks.now, &looks.writes), Some(LATE));
+    let set = Arc::new(EpollSet::new(looks.writes.clone()).unwrap());
+    let (calls, called) = told();
+    set.notifier(Arc::downgrade(&calls)).notify();
+    turn(&set, &mut looks.flush, || looks.now);
+    assert_eq!(called.try_recv(), Ok(Readiness::NONE));
+    assert_eq!(looks.flush.timeout(looks.now, &looks.writes), Some(SOON));
+}
+
+#[test]
 fn the_loop_delivers_an_idle_guests_writes() {
     let writes = Writes::default();
     let event_loop = EpollLoop::start("test", writes.clone()).unwrap();
     writes.possible.store(true, Ordering::SeqCst);
     event_loop.look_for_writes();
-    while writes.delivered.load(Ordering::SeqCst) < 3 {
-        thread::yield_now();
-    }
+    until("the third look", || writes.delivered.load(Ordering::SeqCst) >= 3);
 }
 
 #[test]
