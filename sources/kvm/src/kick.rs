@@ -53,8 +53,8 @@ impl Kick {
         self.interrupt(*thread);
     }
 
-    /// Makes the vCPU look at its pins. On its own thread it is about to anyway.
-    #[cfg(target_arch = "x86_64")]
+    /// Makes the vCPU look around before it enters the guest again. On its own thread it is about to
+    /// anyway.
     pub(crate) fn wake(&self) {
         let thread = self.thread.lock();
         if *thread != Some(this_thread()) {

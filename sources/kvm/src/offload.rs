@@ -77,8 +77,12 @@ impl Offload for KvmOffload {
             }
             _ => Ok(()),
         };
-        if let Err(error) = done {
-            tracing::debug!("{error} ({} {:#x})", zone.space, zone.addr);
+        match done {
+            // What KVM does not have, it does nothing with.
+            Err(Error::Ioctl { reason, .. }) if reason.kind() == io::ErrorKind::NotFound => {}
+            // It would go on serving the guest what is somebody else's now, or nobody's.
+            Err(error) => self.0.give_up(format!("{error} ({} {:#x})", zone.space, zone.addr)),
+            Ok(()) => {}
         }
     }
 

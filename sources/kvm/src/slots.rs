@@ -100,8 +100,8 @@ impl Slots {
         if let Some(logged) = logged.filter(|_| !slot.readonly) {
             logged.pages.set(slot.pages.range());
         }
-        // KVM may be short of memory just now: what it does not give up stays mapped, and its
-        // number is nobody else's.
+        // The kernel may be short of memory: what KVM does not give up stays mapped, and its number
+        // is nobody else's.
         slot.zone = None;
         ioctl::delete_slot(vm, number)?;
         used.remove(&number);

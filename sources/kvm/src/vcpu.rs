@@ -66,9 +66,11 @@ impl Vcpu {
             .map_err(|reason| Error::Ioctl { what: "map a vCPU's kvm_run", reason })?;
         vm.cpu_model().give_to(&fd, vm, index)?;
         let power_on = PowerOn::of(&fd, vm, index)?;
+        let kick = Kick::new(page.immediate_exit());
+        vm.add_vcpu(&kick);
         Ok(Self {
             index,
-            kick: Kick::new(page.immediate_exit()),
+            kick,
             fd,
             page,
             handle,
@@ -147,6 +149,9 @@ impl Vcpu {
     }
 
     fn enter(&mut self) -> io::Result<Exit> {
+        if let Some(defect) = self.vm.defect() {
+            return Err(io::Error::other(defect));
+        }
         self.pins.before_entry(&self.fd, &self.page, &self.kick)?;
         let exit = self.page.run(&self.fd)?;
         match exit {

@@ -3,11 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use kvm_ioctls::{VcpuFd, VmFd};
+use parking_lot::Mutex;
 use trapline::Offload;
 use trapline_device::{Line, LineSink};
 use trapline_guestmem::GuestMem;
 
 use crate::arch::{self, Chips, CpuModel, VmOptions};
+use crate::kick::Kick;
 use crate::map::FdMap;
 use crate::offload::KvmOffload;
 use crate::ring::Ring;
@@ -25,6 +27,10 @@ pub struct Vm {
     routing: Routing,
     /// Set when the first vCPU is made: the ring is mapped from one.
     ring: OnceLock<Ring>,
+    /// Of every vCPU.
+    kicks: Mutex<Vec<Kick>>,
+    /// Why no vCPU may run any more.
+    defect: OnceLock<String>,
     /// What the guest sees without an exit. After `fd`: it stays mapped as long as the VM.
     slots: Slots,
 }
@@ -50,6 +56,8 @@ impl Vm {
             chips,
             routing,
             ring: OnceLock::new(),
+            kicks: Mutex::default(),
+            defect: OnceLock::new(),
             slots: Slots::new(&caps),
         };
         arch::commit_routing(&vm)?;
@@ -91,6 +99,24 @@ impl Vm {
     /// What this host's KVM can do.
     pub fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    /// Has every vCPU leave the guest, which it enters no more: each ends in a report that says this.
+    /// For what would have the guest see, from now on, what is not so.
+    pub(crate) fn give_up(&self, why: String) {
+        // The first is what the others come from.
+        let _ = self.defect.set(why);
+        self.kicks.lock().iter().for_each(Kick::wake);
+    }
+
+    /// Why no vCPU may run any more. To be asked after the last kick was acknowledged.
+    pub(crate) fn defect(&self) -> Option<&str> {
+        self.defect.get().map(String::as_str)
+    }
+
+    /// Has [`Vm::give_up`] reach a vCPU.
+    pub(crate) fn add_vcpu(&self, kick: &Kick) {
+        self.kicks.lock().push(kick.clone());
     }
 
     pub(crate) fn options(&self) -> &VmOptions {

@@ -59,7 +59,8 @@ pub trait Offload: Send + Sync {
     /// Why the zone cannot be had at all; the edit that wanted it fails then.
     fn install(&self, zone: &Zone) -> Result<bool, String>;
 
-    /// Gives a zone back that `install` took.
+    /// Gives a zone back that `install` took: on return the source serves the guest nothing there any
+    /// more. One that cannot do that must not let the guest go on, as it would see what is not so.
     fn remove(&self, zone: &Zone);
 
     /// Whether a coalesced write may be waiting. Called before every access, so cheap; a stale
