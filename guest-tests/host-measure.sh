@@ -1,7 +1,7 @@
 # Run several VMMs, one after the other, each with a guest that says when it has come to user space,
-# and say what each took until then. $MEASURES calls `measure NAME COMMAND...` for each. Runs in an
-# outer machine whose clock counts instructions, a thousand to the microsecond; so nothing else may
-# run there. $QEMU, if it is not empty, is an archive with QEMU and all that it needs.
+# and say what each took until then. $MEASURES calls `measure NAME COMMAND...` for each of $COUNT. One
+# that takes more than $PATIENCE seconds is given up. Runs in an outer machine whose clock counts
+# instructions, a thousand to the microsecond; so nothing else may run there. $QEMU, if it is not empty, is an archive with QEMU and all that it needs.
 trace=/sys/kernel/tracing
 kvm=/sys/kernel/tracing/events/kvm
 mount -t tracefs tracefs "$trace"
@@ -41,9 +41,18 @@ resident() {
         END { for (what in all) print what, all[what], private[what] + 0 }
     ' "/proc/$1/smaps"
 }
+# A start that does not come to user space is one row less, and says why.
+give_up() {
+    echo "not in user space after $PATIENCE s" | say failed
+    tail -n 12 /log | say log
+    kill -KILL "$1"
+    wait "$1"
+}
 measure() {
     name=$1
     shift
+    begun=$((begun + 1))
+    echo "TRAPLINE-PROGRESS: $begun of $COUNT: $name"
     say() { sed "s/^/TRAPLINE-BENCH: $name $1 /"; }
     # To write to these files is to clear what they had before.
     echo 'hist:keys=reason' >"$kvm/kvm_userspace_exit/trigger"
@@ -53,14 +62,23 @@ measure() {
     echo '!disable_event:kvm:kvm_entry:1' >>"$kvm/kvm_exit/trigger" 2>/dev/null
     echo 'disable_event:kvm:kvm_entry:1' >>"$kvm/kvm_exit/trigger"
     echo 1 >"$kvm/kvm_entry/enable"
+    { sleep "$PATIENCE" && echo TRAPLINE-LATE >/console; } &
+    watchdog=$!
     echo >"$trace/trace"
     echo TRAPLINE-START >"$trace/trace_marker"
     "$@" </dev/null >/console 2>&1 &
     pid=$!
-    grep -q 'TRAPLINE-GUEST: first userspace line' <&3
+    awk '{ print >"/log" } /TRAPLINE-GUEST: first userspace line/ { exit } /^TRAPLINE-LATE/ { exit 1 }' <&3
+    reached=$?
     echo TRAPLINE-USERSPACE >"$trace/trace_marker"
     # The VMM stands still meanwhile: KVM forgets a machine's counters when it ends.
     kill -STOP "$pid"
+    pkill -P "$watchdog"
+    kill "$watchdog"
+    if [ "$reached" != 0 ]; then
+        give_up "$pid"
+        return
+    fi
     echo "before $(since_start 'kvm_entry:')" | say us
     echo "userspace $(since_start TRAPLINE-USERSPACE)" | say us
     for counter in /sys/kernel/debug/kvm/*; do
@@ -84,5 +102,6 @@ measure() {
     kill "$reader"
     sed -n '/^exits: total/,$p' /log | say stat
 }
+begun=0
 eval "$MEASURES"
 echo "TRAPLINE-HOST: exit status 0"

@@ -9,7 +9,7 @@ use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::nested::Outcome;
 use crate::proc;
-use crate::session::{Watch, last_lines};
+use crate::session::{Show, Watch, last_lines};
 
 mod boot;
 mod disk;
@@ -114,7 +114,7 @@ fn peak(run: &[String]) -> Result<()> {
             variables: vec![("RAM_KIB".to_owned(), (MEMORY_MIB * 1024).to_string())],
             ..Script::default()
         },
-        watch: Watch { show: false, input: false, timeout: Some(TIMEOUT) },
+        watch: Watch { show: Show::Nothing, input: false, timeout: Some(TIMEOUT) },
     };
     eprintln!("Booting {} once", ready.kernel.release);
     let text = ended_well(&boot, &ready)?;

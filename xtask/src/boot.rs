@@ -5,7 +5,7 @@ use clap::Args;
 
 use crate::arch::Arch;
 use crate::guest::{Boot, DONE, Image, Place, Ready, Script, patience};
-use crate::session::Watch;
+use crate::session::{Show, Watch};
 
 /// What `cargo xtask boot` takes.
 #[derive(Args)]
@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         options: options.run.clone(),
         script: Script::default(),
         watch: Watch {
-            show: true,
+            show: Show::Everything,
             input: !options.smoke,
             timeout: options.smoke.then(|| patience(options.arch)),
         },

@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 use crate::arch::Arch;
 use crate::driver;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
-use crate::session::{Watch, last_lines};
+use crate::session::{Show, Watch, last_lines};
 use crate::suite::{Guests, Tally};
 
 /// Guests that share an outer machine.
@@ -195,7 +195,7 @@ impl Group {
                 ..Script::default()
             },
             watch: Watch {
-                show: false,
+                show: Show::Nothing,
                 input: false,
                 timeout: Some(TIMEOUT * u32::try_from(lives + 3)?),
             },

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
-use crate::session::{Watch, last_lines};
+use crate::session::{Show, Watch, last_lines};
 use crate::suite::{Guests, Tally};
 
 /// What two boots took.
@@ -85,7 +85,7 @@ impl Mirroring {
                 variables: vec![("WITHOUT".to_owned(), "--no-coalesce --no-mirror".to_owned())],
                 ..Script::default()
             },
-            watch: Watch { show: false, input: false, timeout: Some(8 * TIMEOUT) },
+            watch: Watch { show: Show::Nothing, input: false, timeout: Some(8 * TIMEOUT) },
         };
         let outcome = boot.run(ready)?;
         let last = || last_lines(&outcome.text);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
-use crate::session::{Watch, last_lines};
+use crate::session::{Show, Watch, last_lines};
 use crate::suite::{Guests, Tally};
 use crate::vmm;
 
@@ -94,7 +94,7 @@ impl Storm {
                 ],
                 ..Script::default()
             },
-            watch: Watch { show: false, input: false, timeout: Some(8 * TIMEOUT) },
+            watch: Watch { show: Show::Nothing, input: false, timeout: Some(8 * TIMEOUT) },
         };
         let outcome = boot.run(ready)?;
         let last = last_lines(&outcome.text);

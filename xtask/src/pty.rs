@@ -11,7 +11,7 @@ use rustix::io::write;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, tcgetattr};
 
-use crate::session::{Owned, Printed, Transcript, keep, last_lines};
+use crate::session::{Owned, Printed, Show, Transcript, keep, last_lines};
 
 /// When this appears (after what the step before saw), type that.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,7 @@ pub(crate) fn run(
     // Close the copies that `command` keeps for another spawn.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let printed = Printed::default();
-    let reader = printed.fill(File::from(master.try_clone()?), false);
+    let reader = printed.fill(File::from(master.try_clone()?), Show::Nothing);
     let mut script = Script { steps, next: 0, from: 0 };
     let waited = child.wait(Some(timeout), || script.advance(&printed.text(), master.as_fd()));
     let after = tcgetattr(&slave);

@@ -22,11 +22,22 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How much of a transcript an error shows.
 const LAST_LINES: usize = 20;
 
+/// What of a program's output is shown while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// Nothing.
+    Nothing,
+    /// What is behind this word in a line, on our standard error: how far it is.
+    Progress(&'static str),
+    /// Everything, on our standard output.
+    Everything,
+}
+
 /// How to watch a program.
 #[derive(Clone, Copy)]
 pub(crate) struct Watch {
-    /// Copy what it prints to our standard output.
-    pub(crate) show: bool,
+    /// What of its output to show.
+    pub(crate) show: Show,
     /// Give it our standard input, raw if that is a terminal.
     pub(crate) input: bool,
     /// End it after this long.
@@ -50,16 +61,25 @@ impl Printed {
     pub(crate) fn fill(
         &self,
         mut from: impl Read + Send + 'static,
-        show: bool,
+        show: Show,
     ) -> thread::JoinHandle<()> {
         let all = Arc::clone(&self.0);
+        let mut lines = Lines::default();
         thread::spawn(move || {
             let mut buffer = vec![0; 4096];
             while let Ok(len) = from.read(&mut buffer) {
                 let Some(part) = buffer.get(..len).filter(|part| !part.is_empty()) else { break };
-                if show {
-                    // Whoever closed our output still gets the exit status.
-                    let _ = show_all(part);
+                match show {
+                    Show::Nothing => {}
+                    Show::Progress(word) => lines.add(part, |line| {
+                        if let Some((_, said)) = line.split_once(word) {
+                            eprintln!("{said}");
+                        }
+                    }),
+                    Show::Everything => {
+                        // Whoever closed our output still gets the exit status.
+                        let _ = show_all(part);
+                    }
                 }
                 all.lock().extend_from_slice(part);
             }
@@ -69,6 +89,21 @@ impl Printed {
     /// Everything so far, without carriage returns.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock()).replace('\r', "")
+    }
+}
+
+/// Output that comes in pieces, cut into lines.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    /// Calls `each` with every line that ends in `part`, without its end.
+    fn add(&mut self, part: &[u8], mut each: impl FnMut(&str)) {
+        self.0.extend_from_slice(part);
+        while let Some(end) = self.0.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.0.drain(..=end).collect();
+            each(String::from_utf8_lossy(&line).trim_end());
+        }
     }
 }
 
@@ -182,7 +217,7 @@ pub(crate) fn run(name: &str, command: &mut Command, watch: Watch) -> Result<Tra
     keep(name, &text);
     match waited {
         Ok(status) => Ok(Transcript { text, status }),
-        Err(error) if watch.show => Err(error),
+        Err(error) if watch.show == Show::Everything => Err(error),
         Err(error) => bail!("{error}; its last lines:\n{}", last_lines(&text)),
     }
 }
@@ -192,7 +227,11 @@ mod tests {
     use super::*;
 
     fn quiet(timeout_ms: u64) -> Watch {
-        Watch { show: false, input: false, timeout: Some(Duration::from_millis(timeout_ms)) }
+        Watch {
+            show: Show::Nothing,
+            input: false,
+            timeout: Some(Duration::from_millis(timeout_ms)),
+        }
     }
 
     #[test]
@@ -202,6 +241,15 @@ mod tests {
         let done = run("session-test", &mut command, quiet(10_000)).unwrap();
         assert_eq!(done.status.code(), Some(7));
         assert!(done.text.contains("one\n") && done.text.contains("two\n"), "{}", done.text);
+    }
+
+    #[test]
+    fn lines_are_whole_however_the_output_comes_in_pieces() {
+        let (mut lines, mut seen) = (Lines::default(), Vec::new());
+        for part in ["on", "e\r\ntw", "o\n\nthr"] {
+            lines.add(part.as_bytes(), |line| seen.push(line.to_owned()));
+        }
+        assert_eq!(seen, ["one", "two", ""]);
     }
 
     #[test]

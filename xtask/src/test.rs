@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::arch::Arch;
 use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
 use crate::scenarios::{DISPLAYED, FEWER_EXITS, RELEASE, SCENARIOS, Scenario, User};
-use crate::session::{Watch, last_lines};
+use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Row, Tally, Task};
 use crate::{
     cases, check, coalescing, deb, disks, driver, instrumented, interrupts, pauses, picture, pty,
@@ -262,7 +262,7 @@ fn prepare(
         programs: Vec::new(),
         options: scenario.options.iter().map(|&option| option.to_owned()).collect(),
         script,
-        watch: Watch { show: false, input: false, timeout: Some(patience) },
+        watch: Watch { show: Show::Nothing, input: false, timeout: Some(patience) },
     })
 }
 

@@ -10,7 +10,7 @@ use clap::Args;
 use crate::arch::Arch;
 use crate::cases::{part, tally};
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
-use crate::session::{Watch, last_lines};
+use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Tally, Task};
 use crate::{disks, driver};
 
@@ -144,7 +144,7 @@ fn boot(name: &str, arch: Arch, cases: &[Case], ready: &Ready) -> Result<Tally> 
             ..Script::default()
         },
         watch: Watch {
-            show: false,
+            show: Show::Nothing,
             input: false,
             timeout: Some(TIMEOUT * 3 + TIMEOUT / 6 * u32::try_from(turns)?),
         },

@@ -11,7 +11,7 @@ use super::{MEMORY_MIB, ended_well, qemu};
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::nested::quoted;
-use crate::session::{Watch, last_lines};
+use crate::session::{Show, Watch, last_lines};
 
 mod table;
 
@@ -73,6 +73,12 @@ struct Limits {
 
 /// What a kernel is told that says nothing itself.
 const QUIET: &str = "console=ttyS0 quiet";
+
+/// What `host-measure.sh` puts before how far it is.
+const PROGRESS: &str = "TRAPLINE-PROGRESS: ";
+/// How many seconds of the outer machine, which are as many thousand million instructions, a guest has
+/// to come to user space.
+const PATIENCE_S: u32 = 60;
 
 /// Of kvmtool's returns to user space with the same kernel and a console, 40 %.
 const CONSOLE_RETURNS: u64 = 41_250 * 40 / 100;
@@ -176,8 +182,9 @@ pub(super) fn run(options: &Options) -> Result<u8> {
             text += &measure(arch, &here, &options.run)?;
         }
     }
-    let table = table::report(&starts, &text);
-    print!("{}", table.with_context(|| format!("last lines:\n{}", last_lines(&text)))?);
+    let (table, complete) = table::report(&starts, &text);
+    print!("{table}");
+    ensure!(complete, "not all of it was measured; the last lines:\n{}", last_lines(&text));
     Ok(0)
 }
 
@@ -198,6 +205,8 @@ fn measure(arch: Arch, starts: &[&Start], more: &[String]) -> Result<String> {
     });
     let variables = [
         ("MEASURES", measures.collect::<Vec<_>>().join("\n")),
+        ("COUNT", starts.len().to_string()),
+        ("PATIENCE", PATIENCE_S.to_string()),
         ("RAM_KIB", (MEMORY_MIB * 1024).to_string()),
     ];
     let boot = Boot {
@@ -214,7 +223,7 @@ fn measure(arch: Arch, starts: &[&Start], more: &[String]) -> Result<String> {
             files,
             counted: true,
         },
-        watch: Watch { show: false, input: false, timeout: Some(TIMEOUT * 20) },
+        watch: Watch { show: Show::Progress(PROGRESS), input: false, timeout: Some(TIMEOUT * 20) },
     };
     eprintln!("Starting {} on {arch}, {} times, and counting", ready.kernel.release, starts.len());
     ended_well(&boot, &ready)

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use super::{ended_well, grouped, qemu, verdict};
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
-use crate::session::{Watch, last_lines};
+use crate::session::{Show, Watch, last_lines};
 use crate::{disks, driver, vmm};
 
 /// The guests' memory.
@@ -78,6 +78,7 @@ pub(super) fn run(options: &Options) -> Result<u8> {
         ("INITRD", "/guest/initrd".to_owned()),
     ];
     let fixed = ["-c", "1", "-m", &MEMORY_MIB.to_string()].map(str::to_owned);
+    let show = if options.show { Show::Everything } else { Show::Nothing };
     let boot = Boot {
         name: format!("bench-{}", std::process::id()),
         place: Place::Nested,
@@ -92,7 +93,7 @@ pub(super) fn run(options: &Options) -> Result<u8> {
             files,
             counted: true,
         },
-        watch: Watch { show: options.show, input: false, timeout: Some(TIMEOUT * 20) },
+        watch: Watch { show, input: false, timeout: Some(TIMEOUT * 20) },
     };
     eprintln!("Loading the disks of {} in trapline and QEMU", ready.kernel.release);
     let text = ended_well(&boot, &ready)?;
