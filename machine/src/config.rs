@@ -56,6 +56,11 @@ pub struct Config {
     pub mirror: bool,
     /// Where a PC's interrupt controllers and its timer are emulated.
     pub pc_irqchip: PcIrqchip,
+    /// Whether a PC that starts a kernel has the second to fourth serial port, and says that it has a
+    /// keyboard controller and a clock with CMOS RAM. Both are there in any case, for who looks
+    /// without asking ACPI, but a kernel that is not told of them does not go through them. A PC with
+    /// firmware has it all, and one with a display says that it has a keyboard.
+    pub pc_legacy: bool,
     /// What only arm64 machines have; the PC takes no notice.
     pub arm64: Arm64,
 }
@@ -80,6 +85,7 @@ impl From<&Config> for Options {
                     display: config.display.is_some(),
                 }),
             },
+            legacy: config.pc_legacy,
             virtio: config.virtio.clone(),
             rng: config.rng.then_some(EntropyFrom::Host),
             edu: config.edu,

@@ -126,6 +126,7 @@ impl From<&Config> for Options {
             firmware_log: Some(Arc::new(NullBackend)),
             exit_port: config.exit_port,
             testdev: config.testdev,
+            legacy: true,
             fw_cfg: config.fw_cfg.clone(),
             firmware: (config.board == BoardKind::X86Pc && config.has_flash())
                 .then(FirmwareOptions::default),

@@ -71,6 +71,7 @@ impl Guest {
             fw_cfg: Vec::new(),
             coalesce: true,
             mirror: true,
+            pc_legacy: true,
             pc_irqchip,
             arm64: Arm64::default(),
         })?;

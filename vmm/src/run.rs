@@ -237,6 +237,7 @@ fn config(
         mem_bytes: options.mem_bytes,
         memory: options.memory.clone(),
         pc_irqchip: options.pc_irqchip,
+        pc_legacy: options.legacy,
         kvm_device: options.dev.clone(),
         boot,
         console: Arc::clone(&backend),

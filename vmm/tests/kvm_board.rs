@@ -71,6 +71,24 @@ fn firmware_finds_ata_channels_whose_drives_are_not_busy_and_a_kernel_none() {
     assert_eq!(guest.run().expect_status(3).out, [0xff; 4]);
 }
 
+/// Line status of the first and of the second serial port, and the keyboard controller's status.
+const LEGACY_STATUS: [u16; 3] = [0x3fd, 0x2fd, 0x64];
+
+#[test]
+fn without_defaults_there_are_legacy_devices_only_if_they_are_asked_for() {
+    let kernel = LEGACY_STATUS.iter().fold(Flat::new(), |flat, port| flat.inb(*port).send_al());
+    let kernel = multiboot(&kernel.exit(1));
+    let seen = |options: &[&str]| {
+        let guest = Guest::kernel(&kernel).with(&[&["--exit-port"], options].concat());
+        guest.run().expect_status(3).out
+    };
+    // A test's kernel has no defaults.
+    let few = seen(&[]);
+    assert_eq!(few[..2], [0x60, 0xff]);
+    assert_eq!(seen(&["--no-nodefaults"]), [0x60, 0x60, few[2]], "the keyboard controller stays");
+    assert_eq!(seen(&["--legacy"]), [0x60, 0x60, few[2]]);
+}
+
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn the_processor_has_the_hosts_name() {

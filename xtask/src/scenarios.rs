@@ -234,7 +234,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "the same with two vCPUs and our I/O APIC",
         image: Image::Bzimage,
         // Nothing of the defaults, which have noapic.
-        options: &["-c", "2", "--nodefaults", "-p", "console=ttyS0 panic=1"],
+        options: &["-c", "2", "--nodefaults", "--legacy", "-p", "console=ttyS0 panic=1"],
         user: User::Comparing("init-interrupts.sh"),
         expect: &["TRAPLINE-GUEST: cpus 2\n", "IO-APIC", "ttyS0", "rtc0", "LOC:", "GUEST: done"],
         once: Some("TRAPLINE-GUEST: done"),

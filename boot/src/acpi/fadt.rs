@@ -5,7 +5,7 @@
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 
-use super::{AcpiConfig, IsaDevice, OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes_of};
+use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes_of};
 
 /// The plug-and-play ID of a PC keyboard.
 const KEYBOARD: &str = "PNP0303";
@@ -17,6 +17,8 @@ const LEGACY_DEVICES: u16 = 1 << 0;
 const I8042: u16 = 1 << 1;
 /// There is no VGA to be probed for.
 const NO_VGA: u16 = 1 << 2;
+/// There is no clock with CMOS RAM.
+const NO_CMOS_RTC: u16 = 1 << 5;
 
 /// "Worst-case latency" values that say C2 and C3 are not supported.
 const NO_C2: u16 = 101;
@@ -59,20 +61,23 @@ pub(super) fn build(config: &AcpiConfig<'_>, facs: u32, dsdt: u32) -> Vec<u8> {
         fadt.reset_value = reset.value;
     }
     fadt.century = config.century.unwrap_or(0);
-    fadt.iapc_boot_arch = boot_arch(config.isa, config.vga).into();
+    fadt.iapc_boot_arch = boot_arch(config).into();
     bytes_of(&fadt.finalize())
 }
 
-fn boot_arch(isa: &[IsaDevice<'_>], vga: bool) -> u16 {
+fn boot_arch(config: &AcpiConfig<'_>) -> u16 {
     let mut flags = 0;
-    if !isa.is_empty() {
+    if !config.isa.is_empty() {
         flags |= LEGACY_DEVICES;
     }
-    if isa.iter().any(|device| device.hid == KEYBOARD) {
+    if config.isa.iter().any(|device| device.hid == KEYBOARD) {
         flags |= I8042;
     }
-    if !vga {
+    if !config.vga {
         flags |= NO_VGA;
+    }
+    if !config.cmos_rtc {
+        flags |= NO_CMOS_RTC;
     }
     flags
 }

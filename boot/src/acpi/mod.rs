@@ -51,6 +51,8 @@ pub struct AcpiConfig<'a> {
     pub power: PowerBlocks,
     /// How to reset, in one port write.
     pub reset: Option<ResetRegister>,
+    /// Whether there is a clock with CMOS RAM for the guest to use.
+    pub cmos_rtc: bool,
     /// The offset in CMOS RAM of the century.
     pub century: Option<u8>,
     /// Whether a VGA adapter may be probed for.

@@ -32,6 +32,7 @@ fn config(apic_ids: &[u32]) -> AcpiConfig<'_> {
             off: 5,
         },
         reset: Some(ResetRegister { port: 0x64, value: 0xfe }),
+        cmos_rtc: true,
         century: Some(0x32),
         vga: false,
         pci: Some(PciBridge {
@@ -237,11 +238,12 @@ fn a_board_without_room_or_alignment_is_refused() {
 fn a_bare_machine_claims_nothing_it_does_not_have() {
     let mut bare = config(&[0]);
     (bare.pci, bare.isa, bare.reset, bare.vga) = (None, &[], None, true);
+    bare.cmos_rtc = false;
     bare.power.timer = None;
     bare.power.button = false;
     let guest = Guest::with(&bare);
     let fadt = guest.find("FACP");
-    assert_eq!(u16::from_le_bytes([fadt[109], fadt[110]]), 0);
+    assert_eq!(u16::from_le_bytes([fadt[109], fadt[110]]), 1 << 5, "no clock");
     let flags = at32(&fadt, 112);
     assert_eq!((flags & 1 << 4, flags & 1 << 10), (1 << 4, 0));
     assert_eq!((at32(&fadt, 76), fadt[91]), (0, 0));

@@ -96,6 +96,8 @@ pub(crate) struct Options {
     pub(crate) fw_cfg: Vec<(String, Vec<u8>)>,
     /// What there is for firmware, if the guest starts with it.
     pub(crate) firmware: Option<FirmwareOptions>,
+    /// Whether a PC has all legacy devices ([`crate::Config::pc_legacy`]).
+    pub(crate) legacy: bool,
     /// What registers virtio devices have.
     pub(crate) virtio: VirtioTransports,
     /// Whether there is an entropy source, and what is behind it.

@@ -18,6 +18,8 @@ pub(super) struct Described {
     pub(super) power: u16,
     /// Whether there is a display.
     pub(super) display: bool,
+    /// Whether all legacy devices are there ([`crate::Config::pc_legacy`]).
+    pub(super) legacy: bool,
     /// How many virtio devices are behind windows of registers.
     pub(super) virtio_windows: u8,
 }
@@ -45,6 +47,7 @@ pub(super) fn described<T>(pc: Described, then: impl FnOnce(&AcpiConfig<'_>) -> 
         .into_iter()
         .zip(irq::SERIAL)
         .zip(1..)
+        .take(layout::serial_ports(pc.legacy))
         .map(|((base, line), n)| (format!("COM{n}"), [(base, 8)], line))
         .collect();
     let keyboard = [(port::I8042, 1), (port::I8042 + 4, 1)];
@@ -53,12 +56,19 @@ pub(super) fn described<T>(pc: Described, then: impl FnOnce(&AcpiConfig<'_>) -> 
         .zip(1..)
         .map(|((name, ports, line), uid)| device(name, "PNP0501", uid, ports, Some(*line)))
         .collect();
-    // The clock is not listed: the FADT says that there is one, and Linux then names its ports
-    // itself (`rtc_cmos`), as it does on kvmtool's board.
-    devices.push(device("KBD0", "PNP0303", 0, &keyboard, Some(irq::KEYBOARD)));
+    // The clock is not listed: the FADT says whether there is one, and Linux then names its ports
+    // itself (`rtc_cmos`), as it does on kvmtool's board. A guest on KVM has a clock without it.
+    //
+    // Who types does so on the display.
+    let keys = pc.legacy || pc.display;
+    if keys {
+        devices.push(device("KBD0", "PNP0303", 0, &keyboard, Some(irq::KEYBOARD)));
+    }
     // Linux' qemu_fw_cfg finds it by this ID.
     devices.push(device("FWCF", "QEMU0002", 0, &[(port::FW_CFG, 12)], None));
-    devices.push(device("MOU0", "PNP0F13", 0, &[], Some(irq::MOUSE)));
+    if keys {
+        devices.push(device("MOU0", "PNP0F13", 0, &[], Some(irq::MOUSE)));
+    }
     let virtio: Vec<_> = (0..)
         .zip(layout::virtio_slots())
         .take(pc.virtio_windows.into())
@@ -84,7 +94,8 @@ pub(super) fn described<T>(pc: Described, then: impl FnOnce(&AcpiConfig<'_>) -> 
             off: SLP_TYP_S5,
         },
         reset: Some(ResetRegister { port: port::RESET_CONTROL, value: 0x06 }),
-        century: Some(CENTURY_INDEX),
+        cmos_rtc: pc.legacy,
+        century: pc.legacy.then_some(CENTURY_INDEX),
         vga: false,
         pci: Some(PciBridge {
             config: port::PCI_CONF1,
@@ -117,4 +128,31 @@ fn device<'a>(
 /// The tables as firmware gets them.
 pub(super) fn for_firmware(pc: Described) -> Result<acpi::FirmwareTables, trapline_boot::Error> {
     described(pc, acpi::for_firmware)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is told of a PC's devices at fixed ports, and of its clock.
+    fn told(legacy: bool, display: bool) -> (Vec<String>, bool, Option<u8>) {
+        let pc = Described { cpus: 1, power: port::ACPI_PM, display, legacy, virtio_windows: 0 };
+        described(pc, |acpi| {
+            let names = acpi.isa.iter().map(|device| device.name.to_owned()).collect();
+            (names, acpi.cmos_rtc, acpi.century)
+        })
+    }
+
+    #[test]
+    fn a_guest_is_told_of_legacy_devices_where_they_are_wanted() {
+        let all = ["COM1", "COM2", "COM3", "COM4", "KBD0", "FWCF", "MOU0"].map(str::to_owned);
+        assert_eq!(told(true, false), (all.to_vec(), true, Some(CENTURY_INDEX)));
+        let few = ["COM1", "FWCF"].map(str::to_owned);
+        assert_eq!(told(false, false), (few.to_vec(), false, None));
+        let (typed_at, clock, _) = told(false, true);
+        assert_eq!(
+            (typed_at, clock),
+            (["COM1", "KBD0", "FWCF", "MOU0"].map(str::to_owned).to_vec(), false)
+        );
+    }
 }

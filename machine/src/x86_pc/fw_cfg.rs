@@ -60,6 +60,7 @@ fn items(options: &Options, virtio_windows: u8) -> Result<Items, Error> {
             cpus: options.cpus,
             power: port::FIRMWARE_ACPI_PM,
             display: firmware.display,
+            legacy: true,
             virtio_windows,
         };
         add_tables(&mut items, pc)?;

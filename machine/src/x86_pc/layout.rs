@@ -209,6 +209,11 @@ pub(crate) mod irq {
     };
 }
 
+/// How many serial ports there are: only the console without legacy devices.
+pub(crate) fn serial_ports(legacy: bool) -> usize {
+    if legacy { port::SERIAL.len() } else { 1 }
+}
+
 /// How many interrupt lines there are.
 pub(crate) const LINES: u8 = 24;
 /// The I/O APIC's pin that the 8259s' INTR is wired to, for a guest that wants it there.

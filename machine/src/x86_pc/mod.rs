@@ -191,6 +191,11 @@ impl Maker<'_> {
         self.source.lines.line(irq.into())
     }
 
+    /// Whether all legacy devices are there.
+    fn legacy(&self) -> bool {
+        self.wiring.options.legacy || self.wiring.options.firmware.is_some()
+    }
+
     /// The first port of ACPI's fixed registers.
     fn power(&self) -> u16 {
         match self.wiring.options.firmware {
@@ -199,12 +204,14 @@ impl Maker<'_> {
         }
     }
 
-    /// Four UARTs on two lines, as on a PC; the console is on the first.
+    /// Up to four UARTs on two lines, as on a PC; the console is on the first.
     fn add_serial_ports(&self, builder: &mut Builder) -> Arc<Serial> {
         let first = serial_backend(&self.wiring.options);
         let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
         let mut console = None;
-        for (i, (line, base)) in irq::SERIAL.into_iter().zip(port::SERIAL).enumerate() {
+        let ports = irq::SERIAL.into_iter().zip(port::SERIAL);
+        let count = layout::serial_ports(self.legacy());
+        for (i, (line, base)) in ports.enumerate().take(count) {
             let backend = if i == 0 { &first } else { &nothing };
             let clock = Arc::clone(&self.wiring.clock);
             let serial = Serial::new(Arc::clone(backend), self.line(line), clock);
@@ -216,7 +223,7 @@ impl Maker<'_> {
                 .after_reset(move || device.poll());
             console.get_or_insert(serial);
         }
-        console.unwrap_or_else(|| unreachable!("there are four serial ports"))
+        console.unwrap_or_else(|| unreachable!("there is a serial port"))
     }
 
     fn add_platform(&self, builder: &mut Builder) -> Arc<I8042> {

@@ -56,7 +56,8 @@ pub(super) struct BasicArgs {
     /// Guest memory in the huge pages of this hugetlbfs mount
     #[arg(long, value_name = "PATH")]
     pub(super) hugetlbfs: Option<PathBuf>,
-    /// Add nothing that was not asked for: no default kernel arguments, no root file system
+    /// Add nothing that was not asked for: no default kernel arguments, no root file system, no legacy
+    /// devices
     #[arg(long)]
     pub(super) nodefaults: bool,
     /// Where the guest's console is: serial, virtio (hv: not yet) [default: serial]
@@ -237,6 +238,9 @@ pub(super) struct TraplineArgs {
     /// Give the guest the test device of kvm-unit-tests, with the exit port
     #[arg(long)]
     pub(super) testdev: bool,
+    /// Give a PC its legacy devices with --nodefaults, too: four serial ports, keyboard controller, clock
+    #[arg(long)]
+    pub(super) legacy: bool,
     /// Educational devices (QEMU's edu) on the PCI bus, for tests of interrupts
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(super) edu: Option<String>,

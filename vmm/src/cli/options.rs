@@ -39,6 +39,8 @@ pub struct RunOptions {
     /// Nothing is added that was not asked for; above all, the kernel's arguments are
     /// [`Boot::Kernel`]'s `params` and nothing else.
     pub nodefaults: bool,
+    /// A PC has all its legacy devices.
+    pub legacy: bool,
     /// Where viewers of the display connect.
     pub vnc: Option<SocketAddr>,
     /// Where the display's last picture goes.
@@ -149,6 +151,7 @@ impl RunOptions {
             name: args.basic.name.unwrap_or_else(|| format!("guest-{}", std::process::id())),
             dev: args.basic.dev.unwrap_or_else(|| "/dev/kvm".into()),
             nodefaults: args.basic.nodefaults,
+            legacy: args.trapline.legacy || !args.basic.nodefaults,
             vnc: args.display.vnc.as_deref().map(vnc).transpose()?,
             screendump: args.display.screendump,
             debug_ioport: args.debug.debug_ioport,

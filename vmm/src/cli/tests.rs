@@ -67,6 +67,7 @@ fn the_defaults_are_kvmtools() {
     assert_eq!(kernel(&options), (None, None, ""));
     assert_eq!(options.loglevel, LogLevel::Info);
     assert!(!options.reboot && !options.stat && !options.exit_port && !options.nodefaults);
+    assert!(options.legacy);
 }
 
 #[test]
@@ -150,7 +151,14 @@ fn the_command_line_of_kvm_unit_tests_is_understood() {
     assert_eq!(kernel(&options), (Some("a.flat".into()), Some("env".into()), "x"));
     assert_eq!((options.cpus, options.mem_bytes), (2, 256 << 20));
     assert_eq!(options.loglevel, LogLevel::Warning);
-    assert!(options.nodefaults);
+    assert!(options.nodefaults && !options.legacy);
+}
+
+#[test]
+fn legacy_devices_are_no_default_that_nodefaults_leaves() {
+    assert!(run("--legacy").legacy && run("--no-legacy").legacy);
+    assert!(run("--nodefaults --legacy").legacy);
+    assert!(!run("--nodefaults --legacy --no-legacy").legacy);
 }
 
 #[test]

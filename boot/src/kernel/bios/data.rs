@@ -55,7 +55,8 @@ impl Bios {
             words.iter().flat_map(|word| word.to_le_bytes()).collect()
         };
         let ports = |count: usize, shift: u16| u16::try_from(count).unwrap_or(0) << shift;
-        let serial = ports(self.serial.len(), SERIAL_SHIFT);
+        let present = self.serial.iter().filter(|base| **base != 0);
+        let serial = ports(present.count(), SERIAL_SHIFT);
         let printers = ports(self.printers.len(), PRINTERS_SHIFT);
         put(0x00, &words(&self.serial));
         put(0x08, &words(&self.printers));

@@ -32,7 +32,7 @@ pub struct Bios {
     pub pics: [u8; 2],
     /// The first port of the 8254.
     pub pit: u8,
-    /// The first ports of the serial ports.
+    /// The first ports of the serial ports; 0 where there is none.
     pub serial: [u16; 4],
     /// The first ports of the printer ports.
     pub printers: [u16; 2],

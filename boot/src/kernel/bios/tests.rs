@@ -29,6 +29,14 @@ fn the_data_area_says_what_machine_it_is() {
 }
 
 #[test]
+fn the_equipment_word_counts_the_serial_ports_that_are_there() {
+    let bios = Bios { serial: [0x3f8, 0, 0, 0], ..LAYOUT.bios };
+    let area = bios.data_area();
+    assert_eq!(area[..8], [0xf8, 3, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(area[0x10..0x12], [0x06, 0x82], "one serial port");
+}
+
+#[test]
 fn the_reset_vector_leads_to_a_reset() {
     let bench = loaded();
     assert_eq!(bench.bytes(0xf_fff0, 5), [0xea, 0x80, 0xf1, 0x00, 0xf0], "jmp far f000:f180");

@@ -69,6 +69,7 @@ fn tree_with(
             testdev: false,
             fw_cfg: Vec::new(),
             firmware: None,
+            legacy: true,
             virtio: virtio.unwrap_or_default().into(),
             rng: virtio.map(|_| EntropyFrom::Sequence),
             edu: 0,
