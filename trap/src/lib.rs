@@ -38,11 +38,11 @@ pub use dispatch::{Handle, Reached};
 pub use registry::{Builder, Edit, Mapping, Registry, WeakRegistry};
 pub use stats::{RegionStats, Stats};
 pub use trapline_access::{
-    Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog, DoorbellTarget, EditError,
-    EditListener, EventFd, Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory,
-    MemoryListener, MemorySection, Mirror, MirrorHost, NoHandler, NoRegions, READS_WORTH_A_SWITCH,
-    Region, RegionEdit, RegionId, RegionName, Regions, Requester, Ring, Rules, Showing, Size,
-    Space, Window,
+    Answer, Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog, DoorbellTarget,
+    EditError, EditListener, EventFd, Forward, Forwarded, Handler, HandlerMut, IoCx, Limits,
+    Locked, Memory, MemoryListener, MemorySection, Mirror, MirrorHost, NoHandler, NoRegions,
+    READS_WORTH_A_SWITCH, Region, RegionEdit, RegionId, RegionName, Regions, Requester, Ring,
+    Rules, Showing, Size, Space, Waiter, Window,
 };
 pub use watch::{AccessSummary, Observer, Outcome, TraceRecord, Watch, WatchedRegion, Watching};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use trapline_access::{
-    Delivery, Direction, Handler, Limits, RegionName, Rules, Size, Space, Window,
+    Delivery, Direction, Forward, Handler, Limits, RegionName, Rules, Size, Space, Window,
 };
 
 use crate::counters::RegionNumber;
@@ -106,6 +106,7 @@ impl Entry {
         let windows = self.placement.diverted.iter().flat_map(|windows| windows.iter());
         windows.filter(move |window| match window.delivery {
             Delivery::Memory { readonly, .. } => !readonly || direction == Direction::Read,
+            Delivery::Forward(Forward { datamatch: Some(_), .. }) => direction == Direction::Write,
             _ => true,
         })
     }

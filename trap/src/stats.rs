@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use trapline_access::{Delivery, Direction, RegionId, RegionName, Space, Window};
+use trapline_access::{Delivery, Direction, Forward, RegionId, RegionName, Space, Window};
 
 use crate::counters::{Counts, Unclaimed};
 use crate::edit::table::RegionInfo;
@@ -197,12 +197,14 @@ fn describe(window: &Window, taken: bool) -> String {
             let value = datamatch.map_or_else(String::new, |value| format!(" = {value:#x}"));
             format!("+{:#x} doorbell len {len}{value} ({by})", window.offset)
         }
-        Delivery::Forward { user_data, posted, .. } => {
+        Delivery::Forward(Forward { user_data, posted, no_data, datamatch, .. }) => {
             let posted = if *posted { " posted" } else { "" };
+            let data = if *no_data { " without data" } else { "" };
+            let value = datamatch.map_or_else(String::new, |value| format!(" = {value:#x}"));
             let last = (window.len > 1).then(|| format!("-{:#x}", window.offset + window.len - 1));
             let any = if window.len == 0 { " len any" } else { "" };
             let (offset, last) = (window.offset, last.unwrap_or_default());
-            format!("+{offset:#x}{last} forward{any} {user_data:#x}{posted} ({by})")
+            format!("+{offset:#x}{last} forward{any}{value} {user_data:#x}{posted}{data} ({by})")
         }
         Delivery::Memory { readonly, .. } => {
             let readonly = if *readonly { " read-only" } else { "" };

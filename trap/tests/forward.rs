@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use support::{Recorder, Source, read};
 use trapline::EditError;
 use trapline::{
-    Channel, ChannelRef, Delivery, EventFd, Forwarded, Limits, Offload, Region, Registry, Rules,
-    Size, Space, Zone,
+    Answer, Channel, ChannelRef, Delivery, EventFd, Forward, Forwarded, Limits, Offload, Region,
+    Registry, Rules, Size, Space, Waiter, Zone,
 };
 
 const USER_DATA: u64 = 0x1122_3344_5566_7788;
@@ -39,24 +39,28 @@ enum Command {
 }
 
 impl Channel for Far {
-    fn read(&self, access: &Forwarded) -> Option<u64> {
+    fn read(&self, access: &Forwarded, _: Option<&dyn Waiter>) -> Answer {
         assert_eq!((access.user_data, access.posted), (USER_DATA, false));
         self.log.lock().push(Command::Read(access.offset, access.size.unwrap().bytes()));
-        let alive = !self.gone.load(Ordering::Relaxed);
-        alive.then(|| (0..8).fold(0, |value, i| value | (0xa0 + access.offset + i) << (8 * i)))
+        let value = (0..8).fold(0, |value, i| value | (0xa0 + access.offset + i) << (8 * i));
+        self.answer(value)
     }
 
-    fn write(&self, access: &Forwarded, value: u64) -> bool {
+    fn write(&self, access: &Forwarded, value: u64, _: Option<&dyn Waiter>) -> Answer {
         assert_eq!(access.user_data, USER_DATA);
         self.log.lock().push(match access.size {
             Some(size) => Command::Write(access.offset, size.bytes(), value, access.posted),
             None => Command::Ring(access.offset),
         });
-        !self.gone.load(Ordering::Relaxed)
+        self.answer(0)
     }
 }
 
 impl Far {
+    fn answer(&self, value: u64) -> Answer {
+        if self.gone.load(Ordering::Relaxed) { Answer::Gone } else { Answer::Done(value) }
+    }
+
     fn take(&self) -> Vec<Command> {
         std::mem::take(&mut *self.log.lock())
     }
@@ -205,7 +209,9 @@ fn one_table_of_collisions_for_all_deliveries() {
         Registry::builder().build().map(other(region)).map(drop)
     };
     let refused = |other| matches!(with(other), Err(EditError::Delivery { .. }));
-    assert!(refused(|region| region.coalesce(0x1f..0x21)));
+    let acked = forwarded(&Recorder::new(), 0x10..0x20, &far().1, false).coalesce(0x1f..0x21);
+    let error = Registry::builder().build().map(acked).map(drop).unwrap_err();
+    assert!(matches!(error, EditError::Delivery { .. }), "what is waited for cannot be queued");
     assert!(refused(|region| region.doorbell(0x10, 4, None, event())));
     assert!(refused(|region| region.doorbell(0x1f, 1, Some(1), event())));
     assert!(refused(|region| region.doorbell(0xe, 4, None, event())), "its write reaches in");
@@ -214,6 +220,7 @@ fn one_table_of_collisions_for_all_deliveries() {
     assert!(refused(|region| region.forward(0x9..0x9, far().1, 0, true)));
     for beside in [
         (|region: Region| region.coalesce(0..0x10)) as fn(Region) -> Region,
+        |region| region.coalesce(0x1f..0x21),
         |region| region.coalesce(0x20..0x21),
         |region| region.doorbell(0xc, 4, None, event()),
         |region| region.doorbell(0x8, 0, None, event()),
@@ -233,7 +240,7 @@ struct Forwarding {
 
 fn key(zone: &Zone) -> Option<(u64, u64, u64, bool)> {
     match zone.delivery {
-        Delivery::Forward { user_data, posted, .. } => {
+        Delivery::Forward(Forward { user_data, posted, .. }) => {
             Some((zone.addr, zone.len, user_data, posted))
         }
         _ => None,
@@ -297,13 +304,13 @@ fn queued_writes_come_before_a_forwarded_access() {
 struct Slow(Sender<()>, Mutex<Receiver<()>>);
 
 impl Channel for Slow {
-    fn read(&self, _access: &Forwarded) -> Option<u64> {
+    fn read(&self, _access: &Forwarded, _: Option<&dyn Waiter>) -> Answer {
         self.0.send(()).unwrap();
-        self.1.lock().recv().ok().map(|()| 0x33)
+        self.1.lock().recv().map_or(Answer::Gone, |()| Answer::Done(0x33))
     }
 
-    fn write(&self, _access: &Forwarded, _value: u64) -> bool {
-        true
+    fn write(&self, _access: &Forwarded, _value: u64, _: Option<&dyn Waiter>) -> Answer {
+        Answer::Done(0)
     }
 }
 

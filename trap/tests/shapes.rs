@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use support::Recorder;
 use trapline::{
-    Channel, ChannelRef, EventFd, Forwarded, Handle, Handler, IoCx, Observer, Region, Registry,
-    Size, Space, TraceRecord, Watch,
+    Answer, Channel, ChannelRef, EventFd, Forwarded, Handle, Handler, IoCx, Observer, Region,
+    Registry, Size, Space, TraceRecord, Waiter, Watch,
 };
 
 const SIZES: [Size; 4] = [Size::Byte, Size::Word, Size::Dword, Size::Qword];
@@ -137,14 +137,14 @@ fn doorbells_are_rung_on_every_page_of_their_region() {
 struct Outside(Mutex<Vec<u64>>);
 
 impl Channel for Outside {
-    fn read(&self, access: &Forwarded) -> Option<u64> {
+    fn read(&self, access: &Forwarded, _: Option<&dyn Waiter>) -> Answer {
         self.0.lock().push(access.offset);
-        Some(0x77)
+        Answer::Done(0x77)
     }
 
-    fn write(&self, access: &Forwarded, _value: u64) -> bool {
+    fn write(&self, access: &Forwarded, _value: u64, _: Option<&dyn Waiter>) -> Answer {
         self.0.lock().push(access.offset);
-        true
+        Answer::Done(0)
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use support::{Recorder, Source, event};
 use trapline::{
-    Channel, ChannelRef, Direction, Forwarded, Limits, Memory, Observer, Region, Registry, Rules,
-    Size, Space, Stats, Unclaimed, Watch,
+    Answer, Channel, ChannelRef, Direction, Forwarded, Limits, Memory, Observer, Region, Registry,
+    Rules, Size, Space, Stats, Unclaimed, Waiter, Watch,
 };
 
 const TITLES: &str = "     range                         device/region                  \
@@ -34,12 +34,12 @@ impl Memory for Blank {
 struct Outside;
 
 impl Channel for Outside {
-    fn read(&self, _access: &Forwarded) -> Option<u64> {
-        None
+    fn read(&self, _access: &Forwarded, _: Option<&dyn Waiter>) -> Answer {
+        Answer::Gone
     }
 
-    fn write(&self, _access: &Forwarded, _value: u64) -> bool {
-        false
+    fn write(&self, _access: &Forwarded, _value: u64, _: Option<&dyn Waiter>) -> Answer {
+        Answer::Gone
     }
 }
 

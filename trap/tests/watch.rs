@@ -13,9 +13,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use support::{Recorder, Source, event, rung};
 use trapline::{
-    AddressSpace, Channel, ChannelRef, CoalescedWrite, Direction, EditError, EventFd, Forwarded,
-    Handler, IoCx, Limits, NoRam, Observer, Offload, Outcome, Region, RegionId, Registry,
-    Requester, Rules, Size, Space, TraceRecord, Watch, Zone,
+    AddressSpace, Answer, Channel, ChannelRef, CoalescedWrite, Direction, EditError, EventFd,
+    Forwarded, Handler, IoCx, Limits, NoRam, Observer, Offload, Outcome, Region, RegionId,
+    Registry, Requester, Rules, Size, Space, TraceRecord, Waiter, Watch, Zone,
 };
 
 /// What was observed: where, what, and what became of it.
@@ -157,12 +157,12 @@ fn a_stop_comes_before_the_handler_and_may_hold_the_vcpu_there() {
 struct Outside(bool);
 
 impl Channel for Outside {
-    fn read(&self, _access: &Forwarded) -> Option<u64> {
-        self.0.then_some(0x77)
+    fn read(&self, _access: &Forwarded, _: Option<&dyn Waiter>) -> Answer {
+        if self.0 { Answer::Done(0x77) } else { Answer::Gone }
     }
 
-    fn write(&self, _access: &Forwarded, _value: u64) -> bool {
-        self.0
+    fn write(&self, _access: &Forwarded, _value: u64, _: Option<&dyn Waiter>) -> Answer {
+        if self.0 { Answer::Done(0) } else { Answer::Gone }
     }
 }
 

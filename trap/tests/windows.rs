@@ -8,9 +8,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use support::{Recorder, Source, read};
 use trapline::{
-    Channel, ChannelRef, Delivery, DoorbellTarget, EditError, Forwarded, Handler, IoCx, Memory,
-    NoHandler, Region, RegionEdit, RegionId, Regions, Registry, Requester, Ring, Size, Space,
-    Window,
+    Answer, Channel, ChannelRef, Delivery, DoorbellTarget, EditError, Forwarded, Handler, IoCx,
+    Memory, NoHandler, Region, RegionEdit, RegionId, Regions, Registry, Requester, Ring, Size,
+    Space, Waiter, Window,
 };
 
 /// Memory of bytes that count up.
@@ -120,12 +120,12 @@ fn a_doorbell_of_any_length_leaves_the_bytes_after_it_to_others_but_not_to_a_cha
 struct Outside;
 
 impl Channel for Outside {
-    fn read(&self, _access: &Forwarded) -> Option<u64> {
-        None
+    fn read(&self, _access: &Forwarded, _: Option<&dyn Waiter>) -> Answer {
+        Answer::Gone
     }
 
-    fn write(&self, _access: &Forwarded, _value: u64) -> bool {
-        false
+    fn write(&self, _access: &Forwarded, _value: u64, _: Option<&dyn Waiter>) -> Answer {
+        Answer::Gone
     }
 }
 

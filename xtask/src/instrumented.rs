@@ -24,6 +24,7 @@ pub(crate) fn tasks() -> Vec<Task> {
                 "stress",
                 "peers",
                 "forward",
+                "forward_kinds",
                 "watch",
                 "observers",
                 "removal",

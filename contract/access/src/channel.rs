@@ -13,20 +13,48 @@ use crate::{Requester, Size};
 /// It is called with no lock of the registry held, by any vCPU, and for accesses of one vCPU in
 /// the order they were made, after the coalesced writes that came before them. While a call lasts,
 /// the registry's `remove_sync` of that region waits, as it would for a handler.
+///
+/// A call may wait for the other end, and while it does, `waiter` says whether the caller is wanted
+/// elsewhere. Then the call returns [`Answer::Interrupted`], and the caller makes the same call again
+/// as soon as it can, or never. What the other end was asked already, the channel does not ask
+/// again: a read may have changed something there. Without a `waiter` the call lasts as long as the
+/// channel is patient.
 pub trait Channel: Send + Sync {
-    /// Has a read answered: bits above the access' size are ignored. `None` when nobody is there
-    /// any more, which the guest reads as all ones.
-    fn read(&self, access: &Forwarded) -> Option<u64>;
+    /// Has a read answered: bits above the access' size are ignored.
+    fn read(&self, access: &Forwarded, waiter: Option<&dyn Waiter>) -> Answer;
 
-    /// Hands a write over; whether somebody is there to take it. Unless the access is
-    /// [`Forwarded::posted`], it returns when the write has been done.
-    fn write(&self, access: &Forwarded, value: u64) -> bool;
+    /// Hands a write over. Unless the access is [`Forwarded::posted`], it returns when the write has
+    /// been done.
+    fn write(&self, access: &Forwarded, value: u64, waiter: Option<&dyn Waiter>) -> Answer;
+
+    /// Sends what was kept back because more was to follow ([`Forwarded::more`]).
+    fn flush(&self) {}
 
     /// What a source that forwards by itself reads responses from and writes commands to
     /// (`read_fd` and `write_fd` of `struct kvm_ioregion`), if the channel is such a pair.
     fn fds(&self) -> Option<(BorrowedFd<'_>, BorrowedFd<'_>)> {
         None
     }
+}
+
+/// What became of an access that went to a [`Channel`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done; of a read, the value.
+    Done(u64),
+    /// Nobody is there any more: the guest reads all ones, and what it writes is lost.
+    Gone,
+    /// The caller is wanted elsewhere; the access goes on when it is made again.
+    Interrupted,
+}
+
+/// Whoever makes an access, and may be wanted elsewhere while it waits for the answer: a vCPU that is
+/// to stop.
+///
+/// To be asked again after every interrupted system call (`EINTR`), and now and then besides.
+pub trait Waiter: Send + Sync {
+    /// Whether it is wanted elsewhere. It stays so until the call has come back.
+    fn is_wanted(&self) -> bool;
 }
 
 /// One access as it goes through a channel.
@@ -38,11 +66,14 @@ pub struct Forwarded {
     pub user_data: u64,
     /// The offset in the window.
     pub offset: u64,
-    /// Its width; `None` for a write of any width to a window of length 0, whose value is not
-    /// looked at (and 0).
+    /// Its width; `None` for an access of any width to a window without data, or of length 0, which
+    /// is a write whose value is not looked at (and 0).
     pub size: Option<Size>,
     /// Whether the guest goes on without waiting for the write to be done.
     pub posted: bool,
+    /// Whether another posted write, or [`Channel::flush`], follows at once: until then this one may
+    /// be kept back.
+    pub more: bool,
 }
 
 /// A [`Channel`], shared. Clones are the same one.

@@ -24,7 +24,7 @@ mod region;
 mod regions;
 
 pub use access::{Direction, Requester, Size, Space};
-pub use channel::{Channel, ChannelRef, Forwarded};
+pub use channel::{Answer, Channel, ChannelRef, Forwarded, Waiter};
 pub use dirty::{DirtyBitmap, DirtyLog};
 pub use doorbell::{DoorbellTarget, Ring};
 pub use eventfd::EventFd;
@@ -32,5 +32,5 @@ pub use handler::{Handler, HandlerMut, IoCx, Limits, Locked, Rules};
 pub use listener::{MemoryListener, MemorySection};
 pub use memory::{Memory, NoHandler};
 pub use mirror::{Mirror, MirrorHost, QUEUED_WRITES_MAX, READS_WORTH_A_SWITCH, Showing};
-pub use region::{Delivery, Region, Window};
+pub use region::{Delivery, Forward, Region, Window};
 pub use regions::{EditError, EditListener, NoRegions, RegionEdit, RegionId, RegionName, Regions};

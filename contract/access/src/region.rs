@@ -58,14 +58,7 @@ pub enum Delivery {
         datamatch: Option<u64>,
     },
     /// Somebody outside answers instead of the handler (`KVM_SET_IOREGION`, which no kernel has).
-    Forward {
-        /// Where accesses go.
-        channel: ChannelRef,
-        /// What the other end knows the window by.
-        user_data: u64,
-        /// Whether writes are not waited for.
-        posted: bool,
-    },
+    Forward(Forward),
     /// Memory answers instead of the handler (KVM: `KVM_SET_USER_MEMORY_REGION`, with
     /// `KVM_MEM_READONLY`). Only in [`Space::Mmio`]. A hypervisor has whole pages of it; the registry
     /// answers what comes to it of the rest, from the same memory.
@@ -86,6 +79,31 @@ pub enum Delivery {
         /// What the device vouches for; of this window alone.
         mirror: Arc<Mirror>,
     },
+}
+
+/// Who answers a forwarded window ([`Delivery::Forward`]), and what of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forward {
+    /// Where accesses go.
+    pub channel: ChannelRef,
+    /// What the other end knows the window by.
+    pub user_data: u64,
+    /// Whether writes are not waited for.
+    pub posted: bool,
+    /// Whether all that is passed on is that there was an access: as a write without size and value,
+    /// also when the guest reads, which is told nothing (`KVM_IOREGION_FAST_MMIO`). Only in
+    /// [`Space::Mmio`].
+    pub no_data: bool,
+    /// Only writes of this value, of exactly the window's length and at its start; other accesses
+    /// are delivered as if the window were not there. So several can be in the same place.
+    pub datamatch: Option<u64>,
+}
+
+impl Forward {
+    /// All accesses, with their data, which are waited for.
+    pub const fn new(channel: ChannelRef, user_data: u64) -> Self {
+        Self { channel, user_data, posted: false, no_data: false, datamatch: None }
+    }
 }
 
 impl Region {
@@ -201,7 +219,7 @@ impl Region {
         posted: bool,
     ) -> Self {
         let len = offsets.end.saturating_sub(offsets.start);
-        let delivery = Delivery::Forward { channel, user_data, posted };
+        let delivery = Delivery::Forward(Forward { posted, ..Forward::new(channel, user_data) });
         self.window(Window { offset: offsets.start, len, delivery })
     }
 
@@ -222,10 +240,7 @@ impl PartialEq for Delivery {
                 Self::Doorbell { target: a, datamatch: value_a },
                 Self::Doorbell { target: b, datamatch: value_b },
             ) => (a, value_a) == (b, value_b),
-            (
-                Self::Forward { channel: a, user_data: data_a, posted: posted_a },
-                Self::Forward { channel: b, user_data: data_b, posted: posted_b },
-            ) => (a, data_a, posted_a) == (b, data_b, posted_b),
+            (Self::Forward(a), Self::Forward(b)) => a == b,
             (
                 Self::Memory { memory: a, offset: at_a, readonly: ro_a },
                 Self::Memory { memory: b, offset: at_b, readonly: ro_b },
@@ -245,11 +260,7 @@ impl fmt::Debug for Delivery {
                 .field("target", target)
                 .field("datamatch", datamatch)
                 .finish(),
-            Self::Forward { user_data, posted, .. } => f
-                .debug_struct("Forward")
-                .field("user_data", user_data)
-                .field("posted", posted)
-                .finish_non_exhaustive(),
+            Self::Forward(forward) => forward.fmt(f),
             Self::Memory { memory, offset, readonly } => f
                 .debug_struct("Memory")
                 .field("len", &memory.len())

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_int, c_void, pthread_t, siginfo_t};
 use parking_lot::Mutex;
+use trapline::Waiter;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
 use crate::Error;
@@ -92,6 +93,12 @@ impl Kick {
     pub(crate) fn forget(&self) {
         self.stop.store(false, Ordering::SeqCst);
         self.immediate_exit.set(false);
+    }
+}
+
+impl Waiter for Kick {
+    fn is_wanted(&self) -> bool {
+        self.is_stopping()
     }
 }
 

@@ -16,6 +16,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod again;
 mod crash;
 mod error;
 mod exit;

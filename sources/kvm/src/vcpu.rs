@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
@@ -15,6 +15,7 @@ use kvm_ioctls::VcpuFd;
 use trapline::{Handle, Registry};
 use trapline_device::{Direction, Size, Space};
 
+use crate::again::Again;
 use crate::arch::{Pins, PowerOn, Start};
 use crate::crash::{Access, AccessLog, hex};
 use crate::exit::{Exit, Io, PIO_BYTES_MAX, RunPage};
@@ -47,6 +48,8 @@ pub struct Vcpu {
     has_run: bool,
     /// The elements of a string access on their way between device and guest.
     elements: Box<[u8; PIO_BYTES_MAX]>,
+    /// An access that waited for somebody outside when the vCPU was stopped, to be made first.
+    unfinished: Option<Exit>,
     /// Last: the VM keeps the guest's memory mapped as long as a vCPU might run.
     vm: Arc<Vm>,
 }
@@ -59,7 +62,7 @@ impl Vcpu {
     /// KVM's refusal.
     pub fn new(vm: &Arc<Vm>, index: u32, registry: &Registry) -> Result<Self, Error> {
         kick::prepare()?;
-        let handle = registry.handle(index);
+        let mut handle = registry.handle(index);
         let fd = vm.fd().create_vcpu(index.into()).map_err(Error::ioctl("create a vCPU"))?;
         vm.map_ring(&fd)?;
         let page = RunPage::new(&fd, vm.fd().run_size())
@@ -68,6 +71,7 @@ impl Vcpu {
         let power_on = PowerOn::of(&fd, vm, index)?;
         let kick = Kick::new(page.immediate_exit());
         vm.add_vcpu(&kick);
+        handle.set_waiter(Arc::new(kick.clone()));
         Ok(Self {
             index,
             kick,
@@ -82,6 +86,7 @@ impl Vcpu {
             again: Again::default(),
             has_run: false,
             elements: Box::new([0; PIO_BYTES_MAX]),
+            unfinished: None,
             vm: Arc::clone(vm),
         })
     }
@@ -105,6 +110,8 @@ impl Vcpu {
     /// # Errors
     /// KVM's refusal.
     pub fn set_start(&mut self, start: &Start) -> Result<(), Error> {
+        self.unfinished = None;
+        self.handle.forget_interrupted();
         self.complete();
         self.recent.clear();
         self.power_on.restore(&self.fd, &self.vm)?;
@@ -137,6 +144,11 @@ impl Vcpu {
     pub(crate) fn run(&mut self) -> Stop {
         arch::prepare_thread(self.vm.options());
         self.has_run = true;
+        if let Some(exit) = self.unfinished.take()
+            && let Some(stop) = self.access(exit)
+        {
+            return stop;
+        }
         loop {
             let stop = match self.enter() {
                 Ok(exit) => self.handle_exit(exit),
@@ -197,14 +209,7 @@ impl Vcpu {
         }
         self.counters.count(kind_of(&exit));
         match exit {
-            Exit::Io(io) => {
-                self.io(&io);
-                None
-            }
-            Exit::Mmio { addr, direction, len } => {
-                self.mmio(addr, direction, len);
-                None
-            }
+            Exit::Io(_) | Exit::Mmio { .. } => self.access(exit),
             Exit::Interrupted | Exit::Again => self.interrupted(),
             // `KVM_EXIT_IRQ_WINDOW_OPEN`: before the next entry the interrupt that waits is injected.
             Exit::InterruptWindow => None,
@@ -244,9 +249,53 @@ impl Vcpu {
         (stop && !self.pins.may_hold_vector(&self.page)).then_some(Stop::Requested)
     }
 
-    fn io(&mut self, io: &Io) {
+    /// Makes the access of an exit in the registry. One that is interrupted, as the vCPU is to stop
+    /// while somebody outside is to answer, goes on when it runs again: KVM has not completed it.
+    fn access(&mut self, exit: Exit) -> Option<Stop> {
+        let access = match &exit {
+            Exit::Io(io) => self.io(io),
+            Exit::Mmio { addr, direction, len } => self.mmio(*addr, *direction, *len),
+            _ => return None,
+        };
+        if self.handle.take_interrupted() {
+            self.unfinished = Some(exit);
+            self.kick.acknowledge();
+            return Some(Stop::Requested);
+        }
+        self.handle.forget_interrupted();
+        self.recent.push(access);
+        if self.handle.take_told_nothing() && matches!(exit, Exit::Mmio { .. }) {
+            return self.keep_registers();
+        }
+        None
+    }
+
+    /// Has KVM complete a read of memory that nobody was to answer, and leaves the guest's registers
+    /// as they were: the instruction is over, and that is all.
+    fn keep_registers(&mut self) -> Option<Stop> {
+        let before = match arch::GeneralRegisters::of(&self.fd) {
+            Ok(registers) => registers,
+            Err(error) => {
+                return Some(self.crash(format!("KVM does not tell its registers: {error}")));
+            }
+        };
+        self.kick.come_back_at_once();
+        match self.page.run(&self.fd) {
+            Ok(Exit::Interrupted) => {
+                if let Err(error) = before.keep(&self.fd) {
+                    return Some(self.crash(format!("KVM does not take its registers: {error}")));
+                }
+                self.interrupted()
+            }
+            // Another part of the same instruction.
+            Ok(exit) => self.interrupted().or_else(|| self.handle_exit(exit)),
+            Err(error) => Some(self.crash(format!("KVM could not run it: {error}"))),
+        }
+    }
+
+    fn io(&mut self, io: &Io) -> Access {
         let value = if io.count == 1 { self.port(io) } else { self.port_string(io) };
-        self.recent.push(Access {
+        Access {
             space: Space::Pio,
             direction: io.direction,
             addr: io.port.into(),
@@ -254,7 +303,7 @@ impl Vcpu {
             count: io.count,
             value,
             reached: self.handle.take_reached(Space::Pio, io.port.into()),
-        });
+        }
     }
 
     /// Makes a port access of one element, and returns its value, for reports.
@@ -290,7 +339,7 @@ impl Vcpu {
         Access::value_of(data, io.size.bytes())
     }
 
-    fn mmio(&mut self, addr: u64, direction: Direction, len: usize) {
+    fn mmio(&mut self, addr: u64, direction: Direction, len: usize) -> Access {
         let value = match (direction, Size::new(len)) {
             (Direction::Write, Some(size)) => {
                 let value = u64::from_le_bytes(self.page.mmio_data()) & size.ones();
@@ -306,7 +355,7 @@ impl Vcpu {
         };
         let space = Space::Mmio;
         let reached = self.handle.take_reached(space, addr);
-        self.recent.push(Access { space, direction, addr, len, count: 1, value, reached });
+        Access { space, direction, addr, len, count: 1, value, reached }
     }
 
     /// Makes a memory access of 3, 5, 6 or 7 bytes, and returns its value.
@@ -345,29 +394,6 @@ impl Vcpu {
         let addr = arch::code_address(&self.fd)?;
         let mut bytes = [0; 16];
         self.vm.slots().peek(addr, &mut bytes).then(|| hex(&bytes))
-    }
-}
-
-/// Counts `KVM_RUN`s in a row that failed with `EAGAIN` at once, to end a vCPU that would spin on
-/// them for ever. A vCPU that waits for its start-up message has them now and then, after sleeping.
-#[derive(Debug, Default)]
-struct Again {
-    last: Option<Instant>,
-    count: u32,
-}
-
-impl Again {
-    /// Failures closer together than this are in a row: the vCPU has not slept between them.
-    const AT_ONCE: Duration = Duration::from_millis(1);
-    /// More in a row than this end the vCPU.
-    const COUNT_MAX: u32 = 10_000;
-
-    /// Counts one more, at `now`; whether that is too many.
-    fn is_too_often(&mut self, now: Instant) -> bool {
-        let at_once = self.last.is_some_and(|last| now.duration_since(last) < Self::AT_ONCE);
-        self.count = if at_once { self.count.saturating_add(1) } else { 1 };
-        self.last = Some(now);
-        self.count > Self::COUNT_MAX
     }
 }
 
@@ -549,18 +575,6 @@ mod tests {
     #[test]
     fn an_access_without_description_names_its_address() {
         assert!(undecoded(0x0900_0018).starts_with("it accessed the device address 0x9000018 "));
-    }
-
-    #[test]
-    fn a_kvm_that_wants_to_be_asked_for_ever_is_not_and_one_that_slept_is() {
-        let mut again = Again::default();
-        let start = Instant::now();
-        let quick = |n: u32| start + Duration::from_micros(50) * n;
-        assert!((0..10_000).all(|n| !again.is_too_often(quick(n))));
-        assert!(again.is_too_often(quick(10_000)));
-        let mut again = Again::default();
-        let slow = |n: u32| start + Duration::from_millis(2) * n;
-        assert!((0..30_000).all(|n| !again.is_too_often(slow(n))));
     }
 
     #[test]

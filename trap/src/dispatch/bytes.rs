@@ -2,6 +2,8 @@
 
 use trapline_access::Direction;
 
+use crate::dispatch::width;
+
 /// The bytes of an access or a transfer, lowest address first.
 pub(crate) enum Bytes<'a> {
     /// To be filled.
@@ -26,6 +28,13 @@ impl Bytes<'_> {
         match self {
             Self::Read(data) => data,
             Self::Write(data) => data,
+        }
+    }
+
+    /// Fills what is to be read with the little-endian bytes of `value`.
+    pub(crate) fn store(&mut self, value: u64) {
+        if let Self::Read(data) = self {
+            width::store(data, value);
         }
     }
 

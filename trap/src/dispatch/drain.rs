@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::ReentrantMutexGuard;
-use trapline_access::{Direction, IoCx, QUEUED_WRITES_MAX, Requester};
+use trapline_access::{ChannelRef, Direction, IoCx, QUEUED_WRITES_MAX, Requester};
 
 use crate::core::Core;
 use crate::counters::mark;
 use crate::delivery::coalesced::Reclaimed;
+use crate::delivery::forward::Forwarder;
 use crate::delivery::offload::CoalescedWrite;
 use crate::dispatch::Handle;
 use crate::dispatch::bytes::Bytes;
+use crate::dispatch::progress::Progress;
 use crate::dispatch::split::Kind;
 use crate::dispatch::width;
 use crate::region::Entry;
@@ -58,8 +60,9 @@ impl Handle {
         // What edits took out of the source, and as much as the source can have had: not what the
         // guest goes on queueing meanwhile, which could hold us without end.
         let most = core.coalesced.queue.lock().len() + QUEUED_WRITES_MAX;
+        let mut batch = Batch::default();
         for _ in 0..most {
-            if !self.deliver_next(core) {
+            if !self.deliver_next(core, &mut batch) {
                 break;
             }
         }
@@ -67,7 +70,7 @@ impl Handle {
 
     /// The oldest queued write: to the region it was made to if an edit remembered that, or to
     /// whoever has the address. Whether there was one.
-    fn deliver_next(&mut self, core: &Core) -> bool {
+    fn deliver_next(&mut self, core: &Core, batch: &mut Batch) -> bool {
         // An edit takes what was queued out of the source before it publishes, under this lock. So
         // a write that is still in the source was made to a region that is still in the snapshot,
         // and it is looked up before an edit can have the lock: after that it would be lost.
@@ -77,14 +80,20 @@ impl Handle {
         let snapshot = self.reader.snapshot();
         let Some((write, before)) = core.next_coalesced(&mut queue) else { return false };
         let entry = before.as_ref().or_else(|| snapshot.find(write.space, write.addr));
-        let covered = entry.filter(|e| e.last - write.addr >= u64::from(write.len.max(1)) - 1);
+        let covered = entry.filter(|entry| {
+            let (last, _) = entry.diverted_at(write.addr, Direction::Write);
+            last - write.addr >= u64::from(write.len.max(1)) - 1
+        });
         if let Some(entry) = covered {
             marker.found(mark(entry.number()));
         }
         drop(queue);
         let Some(entry) = covered else {
             drop(marker);
+            // The access that comes after it may have been interrupted before.
+            let progress = std::mem::take(&mut self.progress);
             self.parts(write.space, write.addr, Bytes::Write(write.bytes()), Kind::Single);
+            self.progress = progress;
             return true;
         };
         self.counters.access(entry.number(), Direction::Write);
@@ -101,13 +110,54 @@ impl Handle {
         let witness = Witness::of_region(core, entry, &made);
         let register = Cell::new(None);
         let cx = IoCx::new(Requester::Coalesced, core).with_register(&register);
-        let taken = width::write(&*entry.handler, entry.shared.rules, &cx, offset, data);
-        if !taken {
+        let outcome = match batch.forward(entry, write.addr, &cx, data) {
+            Some(outcome) => outcome,
+            None if width::write(&*entry.handler, entry.shared.rules, &cx, offset, data) => {
+                Outcome::Coalesced
+            }
+            None => Outcome::Refused,
+        };
+        if matches!(outcome, Outcome::Refused | Outcome::Gone) {
             self.counters.refused(entry.number());
         }
-        let outcome = if taken { Outcome::Coalesced } else { Outcome::Refused };
         witness.end(data, outcome, &register);
         true
+    }
+}
+
+/// The channel that has queued writes go to it one after the other, and may keep them back until the
+/// last of them.
+#[derive(Default)]
+struct Batch(Option<ChannelRef>);
+
+impl Batch {
+    /// Passes a write on that is all in a forwarded window, if it is in one.
+    fn forward(&mut self, entry: &Entry, addr: u64, cx: &IoCx<'_>, data: &[u8]) -> Option<Outcome> {
+        let (_, window) = entry.diverted_at(addr, Direction::Write);
+        let mut progress = Progress::default();
+        let forwarder = Forwarder::new(window?, entry.shared.device_offset, &mut progress)?;
+        let channel = forwarder.channel();
+        if self.0.as_ref() != Some(channel) {
+            self.flush();
+            self.0 = Some(channel.clone());
+        }
+        let (rules, offset) = (entry.shared.rules, entry.offset_of(addr));
+        Some(match forwarder.with_more().make(rules, cx, offset, &mut Bytes::Write(data)) {
+            Outcome::Forwarded => Outcome::Coalesced,
+            other => other,
+        })
+    }
+
+    fn flush(&self) {
+        if let Some(channel) = &self.0 {
+            channel.get().flush();
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 

@@ -2,18 +2,19 @@
 
 pub(crate) mod bytes;
 mod drain;
+pub(crate) mod progress;
 pub(crate) mod split;
 pub(crate) mod width;
 
 use std::cell::Cell;
 use std::sync::Arc;
 
-use trapline_access::{Direction, Handler, IoCx, RegionId, Requester, Size, Space};
+use trapline_access::{Direction, Handler, IoCx, RegionId, Requester, Size, Space, Waiter};
 
 use crate::core::{Core, HandleStats};
 use crate::counters::{CounterWriter, mark};
 use crate::dispatch::bytes::Bytes;
-use crate::dispatch::split::Kind;
+use crate::dispatch::progress::Progress;
 use crate::lookup::publish::Reader;
 use crate::lookup::snapshot::Snapshot;
 use crate::region::Entry;
@@ -41,6 +42,7 @@ pub struct Handle {
     pub(crate) stats: Arc<HandleStats>,
     /// What the handler said about the register that the last access reached.
     pub(crate) register: Cell<Option<&'static str>>,
+    pub(crate) progress: Progress,
 }
 
 // What a guest access calls is inlined, whatever the compiler thinks of its length: callers name the
@@ -49,7 +51,36 @@ impl Handle {
     pub(crate) fn new(core: Arc<Core>, requester: Requester, stats: Arc<HandleStats>) -> Self {
         let reader = core.published.reader();
         let counters = CounterWriter::new(Arc::clone(&stats.counters));
-        Self { reader, core, counters, requester, stats, register: Cell::new(None) }
+        let (register, progress) = (Cell::new(None), Progress::default());
+        Self { reader, core, counters, requester, stats, register, progress }
+    }
+
+    /// Has `waiter` say, while somebody outside is to answer an access ([`trapline_access::Channel`]),
+    /// whether the thread is wanted elsewhere. Such an access ends unanswered then; see
+    /// [`Handle::take_interrupted`].
+    pub fn set_waiter(&mut self, waiter: Arc<dyn Waiter>) {
+        self.progress.set_waiter(waiter);
+    }
+
+    /// Whether the access before was interrupted: what it has read is not so, and it is not done. The
+    /// same access is to be made next, with the same data, and goes on where it was; or
+    /// [`Handle::forget_interrupted`] gives it up. To be asked after each access, if there is a waiter.
+    #[inline]
+    pub fn take_interrupted(&mut self) -> bool {
+        self.progress.take_interrupted()
+    }
+
+    /// Gives up an access that was interrupted.
+    pub fn forget_interrupted(&mut self) {
+        self.progress.forget();
+    }
+
+    /// Whether the access before was a read that nobody answers, as the window passes on that there
+    /// was an access and no more ([`trapline_access::Forward::no_data`]): the processor's register is
+    /// to stay what it was.
+    #[inline]
+    pub fn take_told_nothing(&mut self) -> bool {
+        self.progress.take_told_nothing()
     }
 
     /// A guest read of `data.len()` bytes at `addr`. Fills all of `data`; bytes that nobody
@@ -61,7 +92,7 @@ impl Handle {
             width::store(data, value);
         } else {
             self.drain();
-            self.parts(space, addr, Bytes::Read(data), Kind::Single);
+            self.in_parts(space, addr, Bytes::Read(data));
         }
     }
 
@@ -72,7 +103,7 @@ impl Handle {
             self.write_value(space, addr, size, width::load(data));
         } else {
             self.drain();
-            self.parts(space, addr, Bytes::Write(data), Kind::Single);
+            self.in_parts(space, addr, Bytes::Write(data));
         }
     }
 
@@ -121,7 +152,7 @@ impl Handle {
         direct.unwrap_or_else(|| {
             let mut data = [0xff; 8];
             let buf = data.get_mut(..size.bytes()).unwrap_or_default();
-            self.parts(space, addr, Bytes::Read(buf), Kind::Single);
+            self.in_parts(space, addr, Bytes::Read(buf));
             u64::from_le_bytes(data)
         })
     }
@@ -159,7 +190,7 @@ impl Handle {
         if direct.is_none() {
             let data = value.to_le_bytes();
             let data = data.get(..size.bytes()).unwrap_or(&data);
-            self.parts(space, addr, Bytes::Write(data), Kind::Single);
+            self.in_parts(space, addr, Bytes::Write(data));
         }
     }
 

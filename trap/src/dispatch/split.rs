@@ -4,13 +4,14 @@
 
 use std::cell::Cell;
 
-use trapline_access::{Delivery, Direction, IoCx, Size, Space, Window};
+use trapline_access::{Delivery, Direction, Forward, IoCx, Limits, Rules, Size, Space, Window};
 
 use crate::core::HandleStats;
 use crate::counters::{CounterWriter, Unclaimed, mark};
 use crate::delivery::forward::Forwarder;
 use crate::dispatch::Handle;
 use crate::dispatch::bytes::Bytes;
+use crate::dispatch::progress::Progress;
 use crate::dispatch::width;
 use crate::lookup::snapshot::Snapshot;
 use crate::region::Entry;
@@ -31,6 +32,13 @@ struct Part<'a> {
 }
 
 impl Handle {
+    /// Makes an access of its own part by part.
+    #[cold]
+    pub(crate) fn in_parts(&mut self, space: Space, addr: u64, data: Bytes<'_>) {
+        self.progress.begin();
+        self.parts(space, addr, data, Kind::Single);
+    }
+
     /// Makes an access part by part. What is read of nobody is all ones; doorbells are compared
     /// with the whole of a write.
     #[cold]
@@ -47,6 +55,11 @@ impl Handle {
             let marker = self.reader.marker();
             let snapshot = self.reader.snapshot();
             let part = Part::first(snapshot, space, at, left, direction);
+            if let Some(value) = self.progress.next_part() {
+                data.part(done, part.len).store(value);
+                done += part.len;
+                continue;
+            }
             let made = Made {
                 requester: self.requester,
                 space,
@@ -60,19 +73,24 @@ impl Handle {
                 let witness = Witness::of_nobody(&self.core, &snapshot.unclaimed_watchers, &made);
                 self.stats.count_unclaimed(space, at, part.len, direction);
                 witness.end(made.data, Outcome::Unclaimed, &register);
+                self.progress.end_part(u64::MAX);
                 done += part.len;
                 continue;
             };
             marker.found(mark(entry.number()));
             let witness = Witness::of_region(&self.core, entry, &made);
             let cx = IoCx::new(self.requester, &*self.core).with_register(&register);
-            let rung = match &data {
-                Bytes::Write(data) if done == 0 => ring(entry, at, data, &cx),
-                _ => None,
-            };
+            let progress = &mut self.progress;
+            let first = done == 0;
+            let rung = first.then(|| ring(entry, at, &data, &cx, progress)).flatten();
             let whole = rung.is_some();
             let mut buf = data.part(done, part.len);
-            let outcome = rung.unwrap_or_else(|| answer(entry, part.window, &cx, at, &mut buf));
+            let outcome =
+                rung.unwrap_or_else(|| answer(entry, part.window, &cx, at, &mut buf, progress));
+            if outcome == Outcome::Pending {
+                return;
+            }
+            self.progress.end_part(width::load(buf.as_slice()));
             // A doorbell takes all of the write, also what would be another region's.
             let seen = if whole { data.as_slice() } else { buf.as_slice() };
             witness.end(seen, outcome, &register);
@@ -120,8 +138,12 @@ impl Handle {
             return;
         }
         drop(marker);
+        self.progress.begin();
         for start in (0..data.len()).step_by(size.bytes()) {
             self.parts(Space::Pio, addr, data.part(start, size.bytes()), Kind::Element);
+            if self.progress.is_interrupted() {
+                return;
+            }
         }
     }
 }
@@ -148,9 +170,12 @@ impl<'a> Part<'a> {
 
 impl Entry {
     /// The last address that is answered as `at` is, and the window there that is not the handler's.
-    fn diverted_at(&self, at: u64, direction: Direction) -> (u64, Option<&Window>) {
+    pub(crate) fn diverted_at(&self, at: u64, direction: Direction) -> (u64, Option<&Window>) {
         let offset = at - self.base;
-        let mut windows = self.diverted(direction).filter(|window| window.len != 0);
+        let mut windows = self.diverted(direction).filter(|window| {
+            window.len != 0
+                && !matches!(window.delivery, Delivery::Forward(Forward { datamatch: Some(_), .. }))
+        });
         if let Some(window) =
             windows.clone().find(|w| w.offset <= offset && offset - w.offset < w.len)
         {
@@ -169,6 +194,7 @@ fn answer(
     cx: &IoCx<'_>,
     at: u64,
     buf: &mut Bytes<'_>,
+    progress: &mut Progress,
 ) -> Outcome {
     let (rules, offset) = (entry.shared.rules, entry.offset_of(at));
     if let Some(Window { offset: start, delivery, .. }) = window
@@ -181,19 +207,14 @@ fn answer(
         }
         return Outcome::Memory;
     }
-    let forwarder = window.and_then(|w| Forwarder::new(w, entry.shared.device_offset));
-    let taken = match (&forwarder, buf) {
-        (Some(to), Bytes::Read(buf)) => width::read(to, rules, cx, offset, buf),
-        (Some(to), Bytes::Write(buf)) => width::write(to, rules, cx, offset, buf),
-        (None, Bytes::Read(buf)) => width::read(&*entry.handler, rules, cx, offset, buf),
-        (None, Bytes::Write(buf)) => width::write(&*entry.handler, rules, cx, offset, buf),
-    };
-    match forwarder {
-        _ if !taken => Outcome::Refused,
-        None => Outcome::Handled,
-        Some(forwarder) if forwarder.is_alive() => Outcome::Forwarded,
-        Some(_) => Outcome::Gone,
+    if let Some(to) = window.and_then(|w| Forwarder::new(w, entry.shared.device_offset, progress)) {
+        return to.make(rules, cx, offset, buf);
     }
+    let taken = match buf {
+        Bytes::Read(buf) => width::read(&*entry.handler, rules, cx, offset, buf),
+        Bytes::Write(buf) => width::write(&*entry.handler, rules, cx, offset, buf),
+    };
+    if taken { Outcome::Handled } else { Outcome::Refused }
 }
 
 /// The region whose handler takes all elements of a string at once, if there is one.
@@ -234,8 +255,15 @@ fn count(
 /// Rings the doorbell that `data` at `addr` is for, under the kernel's rule (Linux
 /// `virt/kvm/eventfd.c`, `ioeventfd_in_range`): exact address, exact length unless any will do,
 /// and the value, unless any will do, compared at the length of the write. A forwarded window of
-/// no length is one, too. What came of it, if there is one.
-fn ring(entry: &Entry, addr: u64, data: &[u8], cx: &IoCx<'_>) -> Option<Outcome> {
+/// one value, or of no length, is one, too. What came of it, if there is one.
+fn ring(
+    entry: &Entry,
+    addr: u64,
+    data: &Bytes<'_>,
+    cx: &IoCx<'_>,
+    progress: &mut Progress,
+) -> Option<Outcome> {
+    let Bytes::Write(data) = data else { return tell(entry, addr, Direction::Read, cx, progress) };
     let value = width::load(data);
     let here = |window: &&Window| entry.base + window.offset == addr;
     let doorbells = entry.placement.doorbells.iter().flat_map(|windows| windows.iter());
@@ -253,9 +281,37 @@ fn ring(entry: &Entry, addr: u64, data: &[u8], cx: &IoCx<'_>) -> Option<Outcome>
         target.ring(cx);
         return Some(Outcome::Doorbell);
     }
-    let window = entry.diverted(Direction::Write).filter(here).find(|window| window.len == 0)?;
-    let forwarder = Forwarder::new(window, entry.shared.device_offset)?;
-    Some(if forwarder.ring(cx.requester()) { Outcome::Forwarded } else { Outcome::Gone })
+    let of_value = entry.diverted(Direction::Write).filter(here).find(|window| {
+        let Delivery::Forward(Forward { datamatch, .. }) = window.delivery else { return false };
+        window.len == data.len() as u64 && datamatch == Some(value)
+    });
+    let Some(window) = of_value else {
+        return tell(entry, addr, Direction::Write, cx, progress);
+    };
+    let forwarder = Forwarder::new(window, entry.shared.device_offset, progress)?;
+    Some(forwarder.make(
+        Rules { valid: Limits::ANY, handled: Limits::ANY },
+        cx,
+        entry.offset_of(addr),
+        &mut Bytes::Write(data),
+    ))
+}
+
+/// Passes an access of any length on to a forwarded window of no length, if there is one at `addr`.
+fn tell(
+    entry: &Entry,
+    addr: u64,
+    direction: Direction,
+    cx: &IoCx<'_>,
+    progress: &mut Progress,
+) -> Option<Outcome> {
+    let window = entry.diverted(direction).find(|window| {
+        let Delivery::Forward(Forward { no_data, .. }) = window.delivery else { return false };
+        let taken = direction == Direction::Write || no_data;
+        window.len == 0 && entry.base + window.offset == addr && taken
+    })?;
+    let forwarder = Forwarder::new(window, entry.shared.device_offset, progress)?;
+    Some(forwarder.tell(cx.requester(), entry.offset_of(addr), direction))
 }
 
 impl HandleStats {

@@ -34,7 +34,9 @@ pub use options::VmOptions;
 pub(crate) use pins::Pins;
 pub use pmu::Pmu;
 pub(crate) use power_on::PowerOn;
-pub(crate) use registers::{code_address, describe_registers, entry_failure_hint, mpidr};
+pub(crate) use registers::{
+    GeneralRegisters, code_address, describe_registers, entry_failure_hint, mpidr,
+};
 pub use start::Start;
 pub(crate) use suspend::system_event;
 

@@ -69,6 +69,25 @@ pub(super) fn set_all(fd: &VcpuFd, registers: &[(u64, u64)]) -> Result<(), Error
     })
 }
 
+/// The general registers of a vCPU at the exit of an access.
+pub(crate) struct GeneralRegisters([u64; 31]);
+
+impl GeneralRegisters {
+    /// Those of now.
+    pub(crate) fn of(fd: &VcpuFd) -> Result<Self, kvm_ioctls::Error> {
+        let mut registers = [0; 31];
+        for (n, register) in registers.iter_mut().enumerate() {
+            *register = get(fd, x(n))?;
+        }
+        Ok(Self(registers))
+    }
+
+    /// Puts them back after KVM has completed the access; the program counter is behind it.
+    pub(crate) fn keep(self, fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+        self.0.iter().enumerate().try_for_each(|(n, register)| set(fd, x(n), *register))
+    }
+}
+
 /// A vCPU's affinity.
 pub(crate) fn mpidr(fd: &VcpuFd) -> Result<u64, Error> {
     get(fd, MPIDR_EL1).map_err(Error::ioctl("read a vCPU's affinity"))

@@ -20,7 +20,9 @@ pub use external::LocalApics;
 pub(crate) use external::Pins;
 pub use options::{Irqchip, VmOptions};
 pub(crate) use power_on::PowerOn;
-pub(crate) use registers::{code_address, describe_registers, entry_failure_hint};
+pub(crate) use registers::{
+    GeneralRegisters, code_address, describe_registers, entry_failure_hint,
+};
 pub use start::{Start, Table};
 
 /// Makes a VM with the chips `options` ask for, and knows what its processors are like.

@@ -5,6 +5,26 @@ use std::fmt::Write;
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 
+/// The general registers of a vCPU at the exit of an access.
+pub(crate) struct GeneralRegisters(kvm_regs);
+
+impl GeneralRegisters {
+    /// Those of now.
+    pub(crate) fn of(fd: &VcpuFd) -> Result<Self, kvm_ioctls::Error> {
+        fd.get_regs().map(Self)
+    }
+
+    /// Puts them back after KVM has completed the access, with the instruction behind it. A string
+    /// instruction that goes on keeps what it counts with.
+    pub(crate) fn keep(self, fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+        let now = fd.get_regs()?;
+        if now.rip == self.0.rip {
+            return Ok(());
+        }
+        fd.set_regs(&kvm_regs { rip: now.rip, rflags: now.rflags, ..self.0 })
+    }
+}
+
 /// The registers as a block of lines.
 pub(crate) fn describe_registers(fd: &VcpuFd) -> String {
     match (fd.get_regs(), fd.get_sregs()) {

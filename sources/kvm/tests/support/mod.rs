@@ -239,6 +239,15 @@ impl Machine {
         Running { set: VcpuSet::start(vcpus, on_event).unwrap(), events }
     }
 
+    /// Starts vCPUs that have stopped.
+    pub(crate) fn start_again(vcpus: Vec<Vcpu>) -> Running {
+        let (sender, events) = channel();
+        let on_event = Arc::new(move |event| {
+            let _ = sender.send(event);
+        });
+        Running { set: VcpuSet::start(vcpus, on_event).unwrap(), events }
+    }
+
     /// Runs `code` on vCPU 0 to its end.
     pub(crate) fn run(&mut self, code: &Asm) -> Stop {
         let running = self.start(code);
