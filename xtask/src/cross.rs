@@ -18,6 +18,8 @@ use crate::{deb, proc};
 pub(crate) struct Toolchain {
     arch: Arch,
     linker: PathBuf,
+    /// The archiver beside it.
+    archiver: OsString,
     /// The folder of Debian's compiler, unless the machine's own will do.
     compiler: Option<PathBuf>,
     /// Folders of the shared libraries that the unpacked programs need.
@@ -28,10 +30,10 @@ impl Toolchain {
     /// Finds or fetches one; `arch` is not the host's.
     pub(crate) fn for_arch(arch: Arch) -> Result<Self> {
         let gcc = Gcc::for_arch(arch)?;
-        let mut libraries = gcc.libraries;
+        let (archiver, mut libraries) = (gcc.tool("ar"), gcc.libraries);
         let compiler = if has_target(arch) { None } else { Some(compiler(arch)?) };
         libraries.extend(compiler.as_deref().map(libraries_of));
-        Ok(Self { arch, linker: gcc.program, compiler, libraries })
+        Ok(Self { arch, linker: gcc.program, archiver, compiler, libraries })
     }
 
     /// Makes `cargo` build for the architecture.
@@ -39,6 +41,9 @@ impl Toolchain {
         let target = self.arch.target();
         let key = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
         cargo.args(["--target", target]).env(key, &self.linker);
+        // For libraries in C, in the words of their build scripts.
+        let names = ["CC", "AR"].map(|tool| format!("{tool}_{}", target.replace('-', "_")));
+        cargo.envs(names.iter().zip([self.linker.as_os_str(), &self.archiver]));
         if let Some(folder) = &self.compiler {
             cargo.env("RUSTC", folder.join("usr/bin/rustc"));
             cargo.env("RUSTDOC", folder.join("usr/bin/rustdoc"));
@@ -82,6 +87,13 @@ impl Gcc {
         })?;
         let libraries = vec![libraries_of(&folder)];
         Ok(Self { program, prefix: folder.join("usr/bin").join(prefix).into(), libraries })
+    }
+
+    /// One of the other tools that the compiler belongs to.
+    fn tool(&self, name: &str) -> OsString {
+        let mut tool = self.prefix.clone();
+        tool.push(name);
+        tool
     }
 
     /// Makes `make` use them, in the words of Linux's build.

@@ -4,7 +4,8 @@
 //! own registers. It says with a [`Region`] which addresses it answers and how accesses to parts of
 //! them are delivered ([`Delivery`]): to the handler, queued, to an eventfd, through a channel to
 //! another process, or from memory. What reading does not change, a guest can read without any of
-//! them ([`Mirror`]). [`Regions`] is where regions are mapped, moved and changed.
+//! them ([`Mirror`]). [`Regions`] is where regions are mapped, moved and changed. What was done is kept
+//! as a [`record::Record`] an access.
 //!
 //! This crate depends on the standard library only, so that a device, a registry and a hypervisor's
 //! back end of different origin can share it.
@@ -20,6 +21,7 @@ mod handler;
 mod listener;
 mod memory;
 mod mirror;
+pub mod record;
 mod region;
 mod regions;
 

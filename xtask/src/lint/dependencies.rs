@@ -10,6 +10,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("trapline-guestmem", &["trapline-access"]),
     ("trapline-device", &["trapline-access", "trapline-guestmem"]),
     ("trapline", &["trapline-access"]),
+    ("trapline-trace", &["trapline-access", "trapline-regs"]),
     ("trapline-kvm", &["trapline", "trapline-device", "trapline-guestmem"]),
     ("trapline-qtest", &["trapline", "trapline-device", "trapline-guestmem"]),
     ("trapline-backends", &["trapline-device"]),

@@ -1,0 +1,187 @@
+//! What is written is what is read, in the order in which it was done.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "clippy.toml allows tests this, and takes what they share for something else"
+)]
+
+mod support;
+
+use std::io::Cursor;
+
+use proptest::prelude::*;
+use support::{Random, change, events, meta, recording, records};
+use trapline_access::record::{Access, Op, Outcome, Record};
+use trapline_access::{Direction, Size, Space};
+use trapline_trace::{Class, Place, Reader, Stream, Writer};
+
+fn access(value: u64, delta: u32) -> Record {
+    let op = Op::Access(Access {
+        direction: Direction::Write,
+        size: Size::Byte,
+        space: Space::Pio,
+        outcome: Outcome::Handled,
+    });
+    Record { op, slot: 0, offset: 0, delta, value }
+}
+
+fn turn(device: u16, value: u64) -> Record {
+    Record { op: Op::Turn, slot: device, offset: 0, delta: 0, value }
+}
+
+/// The values of the records, in the order in which they are read, of streams that begin at 0.
+fn order(streams: &[(Stream, &[Record])]) -> Vec<(u64, u64)> {
+    let mut writer = Writer::new(Vec::new(), &meta()).expect("memory takes it");
+    for (stream, records) in streams {
+        let words: Vec<_> = records.iter().map(|record| record.encode()).collect();
+        writer.access(*stream, 0, &words).expect("memory takes it");
+    }
+    let file = writer.finish().expect("memory takes it");
+    let events = events(&file).expect("it is valid");
+    let accesses = events.iter().filter(|event| event.record.access().is_some());
+    accesses.map(|event| (event.time_ns, event.record.value)).collect()
+}
+
+#[test]
+fn records_are_merged_by_time() {
+    let (a, b) = ([access(1, 0), access(3, 20)], [access(2, 0), access(4, 10), access(5, 20)]);
+    assert_eq!(
+        order(&[(Stream::vcpu(0), &a), (Stream::vcpu(1), &b)]),
+        [(0, 1), (0, 2), (160, 4), (320, 3), (480, 5)]
+    );
+}
+
+#[test]
+fn queued_writes_come_before_the_access_of_their_time() {
+    let (a, b) = ([access(1, 0)], [access(2, 0)]);
+    assert_eq!(order(&[(Stream::vcpu(0), &a), (Stream::SHARED, &b)]), [(0, 2), (0, 1)]);
+}
+
+#[test]
+fn turns_decide_what_was_first_at_one_time() {
+    // The second vCPU had the device first, then the first, then the second again.
+    let a = [turn(7, 2), access(2, 0)];
+    let b = [turn(7, 1), access(1, 0), turn(7, 3), access(3, 0)];
+    let values = |streams: &[(Stream, &[Record])]| -> Vec<u64> {
+        order(streams).into_iter().map(|(_, value)| value).collect()
+    };
+    assert_eq!(values(&[(Stream::vcpu(0), &a), (Stream::vcpu(1), &b)]), [1, 2, 3]);
+    assert_eq!(values(&[(Stream::vcpu(1), &a), (Stream::vcpu(0), &b)]), [1, 2, 3]);
+    // Of two devices: the turn that is due comes before one that is not, whichever stream has it.
+    let a = [turn(1, 1), access(10, 0), turn(2, 5), access(13, 0)];
+    let b = [turn(2, 4), access(11, 0), turn(1, 2), access(12, 0)];
+    let of = |streams: &[(Stream, &[Record])]| {
+        let values = values(streams);
+        let place = |value| values.iter().position(|v| *v == value);
+        assert!(place(10) < place(12) && place(11) < place(13), "{values:?}");
+    };
+    of(&[(Stream::vcpu(0), &a), (Stream::vcpu(1), &b)]);
+    of(&[(Stream::vcpu(1), &a), (Stream::vcpu(0), &b)]);
+}
+
+#[test]
+fn a_time_record_is_where_the_next_delta_counts_from() {
+    let time = Record { op: Op::Time, slot: 0, offset: 0, delta: 0, value: 5_000_000_000 };
+    let records = [access(1, 0), access(2, 1), time, access(3, 2)];
+    let expected = [(0, 1), (16, 2), (5_000_000_032, 3)];
+    assert_eq!(order(&[(Stream::vcpu(0), &records)]), expected);
+}
+
+#[test]
+fn more_records_than_a_chunk_has_are_split_without_a_trace() {
+    let mut random = Random(77);
+    let records = records(&mut random, 200_000);
+    let mut writer = Writer::new(Vec::new(), &meta()).expect("memory takes it");
+    writer.access(Stream::vcpu(0), 3_200, &records).expect("memory takes it");
+    assert_eq!(writer.records(), records.len() as u64);
+    let file = writer.finish().expect("memory takes it");
+    let mut reader = Reader::open(Cursor::new(&file)).expect("it is valid");
+    assert_eq!(reader.records(), records.len() as u64);
+    let mut words = records.iter().copied();
+    let (mut time_ns, mut first) = (3_200, true);
+    let mut merged = reader.merged().expect("it is valid");
+    while let Some(event) = merged.next().expect("it is valid") {
+        let record = Record::decode(words.next().expect("as many")).expect("ours");
+        time_ns += if first { 0 } else { u64::from(record.delta) * 16 };
+        first = false;
+        assert_eq!((event.time_ns, event.record), (time_ns, record));
+        let places = usize::try_from(record.raw_records()).expect("a few");
+        let data: Vec<u8> = words.by_ref().take(places).flat_map(|w| support::raw(&[w])).collect();
+        let len = if places > 0 { record.value as usize } else { 0 };
+        assert_eq!(event.data, data[..len]);
+    }
+    assert!(words.next().is_none());
+    let (read, all) = merged.progress();
+    assert_eq!((read, all), (records.len() as u64, records.len() as u64));
+}
+
+#[test]
+fn descriptions_blobs_and_states_come_back() {
+    let file = recording();
+    let mut reader = Reader::open(Cursor::new(&file)).expect("it is valid");
+    assert!(reader.ending().complete());
+    assert_eq!(reader.meta(), &meta());
+    assert_eq!(reader.meta().setting("console"), Some("stdio"));
+    let map = reader.map();
+    assert_eq!(map.slot(0), Some(Place::Region { id: 3, page: 0 }));
+    assert_eq!(map.slot(1), None);
+    assert_eq!(map.devices(), ["serial0"]);
+    let lsr = map.register(3, 5, Direction::Read).expect("it is listed");
+    assert_eq!((lsr.name.as_str(), lsr.class), ("LSR", Class::Exact));
+    assert_eq!(map.register(3, 5, Direction::Write), None);
+    assert_eq!(map.register(3, 6, Direction::Read), None);
+    for round in (0..12_u8).rev() {
+        let first = u32::from(round) * 3;
+        assert_eq!(reader.blob(first).expect("it is there"), []);
+        assert_eq!(reader.blob(first + 2).expect("it is there"), [round; 20]);
+        let state = reader.state(round.into()).expect("it is there");
+        assert_eq!(state, (u64::from(round) * 20_000_000, vec![round; 100]));
+    }
+    assert_eq!(
+        reader.blob(36).expect_err("there are 36").to_string(),
+        "the recording has no blob 36"
+    );
+    assert!(reader.state(12).is_err());
+}
+
+#[test]
+fn a_region_is_where_it_was_in_each_generation() {
+    let mut map = trapline_trace::Map::default();
+    map.apply(change());
+    let moved = |generation, base| {
+        let mut change = change();
+        change.generation = generation;
+        change.regions[0].base = base;
+        change
+    };
+    map.apply(moved(4, None));
+    map.apply(moved(6, Some(0x2f8)));
+    map.apply(trapline_trace::MapChange { generation: 9, gone: vec![3], ..Default::default() });
+    let places = [0, 1, 3, 4, 5, 6, 8, 9, 100].map(|generation| map.base(3, generation));
+    let first = Some(0x3f8);
+    let second = Some(0x2f8);
+    assert_eq!(places, [None, first, first, None, None, second, second, None, None]);
+    assert_eq!(map.region(3).map(|region| region.name()), Some("serial0".to_owned()));
+}
+
+proptest! {
+    #[test]
+    fn whatever_was_recorded_comes_back_in_order_of_time(seed in 1_u64.., streams in 1_u16..6) {
+        let mut random = Random(seed);
+        let mut writer = Writer::new(Vec::new(), &meta()).expect("memory takes it");
+        let mut count = 0;
+        for stream in 0..streams {
+            let records = records(&mut random, 50);
+            writer.access(Stream::vcpu(stream), 0, &records).expect("memory takes it");
+            count += records.len() as u64;
+        }
+        let file = writer.finish().expect("memory takes it");
+        let events = events(&file).expect("it is valid");
+        let places: u64 = events.iter().map(|event| 1 + event.record.raw_records()).sum();
+        prop_assert_eq!(places, count);
+        prop_assert!(events.is_sorted_by_key(|event| event.time_ns));
+        prop_assert!(events.iter().map(|event| event.number).eq(0..events.len() as u64));
+    }
+}
