@@ -12,7 +12,7 @@ use trapline_device::{
     Doorbell, EventHandler, EventLoop, Notifier, Readiness, Watch, WatchedEventFd,
 };
 
-use epoll_set::{EpollSet, State, watched_eventfd};
+use epoll_set::{Alarm, EpollSet, State, watched_eventfd};
 use flush::Flush;
 
 mod epoll_set;
@@ -71,8 +71,9 @@ impl EpollLoop {
     /// The host has no thread or descriptor to spare.
     pub fn start(name: &str, writes: impl QueuedWrites + 'static) -> io::Result<Arc<Self>> {
         let set = Arc::new(EpollSet::new(writes)?);
-        let inside = Arc::clone(&set);
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(&inside))?;
+        let (inside, alarm) = (Arc::clone(&set), Alarm::new(&set)?);
+        let thread = thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || run(&inside, alarm))?;
         set.state.lock().thread = Some(thread.thread().id());
         Ok(Arc::new(Self { set, thread: Mutex::new(Some(thread)) }))
     }
@@ -142,7 +143,7 @@ impl EventLoop for EpollLoop {
     }
 
     fn doorbell(&self, handler: Weak<dyn EventHandler>) -> io::Result<Doorbell> {
-        self.eventfd(handler).map(Doorbell::from)
+        self.set.doorbell(handler)
     }
 
     fn eventfd(&self, handler: Weak<dyn EventHandler>) -> io::Result<WatchedEventFd> {
@@ -151,13 +152,13 @@ impl EventLoop for EpollLoop {
 }
 
 /// The thread.
-fn run(set: &EpollSet) {
+fn run(set: &EpollSet, mut alarm: Alarm) {
     let mut flush = Flush::new();
     // A panic is a defect of a device or of ours. Nobody may wait for this thread then, and
     // whoever stops the loop hears of it.
     let run = panic::catch_unwind(AssertUnwindSafe(|| {
         while goes_on(set) {
-            turn(set, &mut flush, Instant::now);
+            turn(set, &mut alarm, &mut flush, Instant::now);
         }
     }));
     let mut state = set.state.lock();
@@ -184,8 +185,10 @@ fn goes_on(set: &EpollSet) -> bool {
 }
 
 /// Waits for something to do, does it, and looks for coalesced writes if it is time to.
-fn turn(set: &EpollSet, flush: &mut Flush, now: impl Fn() -> Instant) {
-    let ready = set.wait(EVENTS, || flush.timeout(now(), &*set.writes));
+fn turn(set: &EpollSet, alarm: &mut Alarm, flush: &mut Flush, now: impl Fn() -> Instant) {
+    let ready = set.wait(EVENTS, || None);
     let called = set.call_all(ready);
-    flush.look(now(), &*set.writes, called);
+    let now = now();
+    flush.look(now, &*set.writes, called);
+    alarm.set(flush.timeout(now, &*set.writes).map(|timeout| now + timeout), now);
 }

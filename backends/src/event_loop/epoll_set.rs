@@ -1,27 +1,32 @@
 //! What event loops with and without a thread have in common: an epoll instance, the handlers of its
 //! descriptors, and the queue of handlers that were notified.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use smallvec::SmallVec;
 use trapline_device::{
-    EventFd, EventHandler, EventLoop, Notifier, Readiness, Watch, WatchedEventFd,
+    Doorbell, EventFd, EventHandler, EventLoop, Notifier, Readiness, Watch, WatchedEventFd,
 };
 
 use super::{EVENTS, QueuedWrites};
 
-/// The set's own eventfd among the epoll keys; watches count from 1.
+/// The set's own eventfd among the epoll keys.
 const WAKE: u64 = 0;
+/// A loop's [`Alarm`]; watches count from here.
+const ALARM: u64 = 1;
 
 /// Descriptors and those who were notified, with their handlers.
 pub(super) struct EpollSet {
@@ -39,6 +44,10 @@ pub(super) struct EpollSet {
 pub(super) struct State {
     watches: BTreeMap<u64, Watched>,
     next_key: u64,
+    /// How many of them are always ready.
+    unpollable: usize,
+    /// Doorbells that rang while the loop was paused.
+    rung: BTreeSet<u64>,
     /// Handlers whose notifiers were notified, the earliest first.
     notified: VecDeque<Arc<Notified>>,
     /// The watch whose handler is being called.
@@ -60,6 +69,17 @@ struct Watched {
     pollable: bool,
     /// Whether it is in the epoll set now.
     polled: bool,
+    trigger: Trigger,
+}
+
+/// What of a descriptor is an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trigger {
+    /// That it is ready.
+    Level,
+    /// That it has become so, or once more so: each signal of an eventfd whose counter nobody takes,
+    /// which saves a system call an event.
+    Edge,
 }
 
 impl EpollSet {
@@ -68,7 +88,7 @@ impl EpollSet {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        let state = Mutex::new(State { next_key: WAKE + 1, ..State::default() });
+        let state = Mutex::new(State { next_key: ALARM + 1, ..State::default() });
         Ok(Self { epoll, wake, writes: Box::new(writes), state, changed: Condvar::new() })
     }
 
@@ -79,13 +99,37 @@ impl EpollSet {
         interest: Readiness,
         handler: Weak<dyn EventHandler>,
     ) -> io::Result<Box<dyn Watch>> {
+        self.watch_for(Trigger::Level, fd, interest, handler)
+    }
+
+    /// See [`EventLoop::doorbell`]: the handler is called for each signal of an eventfd.
+    pub(super) fn doorbell(
+        self: &Arc<Self>,
+        handler: Weak<dyn EventHandler>,
+    ) -> io::Result<Doorbell> {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let event = EventFd::from(fd);
+        let fd = Arc::new(event.clone());
+        let watch = self.watch_for(Trigger::Edge, fd, Readiness::READ, handler)?;
+        Ok(Doorbell::by_event(event, watch))
+    }
+
+    fn watch_for(
+        self: &Arc<Self>,
+        trigger: Trigger,
+        fd: Arc<dyn AsFd + Send + Sync>,
+        interest: Readiness,
+        handler: Weak<dyn EventHandler>,
+    ) -> io::Result<Box<dyn Watch>> {
         let mut state = self.state.lock();
         let key = state.next_key;
         state.next_key += 1;
         let none = Readiness::NONE;
-        let mut watched = Watched { fd, handler, interest: none, pollable: true, polled: false };
+        let mut watched =
+            Watched { fd, handler, interest: none, pollable: true, polled: false, trigger };
         watched.set_interest(&self.epoll, key, interest)?;
         let always = !watched.pollable;
+        state.unpollable += usize::from(always);
         state.watches.insert(key, watched);
         drop(state);
         if always {
@@ -105,12 +149,11 @@ impl EpollSet {
     /// `most` descriptors are asked of the kernel at once; what is ready and not among them is first
     /// the next time.
     pub(super) fn wait(&self, most: usize, timeout: impl FnOnce() -> Option<Duration>) -> Ready {
-        let (unpollable, notified) = {
-            let state = self.state.lock();
-            (state.unpollable(), !state.notified.is_empty())
+        let (known, notified) = {
+            let mut state = self.state.lock();
+            (state.known_to_be_ready(), !state.notified.is_empty())
         };
-        let timeout =
-            if notified || !unpollable.is_empty() { Some(Duration::ZERO) } else { timeout() };
+        let timeout = if notified || !known.is_empty() { Some(Duration::ZERO) } else { timeout() };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut room: SmallVec<[_; EVENTS]> = SmallVec::from_elem(MaybeUninit::uninit(), most);
         // An interrupted wait is one for nothing.
@@ -123,10 +166,11 @@ impl EpollSet {
                 WAKE => {
                     let _ = rustix::io::read(&self.wake, &mut [0; 8]);
                 }
+                ALARM => {}
                 key => ready.push((key, event.flags)),
             }
         }
-        ready.extend(unpollable.into_iter().map(|key| (key, both)));
+        ready.extend(known.into_iter().map(|key| (key, both)));
         Ready(ready)
     }
 
@@ -140,10 +184,15 @@ impl EpollSet {
     /// Calls the handler of a watch. A pause or the watch's end may have come first.
     fn call_watch(&self, key: u64, flags: epoll::EventFlags) -> bool {
         let mut state = self.state.lock();
+        let Some(watched) = state.watches.get(&key) else { return false };
+        let trigger = watched.trigger;
         if state.paused || state.stopped {
+            // The kernel says so once.
+            if trigger == Trigger::Edge {
+                state.rung.insert(key);
+            }
             return false;
         }
-        let Some(watched) = state.watches.get(&key) else { return false };
         let ready = readiness(flags, watched.interest);
         let Some(handler) = watched.handler.upgrade() else {
             let watched = self.forget(&mut state, key);
@@ -154,6 +203,7 @@ impl EpollSet {
         if ready.is_none() {
             return false;
         }
+        let ready = if trigger == Trigger::Edge { Readiness::NONE } else { ready };
         state.running = Some(key);
         MutexGuard::unlocked(&mut state, || self.call(&*handler, ready));
         state.running = None;
@@ -193,6 +243,8 @@ impl EpollSet {
     /// destructor may come back here.
     fn forget(&self, state: &mut State, key: u64) -> Option<Watched> {
         let watched = state.watches.remove(&key)?;
+        state.unpollable -= usize::from(!watched.pollable);
+        state.rung.remove(&key);
         if watched.polled {
             let _ = epoll::delete(&self.epoll, watched.fd.as_fd());
         }
@@ -216,10 +268,16 @@ impl State {
         self.watches.len()
     }
 
-    /// The watches that are always ready, and wanted.
-    fn unpollable(&self) -> Vec<u64> {
-        let always = |watched: &Watched| !watched.pollable && !watched.interest.is_none();
-        self.watches.iter().filter(|(_, watched)| always(watched)).map(|(key, _)| *key).collect()
+    /// The watches that are ready whatever epoll says: those that always are, and wanted, and
+    /// doorbells that rang in a pause.
+    fn known_to_be_ready(&mut self) -> Vec<u64> {
+        let mut known: Vec<u64> = std::mem::take(&mut self.rung).into_iter().collect();
+        if self.unpollable > 0 {
+            let always = |watched: &Watched| !watched.pollable && !watched.interest.is_none();
+            let always = self.watches.iter().filter(|(_, watched)| always(watched));
+            known.extend(always.map(|(key, _)| *key));
+        }
+        known
     }
 }
 
@@ -289,8 +347,8 @@ impl Watched {
         let done = match (self.polled, interest.is_none()) {
             _ if !self.pollable => Ok(()),
             (false, true) => Ok(()),
-            (false, false) => epoll::add(epoll, self.fd.as_fd(), data, flags(interest)),
-            (true, false) => epoll::modify(epoll, self.fd.as_fd(), data, flags(interest)),
+            (false, false) => epoll::add(epoll, self.fd.as_fd(), data, self.flags(interest)),
+            (true, false) => epoll::modify(epoll, self.fd.as_fd(), data, self.flags(interest)),
             (true, true) => epoll::delete(epoll, self.fd.as_fd()),
         };
         match done {
@@ -302,13 +360,55 @@ impl Watched {
         self.interest = interest;
         Ok(())
     }
+
+    fn flags(&self, interest: Readiness) -> epoll::EventFlags {
+        let mut flags = epoll::EventFlags::empty();
+        flags.set(epoll::EventFlags::IN, interest.read);
+        flags.set(epoll::EventFlags::OUT, interest.write);
+        flags.set(epoll::EventFlags::ET, self.trigger == Trigger::Edge);
+        flags
+    }
 }
 
-fn flags(interest: Readiness) -> epoll::EventFlags {
-    let mut flags = epoll::EventFlags::empty();
-    flags.set(epoll::EventFlags::IN, interest.read);
-    flags.set(epoll::EventFlags::OUT, interest.write);
-    flags
+/// Brings a loop back from waiting at a time. A time for each wait would do so, too, but would be set
+/// and taken back by the kernel in every turn.
+pub(super) struct Alarm {
+    timer: OwnedFd,
+    /// When it rings, if that is to come.
+    at: Option<Instant>,
+}
+
+impl Alarm {
+    /// One that is not set, for the loop of this set.
+    pub(super) fn new(set: &EpollSet) -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        // That it has rung is told once, so nobody need take it.
+        let event = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&set.epoll, &timer, epoll::EventData::new_u64(ALARM), event)?;
+        Ok(Self { timer, at: None })
+    }
+
+    /// Has it ring at `due`, or before: when it is set to an earlier time, it stays so.
+    pub(super) fn set(&mut self, due: Option<Instant>, now: Instant) {
+        let Some(due) = due else { return };
+        if self.at.is_some_and(|at| at > now && at <= due) {
+            return;
+        }
+        // A time of 0 would stop it.
+        let wait = due.saturating_duration_since(now).max(Duration::from_nanos(1));
+        let Ok(it_value) = Timespec::try_from(wait) else { return };
+        let it_interval = Timespec::default();
+        let once = Itimerspec { it_interval, it_value };
+        if timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).is_ok() {
+            self.at = Some(due);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn rings_at(&self) -> Option<Instant> {
+        self.at
+    }
 }
 
 /// What epoll reports, as far as somebody wants to know. After a hang-up or an error both
@@ -324,6 +424,11 @@ fn readiness(flags: epoll::EventFlags, interest: Readiness) -> Readiness {
 pub(super) struct Ready(SmallVec<[(u64, epoll::EventFlags); 4]>);
 
 impl Ready {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// In the order in which they were first watched, whatever the kernel's.
     pub(super) fn sorted(mut self) -> Self {
         self.0.sort_by_key(|(key, _)| *key);

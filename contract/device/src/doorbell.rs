@@ -76,8 +76,16 @@ impl fmt::Debug for WatchedEventFd {
 pub struct Doorbell(Kind);
 
 enum Kind {
-    Event(WatchedEventFd),
-    Notifier { notifier: Arc<dyn Notifier>, target: Arc<dyn Ring>, _called: Arc<Called> },
+    Event {
+        event: EventFd,
+        // Never asked for anything, and kept for as long as the doorbell is there.
+        _watch: Box<dyn Watch>,
+    },
+    Notifier {
+        notifier: Arc<dyn Notifier>,
+        target: Arc<dyn Ring>,
+        _called: Arc<Called>,
+    },
 }
 
 /// Notifies, for as long as the doorbell is there.
@@ -87,6 +95,13 @@ struct Notify(Weak<dyn Notifier>);
 struct Called(Weak<dyn EventHandler>);
 
 impl Doorbell {
+    /// A doorbell that is rung by signalling `event`, of which an event loop has made `watch`: it
+    /// calls the handler with [`Readiness::NONE`] after each signal, whatever the counter is, so
+    /// nobody takes that.
+    pub fn by_event(event: EventFd, watch: Box<dyn Watch>) -> Self {
+        Self(Kind::Event { event, _watch: watch })
+    }
+
     /// A doorbell that is rung by a call, and notifies `event_loop`: for one without a thread.
     pub fn by_call(event_loop: &dyn EventLoop, handler: Weak<dyn EventHandler>) -> Self {
         let called = Arc::new(Called(handler));
@@ -99,7 +114,7 @@ impl Doorbell {
     /// What a region's doorbell is to ring, the same for the doorbell's life.
     pub fn target(&self) -> DoorbellTarget {
         match &self.0 {
-            Kind::Event(watched) => watched.event().clone().into(),
+            Kind::Event { event, .. } => event.clone().into(),
             Kind::Notifier { target, .. } => Arc::clone(target).into(),
         }
     }
@@ -107,15 +122,9 @@ impl Doorbell {
     /// Rings it: for a device that finds work for its queue otherwise than by being told.
     pub fn ring(&self) {
         match &self.0 {
-            Kind::Event(watched) => watched.event().signal(),
+            Kind::Event { event, .. } => event.signal(),
             Kind::Notifier { notifier, .. } => notifier.notify(),
         }
-    }
-}
-
-impl From<WatchedEventFd> for Doorbell {
-    fn from(watched: WatchedEventFd) -> Self {
-        Self(Kind::Event(watched))
     }
 }
 
@@ -138,7 +147,7 @@ impl EventHandler for Called {
 impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Event(_) => "EventFd",
+            Self::Event { .. } => "EventFd",
             Self::Notifier { .. } => "Notifier",
         })
     }
@@ -185,8 +194,8 @@ mod tests {
             unreachable!("an eventfd needs none")
         }
 
-        fn doorbell(&self, handler: Weak<dyn EventHandler>) -> io::Result<Doorbell> {
-            self.eventfd(handler).map(Doorbell::from)
+        fn doorbell(&self, _handler: Weak<dyn EventHandler>) -> io::Result<Doorbell> {
+            unreachable!("an eventfd is no doorbell")
         }
 
         fn eventfd(&self, handler: Weak<dyn EventHandler>) -> io::Result<WatchedEventFd> {
