@@ -73,6 +73,19 @@ impl Bench {
         Self { _folder: folder, file, clock, alone }
     }
 
+    /// One of 20 requests a second, of which the driver has made five at once.
+    fn limited() -> Self {
+        let iops = NonZeroU64::new(20);
+        let mut bench = Self::started(|options| options.limits = Limits { iops, bps: None });
+        bench.header(T_IN, 1);
+        for n in 0..5 {
+            let data = Part::Write(DATA + n * 512, 512);
+            bench.rings[0].add(&[Part::Read(HEADER, 16), data, Part::Write(STATUS + n, 1)]);
+        }
+        bench.notify(0);
+        bench
+    }
+
     /// A bench whose driver has accepted everything.
     fn started(change: impl FnOnce(&mut DiskOptions)) -> Self {
         let mut bench = Self::new(change);
@@ -333,14 +346,7 @@ fn a_driver_hears_of_another_size() {
 
 #[test]
 fn limits_delay_requests_and_lose_none() {
-    let iops = NonZeroU64::new(20);
-    let mut bench = Bench::started(|options| options.limits = Limits { iops, bps: None });
-    bench.header(T_IN, 1);
-    for n in 0..5 {
-        let data = Part::Write(DATA + n * 512, 512);
-        bench.rings[0].add(&[Part::Read(HEADER, 16), data, Part::Write(STATUS + n, 1)]);
-    }
-    bench.notify(0);
+    let mut bench = Bench::limited();
     let mut answered = Vec::new();
     for _ in 0..5 {
         answered.push(std::iter::from_fn(|| bench.rings[0].take_used()).count());

@@ -4,14 +4,7 @@ use super::*;
 
 /// Makes five requests of which the limits let two pass.
 fn busy() -> Bench {
-    let iops = NonZeroU64::new(20);
-    let mut bench = Bench::started(|options| options.limits = Limits { iops, bps: None });
-    bench.header(T_IN, 1);
-    for n in 0..5 {
-        let data = Part::Write(DATA + n * 512, 512);
-        bench.rings[0].add(&[Part::Read(HEADER, 16), data, Part::Write(STATUS + n, 1)]);
-    }
-    bench.notify(0);
+    let mut bench = Bench::limited();
     assert_eq!(std::iter::from_fn(|| bench.rings[0].take_used()).count(), 2);
     bench
 }
