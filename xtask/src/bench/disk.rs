@@ -24,9 +24,13 @@ pub(super) struct Options {
     /// Leave QEMU out
     #[arg(long)]
     alone: bool,
-    /// Show what the machines print
+    /// Show all that the machines print, not only how far they are
     #[arg(long)]
     show: bool,
+    /// The disks to load, separated by commas: `vda`, a file in memory, and `vdb`, a null block
+    /// device by O_DIRECT; both, if it is not said
+    #[arg(long, value_delimiter = ',', value_parser = ["vda", "vdb"])]
+    disks: Vec<String>,
     /// Further options of `trapline run`
     #[arg(last = true)]
     run: Vec<String>,
@@ -57,6 +61,9 @@ const LOADS: [Load; 8] = [
     Load { disk: "vdb", name: "read-32", what: "O_DIRECT read, depth 32", count: 6400, goal: None, exits: None },
 ];
 
+/// What `host-bench-disk.sh` puts before a line that says how far it is.
+const PROGRESS: &str = "TRAPLINE-PROGRESS: ";
+
 /// No return to user space for each doorbell: in hundredths a request, what other returns there may
 /// be, for the clock and the console.
 const MOST_RETURNS: u64 = 3;
@@ -70,15 +77,16 @@ pub(super) fn run(options: &Options) -> Result<u8> {
     if !options.alone {
         files.push(("QEMU", qemu::archive()?));
     }
-    let loads = LOADS.iter().map(|load| format!("{}:{}:{}", load.disk, load.name, load.count));
+    let loads = options.loads();
+    let said = loads.iter().map(|load| format!("{}:{}:{}", load.disk, load.name, load.count));
     let variables = [
-        ("LOADS", loads.collect::<Vec<_>>().join(",")),
+        ("LOADS", said.collect::<Vec<_>>().join(",")),
         ("MEMORY", MEMORY_MIB.to_string()),
         ("KERNEL", "/guest/kernel".to_owned()),
         ("INITRD", "/guest/initrd".to_owned()),
     ];
     let fixed = ["-c", "1", "-m", &MEMORY_MIB.to_string()].map(str::to_owned);
-    let show = if options.show { Show::Everything } else { Show::Nothing };
+    let show = if options.show { Show::Everything } else { Show::Progress(PROGRESS) };
     let boot = Boot {
         name: format!("bench-{}", std::process::id()),
         place: Place::Nested,
@@ -95,11 +103,26 @@ pub(super) fn run(options: &Options) -> Result<u8> {
         },
         watch: Watch { show, input: false, timeout: Some(TIMEOUT * 20) },
     };
-    eprintln!("Loading the disks of {} in trapline and QEMU", ready.kernel.release);
+    let beside = if options.alone { "" } else { " and QEMU" };
+    eprintln!("Loading the disks of {} in trapline{beside}", ready.kernel.release);
     let text = ended_well(&boot, &ready)?;
-    let table = report(&text, options.alone);
+    let table = report(&text, &loads, options.alone);
     print!("{}", table.with_context(|| format!("last lines:\n{}", last_lines(&text)))?);
     Ok(0)
+}
+
+impl Options {
+    fn loads(&self) -> Vec<&'static Load> {
+        let wanted = |disk| self.disks.is_empty() || self.disks.iter().any(|named| named == disk);
+        LOADS.iter().filter(|load| load.is_nothing() || wanted(load.disk)).collect()
+    }
+}
+
+impl Load {
+    /// What it costs to say so: no row of the table, and taken off every other.
+    const fn is_nothing(&self) -> bool {
+        self.count == 0
+    }
 }
 
 /// KVM's counters, as `host-bench-disk.sh` prints them.
@@ -179,14 +202,14 @@ fn costs<'a>(text: &'a str, vmm: &str) -> BTreeMap<(&'a str, &'a str), Cost> {
     costs
 }
 
-fn report(text: &str, alone: bool) -> Result<String> {
+fn report(text: &str, loads: &[&Load], alone: bool) -> Result<String> {
     let [ours, theirs] = ["trapline", "qemu"].map(|vmm| costs(text, vmm));
     let mut table = format!(
         "{:44} {:>9} {:>9}  {}\n",
         "a request of 4 KiB", "trapline", "QEMU", "Firecracker (recorded)"
     );
     let mut verdicts = String::new();
-    for load in LOADS.iter().filter(|load| load.count > 0) {
+    for load in loads.iter().filter(|load| !load.is_nothing()) {
         let cost = ours.get(&(load.disk, load.name));
         let cost = cost.with_context(|| format!("{} was not measured", load.what))?;
         let other = theirs.get(&(load.disk, load.name));
@@ -237,12 +260,16 @@ fn hundredths(number: u64) -> String {
 mod tests {
     use super::*;
 
+    fn all() -> Vec<&'static Load> {
+        LOADS.iter().collect()
+    }
+
     fn output(vmm: &str, ns: u64, exits: u64) -> String {
         let mut text = format!(
             "TRAPLINE-BENCH: {vmm} begin 100 0 0 7\nTRAPLINE-BENCH: {vmm} end 140 2 0 9\n\
              {vmm}: DISKLOAD: end nothing 0 55\n"
         );
-        for Load { disk, name, count, .. } in LOADS.iter().filter(|load| load.count > 0) {
+        for Load { disk, name, count, .. } in all().into_iter().filter(|load| !load.is_nothing()) {
             let (ns, end) = (ns * count, 140 + count * exits / 100);
             text += &format!(
                 "{vmm}: TRAPLINE-GUEST: {disk}\nTRAPLINE-BENCH: {vmm} begin 100 0 0 7\n\
@@ -255,14 +282,14 @@ mod tests {
     #[test]
     fn figures_are_a_request_and_the_goals_are_judged_at_their_limits() {
         let text = output("trapline", 36_000, 9) + &output("qemu", 36_000, 9);
-        let table = report(&text, false).unwrap();
+        let table = report(&text, &all(), false).unwrap();
         let has = |line: &str| assert!(table.contains(line), "{line}:\n{table}");
         has("goal: read, depth 1: at most 36,000 instructions: met");
         has("goal: read, depth 32: at most 15,500 instructions: MISSED");
         has("goal: read, depth 32: at most 0.09 exits: met");
         has("goal: O_DIRECT read, depth 1: at most 36,000 instructions: met");
         let text = output("trapline", 36_001, 10) + &output("qemu", 36_000, 9);
-        let table = report(&text, false).unwrap();
+        let table = report(&text, &all(), false).unwrap();
         let has = |line: &str| assert!(table.contains(line), "{line}:\n{table}");
         has("goal: read, depth 1: at most 36,000 instructions: MISSED");
         has("goal: read, depth 32: at most 0.09 exits: MISSED");
@@ -270,11 +297,28 @@ mod tests {
     }
 
     #[test]
+    fn the_loads_of_one_disk_alone_are_measured_and_reported() {
+        let options = |disks: &[&str]| Options {
+            alone: true,
+            show: false,
+            disks: disks.iter().map(|disk| (*disk).to_owned()).collect(),
+            run: Vec::new(),
+        };
+        assert_eq!(options(&[]).loads().len(), LOADS.len());
+        let loads = options(&["vdb"]).loads();
+        assert!(loads.first().is_some_and(|load| load.is_nothing()));
+        assert!(loads.iter().skip(1).all(|load| load.disk == "vdb") && loads.len() == 3);
+        let text = output("trapline", 1, 1).replace("vda", "vdc");
+        assert!(report(&text, &loads, true).is_ok());
+        assert!(report(&text, &all(), true).is_err());
+    }
+
+    #[test]
     fn a_load_that_was_not_measured_is_an_error() {
         let text = output("trapline", 1, 1);
-        assert!(report(&text, true).is_ok());
-        assert!(report(&text, false).is_err(), "QEMU was to be measured");
-        assert!(report(&text.replace("vdb", "vdc"), true).is_err());
-        assert!(report(&text.replace("read-1 4000 4000", "read-1 4000 0"), true).is_err());
+        assert!(report(&text, &all(), true).is_ok());
+        assert!(report(&text, &all(), false).is_err(), "QEMU was to be measured");
+        assert!(report(&text.replace("vdb", "vdc"), &all(), true).is_err());
+        assert!(report(&text.replace("read-1 4000 4000", "read-1 4000 0"), &all(), true).is_err());
     }
 }
