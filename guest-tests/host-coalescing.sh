@@ -3,8 +3,10 @@
 # the first word of the guest's init on, both are the same, but for what the guest then says its
 # kernel's log is, and the kernel's last words: they have times in them, which are of its own boot.
 # Up to that first word, a console has to be the beginning of that log, line by line. (Only lines
-# with a time are logged; and the kernel says twice that it changes consoles, once on each.) Runs in
-# the outer machine and, with hardware virtualization, on the host itself.
+# with a time are logged; and the kernel says twice that it changes consoles, once on each.) With
+# $TYPING, somebody types a character meanwhile that nothing else prints, a second after the start and
+# from then on: its echo comes whenever it does, so it is no part of what is compared. Runs in the
+# outer machine and, with hardware virtualization, on the host itself.
 first='TRAPLINE-GUEST: uname'
 log='TRAPLINE-GUEST: kernel log'
 end='TRAPLINE-GUEST: end of log'
@@ -20,14 +22,27 @@ same() {
     diff "$2" "$3" | head -n 40 | cut -c -160
     different=1
 }
+key='~'
 scratch=$(mktemp -d)
+mkfifo "$scratch/keys"
+# What is typed, until nobody is there any more.
+type_keys() {
+    sleep 1
+    while printf '%s' "$key"; do sleep 0.05; done 2>/dev/null
+}
 status=0
 different=0
 for how in coalesce no-coalesce; do
     # The options are words.
     if [ "$how" = no-coalesce ]; then set -- "$@" ${WITHOUT:---no-coalesce}; fi
     console=$scratch/$how
-    trapline "$@" </dev/null >"$console" 2>"$console.report" || status=$?
+    keys=/dev/null
+    if [ -n "$TYPING" ]; then
+        keys=$scratch/keys
+        type_keys >"$keys" &
+    fi
+    trapline "$@" <"$keys" >"$console.raw" 2>"$console.report" || status=$?
+    tr -d "$key" <"$console.raw" >"$console"
     echo "TRAPLINE-HOST: $how: $(grep '^exits: ' "$console.report")"
     cat "$console.report"
 done

@@ -6,10 +6,15 @@ use crate::error::{Error, placing};
 
 /// What kvmtool tells every x86 kernel. Scripts depend on the text. Where Linux has a word for the
 /// opposite, the user's wins, because it comes later; `noapic` has none.
-const MACHINE: &str =
-    "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1";
-/// What kvmtool goes on with when there is no display.
-const NO_DISPLAY: &str = "earlyprintk=serial i8042.noaux=1";
+const MACHINE: &str = "noapic noacpi";
+/// What it tells them of configuration space, where there is configuration mechanism #1.
+const CONF1: &str = " pci=conf1";
+/// What it goes on with.
+const DEVICES: &str = "reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1";
+/// What it goes on with when there is no display.
+const NO_DISPLAY: &str = "i8042.noaux=1";
+/// What it says of the first messages then, if the console is the first serial port.
+const EARLY: &str = "earlyprintk=serial ";
 /// What it goes on with when there is one.
 const DISPLAY: &str = "video=vesafb";
 
@@ -34,6 +39,8 @@ pub enum Console {
     /// The first 16550 UART.
     #[default]
     Serial,
+    /// A 16550 UART at this guest physical address, from the first message on.
+    Mmio(u32),
     /// The virtio console.
     Virtio,
     /// The hypervisor console; Linux calls it the same as the virtio console.
@@ -62,6 +69,8 @@ pub struct Defaults {
     pub console: Console,
     /// The display.
     pub display: Display,
+    /// Whether configuration space is memory alone.
+    pub ecam: bool,
     /// Whether there is a first disk to be the root file system.
     pub root_disk: bool,
 }
@@ -74,14 +83,18 @@ pub struct Defaults {
 /// on the terminal too. Linux gives programs the last one it is told of.
 pub fn build(defaults: Defaults, user: Option<&str>) -> String {
     let console = match defaults.console {
-        Console::Serial => "ttyS0",
-        Console::Virtio | Console::Hypervisor => "hvc0",
+        Console::Serial => "ttyS0".to_owned(),
+        Console::Mmio(base) => format!("uart8250,mmio,{base:#x}"),
+        Console::Virtio | Console::Hypervisor => "hvc0".to_owned(),
     };
+    // There are no ports to print to early where the console's is in memory.
+    let early = if matches!(defaults.console, Console::Mmio(_)) { "" } else { EARLY };
+    let machine = format!("{MACHINE}{} {DEVICES}", if defaults.ecam { "" } else { CONF1 });
     let mut line = match defaults.display {
         _ if defaults.machine == Machine::Arm64 => format!("console={console}"),
-        Display::None => format!("{MACHINE} {NO_DISPLAY} console={console}"),
-        Display::Watched => format!("{MACHINE} {DISPLAY} console=tty0 console={console}"),
-        Display::Used => format!("{MACHINE} {DISPLAY} console={console} console=tty0"),
+        Display::None => format!("{machine} {early}{NO_DISPLAY} console={console}"),
+        Display::Watched => format!("{machine} {DISPLAY} console=tty0 console={console}"),
+        Display::Used => format!("{machine} {DISPLAY} console={console} console=tty0"),
     };
     if defaults.root_disk && !user.is_some_and(|user| user.contains("root=")) {
         line.push_str(" root=/dev/vda rw ");
@@ -140,6 +153,17 @@ mod tests {
             build(defaults, None),
             "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 \
              i8042.nopnp=1 earlyprintk=serial i8042.noaux=1 console=ttyS0 root=/dev/vda rw "
+        );
+    }
+
+    #[test]
+    fn a_kernel_is_told_of_a_console_and_of_configuration_space_in_memory() {
+        let defaults =
+            Defaults { console: Console::Mmio(0xfeb1_0000), ecam: true, ..Defaults::default() };
+        assert_eq!(
+            build(defaults, None),
+            "noapic noacpi reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 \
+             i8042.noaux=1 console=uart8250,mmio,0xfeb10000"
         );
     }
 

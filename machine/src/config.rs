@@ -61,6 +61,8 @@ pub struct Config {
     /// without asking ACPI, but a kernel that is not told of them does not go through them. A PC with
     /// firmware has it all, and one with a display says that it has a keyboard.
     pub pc_legacy: bool,
+    /// How the configuration space of a PC's bus is reached.
+    pub pc_config_space: PcConfigSpace,
     /// What only arm64 machines have; the PC takes no notice.
     pub arm64: Arm64,
 }
@@ -86,6 +88,7 @@ impl From<&Config> for Options {
                 }),
             },
             legacy: config.pc_legacy,
+            config_space: config.pc_config_space,
             virtio: config.virtio.clone(),
             rng: config.rng.then_some(EntropyFrom::Host),
             edu: config.edu,
@@ -103,6 +106,9 @@ pub enum ConsoleKind {
     /// The first serial port.
     #[default]
     Serial,
+    /// A serial port in memory, which a guest on KVM can poll without an exit. A PC has it instead of
+    /// those at ports; arm64's are all in memory.
+    Mmio,
     /// A port of a virtio console device. What the first serial port sends goes to the same place,
     /// as a kernel's first messages do, and nothing comes to it from there.
     Virtio,
@@ -186,6 +192,17 @@ pub enum PcIrqchip {
     Kernel,
     /// 8259 pair, I/O APIC and 8254 on the board.
     Split,
+}
+
+/// How the configuration space of a PC's bus is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PcConfigSpace {
+    /// By configuration mechanism #1, and by kvmtool's window of 256 bytes a function.
+    #[default]
+    Ports,
+    /// As memory alone, 4 KiB a function (ECAM), which a guest on KVM reads without an exit. Not with
+    /// firmware, which goes by ports.
+    Ecam,
 }
 
 /// What registers a virtio device has, by kvmtool's names.

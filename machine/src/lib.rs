@@ -27,7 +27,7 @@ mod x86_pc;
 pub use board::{Plug, PlugDevice, PlugPort};
 pub use config::{
     Arm64, Boot, Config, ConsoleKind, Ending, FirmwareFlash, FirmwareKernel, Initrd, Irqchip,
-    PcIrqchip, PortOptions, ResetCause, VirtioTransport, VirtioTransports,
+    PcConfigSpace, PcIrqchip, PortOptions, ResetCause, VirtioTransport, VirtioTransports,
 };
 pub use control::Control;
 pub use error::Error;
@@ -43,3 +43,4 @@ pub use trapline_display as display;
 pub use trapline_guestmem::Backing;
 pub use trapline_kvm::{CrashReport, hardware_virtualization};
 pub use trapline_virtio::{balloon, console};
+pub use x86_pc::MMIO_CONSOLE;

@@ -127,6 +127,7 @@ impl From<&Config> for Options {
             exit_port: config.exit_port,
             testdev: config.testdev,
             legacy: true,
+            config_space: crate::PcConfigSpace::Ports,
             fw_cfg: config.fw_cfg.clone(),
             firmware: (config.board == BoardKind::X86Pc && config.has_flash())
                 .then(FirmwareOptions::default),

@@ -72,6 +72,7 @@ impl Guest {
             coalesce: true,
             mirror: true,
             pc_legacy: true,
+            pc_config_space: trapline_machine::PcConfigSpace::Ports,
             pc_irqchip,
             arm64: Arm64::default(),
         })?;

@@ -12,8 +12,8 @@ use trapline_machine::boot::modules::{initrd_files, is_multiboot};
 use trapline_machine::boot::{cmdline, initramfs, open, search};
 use trapline_machine::console::{Console as VirtioConsole, Size};
 use trapline_machine::{
-    Config, ConsoleKind, Control, CrashReport, Ending, FirmwareFlash, Initrd, Report, ResetCause,
-    Session as Machine,
+    Config, ConsoleKind, Control, CrashReport, Ending, FirmwareFlash, Initrd, PcConfigSpace,
+    Report, ResetCause, Session as Machine,
 };
 
 use crate::cli::{Boot, FwCfgFile, LogLevel, RunOptions};
@@ -238,6 +238,7 @@ fn config(
         memory: options.memory.clone(),
         pc_irqchip: options.pc_irqchip,
         pc_legacy: options.legacy,
+        pc_config_space: options.config_space,
         kvm_device: options.dev.clone(),
         boot,
         console: Arc::clone(&backend),
@@ -310,9 +311,11 @@ fn boot(options: &RunOptions) -> anyhow::Result<(trapline_machine::Boot, Option<
         let root_disk = !options.disks.is_empty();
         let console = match options.console {
             ConsoleKind::Serial => cmdline::Console::Serial,
+            ConsoleKind::Mmio => cmdline::Console::Mmio(trapline_machine::MMIO_CONSOLE),
             ConsoleKind::Virtio => cmdline::Console::Virtio,
         };
-        let defaults = cmdline::Defaults { machine, console, display, root_disk };
+        let ecam = options.config_space == PcConfigSpace::Ecam;
+        let defaults = cmdline::Defaults { machine, console, display, ecam, root_disk };
         cmdline::build(defaults, user)
     };
     Ok((trapline_machine::Boot::Kernel { path, initrd, cmdline }, remark))

@@ -89,6 +89,53 @@ fn without_defaults_there_are_legacy_devices_only_if_they_are_asked_for() {
     assert_eq!(seen(&["--legacy"]), [0x60, 0x60, few[2]]);
 }
 
+/// The console in memory: its first register, and line status.
+const MMIO_UART: u32 = 0xfeb1_0000;
+const MMIO_LSR: u32 = MMIO_UART + 5;
+
+#[test]
+fn a_console_in_memory_is_the_only_serial_port() {
+    // mov al, [line status], so often that it is shown; mov [transmitter], al
+    let poll = [&[0x8a, 0x04, 0x25], &MMIO_LSR.to_le_bytes()[..]].concat();
+    let send = [&[0x88, 0x04, 0x25], &MMIO_UART.to_le_bytes()[..]].concat();
+    let said = b"on".iter().fold(Flat::new(), |flat, byte| {
+        (0..100).fold(flat, |flat, _| flat.bytes(&poll)).store_byte(MMIO_UART, *byte)
+    });
+    let kernel = said.bytes(&poll).bytes(&send).inb(0x3fd).bytes(&send);
+    let kernel = kernel.outb(0x3f8, b'!').exit(1);
+    for more in [&[][..], &["--no-mirror"], &["--no-mirror", "--no-coalesce"]] {
+        let options = [&["--exit-port", "--console", "mmio"], more].concat();
+        let ended = Guest::kernel(&multiboot(&kernel)).with(&options).run().expect_status(3);
+        assert_eq!(ended.out, b"on\x60\xff", "{more:?}");
+    }
+    let ended = run(&Asm::new().spin(), &["--console", "mmio"]).expect_status(1);
+    let reason = "Fatal: --console mmio: a PC's firmware has no way to it but by ports\n";
+    assert_eq!(ended.err, reason);
+}
+
+/// Configuration space in memory, and the registers of the mechanism that is not there then.
+const ECAM: u32 = 0xd100_0000;
+const CONFIG_ADDRESS: u16 = 0xcf8;
+const CONFIG_DATA: u16 = 0xcfc;
+
+#[test]
+fn configuration_space_is_memory_and_not_behind_ports_if_that_is_wanted() {
+    let function = |device: u32| ECAM + (device << 15);
+    let kernel = Flat::new().load(function(0)).send_eax().load(function(1)).send_eax();
+    let kernel = kernel.load(function(2)).send_eax().outl(CONFIG_ADDRESS, 1 << 31);
+    let kernel = multiboot(&kernel.inb(CONFIG_DATA).send_al().exit(1));
+    let bridge_edu_and_nothing =
+        [0x86, 0x80, 0x37, 0x12, 0x34, 0x12, 0xe8, 0x11, 0xff, 0xff, 0xff, 0xff];
+    for more in [&[][..], &["--no-mirror"]] {
+        let options = [&["--exit-port", "--ecam", "--edu", "1", "--nodefaults"], more].concat();
+        let ended = Guest::kernel(&kernel).with(&options).run().expect_status(3);
+        assert_eq!(ended.out, [&bridge_edu_and_nothing[..], &[0xff]].concat(), "{more:?}");
+    }
+    let reset = multiboot(&Flat::new().outb(0xcf9, 6).bytes(&[0xeb, 0xfe]));
+    let ended = Guest::kernel(&reset).with(&["--ecam"]).run().expect_status(0);
+    assert!(ended.err.contains("reset by the reset control register"), "{}", ended.err);
+}
+
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn the_processor_has_the_hosts_name() {

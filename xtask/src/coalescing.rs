@@ -36,60 +36,108 @@ pub(crate) fn compare(text: &str, most: u64) -> Result<Exits> {
     Ok(exits)
 }
 
-/// An arm64 guest whose console is the UART, with coalesced writes and mirrored reads and without.
+/// A guest whose console is a UART in memory, with coalesced writes and mirrored reads and without.
 struct Mirroring {
     /// What a user calls it.
     name: &'static str,
     /// One line about it.
     about: &'static str,
+    /// The guest's architecture.
+    arch: Arch,
     /// Options of `trapline run`.
     options: &'static [&'static str],
+    /// Somebody types meanwhile, and is heard.
+    typing: bool,
     /// At most so many exits of a hundred are left.
     most: u64,
 }
 
-/// All of them.
-const MIRRORINGS: &[Mirroring] = &[Mirroring {
-    name: "arm64-mirror",
-    about: "mirrored reads and coalesced writes save 85 % of the exits of an arm64 boot and its log",
-    // All that is logged is printed, and the kernel does not put itself elsewhere in each boot.
-    options: &["-c", "1", "-m", "256", "--stat", "-p", "earlycon loglevel=8 nokaslr"],
-    // A boot alone leaves 3. Its init prints as much again by interrupts, each of which is answered
-    // by reads that have effects.
-    most: 15,
-}];
+/// All of them. All that is logged is printed, and the kernel does not put itself elsewhere in each
+/// boot.
+const MIRRORINGS: &[Mirroring] = &[
+    Mirroring {
+        name: "boot-mirror",
+        about: "mirrored reads and coalesced writes save 80 % of the exits of a PC's boot and its log",
+        arch: Arch::X86_64,
+        options: &PC,
+        typing: false,
+        most: 20,
+    },
+    Mirroring {
+        name: "boot-mirror-typing",
+        about: "the same console with mirrored reads and without, while somebody types",
+        arch: Arch::X86_64,
+        options: &PC,
+        typing: true,
+        most: 100,
+    },
+    Mirroring {
+        name: "arm64-mirror",
+        about: "mirrored reads and coalesced writes save 85 % of the exits of an arm64 boot and its log",
+        arch: Arch::Aarch64,
+        options: &ARM64,
+        typing: false,
+        // A boot alone leaves 3. Its init prints as much again by interrupts, each of which is answered
+        // by reads that have effects.
+        most: 15,
+    },
+    Mirroring {
+        name: "arm64-mirror-typing",
+        about: "the same console with mirrored reads and without, while somebody types",
+        arch: Arch::Aarch64,
+        options: &ARM64,
+        typing: true,
+        most: 100,
+    },
+];
+
+const PC: [&str; 8] =
+    ["-c", "1", "-m", "256", "--stat", "--console=mmio", "--ecam", "--params=loglevel=8 nokaslr"];
+const ARM64: [&str; 6] = ["-c", "1", "-m", "256", "--stat", "--params=earlycon loglevel=8 nokaslr"];
 
 /// They, as tests.
 pub(crate) fn guests() -> impl Iterator<Item = Guests> {
     MIRRORINGS.iter().map(|mirroring| Guests {
         name: mirroring.name,
         about: mirroring.about,
-        arch: Arch::Aarch64,
+        arch: mirroring.arch,
         run: Box::new(|ready| mirroring.run(ready)),
     })
 }
 
+/// What the guest of somebody who types says at its end.
+const HEARD: &str = "TRAPLINE-GUEST: keys heard: 20\n";
+
 impl Mirroring {
     /// Boots the guest twice, and compares.
     fn run(&self, ready: &Ready) -> Result<Tally> {
+        let mut options: Vec<String> =
+            self.options.iter().map(|&option| option.to_owned()).collect();
+        let mut variables = vec![("WITHOUT".to_owned(), "--no-coalesce --no-mirror".to_owned())];
+        if self.typing {
+            variables.push(("TYPING".to_owned(), "yes".to_owned()));
+            options.iter_mut().filter(|word| word.starts_with("--params")).for_each(|params| {
+                params.push_str(" typed=yes");
+            });
+        }
+        let script = Script { file: Some("host-coalescing.sh"), variables, ..Script::default() };
         let boot = Boot {
             name: self.name.to_owned(),
-            place: Place::best(Arch::Aarch64),
+            place: Place::best(self.arch),
             image: Image::Bzimage,
             init: "init-quiet.sh".to_owned(),
             modules: Vec::new(),
             programs: Vec::new(),
-            options: self.options.iter().map(|&option| option.to_owned()).collect(),
-            script: Script {
-                file: Some("host-coalescing.sh"),
-                variables: vec![("WITHOUT".to_owned(), "--no-coalesce --no-mirror".to_owned())],
-                ..Script::default()
-            },
+            options,
+            script,
             watch: Watch { show: Show::Nothing, input: false, timeout: Some(8 * TIMEOUT) },
         };
         let outcome = boot.run(ready)?;
         let last = || last_lines(&outcome.text);
         ensure!(outcome.status == 0, "trapline ended with {}:\n{}", outcome.status, last());
+        // In what was the same both times, which is shown once.
+        let heard = !self.typing || outcome.text.contains(HEARD);
+        ensure!(heard, "what was typed was not heard:\n{}", last());
         eprintln!("{}", compare(&outcome.text, self.most).with_context(last)?);
         Ok(Tally::of(true))
     }

@@ -9,7 +9,10 @@ use acpi_tables::aml::{
 };
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiConfig, IsaDevice, MemoryDevice, PciBridge, bytes_of, table};
+use super::{
+    AcpiConfig, ECAM_BUS_LEN, IsaDevice, MemoryDevice, MemoryUart, PciBridge, PciConfig, bytes_of,
+    table,
+};
 use crate::wiring::PciRoute;
 
 const REVISION: u8 = 2;
@@ -32,6 +35,9 @@ pub(super) fn build(config: &AcpiConfig<'_>) -> Vec<u8> {
     }
     if let Some(pci) = &config.pci {
         bus.extend(bridge(pci));
+        if let PciConfig::Ecam(base) = pci.config {
+            bus.extend(reserved(base, ECAM_BUS_LEN));
+        }
     }
     for device in config.isa {
         bus.extend(isa(device));
@@ -39,6 +45,7 @@ pub(super) fn build(config: &AcpiConfig<'_>) -> Vec<u8> {
     for device in config.memory {
         bus.extend(memory(device));
     }
+    bus.extend(config.uart.iter().flat_map(uart));
     let mut body = switch_off(config.power.off);
     body.extend(bytes_of(&Scope::new("_SB_".into(), vec![&Encoded(bus)])));
     table(*b"DSDT", REVISION, &body)
@@ -60,7 +67,9 @@ fn processor(number: u32) -> Vec<u8> {
 
 fn bridge(pci: &PciBridge<'_>) -> Vec<u8> {
     let mut windows = bytes_of(&AddressSpace::new_bus_number(0u16, 0u16));
-    windows.extend(bytes_of(&IO::new(pci.config, pci.config, 1, 8)));
+    if let PciConfig::Ports(first) = pci.config {
+        windows.extend(bytes_of(&IO::new(first, first, 1, 8)));
+    }
     for ports in pci.ports {
         let window = AddressSpace::new_io(*ports.start(), *ports.end(), None);
         windows.extend(bytes_of(&window));
@@ -79,6 +88,27 @@ fn bridge(pci: &PciBridge<'_>) -> Vec<u8> {
     let resources = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&windows]));
     let routing = Name::new("_PRT".into(), &routing(pci.routes));
     bytes_of(&Device::new("PCI0".into(), vec![&hid, &uid, &segment, &number, &resources, &routing]))
+}
+
+/// Addresses that are the board's own: PCI Firmware 3.2, section 4.1.2, wants those of configuration
+/// space with a motherboard device, and Linux uses none that are not.
+fn reserved(base: u32, len: u32) -> Vec<u8> {
+    let hid = Name::new("_HID".into(), &EISAName::new("PNP0C02"));
+    let uid = Name::new("_UID".into(), &0u8);
+    let memory = Memory32Fixed::new(true, base, len);
+    let settings = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&memory]));
+    bytes_of(&Device::new("MBRD".into(), vec![&hid, &uid, &settings]))
+}
+
+/// A 16550 in memory is found by the ID of one at ports.
+fn uart(uart: &MemoryUart) -> Vec<u8> {
+    let registers = Memory32Fixed::new(true, uart.base, uart.len);
+    let interrupt = Encoded(isa_interrupt(uart.irq).to_vec());
+    let hid = Name::new("_HID".into(), &EISAName::new("PNP0501"));
+    let uid = Name::new("_UID".into(), &0u8);
+    let resources = ResourceTemplate::new(vec![&registers, &interrupt]);
+    let settings = Name::new("_CRS".into(), &resources);
+    bytes_of(&Device::new("UAR0".into(), vec![&hid, &uid, &settings]))
 }
 
 /// `_PRT` (section 6.2.13): global interrupts, not link devices.

@@ -1,4 +1,5 @@
-//! ACPI tables: RSDP, RSDT, XSDT, FADT, FACS, DSDT and MADT.
+//! ACPI tables: RSDP, RSDT, XSDT, FADT, FACS, DSDT, MADT, and MCFG and SPCR where there is something
+//! to say in them.
 //!
 //! Spec: Advanced Configuration and Power Interface 6.5, chapter 5.
 
@@ -7,6 +8,7 @@ mod fadt;
 mod loader;
 mod madt;
 mod roots;
+mod spcr;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +65,8 @@ pub struct AcpiConfig<'a> {
     pub isa: &'a [IsaDevice<'a>],
     /// Devices at fixed addresses.
     pub memory: &'a [MemoryDevice],
+    /// A UART at a fixed address, for the console.
+    pub uart: Option<MemoryUart>,
 }
 
 /// Fixed power management registers, as I/O ports (ACPI 6.5, section 4.8).
@@ -93,14 +97,38 @@ pub struct ResetRegister {
 /// The PCI host bridge of segment 0, bus 0.
 #[derive(Clone, Debug)]
 pub struct PciBridge<'a> {
-    /// The 8 ports of configuration mechanism 1.
-    pub config: u16,
+    /// How configuration space is reached.
+    pub config: PciConfig,
     /// Ports devices may be given, without [`Self::config`].
     pub ports: &'a [RangeInclusive<u16>],
     /// Addresses devices may be given.
     pub memory: &'a [RangeInclusive<u32>],
     /// Interrupts of the devices.
     pub routes: &'a [PciRoute],
+}
+
+/// How the configuration space of a host bridge is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PciConfig {
+    /// By configuration mechanism 1, from this port on.
+    Ports(u16),
+    /// As memory, 4 KiB a function, from this guest physical address on (PCI Firmware 3.2, section
+    /// 4.1). Bus 0 only.
+    Ecam(u32),
+}
+
+/// Bytes of configuration space of a bus, as memory.
+const ECAM_BUS_LEN: u32 = 1 << 20;
+
+/// A 16550 UART at a fixed address, a byte for each register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUart {
+    /// Guest physical address of its registers.
+    pub base: u32,
+    /// Their length in bytes.
+    pub len: u32,
+    /// ISA interrupt number, edge triggered and active high.
+    pub irq: u8,
 }
 
 /// A device at fixed ports with at most one interrupt.
@@ -174,12 +202,26 @@ pub fn build(config: &AcpiConfig<'_>) -> Result<Vec<Table>, Error> {
     let dsdt = place.put("DSDT", 16, dsdt::build(config))?;
     let fadt = place.put("FACP", 16, fadt::build(config, facs, dsdt))?;
     let madt = place.put("APIC", 16, madt::build(config))?;
-    let rsdt = place.put("RSDT", 16, roots::rsdt(&[fadt, madt]))?;
-    let xsdt = place.put("XSDT", 16, roots::xsdt(&[fadt, madt]))?;
+    let mut named = vec![fadt, madt];
+    if let Some(PciBridge { config: PciConfig::Ecam(base), .. }) = config.pci {
+        named.push(place.put("MCFG", 16, mcfg(base))?);
+    }
+    if let Some(uart) = &config.uart {
+        named.push(place.put("SPCR", 16, spcr::build(uart))?);
+    }
+    let rsdt = place.put("RSDT", 16, roots::rsdt(&named))?;
+    let xsdt = place.put("XSDT", 16, roots::xsdt(&named))?;
     let mut tables = place.tables;
     let bytes = roots::rsdp(rsdt, xsdt);
     tables.push(Table { signature: "RSD PTR ", addr: config.rsdp, bytes });
     Ok(tables)
+}
+
+/// Where configuration space is as memory (PCI Firmware 3.2, section 4.1.2): segment 0, bus 0.
+fn mcfg(base: u32) -> Vec<u8> {
+    let mut mcfg = acpi_tables::mcfg::MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    mcfg.add_ecam(base.into(), 0, 0, 0);
+    bytes_of(&mcfg)
 }
 
 /// Gives tables addresses, one after the other.

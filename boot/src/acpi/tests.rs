@@ -36,13 +36,14 @@ fn config(apic_ids: &[u32]) -> AcpiConfig<'_> {
         century: Some(0x32),
         vga: false,
         pci: Some(PciBridge {
-            config: 0xcf8,
+            config: PciConfig::Ports(0xcf8),
             ports: &[0..=0xcf7, 0xd00..=0xffff],
             memory: &[0xd200_0000..=0xfebf_ffff],
             routes: &[PciRoute { device: 1, pin: 0, gsi: 5 }],
         }),
         isa: ISA,
         memory: &[],
+        uart: None,
     }
 }
 
@@ -208,6 +209,41 @@ fn a_device_at_an_address_has_its_registers_and_a_shared_level_interrupt() {
     assert!(has(&[0x86, 9, 0, 1, 0, 2, 0xb0, 0xfe, 0, 2, 0, 0]));
     // Extended interrupt: consumer, level, active low, shared (section 6.4.3.6).
     assert!(has(&[0x89, 6, 0, 0b1101, 1, 11, 0, 0, 0]));
+}
+
+#[test]
+fn configuration_space_in_memory_is_in_a_table_and_reserved() {
+    let mut memory = config(&[0]);
+    let base = 0xd100_0000;
+    memory.pci = memory.pci.map(|pci| PciBridge { config: PciConfig::Ecam(base), ..pci });
+    let guest = Guest::with(&memory);
+    let mcfg = guest.find("MCFG");
+    // Eight reserved bytes, then base, segment, first and last bus.
+    assert_eq!(mcfg.len(), 36 + 8 + 16);
+    assert_eq!(mcfg[44..], [0, 0, 0, 0xd1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let tables = build(&memory).unwrap();
+    let dsdt = &tables.iter().find(|table| table.signature == "DSDT").unwrap().bytes;
+    let has = |text: &[u8]| dsdt.windows(text.len()).any(|window| window == text);
+    assert!(has(b"MBRD") && has(&[0x86, 9, 0, 1, 0, 0, 0, 0xd1, 0, 0, 0x10, 0]));
+    assert!(!has(&[0x47, 1, 0xf8, 0x0c, 0xf8, 0x0c, 1, 8]), "no configuration mechanism 1");
+    assert!(build(&config(&[0])).unwrap().iter().all(|table| table.signature != "MCFG"));
+}
+
+#[test]
+fn a_uart_in_memory_is_a_device_and_a_console_for_a_kernel_without_drivers() {
+    let uart = MemoryUart { base: 0xfeb1_0000, len: 8, irq: 4 };
+    let guest = Guest::with(&AcpiConfig { uart: Some(uart), ..config(&[0]) });
+    let spcr = guest.find("SPCR");
+    assert_eq!((spcr.len(), spcr[8], spcr[36]), (80, 2, 0));
+    assert_eq!(spcr[40..52], [0, 8, 0, 1, 0, 0, 0xb1, 0xfe, 0, 0, 0, 0], "bytes of memory");
+    assert_eq!(spcr[52..63], [3, 4, 4, 0, 0, 0, 7, 0, 1, 0, 3], "IRQ 4, 115200n81, ANSI");
+    assert_eq!(spcr[64..68], [0xff; 4], "no PCI function");
+    let fadt = guest.find("FACP");
+    let dsdt = guest.table(at32(&fadt, 40).into(), "DSDT");
+    let has = |text: &[u8]| dsdt.windows(text.len()).any(|window| window == text);
+    assert!(has(b"UAR0"));
+    // Memory32Fixed, and IRQ 4 of the ISA bus behind it.
+    assert!(has(&[0x86, 9, 0, 1, 0, 0, 0xb1, 0xfe, 8, 0, 0, 0, 0x22, 0x10, 0]));
 }
 
 #[test]

@@ -4,12 +4,10 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use trapline_device::{
-    Direction, Handler, IoCx, Limits, Power, PowerEvent, Rules, Size, device_state,
-};
+use trapline_device::{Direction, Handler, IoCx, Limits, Power, Rules, Size, device_state};
 
 use crate::bus::{Bus, Devfn};
-use crate::regs::{CONFIG_ADDRESS, CONFIG_DATA, ConfigAddress, RESET_CONTROL, ResetControl};
+use crate::regs::{CONFIG_ADDRESS, CONFIG_DATA, ConfigAddress, RESET_CONTROL};
 use crate::state::{Conf1State, Conf1V1};
 
 /// The two registers and the bus behind them. Eight ports: CONFIG_ADDRESS at offset 0,
@@ -48,16 +46,10 @@ impl Conf1 {
             .then(|| (Devfn::from_bits(address.devfn()), register))
     }
 
-    /// Bit 2 going up resets.
-    ///
-    /// Deviation: with bit 1 clear the chip would only send INIT to the processor (Intel 290550,
-    /// RC). A guest that asks for it wants to start over from the reset vector, and the
-    /// machine knows one way to do that.
     fn write_reset_control(&self, value: u8) {
-        let new = ResetControl::from_guest(value);
-        let old = std::mem::replace(&mut self.state.lock().reset_control, new);
-        if new.cpu() && !old.cpu() {
-            self.power.request(PowerEvent::Reset, "the reset control register (port 0xcf9)");
+        let event = self.state.lock().reset_control.write(value);
+        if let Some(event) = event {
+            self.power.request(event, "the reset control register (port 0xcf9)");
         }
     }
 }

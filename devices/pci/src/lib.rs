@@ -46,6 +46,7 @@ mod msix;
 mod piix;
 pub mod regs;
 mod reset;
+mod reset_port;
 #[cfg(test)]
 mod snapshot_tests;
 mod state;
@@ -65,5 +66,6 @@ pub use host_bridge::HostBridge;
 pub use hotplug::Hotplug;
 pub use msix::MsixLayout;
 pub use piix::Piix;
-pub use state::{Conf1State, ConfigState, ConfigV1};
+pub use reset_port::ResetPort;
+pub use state::{Conf1State, ConfigState, ConfigV1, ResetPortState};
 pub use windows::{BridgeWindow, WindowKind};

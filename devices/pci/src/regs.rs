@@ -6,6 +6,7 @@
 //! mechanism #1, of the host bridge, and of the educational device. No behaviour.
 
 use bitfield_struct::bitfield;
+use trapline_device::PowerEvent;
 use trapline_regs::Access::{Read, ReadWrite};
 use trapline_regs::{Access, RegMap, row};
 
@@ -257,6 +258,17 @@ impl ResetControl {
     /// What stays of `value` in the register.
     pub const fn from_guest(value: u8) -> Self {
         Self::from_bits(value & 0x0e)
+    }
+
+    /// Takes a write; says what it asks for. Bit 2 going up resets.
+    ///
+    /// Deviation: with bit 1 clear the chip would only send INIT to the processor (Intel 290550,
+    /// RC). A guest that asks for it wants to start over from the reset vector, and the
+    /// machine knows one way to do that.
+    pub const fn write(&mut self, value: u8) -> Option<PowerEvent> {
+        let was_up = self.cpu();
+        *self = Self::from_guest(value);
+        if self.cpu() && !was_up { Some(PowerEvent::Reset) } else { None }
     }
 }
 

@@ -40,6 +40,30 @@ saved_form! {
     }
 }
 
+/// The reset control register without that mechanism. `default()` is power-on: 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResetPortState {
+    /// The register.
+    pub control: ResetControl,
+}
+
+impl ResetPortState {
+    fn check(&self) -> Result<(), StateError> {
+        let possible = ResetControl::from_guest(self.control.into_bits()) == self.control;
+        StateError::check::<ResetPortV1>(
+            possible,
+            "reserved bits of the reset control register are 0",
+        )
+    }
+}
+
+saved_form! {
+    /// [`ResetPortState`], version 1.
+    pub(crate) struct ResetPortV1 of ResetPortState, "pci-reset" version 1 {
+        control: u8,
+    }
+}
+
 saved_form! {
     /// [`ConfigState`], version 1: a part of the form of each function.
     pub struct ConfigV1 of ConfigState {

@@ -18,7 +18,7 @@ use crate::config::Pin;
 use crate::regs;
 use crate::{
     Bar, BridgeWindow, Bus, BusError, Conf1, Devfn, EcamWindow, Function, FunctionBuilder,
-    HostBridge, Identity, Layout, PciDevice, Slot, WindowKind,
+    HostBridge, Identity, Layout, PciDevice, ResetPort, Slot, WindowKind,
 };
 
 /// A registry that takes everything, except at one place.
@@ -463,4 +463,26 @@ proptest! {
         b.select(0, 0x70);
         prop_assert_eq!(inb(&b.conf1, 6) & 0x87, 0x02);
     }
+}
+
+#[test]
+fn the_reset_control_register_alone_resets_once_when_bit_2_goes_up() {
+    let power = TestPower::default();
+    let port = ResetPort::new(Arc::new(power.clone()));
+    let written: Vec<u8> = [0x02, 0x06, 0x0e, 0xff, 0x02, 0x04]
+        .into_iter()
+        .map(|value| {
+            outb(&port, 0, value);
+            inb(&port, 0)
+        })
+        .collect();
+    assert_eq!(written, [0x02, 0x06, 0x0e, 0x0e, 0x02, 0x04], "reserved bits stay 0");
+    assert_eq!(power.events(), [PowerEvent::Reset; 2]);
+    let saved = port.save();
+    port.reset();
+    assert_eq!(inb(&port, 0), 0);
+    port.restore(&saved).unwrap();
+    assert_eq!(inb(&port, 0), 0x04);
+    let impossible = Saved { bytes: vec![1], ..saved };
+    assert!(port.restore(&impossible).is_err());
 }

@@ -12,7 +12,7 @@ use crate::ConsoleKind;
 pub(crate) fn serial_backend(options: &Options) -> Arc<dyn CharBackend> {
     let console = Arc::clone(&options.console);
     match options.console_kind {
-        ConsoleKind::Serial => console,
+        ConsoleKind::Serial | ConsoleKind::Mmio => console,
         ConsoleKind::Virtio => Arc::new(OutputOnly(console)),
     }
 }

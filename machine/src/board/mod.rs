@@ -24,7 +24,7 @@ use trapline_device::{CharBackend, CharDevice, Clock, EventLoop, Power};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::{Backing, GuestMem};
 
-use crate::{ConsoleKind, Error, FirmwareKernel, PortOptions, VirtioTransports};
+use crate::{ConsoleKind, Error, FirmwareKernel, PcConfigSpace, PortOptions, VirtioTransports};
 
 pub(crate) use builder::Builder;
 pub(crate) use consoles::{consoles, serial_backend};
@@ -98,6 +98,8 @@ pub(crate) struct Options {
     pub(crate) firmware: Option<FirmwareOptions>,
     /// Whether a PC has all legacy devices ([`crate::Config::pc_legacy`]).
     pub(crate) legacy: bool,
+    /// How the configuration space of a PC's bus is reached.
+    pub(crate) config_space: PcConfigSpace,
     /// What registers virtio devices have.
     pub(crate) virtio: VirtioTransports,
     /// Whether there is an entropy source, and what is behind it.

@@ -1,13 +1,15 @@
 //! The PC's ACPI tables: what they say of this board.
 
 use trapline_boot::acpi::{
-    self, AcpiConfig, IsaDevice, MemoryDevice, PciBridge, PowerBlocks, RSDP_LEN, ResetRegister,
+    self, AcpiConfig, IsaDevice, MemoryDevice, MemoryUart, PciBridge, PciConfig, PowerBlocks,
+    RSDP_LEN, ResetRegister,
 };
 use trapline_boot::wiring::IoApic;
 use trapline_platform::acpi_pm::regs::{PM_TMR_OFFSET, PM1_CNT_OFFSET, SLP_TYP_S5};
 use trapline_platform::rtc::regs::CENTURY_INDEX;
 
 use super::layout::{self, irq, port};
+use crate::{ConsoleKind, PcConfigSpace};
 
 /// What is not the same for every PC.
 #[derive(Clone, Copy)]
@@ -20,6 +22,10 @@ pub(super) struct Described {
     pub(super) display: bool,
     /// Whether all legacy devices are there ([`crate::Config::pc_legacy`]).
     pub(super) legacy: bool,
+    /// Which device the console is.
+    pub(super) console: ConsoleKind,
+    /// How configuration space is reached.
+    pub(super) config_space: PcConfigSpace,
     /// How many virtio devices are behind windows of registers.
     pub(super) virtio_windows: u8,
 }
@@ -47,7 +53,7 @@ pub(super) fn described<T>(pc: Described, then: impl FnOnce(&AcpiConfig<'_>) -> 
         .into_iter()
         .zip(irq::SERIAL)
         .zip(1..)
-        .take(layout::serial_ports(pc.legacy))
+        .take(layout::serial_ports(pc.legacy, pc.console))
         .map(|((base, line), n)| (format!("COM{n}"), [(base, 8)], line))
         .collect();
     let keyboard = [(port::I8042, 1), (port::I8042 + 4, 1)];
@@ -98,14 +104,24 @@ pub(super) fn described<T>(pc: Described, then: impl FnOnce(&AcpiConfig<'_>) -> 
         century: pc.legacy.then_some(CENTURY_INDEX),
         vga: false,
         pci: Some(PciBridge {
-            config: port::PCI_CONF1,
+            config: match pc.config_space {
+                PcConfigSpace::Ports => PciConfig::Ports(port::PCI_CONF1),
+                PcConfigSpace::Ecam => PciConfig::Ecam(layout::PCI_ECAM),
+            },
             ports: &[layout::PCI_PORTS],
             memory: windows,
             routes: &routes,
         }),
         isa: &devices,
         memory: &virtio,
+        uart: (pc.console == ConsoleKind::Mmio).then(uart),
     })
+}
+
+/// The serial port in memory, on the line of the first one.
+fn uart() -> MemoryUart {
+    let [irq, ..] = irq::SERIAL;
+    MemoryUart { base: layout::SERIAL_MMIO, len: trapline_platform::serial::REGISTERS_LEN, irq }
 }
 
 /// A virtio device behind registers. Linux' virtio_mmio finds it by this ID, as on QEMU's boards.
@@ -136,7 +152,15 @@ mod tests {
 
     /// What is told of a PC's devices at fixed ports, and of its clock.
     fn told(legacy: bool, display: bool) -> (Vec<String>, bool, Option<u8>) {
-        let pc = Described { cpus: 1, power: port::ACPI_PM, display, legacy, virtio_windows: 0 };
+        let pc = Described {
+            cpus: 1,
+            power: port::ACPI_PM,
+            display,
+            legacy,
+            console: ConsoleKind::Serial,
+            config_space: PcConfigSpace::Ports,
+            virtio_windows: 0,
+        };
         described(pc, |acpi| {
             let names = acpi.isa.iter().map(|device| device.name.to_owned()).collect();
             (names, acpi.cmos_rtc, acpi.century)

@@ -46,7 +46,7 @@ pub(crate) fn load(
                 path,
                 initrd: crate::config::initrd(initrd),
                 cmdline,
-                layout: &kernel_layout(config.pc_legacy),
+                layout: &kernel_layout(config),
                 e820: map.entries(),
                 rsdp: Some(layout::ACPI_TABLES),
                 framebuffer: config.display.map(super::display::framebuffer),
@@ -91,10 +91,11 @@ const FIRMWARE: FirmwareLayout = FirmwareLayout {
     high_len: layout::HOLE_END - layout::FIRMWARE_ROM,
 };
 
-/// Where a kernel finds what it is told, on a board with all legacy devices or without.
-fn kernel_layout(legacy: bool) -> X86Layout {
+/// Where a kernel finds what it is told, with the serial ports that are there.
+fn kernel_layout(config: &Config) -> X86Layout {
     let mut layout = KERNEL;
-    layout.bios.serial.iter_mut().skip(layout::serial_ports(legacy)).for_each(|base| *base = 0);
+    let count = layout::serial_ports(config.pc_legacy, config.console_kind);
+    layout.bios.serial.iter_mut().skip(count).for_each(|base| *base = 0);
     layout
 }
 
@@ -180,8 +181,15 @@ const MP_CPU_FEATURES: u32 = 0x201;
 fn write_tables(mem: &GuestMem, config: &Config, virtio_windows: u8) -> Result<Range<u64>, Error> {
     let cpus = config.cpus;
     let display = config.display.is_some();
-    let (power, legacy) = (port::ACPI_PM, config.pc_legacy);
-    let pc = Described { cpus, power, display, legacy, virtio_windows };
+    let pc = Described {
+        cpus,
+        power: port::ACPI_PM,
+        display,
+        legacy: config.pc_legacy,
+        console: config.console_kind,
+        config_space: config.pc_config_space,
+        virtio_windows,
+    };
     described(pc, |acpi| trapline_boot::acpi::write(mem, acpi))?;
     let (overrides, routes) = (layout::overrides(), layout::pci_routes());
     let apic_ids: Vec<u8> = (0..cpus).filter_map(|id| u8::try_from(id).ok()).collect();

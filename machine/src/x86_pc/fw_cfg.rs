@@ -61,6 +61,8 @@ fn items(options: &Options, virtio_windows: u8) -> Result<Items, Error> {
             power: port::FIRMWARE_ACPI_PM,
             display: firmware.display,
             legacy: true,
+            console: options.console_kind,
+            config_space: options.config_space,
             virtio_windows,
         };
         add_tables(&mut items, pc)?;

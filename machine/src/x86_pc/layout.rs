@@ -7,6 +7,8 @@ use trapline_boot::wiring::{IrqOverride, PciRoute, Trigger};
 use trapline_device::PcInput;
 use trapline_pci::{BridgeWindow, WindowKind};
 
+use crate::ConsoleKind;
+
 /// Conventional memory ends here: the extended BIOS data area and the option ROMs follow.
 pub(crate) const EBDA: u64 = 0x9_fc00;
 /// What a display adapter would have; nothing here.
@@ -50,9 +52,11 @@ pub(crate) const MPTABLE_MAX: u64 = BIOS_CODE - MPTABLE;
 pub(crate) const BIOS_CODE: u64 = HIGH_MEMORY - 0x1000;
 
 /// Configuration space by address, as kvmtool registers it: bus, device and function at bit 8.
-pub(crate) const PCI_CAM: u64 = 0xd100_0000;
+pub(crate) const PCI_CAM: u64 = PCI_ECAM as u64;
 /// Its length: 256 buses.
 pub(crate) const PCI_CAM_LEN: u64 = 0x100_0000;
+/// Configuration space with 4 KiB a function, on a board that has it so: in the same place, bus 0.
+pub(crate) const PCI_ECAM: u32 = 0xd100_0000;
 /// The display's frame buffer until the guest moves it (kvmtool's `VESA_MEM_ADDR`), and the window
 /// for it.
 pub(crate) const DISPLAY_FRAME: u32 = 0xd000_0000;
@@ -65,6 +69,8 @@ pub(crate) const DISPLAY_DEVICE: u8 = 31;
 /// 00:01.0 the ISA bridge, 00:01.3 the power management.
 pub(crate) const PIIX_ISA_BRIDGE: u8 = 1 << 3;
 pub(crate) const PIIX_POWER: u8 = 1 << 3 | 3;
+/// The page of the serial port in memory, behind the windows of virtio registers.
+pub(crate) const SERIAL_MMIO: u32 = 0xfeb1_0000;
 /// Windows of virtio registers (QEMU's address on its microvm board), and how long one is.
 pub(crate) const VIRTIO: u32 = 0xfeb0_0000;
 pub(crate) const VIRTIO_LEN: u32 = 0x200;
@@ -209,9 +215,14 @@ pub(crate) mod irq {
     };
 }
 
-/// How many serial ports there are: only the console without legacy devices.
-pub(crate) fn serial_ports(legacy: bool) -> usize {
-    if legacy { port::SERIAL.len() } else { 1 }
+/// How many serial ports there are at ports: only the console without legacy devices, and none if that
+/// is in memory.
+pub(crate) fn serial_ports(legacy: bool, console: ConsoleKind) -> usize {
+    match console {
+        ConsoleKind::Mmio => 0,
+        _ if legacy => port::SERIAL.len(),
+        _ => 1,
+    }
 }
 
 /// How many interrupt lines there are.
@@ -299,7 +310,7 @@ mod tests {
         assert_eq!(slots.len(), 32);
         assert_eq!(slots[0], VirtioSlot { base: 0xfeb0_0000, irq: 10 });
         assert_eq!(slots[5], VirtioSlot { base: 0xfeb0_0a00, irq: 11 });
-        assert!(slots[31].base + VIRTIO_LEN <= IO_APIC);
+        assert!(slots[31].base + VIRTIO_LEN <= SERIAL_MMIO && SERIAL_MMIO < IO_APIC);
         assert!(slots.iter().all(|slot| !PCI_MEMORY.contains(&slot.base)));
     }
 

@@ -26,7 +26,7 @@ use trapline::{Handler, Region};
 use trapline_device::{CharBackend, CharDevice, Interrupt, Line, MsiController, NullBackend, Size};
 use trapline_display::{Input, Screen};
 use trapline_pci::regs::{INTERRUPT_LINE, INTERRUPT_PIN};
-use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Hotplug, Layout, Piix};
+use trapline_pci::{Bus, Conf1, Devfn, EcamWindow, HostBridge, Hotplug, Layout, Piix, ResetPort};
 use trapline_platform::acpi_pm::{AcpiPm, TimerWidth};
 use trapline_platform::i8042::{I8042, NoTimer2, Timer2};
 use trapline_platform::legacy::dma::Dma;
@@ -35,15 +35,15 @@ use trapline_platform::legacy::{
     SystemControl,
 };
 use trapline_platform::rtc::{CmosConfig, Rtc};
-use trapline_platform::serial::Serial;
+use trapline_platform::serial::{PAGE_LEN, Serial};
 use trapline_platform::testdev::PageFlush;
 
-use crate::Error;
 use crate::board::{
     Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Plugs, VirtioHandles,
     Wiring, add_mmio, consoles, serial_backend,
 };
 use crate::flash::FlashImage;
+use crate::{ConsoleKind, Error, PcConfigSpace};
 
 pub(crate) use flash::FlashImages;
 use intc::Controllers;
@@ -51,6 +51,9 @@ use keys::Keys;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use kvm::PcOnKvm;
 pub(crate) use qtest::build;
+
+/// Guest physical address of a PC's serial port of [`ConsoleKind::Mmio`], for whoever tells a kernel.
+pub const MMIO_CONSOLE: u32 = layout::SERIAL_MMIO;
 
 /// The PC. Dropping it unmaps everything.
 pub(crate) struct X86Pc {
@@ -204,13 +207,33 @@ impl Maker<'_> {
         }
     }
 
+    /// The page of a UART in memory, for the console alone.
+    fn add_mmio_serial(&self, builder: &mut Builder) -> Arc<Serial> {
+        let backend = serial_backend(&self.wiring.options);
+        let [irq, ..] = irq::SERIAL;
+        let serial = Serial::new(backend, self.line(irq), Arc::clone(&self.wiring.clock));
+        let device = serial.clone();
+        let base = layout::SERIAL_MMIO.into();
+        builder
+            .device("serial0", serial.clone())
+            .mmio(base, PAGE_LEN, ("serial0", "uart"), serial.clone())
+            .coalesce(0..1)
+            .mirror(0..PAGE_LEN, serial.mirror())
+            .after_reset(move || device.poll());
+        serial
+    }
+
     /// Up to four UARTs on two lines, as on a PC; the console is on the first.
     fn add_serial_ports(&self, builder: &mut Builder) -> Arc<Serial> {
+        let kind = self.wiring.options.console_kind;
+        if kind == ConsoleKind::Mmio {
+            return self.add_mmio_serial(builder);
+        }
         let first = serial_backend(&self.wiring.options);
         let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
         let mut console = None;
         let ports = irq::SERIAL.into_iter().zip(port::SERIAL);
-        let count = layout::serial_ports(self.legacy());
+        let count = layout::serial_ports(self.legacy(), kind);
         for (i, (line, base)) in ports.enumerate().take(count) {
             let backend = if i == 0 { &first } else { &nothing };
             let clock = Arc::clone(&self.wiring.clock);
@@ -354,12 +377,33 @@ impl Maker<'_> {
             first = bridge.device() + 1;
         }
         slots.plug_chosen(first, virtio, self.wiring)?;
-        let cam: Arc<dyn Handler> = Arc::new(EcamWindow::new(Arc::clone(&bus), Layout::Cam));
-        let part = builder.device("pci-bus", bus.clone());
-        part.mmio(layout::PCI_CAM, layout::PCI_CAM_LEN, ("pci", "cam"), cam);
-        let conf1 = Arc::new(Conf1::new(Arc::clone(&bus), Arc::clone(&self.wiring.power)));
-        let part = builder.device("pci-conf1", conf1.clone());
-        part.ports(port::PCI_CONF1, 8, ("pci", "conf1"), conf1).coalesce(0..4);
+        self.add_config_space(&bus, builder);
         Ok(bus)
+    }
+
+    /// The doors to configuration space, and the reset control register, which is in the middle of one.
+    fn add_config_space(&self, bus: &Arc<Bus>, builder: &mut Builder) {
+        let power = Arc::clone(&self.wiring.power);
+        let part = builder.device("pci-bus", bus.clone());
+        match self.wiring.options.config_space {
+            PcConfigSpace::Ports => {
+                let cam = Arc::new(EcamWindow::new(Arc::clone(bus), Layout::Cam));
+                part.mmio(layout::PCI_CAM, layout::PCI_CAM_LEN, ("pci", "cam"), cam);
+                let conf1 = Arc::new(Conf1::new(Arc::clone(bus), power));
+                let part = builder.device("pci-conf1", conf1.clone());
+                part.ports(port::PCI_CONF1, 8, ("pci", "conf1"), conf1).coalesce(0..4);
+            }
+            PcConfigSpace::Ecam => {
+                let ecam = Arc::new(EcamWindow::new(Arc::clone(bus), Layout::Ecam));
+                let (base, len) = (layout::PCI_ECAM.into(), Layout::Ecam.bus_len());
+                part.mmio(base, len, ("pci", "ecam"), ecam.clone());
+                if let Some((offsets, mirror)) = ecam.mirror() {
+                    part.mirror(offsets, mirror);
+                }
+                let reset = Arc::new(ResetPort::new(power));
+                let part = builder.device("pci-reset", reset.clone());
+                part.ports(port::RESET_CONTROL, 1, ("pci", "reset"), reset);
+            }
+        }
     }
 }

@@ -60,7 +60,8 @@ pub(super) struct BasicArgs {
     /// devices
     #[arg(long)]
     pub(super) nodefaults: bool,
-    /// Where the guest's console is: serial, virtio (hv: not yet) [default: serial]
+    /// Where the guest's console is: serial, mmio (a serial port in memory), virtio (hv: not yet)
+    /// [default: serial]
     #[arg(long, value_name = "CONSOLE")]
     pub(super) console: Option<String>,
     /// KVM's device file [default: /dev/kvm]
@@ -241,6 +242,9 @@ pub(super) struct TraplineArgs {
     /// Give a PC its legacy devices with --nodefaults, too: four serial ports, keyboard controller, clock
     #[arg(long)]
     pub(super) legacy: bool,
+    /// PCI configuration space of a PC as memory, 4 KiB a function (ECAM), and not by ports
+    #[arg(long)]
+    pub(super) ecam: bool,
     /// Educational devices (QEMU's edu) on the PCI bus, for tests of interrupts
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(super) edu: Option<String>,

@@ -7,7 +7,8 @@ use anyhow::{Context, bail};
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::{
-    Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, PcIrqchip, PortOptions, VirtioTransports,
+    Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, PcConfigSpace, PcIrqchip, PortOptions,
+    VirtioTransports,
 };
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
@@ -41,6 +42,8 @@ pub struct RunOptions {
     pub nodefaults: bool,
     /// A PC has all its legacy devices.
     pub legacy: bool,
+    /// How the configuration space of a PC's bus is reached.
+    pub config_space: PcConfigSpace,
     /// Where viewers of the display connect.
     pub vnc: Option<SocketAddr>,
     /// Where the display's last picture goes.
@@ -130,6 +133,12 @@ impl RunOptions {
         {
             bail!(reason);
         }
+        let software = boot(args.kernel.clone(), host.machine)?;
+        if let (Boot::Firmware { .. }, Some(option)) =
+            (&software, not_firmwares(&args, host.machine))
+        {
+            bail!("{option}: a PC's firmware has no way to it but by ports");
+        }
         let cpus = cpus(&args.basic, host)?;
         let (mem_bytes, mem_base) = memory(&args.basic, cpus, host)?;
         Ok(Self {
@@ -146,12 +155,16 @@ impl RunOptions {
             mem_bytes,
             memory: args.basic.hugetlbfs.clone().map_or(Backing::Private, Backing::Hugetlbfs),
             disks: args.basic.disk.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
-            boot: boot(args.kernel, host.machine)?,
+            boot: software,
             loglevel: loglevel(&args.basic, args.debug.debug)?,
             name: args.basic.name.unwrap_or_else(|| format!("guest-{}", std::process::id())),
             dev: args.basic.dev.unwrap_or_else(|| "/dev/kvm".into()),
             nodefaults: args.basic.nodefaults,
             legacy: args.trapline.legacy || !args.basic.nodefaults,
+            config_space: match args.trapline.ecam {
+                true => PcConfigSpace::Ecam,
+                false => PcConfigSpace::Ports,
+            },
             vnc: args.display.vnc.as_deref().map(vnc).transpose()?,
             screendump: args.display.screendump,
             debug_ioport: args.debug.debug_ioport,
@@ -162,7 +175,7 @@ impl RunOptions {
             fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,
             testdev: args.trapline.testdev,
-            console: console(args.basic.console.as_deref()),
+            console: console(args.basic.console.as_deref(), host.machine),
             ports: ports(&args.virtio.virtio_port)?,
             balloon: args
                 .virtio
@@ -240,7 +253,7 @@ fn warnings(args: &RunArgs, mem_bytes: u64, host: &Host) -> Vec<String> {
                 .to_owned(),
         );
     }
-    let consoles = ["serial", "virtio", "hv"];
+    let consoles = ["serial", "mmio", "virtio", "hv"];
     if let Some(text) = args.basic.console.as_deref().filter(|text| !consoles.contains(text)) {
         warnings.push(format!("--console {text}: no such console, it is the serial port"));
     }
@@ -261,9 +274,11 @@ pub(super) fn balloon(text: &str, mem_bytes: u64) -> anyhow::Result<u64> {
 }
 
 /// What is no console at all is the serial port, with a warning, as in kvmtool.
-fn console(text: Option<&str>) -> ConsoleKind {
+fn console(text: Option<&str>, machine: Machine) -> ConsoleKind {
     match text {
         Some("virtio") => ConsoleKind::Virtio,
+        // All of arm64's are in memory.
+        Some("mmio") if machine == Machine::Pc => ConsoleKind::Mmio,
         _ => ConsoleKind::Serial,
     }
 }
@@ -305,6 +320,13 @@ fn boot(args: KernelArgs, machine: Machine) -> anyhow::Result<Boot> {
         }
         (path, None) => Ok(Boot::Kernel { path, initrd: args.initrd, params }),
     }
+}
+
+/// The first option for what a PC's firmware would not find.
+fn not_firmwares(args: &RunArgs, machine: Machine) -> Option<&'static str> {
+    let mmio = console(args.basic.console.as_deref(), machine) == ConsoleKind::Mmio;
+    let table = [(mmio, "--console mmio"), (args.trapline.ecam, "--ecam")];
+    table.into_iter().find(|row| row.0).map(|(_, option)| option)
 }
 
 /// How many educational devices, as `--edu` says it: what fits on the bus.

@@ -21,7 +21,7 @@ fn given(table: &[(bool, &str, &str)]) -> Option<String> {
 
 fn console(args: &BasicArgs) -> Option<String> {
     match args.console.as_deref() {
-        None | Some("serial" | "virtio") => None,
+        None | Some("serial" | "mmio" | "virtio") => None,
         Some("hv") => Some(missing("--console hv", "the hypervisor console")),
         // The console stays where it is, as in kvmtool.
         Some(_) => None,

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::{
-    Arm64, Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, Irqchip, Outlet, PortOptions,
+    Arm64, Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, Irqchip, Outlet, PcConfigSpace,
+    PortOptions,
 };
 
 use super::*;
@@ -152,6 +153,23 @@ fn the_command_line_of_kvm_unit_tests_is_understood() {
     assert_eq!((options.cpus, options.mem_bytes), (2, 256 << 20));
     assert_eq!(options.loglevel, LogLevel::Warning);
     assert!(options.nodefaults && !options.legacy);
+}
+
+#[test]
+fn a_console_and_configuration_space_can_be_in_memory() {
+    let options = run("--console mmio --ecam");
+    assert_eq!(options.console, ConsoleKind::Mmio);
+    assert_eq!(options.config_space, PcConfigSpace::Ecam);
+    assert!(options.warnings.is_empty());
+    assert_eq!(run("").config_space, PcConfigSpace::Ports);
+    let Ok(Parsed::Run(options)) = parse_arm64("run --console mmio") else { panic!() };
+    assert_eq!(options.console, ConsoleKind::Serial, "which is in memory");
+    for option in ["--ecam", "--console mmio"] {
+        let refused = refusal(&format!("run -f bios.bin {option}"));
+        assert_eq!(refused, format!("{option}: a PC's firmware has no way to it but by ports"));
+    }
+    let refused = parse_arm64("run --ecam").unwrap_err().to_string();
+    assert_eq!(refused, "--ecam: an arm64 guest's configuration space is memory anyway");
 }
 
 #[test]

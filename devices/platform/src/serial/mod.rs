@@ -39,7 +39,7 @@ use trapline_regs::RegMap;
 use self::regs::{
     CLOCK_HZ, Fcr, IIR_FIFOS_ENABLED, Ier, Lcr, Lsr, MAP, MAP_DLAB, Mcr, Msr, Reg, Source,
 };
-pub use self::shell::{PAGE_LEN, Serial};
+pub use self::shell::{PAGE_LEN, REGISTERS_LEN, Serial};
 pub use self::state::{Received, State};
 
 /// How long no character must have moved for the timeout interrupt, in character times (section

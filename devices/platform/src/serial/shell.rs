@@ -12,6 +12,9 @@ use super::regs::{CLOCK_HZ, FIFO_DEPTH};
 use super::state::SavedV1;
 use super::{State, Uart};
 
+/// Bytes of registers.
+pub const REGISTERS_LEN: u32 = 8;
+
 /// Length of the page that a serial port's registers begin, where they can be [mirrored]: those past
 /// the eighth are none, and read as ones.
 ///

@@ -70,6 +70,7 @@ fn tree_with(
             fw_cfg: Vec::new(),
             firmware: None,
             legacy: true,
+            config_space: crate::PcConfigSpace::Ports,
             virtio: virtio.unwrap_or_default().into(),
             rng: virtio.map(|_| EntropyFrom::Sequence),
             edu: 0,
