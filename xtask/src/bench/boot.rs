@@ -59,6 +59,8 @@ struct Start {
     /// The ELF image; else what Debian ships.
     elf: bool,
     say: Say,
+    /// A PC's console and configuration space are in memory, not at ports.
+    in_memory: bool,
     limits: Limits,
 }
 
@@ -73,6 +75,8 @@ struct Limits {
 
 /// What a kernel is told that says nothing itself.
 const QUIET: &str = "console=ttyS0 quiet";
+/// The same with the console in memory.
+const QUIET_IN_MEMORY: &str = "console=uart8250,mmio,0xfeb10000 quiet";
 
 /// What `host-measure.sh` puts before how far it is.
 const PROGRESS: &str = "TRAPLINE-PROGRESS: ";
@@ -92,11 +96,15 @@ fn starts() -> Vec<Start> {
     let instructions = |most| Limits { instructions: Some(most), ..none };
     let console = Limits { returns: Some(CONSOLE_RETURNS), ..none };
     let quiet = Limits { instructions: Some(1_750_000), exits: Some(2900), returns: Some(308) };
-    let start = |vmm, arch, elf, say, limits| Start { vmm, arch, elf, say, limits };
+    let start =
+        |vmm, arch, elf, say, limits| Start { vmm, arch, elf, say, in_memory: false, limits };
+    let in_memory = |start: Start| Start { in_memory: true, ..start };
     vec![
         start(Trapline, X86_64, false, Everything, console),
         start(Trapline, X86_64, false, Little, none),
         start(Trapline, X86_64, false, Nothing, quiet),
+        in_memory(start(Trapline, X86_64, false, Everything, console)),
+        in_memory(start(Trapline, X86_64, false, Nothing, quiet)),
         start(Trapline, X86_64, true, Everything, none),
         start(Trapline, X86_64, true, Nothing, instructions(1_595_000)),
         start(Pc, X86_64, false, Everything, none),
@@ -126,7 +134,8 @@ impl Start {
             Say::Little => "quiet",
             Say::Nothing => "nodefaults",
         };
-        format!("{vmm}-{image}-{say}")
+        let place = if self.in_memory { "-memory" } else { "" };
+        format!("{vmm}-{image}-{say}{place}")
     }
 
     /// The VMM and its arguments, in the outer machine.
@@ -140,10 +149,13 @@ impl Start {
                 let say: &[&str] = match self.say {
                     Say::Everything => &[],
                     Say::Little => &["-p", "quiet"],
+                    Say::Nothing if self.in_memory => &["--nodefaults", "-p", QUIET_IN_MEMORY],
                     Say::Nothing => &["--nodefaults", "-p", QUIET],
                 };
+                let place: &[&str] =
+                    if self.in_memory { &["--console", "mmio", "--ecam"] } else { &[] };
                 let more = more.iter().map(String::as_str);
-                [&fixed[..], &size, say].concat().into_iter().chain(more).collect()
+                [&fixed[..], &size, place, say].concat().into_iter().chain(more).collect()
             }
             Vmm::Pc | Vmm::Microvm => {
                 let machine = if self.vmm == Vmm::Pc { "pc" } else { "microvm" };
@@ -250,6 +262,8 @@ mod tests {
         let ours = command(&find("trapline-vmlinux-nodefaults"));
         assert!(ours.starts_with("trapline run -k /guest/VMLINUX "), "{ours}");
         assert!(ours.ends_with("--nodefaults -p console=ttyS0 quiet --no-coalesce"), "{ours}");
+        let ours = command(&find("trapline-bzImage-nodefaults-memory"));
+        assert!(ours.contains(" --console mmio --ecam --nodefaults "), "{ours}");
         let theirs = command(&find("qemu-microvm-bzImage-nodefaults"));
         assert!(theirs.contains(" -M microvm ") && theirs.ends_with(QUIET), "{theirs}");
         let theirs = command(&find("qemu-pc-bzImage-console"));

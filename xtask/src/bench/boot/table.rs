@@ -310,7 +310,7 @@ mod tests {
         }
         let say = Say::Nothing;
         let (vmm, arch, limits) = (Vmm::Pc, Arch::X86_64, Limits::default());
-        let start = Start { vmm, arch, elf: false, say, limits };
+        let start = Start { vmm, arch, elf: false, say, in_memory: false, limits };
         assert!(!report(&[start], &whole).1, "another start's figures are not its own");
     }
 
