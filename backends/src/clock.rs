@@ -11,16 +11,19 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::Timespec;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
-use trapline_device::{Clock, EventHandler, EventLoop, Readiness, Timer, Wake, Watch};
+use trapline_device::{
+    AccessClock, Clock, EventHandler, EventLoop, Readiness, Stamp, Timer, Wake, Watch,
+};
 
 #[cfg(test)]
 mod tests;
@@ -32,10 +35,9 @@ pub struct HostClock {
     _watch: Box<dyn Watch>,
 }
 
-/// What the clock, its timers and the event loop have in common. The two locks are leaves, except
-/// that `time` may be taken inside `queue`.
+/// What the clock, its timers and the event loop have in common. The lock is a leaf.
 struct Shared {
-    time: RwLock<Time>,
+    time: Time,
     queue: Mutex<Queue>,
     /// The kernel's timer. Set, with the queue locked, to the queue's earliest deadline or to an
     /// earlier one, at which nothing happens then.
@@ -44,12 +46,18 @@ struct Shared {
     idle: Condvar,
 }
 
-/// Machine time: what had passed at an instant, and whether it goes on from there.
-#[derive(Clone, Copy)]
+/// Machine time: that of the host's clock that the machine was not paused for. Read at each access,
+/// so without a lock; changed with the queue locked.
 struct Time {
-    passed_ns: u64,
-    running_since: Option<Instant>,
+    start: Instant,
+    /// How long the machine was paused, in nanoseconds.
+    paused_ns: AtomicU64,
+    /// At which machine time it stands still; [`RUNNING`] while it goes on, [`STOPPING`] on the way.
+    stopped_ns: AtomicU64,
 }
+
+const RUNNING: u64 = u64::MAX;
+const STOPPING: u64 = u64::MAX - 1;
 
 #[derive(Default)]
 struct Queue {
@@ -72,7 +80,11 @@ impl HostClock {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = Arc::new(timerfd_create(TimerfdClockId::Monotonic, flags)?);
         let shared = Arc::new(Shared {
-            time: RwLock::new(Time { passed_ns: 0, running_since: Some(Instant::now()) }),
+            time: Time {
+                start: Instant::now(),
+                paused_ns: AtomicU64::new(0),
+                stopped_ns: AtomicU64::new(RUNNING),
+            },
             queue: Mutex::default(),
             timer: Arc::clone(&timer),
             idle: Condvar::new(),
@@ -86,11 +98,8 @@ impl HostClock {
     /// [`HostClock::resume`]; when a device pauses the clock while it is woken, that one excepted.
     /// Does nothing when paused already.
     pub fn pause(&self) {
-        {
-            let mut time = self.shared.time.write();
-            *time = Time { passed_ns: time.now_ns(), running_since: None };
-        }
         let mut queue = self.shared.queue.lock();
+        self.shared.time.pause();
         while queue.waking.is_some_and(|waking| waking != thread::current().id()) {
             self.shared.idle.wait(&mut queue);
         }
@@ -98,17 +107,17 @@ impl HostClock {
 
     /// Lets machine time go on from where it was stopped. Does nothing when running.
     pub fn resume(&self) {
-        {
-            let mut time = self.shared.time.write();
-            time.running_since.get_or_insert_with(Instant::now);
-        }
-        self.shared.set_timer(&self.shared.queue.lock());
+        let queue = self.shared.queue.lock();
+        self.shared.time.resume();
+        self.shared.set_timer(&queue);
     }
 }
 
 impl Clock for HostClock {
+    /// Devices are told the stamp of the access that is being made, if one is
+    /// ([`trapline_device::Stamp`]).
     fn now_ns(&self) -> u64 {
-        self.shared.time.read().now_ns()
+        self.shared.time.device_now_ns()
     }
 
     /// The host's wall clock; a host before 1970 counts as 1970.
@@ -125,6 +134,12 @@ impl Clock for HostClock {
     }
 }
 
+impl AccessClock for HostClock {
+    fn stamp_ns(&self) -> u64 {
+        self.shared.time.now_ns()
+    }
+}
+
 impl Drop for HostClock {
     fn drop(&mut self) {
         let mut queue = self.shared.queue.lock();
@@ -138,11 +153,10 @@ impl EventHandler for Shared {
     /// once.
     fn event(&self, _ready: Readiness) {
         let mut queue = self.queue.lock();
-        let time = *self.time.read();
         let due = queue
             .deadlines
             .first_entry()
-            .filter(|due| time.running_since.is_some() && due.key().0 <= time.now_ns());
+            .filter(|due| self.time.goes_on() && due.key().0 <= self.time.device_now_ns());
         let Some(due) = due else { return self.set_timer(&queue) };
         let target = due.remove();
         queue.waking = Some(thread::current().id());
@@ -169,11 +183,10 @@ impl Shared {
     /// Sets the kernel's timer to the queue's earliest deadline. While time stands still there is
     /// none.
     fn set_timer(&self, queue: &Queue) {
-        let time = *self.time.read();
-        let first = queue.deadlines.first_key_value().filter(|_| time.running_since.is_some());
+        let first = queue.deadlines.first_key_value().filter(|_| self.time.goes_on());
         // Zero would mean never.
         let wait = first.map_or(0, |((deadline, _), _)| {
-            deadline.saturating_sub(time.now_ns()).clamp(1, WAIT_MAX)
+            deadline.saturating_sub(self.time.now_ns()).clamp(1, WAIT_MAX)
         });
         let it_value = Timespec::try_from(Duration::from_nanos(wait)).unwrap_or_default();
         let once = Itimerspec { it_interval: Timespec::default(), it_value };
@@ -187,8 +200,49 @@ const WAIT_MAX: u64 = 100 * 24 * 3600 * 1_000_000_000;
 
 impl Time {
     fn now_ns(&self) -> u64 {
-        let since = self.running_since.map_or(0, |since| nanoseconds(since.elapsed()));
-        self.passed_ns.saturating_add(since)
+        loop {
+            match self.stopped_ns.load(Ordering::SeqCst) {
+                STOPPING => std::hint::spin_loop(),
+                RUNNING => {
+                    let paused_ns = self.paused_ns.load(Ordering::Relaxed);
+                    let now_ns = self.host_ns().saturating_sub(paused_ns);
+                    // What was read after a pause had begun may be later than the time it stops at.
+                    if self.stopped_ns.load(Ordering::SeqCst) == RUNNING {
+                        return now_ns;
+                    }
+                }
+                stopped_ns => return stopped_ns,
+            }
+        }
+    }
+
+    /// The time for devices: that of the access under way on this thread, if there is one.
+    fn device_now_ns(&self) -> u64 {
+        Stamp::in_force().unwrap_or_else(|| self.now_ns())
+    }
+
+    fn host_ns(&self) -> u64 {
+        nanoseconds(self.start.elapsed())
+    }
+
+    fn goes_on(&self) -> bool {
+        self.stopped_ns.load(Ordering::Relaxed) == RUNNING
+    }
+
+    fn pause(&self) {
+        if self.goes_on() {
+            self.stopped_ns.store(STOPPING, Ordering::SeqCst);
+            let paused_ns = self.paused_ns.load(Ordering::Relaxed);
+            self.stopped_ns.store(self.host_ns().saturating_sub(paused_ns), Ordering::SeqCst);
+        }
+    }
+
+    fn resume(&self) {
+        if !self.goes_on() {
+            let paused_ns = self.host_ns().saturating_sub(self.now_ns());
+            self.paused_ns.store(paused_ns, Ordering::Relaxed);
+            self.stopped_ns.store(RUNNING, Ordering::SeqCst);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
-use trapline::Registry;
+use trapline::{Mode, Registry};
 use trapline_backends::{EpollLoop, HostClock};
 use trapline_device::{CharDevice, Clock, PowerEvent};
 use trapline_display::{Input, Screen};
@@ -53,6 +53,7 @@ impl Session {
         let writes = CoalescedWrites::of(&registry);
         let event_loop = EpollLoop::start("events", writes.clone()).map_err(Error::EventLoop)?;
         let clock = Arc::new(HostClock::new(&*event_loop).map_err(Error::EventLoop)?);
+        registry.start_recorder(clock.clone(), Mode::Flight);
         let power = Arc::new(control.clone());
         let options = Options::from(&config);
         let wiring = Wiring {

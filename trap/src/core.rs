@@ -4,12 +4,12 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
-    DirtyLog, EditError, EditListener, Memory, MemoryListener, QUEUED_WRITES_MAX, RegionEdit,
-    RegionId, RegionName, Regions,
+    Direction, DirtyLog, EditError, EditListener, Memory, MemoryListener, QUEUED_WRITES_MAX,
+    RegionEdit, RegionId, RegionName, Regions,
 };
 
 use crate::counters::{CounterSets, Counts, HandleCounters, RegionNumber, UnclaimedCounts};
@@ -22,6 +22,7 @@ use crate::edit::transaction::{DeferredDrop, Op, Source};
 use crate::lookup::publish::Published;
 use crate::lookup::snapshot::Snapshot;
 use crate::memory::{DirtyLogs, Listening};
+use crate::recorder::Recorder;
 use crate::watch::Watcher;
 
 /// One registry's state. The registry, its handles, its watches and its guards refer to it.
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) sequence: AtomicU64,
     /// Held while an access is made that an ordered watch covers.
     pub(crate) order: ReentrantMutex<()>,
+    /// What records accesses, once somebody has started it.
+    pub(crate) recorder: OnceLock<Arc<Recorder>>,
 }
 
 /// What a handle keeps besides per-region counters.
@@ -173,6 +176,18 @@ impl Core {
         let table = self.table.lock();
         let live = table.infos().collect();
         (table.departed.clone(), live)
+    }
+
+    /// What the region's handler calls a register now, if the region is there.
+    pub(crate) fn register(
+        &self,
+        id: RegionId,
+        offset: u64,
+        direction: Direction,
+    ) -> Option<&'static str> {
+        // A handler is asked without the lock.
+        let handler = self.table.lock().handler(id)?;
+        handler.register(offset, direction)
     }
 
     /// What a new handle counts in: what a handle that is gone has left, or something new.

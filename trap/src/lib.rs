@@ -14,6 +14,7 @@
 //! * Devices and debuggers reach RAM and regions through one [`AddressSpace`].
 //! * Accesses can be watched while the guest runs ([`Registry::watch`]).
 //! * Everything is counted, per region and handle, and unclaimed accesses by address.
+//! * The last accesses are remembered, or all are recorded ([`Registry::start_recorder`]).
 
 #![forbid(unsafe_code)]
 
@@ -25,6 +26,7 @@ mod dispatch;
 mod edit;
 mod lookup;
 mod memory;
+mod recorder;
 mod region;
 mod registry;
 mod stats;
@@ -34,15 +36,17 @@ mod watch;
 pub use address_space::{AddressSpace, NoRam, Ram, Transfer};
 pub use counters::{Counts, Unclaimed};
 pub use delivery::offload::{CoalescedWrite, Offload, Zone};
-pub use dispatch::{Handle, Reached};
+pub use dispatch::Handle;
+pub use recorder::tape::RecentAccess;
+pub use recorder::{Mode, Recorder, Slot, Step, StreamId, Taken};
 pub use registry::{Builder, Edit, Mapping, Registry, WeakRegistry};
 pub use stats::{RegionStats, Stats};
 pub use trapline_access::{
-    Answer, Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog, DoorbellTarget,
-    EditError, EditListener, EventFd, Forward, Forwarded, Handler, HandlerMut, IoCx, Limits,
-    Locked, Memory, MemoryListener, MemorySection, Mirror, MirrorHost, NoHandler, NoRegions,
-    READS_WORTH_A_SWITCH, Region, RegionEdit, RegionId, RegionName, Regions, Requester, Ring,
-    Rules, Showing, Size, Space, Waiter, Window,
+    AccessClock, Answer, Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog,
+    DoorbellTarget, EditError, EditListener, EventFd, Forward, Forwarded, Handler, HandlerMut,
+    IoCx, Limits, Locked, Memory, MemoryListener, MemorySection, Mirror, MirrorHost, NoHandler,
+    NoRegions, READS_WORTH_A_SWITCH, Region, RegionEdit, RegionId, RegionName, Regions, Requester,
+    Ring, Rules, Showing, Size, Space, Stamp, Waiter, Window,
 };
 pub use watch::{AccessSummary, Observer, Outcome, TraceRecord, Watch, WatchedRegion, Watching};
 

@@ -2,11 +2,11 @@
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
-    Direction, DirtyLog, EditError, EditListener, Memory, MemoryListener, Region, RegionEdit,
+    AccessClock, DirtyLog, EditError, EditListener, Memory, MemoryListener, Region, RegionEdit,
     RegionId, Regions, Requester, Window,
 };
 
@@ -15,12 +15,13 @@ use crate::counters::{CounterSets, RegionNumber};
 use crate::delivery::coalesced::Coalesced;
 use crate::delivery::mirrored::Mirroring;
 use crate::delivery::offload::Offload;
-use crate::dispatch::{Handle, Reached};
+use crate::dispatch::Handle;
 use crate::edit::check;
 use crate::edit::transaction::Op;
 use crate::lookup::publish::Published;
 use crate::lookup::snapshot::Snapshot;
 use crate::memory::DirtyLogs;
+use crate::recorder::{Mode, Recorder};
 
 /// One registry: two address spaces, their regions, and everything that is known about them.
 /// Clones are handles on the same registry.
@@ -60,6 +61,7 @@ impl Builder {
             dirty_logs: DirtyLogs::default(),
             sequence: AtomicU64::new(0),
             order: ReentrantMutex::default(),
+            recorder: OnceLock::new(),
         });
         Registry { core }
     }
@@ -145,15 +147,16 @@ impl Registry {
         self.core.coalesced.in_use.load(Ordering::SeqCst)
     }
 
-    /// The device, region and register that an access has reached, by the names they had then,
-    /// wherever the region is now: `serial0/uart THR`. `None` for a region that was unmapped so long
-    /// ago that nobody knows its name.
-    pub fn describe(&self, reached: &Reached, direction: Direction) -> Option<String> {
-        let Reached { region, offset, register } = *reached;
-        // A handler is asked without the lock.
-        let (name, handler) = self.core.table.lock().name(region)?;
-        let register = register.or_else(|| handler?.register(offset, direction));
-        Some(register.map_or_else(|| name.to_string(), |register| format!("{name} {register}")))
+    /// Records the accesses of vCPUs' handles made from now on, and queued writes, with stamps that
+    /// `clock` gives, which is also the time that it tells devices meanwhile. Once for a registry:
+    /// whether it had no recorder before.
+    pub fn start_recorder(&self, clock: Arc<dyn AccessClock>, mode: Mode) -> bool {
+        self.core.recorder.set(Recorder::new(clock, mode)).is_ok()
+    }
+
+    /// The recorder, if one was started.
+    pub fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.core.recorder.get()
     }
 
     pub(crate) fn core(&self) -> &Core {

@@ -9,9 +9,9 @@ use std::io::Read;
 use std::sync::{Arc, Barrier};
 
 use support::{Recorder, Source, read};
-use trapline::{Direction, EditError};
 use trapline::{
-    EventFd, Handler, IoCx, Limits, Mapping, Region, RegionId, Registry, Rules, Size, Space, Stats,
+    EditError, EventFd, Handler, IoCx, Limits, Mapping, Region, RegionId, Registry, Rules, Size,
+    Space, Stats,
 };
 
 fn registry() -> Registry {
@@ -262,74 +262,6 @@ fn one_device_can_answer_several_small_regions() {
     let _maps = registry.edit(|edit| Ok((edit.map(data)?, edit.map(command)?))).unwrap();
     assert_eq!(read(&registry, Space::Pio, 0x64, 1), [4]);
     assert_eq!(read(&registry, Space::Pio, 0x60, 2), [0, 0xff]);
-}
-
-/// Answers with offsets, and names registers by them.
-struct Named;
-
-impl Handler for Named {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
-        offset
-    }
-
-    fn write(&self, cx: &IoCx<'_>, _offset: u64, _size: Size, _value: u64) {
-        cx.reaches(|| Some("STATE"));
-    }
-
-    fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
-        match (direction, offset) {
-            (Direction::Read, 4) => Some("FOUR"),
-            (Direction::Read, 12) => Some("TWELVE"),
-            _ => None,
-        }
-    }
-}
-
-/// In the first place looked at, and in one that has to be searched for.
-#[test]
-fn what_was_reached_keeps_its_name_wherever_its_region_goes() {
-    for len in [0x1000, 0x4000_0000] {
-        let registry = registry();
-        let region = |name| Region::mmio(0x4000_0000, len, name, "regs", Arc::new(Named));
-        let first = registry.map(region("first").device_offset(8)).unwrap();
-        let mut handle = registry.handle(0);
-        handle.read_value(Space::Mmio, 0x4000_0004, Size::Dword);
-        let read = handle.take_reached(Space::Mmio, 0x4000_0004).unwrap();
-        handle.write_value(Space::Mmio, 0x4000_0004, Size::Dword, 1);
-        let written = handle.take_reached(Space::Mmio, 0x4000_0004).unwrap();
-        handle.read_value(Space::Mmio, 0, Size::Dword);
-        assert_eq!(handle.take_reached(Space::Mmio, 0), None);
-        let read_name = || registry.describe(&read, Direction::Read);
-        let written_name = || registry.describe(&written, Direction::Write);
-        assert_eq!(read_name().as_deref(), Some("first/regs TWELVE"));
-        // Elsewhere, with another in its place, and nowhere.
-        let second = registry.edit(|edit| {
-            edit.place(first.id(), Some(0x1_0000_0000));
-            edit.map(region("second"))
-        });
-        let second = second.unwrap();
-        assert_eq!(read_name().as_deref(), Some("first/regs TWELVE"));
-        handle.read_value(Space::Mmio, 0x4000_0004, Size::Dword);
-        let other = handle.take_reached(Space::Mmio, 0x4000_0004).unwrap();
-        let other = registry.describe(&other, Direction::Read);
-        assert_eq!(other.as_deref(), Some("second/regs FOUR"));
-        let nowhere = registry.edit(|edit| {
-            edit.place(first.id(), None);
-            Ok(())
-        });
-        nowhere.unwrap();
-        assert_eq!(read_name().as_deref(), Some("first/regs TWELVE"));
-        // Gone, what the handler said is known, and what it would have said is not.
-        drop(first);
-        assert_eq!(read_name().as_deref(), Some("first/regs"));
-        assert_eq!(written_name().as_deref(), Some("first/regs STATE"));
-        // One among many that have gone since.
-        drop(second);
-        for _ in 0..63 {
-            drop(registry.map(region("other")).unwrap());
-        }
-        assert_eq!(read_name(), None);
-    }
 }
 
 fn event() -> (EventFd, File) {

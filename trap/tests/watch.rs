@@ -413,32 +413,6 @@ fn the_register_is_named_as_it_was_before_the_access() {
 }
 
 #[test]
-fn a_handle_knows_the_register_its_last_access_reached_on_every_way() {
-    let registry = Registry::builder().build();
-    let device = Arc::new(Banked { bank: Mutex::new(false), says: true });
-    let _map = registry.map(Region::pio(0, 1, "d", "r", device)).unwrap();
-    let _plain = registry.map(Region::pio(1, 8, "p", "r", Recorder::new())).unwrap();
-    let mut handle = registry.handle(0);
-    let name = |handle: &trapline::Handle, addr| {
-        let reached = handle.take_reached(Space::Pio, addr)?;
-        registry.describe(&reached, Direction::Write)
-    };
-    // The first is the first access to that region, the second takes the shortest way.
-    for register in ["THR", "DLL", "DLL"] {
-        handle.write_value(Space::Pio, 0, Size::Byte, 1);
-        assert_eq!(name(&handle, 0), Some(format!("d/r {register}")));
-    }
-    handle.write_rep(0, Size::Byte, &[0, 1]);
-    assert_eq!(name(&handle, 0).unwrap(), "d/r DLL", "of several elements the first one counts");
-    handle.write(Space::Pio, 0, &[0, 1, 2]);
-    assert_eq!(name(&handle, 0).unwrap(), "d/r DLL", "of several regions the first one counts");
-    handle.write(Space::Pio, 1, &[0]);
-    assert_eq!(name(&handle, 1).unwrap(), "p/r");
-    handle.write(Space::Pio, 0xffff, &[0]);
-    assert_eq!(name(&handle, 0xffff), None);
-}
-
-#[test]
 fn observers_stay_with_a_region_that_moves_and_are_in_the_table() {
     let (registry, notes) = (Registry::builder().build(), notes());
     let map = registry.map(Region::mmio(0x1000, 8, "d", "r", Recorder::new())).unwrap();

@@ -174,6 +174,9 @@ fn a_crash_report_names_registers_as_they_were_when_they_were_accessed() {
     let told = reported(clock);
     let read = told.iter().find(|line| line.contains("0x71")).unwrap();
     assert!(read.starts_with("rtc/cmos Register B (pio 0x71) read 1 byte"), "{told:?}");
+    // Those KVM has queued are told, too, in their places.
+    let queued = |value| format!("rtc/cmos RTC index (pio 0x70) write 1 byte {value} coalesced");
+    assert_eq!((&told[0], told.last()), (&queued("0xb"), Some(&queued("0xd"))), "{told:?}");
     // The serial port's divisor latch, behind the bit that selects it, and what else is there.
     let serial = Asm::new().outb(UART + 3, 0x83).outb(UART + 1, 0).outb(UART + 3, 3).inb(UART + 1);
     let told = reported(serial);

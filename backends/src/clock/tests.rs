@@ -71,6 +71,39 @@ fn machine_time_starts_at_zero_and_never_goes_back() {
 }
 
 #[test]
+fn during_an_access_devices_are_told_its_stamp_and_recorders_are_not() {
+    let (clock, _event_loop) = clock();
+    let stamp = Stamp::begin(7 * 24 * 3600 * 1_000_000_000);
+    assert_eq!(clock.now_ns(), 7 * 24 * 3600 * 1_000_000_000);
+    assert!(clock.stamp_ns() < clock.now_ns());
+    drop(stamp);
+    let stamp = clock.stamp_ns();
+    assert!(clock.now_ns() >= stamp);
+}
+
+/// Readers race with pauses: what was read before a pause is not later than where time stands then.
+#[test]
+fn a_pause_does_not_take_time_back() {
+    let (clock, _event_loop) = clock();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut last = 0;
+            while !over.load(Ordering::Relaxed) {
+                let now = clock.stamp_ns();
+                assert!(now >= last, "{now} after {last}");
+                last = now;
+            }
+        });
+        for _ in 0..2_000 {
+            clock.pause();
+            clock.resume();
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn utc_is_the_hosts() {
     let utc = || nanoseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
     let (clock, _event_loop) = clock();

@@ -24,6 +24,7 @@ mod mirror;
 pub mod record;
 mod region;
 mod regions;
+mod stamp;
 
 pub use access::{Direction, Requester, Size, Space};
 pub use channel::{Answer, Channel, ChannelRef, Forwarded, Waiter};
@@ -36,3 +37,4 @@ pub use memory::{Memory, NoHandler};
 pub use mirror::{Mirror, MirrorHost, QUEUED_WRITES_MAX, READS_WORTH_A_SWITCH, Showing};
 pub use region::{Delivery, Forward, Region, Window};
 pub use regions::{EditError, EditListener, NoRegions, RegionEdit, RegionId, RegionName, Regions};
+pub use stamp::{AccessClock, Stamp};

@@ -42,10 +42,10 @@ pub use msi::{Msi, MsiController, MsiSink};
 pub use power::{Power, PowerEvent};
 pub use save::{Form, SaveState, Saved, SavedBytes, StateError, WrongLength, restore_all};
 pub use trapline_access::{
-    Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog, DoorbellTarget, EditError,
-    EditListener, EventFd, Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory,
+    AccessClock, Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog, DoorbellTarget,
+    EditError, EditListener, EventFd, Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory,
     MemoryListener, MemorySection, Mirror, MirrorHost, NoHandler, NoRegions, QUEUED_WRITES_MAX,
     READS_WORTH_A_SWITCH, Region, RegionEdit, RegionId, RegionName, Regions, Requester, Ring,
-    Rules, Showing, Size, Space, Window,
+    Rules, Showing, Size, Space, Stamp, Window,
 };
 pub use vector::{MessageVector, SinkVector};

@@ -12,12 +12,12 @@ use kvm_bindings::{
     KVM_SYSTEM_EVENT_SHUTDOWN,
 };
 use kvm_ioctls::VcpuFd;
-use trapline::{Handle, Registry};
+use trapline::{AccessClock, Handle, Mode, Registry};
 use trapline_device::{Direction, Size, Space};
 
 use crate::again::Again;
 use crate::arch::{Pins, PowerOn, Start};
-use crate::crash::{Access, AccessLog, hex};
+use crate::crash::hex;
 use crate::exit::{Exit, Io, PIO_BYTES_MAX, RunPage};
 use crate::kick::Kick;
 use crate::run::Stop;
@@ -37,12 +37,10 @@ pub struct Vcpu {
     page: RunPage,
     kick: Kick,
     handle: Handle,
-    registry: Registry,
     power_on: PowerOn,
     /// Its side of interrupt controllers outside the kernel: what is injected, whose ends are told.
     pub(crate) pins: Pins,
     counters: Arc<ExitCounters>,
-    recent: AccessLog,
     again: Again,
     /// Whether it has run before.
     has_run: bool,
@@ -62,6 +60,8 @@ impl Vcpu {
     /// KVM's refusal.
     pub fn new(vm: &Arc<Vm>, index: u32, registry: &Registry) -> Result<Self, Error> {
         kick::prepare()?;
+        // Whoever has a better clock has started it before.
+        registry.start_recorder(Arc::new(SinceStart(Instant::now())), Mode::Flight);
         let mut handle = registry.handle(index);
         let fd = vm.fd().create_vcpu(index.into()).map_err(Error::ioctl("create a vCPU"))?;
         vm.map_ring(&fd)?;
@@ -78,11 +78,9 @@ impl Vcpu {
             fd,
             page,
             handle,
-            registry: registry.clone(),
             power_on,
             pins: Pins::default(),
             counters: Arc::default(),
-            recent: AccessLog::default(),
             again: Again::default(),
             has_run: false,
             elements: Box::new([0; PIO_BYTES_MAX]),
@@ -113,7 +111,7 @@ impl Vcpu {
         self.unfinished = None;
         self.handle.forget_interrupted();
         self.complete();
-        self.recent.clear();
+        self.handle.forget_recent();
         self.power_on.restore(&self.fd, &self.vm)?;
         self.pins.restart(&self.page);
         start.apply(&self.fd)
@@ -252,18 +250,17 @@ impl Vcpu {
     /// Makes the access of an exit in the registry. One that is interrupted, as the vCPU is to stop
     /// while somebody outside is to answer, goes on when it runs again: KVM has not completed it.
     fn access(&mut self, exit: Exit) -> Option<Stop> {
-        let access = match &exit {
+        match &exit {
             Exit::Io(io) => self.io(io),
             Exit::Mmio { addr, direction, len } => self.mmio(*addr, *direction, *len),
             _ => return None,
-        };
+        }
         if self.handle.take_interrupted() {
             self.unfinished = Some(exit);
             self.kick.acknowledge();
             return Some(Stop::Requested);
         }
         self.handle.forget_interrupted();
-        self.recent.push(access);
         if self.handle.take_told_nothing() && matches!(exit, Exit::Mmio { .. }) {
             return self.keep_registers();
         }
@@ -293,39 +290,28 @@ impl Vcpu {
         }
     }
 
-    fn io(&mut self, io: &Io) -> Access {
-        let value = if io.count == 1 { self.port(io) } else { self.port_string(io) };
-        Access {
-            space: Space::Pio,
-            direction: io.direction,
-            addr: io.port.into(),
-            len: io.size.bytes(),
-            count: io.count,
-            value,
-            reached: self.handle.take_reached(Space::Pio, io.port.into()),
-        }
+    fn io(&mut self, io: &Io) {
+        if io.count == 1 { self.port(io) } else { self.port_string(io) }
     }
 
-    /// Makes a port access of one element, and returns its value, for reports.
-    fn port(&mut self, io: &Io) -> u64 {
+    /// Makes a port access of one element.
+    fn port(&mut self, io: &Io) {
         let port = io.port.into();
         match io.direction {
             Direction::Write => {
                 let value = self.page.io_value(io);
                 self.handle.write_value(Space::Pio, port, io.size, value);
-                value
             }
             Direction::Read => {
                 let value = self.handle.read_value(Space::Pio, port, io.size);
                 self.page.set_io_value(io, value);
-                value
             }
         }
     }
 
-    /// Makes a port access of a string instruction, and returns the value of its first element.
-    fn port_string(&mut self, io: &Io) -> u64 {
-        let Some(data) = self.elements.get_mut(..io.data.len()) else { return 0 };
+    /// Makes a port access of a string instruction.
+    fn port_string(&mut self, io: &Io) {
+        let Some(data) = self.elements.get_mut(..io.data.len()) else { return };
         match io.direction {
             Direction::Write => {
                 self.page.io_data(io, data);
@@ -336,41 +322,33 @@ impl Vcpu {
                 self.page.set_io_data(io, data);
             }
         }
-        Access::value_of(data, io.size.bytes())
     }
 
-    fn mmio(&mut self, addr: u64, direction: Direction, len: usize) -> Access {
-        let value = match (direction, Size::new(len)) {
+    fn mmio(&mut self, addr: u64, direction: Direction, len: usize) {
+        match (direction, Size::new(len)) {
             (Direction::Write, Some(size)) => {
                 let value = u64::from_le_bytes(self.page.mmio_data()) & size.ones();
                 self.handle.write_value(Space::Mmio, addr, size, value);
-                value
             }
             (Direction::Read, Some(size)) => {
                 let value = self.handle.read_value(Space::Mmio, addr, size);
                 self.page.set_mmio_data(value.to_le_bytes());
-                value
             }
             (_, None) => self.odd_mmio(addr, direction, len),
-        };
-        let space = Space::Mmio;
-        let reached = self.handle.take_reached(space, addr);
-        Access { space, direction, addr, len, count: 1, value, reached }
+        }
     }
 
-    /// Makes a memory access of 3, 5, 6 or 7 bytes, and returns its value.
-    fn odd_mmio(&mut self, addr: u64, direction: Direction, len: usize) -> u64 {
+    /// Makes a memory access of 3, 5, 6 or 7 bytes.
+    fn odd_mmio(&mut self, addr: u64, direction: Direction, len: usize) {
         let mut bytes = self.page.mmio_data();
-        let Some(data) = bytes.get_mut(..len) else { return 0 };
+        let Some(data) = bytes.get_mut(..len) else { return };
         match direction {
             Direction::Write => self.handle.write(Space::Mmio, addr, data),
             Direction::Read => self.handle.read(Space::Mmio, addr, data),
         }
-        let value = Access::value_of(data, len);
         if direction == Direction::Read {
             self.page.set_mmio_data(bytes);
         }
-        value
     }
 
     /// Everything that is known about the vCPU now, and that it is over.
@@ -385,7 +363,7 @@ impl Vcpu {
             cause,
             registers: self.registers(),
             code: self.code(),
-            accesses: self.recent.describe(&self.registry),
+            accesses: self.handle.recent().iter().map(ToString::to_string).collect(),
         })
     }
 
@@ -394,6 +372,15 @@ impl Vcpu {
         let addr = arch::code_address(&self.fd)?;
         let mut bytes = [0; 16];
         self.vm.slots().peek(addr, &mut bytes).then(|| hex(&bytes))
+    }
+}
+
+/// Time since a VM was made, for machines whose devices have no clock.
+struct SinceStart(Instant);
+
+impl AccessClock for SinceStart {
+    fn stamp_ns(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::ReentrantMutexGuard;
-use trapline_access::{ChannelRef, Direction, IoCx, QUEUED_WRITES_MAX, Requester};
+use trapline_access::record::{self, Op};
+use trapline_access::{ChannelRef, Direction, IoCx, QUEUED_WRITES_MAX, Requester, Size};
 
 use crate::core::Core;
 use crate::counters::mark;
@@ -18,6 +19,7 @@ use crate::dispatch::bytes::Bytes;
 use crate::dispatch::progress::Progress;
 use crate::dispatch::split::Kind;
 use crate::dispatch::width;
+use crate::recorder::{Step, tape};
 use crate::region::Entry;
 use crate::watch::{Made, Outcome, Witness};
 
@@ -35,8 +37,10 @@ impl Handle {
     #[cold]
     fn drain_queue(&mut self) {
         let core = Arc::clone(&self.core);
+        // Before the turn to deliver: a step may deliver.
+        let step = core.recorder.get().map(|recorder| recorder.step());
         let turn = core.coalesced.turn.lock();
-        self.deliver_all(&core, turn);
+        self.deliver_all(&core, turn, step.as_ref());
     }
 
     /// Delivers what is queued unless another thread is at it. For devices, which may hold a lock
@@ -44,13 +48,20 @@ impl Handle {
     pub(crate) fn drain_unless_busy(&mut self) {
         if self.core.anything_queued() {
             let core = Arc::clone(&self.core);
+            // A device makes this in the middle of a step, and never has to wait for one.
+            let step = core.recorder.get().map(|recorder| recorder.step());
             if let Some(turn) = core.coalesced.turn.try_lock() {
-                self.deliver_all(&core, turn);
+                self.deliver_all(&core, turn, step.as_ref());
             }
         }
     }
 
-    fn deliver_all(&mut self, core: &Core, turn: ReentrantMutexGuard<'_, Cell<bool>>) {
+    fn deliver_all(
+        &mut self,
+        core: &Core,
+        turn: ReentrantMutexGuard<'_, Cell<bool>>,
+        step: Option<&Step<'_>>,
+    ) {
         if turn.replace(true) {
             // A handler that is being delivered to makes an access itself: what is queued behind
             // its write stays behind it.
@@ -62,7 +73,7 @@ impl Handle {
         let most = core.coalesced.queue.lock().len() + QUEUED_WRITES_MAX;
         let mut batch = Batch::default();
         for _ in 0..most {
-            if !self.deliver_next(core, &mut batch) {
+            if !self.deliver_next(core, step, &mut batch) {
                 break;
             }
         }
@@ -70,7 +81,7 @@ impl Handle {
 
     /// The oldest queued write: to the region it was made to if an edit remembered that, or to
     /// whoever has the address. Whether there was one.
-    fn deliver_next(&mut self, core: &Core, batch: &mut Batch) -> bool {
+    fn deliver_next(&mut self, core: &Core, step: Option<&Step<'_>>, batch: &mut Batch) -> bool {
         // An edit takes what was queued out of the source before it publishes, under this lock. So
         // a write that is still in the source was made to a region that is still in the snapshot,
         // and it is looked up before an edit can have the lock: after that it would be lost.
@@ -94,6 +105,10 @@ impl Handle {
             let progress = std::mem::take(&mut self.progress);
             self.parts(write.space, write.addr, Bytes::Write(write.bytes()), Kind::Single);
             self.progress = progress;
+            // Of the access in which this is delivered nothing is known yet.
+            self.register.set(None);
+            self.outcome.set(None);
+            record(core, step, &write, None, None);
             return true;
         };
         self.counters.access(entry.number(), Direction::Write);
@@ -121,6 +136,7 @@ impl Handle {
             self.counters.refused(entry.number());
         }
         witness.end(data, outcome, &register);
+        record(core, step, &write, Some(entry), register.get());
         true
     }
 }
@@ -159,6 +175,28 @@ impl Drop for Batch {
     fn drop(&mut self) {
         self.flush();
     }
+}
+
+/// Records a queued write that has been delivered.
+fn record(
+    core: &Core,
+    step: Option<&Step<'_>>,
+    write: &CoalescedWrite,
+    entry: Option<&Entry>,
+    register: Option<&'static str>,
+) {
+    let (Some(recorder), Some(step)) = (core.recorder.get(), step) else { return };
+    let CoalescedWrite { space, addr, .. } = *write;
+    let (direction, outcome, data) = (Direction::Write, record::Outcome::Coalesced, write.bytes());
+    let op = match (Size::new(data.len()), record::OddLen::new(data.len())) {
+        (Some(size), _) => Op::Access(record::Access { direction, size, space, outcome }),
+        (None, Some(len)) => Op::Odd { direction, len, space, outcome },
+        // A write of nothing.
+        (None, None) => return,
+    };
+    let value = width::load(data);
+    let access = tape::Access { op, space, addr, value, data: &[], entry, register };
+    recorder.queued.lock().access(recorder, step, &access);
 }
 
 /// Somebody is delivering queued writes, until this is dropped: also when a handler panics.

@@ -3,13 +3,15 @@
 pub(crate) mod bytes;
 mod drain;
 pub(crate) mod progress;
+mod recorded;
 pub(crate) mod split;
 pub(crate) mod width;
 
 use std::cell::Cell;
 use std::sync::Arc;
 
-use trapline_access::{Direction, Handler, IoCx, RegionId, Requester, Size, Space, Waiter};
+use trapline_access::record::Outcome;
+use trapline_access::{Direction, Handler, IoCx, Requester, Size, Space, Waiter};
 
 use crate::core::{Core, HandleStats};
 use crate::counters::{CounterWriter, mark};
@@ -17,18 +19,8 @@ use crate::dispatch::bytes::Bytes;
 use crate::dispatch::progress::Progress;
 use crate::lookup::publish::Reader;
 use crate::lookup::snapshot::Snapshot;
+use crate::recorder::tape::Tape;
 use crate::region::Entry;
-
-/// What an access has reached, to be put into words when regions may be elsewhere and devices in
-/// another state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reached {
-    pub(crate) region: RegionId,
-    /// What the handler was given.
-    pub(crate) offset: u64,
-    /// The register, if its name depends on the device's state.
-    pub(crate) register: Option<&'static str>,
-}
 
 /// Makes accesses on behalf of one vCPU. Belongs to one thread at a time; costs neither a lock nor
 /// a write to memory that other threads write.
@@ -43,6 +35,10 @@ pub struct Handle {
     /// What the handler said about the register that the last access reached.
     pub(crate) register: Cell<Option<&'static str>>,
     pub(crate) progress: Progress,
+    /// What became of the last access, if it was made in parts.
+    pub(crate) outcome: Cell<Option<Outcome>>,
+    /// What a vCPU's accesses are recorded with, if they are.
+    pub(crate) tape: Option<Box<Tape>>,
 }
 
 // What a guest access calls is inlined, whatever the compiler thinks of its length: callers name the
@@ -51,8 +47,12 @@ impl Handle {
     pub(crate) fn new(core: Arc<Core>, requester: Requester, stats: Arc<HandleStats>) -> Self {
         let reader = core.published.reader();
         let counters = CounterWriter::new(Arc::clone(&stats.counters));
-        let (register, progress) = (Cell::new(None), Progress::default());
-        Self { reader, core, counters, requester, stats, register, progress }
+        let tape = match (core.recorder.get(), requester) {
+            (Some(recorder), Requester::Vcpu(vcpu)) => Some(Tape::new(recorder, vcpu)),
+            _ => None,
+        };
+        let (register, outcome, progress) = (Cell::new(None), Cell::new(None), Progress::default());
+        Self { reader, core, counters, requester, stats, register, progress, outcome, tape }
     }
 
     /// Has `waiter` say, while somebody outside is to answer an access ([`trapline_access::Channel`]),
@@ -91,8 +91,7 @@ impl Handle {
             let value = self.read_value(space, addr, size);
             width::store(data, value);
         } else {
-            self.drain();
-            self.in_parts(space, addr, Bytes::Read(data));
+            self.odd(space, addr, &mut Bytes::Read(data));
         }
     }
 
@@ -102,20 +101,25 @@ impl Handle {
         if let Some(size) = Size::new(data.len()) {
             self.write_value(space, addr, size, width::load(data));
         } else {
-            self.drain();
-            self.in_parts(space, addr, Bytes::Write(data));
+            self.odd(space, addr, &mut Bytes::Write(data));
         }
     }
 
     /// A guest read by value: the little-endian number of `size` at `addr`.
     #[inline(always)]
     pub fn read_value(&mut self, space: Space, addr: u64, size: Size) -> u64 {
+        if self.tape.is_some() {
+            return self.read_value_recorded(space, addr, size);
+        }
         self.read_raw(space, addr, size) & size.ones()
     }
 
     /// A guest write by value: the little-endian number `value` of `size` at `addr`.
     #[inline(always)]
     pub fn write_value(&mut self, space: Space, addr: u64, size: Size, value: u64) {
+        if self.tape.is_some() {
+            return self.write_value_recorded(space, addr, size, value);
+        }
         self.write_raw(space, addr, size, value & size.ones());
     }
 
@@ -208,14 +212,14 @@ impl Handle {
     pub fn read_rep(&mut self, port: u16, size: Size, data: &mut [u8]) {
         data.fill(0xff);
         let whole = data.len() - data.len() % size.bytes();
-        self.string(port, size, Bytes::Read(data).part(0, whole));
+        self.string_recorded(port, size, &mut Bytes::Read(data).part(0, whole));
     }
 
     /// `rep outs`: writes the elements of `size` in `data` to `port`, in order. Bytes past the
     /// last whole element are not written.
     pub fn write_rep(&mut self, port: u16, size: Size, data: &[u8]) {
         let whole = data.len() - data.len() % size.bytes();
-        self.string(port, size, Bytes::Write(data).part(0, whole));
+        self.string_recorded(port, size, &mut Bytes::Write(data).part(0, whole));
     }
 
     /// The widest access that the region at `addr` takes there, in bytes, and the offset its handler
@@ -232,17 +236,6 @@ impl Handle {
             }
             None => Err(snapshot.next_claimed(Space::Mmio, addr).map_or(u64::MAX, |at| at - addr)),
         }
-    }
-
-    /// What the access before, at `addr`, has reached, for
-    /// [`Registry::describe`](crate::Registry::describe); `None` if nobody answered. Of an access to
-    /// several regions the first one counts. To be asked after each access, or not at all.
-    pub fn take_reached(&self, space: Space, addr: u64) -> Option<Reached> {
-        let register = self.register.take();
-        // That of the access: the next one looks for a later one.
-        let entry = self.reader.snapshot().find(space, addr)?;
-        let (region, offset) = (RegionId(entry.shared.id), entry.offset_of(addr));
-        Some(Reached { region, offset, register })
     }
 
     #[inline(always)]

@@ -4,7 +4,9 @@
 
 use std::cell::Cell;
 
-use trapline_access::{Delivery, Direction, Forward, IoCx, Limits, Rules, Size, Space, Window};
+use trapline_access::{
+    Delivery, Direction, Forward, IoCx, Limits, Rules, Size, Space, Window, record,
+};
 
 use crate::core::HandleStats;
 use crate::counters::{CounterWriter, Unclaimed, mark};
@@ -74,6 +76,7 @@ impl Handle {
                 self.stats.count_unclaimed(space, at, part.len, direction);
                 witness.end(made.data, Outcome::Unclaimed, &register);
                 self.progress.end_part(u64::MAX);
+                self.note(Outcome::Unclaimed);
                 done += part.len;
                 continue;
             };
@@ -98,6 +101,7 @@ impl Handle {
                 self.register.set(register.get());
             }
             count(&mut self.counters, entry, direction, kind, outcome);
+            self.note(outcome);
             if whole {
                 return;
             }
@@ -145,6 +149,23 @@ impl Handle {
                 return;
             }
         }
+    }
+}
+
+impl Handle {
+    /// Keeps what became of a part of an access, for the record of the whole.
+    fn note(&self, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Pending | Outcome::Handled | Outcome::Memory => record::Outcome::Handled,
+            Outcome::Coalesced => record::Outcome::Coalesced,
+            Outcome::Refused => record::Outcome::Refused,
+            Outcome::Doorbell => record::Outcome::Rang,
+            Outcome::Forwarded => record::Outcome::Forwarded,
+            Outcome::Gone => record::Outcome::Gone,
+            Outcome::Unclaimed => record::Outcome::Unclaimed,
+        };
+        let both = self.outcome.get().filter(|before| *before != outcome);
+        self.outcome.set(Some(both.map_or(outcome, |_| record::Outcome::Mixed)));
     }
 }
 

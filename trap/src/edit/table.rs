@@ -1,6 +1,6 @@
 //! The regions of a registry by id, placed or not: what edits change, and lookups never see.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use trapline_access::{
@@ -20,8 +20,6 @@ pub(crate) struct RegionTable {
     pub(crate) regions: HashMap<RegionId, MappedRegion>,
     /// Counts of regions that are gone, by name, so that statistics at exit know them.
     pub(crate) departed: BTreeMap<RegionName, Counts>,
-    /// The names of the regions that went last, oldest first, for reports of accesses to them.
-    gone: VecDeque<(RegionId, RegionName)>,
     pub(crate) watchers: WatcherList,
     pub(crate) listeners: Listeners,
     /// Replaced snapshots that a reader may still have.
@@ -30,9 +28,6 @@ pub(crate) struct RegionTable {
 
 /// How many names of departed regions are told apart.
 const DEPARTED_MAX: usize = 1024;
-
-/// How many regions that are gone are known by their id.
-const GONE_MAX: usize = 64;
 
 /// A region that has been mapped.
 pub(crate) struct MappedRegion {
@@ -98,21 +93,9 @@ impl RegionTable {
         })
     }
 
-    /// Remembers whose an id was.
-    pub(crate) fn add_gone(&mut self, id: RegionId, name: &RegionName) {
-        if self.gone.len() >= GONE_MAX {
-            self.gone.pop_front();
-        }
-        self.gone.push_back((id, name.clone()));
-    }
-
-    /// The name of a region, and its handler if it is still there.
-    pub(crate) fn name(&self, id: RegionId) -> Option<(RegionName, Option<Arc<dyn Handler>>)> {
-        if let Some(region) = self.regions.get(&id) {
-            return Some((region.shared.name.clone(), Some(Arc::clone(&region.handler))));
-        }
-        let gone = self.gone.iter().find(|(gone, _)| *gone == id);
-        gone.map(|(_, name)| (name.clone(), None))
+    /// The handler of a region that is there.
+    pub(crate) fn handler(&self, id: RegionId) -> Option<Arc<dyn Handler>> {
+        self.regions.get(&id).map(|region| Arc::clone(&region.handler))
     }
 
     /// Remembers what was counted of a region that is gone.

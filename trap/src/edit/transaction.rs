@@ -114,9 +114,6 @@ impl RegionTable {
         for change in changes {
             if (change.mapped && outcome.is_err()) || (change.unmapped && outcome.is_ok()) {
                 let Some(region) = self.regions.remove(&change.id) else { continue };
-                if change.unmapped {
-                    self.add_gone(change.id, &change.region.name);
-                }
                 self.add_departed(&change.region.name, counter_sets.counts(&region.shared.number));
                 regions.push(region);
             } else if let Some(region) = self.regions.get_mut(&change.id)

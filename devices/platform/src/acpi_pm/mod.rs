@@ -105,7 +105,8 @@ impl Chip {
     /// Sets TMR_STS if the timer's highest bit has changed since last time (section 4.8.2.1).
     fn catch_up(&mut self, now_ns: u64) {
         let changes = self.timer_changes(now_ns);
-        if changes != self.state.timer_changes {
+        // An access that began before another one may come after it: the timer does not go back.
+        if changes > self.state.timer_changes {
             self.state.timer_changes = changes;
             self.state.status.set_tmr(true);
         }

@@ -7,7 +7,7 @@ use trapline_device::{Device, Direction, Handler, PowerEvent, Size, Wake};
 use trapline_testkit::{CX, TestClock, TestLine, TestPower, inb, outb};
 
 use super::regs::{PM_TMR_OFFSET, PM1_CNT_OFFSET, PM1_EVT_OFFSET, SLP_TYP_S5};
-use super::{AcpiPm, TimerWidth};
+use super::{AcpiPm, Chip, TimerWidth};
 
 const STS: u64 = PM1_EVT_OFFSET as u64;
 const EN: u64 = STS + 2;
@@ -151,6 +151,18 @@ fn a_change_of_the_highest_bit_interrupts_when_enabled() {
     assert!(board.line.level());
     board.outw(EN, 0);
     assert_eq!((board.line.level(), board.clock.next_deadline_ns()), (false, None));
+}
+
+/// Of two processors' accesses the one that began first may come last.
+#[test]
+fn an_access_with_an_earlier_time_is_no_change_of_the_highest_bit() {
+    let mut chip = Chip::new(TimerWidth::Bits24);
+    let (before, after) = (2_343_000_000, 2_344_000_000);
+    chip.read(TMR, after);
+    assert_eq!(chip.read(STS, after) & 1, 1);
+    chip.write(STS, 1, 0xffff, after);
+    chip.read(TMR, before);
+    assert_eq!(chip.read(STS, after) & 1, 0);
 }
 
 #[test]

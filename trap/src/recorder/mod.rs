@@ -1,0 +1,273 @@
+//! The recorder: what was done to the devices, in rings of 16-byte records, one ring a stream.
+//!
+//! ```text
+//!   vCPU 0's handle ──► ring ─┐
+//!   vCPU 1's handle ──► ring ─┤   the last accesses, for reports     ([`Mode::Flight`])
+//!   queued writes ────► ring ─┼─► or all of them, for who takes them ([`Mode::Lossless`])
+//!   events ───────────► ring ─┘
+//! ```
+//!
+//! An access is stamped once, when it begins; that is the time for the devices it reaches
+//! ([`trapline_access::Stamp`]). In a lossless recording one step (an access, or an event from outside
+//! of the guest) is made at a time and no two have the same stamp, so that the order of all streams
+//! together is that of the stamps: whoever replays it needs nothing else. The one exception are
+//! writes out of the source's queue, which have the stamp of the step that delivered them, and come
+//! before it.
+
+pub(crate) mod ring;
+pub(crate) mod slots;
+pub(crate) mod tape;
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::Duration;
+
+use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
+use trapline_access::record::{Op, Record, TICK_NS};
+use trapline_access::{AccessClock, Stamp};
+
+use crate::recorder::ring::Ring;
+use crate::recorder::slots::Slots;
+use crate::recorder::tape::Track;
+
+pub use slots::Slot;
+
+/// What is kept of the records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The last 4096 of each stream, for reports.
+    Flight,
+    /// All of them: somebody takes them ([`Recorder::take`]), and who is faster waits.
+    Lossless,
+}
+
+impl Mode {
+    /// Records of one ring.
+    const fn records(self) -> usize {
+        match self {
+            Self::Flight => 4 << 10,
+            Self::Lossless => 64 << 10,
+        }
+    }
+}
+
+/// Whose records a stream has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StreamId {
+    /// Writes out of the source's queue, which does not say whose they are.
+    Queued,
+    /// What happened outside of the guest, inputs and outputs.
+    Events,
+    /// A vCPU's accesses, by its index.
+    Vcpu(u32),
+}
+
+/// What one stream has recorded since it was last taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The stream.
+    pub stream: StreamId,
+    /// Machine time in nanoseconds that the first record's delta counts from.
+    pub since_ns: u64,
+    /// Its records and their data.
+    pub words: Vec<[u64; 2]>,
+}
+
+/// The recorder of a registry: see [`crate::Registry::start_recorder`].
+pub struct Recorder {
+    clock: Arc<dyn AccessClock>,
+    mode: Mode,
+    /// In a lossless recording the turn of whoever makes a step, and the last step's stamp.
+    turn: ReentrantMutex<Cell<u64>>,
+    slots: Slots,
+    /// One a vCPU, and those of [`StreamId::Events`] and [`StreamId::Queued`].
+    streams: Mutex<Vec<Arc<Stream>>>,
+    events: Arc<Stream>,
+    /// The queue's, written by whoever has the turn to deliver.
+    pub(crate) queued: Mutex<Track>,
+    /// Who is to be woken when a ring is half full.
+    drainer: OnceLock<Thread>,
+}
+
+/// One stream's ring.
+pub(crate) struct Stream {
+    pub(crate) id: StreamId,
+    pub(crate) ring: Ring,
+    /// Whether a handle writes to it.
+    taken: AtomicBool,
+    /// Machine time of the last record that was taken.
+    taken_ns: Mutex<u64>,
+}
+
+impl Stream {
+    fn new(id: StreamId, mode: Mode) -> Arc<Self> {
+        let ring = Ring::new(mode.records(), mode == Mode::Lossless);
+        Arc::new(Self { id, ring, taken: AtomicBool::new(false), taken_ns: Mutex::new(0) })
+    }
+
+    /// Lets another handle have it.
+    pub(crate) fn release(&self) {
+        self.taken.store(false, Ordering::Release);
+    }
+}
+
+/// Something that is done to devices now: an access, or an event from outside of the guest. While it
+/// lasts its stamp is the time for the devices that the thread calls, and in a lossless recording no
+/// other step is made.
+pub struct Step<'a> {
+    at_ns: u64,
+    _stamp: Option<Stamp>,
+    /// Given back last.
+    _turn: Option<ReentrantMutexGuard<'a, Cell<u64>>>,
+}
+
+impl Step<'_> {
+    /// Its stamp: nanoseconds of machine time, a multiple of [`TICK_NS`].
+    pub fn at_ns(&self) -> u64 {
+        self.at_ns
+    }
+}
+
+impl Recorder {
+    pub(crate) fn new(clock: Arc<dyn AccessClock>, mode: Mode) -> Arc<Self> {
+        let events = Stream::new(StreamId::Events, mode);
+        let queued = Stream::new(StreamId::Queued, mode);
+        let streams = Mutex::new(vec![Arc::clone(&queued), Arc::clone(&events)]);
+        Arc::new(Self {
+            clock,
+            mode,
+            turn: ReentrantMutex::default(),
+            slots: Slots::default(),
+            streams,
+            events,
+            queued: Mutex::new(Track::new(queued)),
+            drainer: OnceLock::new(),
+        })
+    }
+
+    /// What is kept.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// A stream for a handle of this vCPU.
+    pub(crate) fn stream(&self, vcpu: u32) -> Arc<Stream> {
+        let id = StreamId::Vcpu(vcpu);
+        let mut streams = self.streams.lock();
+        let mut own = streams.iter().filter(|stream| stream.id == id);
+        let free = own.find(|stream| !stream.taken.swap(true, Ordering::AcqRel)).cloned();
+        free.unwrap_or_else(|| {
+            let stream = Stream::new(id, self.mode);
+            stream.taken.store(true, Ordering::Relaxed);
+            streams.push(Arc::clone(&stream));
+            stream
+        })
+    }
+
+    /// Begins a step, or, in the middle of one of this thread's, goes on with that. In a lossless
+    /// recording it waits for the step that another thread is making, so the caller must hold no
+    /// lock that a device takes.
+    #[inline]
+    pub fn step(&self) -> Step<'_> {
+        if let Some(at_ns) = Stamp::in_force() {
+            return Step { at_ns, _stamp: None, _turn: None };
+        }
+        let turn = (self.mode == Mode::Lossless).then(|| self.turn.lock());
+        // Upwards, so that what was due before is due.
+        let mut at_ns = self.clock.stamp_ns().saturating_add(TICK_NS - 1) & !(TICK_NS - 1);
+        if let Some(last) = &turn {
+            at_ns = at_ns.max(last.get() + TICK_NS);
+            last.set(at_ns);
+        }
+        Step { at_ns, _stamp: Some(Stamp::begin(at_ns)), _turn: turn }
+    }
+
+    /// Records what is no access, with the stamp of `step`, in the stream of events. In a lossless
+    /// recording only.
+    pub fn event(&self, step: &Step<'_>, op: Op, slot: u16, offset: u16, value: u64) {
+        if self.mode == Mode::Lossless {
+            // Writers take turns: this one is `step`'s.
+            let _turn = self.turn.lock();
+            let record = Record { op, slot, offset, delta: 0, value };
+            let (_, half) = self.events.ring.push(step.at_ns, record, &[], || self.hurry());
+            if half {
+                self.hurry();
+            }
+        }
+    }
+
+    /// The slots there are, from number `first` on.
+    pub fn slots(&self, first: usize) -> Vec<Slot> {
+        self.slots.since(first)
+    }
+
+    /// Has `thread` unparked when there is much to take.
+    pub fn wake_when_filling(&self, thread: Thread) {
+        let _ = self.drainer.set(thread);
+    }
+
+    pub(crate) fn hurry(&self) {
+        if let Some(thread) = self.drainer.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Takes what was recorded since the last call, of all streams up to one and the same moment:
+    /// between two steps, or in the middle of one that waits for room. Streams without anything new are not among them, and
+    /// [`StreamId::Events`] is last. One thread takes.
+    pub fn take(&self) -> Vec<Taken> {
+        let streams: Vec<_> = self.streams.lock().clone();
+        let ends: Vec<_> = {
+            let _still = self.stand_still(&streams);
+            let end = |stream: &Arc<Stream>| (stream.ring.written(), stream.ring.last_ns());
+            streams.iter().map(end).collect()
+        };
+        let mut all = Vec::new();
+        for (stream, (end, end_ns)) in streams.iter().zip(ends) {
+            let mut words = Vec::new();
+            stream.ring.take(end, &mut words);
+            let since_ns = std::mem::replace(&mut *stream.taken_ns.lock(), end_ns);
+            if !words.is_empty() {
+                all.push(Taken { stream: stream.id, since_ns, words });
+            }
+        }
+        all.sort_by_key(|taken| (taken.stream == StreamId::Events, taken.stream));
+        all
+    }
+
+    /// Has nobody record anything: waits for the end of the step that is being made, unless that
+    /// waits itself.
+    fn stand_still(&self, streams: &[Arc<Stream>]) -> Option<ReentrantMutexGuard<'_, Cell<u64>>> {
+        const NOW_AND_THEN: Duration = Duration::from_millis(1);
+        loop {
+            if let Some(turn) = self.turn.try_lock_for(NOW_AND_THEN) {
+                return Some(turn);
+            }
+            if streams.iter().any(|stream| stream.ring.is_waited_for()) {
+                return None;
+            }
+        }
+    }
+
+    /// Nobody takes any more: what comes is forgotten, and nobody waits.
+    pub fn give_up(&self) {
+        self.streams.lock().iter().for_each(|stream| stream.ring.overwrite());
+    }
+
+    /// How often somebody had to wait for room in a ring.
+    pub fn waits(&self) -> u64 {
+        self.streams.lock().iter().map(|stream| stream.ring.waits()).sum()
+    }
+
+    pub(crate) fn slot_table(&self) -> &Slots {
+        &self.slots
+    }
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorder").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,167 @@
+//! A handle's side of the recorder.
+
+use std::fmt;
+use std::sync::Arc;
+
+use trapline_access::record::{Op, Outcome, Record};
+use trapline_access::{Direction, Requester, Space};
+
+use crate::recorder::slots::SlotCache;
+use crate::recorder::{Recorder, Step, Stream, StreamId};
+use crate::region::Entry;
+use crate::watch::AccessSummary;
+
+/// What a vCPU's handle records with.
+pub(crate) struct Tape {
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) track: Track,
+    /// What was before is nobody's business any more.
+    pub(crate) forgotten_ns: Option<u64>,
+}
+
+impl Tape {
+    pub(crate) fn new(recorder: &Arc<Recorder>, vcpu: u32) -> Box<Self> {
+        let track = Track::new(recorder.stream(vcpu));
+        Box::new(Self { recorder: Arc::clone(recorder), track, forgotten_ns: None })
+    }
+
+    /// Forgets all accesses up to now.
+    pub(crate) fn forget(&mut self) {
+        self.forgotten_ns = Some(self.recorder.step().at_ns());
+    }
+}
+
+impl Drop for Tape {
+    fn drop(&mut self) {
+        self.track.stream.release();
+    }
+}
+
+/// The writer's side of one stream.
+pub(crate) struct Track {
+    stream: Arc<Stream>,
+    slots: SlotCache,
+    recent: [Option<Recent>; RECENT],
+    next_recent: usize,
+}
+
+/// How many accesses a report tells of.
+const RECENT: usize = 16;
+
+/// What a record does not say of one of the last accesses.
+#[derive(Clone, Copy)]
+struct Recent {
+    /// Its record.
+    record: u64,
+    at_ns: u64,
+    addr: u64,
+    /// The register, if its handler has said which.
+    register: Option<&'static str>,
+}
+
+/// An access that has been made.
+pub(crate) struct Access<'a> {
+    pub(crate) op: Op,
+    pub(crate) space: Space,
+    pub(crate) addr: u64,
+    pub(crate) value: u64,
+    /// The elements of a string.
+    pub(crate) data: &'a [u8],
+    /// Whose it was, where it begins.
+    pub(crate) entry: Option<&'a Entry>,
+    pub(crate) register: Option<&'static str>,
+}
+
+/// One of the last accesses to devices. `Display` tells it as reports do:
+/// `serial0/uart THR (pio 0x3f8) write 1 byte 0x41`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecentAccess {
+    /// When it began, in nanoseconds of machine time.
+    pub at_ns: u64,
+    /// Who made it.
+    pub requester: Requester,
+    /// Device, region and register, by the names they had then; `None` if nobody claimed it.
+    pub name: Option<String>,
+    /// The access.
+    pub summary: AccessSummary,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+impl fmt::Display for RecentAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name.as_deref().unwrap_or("unclaimed"), self.summary)?;
+        match self.outcome {
+            Outcome::Handled | Outcome::Unclaimed => Ok(()),
+            outcome => write!(f, " {outcome}"),
+        }
+    }
+}
+
+impl Track {
+    pub(crate) fn new(stream: Arc<Stream>) -> Self {
+        Self { stream, slots: SlotCache::default(), recent: [None; RECENT], next_recent: 0 }
+    }
+
+    /// Records an access that was made in `step`.
+    #[inline]
+    pub(crate) fn access(&mut self, recorder: &Recorder, step: &Step<'_>, access: &Access<'_>) {
+        let Access { op, space, addr, value, data, entry, register } = *access;
+        let (slot, offset) = self.slots.find(recorder.slot_table(), space, addr, entry);
+        let record = Record { op, slot, offset, delta: 0, value };
+        let at_ns = step.at_ns();
+        let (record, half) = self.stream.ring.push(at_ns, record, data, || recorder.hurry());
+        if half {
+            recorder.hurry();
+        }
+        if let Some(recent) = self.recent.get_mut(self.next_recent % RECENT) {
+            *recent = Some(Recent { record, at_ns, addr, register });
+        }
+        self.next_recent = self.next_recent.wrapping_add(1);
+    }
+
+    /// The last accesses, oldest first. `register` names the register of a region, by its id, that
+    /// has not been named when it was accessed.
+    pub(crate) fn recent(
+        &self,
+        recorder: &Recorder,
+        register: impl Fn(trapline_access::RegionId, u64, Direction) -> Option<&'static str>,
+    ) -> Vec<RecentAccess> {
+        let (newer, older) = self.recent.split_at(self.next_recent % RECENT);
+        let told = older.iter().chain(newer).flatten();
+        told.filter_map(|recent| self.tell(recent, recorder, &register)).collect()
+    }
+
+    fn tell(
+        &self,
+        recent: &Recent,
+        recorder: &Recorder,
+        register: impl Fn(trapline_access::RegionId, u64, Direction) -> Option<&'static str>,
+    ) -> Option<RecentAccess> {
+        let words = self.stream.ring.get(recent.record)?;
+        let record = Record::decode(words).ok()?;
+        let (direction, width, space, outcome) = record.access()?;
+        let length = usize::try_from(record.value).unwrap_or(usize::MAX);
+        let (count, first) = match record.op {
+            Op::String(_) => {
+                let data = self.stream.ring.get(recent.record + 1).unwrap_or_default();
+                let mask = u64::MAX >> (64 - 8 * width.min(8));
+                (length / width, data.first().copied().unwrap_or_default() & mask)
+            }
+            _ => (1, record.value),
+        };
+        let slot = recorder.slot_table().get(record.slot);
+        let name = slot.and_then(|slot| {
+            let (id, name) = slot.region?;
+            let offset = slot.device_offset + u64::from(record.offset);
+            let register = recent.register.or_else(|| register(id, offset, direction));
+            Some(register.map_or_else(|| name.to_string(), |register| format!("{name} {register}")))
+        });
+        let requester = match self.stream.id {
+            StreamId::Vcpu(vcpu) => Requester::Vcpu(vcpu),
+            StreamId::Queued | StreamId::Events => Requester::Coalesced,
+        };
+        let summary = AccessSummary { space, addr: recent.addr, direction, width, count, first };
+        Some(RecentAccess { at_ns: recent.at_ns, requester, name, summary, outcome })
+    }
+}
