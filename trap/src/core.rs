@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
-    Direction, DirtyLog, EditError, EditListener, Memory, MemoryListener, QUEUED_WRITES_MAX,
-    RegionEdit, RegionId, RegionName, Regions,
+    Direction, DirtyLog, EditError, EditListener, Memory, MemoryListener, PlacedRegion,
+    QUEUED_WRITES_MAX, RegionEdit, RegionId, RegionName, Regions, Space,
 };
 
 use crate::counters::{CounterSets, Counts, HandleCounters, RegionNumber, UnclaimedCounts};
@@ -242,6 +242,23 @@ impl Regions for Core {
         }
         self.commit(ops)?;
         Ok(mapped)
+    }
+
+    fn region_at(&self, space: Space, addr: u64) -> Option<PlacedRegion> {
+        let table = self.table.lock();
+        let mut regions = table.infos();
+        let info = regions.find(|info| {
+            let here = |(base, last)| base <= addr && addr <= last;
+            info.shared.space == space && info.range().is_some_and(here)
+        })?;
+        let windows = info.state.windows.iter().map(|placed| placed.window.clone());
+        Some(PlacedRegion {
+            id: RegionId(info.shared.id),
+            name: info.shared.name.clone(),
+            base: info.state.base?,
+            len: info.shared.len,
+            windows: windows.collect(),
+        })
     }
 
     fn log_dirty(&self, memory: Arc<dyn Memory>) -> Result<Box<dyn DirtyLog>, EditError> {

@@ -45,8 +45,8 @@ pub use trapline_access::{
     AccessClock, Answer, Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog,
     DoorbellTarget, EditError, EditListener, EventFd, Forward, Forwarded, Handler, HandlerMut,
     IoCx, Limits, Locked, Memory, MemoryListener, MemorySection, Mirror, MirrorHost, NoHandler,
-    NoRegions, READS_WORTH_A_SWITCH, Region, RegionEdit, RegionId, RegionName, Regions, Requester,
-    Ring, Rules, Showing, Size, Space, Stamp, Waiter, Window,
+    NoRegions, PlacedRegion, READS_WORTH_A_SWITCH, Region, RegionEdit, RegionId, RegionName,
+    Regions, Requester, Ring, Rules, Showing, Size, Space, Stamp, Waiter, Window,
 };
 pub use watch::{AccessSummary, Observer, Outcome, TraceRecord, Watch, WatchedRegion, Watching};
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
-    AccessClock, DirtyLog, EditError, EditListener, Memory, MemoryListener, Region, RegionEdit,
-    RegionId, Regions, Requester, Window,
+    AccessClock, Direction, DirtyLog, EditError, EditListener, Memory, MemoryListener,
+    PlacedRegion, Region, RegionEdit, RegionId, Regions, Requester, Space, Window,
 };
 
 use crate::core::Core;
@@ -244,6 +244,10 @@ impl Regions for Registry {
         Regions::edit(&*self.core, edits)
     }
 
+    fn region_at(&self, space: Space, addr: u64) -> Option<PlacedRegion> {
+        self.core.region_at(space, addr)
+    }
+
     fn log_dirty(&self, memory: Arc<dyn Memory>) -> Result<Box<dyn DirtyLog>, EditError> {
         self.core.log_dirty(memory)
     }
@@ -269,6 +273,10 @@ impl Regions for WeakRegistry {
     fn edit(&self, edits: Vec<RegionEdit>) -> Result<Vec<RegionId>, EditError> {
         let core = self.0.upgrade().ok_or(EditError::NoRegistry)?;
         Regions::edit(&*core, edits)
+    }
+
+    fn region_at(&self, space: Space, addr: u64) -> Option<PlacedRegion> {
+        self.0.upgrade()?.region_at(space, addr)
     }
 
     fn log_dirty(&self, memory: Arc<dyn Memory>) -> Result<Box<dyn DirtyLog>, EditError> {

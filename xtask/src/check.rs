@@ -71,17 +71,8 @@ fn no_std() -> Result<Tally> {
         }
     }
     let mut command = proc::cargo()?;
-    command.args([
-        "check",
-        "--quiet",
-        "--package",
-        "gicv3-its",
-        "--package",
-        "trapline-remote",
-        "--lib",
-        "--target",
-        BARE,
-    ]);
+    command.args(["check", "--quiet", "--package", "gicv3-its", "--package", "trapline-remote"]);
+    command.args(["--no-default-features", "--lib", "--target", BARE]);
     Ok(Tally::of(proc::succeeds(&mut command)?))
 }
 

@@ -36,5 +36,7 @@ pub use listener::{MemoryListener, MemorySection};
 pub use memory::{Memory, NoHandler};
 pub use mirror::{Mirror, MirrorHost, QUEUED_WRITES_MAX, READS_WORTH_A_SWITCH, Showing};
 pub use region::{Delivery, Forward, Region, Window};
-pub use regions::{EditError, EditListener, NoRegions, RegionEdit, RegionId, RegionName, Regions};
+pub use regions::{
+    EditError, EditListener, NoRegions, PlacedRegion, RegionEdit, RegionId, RegionName, Regions,
+};
 pub use stamp::{AccessClock, Stamp};

@@ -166,6 +166,21 @@ impl fmt::Display for EditError {
     }
 }
 
+/// A region that is mapped, as whoever wants to change its deliveries has to know it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlacedRegion {
+    /// Its id.
+    pub id: RegionId,
+    /// Its names.
+    pub name: RegionName,
+    /// Its first address.
+    pub base: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Where accesses are delivered otherwise than to its handler.
+    pub windows: Vec<Window>,
+}
+
 /// One change in an edit.
 #[derive(Clone)]
 pub enum RegionEdit {
@@ -199,6 +214,11 @@ pub trait Regions: Send + Sync {
     fn place(&self, moves: &[(RegionId, Option<u64>)]) -> Result<(), EditError> {
         let edits = moves.iter().map(|&(id, base)| RegionEdit::Place(id, base)).collect();
         self.edit(edits).map(drop)
+    }
+
+    /// The region that has an address, if one has.
+    fn region_at(&self, _space: Space, _addr: u64) -> Option<PlacedRegion> {
+        None
     }
 
     /// Starts a log of which pages of `memory` are written: by the guest wherever it sees it, and

@@ -20,7 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("trapline-pci", &["trapline-regs", "trapline-device", "trapline-guestmem"]),
     ("trapline-display", &["trapline-device", "trapline-guestmem", "trapline-pci",
         "trapline-regs"]),
-    ("trapline-remote", &[]),
+    ("trapline-remote", &["trapline", "trapline-access"]),
     ("trapline-virtio", &["trapline-regs", "trapline-block", "trapline-device", "trapline-guestio",
         "trapline-guestmem", "trapline-pci"]),
     ("gicv3-its", &["trapline-regs"]),

@@ -1,0 +1,128 @@
+//! The descriptors of a channel: one socket, or a pair of which one is read and one is written.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketType};
+
+/// How bytes go through a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A socket without borders between what is sent at once.
+    Stream,
+    /// A socket that keeps them: `SOCK_SEQPACKET`, `SOCK_DGRAM`.
+    Packets,
+    /// Anything else: a pipe, a character device.
+    File,
+}
+
+/// A VMM's or a device's end of a channel. Nothing it does waits.
+///
+/// A write to a pipe whose reader has gone raises SIGPIPE, which no flag of the call avoids; programs in
+/// Rust ignore it from their start, and others have to.
+#[derive(Debug)]
+pub struct Ends {
+    from: (OwnedFd, Kind),
+    to: Option<(OwnedFd, Kind)>,
+}
+
+impl Ends {
+    /// One socket for both directions, or whatever else can be read and written.
+    ///
+    /// # Errors
+    /// It cannot be made not to wait.
+    pub fn socket(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { from: prepared(fd)?, to: None })
+    }
+
+    /// Two descriptors: what comes is read from `from`, what goes is written to `to`.
+    ///
+    /// # Errors
+    /// They cannot be made not to wait.
+    pub fn pair(from: OwnedFd, to: OwnedFd) -> io::Result<Self> {
+        Ok(Self { from: prepared(from)?, to: Some(prepared(to)?) })
+    }
+
+    /// To wait for what comes.
+    pub fn readable(&self) -> BorrowedFd<'_> {
+        self.from.0.as_fd()
+    }
+
+    /// To wait for room.
+    pub fn writable(&self) -> BorrowedFd<'_> {
+        self.outgoing().0.as_fd()
+    }
+
+    /// Sends what can be sent at once, in messages of `message` bytes where there are borders: how many
+    /// bytes that was.
+    pub(crate) fn send(&self, bytes: &[u8], message: usize) -> Result<usize, Errno> {
+        let (fd, kind) = self.outgoing();
+        let bytes = match kind {
+            Kind::Packets => bytes.get(..message).unwrap_or(bytes),
+            Kind::Stream | Kind::File => bytes,
+        };
+        retry(|| match kind {
+            Kind::File => rustix::io::write(fd, bytes),
+            _ => rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+        })
+    }
+
+    /// Receives what has come, at most one message where there are borders. Zero is the end. A message
+    /// longer than `buf` is [`Errno::MSGSIZE`].
+    pub(crate) fn receive(&self, buf: &mut [u8]) -> Result<usize, Errno> {
+        let (fd, kind) = &self.from;
+        let room = buf.len();
+        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+        retry(|| match kind {
+            Kind::File => rustix::io::read(fd, &mut *buf),
+            Kind::Stream => rustix::net::recv(fd, &mut *buf, RecvFlags::DONTWAIT).map(|(n, _)| n),
+            Kind::Packets => match rustix::net::recv(fd, &mut *buf, flags)? {
+                (_, len) if len > room => Err(Errno::MSGSIZE),
+                (len, _) => Ok(len),
+            },
+        })
+    }
+
+    /// Whether messages have borders on the way here.
+    pub(crate) fn has_borders(&self) -> bool {
+        self.from.1 == Kind::Packets
+    }
+
+    /// Ends the conversation, for whoever waits at either end, too.
+    pub(crate) fn shutdown(&self) {
+        for (fd, kind) in std::iter::once(&self.from).chain(&self.to) {
+            if *kind != Kind::File {
+                let _ = rustix::net::shutdown(fd, Shutdown::Both);
+            }
+        }
+    }
+
+    fn outgoing(&self) -> &(OwnedFd, Kind) {
+        self.to.as_ref().unwrap_or(&self.from)
+    }
+}
+
+fn prepared(fd: OwnedFd) -> io::Result<(OwnedFd, Kind)> {
+    let kind = match rustix::net::sockopt::socket_type(&fd) {
+        Ok(SocketType::STREAM) => Kind::Stream,
+        Ok(_) => Kind::Packets,
+        Err(_) => {
+            let flags = rustix::fs::fcntl_getfl(&fd)?;
+            rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+            Kind::File
+        }
+    };
+    Ok((fd, kind))
+}
+
+/// What a call comes to that no signal interrupts.
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
