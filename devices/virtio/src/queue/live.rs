@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
 
+use smallvec::SmallVec;
 use trapline_guestmem::GuestMem;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
@@ -11,6 +12,13 @@ use vm_memory::GuestAddress;
 use super::chain::{self, Chain, Defect};
 use super::{QueueError, QueuePlace, QueuePosition};
 use crate::features::{EVENT_IDX, IN_ORDER, INDIRECT_DESC};
+
+/// Bytes in front of the used ring's entries, and of one of them (2.7.8).
+const USED_HEADER: u64 = 4;
+const USED_ENTRY: u64 = 8;
+/// The same of the available ring, which `used_event` is behind (2.7.6).
+const AVAIL_HEADER: u64 = 4;
+const AVAIL_ENTRY: u64 = 2;
 
 /// The driver has broken the queue's rules, and nothing more can be made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +44,10 @@ pub(super) struct Live {
     /// For each descriptor, whether the device has a request that begins with it.
     taken: Box<[bool]>,
     in_flight: u16,
-    /// The request that was handed out last, while it can still be put back.
-    newest: Option<u16>,
+    /// The requests that were handed out last, in order, while they can still be put back.
+    newest: Vec<u16>,
+    /// How many used buffers the driver was not asked about yet, whether it wants to know.
+    added: u16,
     /// With `IN_ORDER`: the requests that the device has, with what was written to those it is
     /// done with, in the order in which they go back.
     order: Option<VecDeque<(u16, Option<u32>)>>,
@@ -70,7 +80,8 @@ impl Live {
             armed: true,
             taken: vec![false; place.size.into()].into(),
             in_flight: 0,
-            newest: None,
+            newest: Vec::new(),
+            added: 0,
             order: (features & IN_ORDER != 0).then(VecDeque::new),
         })
     }
@@ -127,7 +138,7 @@ impl Live {
             return Err(Broken);
         }
         self.in_flight += 1;
-        self.newest = Some(head);
+        self.newest.push(head);
         if let Some(order) = &mut self.order {
             order.push_back((head, None));
         }
@@ -141,7 +152,7 @@ impl Live {
 
     /// Has the request that was handed out last found again as the next one; whether it was that.
     pub(super) fn put_back(&mut self, head: u16) -> bool {
-        if self.newest.take() != Some(head) {
+        if self.newest.pop_if(|newest| *newest == head).is_none() {
             return false;
         }
         if let Some(taken) = self.taken.get_mut(usize::from(head)) {
@@ -175,50 +186,74 @@ impl Live {
         Err(Broken)
     }
 
-    /// Puts a request, or with `IN_ORDER` those whose turn it is, into the used ring. Whether there
-    /// were any.
+    /// Puts requests, or with `IN_ORDER` those whose turn it is, into the used ring, where the driver
+    /// sees all of them at once. Whether there were any.
     pub(super) fn complete(
         &mut self,
         mem: &GuestMem,
-        head: u16,
-        written: u32,
+        requests: &[(u16, u32)],
     ) -> Result<bool, Broken> {
-        let Some(mut order) = self.order.take() else {
-            return self.publish(mem, head, written).map(|()| true);
-        };
-        if let Some((_, done)) = order.iter_mut().find(|(other, _)| *other == head) {
-            *done = Some(written);
-            self.newest = self.newest.filter(|newest| *newest != head);
+        let Some(mut order) = self.order.take() else { return self.publish(mem, requests) };
+        for (head, written) in requests {
+            if let Some((_, done)) = order.iter_mut().find(|(other, _)| other == head) {
+                *done = Some(*written);
+                self.forget(*head);
+            }
         }
-        let mut any = false;
+        let mut due = SmallVec::<[(u16, u32); 1]>::new();
         while let Some(&(head, Some(written))) = order.front() {
             order.pop_front();
-            self.publish(mem, head, written)?;
-            any = true;
+            due.push((head, written));
         }
         self.order = Some(order);
-        Ok(any)
+        self.publish(mem, &due)
     }
 
-    fn publish(&mut self, mem: &GuestMem, head: u16, written: u32) -> Result<(), Broken> {
-        if let Some(taken) = self.taken.get_mut(usize::from(head))
-            && std::mem::take(taken)
-        {
-            self.in_flight -= 1;
+    /// A request, and those that were handed out before it, cannot be put back any more.
+    fn forget(&mut self, head: u16) {
+        if let Some(at) = self.newest.iter().position(|newest| *newest == head) {
+            self.newest.drain(..=at);
         }
-        self.newest = self.newest.filter(|newest| *newest != head);
-        self.ring.add_used(mem, head, written).map_err(|_| Broken)
+    }
+
+    fn publish(&mut self, mem: &GuestMem, requests: &[(u16, u32)]) -> Result<bool, Broken> {
+        let Some(((last, written), others)) = requests.split_last() else { return Ok(false) };
+        for (head, _) in requests {
+            if let Some(taken) = self.taken.get_mut(usize::from(*head))
+                && std::mem::take(taken)
+            {
+                self.in_flight -= 1;
+            }
+            self.forget(*head);
+            self.added = self.added.saturating_add(1);
+        }
+        for (head, written) in others {
+            let next = self.ring.next_used();
+            let entry = u64::from(next % self.ring.size()) * USED_ENTRY + USED_HEADER;
+            let entry = self.ring.used_ring().checked_add(entry).ok_or(Broken)?;
+            let [head, written] = [u32::from(*head).to_le_bytes(), written.to_le_bytes()];
+            mem.write(entry, [head, written].as_flattened()).map_err(|_| Broken)?;
+            self.ring.set_next_used(next.wrapping_add(1));
+        }
+        // Shows the others as well.
+        self.ring.add_used(mem, *last, *written).map_err(|_| Broken)?;
+        Ok(true)
     }
 
     /// Whether the driver wants to know of what was completed since it was last asked.
     pub(super) fn needs_notification(&mut self, mem: &GuestMem) -> Result<bool, Broken> {
-        if self.event_idx {
-            return self.ring.needs_notification(mem).map_err(|_| Broken);
-        }
-        // The library does not look at the flags. What was used is to be seen before they are read.
+        // The library does not look at the flags, and counts only what it has shown the driver one by
+        // one. What was used is to be seen before either is read.
         fence(Ordering::SeqCst);
-        let flags = mem.load::<u16>(self.ring.avail_ring(), Ordering::Relaxed);
-        let flags = u16::from_le(flags.map_err(|_| Broken)?);
-        Ok(u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+        let added = std::mem::take(&mut self.added);
+        let avail = self.ring.avail_ring();
+        let load = |addr: u64| mem.load::<u16>(addr, Ordering::Relaxed).map_err(|_| Broken);
+        if self.event_idx {
+            let at = AVAIL_HEADER + AVAIL_ENTRY * u64::from(self.ring.size());
+            let event = u16::from_le(load(avail.checked_add(at).ok_or(Broken)?)?);
+            let past = self.ring.next_used().wrapping_sub(event).wrapping_sub(1);
+            return Ok(past < added);
+        }
+        Ok(u32::from(u16::from_le(load(avail)?)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
     }
 }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use trapline_guestmem::GuestMem;
 
 pub use chain::{Buffer, Chain, ChainError, Slices};
@@ -226,7 +227,7 @@ impl Serving<'_> {
                     return Some(chain);
                 }
                 // It goes back as it came.
-                Ok(Popped::Malformed(head)) => ring.complete(mem, head, 0),
+                Ok(Popped::Malformed(head)) => ring.complete(mem, &[(head, 0)]),
                 Err(broken) => Err(broken),
             };
             self.budget -= 1;
@@ -241,22 +242,29 @@ impl Serving<'_> {
     /// Gives a request back, with `written` bytes written from the first writable one on. One that
     /// was handed out before the queue was stopped vanishes.
     pub fn complete(&mut self, chain: Chain, written: u32) {
+        self.complete_together([(chain, written)]);
+    }
+
+    /// Gives requests back that belong together, in this order: the driver sees all of them used, or
+    /// none.
+    pub fn complete_together(&mut self, requests: impl IntoIterator<Item = (Chain, u32)>) {
         let State { epoch, live } = &mut *self.state;
-        if chain.epoch != *epoch {
-            return;
-        }
         let Some(ring) = live else { return };
-        let most = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
-        debug_assert!(written <= most, "a device writes where a request has room");
-        match ring.complete(&self.queue.mem, chain.head, written.min(most)) {
+        let of_now = requests.into_iter().filter(|(chain, _)| chain.epoch == *epoch);
+        let used = of_now.map(|(chain, written)| {
+            let most = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
+            debug_assert!(written <= most, "a device writes where a request has room");
+            (chain.head, written.min(most))
+        });
+        match ring.complete(&self.queue.mem, &used.collect::<SmallVec<[_; 1]>>()) {
             Ok(published) => self.completed |= published,
             Err(live::Broken) => self.fail(),
         }
     }
 
-    /// Leaves the request that was handed out last for a later turn, in which it is the next one
-    /// again: a device without data for it yet has nothing to remember of it. The driver does not
-    /// see the difference.
+    /// Leaves the request that was handed out last, of those that are neither back nor completed, for
+    /// a later turn, in which it is the next one again: a device without data for it yet has nothing
+    /// to remember of it. The driver does not see the difference.
     pub fn put_back(&mut self, chain: Chain) {
         let State { epoch, live } = &mut *self.state;
         if chain.epoch == *epoch
@@ -281,6 +289,11 @@ impl Serving<'_> {
     /// How many requests the device has, this turn's and earlier ones'.
     pub fn in_flight(&self) -> u16 {
         self.state.live.as_ref().map_or(0, Live::in_flight)
+    }
+
+    /// How many descriptors the queue has, and so the most requests there can be at once.
+    pub fn size(&self) -> u16 {
+        self.state.live.as_ref().map_or(0, Live::size)
     }
 
     /// The driver did what the specification of this kind of device forbids in a way that leaves no
