@@ -10,6 +10,8 @@ mod machine;
 mod storm;
 #[path = "../../devices/virtio/tests/hostile/victims.rs"]
 mod victims;
+#[path = "../../devices/virtio/tests/hostile/wire.rs"]
+mod wire;
 
 use libfuzzer_sys::fuzz_target;
 

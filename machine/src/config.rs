@@ -8,6 +8,7 @@ use trapline_backends::Outlet;
 use trapline_block::DiskOptions;
 use trapline_device::CharBackend;
 use trapline_guestmem::Backing;
+use trapline_net::NetOptions;
 
 use crate::board::{EntropyFrom, FirmwareOptions, Options, Spared};
 
@@ -48,6 +49,8 @@ pub struct Config {
     pub edu: u8,
     /// The disks, which are virtio devices.
     pub disks: Vec<DiskOptions>,
+    /// The network cards, which are virtio devices.
+    pub nets: Vec<NetOptions>,
     /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// Whether writes that may be late are queued by the kernel.
@@ -94,6 +97,7 @@ impl From<&Config> for Options {
             edu: config.edu,
             plugs: false,
             disks: config.disks.clone(),
+            nets: config.nets.clone(),
             awaits_disks: false,
             spared: Spared { writes: config.coalesce, reads: config.mirror },
         }

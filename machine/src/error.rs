@@ -53,6 +53,9 @@ pub enum Error {
     /// A disk that cannot be had.
     #[error(transparent)]
     Disk(#[from] trapline_block::Error),
+    /// What is behind a network card cannot be had.
+    #[error(transparent)]
+    Net(#[from] trapline_net::NetError),
     /// A port's file, terminal or socket cannot be had.
     #[error("port {name}: {}: {reason}", outlet_of(.outlet))]
     Port {

@@ -19,9 +19,11 @@ use trapline_device::{
 use trapline_display::{Input, NoInput};
 use trapline_guestmem::{Backing, GuestMem};
 use trapline_intc::gicv3::GicV3;
+use trapline_net::NetOptions;
 use trapline_qtest::{Target, VirtualClock, Wires};
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::Blk;
+use trapline_virtio::net::{Announcer, Net};
 
 use crate::board::{
     self, Board, EntropyFrom, FirmwareOptions, Options, Plug, PlugPort, Plugs, Spared, Wiring,
@@ -60,6 +62,8 @@ pub struct Config {
     pub edu: u8,
     /// The disks, which are virtio devices.
     pub disks: Vec<DiskOptions>,
+    /// The network cards, which are virtio devices.
+    pub nets: Vec<NetOptions>,
     /// Whether devices can come to PCI bus 0 and go while the machine is there ([`Machine::plug`]).
     /// The PC's only.
     pub plugs: bool,
@@ -98,6 +102,7 @@ pub struct Machine {
     wires: Wires,
     asked: Arc<Asked>,
     gic: Option<Arc<GicV3>>,
+    announcer: Arc<Announcer>,
     /// Whether back ends rest.
     stopped: AtomicBool,
     /// The names of devices that have gone.
@@ -136,6 +141,7 @@ impl From<&Config> for Options {
             edu: config.edu,
             plugs: config.plugs,
             disks: config.disks.clone(),
+            nets: config.nets.clone(),
             awaits_disks: true,
             spared: Spared { writes: false, reads: false },
         }
@@ -177,7 +183,20 @@ impl Machine {
             }
         };
         let (stopped, gone) = (AtomicBool::new(false), Mutex::default());
-        Ok(Self { board, registry, ram, clock, event_loop, wires, asked, gic, stopped, gone })
+        let announcer = Announcer::new(Arc::new(clock.clone()));
+        Ok(Self {
+            board,
+            registry,
+            ram,
+            clock,
+            event_loop,
+            wires,
+            asked,
+            gic,
+            announcer,
+            stopped,
+            gone,
+        })
     }
 
     /// Everything on the board back to power-on; RAM and time stay.
@@ -266,6 +285,20 @@ impl Machine {
         }
         let number: usize = name.strip_prefix("disk")?.parse().ok()?;
         self.board.virtio().disks.get(number).cloned()
+    }
+
+    /// The network cards, by their names: those that were plugged in, and, as `net0` and so on, those of
+    /// [`Config::nets`].
+    pub fn nets(&self) -> Vec<(String, Arc<Net>)> {
+        let own = self.board.virtio().nets.iter().enumerate();
+        let own = own.map(|(number, net)| (format!("net{number}"), Arc::clone(net)));
+        let plugged = self.board.plugs().map(Plugs::nets).unwrap_or_default();
+        own.chain(plugged).collect()
+    }
+
+    /// Has network cards announce themselves.
+    pub fn announcer(&self) -> &Announcer {
+        &self.announcer
     }
 
     /// Has back ends rest, or go on. A doorbell that rings meanwhile is heard then.

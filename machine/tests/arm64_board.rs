@@ -35,6 +35,7 @@ fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
             console_kind: trapline_machine::ConsoleKind::Serial,
             ports: Vec::new(),
             balloon: None,
+            nets: Vec::new(),
             exit_port: false,
             testdev: false,
             fw_cfg: Vec::new(),

@@ -60,6 +60,7 @@ impl Guest {
             console_kind: trapline_machine::ConsoleKind::Serial,
             ports: Vec::new(),
             balloon: None,
+            nets: Vec::new(),
             firmware_log: None,
             display: None,
             exit_port: true,

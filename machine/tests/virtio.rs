@@ -2,6 +2,9 @@
 //! starts them, and gets its interrupts at the board's controllers.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that can not go on fails")]
 
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +12,7 @@ use parking_lot::Mutex;
 use trapline::Handle;
 use trapline_device::{NullBackend, Size, Space};
 use trapline_machine::disk::DiskOptions;
+use trapline_machine::net::{NetMode, NetOptions};
 use trapline_machine::qtest::{BoardKind, Config, Machine};
 use trapline_machine::{ConsoleKind, Outlet, PortOptions, VirtioTransport, VirtioTransports};
 use trapline_qtest::{Pin, Side, Target};
@@ -100,6 +104,7 @@ fn config(kind: BoardKind, virtio: impl Into<VirtioTransports>, disks: Vec<DiskO
         console_kind: ConsoleKind::Serial,
         ports: Vec::new(),
         balloon: None,
+        nets: Vec::new(),
         exit_port: false,
         flash: None,
         testdev: false,
@@ -580,4 +585,46 @@ fn a_balloon_takes_pages_of_the_boards_ram() {
         assert_eq!(driver.transport.take_interrupts(), 3, "the driver is told");
         assert_eq!(driver.transport.config_read(0, Size::Dword), 0);
     }
+}
+
+const NET: u32 = 0x1041_1af4;
+
+#[test]
+fn frames_go_from_a_socket_to_a_drivers_buffers_and_back() {
+    for kind in BOARDS {
+        let (ours, mut wire) = UnixStream::pair().unwrap();
+        let options = NetOptions::new(0, NetMode::Socket(ours.as_raw_fd()));
+        let nets = vec![options, NetOptions::new(1, NetMode::Nobody)];
+        let plain = config(kind, VirtioTransport::Pci, Vec::new());
+        let board = Board::of(&Config { nets, ..plain });
+        drop(ours);
+        let names: Vec<_> = board.machine.nets().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["net0", "net1"]);
+        let driver = Driver::new(PciTransport::new(&board, board.find(NET), board.memory));
+        assert_eq!(driver.transport.config_read(0, Size::Dword), 0x1515_1502);
+        let (buffer, tables, ram) = (board.ram + MIB, board.ram + 2 * MIB, board.machine.ram());
+        let mut rings = [0, 1].map(|n| Ring::new(ram.clone(), tables + n * 0x1_0000, 256));
+        driver.start(!0, &rings.each_ref());
+        ram.write(buffer, &[0; 12]).unwrap();
+        ram.write(buffer + 12, b"out").unwrap();
+        rings[1].add(&[Part::Read(buffer, 15)]);
+        driver.transport.notify(1);
+        let mut sent = [0; 7];
+        wire.read_exact(&mut sent).unwrap();
+        assert_eq!(sent, *b"\0\0\0\x03out");
+        rings[0].add(&[Part::Write(buffer, 64)]);
+        driver.transport.notify(0);
+        wire.write_all(b"\0\0\0\x02in").unwrap();
+        board.machine.run_back_ends();
+        assert_eq!(rings[0].take_used(), Some((0, 14)));
+        assert_eq!(board.bytes(buffer + 12)[..2], *b"in");
+    }
+}
+
+#[test]
+fn a_card_on_a_socket_that_is_none_is_refused() {
+    let nets = vec![NetOptions::new(0, NetMode::Socket(1_000_000))];
+    let plain = config(BoardKind::X86Pc, VirtioTransport::Pci, Vec::new());
+    let error = Machine::new(&Config { nets, ..plain }).err().unwrap().to_string();
+    assert_eq!(error, "network socket 1000000: Bad file descriptor (os error 9)");
 }

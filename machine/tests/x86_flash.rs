@@ -69,6 +69,7 @@ fn ours(firmware: Option<PathBuf>, flash: Option<PathBuf>) -> Flash {
         console_kind: trapline_machine::ConsoleKind::Serial,
         ports: Vec::new(),
         balloon: None,
+        nets: Vec::new(),
         exit_port: false,
         flash,
         firmware,

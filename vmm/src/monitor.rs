@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 use trapline_device::Clock;
 use trapline_machine::PlugPort;
 use trapline_machine::balloon::Balloon;
+use trapline_machine::card::Rounds;
 use trapline_machine::disk::{DiskOptions, Format, SECTOR};
 use trapline_machine::qtest::Machine;
 use trapline_qtest::Target;
 use trapline_qtest::qmp::{self, Arguments, Class, Managed, Refusal};
 
-use crate::cli::qemu::{self, Chardevs, Properties, Wanted};
+use crate::cli::qemu::{self, Chardevs, Netdevs, Properties, Wanted};
 
 type Answer = Result<Value, Refusal>;
 
@@ -30,6 +31,10 @@ pub struct Console<'a> {
     users: RefCell<BTreeMap<String, String>>,
     /// What ports can lead to, by their names.
     chardevs: Chardevs,
+    /// What network cards can lead to, by their names.
+    netdevs: Netdevs,
+    /// Which card leads to which of them.
+    net_users: RefCell<BTreeMap<String, String>>,
     /// Which port leads to which of them.
     port_users: RefCell<BTreeMap<String, String>>,
     /// How much of the guest's memory was in the balloon when clients heard of it last, in bytes.
@@ -41,7 +46,8 @@ pub struct Console<'a> {
 }
 
 impl<'a> Console<'a> {
-    const COMMANDS: [Command<'a>; 21] = [
+    const COMMANDS: [Command<'a>; 23] = [
+        ("announce-self", Self::announce_self),
         ("balloon", Self::balloon),
         ("block_resize", Self::block_resize),
         ("blockdev-add", Self::blockdev_add),
@@ -60,17 +66,17 @@ impl<'a> Console<'a> {
         ("query-status", |console, _| Ok(console.query_status())),
         ("query-version", |_, _| Ok(qmp::version())),
         ("quit", |console, _| console.quit()),
+        ("set_link", Self::set_link),
         ("stop", |console, _| console.set_stopped(true)),
         ("system_powerdown", |_, _| Err(Refusal::new("there is no guest to switch itself off"))),
         ("system_reset", |console, _| console.system_reset()),
     ];
 
-    /// The monitor of `machine`. Devices can be made of these drives, and ports lead to these
-    /// character devices; `recent` says whether answers are those of QEMU since version 8.2.
+    /// The monitor of `machine`. Devices can be made of these drives, and ports and cards lead to these
+    /// character devices and back ends; `recent` says whether answers are those of QEMU since version 8.2.
     pub fn new(
         machine: &'a Machine,
-        drives: BTreeMap<String, DiskOptions>,
-        chardevs: Chardevs,
+        (drives, chardevs, netdevs): (BTreeMap<String, DiskOptions>, Chardevs, Netdevs),
         recent: bool,
     ) -> Self {
         Self {
@@ -78,6 +84,8 @@ impl<'a> Console<'a> {
             drives: RefCell::new(drives),
             users: RefCell::default(),
             chardevs,
+            netdevs,
+            net_users: RefCell::default(),
             port_users: RefCell::default(),
             held: Cell::new(0),
             events: RefCell::default(),
@@ -91,6 +99,7 @@ impl<'a> Console<'a> {
         for name in self.machine.take_gone() {
             self.users.borrow_mut().retain(|_, user| *user != name);
             self.port_users.borrow_mut().retain(|_, user| *user != name);
+            self.net_users.borrow_mut().retain(|_, user| *user != name);
             let path = format!("/machine/peripheral/{name}");
             self.event("DEVICE_DELETED", json!({ "device": name, "path": path }));
         }
@@ -242,6 +251,46 @@ impl<'a> Console<'a> {
         Ok(json!({ "actual": self.the_balloon()?.left() }))
     }
 
+    /// Has cards announce themselves: those that are named, or all.
+    fn announce_self(&self, arguments: &Arguments) -> Answer {
+        let number = |name: &str| -> Result<u64, Refusal> {
+            required(name, typed(arguments, name, "an integer", Value::as_u64)?)
+        };
+        let milliseconds = |name: &str| Ok(number(name)?.saturating_mul(1_000_000));
+        let rounds = Rounds {
+            rounds: u32::try_from(number("rounds")?).unwrap_or(u32::MAX),
+            initial_ns: milliseconds("initial")?,
+            step_ns: milliseconds("step")?,
+            max_ns: milliseconds("max")?,
+        };
+        text(arguments, "id")?;
+        let chosen = typed(arguments, "interfaces", "an array", Value::as_array)?;
+        let is_chosen =
+            |name: &str| chosen.is_none_or(|chosen| chosen.iter().any(|one| one == name));
+        let cards = self.machine.nets().into_iter().filter(|(name, _)| is_chosen(name));
+        let cards = cards.map(|(_, card)| Arc::downgrade(&card)).collect();
+        self.machine.announcer().start(cards, rounds);
+        self.machine.run_back_ends();
+        Ok(json!({}))
+    }
+
+    /// Plugs a card's cable in, or out.
+    fn set_link(&self, arguments: &Arguments) -> Answer {
+        let name = required("name", text(arguments, "name")?)?;
+        let up = required("up", typed(arguments, "up", "a boolean", Value::as_bool)?)?;
+        // By the card's name, or that of what it leads to.
+        let user = self.net_users.borrow().get(name).cloned();
+        let wanted = user.as_deref().unwrap_or(name);
+        let cards = self.machine.nets();
+        let card = cards.iter().find(|(name, _)| name == wanted).ok_or_else(|| Refusal {
+            class: Class::DeviceNotFound,
+            reason: format!("Device '{name}' not found"),
+        })?;
+        card.1.set_plugged(up);
+        self.machine.run_back_ends();
+        Ok(json!({}))
+    }
+
     fn blockdev_add(&self, arguments: &Arguments) -> Answer {
         let name = required("node-name", text(arguments, "node-name")?)?.to_owned();
         let options = drive(arguments)?;
@@ -285,15 +334,23 @@ impl<'a> Console<'a> {
     /// # Errors
     /// Why it cannot be had, in a sentence.
     pub fn plug(&self, properties: &Properties, told: bool) -> Result<(), String> {
-        let plug = match qemu::device(properties, &self.drives.borrow(), &self.chardevs)? {
-            Wanted::Device(plug) => plug,
-            Wanted::Port(port) => return self.plug_port(&port, properties.get("chardev")),
-        };
+        let plug =
+            match qemu::device(properties, &self.drives.borrow(), &self.chardevs, &self.netdevs)? {
+                Wanted::Device(plug) => plug,
+                Wanted::Port(port) => return self.plug_port(&port, properties.get("chardev")),
+            };
         let drive = properties.get("drive");
         if let Some(user) = drive.and_then(|drive| self.users.borrow().get(drive).cloned()) {
             return Err(format!("Drive is already in use by {user}"));
         }
+        let netdev = properties.get("netdev");
+        if let Some(user) = netdev.and_then(|netdev| self.net_users.borrow().get(netdev).cloned()) {
+            return Err(format!("netdev is already in use by {user}"));
+        }
         let name = self.machine.plug(&plug, told).map_err(|error| error.to_string())?;
+        if let Some(netdev) = netdev {
+            self.net_users.borrow_mut().insert(netdev.clone(), name.clone());
+        }
         if let Some(drive) = drive {
             self.users.borrow_mut().insert(drive.clone(), name);
         }

@@ -34,7 +34,8 @@ use crate::stream::{Patient, write_all};
 pub fn run(options: &QtestOptions) -> anyhow::Result<ExitCode> {
     let machine = machine(options)?;
     let recent = options.as_qemu.is_some_and(|qemu| qemu.recent);
-    let console = Console::new(&machine, options.drives.clone(), options.chardevs.clone(), recent);
+    let (drives, chardevs) = (options.drives.clone(), options.chardevs.clone());
+    let console = Console::new(&machine, (drives, chardevs, options.netdevs.clone()), recent);
     for device in &options.devices {
         console.plug(device, false).map_err(|reason| anyhow!("-device: {reason}"))?;
     }
@@ -54,6 +55,7 @@ fn machine(options: &QtestOptions) -> anyhow::Result<Machine> {
         rng: options.rng,
         edu: options.edu,
         disks: options.disks.clone(),
+        nets: Vec::new(),
         plugs: options.as_qemu.is_some() || !options.qmp.is_empty(),
         mem_bytes: options.mem_bytes,
         utc_start_ns: options.utc_start_ns,

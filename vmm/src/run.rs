@@ -253,6 +253,7 @@ fn config(
         rng: options.rng,
         edu: options.edu,
         disks: options.disks.clone(),
+        nets: Vec::new(),
         fw_cfg,
         coalesce: options.coalesce,
         mirror: options.mirror,

@@ -50,6 +50,11 @@ impl Lines {
 impl Qemu {
     /// As QEMU's libqtest starts QEMU: by a shell, which connects to two sockets.
     fn start(arguments: &str) -> Self {
+        Self::start_with(arguments, Stdio::null())
+    }
+
+    /// With a descriptor 0.
+    fn start_with(arguments: &str, stdin: Stdio) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::File::create(at("image")).unwrap().set_len(LEN).unwrap();
@@ -61,7 +66,8 @@ impl Qemu {
              {arguments} -accel qtest"
         );
         let mut shell = Command::new("/bin/sh");
-        let child = shell.args(["-c", &command]).current_dir(folder.path()).spawn().unwrap().into();
+        let shell = shell.args(["-c", &command]).current_dir(folder.path()).stdin(stdin);
+        let child = shell.spawn().unwrap().into();
         let (qtest, qmp) = (accept(&qtest), accept(&qmp));
         let mut this = Self { child, folder, qtest, qmp, events: Vec::new() };
         assert_eq!(this.command("endianness"), "OK little");
@@ -426,6 +432,40 @@ fn a_balloon_is_blown_up_and_tells_of_what_is_in_it() {
     assert_eq!(qemu.command("outl 0xae08 0x10"), "OK");
     qemu.event("DEVICE_DELETED");
     assert_eq!(qemu.answer(query)["error"]["class"], "DeviceNotActive");
+}
+
+#[test]
+fn a_card_announces_itself_and_its_cable_is_plugged_out_and_in() {
+    let (theirs, mut wire) = UnixStream::pair().unwrap();
+    wire.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut qemu = Qemu::start_with(
+        "-M pc -m 64 -netdev socket,fd=0,id=hs0 -device virtio-net-pci,id=n0,netdev=hs0,addr=04.0",
+        Stdio::from(std::os::fd::OwnedFd::from(theirs)),
+    );
+    let second = qemu.answer(add(json!({ "driver": "virtio-net-pci", "netdev": "hs0" })));
+    assert_eq!(second["error"]["desc"], "netdev is already in use by n0");
+    let announce = |rounds: u32| {
+        let arguments = json!({ "initial": 20, "max": 100, "rounds": rounds, "step": 10 });
+        json!({ "execute": "announce-self", "arguments": arguments })
+    };
+    qemu.execute(announce(2));
+    let mut packet = [0; 64];
+    wire.read_exact(&mut packet).unwrap();
+    assert_eq!((&packet[..4], &packet[16..18]), (&[0, 0, 0, 60][..], &[0x80, 0x35][..]));
+    assert_eq!(packet[10..16], [0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+    assert_eq!(qemu.command("clock_step 20000000"), "OK 20000000");
+    wire.read_exact(&mut packet).unwrap();
+    let Modern { common, isr, device } = modern(&mut qemu, 4);
+    use_device(&mut qemu, common);
+    assert_eq!(qemu.number(&format!("readw {:#x}", device + 6)) & 0xffff, 1, "there is a link");
+    let set_link = |name: &str, up: bool| json!({ "execute": "set_link", "arguments": { "name": name, "up": up } });
+    for (name, up) in [("hs0", false), ("n0", true)] {
+        qemu.execute(set_link(name, up));
+        assert_eq!(qemu.number(&format!("readb {isr:#x}")) & 2, 2, "the configuration has changed");
+        let status = qemu.number(&format!("readw {:#x}", device + 6)) & 0xffff;
+        assert_eq!(status, u64::from(up));
+    }
+    assert_eq!(qemu.answer(set_link("n1", true))["error"]["class"], "DeviceNotFound");
 }
 
 /// Starts `trapline qtest` with these arguments and what there is to read of what it says.

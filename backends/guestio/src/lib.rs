@@ -7,14 +7,18 @@
 //!                      mapping)
 //! ```
 //!
+//! Besides, descriptors that a user names by their numbers ([`inherited`]).
+//!
 //! The kernel is given addresses of guest RAM, which no borrow can vouch for: that is what this
 //! crate's `unsafe` is about. [`Buffers`] hold the mapping they are in, and a [`Ring`] lets go of a
 //! request's buffers only when the kernel has said that it is done with them.
 
 mod buffers;
+mod inherited;
 mod ring;
 #[cfg(test)]
 mod tests;
 
 pub use buffers::{Buffers, Wait};
+pub use inherited::inherited;
 pub use ring::{Completion, Operation, Ring};

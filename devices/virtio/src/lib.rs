@@ -36,12 +36,16 @@ pub mod features;
 #[path = "../tests/hostile/machine.rs"]
 mod machine;
 pub mod mmio;
+pub mod net;
 pub mod pci;
 mod queue;
 pub mod rng;
 #[cfg(test)]
 mod toy;
 mod transport;
+#[cfg(test)]
+#[path = "../tests/hostile/wire.rs"]
+mod wire;
 
 pub use device::{Activation, DeviceEvents, DeviceType, Link, VirtioDevice};
 pub use queue::{

@@ -110,6 +110,8 @@ pub(crate) struct Options {
     pub(crate) plugs: bool,
     /// The disks.
     pub(crate) disks: Vec<trapline_block::DiskOptions>,
+    /// The network cards.
+    pub(crate) nets: Vec<trapline_net::NetOptions>,
     /// Whether an access that begins a disk's request waits for its end.
     pub(crate) awaits_disks: bool,
     /// Which accesses the source spares us.

@@ -9,13 +9,15 @@ use trapline_backends::{OpenOutlet, Outlet};
 use trapline_block::DiskOptions;
 use trapline_device::{CharBackend, Clock, Device, EventLoop, Line, MsiController, NullBackend};
 use trapline_guestmem::GuestMem;
+use trapline_net::NetOptions;
 use trapline_pci::{Bus, Devfn, Hotplug, Pin};
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::Blk;
 use trapline_virtio::console::{Console, PortSetup};
+use trapline_virtio::net::Net;
 
-use super::virtio::{disk, entropy, open};
+use super::virtio::{disk, entropy, net, open};
 use super::{EntropyFrom, NamedVirtio, PciSlots, Wiring};
 use crate::{Error, VirtioTransport};
 
@@ -37,6 +39,8 @@ pub struct Plug {
 pub enum PlugDevice {
     /// A disk.
     Disk(DiskOptions),
+    /// A network card.
+    Net(NetOptions),
     /// An entropy source whose bytes are the same in every run.
     Rng,
     /// A memory balloon, which is to hold nothing at first. There is one at most.
@@ -100,6 +104,7 @@ struct Plugged {
 enum Handle {
     Disk(Arc<Blk>),
     Balloon(Arc<Balloon>),
+    Net(Arc<Net>),
     /// With the names of its ports, by their numbers.
     Serial(Arc<Console>, BTreeMap<usize, String>),
     Nothing,
@@ -166,6 +171,10 @@ impl Plugs {
             PlugDevice::Disk(options) => {
                 let blk = disk(options, self.awaits_disks, &clock, &*self.event_loop)?;
                 (blk.clone(), Handle::Disk(blk))
+            }
+            PlugDevice::Net(options) => {
+                let net = net(options, &self.event_loop)?;
+                (net.clone(), Handle::Net(net))
             }
             PlugDevice::Balloon => {
                 let balloon = Balloon::new(self.ram.clone(), 0, clock);
@@ -264,6 +273,16 @@ impl Plugs {
             Handle::Disk(disk) => Some(Arc::clone(disk)),
             _ => None,
         }
+    }
+
+    /// The network cards, by their names.
+    pub(crate) fn nets(&self) -> Vec<(String, Arc<Net>)> {
+        let inner = self.inner.lock();
+        let net = |device: &Plugged| match &device.handle {
+            Handle::Net(net) => Some((device.name.clone(), Arc::clone(net))),
+            _ => None,
+        };
+        inner.plugged.values().filter_map(net).collect()
     }
 
     /// The balloon, if one was plugged in.

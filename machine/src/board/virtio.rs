@@ -6,12 +6,14 @@ use std::sync::Arc;
 use trapline_backends::{OpenOutlet, Outlet};
 use trapline_block::{Disk, DiskOptions};
 use trapline_device::{CharBackend, Clock, EventLoop, FdtDevice, FdtNode, Interrupt};
+use trapline_net::NetOptions;
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::{Background, Blk};
 use trapline_virtio::console::{Console, PortSetup};
 use trapline_virtio::mmio::VirtioMmio;
 use trapline_virtio::mmio::regs::WINDOW_LEN;
+use trapline_virtio::net::{Net, NetSetup};
 use trapline_virtio::rng::{Entropy, HostEntropy, Rng};
 
 use super::{Builder, Wiring};
@@ -55,6 +57,8 @@ pub(crate) struct ChosenVirtio {
 pub(crate) struct VirtioHandles {
     /// The disks, in the user's order.
     pub(crate) disks: Vec<Arc<Blk>>,
+    /// The network cards, in the user's order.
+    pub(crate) nets: Vec<Arc<Net>>,
     /// The console device, if there is one.
     pub(crate) console: Option<Arc<Console>>,
     /// The balloon, if there is one.
@@ -67,13 +71,16 @@ pub(crate) struct VirtioHandles {
 pub(crate) type Places = Vec<(String, PathBuf)>;
 
 impl ChosenVirtio {
-    /// The devices the user asked for. The first disk, which Linux calls `vda`, is `disk0`.
+    /// The devices the user asked for. The first disk, which Linux calls `vda`, is `disk0`, and the first
+    /// network card `net0`.
     pub(crate) fn new(wiring: &Wiring) -> Result<Self, Error> {
         let (awaited, clock, event_loop) =
-            (wiring.options.awaits_disks, &wiring.clock, &*wiring.event_loop);
+            (wiring.options.awaits_disks, &wiring.clock, &wiring.event_loop);
         let disks = wiring.options.disks.iter();
-        let disks = disks.map(|options| disk(options, awaited, clock, event_loop));
+        let disks = disks.map(|options| disk(options, awaited, clock, &**event_loop));
         let disks = disks.collect::<Result<Vec<_>, _>>()?;
+        let nets = wiring.options.nets.iter();
+        let nets = nets.map(|options| net(options, event_loop)).collect::<Result<Vec<_>, _>>()?;
         let (console, places) = console(wiring)?;
         let mut devices = Vec::new();
         let mut add = |name: &str, device: Arc<dyn VirtioDevice>| {
@@ -82,6 +89,9 @@ impl ChosenVirtio {
         };
         for (n, disk) in disks.iter().enumerate() {
             add(&format!("disk{n}"), disk.clone());
+        }
+        for (n, net) in nets.iter().enumerate() {
+            add(&format!("net{n}"), net.clone());
         }
         if let Some(from) = wiring.options.rng {
             add("rng", entropy(from, &wiring.clock));
@@ -95,7 +105,7 @@ impl ChosenVirtio {
             balloon
         });
         check_names(&devices, wiring)?;
-        Ok(Self { devices, handles: VirtioHandles { disks, console, balloon, places } })
+        Ok(Self { devices, handles: VirtioHandles { disks, nets, console, balloon, places } })
     }
 
     /// The names of all of them.
@@ -171,6 +181,15 @@ pub(super) fn disk(
 ) -> Result<Arc<Blk>, Error> {
     let background = if awaited { Background::Awaited } else { Background::Loop(event_loop) };
     Blk::new(&Disk::open(options)?, clock, background).map_err(Error::EventLoop)
+}
+
+/// A network card.
+pub(super) fn net(
+    options: &NetOptions,
+    event_loop: &Arc<dyn EventLoop>,
+) -> Result<Arc<Net>, Error> {
+    let NetOptions { mac, mtu, speed, .. } = *options;
+    Ok(Net::new(NetSetup { mac, mtu, speed }, options.open(event_loop)?))
 }
 
 /// An entropy source.

@@ -56,6 +56,7 @@ fn bench() -> Bench {
         console_kind: ConsoleKind::Serial,
         ports: Vec::new(),
         balloon: None,
+        nets: Vec::new(),
         exit_port: false,
         flash: None,
         firmware: None,

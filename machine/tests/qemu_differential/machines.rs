@@ -40,6 +40,7 @@ pub(crate) fn ours() -> Client {
             console_kind: trapline_machine::ConsoleKind::Serial,
             ports: Vec::new(),
             balloon: None,
+            nets: Vec::new(),
             board: BoardKind::X86Pc,
             cpus: 1,
             virtio: trapline_machine::VirtioTransport::Pci.into(),

@@ -50,6 +50,7 @@ impl Victim {
             console_kind: trapline_machine::ConsoleKind::Serial,
             ports: Vec::new(),
             balloon: None,
+            nets: Vec::new(),
             exit_port: board == BoardKind::X86Pc,
             flash: None,
             firmware: None,

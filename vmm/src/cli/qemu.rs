@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{anyhow, bail};
 use trapline_machine::console::PORTS_MAX;
 use trapline_machine::disk::{DiskOptions, Format, OnError, QUEUES_MAX};
+use trapline_machine::net::{Mac, NetMode, NetOptions};
 use trapline_machine::qtest::BoardKind;
 use trapline_machine::{ConsoleKind, Outlet, Plug, PlugDevice, PlugPort, VirtioTransport};
 use trapline_qtest::{Address, Way};
@@ -22,14 +23,18 @@ const PROGRAM: &str = "qemu-system-x86_64";
 /// RAM of QEMU's machines without `-m`.
 const MEM_BYTES: u64 = 128 << 20;
 
+/// The address of QEMU's first card, unless it is told another.
+const CARD_MAC: Mac = Mac([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
+
 /// 2000-01-01, as of `trapline qtest`.
 const UTC_START_NS: u64 = 946_684_800 * 1_000_000_000;
 
 /// The devices that can be named, and what QEMU has each of them be a kind of.
-pub(crate) const DRIVERS: [(&str, &str); 6] = [
+pub(crate) const DRIVERS: [(&str, &str); 7] = [
     ("virtconsole", "virtserialport"),
     ("virtio-balloon-pci", "pci-device"),
     ("virtio-blk-pci", "pci-device"),
+    ("virtio-net-pci", "pci-device"),
     ("virtio-rng-pci", "pci-device"),
     ("virtio-serial-pci", "pci-device"),
     ("virtserialport", "virtio-serial-port"),
@@ -51,6 +56,7 @@ struct Said {
     drives: BTreeMap<String, DiskOptions>,
     devices: Vec<Properties>,
     chardevs: BTreeMap<String, Option<Way>>,
+    netdevs: Netdevs,
     monitors: Vec<String>,
     qmp: Vec<Way>,
     qtest: Option<Way>,
@@ -94,6 +100,7 @@ fn set(said: &mut Said, name: &str, value: &str) -> Result<(), String> {
         "drive" => add_drive(said, value)?,
         "device" => said.devices.push(properties(value, "driver")?),
         "chardev" => add_chardev(said, value)?,
+        "netdev" => add_netdev(said, value)?,
         "mon" => add_monitor(said, value)?,
         "qtest" => said.qtest = Some(socket(value)?),
         "qmp" => said.qmp.push(socket(value)?),
@@ -208,6 +215,31 @@ fn add_chardev(said: &mut Said, value: &str) -> Result<(), String> {
     }
 }
 
+fn add_netdev(said: &mut Said, value: &str) -> Result<(), String> {
+    let mut given = properties(value, "type")?;
+    let id = given.remove("id").ok_or("it needs an id=")?;
+    let mode = match given.remove("type").as_deref() {
+        // A hub that nobody else is on.
+        Some("hubport") => {
+            given.remove("hubid").ok_or("it needs a hubid=")?;
+            NetMode::Nobody
+        }
+        Some("socket") => {
+            let fd: Option<i32> =
+                take_number(&mut given, "fd", 0..=i32::MAX.unsigned_abs().into())?;
+            NetMode::Socket(fd.ok_or("only sockets with an fd= are known here")?)
+        }
+        _ => return Err("only hubport and socket are known here".to_owned()),
+    };
+    if let Some(key) = given.into_keys().next() {
+        return Err(format!("a netdev has no {key} here"));
+    }
+    match said.netdevs.insert(id, mode) {
+        Some(_) => Err("there is a netdev of that name already".to_owned()),
+        None => Ok(()),
+    }
+}
+
 fn add_monitor(said: &mut Said, value: &str) -> Result<(), String> {
     let mut given = properties(value, "chardev")?;
     if given.remove("mode").is_none_or(|mode| mode != "control") {
@@ -270,11 +302,15 @@ pub(crate) enum Wanted {
 /// none can.
 pub(crate) type Chardevs = BTreeMap<String, Result<Option<Outlet>, &'static str>>;
 
+/// What is behind network cards, by names.
+pub(crate) type Netdevs = BTreeMap<String, NetMode>;
+
 /// A device or port, as `-device` and `device_add` have it.
 pub(crate) fn device(
     properties: &Properties,
     drives: &BTreeMap<String, DiskOptions>,
     chardevs: &Chardevs,
+    netdevs: &Netdevs,
 ) -> Result<Wanted, String> {
     let mut given = properties.clone();
     let driver = given.remove("driver").ok_or("Parameter 'driver' is missing")?;
@@ -282,7 +318,7 @@ pub(crate) fn device(
         "virtconsole" | "virtserialport" => {
             Wanted::Port(port(&mut given, driver == "virtconsole", chardevs)?)
         }
-        _ => Wanted::Device(function(&mut given, &driver, drives)?),
+        _ => Wanted::Device(function(&mut given, &driver, drives, netdevs)?),
     };
     match given.into_keys().next() {
         Some(key) => Err(format!("Property '{driver}.{key}' not found")),
@@ -320,6 +356,7 @@ fn function(
     given: &mut Properties,
     driver: &str,
     drives: &BTreeMap<String, DiskOptions>,
+    netdevs: &Netdevs,
 ) -> Result<Plug, String> {
     let device = match driver {
         "virtio-blk-pci" => {
@@ -336,6 +373,7 @@ fn function(
             PlugDevice::Disk(options)
         }
         "virtio-balloon-pci" => PlugDevice::Balloon,
+        "virtio-net-pci" => PlugDevice::Net(card(given, netdevs)?),
         "virtio-rng-pci" => PlugDevice::Rng,
         "virtio-serial-pci" => {
             let places = take_number(given, "max_ports", 1..=PORTS_MAX as u64)?;
@@ -357,6 +395,22 @@ fn function(
         (true, true) => return Err("device cannot work as neither modern nor legacy".to_owned()),
     };
     Ok(Plug { id: given.remove("id"), slot, transport, device })
+}
+
+/// A network card, whose own properties are taken out.
+fn card(given: &mut Properties, netdevs: &Netdevs) -> Result<NetOptions, String> {
+    let mode = match given.remove("netdev") {
+        None => NetMode::Nobody,
+        Some(name) => {
+            netdevs.get(&name).cloned().ok_or(format!("there is no netdev called {name}"))?
+        }
+    };
+    let mac = given.remove("mac").map(|mac| mac.parse::<Mac>());
+    let mac = mac.transpose().map_err(|error| error.to_string())?.unwrap_or(CARD_MAC);
+    // The least that IPv4 has.
+    let mtu = take_number(given, "host_mtu", 68..=u16::MAX.into())?;
+    let speed = take_number(given, "speed", 0..=i32::MAX.unsigned_abs().into())?;
+    Ok(NetOptions { mac, mtu, speed, mode })
 }
 
 /// `SLOT[.FUNCTION]`, hexadecimal, where the function is 0.
@@ -387,7 +441,8 @@ fn ends(chardevs: BTreeMap<String, Option<Way>>, monitors: &[String]) -> Chardev
 
 impl Said {
     fn options(self) -> anyhow::Result<QtestOptions> {
-        let Self { mem, drives, devices, chardevs, monitors, mut qmp, qtest, recent } = self;
+        let Self { mem, drives, devices, chardevs, netdevs, monitors, mut qmp, qtest, recent } =
+            self;
         let way = qtest.ok_or_else(|| anyhow!("-qtest is missing: where is the client?"))?;
         for name in &monitors {
             match chardevs.get(name) {
@@ -398,7 +453,7 @@ impl Said {
         }
         let chardevs = ends(chardevs, &monitors);
         for properties in &devices {
-            device(properties, &drives, &chardevs)
+            device(properties, &drives, &chardevs, &netdevs)
                 .map_err(|reason| anyhow!("-device: {reason}"))?;
         }
         Ok(QtestOptions {
@@ -413,6 +468,7 @@ impl Said {
             disks: Vec::new(),
             drives,
             chardevs,
+            netdevs,
             devices,
             qmp,
             as_qemu: Some(AsQemu { recent }),

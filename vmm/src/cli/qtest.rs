@@ -16,7 +16,7 @@ use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
 use super::options::{balloon, edu};
 use super::ports::ports;
-use super::qemu::{self, Chardevs, Properties};
+use super::qemu::{self, Chardevs, Netdevs, Properties};
 use super::units::{self, BadNumber};
 use super::virtio;
 
@@ -137,6 +137,8 @@ pub struct QtestOptions {
     pub drives: BTreeMap<String, DiskOptions>,
     /// What ports that the user or a monitor's client plugs in can lead to, by name.
     pub chardevs: Chardevs,
+    /// What network cards that the user or a monitor's client plugs in can lead to, by name.
+    pub netdevs: Netdevs,
     /// Devices to be plugged in at the start.
     pub devices: Vec<Properties>,
     /// Where monitors are.
@@ -217,6 +219,7 @@ impl QtestOptions {
             way: way(args)?,
             drives: BTreeMap::new(),
             chardevs: BTreeMap::new(),
+            netdevs: BTreeMap::new(),
             devices: Vec::new(),
             qmp: qmp(args, board)?,
             as_qemu: None,

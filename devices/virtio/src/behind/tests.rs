@@ -3,6 +3,7 @@
 
 use trapline_block::{Disk, DiskOptions, Format};
 use trapline_device::{Clock, Size};
+use trapline_net::Mac;
 use trapline_testkit::virtio::{Part, status};
 use trapline_testkit::{TestClock, TestTerminal};
 
@@ -11,8 +12,10 @@ use crate::balloon::Balloon;
 use crate::blk::{Background, Blk};
 use crate::console::{self, Console, PortSetup};
 use crate::features::{ANY_LAYOUT, OF_QUEUES, RING_RESET, VERSION_1};
+use crate::net::{Net, NetSetup};
 use crate::rng::{Entropy, Rng};
 use crate::toy::{Call, DEPENDENT, FEATURE, SIZES, Toy};
+use crate::wire::Wire;
 
 const BUFFER: u64 = 0x20_0000;
 
@@ -367,5 +370,46 @@ fn a_disk_is_written_flushed_read_named_and_resized() {
         );
         assert_eq!(driver.transport.config_read(0, Size::Qword), 256);
         assert_eq!(ask(0, 128, &[Part::Write(back, 512)]), 0);
+    }
+}
+
+#[test]
+fn frames_go_both_ways_a_command_is_answered_and_a_link_goes() {
+    for registers in Registers::ALL {
+        let (wire, mac) = (Wire::able(1), Mac([2, 0, 0, 0, 0, 7]));
+        let net = Net::new(NetSetup { mac, mtu: None, speed: Some(1000) }, wire.clone());
+        let machine = Behind::new(registers, net.clone());
+        let driver = machine.driver();
+        let mut rings = [0, 1, 2].map(|queue| machine.ring(&driver, queue));
+        assert_eq!(driver.transport.config_read(0, Size::Dword) & 0xffff_ffff, 2, "{registers:?}");
+        driver.start(u64::MAX, &rings.each_ref());
+        machine.settle();
+        rings.iter_mut().for_each(|ring| ring.set_used_event(0));
+        driver.transport.take_interrupts();
+        machine.mem.write(BUFFER, &[0; 12]).unwrap();
+        machine.mem.write(BUFFER + 12, b"out").unwrap();
+        let head = rings[1].add(&[Part::Read(BUFFER, 15)]);
+        driver.transport.notify(1);
+        machine.settle();
+        assert_eq!(rings[1].take_used(), Some((head.into(), 0)), "{registers:?}");
+        assert_eq!(wire.take_sent()[0].2, b"out");
+        assert_eq!(driver.transport.take_interrupts(), 1);
+        let head = rings[0].add(&[Part::Write(BUFFER, 64)]);
+        driver.transport.notify(0);
+        machine.settle();
+        wire.comes(b"in, from the wire");
+        assert_eq!(rings[0].take_used(), Some((head.into(), 29)), "{registers:?}");
+        assert_eq!((machine.line.level(), driver.transport.take_interrupts()), (true, 1));
+        assert_eq!(machine.bytes(BUFFER + 12, 17), *b"in, from the wire");
+        machine.mem.write(BUFFER, &[0, 0, 0, 0xee]).unwrap();
+        rings[2].add(&[Part::Read(BUFFER, 3), Part::Write(BUFFER + 3, 1)]);
+        driver.transport.notify(2);
+        machine.settle();
+        assert_eq!((rings[2].used_index(), machine.bytes(BUFFER + 3, 1)), (1, vec![0]));
+        driver.transport.take_interrupts();
+        net.set_plugged(false);
+        let told = (true, changed_status(registers));
+        assert_eq!((machine.line.level(), driver.transport.take_interrupts()), told);
+        assert_eq!(driver.transport.config_read(6, Size::Word) & 0xffff, 0);
     }
 }

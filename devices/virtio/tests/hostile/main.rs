@@ -11,6 +11,7 @@ mod registers;
 mod rings;
 mod storm;
 mod victims;
+mod wire;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::test_runner::{Config, TestRunner};

@@ -31,7 +31,7 @@ fn act(scene: &mut Scene, features: u64, action: [u8; 8]) {
     let queues = scene.rings.len();
     let queue = usize::from(queue) % queues;
     let number = u16::try_from(queue).unwrap_or(0);
-    match what % 13 {
+    match what % 14 {
         // Descriptors are the larger part of what there is to do wrong.
         0..3 => {
             let ring = &scene.rings[queue];
@@ -70,6 +70,7 @@ fn act(scene: &mut Scene, features: u64, action: [u8; 8]) {
             let _ = transport.config_read(u64::from(place % 64), Size::Dword);
         }
         8 => scene.clock.step_ns(u64::from(value) << 22),
+        13 => scene.frame_comes(),
         11 => scene.add_port(usize::from(place) % PLACES),
         12 => scene.remove_port(usize::from(place) % PLACES),
         9 if value & 7 == 0 => scene.start(features),

@@ -5,15 +5,19 @@ use std::sync::Arc;
 
 use trapline_block::{Disk, DiskOptions};
 use trapline_device::Clock;
+use trapline_net::Mac;
 use trapline_testkit::virtio::{Driver, Part, Ring, Transport};
 use trapline_testkit::{TestClock, TestTerminal};
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::{Background, Blk};
 use trapline_virtio::console::{Console, PortSetup};
+use trapline_virtio::net::regs::{F_CTRL_RX, F_CTRL_VQ, F_GUEST_CSUM, F_MRG_RXBUF};
+use trapline_virtio::net::{Net, NetSetup};
 use trapline_virtio::rng::{Entropy, Rng};
 
 use crate::machine::{Machine, Place, Registers};
+use crate::wire::Wire;
 
 /// Bytes of RAM, from address 0 on.
 pub(crate) const RAM: u64 = 0x100_0000;
@@ -58,11 +62,13 @@ pub(crate) enum Kind {
     /// A console whose ports go and come while its driver does what it does.
     Ports,
     Balloon,
+    /// A card to which frames come while its driver does what it does.
+    Net,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Blk, Self::Rng, Self::Console, Self::Ports, Self::Balloon];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Blk, Self::Rng, Self::Console, Self::Ports, Self::Balloon, Self::Net];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -71,6 +77,7 @@ impl Kind {
             Self::Console => "console",
             Self::Ports => "ports",
             Self::Balloon => "balloon",
+            Self::Net => "net",
         }
     }
 
@@ -82,6 +89,7 @@ impl Kind {
             // The last is that of a place without a port.
             Self::Ports => &[2, 3, 5, 7],
             Self::Balloon => &[0, 1, 2, 3, 4],
+            Self::Net => &[0, 1, 2],
         }
     }
 
@@ -91,6 +99,15 @@ impl Kind {
             Self::Blk | Self::Rng => false,
             Self::Console | Self::Ports => matches!(queue, 0 | 2),
             Self::Balloon => queue == 2,
+            Self::Net => queue == 0,
+        }
+    }
+
+    /// Features that others of the kind need.
+    fn needed(self) -> u64 {
+        match self {
+            Self::Net => F_CTRL_VQ | F_CTRL_RX | F_GUEST_CSUM | F_MRG_RXBUF,
+            _ => 0,
         }
     }
 }
@@ -104,6 +121,8 @@ pub(crate) struct Scene {
     /// Whether what was done may have written to the disk.
     pub(crate) disk_may_change: bool,
     terminal: TestTerminal,
+    /// What the card is on.
+    wire: Arc<Wire>,
     /// The device whose ports go and come.
     ports: Option<Arc<Console>>,
     _image: Option<tempfile::NamedTempFile>,
@@ -114,6 +133,7 @@ impl Scene {
     pub(crate) fn idle(registers: Registers, kind: Kind) -> Self {
         let terminal = TestTerminal::default();
         let (mut image, mut ports) = (None, None);
+        let wire = Wire::able(1);
         let (machine, clock) = (Machine::new(registers, RAM), TestClock::default());
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let device: Arc<dyn VirtioDevice> = match kind {
@@ -134,13 +154,26 @@ impl Scene {
                 console
             }
             Kind::Balloon => Balloon::new(machine.mem.clone(), 0x1000, shared),
+            Kind::Net => {
+                let mac = Mac([2, 0, 0, 0, 0, 1]);
+                Net::new(NetSetup { mac, mtu: None, speed: None }, wire.clone())
+            }
         };
         machine.plug(VICTIM, "victim", device);
         let bystander = Rng::new(Constant, Arc::new(clock.clone()));
         machine.plug(BYSTANDER, "bystander", bystander);
         let (rings, disk_may_change) = (Vec::new(), false);
-        let scene =
-            Self { machine, clock, kind, rings, disk_may_change, terminal, ports, _image: image };
+        let scene = Self {
+            machine,
+            clock,
+            kind,
+            rings,
+            disk_may_change,
+            terminal,
+            wire,
+            ports,
+            _image: image,
+        };
         PORTS.for_each(|number| scene.add_port(number));
         scene
     }
@@ -177,7 +210,7 @@ impl Scene {
         let places = (0..).map(|n| RINGS + n * RING_LEN);
         let ring = |(at, size)| Ring::new(self.machine.mem.clone(), at, size);
         self.rings = places.zip(sizes).map(ring).collect();
-        driver.start(wanted, &self.rings.iter().collect::<Vec<_>>());
+        driver.start(wanted | self.kind.needed(), &self.rings.iter().collect::<Vec<_>>());
         self.machine.bench.settle();
     }
 
@@ -196,14 +229,22 @@ impl Scene {
     }
 
     /// Notifies the victim, and lets it work until it has nothing to do. Ports go and come before it
-    /// has begun.
+    /// has begun, and a frame.
     pub(crate) fn notify(&self, queue: u16) {
         self.machine.transport(VICTIM).notify(queue);
+        self.frame_comes();
         for number in PORTS {
             self.remove_port(number);
             self.add_port(number);
         }
         self.machine.bench.settle();
+    }
+
+    /// A frame comes for the card, if the victim is one and has room.
+    pub(crate) fn frame_comes(&self) {
+        if self.kind == Kind::Net && self.wire.waiting() < 4 {
+            self.wire.comes(&[0xff; 100]);
+        }
     }
 
     pub(crate) fn status(&self) -> u8 {
@@ -266,7 +307,25 @@ impl Scene {
                 assert_eq!(self.request(0, &[Part::Read(SANE, 4)]), Some(0));
                 assert_eq!(self.bytes(RAM - 4096, 1), [0]);
             }
+            Kind::Net => self.exchange(),
         }
+    }
+
+    /// A frame each way, and a command.
+    fn exchange(&mut self) {
+        let mem = self.machine.mem.clone();
+        self.wire.clear();
+        // Without version 1.0 a header can be shorter, but this driver merges buffers.
+        mem.write(SANE + 12, b"out").unwrap();
+        assert_eq!(self.request(1, &[Part::Read(SANE, 15)]), Some(0));
+        let sent = self.wire.take_sent();
+        assert_eq!(sent.into_iter().map(|(_, _, frame)| frame).collect::<Vec<_>>(), [b"out"]);
+        mem.write(SANE, &[0, 0, 1]).unwrap();
+        assert_eq!(self.request(2, &[Part::Read(SANE, 3), Part::Write(SANE + 3, 1)]), Some(1));
+        assert_eq!(self.bytes(SANE + 3, 1), [0]);
+        self.wire.clear();
+        assert_eq!(self.request(0, &[Part::Write(SANE, 0x100)]), Some(112));
+        assert_eq!(self.bytes(SANE + 12, 100), [0xff; 100]);
     }
 
     /// Makes a request; how much was written.

@@ -64,6 +64,7 @@ fn tree_with(
             console_kind: crate::ConsoleKind::Serial,
             ports: Vec::new(),
             balloon: None,
+            nets: Vec::new(),
             firmware_log: None,
             exit_port: false,
             testdev: false,

@@ -30,7 +30,7 @@ fn the_command_line_of_qos_test_is_understood() {
     assert_eq!(options.drives["drive0"].path, Path::new("/tmp/a,b"));
     assert_eq!(options.drives["drive0"].format, Some(Format::Raw));
     assert_eq!(options.drives["drive1"].format, Some(Format::Null));
-    let wanted = device(&options.devices[0], &options.drives, &options.chardevs);
+    let wanted = device(&options.devices[0], &options.drives, &options.chardevs, &options.netdevs);
     let Wanted::Device(plug) = wanted.unwrap() else { panic!("a port") };
     assert_eq!((plug.id.as_deref(), plug.slot), (Some("drv0"), Some(4)));
     assert!(matches!(plug.device, PlugDevice::Disk(disk) if disk == options.drives["drive0"]));
@@ -48,7 +48,12 @@ fn a_command_line_of_later_versions_has_answers_of_their_kind() {
 fn devices_and_their_properties() {
     let drives = BTreeMap::from([("d".to_owned(), DiskOptions::new("/i"))]);
     let plug = |text: &str| {
-        let wanted = device(&properties(text, "driver").unwrap(), &drives, &Chardevs::new())?;
+        let wanted = device(
+            &properties(text, "driver").unwrap(),
+            &drives,
+            &Chardevs::new(),
+            &Netdevs::new(),
+        )?;
         let Wanted::Device(plug) = wanted else { panic!("{text}: a port") };
         Ok::<_, String>(plug)
     };
@@ -94,6 +99,55 @@ fn devices_and_their_properties() {
 }
 
 #[test]
+fn network_cards_and_what_they_lead_to() {
+    let options = options("-netdev socket,fd=7,id=hs0 -netdev hubport,hubid=0,id=hub").unwrap();
+    let card = |text: &str| {
+        let given = properties(text, "driver").unwrap();
+        match device(&given, &options.drives, &options.chardevs, &options.netdevs)? {
+            Wanted::Device(Plug { device: PlugDevice::Net(card), .. }) => Ok(card),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    let plain = NetOptions { mac: CARD_MAC, mtu: None, speed: None, mode: NetMode::Nobody };
+    assert_eq!(card("virtio-net-pci"), Ok(plain.clone()));
+    assert_eq!(card("virtio-net-pci,netdev=hub"), Ok(plain));
+    let all = NetOptions {
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        mtu: Some(9000),
+        speed: Some(1000),
+        mode: NetMode::Socket(7),
+    };
+    let text = "virtio-net-pci,netdev=hs0,mac=02:00:00:00:00:01,host_mtu=9000,speed=1000,addr=04.0";
+    assert_eq!(card(text), Ok(all));
+    for (text, said) in [
+        ("virtio-net-pci,netdev=x", "there is no netdev called x"),
+        (
+            "virtio-net-pci,mac=ff:ff:ff:ff:ff:ff",
+            "no address of a network card: write six octets as in 02:15:15:15:15:15",
+        ),
+        ("virtio-net-pci,host_mtu=67", "host_mtu 67: not a number from 68 to 65535"),
+        ("virtio-net-pci,mq=on", "Property 'virtio-net-pci.mq' not found"),
+    ] {
+        assert_eq!(card(text).unwrap_err(), said);
+    }
+    for (own, said) in [
+        ("user,id=n", "only hubport and socket are known here"),
+        ("socket,id=n", "only sockets with an fd= are known here"),
+        ("socket,id=n,fd=-1", "fd -1: not a number from 0 to 2147483647"),
+        ("hubport,id=n", "it needs a hubid="),
+        ("hubport,hubid=0", "it needs an id="),
+        ("socket,id=n,fd=3,mcast=x", "a netdev has no mcast here"),
+        (
+            "hubport,hubid=0,id=n -netdev hubport,hubid=0,id=n",
+            "there is a netdev of that name already",
+        ),
+    ] {
+        let refused = refusal(&format!("-netdev {own}"));
+        assert!(refused.ends_with(said), "{own}: {refused}");
+    }
+}
+
+#[test]
 fn ports_and_what_they_lead_to() {
     let options = options(
         "-device virtio-serial-pci,id=v -device virtconsole,bus=v.0,chardev=null0 \
@@ -103,7 +157,7 @@ fn ports_and_what_they_lead_to() {
     .unwrap();
     let port = |text: &str| {
         let given = properties(text, "driver").unwrap();
-        match device(&given, &BTreeMap::new(), &options.chardevs)? {
+        match device(&given, &BTreeMap::new(), &options.chardevs, &options.netdevs)? {
             Wanted::Port(port) => Ok(port),
             Wanted::Device(device) => Err(format!("{device:?}")),
         }
