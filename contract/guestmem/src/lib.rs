@@ -134,6 +134,25 @@ impl GuestMem {
         Ok(Self { inner, keepers: Arc::default() })
     }
 
+    /// `len` bytes of a device's registers from address 0, which its file shares from `offset` on
+    /// (VFIO's regions): for a guest that drives the device itself. Both are multiples of the host's
+    /// page. Registers of 1, 2, 4 and 8 bytes are reached by one access each, through a [`Piece`].
+    ///
+    /// # Errors
+    /// [`Error::Map`] when the length is none that can be mapped, or the host refuses.
+    pub fn of_device(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<Self, Error> {
+        let refused = |reason: String| Error::Map { bytes: len, reason };
+        let page = rustix::param::page_size() as u64;
+        if len == 0 || !len.is_multiple_of(page) || !offset.is_multiple_of(page) {
+            return Err(refused("a device's registers come in whole pages".to_owned()));
+        }
+        let region = Region::of_device(fd, offset, len);
+        let region = region.map_err(|reason| refused(reason.to_string()))?;
+        let inner = GuestRegionCollection::from_regions(vec![region]);
+        let inner = Arc::new(inner.map_err(|error| refused(error.to_string()))?);
+        Ok(Self { inner, keepers: Arc::default() })
+    }
+
     /// Copies from guest RAM.
     ///
     /// # Errors

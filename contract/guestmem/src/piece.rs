@@ -26,6 +26,11 @@ impl Piece {
         self.region
     }
 
+    /// Whether it is no memory but a device's registers ([`GuestMem::of_device`]).
+    pub fn is_device(&self) -> bool {
+        self.mem.find(self.region.guest_addr).is_some_and(|(region, _)| region.is_device())
+    }
+
     /// Keeps the guest's RAM from going back to the host ([`GuestMem::keep`]).
     pub fn keep(&self) -> crate::Keep {
         self.mem.keep()

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
@@ -31,6 +32,8 @@ pub struct Region {
     /// Whether its pages are not to go back to the host: they are set aside for it alone, or would
     /// not be zeroes afterwards.
     reserved: bool,
+    /// Whether it is no memory but a device's registers.
+    device: bool,
     _reservation: Reservation,
 }
 
@@ -56,7 +59,13 @@ impl Region {
             _ => refused(reason.to_string()),
         })?;
         let reserved = matches!(options.backing, Backing::Hugetlbfs(_));
-        Ok(Self { start: GuestAddress(addr), ram, reserved, _reservation: reservation })
+        Ok(Self {
+            start: GuestAddress(addr),
+            ram,
+            reserved,
+            device: false,
+            _reservation: reservation,
+        })
     }
 
     /// `len` bytes, whole pages, that are the bytes of `unit` again and again: all of it is mapped to
@@ -64,7 +73,21 @@ impl Region {
     pub(crate) fn repeated(len: u64, unit: &File, unit_len: usize) -> io::Result<Self> {
         let reservation = Reservation::new(0, len, None)?;
         let (ram, reservation) = reservation.map_repeatedly(unit, unit_len)?;
-        Ok(Self { start: GuestAddress(0), ram, reserved: true, _reservation: reservation })
+        let start = GuestAddress(0);
+        Ok(Self { start, ram, reserved: true, device: false, _reservation: reservation })
+    }
+
+    /// `len` bytes, whole pages, of a device that shares them by its file: its registers, for a guest
+    /// that drives the device itself.
+    pub(crate) fn of_device(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<Self> {
+        let reservation = Reservation::new(0, len, None)?;
+        let (ram, reservation) = reservation.map_device(fd, offset)?;
+        let start = GuestAddress(0);
+        Ok(Self { start, ram, reserved: true, device: true, _reservation: reservation })
+    }
+
+    pub(crate) fn is_device(&self) -> bool {
+        self.device
     }
 
     pub(crate) fn host_addr(&self) -> u64 {
@@ -227,6 +250,22 @@ impl Reservation {
             // SAFETY: all of the range is in our reservation, where nothing else is.
             unsafe { mmap(place, len, prot, flags, unit, 0)? };
         }
+        self.into_region(None)
+    }
+
+    /// Puts a device's pages at its place. They are no memory: the kernel would fault on advice about
+    /// them, and nobody else is to map them by our file.
+    #[expect(unsafe_code, reason = "mmap")]
+    fn map_device(
+        self,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+    ) -> io::Result<(MmapRegion<WrittenPages>, Self)> {
+        let place = std::ptr::with_exposed_provenance_mut(self.ram);
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: all of the range is in our reservation, where nothing else is.
+        unsafe { mmap(place, self.ram_len, prot, flags, fd, offset)? };
         self.into_region(None)
     }
 

@@ -377,3 +377,30 @@ fn all_ones_come_in_whole_pages() {
         assert!(matches!(GuestMem::all_ones(len), Err(Error::Map { .. })), "{len:#x}");
     }
 }
+
+#[test]
+fn a_devices_registers_are_its_files_pages_and_nobody_elses_to_map() {
+    let page = rustix::param::page_size() as u64;
+    // A memfd stands for the device.
+    let file =
+        File::from(rustix::fs::memfd_create("device", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    file.set_len(4 * page).unwrap();
+    let mem = GuestMem::of_device(file.as_fd(), page, 2 * page).unwrap();
+    let piece = &mem.pieces()[0];
+    assert!(piece.is_device() && piece.file().is_none());
+    assert!(!GuestMem::new(&[(0, page)]).unwrap().pieces()[0].is_device());
+    assert_eq!((piece.len(), mem.regions()[0].guest_addr), (2 * page, 0));
+    piece.write(page + 4, &[1, 2, 3, 4]);
+    let mut there = [0; 4];
+    file.read_exact_at(&mut there, 2 * page + 4).unwrap();
+    assert_eq!(there, [1, 2, 3, 4]);
+    file.write_all_at(&[9, 8], page).unwrap();
+    let mut back = [0; 2];
+    piece.read(0, &mut back);
+    assert_eq!(back, [9, 8]);
+    assert_eq!(mem.give_back(0, 2 * page).unwrap(), 0, "registers stay");
+    for (offset, len) in [(0, 0), (0, page + 1), (1, page), (0, u64::MAX - (page - 1))] {
+        let refused = GuestMem::of_device(file.as_fd(), offset, len);
+        assert!(matches!(refused, Err(Error::Map { .. })), "{offset:#x} {len:#x}");
+    }
+}
