@@ -14,8 +14,8 @@ use trapline_testkit::{CX, TestClock, event_loop};
 use crate::regs;
 use crate::tests::{Log, windows};
 use crate::{
-    Bar, Bus, Devfn, Edu, Function, FunctionBuilder, HostBridge, Identity, MsixLayout, PciDevice,
-    Piix, ROM_BAR, Slot,
+    Bar, Bus, CapabilityId, Devfn, Edu, Function, FunctionBuilder, HostBridge, Identity,
+    MsixLayout, PciDevice, Piix, ROM_BAR, Slot,
 };
 
 /// A device whose registers have names, if it is told to have any, and which says its BAR.
@@ -425,4 +425,78 @@ fn in_d3hot_the_pin_rests_whatever_the_device_does() {
     pin.set_level(false);
     pin.set_level(true);
     assert_eq!(levels(), []);
+}
+
+/// A device that remembers what it was told of the table.
+#[derive(Default)]
+struct Listening(Mutex<Vec<usize>>);
+
+impl PciDevice for Listening {
+    fn vectors_used(&self, count: usize) {
+        self.0.lock().push(count);
+    }
+}
+
+forgetful!(Listening);
+
+#[test]
+fn capabilities_are_where_the_builder_was_told() {
+    let log = Arc::<Log>::default();
+    let (function, device) = log.slot(3, |slot| {
+        let bar = Bar::Mem32 { len: 0x1000, prefetchable: false };
+        let device = Arc::new(Listening::default());
+        let builder = FunctionBuilder::extended(slot, &Identity::default()).bar(0, bar);
+        let builder = builder.power_management_at(0xc8).function_level_reset_at(0x98);
+        let mut builder = builder.msi_at(0xd0, false).msix_at(0xa0, MsixLayout::in_bar(0, 3));
+        let at = builder.config().add_capability_at(0x40, CapabilityId::EXPRESS, &[0; 0x3a]);
+        (builder.reset_by_express(at).build(device.clone()), device)
+    });
+    let byte = |at| function.config_read(at, Size::Byte) & 0xff;
+    assert_eq!([0xc8, 0x98, 0xd0, 0xa0, 0x40].map(byte), [0x01, 0x13, 0x05, 0x11, 0x10]);
+    assert_eq!(function.config_read(0x100, Size::Dword), 0, "4,096 bytes, and nothing in them");
+    // A message of 32 bits of address has its data right behind it.
+    function.config_write(0x04, Size::Word, 4);
+    function.config_write(0xd4, Size::Dword, 0xfee0_1003);
+    function.config_write(0xd8, Size::Dword, 0xffff_4321);
+    function.config_write(0xd2, Size::Word, 1);
+    assert_eq!(function.config_read(0xd0, Size::Dword) >> 16, 1, "no 64 bits");
+    assert_eq!(function.config_read(0xd8, Size::Dword), 0x4321);
+    assert!(device.0.lock().is_empty(), "MSI has no table");
+    // A reset begun by either register leaves nothing of that.
+    for (at, bit) in [(0x48, 0x8000), (0x9c, 1)] {
+        function.config_write(0xd4, Size::Dword, 0xfee0_0000);
+        function.config_write(at, Size::Word, bit);
+        assert_eq!(function.config_read(0xd4, Size::Dword), 0, "{at:#x}");
+    }
+}
+
+#[test]
+fn the_device_hears_when_the_table_lets_vectors_through() {
+    let log = Arc::<Log>::default();
+    let (function, device) = log.slot(3, |slot| {
+        let bar = Bar::Mem32 { len: 0x1000, prefetchable: false };
+        let device = Arc::new(Listening::default());
+        let builder = FunctionBuilder::new(slot, &Identity::default()).bar(0, bar);
+        (builder.msix_at(0x40, MsixLayout::in_bar(0, 3)).build(device.clone()), device)
+    });
+    let regions = &function.bars()[0];
+    let table = |entry: u64, word: u64, value: u64| {
+        regions[0].1.handler.write(&CX, 16 * entry + 4 * word, Size::Dword, value);
+    };
+    let heard = || std::mem::take(&mut *device.0.lock());
+    table(0, 0, 0xfee0_0000);
+    table(0, 3, 0);
+    function.config_write(0x04, Size::Word, 4);
+    function.config_write(0x42, Size::Word, 0xc000);
+    assert_eq!(heard(), [0; 0], "the function is masked");
+    function.config_write(0x42, Size::Word, 0x8000);
+    assert_eq!(heard(), [1]);
+    table(2, 0, 0xfee0_0000);
+    assert_eq!(heard(), [0; 0], "masked, so far");
+    table(2, 3, 0);
+    assert_eq!(heard(), [3]);
+    table(2, 3, 1);
+    table(2, 3, 0);
+    table(2, 2, 7);
+    assert_eq!(heard(), [3], "each time that one comes to be unmasked");
 }

@@ -61,4 +61,11 @@ pub trait PciDevice: Device + SaveState {
     fn config_register(&self, _offset: u16) -> Option<&'static str> {
         None
     }
+
+    /// The MSI-X table lets messages through, of vectors below `count` at most: called when the
+    /// function's mask or a vector's own has just gone, before anything is sent. `count` grows with
+    /// the vectors that have a message. For a device whose interrupts are made elsewhere, and cost
+    /// something there from when they are wanted. Called with locks of the bus held, as by
+    /// [`PciDevice::config_write`].
+    fn vectors_used(&self, _count: usize) {}
 }

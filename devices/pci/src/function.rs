@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
@@ -14,9 +14,9 @@ use crate::bar_regions::BarRegions;
 use crate::bus::Devfn;
 use crate::config::{Bar, BarWindow, ConfigSpace, DECODERS, Identity, ROM_BAR};
 use crate::device::PciDevice;
-use crate::ecam::PAGE_LEN;
 use crate::interrupts::Interrupts;
-use crate::msi::MsiCapability;
+use crate::mirror::ConfigPage;
+use crate::msi::{MsiCapability, MsiLayout};
 use crate::msix::{MsixLayout, MsixState, MsixV1, PendingWindow, TableWindow};
 use crate::regs::{HEADER, STATUS, STATUS_INTERRUPT};
 use crate::reset::Resets;
@@ -46,8 +46,10 @@ pub struct FunctionBuilder<'a> {
     slot: Slot<'a>,
     config: ConfigSpace,
     interrupts: Option<Interrupts>,
-    msi: bool,
+    msi: Option<MsiLayout>,
     msix: Option<MsixLayout>,
+    /// Where the MSI-X capability goes, if that is said.
+    msix_at: Option<u16>,
     resets: Resets,
     handlers: Vec<(usize, Arc<dyn Handler>)>,
     windows: Vec<(usize, Window)>,
@@ -68,13 +70,19 @@ impl<'a> FunctionBuilder<'a> {
         builder
     }
 
+    /// A function with 4,096 bytes of configuration space, and nothing but a header in them.
+    pub fn extended(slot: Slot<'a>, identity: &Identity) -> Self {
+        Self::with(slot, ConfigSpace::extended(identity))
+    }
+
     fn with(slot: Slot<'a>, config: ConfigSpace) -> Self {
         Self {
             slot,
             config,
             interrupts: None,
-            msi: false,
+            msi: None,
             msix: None,
+            msix_at: None,
             resets: Resets::default(),
             handlers: Vec::new(),
             windows: Vec::new(),
@@ -138,7 +146,15 @@ impl<'a> FunctionBuilder<'a> {
     /// Adds the MSI capability, with one message.
     #[must_use]
     pub fn msi(mut self) -> Self {
-        self.msi = true;
+        self.msi = Some(MsiLayout::default());
+        self
+    }
+
+    /// [`FunctionBuilder::msi`], with the capability at `offset`, and with an address of 64 bits or of
+    /// 32.
+    #[must_use]
+    pub fn msi_at(mut self, offset: u16, wide: bool) -> Self {
+        self.msi = Some(MsiLayout { offset: Some(offset), narrow: !wide });
         self
     }
 
@@ -149,17 +165,46 @@ impl<'a> FunctionBuilder<'a> {
         self
     }
 
+    /// [`FunctionBuilder::msix`], with the capability at `offset`.
+    #[must_use]
+    pub fn msix_at(mut self, offset: u16, layout: MsixLayout) -> Self {
+        self.msix_at = Some(offset);
+        self.msix(layout)
+    }
+
     /// Adds power management: D0 and D3hot, which is left through a reset.
     #[must_use]
     pub fn power_management(mut self) -> Self {
-        self.resets.add_power_management(&mut self.config);
+        self.resets.add_power_management(&mut self.config, None);
+        self
+    }
+
+    /// [`FunctionBuilder::power_management`], with the capability at `offset`.
+    #[must_use]
+    pub fn power_management_at(mut self, offset: u16) -> Self {
+        self.resets.add_power_management(&mut self.config, Some(offset));
+        self
+    }
+
+    /// Has a write to the PCI Express capability that was added at `offset`
+    /// ([`ConfigSpace::add_capability_at`]) and tells of function-level reset begin one.
+    #[must_use]
+    pub fn reset_by_express(mut self, offset: u16) -> Self {
+        self.resets.reset_by_express(offset, &mut self.config);
         self
     }
 
     /// Adds function-level reset to a conventional function.
     #[must_use]
     pub fn function_level_reset(mut self) -> Self {
-        self.resets.add_advanced_features(&mut self.config);
+        self.resets.add_advanced_features(&mut self.config, None);
+        self
+    }
+
+    /// [`FunctionBuilder::function_level_reset`], with the capability at `offset`.
+    #[must_use]
+    pub fn function_level_reset_at(mut self, offset: u16) -> Self {
+        self.resets.add_advanced_features(&mut self.config, Some(offset));
         self
     }
 
@@ -188,12 +233,12 @@ impl<'a> FunctionBuilder<'a> {
     }
 
     fn interrupts(&mut self) -> &mut Interrupts {
-        let Self { slot, config, interrupts, msi, msix, .. } = self;
+        let Self { slot, config, interrupts, msi, msix, msix_at, .. } = self;
         interrupts.get_or_insert_with(|| {
-            let vectors = msix.map_or(u16::from(*msi), |layout| layout.vectors);
+            let vectors = msix.map_or(u16::from(msi.is_some()), |layout| layout.vectors);
             let mut interrupts = Interrupts::new(slot, vectors);
-            interrupts.msi = msi.then(|| MsiCapability::add(config));
-            interrupts.msix = msix.map(|layout| layout.add(config));
+            interrupts.msi = msi.map(|layout| MsiCapability::add(layout, config));
+            interrupts.msix = msix.map(|layout| layout.add(*msix_at, config));
             interrupts
         })
     }
@@ -219,6 +264,8 @@ impl<'a> FunctionBuilder<'a> {
             let whole = Pieces { name: slot.name, bar: index, decodes: bar, handler, windows };
             *pieces = whole.cut(msix.as_ref(), &interrupts);
         }
+        let user: Weak<dyn PciDevice> = Arc::downgrade(&device);
+        interrupts.vectors.set_user(user);
         let function = Function {
             name: slot.name.into(),
             device,
@@ -344,35 +391,6 @@ pub struct Function {
     page: Arc<ConfigPage>,
 }
 
-/// A function's page in a mirror of configuration space, while it is plugged in. Its lock comes after
-/// all others of the function.
-#[derive(Default)]
-struct ConfigPage(Mutex<Option<(Arc<Mirror>, u64)>>);
-
-impl ConfigPage {
-    fn vouch(&self, bytes: &[u8]) {
-        if let Some((mirror, offset)) = &*self.0.lock() {
-            mirror.vouch(*offset, PAGE_LEN, bytes);
-        }
-    }
-
-    fn withdraw(&self) {
-        if let Some((mirror, offset)) = &*self.0.lock() {
-            mirror.withdraw(*offset);
-        }
-    }
-
-    fn read(&self, offset: u16) {
-        if let Some((mirror, start)) = &*self.0.lock() {
-            mirror.read(start + u64::from(offset));
-        }
-    }
-
-    fn is_there(&self) -> bool {
-        self.0.lock().is_some()
-    }
-}
-
 impl Function {
     /// Its name.
     pub fn name(&self) -> &str {
@@ -417,7 +435,7 @@ impl Function {
     /// difference.
     pub(crate) fn show(&self, mirror: &Arc<Mirror>, offset: u64) {
         let config = self.config.lock();
-        *self.page.0.lock() = Some((Arc::clone(mirror), offset));
+        self.page.show(mirror, offset);
         let page = Arc::downgrade(&self.page);
         let withdraw = move || {
             if let Some(page) = page.upgrade() {
@@ -431,9 +449,7 @@ impl Function {
 
     /// Ends that.
     pub(crate) fn conceal(&self) {
-        if let Some((mirror, offset)) = self.page.0.lock().take() {
-            mirror.forget(offset);
-        }
+        self.page.conceal();
     }
 
     /// Says what configuration space reads as now, if reading it changes nothing. Before the pin

@@ -54,6 +54,45 @@ impl ConfigMirror {
     }
 }
 
+/// A function's page in a mirror of configuration space, while it is plugged in. Its lock comes after
+/// all others of the function.
+#[derive(Default)]
+pub(crate) struct ConfigPage(Mutex<Option<(Arc<Mirror>, u64)>>);
+
+impl ConfigPage {
+    pub(crate) fn show(&self, mirror: &Arc<Mirror>, offset: u64) {
+        *self.0.lock() = Some((Arc::clone(mirror), offset));
+    }
+
+    pub(crate) fn conceal(&self) {
+        if let Some((mirror, offset)) = self.0.lock().take() {
+            mirror.forget(offset);
+        }
+    }
+
+    pub(crate) fn vouch(&self, bytes: &[u8]) {
+        if let Some((mirror, offset)) = &*self.0.lock() {
+            mirror.vouch(*offset, PAGE_LEN, bytes);
+        }
+    }
+
+    pub(crate) fn withdraw(&self) {
+        if let Some((mirror, offset)) = &*self.0.lock() {
+            mirror.withdraw(*offset);
+        }
+    }
+
+    pub(crate) fn read(&self, offset: u16) {
+        if let Some((mirror, start)) = &*self.0.lock() {
+            mirror.read(start + u64::from(offset));
+        }
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.lock().is_some()
+    }
+}
+
 fn offset(devfn: Devfn) -> u64 {
     u64::from(devfn.into_bits()) * PAGE_LEN
 }

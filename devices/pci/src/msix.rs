@@ -3,7 +3,7 @@
 //! Spec: PCI Local Bus Specification 3.0, 6.8.2 and 6.8.3.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
@@ -11,6 +11,7 @@ use trapline_device::{
 };
 
 use crate::config::{CapabilityId, ConfigSpace};
+use crate::device::PciDevice;
 use crate::regs::{
     MSIX_CONTROL, MSIX_ENABLE, MSIX_ENTRY_LEN, MSIX_FUNCTION_MASK, MSIX_PBA, MSIX_TABLE,
     MSIX_VECTOR_MASKED, MSIX_VECTORS_MAX,
@@ -55,7 +56,7 @@ impl MsixLayout {
     /// # Panics
     /// When there are no or too many vectors, when an offset is not a multiple of 8, when table and
     /// pending bits overlap, or when one of them leaves its BAR or the BAR is no memory.
-    pub(crate) fn add(&self, config: &mut ConfigSpace) -> u16 {
+    pub(crate) fn add(&self, place: Option<u16>, config: &mut ConfigSpace) -> u16 {
         let Self { vectors, table_bar, table, pba_bar, pba } = *self;
         assert!((1..=MSIX_VECTORS_MAX).contains(&vectors), "a table has 1 to 2048 vectors");
         for (bar, range) in [(table_bar, self.table_range()), (pba_bar, self.pba_range())] {
@@ -74,7 +75,7 @@ impl MsixLayout {
             (pba | u32::from(pba_bar)).to_le_bytes().to_vec(),
         ];
         body.iter_mut().zip(fields.concat()).for_each(|(to, from)| *to = from);
-        let offset = config.add_capability(CapabilityId::MSIX, &body);
+        let offset = config.add_capability_maybe_at(place, CapabilityId::MSIX, &body);
         debug_assert!((MSIX_TABLE, MSIX_PBA) == (4, 8));
         let writable = MSIX_ENABLE | MSIX_FUNCTION_MASK;
         config.allow(offset + MSIX_CONTROL, &writable.to_le_bytes());
@@ -104,6 +105,8 @@ pub(crate) enum Gate {
 /// vector keeps that it is pending, whoever triggers it.
 pub(crate) struct Vectors {
     vectors: Vec<Arc<dyn MessageVector>>,
+    /// Hears of vectors that come into use. Its lock comes after that of the state.
+    user: OnceLock<Weak<dyn PciDevice>>,
     state: Mutex<State>,
 }
 
@@ -161,7 +164,21 @@ impl Vectors {
     /// Vectors after a reset: masked, with nothing pending.
     pub(crate) fn new(vectors: Vec<Arc<dyn MessageVector>>) -> Self {
         let entries = vec![Entry::RESET; vectors.len()];
-        Self { vectors, state: Mutex::new(State { gate: Gate::Closed, entries }) }
+        let state = Mutex::new(State { gate: Gate::Closed, entries });
+        Self { vectors, user: OnceLock::new(), state }
+    }
+
+    /// Has a device hear of vectors that come into use ([`PciDevice::vectors_used`]).
+    pub(crate) fn set_user(&self, user: Weak<dyn PciDevice>) {
+        let _ = self.user.set(user);
+    }
+
+    /// Says that a vector is about to be let through by the table.
+    fn tell_used(&self, state: &State) {
+        let Some(user) = self.user.get().and_then(Weak::upgrade) else { return };
+        let routed = |entry: &Entry| entry.route(state.gate).is_some() || entry.address != 0;
+        let last = state.entries.iter().rposition(routed);
+        user.vectors_used(last.map_or(0, |last| last + 1));
     }
 
     /// A vector, if there is one with this number.
@@ -175,6 +192,9 @@ impl Vectors {
         let before = std::mem::replace(&mut state.gate, gate);
         if before == gate {
             return;
+        }
+        if gate == (Gate::Table { masked: false }) {
+            self.tell_used(state);
         }
         let table = matches!((before, gate), (Gate::Table { .. }, Gate::Single(_)));
         let routes = state.entries.iter().map(|entry| (entry.route(before), entry.route(gate)));
@@ -218,7 +238,11 @@ impl Vectors {
         };
         let before = entry.route(state.gate);
         entry.set_dword(offset % MSIX_ENTRY_LEN / 4, value);
-        set_route(&**vector, before, entry.route(state.gate));
+        let after = entry.route(state.gate);
+        if before.is_none() && after.is_some() {
+            self.tell_used(state);
+        }
+        set_route(&**vector, before, after);
     }
 
     /// 32 pending bits.

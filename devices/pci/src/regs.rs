@@ -78,6 +78,8 @@ pub const MSI_64_BIT: u16 = 1 << 7;
 pub const MSI_ADDRESS: u16 = 4;
 /// Message data behind 64 bits of address, 16 bits (PCI 3.0, 6.8.1.6).
 pub const MSI_DATA: u16 = 12;
+/// Message data behind 32 bits of address, 16 bits (PCI 3.0, 6.8.1.6).
+pub const MSI_DATA_32: u16 = 8;
 
 /// Message control in the MSI-X capability, 16 bits (PCI 3.0, 6.8.2.3).
 pub const MSIX_CONTROL: u16 = 2;

@@ -35,18 +35,25 @@ impl Resets {
         self.express = Some(at);
     }
 
+    /// Has the PCI Express capability at `at`, which says that there is function-level reset, be what
+    /// begins one.
+    pub(crate) fn reset_by_express(&mut self, at: u16, config: &mut ConfigSpace) {
+        config.allow(at + EXPRESS_DEVICE_CONTROL, &EXPRESS_INITIATE_FLR.to_le_bytes());
+        self.express = Some(at);
+    }
+
     /// Adds the advanced features capability, with function-level reset.
-    pub(crate) fn add_advanced_features(&mut self, config: &mut ConfigSpace) {
+    pub(crate) fn add_advanced_features(&mut self, config: &mut ConfigSpace, place: Option<u16>) {
         debug_assert_eq!(AF_CAPABILITIES, 3);
         let body = [AF_LEN, AF_TP_FLR, 0, 0];
-        let at = config.add_capability(CapabilityId::ADVANCED_FEATURES, &body);
+        let at = config.add_capability_maybe_at(place, CapabilityId::ADVANCED_FEATURES, &body);
         config.allow(at + AF_CONTROL, &[AF_INITIATE_FLR]);
         self.advanced_features = Some(at);
     }
 
     /// Adds the power management capability, with D0 and D3hot.
-    pub(crate) fn add_power_management(&mut self, config: &mut ConfigSpace) {
-        let at = config.add_capability(CapabilityId::POWER_MANAGEMENT, &[0; 6]);
+    pub(crate) fn add_power_management(&mut self, config: &mut ConfigSpace, place: Option<u16>) {
+        let at = config.add_capability_maybe_at(place, CapabilityId::POWER_MANAGEMENT, &[0; 6]);
         config.set(at + PM_CAPABILITIES, &PM_VERSION.to_le_bytes());
         config.allow(at + PM_CONTROL, &PM_STATE.to_le_bytes());
         self.power_management = Some(at);

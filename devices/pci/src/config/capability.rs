@@ -70,6 +70,22 @@ impl ConfigSpace {
         offset
     }
 
+    /// Adds a capability at `place`, or where there is room.
+    ///
+    /// # Panics
+    /// As of [`ConfigSpace::add_capability_at`] and [`ConfigSpace::add_capability`].
+    pub(crate) fn add_capability_maybe_at(
+        &mut self,
+        place: Option<u16>,
+        id: CapabilityId,
+        body: &[u8],
+    ) -> u16 {
+        match place {
+            Some(offset) => self.add_capability_at(offset, id, body),
+            None => self.add_capability(id, body),
+        }
+    }
+
     /// Adds an extended capability behind those there are: `body` is what follows its header.
     /// Returns its offset.
     ///
