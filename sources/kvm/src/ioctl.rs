@@ -187,6 +187,22 @@ pub(crate) fn delete_slot(vm: &VmFd, number: u32) -> Result<(), kvm_ioctls::Erro
     unsafe { vm.set_user_memory_region(argument) }
 }
 
+/// Tells KVM's VFIO device of a group.
+pub(crate) fn add_vfio_group(
+    device: &kvm_ioctls::DeviceFd,
+    group: BorrowedFd<'_>,
+) -> io::Result<()> {
+    use kvm_bindings::{KVM_DEV_VFIO_GROUP, KVM_DEV_VFIO_GROUP_ADD, kvm_device_attr};
+    let fd = group.as_raw_fd();
+    let argument = kvm_device_attr {
+        group: KVM_DEV_VFIO_GROUP,
+        attr: KVM_DEV_VFIO_GROUP_ADD.into(),
+        addr: std::ptr::from_ref(&fd).expose_provenance() as u64,
+        flags: 0,
+    };
+    Ok(device.set_device_attr(&argument)?)
+}
+
 /// Reads an attribute of a device that is a register of 32 or of 64 bits.
 #[cfg(target_arch = "aarch64")]
 pub(crate) fn device_attr(

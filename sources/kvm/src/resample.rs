@@ -23,6 +23,11 @@ pub struct ResampledInput {
 }
 
 impl Vm {
+    /// Whether [`Self::resampled_input`] can be had of this input.
+    pub fn can_resample(&self, gsi: u32) -> bool {
+        self.caps().irqfd_resample && self.options().input(gsi).is_some()
+    }
+
     /// Has an eventfd assert input `gsi`, as [`Vm::line`] counts them. On arm64 the vCPUs must have
     /// been made and one of them started.
     ///
@@ -30,7 +35,7 @@ impl Vm {
     /// There is no such input in the kernel, as with [`Self::line`]'s unconnected ones; KVM's
     /// refusal.
     pub fn resampled_input(self: &Arc<Self>, gsi: u32) -> Result<ResampledInput, Error> {
-        if !self.caps().irqfd_resample || self.options().input(gsi).is_none() {
+        if !self.can_resample(gsi) {
             return Err(Error::Missing("level-triggered interrupts of event file descriptors"));
         }
         let what = "connect an eventfd to an interrupt input";

@@ -1,8 +1,10 @@
 //! A virtual machine: memory, interrupt controllers, timer, and the kernel's ends of lines.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
 use parking_lot::Mutex;
 use trapline::Offload;
 use trapline_device::{Line, LineSink};
@@ -15,7 +17,7 @@ use crate::offload::KvmOffload;
 use crate::ring::Ring;
 use crate::routing::Routing;
 use crate::slots::Slots;
-use crate::{Caps, Error, Kvm};
+use crate::{Caps, Error, Kvm, ioctl};
 
 /// A virtual machine.
 pub struct Vm {
@@ -29,6 +31,8 @@ pub struct Vm {
     ring: OnceLock<Ring>,
     /// Of every vCPU.
     kicks: Mutex<Vec<Kick>>,
+    /// KVM's side of assigned devices, once there is one.
+    vfio: Mutex<Option<DeviceFd>>,
     /// Why no vCPU may run any more.
     defect: OnceLock<String>,
     /// What the guest sees without an exit. After `fd`: it stays mapped as long as the VM.
@@ -57,6 +61,7 @@ impl Vm {
             routing,
             ring: OnceLock::new(),
             kicks: Mutex::default(),
+            vfio: Mutex::default(),
             defect: OnceLock::new(),
             slots: Slots::new(&caps),
         };
@@ -74,6 +79,23 @@ impl Vm {
             Some(irq) => Line::new(KernelLine { vm: Arc::clone(self), irq }),
             None => Line::unconnected(),
         }
+    }
+
+    /// Tells KVM of a group of devices that reach guest memory by themselves (`KVM_DEV_TYPE_VFIO`,
+    /// Linux `Documentation/virt/kvm/devices/vfio.rst`), so that what they write past the processors'
+    /// caches is seen. For the life of the VM.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn add_vfio_group(&self, group: BorrowedFd<'_>) -> io::Result<()> {
+        let mut device = self.vfio.lock();
+        if device.is_none() {
+            let type_ = kvm_bindings::kvm_device_type_KVM_DEV_TYPE_VFIO;
+            let mut wanted = kvm_bindings::kvm_create_device { type_, fd: 0, flags: 0 };
+            *device = Some(self.fd.create_device(&mut wanted)?);
+        }
+        let device = device.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        ioctl::add_vfio_group(device, group)
     }
 
     /// What the kernel can take off the registry's hands.
