@@ -9,6 +9,7 @@ use trapline_block::DiskOptions;
 use trapline_device::CharBackend;
 use trapline_guestmem::Backing;
 use trapline_net::NetOptions;
+use trapline_vfio::Assignment;
 
 use crate::board::{EntropyFrom, FirmwareOptions, Options, Spared};
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub rng: bool,
     /// How many educational devices are on the PCI bus, for tests.
     pub edu: u8,
+    /// Functions of the host that the guest drives itself.
+    pub vfio: Vec<Assignment>,
     /// The disks, which are virtio devices.
     pub disks: Vec<DiskOptions>,
     /// The network cards, which are virtio devices.

@@ -69,6 +69,12 @@ pub enum Error {
     /// More devices than the board has windows for.
     #[error("the board has no window of registers left for {0}")]
     NoMmioSlot(String),
+    /// A function of the host that the guest cannot have.
+    #[error(transparent)]
+    Vfio(#[from] trapline_vfio::Error),
+    /// Memory that functions of the host cannot reach.
+    #[error("an assigned function needs all of the guest's memory: {0}")]
+    Dma(trapline_device::EditError),
     /// The table of interrupt lines is wrong.
     #[error("the interrupts do not fit together: {0}")]
     Routes(#[from] trapline_intc::RouteError),

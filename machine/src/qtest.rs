@@ -26,7 +26,7 @@ use trapline_virtio::blk::Blk;
 use trapline_virtio::net::{Announcer, Net};
 
 use crate::board::{
-    self, Board, EntropyFrom, FirmwareOptions, Options, Plug, PlugPort, Plugs, Spared, Wiring,
+    self, Board, EntropyFrom, FirmwareOptions, Options, Plug, PlugPort, Plugs, Spared, Vfio, Wiring,
 };
 use crate::x86_pc::FlashImages;
 use crate::{
@@ -164,6 +164,7 @@ impl Machine {
         };
         let ram = board::map_ram(&ranges, &Backing::Private)?;
         let wiring = Wiring {
+            vfio: Vfio::default(),
             registry: registry.clone(),
             clock: Arc::new(clock.clone()),
             event_loop: event_loop.clone(),

@@ -13,7 +13,7 @@ use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::console::Console as VirtioConsole;
 
-use crate::board::{self, Options, Wiring};
+use crate::board::{self, Options, Vfio, Wiring};
 use crate::control::{Answer, Control, Event, Reply};
 use crate::kvm::{Host, HostBoard};
 use crate::life::{ControlError, Request, State};
@@ -56,12 +56,14 @@ impl Session {
         registry.start_recorder(clock.clone(), Mode::Flight);
         let power = Arc::new(control.clone());
         let options = Options::from(&config);
+        let vfio = Vfio::open(&config.vfio, &vm)?;
         let wiring = Wiring {
             registry: registry.clone(),
             clock: clock.clone(),
             event_loop: event_loop.clone(),
             power,
             ram,
+            vfio,
             options,
         };
         let mut host = Host::new(&vm, wiring, &config)?;

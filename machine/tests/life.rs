@@ -67,6 +67,7 @@ impl Guest {
             virtio: trapline_machine::VirtioTransport::Pci.into(),
             rng: false,
             edu: 0,
+            vfio: Vec::new(),
             disks: Vec::new(),
             testdev: false,
             fw_cfg: Vec::new(),

@@ -29,6 +29,7 @@ pub mod status;
 pub mod stream;
 pub mod terminal;
 pub mod trace;
+pub mod vfio;
 
 /// What `main` does: the command line, or init when the kernel of a guest started us.
 pub fn main() -> ExitCode {
@@ -53,6 +54,9 @@ pub fn main() -> ExitCode {
         Ok(cli::Parsed::Qtest(options)) => {
             logging::start(cli::LogLevel::default());
             qtest::run(&options).unwrap_or_else(|error| logging::fatal(&error))
+        }
+        Ok(cli::Parsed::SetUpVfio(setup)) => {
+            vfio::set_up(&setup).unwrap_or_else(|error| logging::fatal(&error))
         }
         Err(error) => logging::fatal(&error),
     }

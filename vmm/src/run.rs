@@ -11,6 +11,7 @@ use trapline_device::CharBackend;
 use trapline_machine::boot::modules::{initrd_files, is_multiboot};
 use trapline_machine::boot::{cmdline, initramfs, open, search};
 use trapline_machine::console::{Console as VirtioConsole, Size};
+use trapline_machine::vfio::Assignment;
 use trapline_machine::{
     Config, ConsoleKind, Control, CrashReport, Ending, FirmwareFlash, Initrd, PcConfigSpace,
     Report, ResetCause, Session as Machine,
@@ -25,7 +26,7 @@ use crate::reboot::{Next, Resets, SILENT_MAX};
 use crate::request::{Request, Requests};
 use crate::session::Session;
 use crate::trace::Trace;
-use crate::{signals, stream, terminal};
+use crate::{signals, stream, terminal, vfio};
 
 /// Runs one guest; returns when it has ended.
 ///
@@ -33,6 +34,7 @@ use crate::{signals, stream, terminal};
 /// Why it could not be started, or did not end well.
 pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     check_files(&options.boot)?;
+    let vfio = vfio::assignments(&options.vfio)?;
     let fw_cfg = options.fw_cfg.iter().map(FwCfgFile::load).collect::<Result<_, _>>()?;
     let mut display = Display::open(options)?;
     let requests = Requests::default();
@@ -40,7 +42,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let console = Console::new(requests.clone(), break_key)?;
     let (boot, remark) = boot(options)?;
     let kernel = matches!(boot, trapline_machine::Boot::Kernel { .. });
-    let mut machine = Machine::new(config(options, boot, fw_cfg, &console))?;
+    let mut machine = Machine::new(config(options, boot, (fw_cfg, vfio), &console))?;
     console.attach(machine.console_device());
     let trace = (!options.trace.is_empty())
         .then(|| Trace::start(machine.registry(), &options.trace))
@@ -223,7 +225,7 @@ fn say(report: &Report, options: &RunOptions) {
 fn config(
     options: &RunOptions,
     boot: trapline_machine::Boot,
-    fw_cfg: Vec<(String, Vec<u8>)>,
+    (fw_cfg, vfio): (Vec<(String, Vec<u8>)>, Vec<Assignment>),
     console: &Arc<Console>,
 ) -> Config {
     let backend: Arc<dyn CharBackend> = Arc::clone(console) as _;
@@ -254,6 +256,7 @@ fn config(
         edu: options.edu,
         disks: options.disks.clone(),
         nets: Vec::new(),
+        vfio,
         fw_cfg,
         coalesce: options.coalesce,
         mirror: options.mirror,

@@ -28,8 +28,8 @@ pub(crate) use qtest::build;
 
 use crate::Error;
 use crate::board::{
-    Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, VirtioHandles, Wiring,
-    add_mmio, consoles, serial_backend,
+    AssignedUntil, Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots,
+    VirtioHandles, Wiring, add_mmio, consoles, serial_backend,
 };
 use crate::flash::FlashImage;
 
@@ -42,6 +42,8 @@ const SERIAL_LEN: u64 = 8;
 /// The arm64 board. Dropping it unmaps everything.
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "only KVM wants the rest"))]
 pub(crate) struct Arm64Virt {
+    /// Before the memory that they reach.
+    _assigned: AssignedUntil,
     devices: Devices,
     console: Arc<dyn CharDevice>,
     bus: Arc<Bus>,
@@ -105,8 +107,9 @@ impl Arm64Virt {
         if let Some(image) = &source.flash {
             image.mapped(&wiring.registry, "flash");
         }
+        let _assigned = wiring.vfio.start(&bus, &wiring.registry)?;
         let console = consoles(console, &handles);
-        Ok(Self { devices, console, bus, virtio: handles, nodes, pci })
+        Ok(Self { _assigned, devices, console, bus, virtio: handles, nodes, pci })
     }
 }
 
@@ -184,7 +187,8 @@ fn add_pci(
     }
     let pin = |device, _| source.lines.line(layout::spi::pci(device));
     let slots = PciSlots { bus: &bus, pin: &pin, messages: source.messages.as_deref() };
-    slots.plug_chosen(FIRST_DEVICE, virtio, wiring)?;
+    let input = |device, _| layout::spi::pci(device);
+    slots.plug_chosen(FIRST_DEVICE, virtio, wiring, &input)?;
     Ok((bus, node))
 }
 

@@ -15,6 +15,7 @@ mod devices;
 mod lines;
 mod pci;
 mod plugged;
+mod vfio;
 mod virtio;
 
 use std::sync::{Arc, Weak};
@@ -33,6 +34,7 @@ pub(crate) use lines::Lines;
 pub(crate) use pci::PciSlots;
 pub(crate) use plugged::Plugs;
 pub use plugged::{Plug, PlugDevice, PlugPort};
+pub(crate) use vfio::{AssignedUntil, Vfio};
 pub(crate) use virtio::{ChosenVirtio, EntropyFrom, NamedVirtio, VirtioHandles, add_mmio};
 
 /// A built board. Dropping it unmaps everything on it.
@@ -71,6 +73,8 @@ pub(crate) struct Wiring {
     pub(crate) power: Arc<dyn Power>,
     /// The guest's RAM, for devices that reach it by themselves.
     pub(crate) ram: GuestMem,
+    /// Functions of the host that the guest is to have.
+    pub(crate) vfio: Vfio,
     pub(crate) options: Options,
 }
 

@@ -1,8 +1,11 @@
 //! Plugging PCI functions into a board's bus 0, with their pins and message controller.
 
+use std::sync::Arc;
+
 use trapline_device::{EventLoop, Line, MsiController};
 use trapline_guestmem::GuestMem;
 use trapline_pci::{Bus, Devfn, Edu, Function, Pin, Slot};
+use trapline_vfio::Wires;
 use trapline_virtio::pci::{PciInterface, VirtioPci};
 
 use super::{NamedVirtio, Wiring};
@@ -37,12 +40,14 @@ impl PciSlots<'_> {
     }
 
     /// Plugs in what the user chose, as device `first` and those behind it: educational devices,
-    /// then virtio devices.
+    /// virtio devices, then functions of the host. `input` is the number of the interrupt input that a
+    /// device's pin leads to.
     pub(crate) fn plug_chosen(
         &self,
         first: u8,
         virtio: Vec<NamedVirtio>,
         wiring: &Wiring,
+        input: &dyn Fn(u8, Pin) -> u32,
     ) -> Result<(), Error> {
         let mut devices = first..=LAST_DEVICE;
         let mut next = || devices.next().map(|device| Devfn::from_bits(device << 3));
@@ -54,6 +59,15 @@ impl PciSlots<'_> {
         for device in virtio {
             let devfn = next().ok_or_else(|| Error::NoPciSlot(device.name.clone()))?;
             self.plug_virtio(devfn, device, (&wiring.ram, &*wiring.event_loop))?;
+        }
+        for (n, opened) in wiring.vfio.take().into_iter().enumerate() {
+            let name = format!("vfio{n}");
+            let devfn = next().ok_or_else(|| Error::NoPciSlot(name.clone()))?;
+            let pin = wiring.vfio.pin(input(devfn.device(), Pin::A));
+            let wires = Wires { pin, event_loop: Arc::clone(&wiring.event_loop) };
+            tracing::info!("{name} is {} of the host, at {devfn}", opened.address());
+            self.bus.insert(devfn, opened.function(self.slot(&name, devfn), wires)?)?;
+            wiring.vfio.plugged(devfn);
         }
         Ok(())
     }

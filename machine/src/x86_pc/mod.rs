@@ -39,8 +39,8 @@ use trapline_platform::serial::{PAGE_LEN, Serial};
 use trapline_platform::testdev::PageFlush;
 
 use crate::board::{
-    Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Plugs, VirtioHandles,
-    Wiring, add_mmio, consoles, serial_backend,
+    AssignedUntil, Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Plugs,
+    VirtioHandles, Wiring, add_mmio, consoles, serial_backend,
 };
 use crate::flash::FlashImage;
 use crate::{ConsoleKind, Error, PcConfigSpace};
@@ -57,6 +57,8 @@ pub const MMIO_CONSOLE: u32 = layout::SERIAL_MMIO;
 
 /// The PC. Dropping it unmaps everything.
 pub(crate) struct X86Pc {
+    /// Before the memory that they reach.
+    _assigned: AssignedUntil,
     devices: Devices,
     console: Arc<dyn CharDevice>,
     keys: Arc<Keys>,
@@ -149,9 +151,10 @@ impl X86Pc {
         let devices = Devices::new(wiring.registry.clone(), wiring.options.spared);
         devices.add(builder)?;
         flash::mapped(&wiring.registry, &source.flash);
+        let _assigned = wiring.vfio.start(&bus, &wiring.registry)?;
         let console = consoles(console, &handles);
         let (keys, screen, virtio) = (Arc::new(Keys(i8042)), None, handles);
-        Ok(Self { devices, console, keys, screen, virtio, virtio_windows, plugs, bus })
+        Ok(Self { _assigned, devices, console, keys, screen, virtio, virtio_windows, plugs, bus })
     }
 }
 
@@ -376,7 +379,8 @@ impl Maker<'_> {
             slots.plug("piix-power", power, |slot| Piix::power_management(slot, base))?;
             first = bridge.device() + 1;
         }
-        slots.plug_chosen(first, virtio, self.wiring)?;
+        let input = |device, pin| irq::pci(device, pin as u8 - 1).into();
+        slots.plug_chosen(first, virtio, self.wiring, &input)?;
         self.add_config_space(&bus, builder);
         Ok(bus)
     }

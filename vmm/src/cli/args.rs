@@ -24,6 +24,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) virtio: VirtioArgs,
     #[command(flatten)]
+    pub(super) vfio: VfioArgs,
+    #[command(flatten)]
     pub(super) devices: DeviceArgs,
     #[command(flatten)]
     pub(super) debug: DebugArgs,
@@ -168,6 +170,21 @@ pub(super) struct VirtioArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "VFIO options")]
+pub(super) struct VfioArgs {
+    /// PCI function of the host for the guest to drive, which vfio-pci has (trapline setup vfio)
+    #[arg(long, value_name = "[DOMAIN:]BUS:DEV.FN", action = ArgAction::Append)]
+    pub(super) vfio_pci: Vec<String>,
+    /// Trap every access to this BAR, so that --trace and --stat show them: of one function, if it is
+    /// named, or of all
+    #[arg(long, value_name = "[FUNCTION=]BAR", action = ArgAction::Append)]
+    pub(super) vfio_trap: Vec<String>,
+    /// Names of registers, for traces; those of e1000 and NVMe are known
+    #[arg(long, value_name = "[FUNCTION=]FILE", action = ArgAction::Append)]
+    pub(super) vfio_names: Vec<OsString>,
+}
+
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Devices that do not exist yet (refused by name)")]
 pub(super) struct DeviceArgs {
     /// Display in a GTK window
@@ -191,9 +208,6 @@ pub(super) struct DeviceArgs {
     /// Script to run in a guest made of the host's files
     #[arg(long, value_name = "SCRIPT")]
     pub(super) sandbox: Option<PathBuf>,
-    /// Host PCI device to hand to the guest
-    #[arg(long, value_name = "[DOMAIN:]BUS:DEV.FN", action = ArgAction::Append)]
-    pub(super) vfio_pci: Vec<String>,
 }
 
 #[derive(Args, Clone, Debug)]

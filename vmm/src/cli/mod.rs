@@ -17,6 +17,7 @@ pub(crate) mod qemu;
 mod qtest;
 mod refused;
 mod units;
+mod vfio;
 mod virtio;
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use host::Host;
 pub use options::{Boot, LogLevel, RunOptions};
 pub use qemu::Properties;
 pub use qtest::{AsQemu, QtestOptions};
+pub use vfio::{VfioOptions, VfioSetup};
 
 /// What the arguments ask for.
 #[derive(Clone, Debug)]
@@ -44,13 +46,14 @@ pub enum Parsed {
     Run(Box<RunOptions>),
     /// To build a machine without a CPU for a client to drive.
     Qtest(Box<QtestOptions>),
+    /// To give functions of the host to vfio-pci, or back.
+    SetUpVfio(VfioSetup),
     /// To print this on standard output and be done.
     Text(String),
 }
 
 /// kvmtool's commands that have nothing to talk to yet.
-const LATER: [(&str, &str); 9] = [
-    ("setup", "Make a root file system for guests"),
+const LATER: [(&str, &str); 8] = [
     ("pause", "Stop a guest's CPUs"),
     ("resume", "Let a paused guest go on"),
     ("list", "List the running guests"),
@@ -102,6 +105,7 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
             let args = args.map_err(|e| anyhow!(sentence(&e)))?;
             Ok(Parsed::Qtest(Box::new(QtestOptions::new(&args)?)))
         }
+        Some(("setup", matches)) => Ok(Parsed::SetUpVfio(vfio::setup(matches)?)),
         Some(("version", _)) => Ok(Parsed::Text(version())),
         Some((name, _)) => Err(anyhow!("trapline {name}: not available yet in this version")),
         None => Ok(Parsed::Text(command(host).render_help().to_string())),
@@ -134,6 +138,7 @@ fn command(host: &Host) -> Command {
         .help_template(StyledStr::from(HELP))
         .subcommand(foreign::hide(negated::add(args::RunArgs::augment_args(run)), host.machine))
         .subcommand(qtest::QtestArgs::augment_args(qtest))
+        .subcommand(setup())
         .subcommand(Command::new("version").about("Print the version"));
     LATER.iter().fold(all, |all, (name, about)| {
         let ignored = Arg::new("args").num_args(0..).allow_hyphen_values(true);
@@ -144,6 +149,17 @@ fn command(host: &Host) -> Command {
                 .arg(ignored.trailing_var_arg(true)),
         )
     })
+}
+
+/// What kvmtool's command of this name does is not there yet.
+fn setup() -> Command {
+    let vfio = Command::new("vfio")
+        .about("Give PCI functions of the host to vfio-pci, or back")
+        .override_usage("trapline setup vfio [--release] [DOMAIN:]BUS:DEV.FN...");
+    Command::new("setup")
+        .about("Prepare the host (a root file system for guests: not available yet)")
+        .allow_external_subcommands(true)
+        .subcommand(vfio::SetupArgs::augment_args(vfio))
 }
 
 /// Help and versions come out of clap as errors.

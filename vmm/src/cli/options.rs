@@ -16,6 +16,7 @@ use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
 use super::ports::ports;
 use super::units::{self, BadNumber};
+use super::vfio::{self, VfioOptions};
 use super::{Host, arm64, foreign, refused, virtio};
 
 /// Everything a run needs to know.
@@ -76,6 +77,8 @@ pub struct RunOptions {
     pub rng: bool,
     /// How many educational devices are on the PCI bus.
     pub edu: u8,
+    /// Functions of the host for the guest.
+    pub vfio: Vec<VfioOptions>,
     /// Files for firmware.
     pub fw_cfg: Vec<FwCfgFile>,
     /// The kernel may queue writes that can be late.
@@ -186,6 +189,7 @@ impl RunOptions {
             virtio: virtio::transports(&args.virtio)?,
             rng: args.virtio.rng,
             edu: args.trapline.edu.as_deref().map_or(Ok(0), edu)?,
+            vfio: vfio::functions(&args.vfio)?,
             fw_cfg: args
                 .trapline
                 .fw_cfg

@@ -70,7 +70,6 @@ fn device(args: &DeviceArgs) -> Option<String> {
         (args.vsock.is_some(), "--vsock", "the virtio-vsock device"),
         (!args.tty.is_empty(), "--tty", "a serial port on a pty of its own"),
         (args.sandbox.is_some(), "--sandbox", "the virtio-9p device behind it"),
-        (!args.vfio_pci.is_empty(), "--vfio-pci", "an assigned device"),
     ])
 }
 

@@ -1,4 +1,5 @@
 mod help;
+mod vfio;
 mod virtio;
 
 use std::path::PathBuf;
@@ -477,8 +478,7 @@ fn disks_come_in_their_order_with_their_options() {
 
 /// kvmtool's options whose device or guest does not exist yet.
 const REFUSED: &str = "--gtk|--sdl|--9p /,t|--vsock 3|--tty 0\
-    |--sandbox s|--vfio-pci 0:1.0\
-    |--vidmode 3|--debug-single-step|--debug-iodelay 5|--console hv";
+    |--sandbox s|--vidmode 3|--debug-single-step|--debug-iodelay 5|--console hv";
 /// Its options of arm64 guests.
 const ARM64_ONLY: &str = "--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime\
     |--sve-max-vl 128|--nested|--dump-dtb f|--override-bad-firmware-cntfrq 1|--force-pci\

@@ -22,6 +22,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("trapline-display", &["trapline-device", "trapline-guestmem", "trapline-pci",
         "trapline-regs"]),
     ("trapline-remote", &["trapline", "trapline-access"]),
+    ("trapline-vfio", &["trapline-device", "trapline-guestmem", "trapline-pci"]),
     ("trapline-virtio", &["trapline-regs", "trapline-block", "trapline-device", "trapline-guestio",
         "trapline-guestmem", "trapline-net", "trapline-pci"]),
     ("gicv3-its", &["trapline-regs"]),
@@ -30,7 +31,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("trapline-machine", &["gicv3-its", "trapline", "trapline-backends", "trapline-block",
         "trapline-boot", "trapline-device", "trapline-display",
         "trapline-guestmem", "trapline-intc", "trapline-kvm", "trapline-net", "trapline-pci", "trapline-platform",
-        "trapline-qtest", "trapline-regs", "trapline-virtio"]),
+        "trapline-qtest", "trapline-regs", "trapline-vfio", "trapline-virtio"]),
     ("trapline-vmm", &["trapline", "trapline-device", "trapline-machine", "trapline-qtest"]),
     (
         "trapline-testkit",

@@ -15,7 +15,7 @@ use trapline_testkit::{TestClock, TestLine, TestPower, skip};
 use super::*;
 use crate::VirtioTransport;
 use crate::arm64_virt::{FLASH, Source};
-use crate::board::{EntropyFrom, Lines, Options, Spared, Wiring};
+use crate::board::{EntropyFrom, Lines, Options, Spared, Vfio, Wiring};
 use crate::flash::{Access, FlashFile, FlashImage};
 
 struct Nowhere;
@@ -52,6 +52,7 @@ fn tree_with(
     let irqchip = facts.irqchip;
     let msi = matches!(irqchip, Irqchip::Gicv2m | Irqchip::Gicv3Its);
     let wiring = Wiring {
+        vfio: Vfio::default(),
         registry: Registry::builder().build(),
         clock: Arc::new(TestClock::default()),
         event_loop: PolledLoop::new(NoQueuedWrites).unwrap(),
