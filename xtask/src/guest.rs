@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use crate::arch::Arch;
 use crate::driver::Module;
 use crate::kernel::{self, Kernel};
-use crate::nested::{NestedRun, Outcome, parse_status};
+use crate::nested::{Hardware, NestedRun, Outcome, parse_status};
 use crate::session::{self, Watch};
 use crate::{initrd, paths, vmm};
 
@@ -153,6 +153,7 @@ impl Boot {
                 NestedRun {
                     name: self.name.clone(),
                     kernel: ready.kernel.clone(),
+                    hardware: Hardware::default(),
                     gic: gic(&self.options),
                     vmm: ready.vmm.clone(),
                     args: self.args(in_kernel, in_initrd),

@@ -58,6 +58,13 @@ pub(crate) fn debian_full(arch: Arch) -> Result<PathBuf> {
     Ok(debian(arch, &format!("linux-image-{}", arch.debian()))?.1)
 }
 
+/// Debian's current kernel for real machines, which has the drivers of their devices and IOMMUs.
+pub(crate) fn debian_machine(arch: Arch) -> Result<Kernel> {
+    let (package, image) = debian(arch, &format!("linux-image-{}", arch.debian()))?;
+    let release = file_name(&image).trim_start_matches("vmlinuz-").to_owned();
+    Ok(Kernel { release, arch, image, vmlinux: None, package })
+}
+
 /// The content of the kernel package that `meta` depends on, and the image in it.
 fn debian(arch: Arch, meta: &str) -> Result<(PathBuf, PathBuf)> {
     let name = deb::dependency(&arch.package(meta), "linux-image-")?;

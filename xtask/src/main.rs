@@ -31,6 +31,7 @@ mod suite;
 mod terminal;
 mod test;
 mod unit;
+mod vfio;
 mod virtio;
 mod vmm;
 
@@ -57,6 +58,8 @@ enum Task {
     Boot(boot::Options),
     /// Run every test: check, unit tests, guests on /dev/kvm, Linux boots
     Test(test::Options),
+    /// PCI functions of a host assigned to guests, each alone and all together, at length
+    Vfio(vfio::Options),
     /// Linux on virtio devices over each transport, at length
     Virtio(virtio::Options),
     /// Measure
@@ -80,6 +83,7 @@ fn run(task: Task) -> Result<u8> {
         Task::Build(options) => vmm::run(&options),
         Task::Boot(options) => boot::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Vfio(options) => vfio::run(&options),
         Task::Virtio(options) => virtio::run(&options),
         Task::Bench(options) => bench::run(&options),
     }

@@ -24,6 +24,8 @@ pub(crate) struct NestedRun {
     pub(crate) name: String,
     /// The outer machine's kernel, which also says what machine it is.
     pub(crate) kernel: Kernel,
+    /// What the outer machine has besides what every one has.
+    pub(crate) hardware: Hardware,
     /// arm64: the version of the outer machine's interrupt controller, which is what its KVM can
     /// give to guests.
     pub(crate) gic: u32,
@@ -44,6 +46,17 @@ pub(crate) struct NestedRun {
     pub(crate) counted: bool,
     /// How to watch it.
     pub(crate) watch: Watch,
+}
+
+/// What an outer machine has besides.
+#[derive(Clone, Default)]
+pub(crate) struct Hardware {
+    /// Arguments of QEMU's.
+    pub(crate) args: Vec<String>,
+    /// Further words of its kernel's command line.
+    pub(crate) append: String,
+    /// Modules of its kernel in `/modules`, for the script to load.
+    pub(crate) modules: Vec<&'static str>,
 }
 
 /// What a run printed and trapline's exit status.
@@ -89,7 +102,7 @@ impl NestedRun {
         archive.file("run.sh", 0o644, paths::guest_test(&self.script)?.as_bytes())?;
         archive.file("args.sh", 0o644, self.settings().as_bytes())?;
         archive.file("bin/trapline", 0o755, &read(&self.vmm)?)?;
-        for module in KVM_MODULES {
+        for module in KVM_MODULES.into_iter().chain(self.hardware.modules.iter().copied()) {
             if let Some(content) = self.kernel.module(module)? {
                 archive.file(&format!("modules/{module}.ko"), 0o644, &content)?;
             }
@@ -139,7 +152,9 @@ impl NestedRun {
         command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(initrd);
         // Its timer works, but may be late where this machine has much to do: no reason to panic.
         let timer = if self.kernel.arch == Arch::X86_64 { " no_timer_check" } else { "" };
-        command.args(["-append", &format!("console={console} panic=-1 quiet{timer}")]);
+        let further = &self.hardware.append;
+        command.args(["-append", &format!("console={console} panic=-1 quiet{timer} {further}")]);
+        command.args(&self.hardware.args);
         Ok(command)
     }
 }

@@ -14,7 +14,7 @@ use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Row, Tally, Task};
 use crate::{
     cases, check, coalescing, deb, disks, driver, instrumented, interrupts, pauses, picture, pty,
-    unit, virtio, vmm,
+    unit, vfio, virtio, vmm,
 };
 
 /// How many boots run at the same time: each keeps about one processor busy.
@@ -67,6 +67,7 @@ fn guests() -> Vec<Guests> {
     guests.extend(coalescing::guests());
     guests.extend(pauses::guests());
     guests.extend(virtio::guests());
+    guests.extend(vfio::guests());
     let place = Place::best(Arch::X86_64);
     guests.extend(SCENARIOS.iter().map(|scenario| Guests {
         name: scenario.name,
