@@ -19,6 +19,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_ROM_REGION_INDEX,
 };
 
+use crate::departure::{OnDeparture, Watches};
 use crate::hardware::{Hardware, RegionInfo};
 use crate::host::OpenGroup;
 use crate::interrupts::{Interrupts, PinConnector, Wanted};
@@ -47,6 +48,8 @@ pub struct Wires {
     pub pin: Option<PinConnector>,
     /// Who takes the signals that the hypervisor does not.
     pub event_loop: Arc<dyn EventLoop>,
+    /// Hears when the host wants the function back, or it fails.
+    pub on_departure: OnDeparture,
 }
 
 impl OpenFunction {
@@ -86,6 +89,8 @@ impl OpenFunction {
         let pin = wires.pin.filter(|_| has.pin);
         let has_pin = pin.is_some();
         let hardware = Arc::clone(&self.hardware);
+        let watches = Watches::new(&hardware, &wires.on_departure, &*wires.event_loop);
+        let watches = watches.map_err(self.kernel("hear when the host wants it back"))?;
         let interrupts = Interrupts::new(&name, hardware, (pin, messages), wires.event_loop);
         let assigned = Assigned {
             name,
@@ -98,6 +103,7 @@ impl OpenFunction {
             resets: config.resets,
             names,
             interrupts,
+            _watches: watches,
             command: Mutex::new(None),
         };
         assigned.reset();
@@ -205,6 +211,7 @@ struct Assigned {
     resets: bool,
     names: Names,
     interrupts: Interrupts,
+    _watches: Watches,
     /// What was last written to the device's command register.
     command: Mutex<Option<u16>>,
 }

@@ -8,6 +8,7 @@
 //!            layout.rs       configuration space, made from the device's own
 //!            function.rs     BARs: pages that the kernel maps are memory regions, the rest is trapped
 //!            interrupts.rs   pin, MSI, MSI-X: eventfds from the host's kernel to KVM's irqfds
+//!            departure.rs    the host wants it back
 //!            names.rs        what registers of trapped BARs are called
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! back. The way in is group and container of IOMMU type 1, version 2; what was left out so far is
 //! iommufd, which kernels have since 6.6 besides.
 
+mod departure;
 mod dma;
 mod error;
 mod function;
@@ -27,6 +29,7 @@ mod quirks;
 mod sys;
 mod sysfs;
 
+pub use departure::{Departure, OnDeparture};
 pub use error::Error;
 pub use function::{OpenFunction, Wires};
 pub use host::{Assignment, Host, OpenGroup};

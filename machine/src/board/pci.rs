@@ -8,7 +8,7 @@ use trapline_pci::{Bus, Devfn, Edu, Function, Pin, Slot};
 use trapline_vfio::Wires;
 use trapline_virtio::pci::{PciInterface, VirtioPci};
 
-use super::{NamedVirtio, Wiring};
+use super::{NamedVirtio, Wiring, vfio};
 use crate::{Error, VirtioTransport};
 
 /// The last device of a bus.
@@ -16,7 +16,7 @@ const LAST_DEVICE: u8 = 31;
 
 /// The slots of a board's bus 0, with the wires that lead to them.
 pub(crate) struct PciSlots<'a> {
-    pub(crate) bus: &'a Bus,
+    pub(crate) bus: &'a Arc<Bus>,
     /// Where a pin of a device goes.
     pub(crate) pin: &'a dyn Fn(u8, Pin) -> Line,
     /// Where messages go, if the interrupt controller takes any.
@@ -64,7 +64,9 @@ impl PciSlots<'_> {
             let name = format!("vfio{n}");
             let devfn = next().ok_or_else(|| Error::NoPciSlot(name.clone()))?;
             let pin = wiring.vfio.pin(input(devfn.device(), Pin::A));
-            let wires = Wires { pin, event_loop: Arc::clone(&wiring.event_loop) };
+            let on_departure = vfio::on_departure(&name, self.bus, devfn);
+            let event_loop = Arc::clone(&wiring.event_loop);
+            let wires = Wires { pin, event_loop, on_departure };
             tracing::info!("{name} is {} of the host, at {devfn}", opened.address());
             self.bus.insert(devfn, opened.function(self.slot(&name, devfn), wires)?)?;
             wiring.vfio.plugged(devfn);

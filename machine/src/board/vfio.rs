@@ -11,7 +11,9 @@ use trapline::Registry;
 use trapline_device::{MemoryListener, Regions};
 use trapline_kvm::{ResampledInput, Vm};
 use trapline_pci::{Bus, Devfn};
-use trapline_vfio::{Assignment, Host, OpenFunction, PinConnector, ResampledPin};
+use trapline_vfio::{
+    Assignment, Departure, Host, OnDeparture, OpenFunction, PinConnector, ResampledPin,
+};
 
 use crate::Error;
 
@@ -91,6 +93,22 @@ impl Drop for AssignedUntil {
     fn drop(&mut self) {
         self.places.iter().for_each(|place| drop(self.bus.remove(*place)));
     }
+}
+
+/// Takes the function in this place off the bus when it goes: the guest finds nobody there from then
+/// on, as when a card is pulled out, and the machine goes on.
+pub(crate) fn on_departure(name: &str, bus: &Arc<Bus>, devfn: Devfn) -> OnDeparture {
+    let (name, bus) = (name.to_owned(), Arc::downgrade(bus));
+    Arc::new(move |why| {
+        let Some(bus) = bus.upgrade() else { return };
+        if bus.remove(devfn).is_some() {
+            let why = match why {
+                Departure::Requested => "the host wants it back",
+                Departure::Failed => "it has failed",
+            };
+            tracing::warn!("{name} was taken from the guest: {why}");
+        }
+    })
 }
 
 /// An input in KVM.

@@ -10,11 +10,12 @@ use trapline_device::{Msi, Space};
 use trapline_pci::{BridgeWindow, Bus, CapabilityId, Devfn, WindowKind};
 use trapline_testkit::virtio::Bench;
 use vfio_bindings::bindings::vfio::{
-    VFIO_PCI_ROM_REGION_INDEX, VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ,
-    VFIO_REGION_INFO_FLAG_WRITE,
+    VFIO_PCI_REQ_IRQ_INDEX, VFIO_PCI_ROM_REGION_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
+    VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
 };
 
 use super::*;
+use crate::departure::Departure;
 use crate::hardware::{Irq, IrqAction};
 use crate::interrupts::ResampledPin;
 
@@ -35,6 +36,8 @@ struct Fake {
     asked: Mutex<Asked>,
     /// Duplicates of what signals the interrupts.
     events: Mutex<Vec<OwnedFd>>,
+    /// And of what signals that the host wants the device back.
+    wanted_back: Mutex<Vec<OwnedFd>>,
     pin: bool,
     resets: bool,
     /// The most vectors the host has.
@@ -50,6 +53,7 @@ impl Fake {
             file,
             asked: Mutex::default(),
             events: Mutex::default(),
+            wanted_back: Mutex::default(),
             pin: true,
             resets: true,
             vectors: 4,
@@ -113,6 +117,8 @@ impl Hardware for Fake {
             VFIO_PCI_INTX_IRQ_INDEX => u32::from(self.pin),
             VFIO_PCI_MSI_IRQ_INDEX => 1,
             VFIO_PCI_MSIX_IRQ_INDEX => 4,
+            // Errors are reported by PCI Express functions, which this is not.
+            VFIO_PCI_REQ_IRQ_INDEX => 1,
             _ => 0,
         })
     }
@@ -124,8 +130,9 @@ impl Hardware for Fake {
                 if fds.len() > usize::try_from(self.vectors).unwrap() {
                     return Err(io::Error::other("few vectors"));
                 }
-                let own = fds.iter().map(|fd| fd.try_clone_to_owned().unwrap());
-                *self.events.lock() = own.collect();
+                let own = fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
+                let wanted_back = irq.index == VFIO_PCI_REQ_IRQ_INDEX;
+                *if wanted_back { &self.wanted_back } else { &self.events }.lock() = own;
                 format!("{} on", fds.len())
             }
             IrqAction::UnmaskBy(fd) => format!("unmask {}", fd.is_some()),
@@ -182,8 +189,9 @@ fn pin() -> PinConnector {
 /// A machine with the function.
 struct Machine {
     bench: Bench,
-    bus: Bus,
+    bus: Arc<Bus>,
     fake: Arc<Fake>,
+    departures: Arc<Mutex<Vec<Departure>>>,
 }
 
 fn opened(fake: &Arc<Fake>, trapped: &[u8]) -> OpenFunction {
@@ -205,14 +213,20 @@ impl Machine {
         let (bench, fake) = (Bench::default(), Arc::new(fake));
         let memory = BridgeWindow::identity(WindowKind::Memory, 0xc000_0000..0x1_0000_0000);
         let ports = BridgeWindow::identity(WindowKind::Io, 0..0x1_0000);
-        let bus = Bus::new(bench.regions(), vec![ports, memory]);
+        let bus = Arc::new(Bus::new(bench.regions(), vec![ports, memory]));
         let event_loop: Arc<dyn EventLoop> = bench.event_loop.clone();
-        let wires = Wires { pin: Some(pin()), event_loop };
+        let departures = Arc::<Mutex<Vec<Departure>>>::default();
+        let (gone, from) = (Arc::clone(&departures), Arc::downgrade(&bus));
+        let on_departure: OnDeparture = Arc::new(move |why| {
+            gone.lock().push(why);
+            drop(from.upgrade().and_then(|bus| bus.remove(DEVFN)));
+        });
+        let wires = Wires { pin: Some(pin()), event_loop, on_departure };
         let messages = Some(&bench.messages as &dyn trapline_device::MsiController);
         let slot = Slot { name: "vfio0", devfn: DEVFN, pin: None, messages };
         let function = opened(&fake, trapped).function(slot, wires).unwrap();
         bus.insert(DEVFN, function).unwrap();
-        Self { bench, bus, fake }
+        Self { bench, bus, fake, departures }
     }
 
     fn config(&self, offset: u16, size: Size) -> u32 {
@@ -352,7 +366,8 @@ fn what_cannot_be_trapped_or_assigned_is_refused() {
     let refused = |fake: Fake, trapped: &[u8], pin: Option<PinConnector>| {
         let bench = Bench::default();
         let slot = Slot { name: "vfio0", devfn: DEVFN, pin: None, messages: None };
-        let wires = Wires { pin, event_loop: bench.event_loop.clone() };
+        let event_loop = bench.event_loop.clone();
+        let wires = Wires { pin, event_loop, on_departure: Arc::new(|_| {}) };
         opened(&Arc::new(fake), trapped).function(slot, wires).err().map(|error| error.to_string())
     };
     let text = refused(Fake::new(), &[1], Some(pin())).unwrap();
@@ -366,7 +381,7 @@ fn what_cannot_be_trapped_or_assigned_is_refused() {
 #[test]
 fn the_pin_is_connected_while_it_is_used_and_messages_are_not() {
     let machine = Machine::new();
-    assert_eq!(machine.asked(), ["reset, command 0x3"], "when it is opened");
+    assert_eq!(machine.asked(), ["4: 1 on", "reset, command 0x3"], "when it is opened");
     machine.enable();
     assert_eq!(machine.asked(), ["0: 1 on", "0: unmask true"]);
     machine.set(0x04, Size::Word, 0x407);
@@ -446,7 +461,7 @@ fn a_reset_makes_it_quiet_first_and_decode_always() {
     machine.enable();
     assert_eq!(machine.fake.at(CONFIG + 4) & 0xffff, 7, "a bus master");
     machine.asked();
-    Device::reset(&machine.bus);
+    Device::reset(&*machine.bus);
     assert_eq!(machine.asked(), ["0: unmask false", "0: off", "reset, command 0x3"]);
     assert_eq!(machine.config(0x04, Size::Word) & 0xffff, 0);
     machine.enable();
@@ -457,20 +472,39 @@ fn a_reset_makes_it_quiet_first_and_decode_always() {
     assert!(machine.asked().contains(&"reset, command 0x3".to_owned()));
     machine.asked();
     drop(machine.bus.remove(DEVFN));
-    assert_eq!(machine.asked().last().unwrap(), "reset, command 0x3", "given back");
+    assert_eq!(machine.asked(), ["reset, command 0x3", "4: off"], "given back");
 }
 
 #[test]
 fn a_device_that_cannot_reset_itself_is_reset_with_its_bus_if_that_can_be() {
     let machine = Machine::with(Fake { resets: false, ..Fake::new() }, &[]);
-    assert_eq!(machine.asked(), ["hot reset of 0 groups"]);
+    assert_eq!(machine.asked(), ["4: 1 on", "hot reset of 0 groups"]);
+}
+
+#[test]
+fn a_function_that_the_host_wants_back_goes_and_the_guest_finds_nobody_there() {
+    let machine = Machine::new();
+    machine.enable();
+    machine.asked();
+    let event = machine.fake.wanted_back.lock()[0].try_clone().unwrap();
+    for _ in 0..2 {
+        rustix::io::write(&event, &1_u64.to_ne_bytes()).unwrap();
+        machine.bench.settle();
+    }
+    assert_eq!(*machine.departures.lock(), [Departure::Requested], "nobody hears it twice");
+    let given_back = ["0: unmask false", "0: off", "reset, command 0x3", "4: off"];
+    assert_eq!(machine.asked(), given_back);
+    assert_eq!(machine.config(0x00, Size::Dword), u32::MAX);
+    assert_eq!(machine.bench.read(Space::Mmio, BARS_AT[0], Size::Dword), 0xffff_ffff);
+    // Nobody but the test has the device any more: its file is closed.
+    assert_eq!(Arc::strong_count(&machine.fake), 1);
 }
 
 #[test]
 fn its_state_stays_in_the_device() {
     let machine = Machine::new();
-    let saved = SaveState::save(&machine.bus);
-    let refused = SaveState::restore(&machine.bus, &saved).unwrap_err();
+    let saved = SaveState::save(&*machine.bus);
+    let refused = SaveState::restore(&*machine.bus, &saved).unwrap_err();
     assert!(refused.to_string().contains("in the device alone"), "{refused}");
 }
 
