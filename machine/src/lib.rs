@@ -19,6 +19,7 @@ mod kvm;
 mod life;
 mod on_loop;
 pub mod qtest;
+pub mod recorded_map;
 mod report;
 mod session;
 mod snapshot;

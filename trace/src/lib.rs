@@ -37,11 +37,17 @@
 #![forbid(unsafe_code)]
 
 pub mod chunk;
+pub mod diff;
 mod error;
+pub mod export;
+pub mod import;
 mod map;
 mod merge;
 mod meta;
 mod reader;
+pub mod show;
+mod sites;
+pub mod stat;
 mod writer;
 
 pub use error::Error;
@@ -51,6 +57,8 @@ pub use map::{
 pub use merge::{Event, Merged};
 pub use meta::{Level, Meta, Source};
 pub use reader::{Ending, Reader};
+pub use show::Filter;
+pub use sites::{Site, Sites};
 pub use writer::Writer;
 
 use std::fmt;

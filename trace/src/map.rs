@@ -95,7 +95,7 @@ pub struct Slot {
 }
 
 /// 64 KiB that a slot is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Place {
     /// Of a region.
     Region {
@@ -199,11 +199,14 @@ pub struct Map {
     registers: BTreeMap<u64, Vec<Register>>,
     /// Where each region has been: generation and base, ascending.
     places: BTreeMap<u64, Vec<(u64, Option<u64>)>>,
+    /// The generation of the first change.
+    first: Option<u64>,
 }
 
 impl Map {
     /// Applies a change. Those of a recording are applied in the order of the file.
     pub fn apply(&mut self, change: MapChange) {
+        self.first.get_or_insert(change.generation);
         self.devices.extend(change.devices);
         for region in change.regions {
             self.placed(region.id, change.generation, region.base);
@@ -256,6 +259,11 @@ impl Map {
         let places = self.places.get(&id)?;
         let (_, base) = places.iter().rev().find(|(since, _)| *since <= generation)?;
         *base
+    }
+
+    /// The generation of the first map.
+    pub fn first_generation(&self) -> u64 {
+        self.first.unwrap_or(0)
     }
 
     /// The registers of a region, in ascending order of offset.

@@ -134,7 +134,7 @@ fn descriptions_blobs_and_states_come_back() {
     assert_eq!(map.register(3, 6, Direction::Read), None);
     for round in (0..12_u8).rev() {
         let first = u32::from(round) * 3;
-        assert_eq!(reader.blob(first).expect("it is there"), []);
+        assert_eq!(reader.blob(first).expect("it is there"), [0u8; 0]);
         assert_eq!(reader.blob(first + 2).expect("it is there"), [round; 20]);
         let state = reader.state(round.into()).expect("it is there");
         assert_eq!(state, (u64::from(round) * 20_000_000, vec![round; 100]));

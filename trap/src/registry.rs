@@ -159,6 +159,24 @@ impl Registry {
         self.core.recorder.get()
     }
 
+    /// The data sheet's name of the register that an access at `offset` of a region would reach now,
+    /// as its handler says it; `None` too where the region is gone.
+    pub fn register_at(
+        &self,
+        region: RegionId,
+        offset: u64,
+        direction: Direction,
+    ) -> Option<&'static str> {
+        // A handler is asked without the lock.
+        let (handler, offset) = {
+            let table = self.core.table.lock();
+            let region = table.regions.get(&region)?;
+            let offset = region.shared.device_offset.wrapping_add(offset);
+            (Arc::clone(&region.handler), offset)
+        };
+        handler.register(offset, direction)
+    }
+
     pub(crate) fn core(&self) -> &Core {
         &self.core
     }

@@ -34,6 +34,10 @@ pub struct RegionStats {
     pub name: RegionName,
     /// Its space.
     pub space: Space,
+    /// Its length in bytes.
+    pub len: u64,
+    /// What is added to the offsets that its handler sees.
+    pub device_offset: u64,
     /// Its first and last address, unless it has no place now.
     pub range: Option<(u64, u64)>,
     /// Its deliveries, and whether the source does them.
@@ -54,6 +58,8 @@ impl Registry {
                 id: RegionId(info.shared.id),
                 name: info.shared.name.clone(),
                 space: info.shared.space,
+                len: info.shared.len,
+                device_offset: info.shared.device_offset,
                 range: info.range(),
                 deliveries: deliveries(&info),
                 counts: self.core().counter_sets.counts(&info.shared.number),

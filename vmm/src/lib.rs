@@ -19,8 +19,10 @@ pub mod guest_init;
 pub mod logging;
 pub mod monitor;
 pub mod pause;
+pub mod progress;
 pub mod qtest;
 pub mod reboot;
+pub mod recording;
 pub mod request;
 pub mod run;
 pub mod session;
@@ -57,6 +59,14 @@ pub fn main() -> ExitCode {
         }
         Ok(cli::Parsed::SetUpVfio(setup)) => {
             vfio::set_up(&setup).unwrap_or_else(|error| logging::fatal(&error))
+        }
+        Ok(cli::Parsed::Diff(options)) => {
+            logging::start(cli::LogLevel::default());
+            recording::diff(&options).unwrap_or_else(|error| logging::fatal(&error))
+        }
+        Ok(cli::Parsed::Trace(options)) => {
+            logging::start(cli::LogLevel::default());
+            recording::run(&options).unwrap_or_else(|error| logging::fatal(&error))
         }
         Err(error) => logging::fatal(&error),
     }

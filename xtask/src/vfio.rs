@@ -16,7 +16,7 @@ use crate::driver;
 use crate::guest::{Ready, TIMEOUT};
 use crate::kernel::{self, Kernel};
 use crate::nested::{Hardware, NestedRun};
-use crate::session::{Watch, last_lines};
+use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Tally, Task};
 use crate::{initrd, paths};
 
@@ -220,7 +220,7 @@ fn boot(name: &str, cases: &[Case], ready: &Ready) -> Result<Tally> {
         smp: 2,
         counted: false,
         watch: Watch {
-            show: false,
+            show: Show::Nothing,
             input: false,
             timeout: Some(TIMEOUT * u32::try_from(lives + 2)?),
         },

@@ -37,11 +37,101 @@ pub struct Row<R> {
     pub width: u32,
     /// Which accesses reach it.
     pub access: Access,
+    /// What recordings are told about it.
+    pub traits: Traits,
+}
+
+/// What is to be known of a register by whoever compares or tunes what guests did to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traits {
+    /// What kind of values it has.
+    pub class: Class,
+    /// Whether a write must have its effect at once: it must not be queued up, although nothing that
+    /// the guest reads later could tell.
+    pub prompt: bool,
+    /// Its bit fields, as far as they have names; in ascending order.
+    pub fields: &'static [Field],
+}
+
+/// What kind of values a register has: whether two runs of one guest can be expected to agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// The same in each run.
+    #[default]
+    Exact,
+    /// A time or a count of it.
+    Time,
+    /// What the guest moves through: characters, sectors, frames.
+    Payload,
+    /// Different each time on purpose.
+    Random,
+    /// Where the guest has put something in its memory.
+    Address,
+}
+
+/// Some bits of a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Their name in the data sheet.
+    pub name: &'static str,
+    /// The lowest of them.
+    pub bit: u8,
+    /// How many there are.
+    pub bits: u8,
+}
+
+/// One bit of a register.
+pub const fn bit(name: &'static str, bit: u8) -> Field {
+    Field { name, bit, bits: 1 }
+}
+
+/// `bits` bits of a register, from `bit` up.
+pub const fn bits(name: &'static str, bit: u8, bits: u8) -> Field {
+    Field { name, bit, bits }
+}
+
+/// A register as recordings know it, whatever the code calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Its name in the data sheet.
+    pub name: &'static str,
+    /// Its width in bytes.
+    pub width: u32,
+    /// What is to be known of it.
+    pub traits: Traits,
+}
+
+impl Traits {
+    /// Of a register of which nothing is said: exact values, writes that can be late, no fields.
+    pub const PLAIN: Self = Self { class: Class::Exact, prompt: false, fields: &[] };
 }
 
 /// Shorthand for one row of a table.
 pub const fn row<R>(reg: R, name: &'static str, offset: u32, width: u32, access: Access) -> Row<R> {
-    Row { reg, name, offset, width, access }
+    Row { reg, name, offset, width, access, traits: Traits::PLAIN }
+}
+
+impl<R: Copy> Row<R> {
+    /// Says what kind of values the register has.
+    #[must_use]
+    pub const fn class(mut self, class: Class) -> Self {
+        self.traits.class = class;
+        self
+    }
+
+    /// Forbids that writes to the register are late.
+    #[must_use]
+    pub const fn prompt(mut self) -> Self {
+        self.traits.prompt = true;
+        self
+    }
+
+    /// Names the register's bits.
+    #[must_use]
+    pub const fn fields(mut self, fields: &'static [Field]) -> Self {
+        self.traits.fields = fields;
+        self
+    }
 }
 
 /// The registers of one window (for banked registers: of one bank), in ascending order of offset.
@@ -63,6 +153,7 @@ impl<R: Copy> RegMap<R> {
             assert!(row.width.is_power_of_two(), "a register's width is a power of two");
             assert!(row.offset.is_multiple_of(row.width), "a register is aligned to its width");
             assert!(row.offset + row.width <= window, "a register lies inside the window");
+            check_fields(row.traits.fields, row.width);
             let mut j = 0;
             while j < i {
                 let before = at(rows, j);
@@ -94,6 +185,12 @@ impl<R: Copy> RegMap<R> {
         self.rows
     }
 
+    /// All registers, in order, as recordings know them.
+    pub fn described(&self) -> impl Iterator<Item = Described> + use<R> {
+        let of = |row: &Row<R>| Described { name: row.name, width: row.width, traits: row.traits };
+        self.rows.iter().map(of)
+    }
+
     fn find(&self, offset: u64, access: Access) -> Option<&'static Row<R>> {
         self.rows.iter().find(|row| {
             (u64::from(row.offset)..u64::from(row.offset + row.width)).contains(&offset)
@@ -105,6 +202,19 @@ impl<R: Copy> RegMap<R> {
 #[expect(clippy::indexing_slicing, reason = "const evaluation has no get(); i is below len")]
 const fn at<R>(rows: &'static [Row<R>], i: usize) -> &'static Row<R> {
     &rows[i]
+}
+
+/// Fields are in ascending order, do not overlap, and are inside of the register.
+#[expect(clippy::indexing_slicing, reason = "const evaluation has no get(); i is below len")]
+const fn check_fields(fields: &[Field], width: u32) {
+    let (mut i, mut end) = (0, 0);
+    while i < fields.len() {
+        let Field { bit, bits, .. } = fields[i];
+        assert!(bit as u32 >= end && bits > 0, "fields are in ascending order and do not overlap");
+        end = bit as u32 + bits as u32;
+        assert!(end <= width * 8, "a field lies inside its register");
+        i += 1;
+    }
 }
 
 #[cfg(test)]
@@ -140,5 +250,23 @@ mod tests {
         static ROWS: [Row<u8>; 2] =
             [row(0, "A", 0, 2, Access::ReadWrite), row(1, "B", 1, 1, Access::Read)];
         assert!(std::panic::catch_unwind(|| RegMap::new(4, &ROWS)).is_err());
+    }
+
+    #[test]
+    fn fields_that_overlap_or_leave_the_register_are_refused() {
+        static ROW: Row<u8> = row(0, "A", 0, 1, Access::ReadWrite)
+            .class(Class::Time)
+            .prompt()
+            .fields(&[bit("LOW", 0), bits("HIGH", 4, 4)]);
+        static GOOD: [Row<u8>; 1] = [ROW];
+        let described: Vec<_> = RegMap::new(1, &GOOD).described().collect();
+        assert_eq!(described.len(), 1);
+        assert!(described.iter().all(|d| d.traits.class == Class::Time && d.traits.prompt));
+        static OVERLAP: [Row<u8>; 1] =
+            [row(0, "A", 0, 1, Access::Read).fields(&[bits("LOW", 0, 2), bit("ONE", 1)])];
+        assert!(std::panic::catch_unwind(|| RegMap::new(1, &OVERLAP)).is_err());
+        static OUTSIDE: [Row<u8>; 1] =
+            [row(0, "A", 0, 1, Access::Read).fields(&[bits("HIGH", 4, 5)])];
+        assert!(std::panic::catch_unwind(|| RegMap::new(1, &OUTSIDE)).is_err());
     }
 }

@@ -156,8 +156,8 @@ pub const BAR_PREFETCHABLE: u32 = 1 << 3;
 pub const HEADER: RegMap<()> = RegMap::new(0x40, &[
     row((), "VENDOR_ID",           0x00, 2, Read),
     row((), "DEVICE_ID",           0x02, 2, Read),
-    row((), "COMMAND",             0x04, 2, ReadWrite),
-    row((), "STATUS",              0x06, 2, ReadWrite),
+    row((), "COMMAND",             0x04, 2, ReadWrite).prompt(),
+    row((), "STATUS",              0x06, 2, ReadWrite).prompt(),
     row((), "REVISION_ID",         0x08, 1, Read),
     row((), "PROG_IF",             0x09, 1, Read),
     row((), "SUB_CLASS",           0x0a, 1, Read),
@@ -166,16 +166,16 @@ pub const HEADER: RegMap<()> = RegMap::new(0x40, &[
     row((), "LATENCY_TIMER",       0x0d, 1, ReadWrite),
     row((), "HEADER_TYPE",         0x0e, 1, Read),
     row((), "BIST",                0x0f, 1, ReadWrite),
-    row((), "BAR0",                0x10, 4, ReadWrite),
-    row((), "BAR1",                0x14, 4, ReadWrite),
-    row((), "BAR2",                0x18, 4, ReadWrite),
-    row((), "BAR3",                0x1c, 4, ReadWrite),
-    row((), "BAR4",                0x20, 4, ReadWrite),
-    row((), "BAR5",                0x24, 4, ReadWrite),
+    row((), "BAR0",                0x10, 4, ReadWrite).prompt(),
+    row((), "BAR1",                0x14, 4, ReadWrite).prompt(),
+    row((), "BAR2",                0x18, 4, ReadWrite).prompt(),
+    row((), "BAR3",                0x1c, 4, ReadWrite).prompt(),
+    row((), "BAR4",                0x20, 4, ReadWrite).prompt(),
+    row((), "BAR5",                0x24, 4, ReadWrite).prompt(),
     row((), "CARDBUS_CIS",         0x28, 4, Read),
     row((), "SUBSYSTEM_VENDOR_ID", 0x2c, 2, Read),
     row((), "SUBSYSTEM_ID",        0x2e, 2, Read),
-    row((), "EXPANSION_ROM",       0x30, 4, ReadWrite),
+    row((), "EXPANSION_ROM",       0x30, 4, ReadWrite).prompt(),
     row((), "CAPABILITIES",        0x34, 1, Read),
     row((), "INTERRUPT_LINE",      0x3c, 1, ReadWrite),
     row((), "INTERRUPT_PIN",       0x3d, 1, Read),
@@ -332,14 +332,14 @@ impl Smram {
 /// The host bridge's own registers, for names in traces (290549, configuration space).
 #[rustfmt::skip]
 pub const PMC: RegMap<()> = RegMap::new(0x100, &[
-    row((), "PAM0",  0x59, 1, ReadWrite),
-    row((), "PAM1",  0x5a, 1, ReadWrite),
-    row((), "PAM2",  0x5b, 1, ReadWrite),
-    row((), "PAM3",  0x5c, 1, ReadWrite),
-    row((), "PAM4",  0x5d, 1, ReadWrite),
-    row((), "PAM5",  0x5e, 1, ReadWrite),
-    row((), "PAM6",  0x5f, 1, ReadWrite),
-    row((), "SMRAM", 0x72, 1, ReadWrite),
+    row((), "PAM0",  0x59, 1, ReadWrite).prompt(),
+    row((), "PAM1",  0x5a, 1, ReadWrite).prompt(),
+    row((), "PAM2",  0x5b, 1, ReadWrite).prompt(),
+    row((), "PAM3",  0x5c, 1, ReadWrite).prompt(),
+    row((), "PAM4",  0x5d, 1, ReadWrite).prompt(),
+    row((), "PAM5",  0x5e, 1, ReadWrite).prompt(),
+    row((), "PAM6",  0x5f, 1, ReadWrite).prompt(),
+    row((), "SMRAM", 0x72, 1, ReadWrite).prompt(),
 ]);
 
 /// The registers of the PIIX' functions past the header, of those there are (290550; 290562).
@@ -347,10 +347,10 @@ pub const PMC: RegMap<()> = RegMap::new(0x100, &[
 pub const PIIX: RegMap<()> = RegMap::new(0x100, &[
     row((), "PMBA",      0x40, 4, Read),
     row((), "DEVACTB",   0x58, 4, Read),
-    row((), "PIRQRCA",   0x60, 1, ReadWrite),
-    row((), "PIRQRCB",   0x61, 1, ReadWrite),
-    row((), "PIRQRCC",   0x62, 1, ReadWrite),
-    row((), "PIRQRCD",   0x63, 1, ReadWrite),
+    row((), "PIRQRCA",   0x60, 1, ReadWrite).prompt(),
+    row((), "PIRQRCB",   0x61, 1, ReadWrite).prompt(),
+    row((), "PIRQRCC",   0x62, 1, ReadWrite).prompt(),
+    row((), "PIRQRCD",   0x63, 1, ReadWrite).prompt(),
     row((), "PMREGMISC", 0x80, 1, Read),
 ]);
 
@@ -403,11 +403,11 @@ pub enum EduReg {
 pub const EDU: RegMap<EduReg> = RegMap::new(EDU_BAR_LEN, &[
     row(EduReg::Identification,  "IDENTIFICATION",   0x00, 4, Read),
     row(EduReg::Liveness,        "LIVENESS",         0x04, 4, ReadWrite),
-    row(EduReg::Factorial,       "FACTORIAL",        0x08, 4, ReadWrite),
-    row(EduReg::Status,          "STATUS",           0x20, 4, ReadWrite),
+    row(EduReg::Factorial,       "FACTORIAL",        0x08, 4, ReadWrite).prompt(),
+    row(EduReg::Status,          "STATUS",           0x20, 4, ReadWrite).prompt(),
     row(EduReg::InterruptStatus, "INTERRUPT_STATUS", 0x24, 4, Read),
-    row(EduReg::Raise,           "INTERRUPT_RAISE",  0x60, 4, Access::Write),
-    row(EduReg::Acknowledge,     "INTERRUPT_ACK",    0x64, 4, Access::Write),
+    row(EduReg::Raise,           "INTERRUPT_RAISE",  0x60, 4, Access::Write).prompt(),
+    row(EduReg::Acknowledge,     "INTERRUPT_ACK",    0x64, 4, Access::Write).prompt(),
 ]);
 
 /// Length of the window of [`HOTPLUG`] in bytes.
@@ -433,7 +433,7 @@ pub enum HotplugReg {
 pub const HOTPLUG: RegMap<HotplugReg> = RegMap::new(HOTPLUG_LEN, &[
     row(HotplugReg::Up,        "PCI_UP",    0x00, 4, Read),
     row(HotplugReg::Down,      "PCI_DOWN",  0x04, 4, Read),
-    row(HotplugReg::Eject,     "PCI_EJECT", 0x08, 4, ReadWrite),
+    row(HotplugReg::Eject,     "PCI_EJECT", 0x08, 4, ReadWrite).prompt(),
     row(HotplugReg::Removable, "PCI_RMV",   0x0c, 4, Read),
     row(HotplugReg::Bus,       "PCI_SEL",   0x10, 4, ReadWrite),
 ]);

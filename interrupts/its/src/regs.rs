@@ -5,7 +5,7 @@
 //! register of the translation frame (64 KiB at offset 0x10000).
 
 use bitfield_struct::bitfield;
-use trapline_regs::{Access, RegMap, row};
+use trapline_regs::{Access, Class, RegMap, row};
 
 /// Length of the control frame, bytes.
 pub const CONTROL_FRAME: u64 = 0x1_0000;
@@ -42,7 +42,7 @@ pub enum Reg {
 /// The control frame. Optional registers are listed so that a trace can name them.
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(0x1_0000, &[
-    row(Reg::Ctlr,     "GITS_CTLR",    0x0000, 4, Access::ReadWrite),
+    row(Reg::Ctlr,     "GITS_CTLR",    0x0000, 4, Access::ReadWrite).prompt(),
     row(Reg::Iidr,     "GITS_IIDR",    0x0004, 4, Access::ReadWrite),
     row(Reg::Typer,    "GITS_TYPER",   0x0008, 8, Access::ReadWrite),
     row(Reg::Raz,      "GITS_MPAMIDR", 0x0010, 4, Access::ReadWrite),
@@ -50,17 +50,17 @@ pub const MAP: RegMap<Reg> = RegMap::new(0x1_0000, &[
     row(Reg::Raz,      "GITS_MPIDR",   0x0018, 4, Access::ReadWrite),
     row(Reg::Raz,      "GITS_STATUSR", 0x0040, 4, Access::ReadWrite),
     row(Reg::Raz,      "GITS_UMSIR",   0x0048, 8, Access::ReadWrite),
-    row(Reg::Cbaser,   "GITS_CBASER",  0x0080, 8, Access::ReadWrite),
-    row(Reg::Cwriter,  "GITS_CWRITER", 0x0088, 8, Access::ReadWrite),
+    row(Reg::Cbaser,   "GITS_CBASER",  0x0080, 8, Access::ReadWrite).class(Class::Address).prompt(),
+    row(Reg::Cwriter,  "GITS_CWRITER", 0x0088, 8, Access::ReadWrite).prompt(),
     row(Reg::Creadr,   "GITS_CREADR",  0x0090, 8, Access::ReadWrite),
-    row(Reg::Baser(0), "GITS_BASER0",  0x0100, 8, Access::ReadWrite),
-    row(Reg::Baser(1), "GITS_BASER1",  0x0108, 8, Access::ReadWrite),
-    row(Reg::Baser(2), "GITS_BASER2",  0x0110, 8, Access::ReadWrite),
-    row(Reg::Baser(3), "GITS_BASER3",  0x0118, 8, Access::ReadWrite),
-    row(Reg::Baser(4), "GITS_BASER4",  0x0120, 8, Access::ReadWrite),
-    row(Reg::Baser(5), "GITS_BASER5",  0x0128, 8, Access::ReadWrite),
-    row(Reg::Baser(6), "GITS_BASER6",  0x0130, 8, Access::ReadWrite),
-    row(Reg::Baser(7), "GITS_BASER7",  0x0138, 8, Access::ReadWrite),
+    row(Reg::Baser(0), "GITS_BASER0",  0x0100, 8, Access::ReadWrite).class(Class::Address).prompt(),
+    row(Reg::Baser(1), "GITS_BASER1",  0x0108, 8, Access::ReadWrite).class(Class::Address).prompt(),
+    row(Reg::Baser(2), "GITS_BASER2",  0x0110, 8, Access::ReadWrite).class(Class::Address).prompt(),
+    row(Reg::Baser(3), "GITS_BASER3",  0x0118, 8, Access::ReadWrite).class(Class::Address).prompt(),
+    row(Reg::Baser(4), "GITS_BASER4",  0x0120, 8, Access::ReadWrite).class(Class::Address).prompt(),
+    row(Reg::Baser(5), "GITS_BASER5",  0x0128, 8, Access::ReadWrite).class(Class::Address).prompt(),
+    row(Reg::Baser(6), "GITS_BASER6",  0x0130, 8, Access::ReadWrite).class(Class::Address).prompt(),
+    row(Reg::Baser(7), "GITS_BASER7",  0x0138, 8, Access::ReadWrite).class(Class::Address).prompt(),
     row(Reg::Id,       "GITS_PIDR4",   0xffd0, 4, Access::ReadWrite),
     row(Reg::Id,       "GITS_PIDR5",   0xffd4, 4, Access::ReadWrite),
     row(Reg::Id,       "GITS_PIDR6",   0xffd8, 4, Access::ReadWrite),

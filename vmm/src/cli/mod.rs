@@ -16,6 +16,7 @@ mod ports;
 pub(crate) mod qemu;
 mod qtest;
 mod refused;
+mod trace;
 mod units;
 mod vfio;
 mod virtio;
@@ -37,6 +38,7 @@ pub use host::Host;
 pub use options::{Boot, LogLevel, RunOptions};
 pub use qemu::Properties;
 pub use qtest::{AsQemu, QtestOptions};
+pub use trace::{DiffOptions, TraceOptions};
 pub use vfio::{VfioOptions, VfioSetup};
 
 /// What the arguments ask for.
@@ -48,6 +50,10 @@ pub enum Parsed {
     Qtest(Box<QtestOptions>),
     /// To give functions of the host to vfio-pci, or back.
     SetUpVfio(VfioSetup),
+    /// To compare two recordings.
+    Diff(Box<DiffOptions>),
+    /// To look at a recording.
+    Trace(Box<TraceOptions>),
     /// To print this on standard output and be done.
     Text(String),
 }
@@ -106,6 +112,16 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
             Ok(Parsed::Qtest(Box::new(QtestOptions::new(&args)?)))
         }
         Some(("setup", matches)) => Ok(Parsed::SetUpVfio(vfio::setup(matches)?)),
+        Some(("diff", matches)) => {
+            let args = trace::DiffArgs::from_arg_matches(matches);
+            let args = args.map_err(|e| anyhow!(sentence(&e)))?;
+            Ok(Parsed::Diff(Box::new(DiffOptions::new(args)?)))
+        }
+        Some(("trace", matches)) => {
+            let args = trace::TraceArgs::from_arg_matches(matches);
+            let args = args.map_err(|e| anyhow!(sentence(&e)))?;
+            Ok(Parsed::Trace(Box::new(TraceOptions::new(args)?)))
+        }
         Some(("version", _)) => Ok(Parsed::Text(version())),
         Some((name, _)) => Err(anyhow!("trapline {name}: not available yet in this version")),
         None => Ok(Parsed::Text(command(host).render_help().to_string())),
@@ -133,12 +149,19 @@ fn command(host: &Host) -> Command {
     let qtest = Command::new("qtest")
         .about("Serve a machine without a CPU to a client of QEMU's qtest protocol")
         .override_usage("trapline qtest [OPTIONS] --socket ADDRESS | --stdio | --qemu ARGUMENT...");
+    let trace = Command::new("trace")
+        .about("Look at a recording of what a guest did to its devices")
+        .disable_help_subcommand(true);
+    let diff = Command::new("diff")
+        .about("Compare two recordings: where they first differ, and which registers cost more");
     let all = Command::new("trapline")
         .version(env!("CARGO_PKG_VERSION"))
         .help_template(StyledStr::from(HELP))
         .subcommand(foreign::hide(negated::add(args::RunArgs::augment_args(run)), host.machine))
         .subcommand(qtest::QtestArgs::augment_args(qtest))
         .subcommand(setup())
+        .subcommand(trace::TraceArgs::augment_args(trace))
+        .subcommand(trace::DiffArgs::augment_args(diff))
         .subcommand(Command::new("version").about("Print the version"));
     LATER.iter().fold(all, |all, (name, about)| {
         let ignored = Arg::new("args").num_args(0..).allow_hyphen_values(true);
@@ -191,6 +214,7 @@ fn sentence(error: &clap::Error) -> String {
         ErrorKind::InvalidValue if of(ContextKind::InvalidValue).is_empty() => {
             format!("{arg}: the value is missing")
         }
+        ErrorKind::MissingRequiredArgument => format!("{arg}: missing; see --help"),
         ErrorKind::TooManyValues => format!("{option}: takes no value"),
         ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8".to_owned(),
         _ => {

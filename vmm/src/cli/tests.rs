@@ -1,4 +1,5 @@
 mod help;
+mod trace;
 mod vfio;
 mod virtio;
 

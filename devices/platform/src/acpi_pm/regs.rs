@@ -6,7 +6,7 @@
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite};
-use trapline_regs::{RegMap, row};
+use trapline_regs::{Class, Field, RegMap, bit, bits, row};
 
 /// Length of the window in bytes.
 pub const WINDOW_LEN: u32 = 12;
@@ -44,13 +44,27 @@ pub enum Reg {
     PmTmr,
 }
 
+// The bits, by the specification's names, for recordings.
+#[rustfmt::skip]
+const STS: &[Field] = &[
+    bit("TMR", 0), bit("BM", 4), bit("GBL", 5), bit("PWRBTN", 8), bit("SLPBTN", 9), bit("RTC", 10),
+    bit("WAK", 15),
+];
+#[rustfmt::skip]
+const EN: &[Field] =
+    &[bit("TMR", 0), bit("GBL", 5), bit("PWRBTN", 8), bit("SLPBTN", 9), bit("RTC", 10)];
+#[rustfmt::skip]
+const CNT: &[Field] = &[
+    bit("SCI_EN", 0), bit("BM_RLD", 1), bit("GBL_RLS", 2), bits("SLP_TYP", 10, 3), bit("SLP_EN", 13),
+];
+
 /// The window.
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
-    row(Reg::Pm1Sts, "PM1_STS", 0, 2, ReadWrite),
-    row(Reg::Pm1En,  "PM1_EN",  2, 2, ReadWrite),
-    row(Reg::Pm1Cnt, "PM1_CNT", 4, 2, ReadWrite),
-    row(Reg::PmTmr,  "PM_TMR",  8, 4, Read),
+    row(Reg::Pm1Sts, "PM1_STS", 0, 2, ReadWrite).prompt().fields(STS),
+    row(Reg::Pm1En,  "PM1_EN",  2, 2, ReadWrite).prompt().fields(EN),
+    row(Reg::Pm1Cnt, "PM1_CNT", 4, 2, ReadWrite).prompt().fields(CNT),
+    row(Reg::PmTmr,  "PM_TMR",  8, 4, Read).class(Class::Time),
 ]);
 
 /// PM1 status register (section 4.8.3.1.1): set by events, cleared by writing 1. Reset value 0.

@@ -4,7 +4,7 @@
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite, Write};
-use trapline_regs::{RegMap, row};
+use trapline_regs::{Class, RegMap, row};
 
 /// The registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,8 @@ pub const MMIO_LEN: u32 = 24;
 pub const PORTS: RegMap<Reg> = RegMap::new(PORTS_LEN, &[
     row(Reg::Selector, "SELECTOR", 0, 2, Write),
     row(Reg::Data,     "DATA",     1, 1, Read),
-    row(Reg::DmaHigh,  "DMA_HIGH", 4, 4, ReadWrite),
-    row(Reg::DmaLow,   "DMA_LOW",  8, 4, ReadWrite),
+    row(Reg::DmaHigh,  "DMA_HIGH", 4, 4, ReadWrite).class(Class::Address),
+    row(Reg::DmaLow,   "DMA_LOW",  8, 4, ReadWrite).class(Class::Address).prompt(),
 ]);
 
 /// "Register Locations", Arm: memory. The selector is big-endian here.
@@ -38,8 +38,8 @@ pub const PORTS: RegMap<Reg> = RegMap::new(PORTS_LEN, &[
 pub const MMIO: RegMap<Reg> = RegMap::new(MMIO_LEN, &[
     row(Reg::Data,     "DATA",      0, 8, ReadWrite),
     row(Reg::Selector, "SELECTOR",  8, 2, Write),
-    row(Reg::DmaHigh,  "DMA_HIGH", 16, 4, ReadWrite),
-    row(Reg::DmaLow,   "DMA_LOW",  20, 4, ReadWrite),
+    row(Reg::DmaHigh,  "DMA_HIGH", 16, 4, ReadWrite).class(Class::Address),
+    row(Reg::DmaLow,   "DMA_LOW",  20, 4, ReadWrite).class(Class::Address).prompt(),
 ]);
 
 /// What the DMA address register reads as: `QEMU CFG`, in the order of the addresses ("Signature").

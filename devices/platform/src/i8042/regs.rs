@@ -7,7 +7,7 @@
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite, Write};
-use trapline_regs::{RegMap, row};
+use trapline_regs::{Class, RegMap, row};
 
 /// The ports of the controller and its neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +30,11 @@ pub const WINDOW_LEN: u32 = 8;
 /// The ports, as offsets from 0x60.
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
-    row(Reg::Output,  "OUTPUT_BUFFER", 0, 1, Read),
-    row(Reg::Input,   "INPUT_BUFFER",  0, 1, Write),
-    row(Reg::PortB,   "PORT_B",        1, 1, ReadWrite),
+    row(Reg::Output,  "OUTPUT_BUFFER", 0, 1, Read).class(Class::Payload),
+    row(Reg::Input,   "INPUT_BUFFER",  0, 1, Write).prompt(),
+    row(Reg::PortB,   "PORT_B",        1, 1, ReadWrite).class(Class::Time).prompt(),
     row(Reg::Status,  "STATUS",        4, 1, Read),
-    row(Reg::Command, "COMMAND",       4, 1, Write),
+    row(Reg::Command, "COMMAND",       4, 1, Write).prompt(),
 ]);
 
 /// Status register (KBC, "Status Register").

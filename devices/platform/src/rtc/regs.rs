@@ -5,7 +5,7 @@
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite};
-use trapline_regs::{RegMap, row};
+use trapline_regs::{Class, Field, RegMap, bit, bits, row};
 
 /// Device offset of the address latch (port 0x70 of a PC/AT).
 pub const INDEX: u64 = 0;
@@ -64,26 +64,36 @@ pub enum Reg {
 /// Index of the century byte, for the FADT. kvmtool and QEMU have it at the same place.
 pub const CENTURY_INDEX: u8 = 0x32;
 
+// The bits of registers A, B and C, by the data sheet's names, for recordings. That an update is under
+// way is time's doing.
+const A: &[Field] = &[bits("RS", 0, 4), bits("DV", 4, 3), bit("UIP", 7)];
+#[rustfmt::skip]
+const B: &[Field] = &[
+    bit("DSE", 0), bit("24/12", 1), bit("DM", 2), bit("SQWE", 3), bit("UIE", 4), bit("AIE", 5),
+    bit("PIE", 6), bit("SET", 7),
+];
+const C: &[Field] = &[bit("UF", 4), bit("AF", 5), bit("PF", 6), bit("IRQF", 7)];
+
 /// Registers by index. What is not listed is RAM.
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(128, &[
-    row(Reg::Seconds,        "RTC seconds",          0x00, 1, ReadWrite),
-    row(Reg::SecondsAlarm,   "RTC seconds alarm",    0x01, 1, ReadWrite),
-    row(Reg::Minutes,        "RTC minutes",          0x02, 1, ReadWrite),
-    row(Reg::MinutesAlarm,   "RTC minutes alarm",    0x03, 1, ReadWrite),
-    row(Reg::Hours,          "RTC hours",            0x04, 1, ReadWrite),
-    row(Reg::HoursAlarm,     "RTC hours alarm",      0x05, 1, ReadWrite),
-    row(Reg::DayOfWeek,      "RTC day of week",      0x06, 1, ReadWrite),
-    row(Reg::DayOfMonth,     "RTC day of month",     0x07, 1, ReadWrite),
-    row(Reg::Month,          "RTC month",            0x08, 1, ReadWrite),
-    row(Reg::Year,           "RTC year",             0x09, 1, ReadWrite),
-    row(Reg::A,              "Register A",           0x0a, 1, ReadWrite),
-    row(Reg::B,              "Register B",           0x0b, 1, ReadWrite),
-    row(Reg::C,              "Register C",           0x0c, 1, Read),
-    row(Reg::D,              "Register D",           0x0d, 1, Read),
+    row(Reg::Seconds,        "RTC seconds",          0x00, 1, ReadWrite).class(Class::Time).prompt(),
+    row(Reg::SecondsAlarm,   "RTC seconds alarm",    0x01, 1, ReadWrite).prompt(),
+    row(Reg::Minutes,        "RTC minutes",          0x02, 1, ReadWrite).class(Class::Time).prompt(),
+    row(Reg::MinutesAlarm,   "RTC minutes alarm",    0x03, 1, ReadWrite).prompt(),
+    row(Reg::Hours,          "RTC hours",            0x04, 1, ReadWrite).class(Class::Time).prompt(),
+    row(Reg::HoursAlarm,     "RTC hours alarm",      0x05, 1, ReadWrite).prompt(),
+    row(Reg::DayOfWeek,      "RTC day of week",      0x06, 1, ReadWrite).class(Class::Time).prompt(),
+    row(Reg::DayOfMonth,     "RTC day of month",     0x07, 1, ReadWrite).class(Class::Time).prompt(),
+    row(Reg::Month,          "RTC month",            0x08, 1, ReadWrite).class(Class::Time).prompt(),
+    row(Reg::Year,           "RTC year",             0x09, 1, ReadWrite).class(Class::Time).prompt(),
+    row(Reg::A,              "Register A",           0x0a, 1, ReadWrite).class(Class::Time).prompt().fields(A),
+    row(Reg::B,              "Register B",           0x0b, 1, ReadWrite).prompt().fields(B),
+    row(Reg::C,              "Register C",           0x0c, 1, Read).class(Class::Time).fields(C),
+    row(Reg::D,              "Register D",           0x0d, 1, Read).fields(&[bit("VRT", 7)]),
     row(Reg::ShutdownStatus, "CMOS shutdown status", 0x0f, 1, ReadWrite),
-    row(Reg::Century,        "RTC century",          0x32, 1, ReadWrite),
-    row(Reg::Ps2Century,     "RTC century (PS/2)",   0x37, 1, ReadWrite),
+    row(Reg::Century,        "RTC century",          0x32, 1, ReadWrite).class(Class::Time).prompt(),
+    row(Reg::Ps2Century,     "RTC century (PS/2)",   0x37, 1, ReadWrite).class(Class::Time).prompt(),
 ]);
 
 /// Register A (data sheet, "Register A"): not affected by RESET.

@@ -5,7 +5,7 @@
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite, Write};
-use trapline_regs::{RegMap, row};
+use trapline_regs::{Class, Field, RegMap, bit, bits, row};
 
 /// Length of the register window in bytes.
 pub const WINDOW_LEN: u32 = 8;
@@ -46,19 +46,44 @@ pub enum Reg {
     Dlm,
 }
 
+// The bits, by the data sheet's names (section 8, table II), for recordings.
+const IER: &[Field] = &[bit("ERBFI", 0), bit("ETBEI", 1), bit("ELSI", 2), bit("EDSSI", 3)];
+const IIR: &[Field] = &[bit("NONE", 0), bits("ID", 1, 3), bits("FIFOS", 6, 2)];
+#[rustfmt::skip]
+const FCR: &[Field] =
+    &[bit("ENABLE", 0), bit("RCVR_RESET", 1), bit("XMIT_RESET", 2), bit("DMA_MODE", 3), bits("TRIGGER", 6, 2)];
+#[rustfmt::skip]
+const LCR: &[Field] = &[
+    bits("WLS", 0, 2), bit("STB", 2), bit("PEN", 3), bit("EPS", 4), bit("STICK", 5), bit("BREAK", 6),
+    bit("DLAB", 7),
+];
+#[rustfmt::skip]
+const MCR: &[Field] =
+    &[bit("DTR", 0), bit("RTS", 1), bit("OUT1", 2), bit("OUT2", 3), bit("LOOP", 4)];
+#[rustfmt::skip]
+const LSR: &[Field] = &[
+    bit("DR", 0), bit("OE", 1), bit("PE", 2), bit("FE", 3), bit("BI", 4), bit("THRE", 5), bit("TEMT", 6),
+    bit("FIFO_ERROR", 7),
+];
+#[rustfmt::skip]
+const MSR: &[Field] = &[
+    bit("DCTS", 0), bit("DDSR", 1), bit("TERI", 2), bit("DDCD", 3), bit("CTS", 4), bit("DSR", 5),
+    bit("RI", 6), bit("DCD", 7),
+];
+
 /// The window while DLAB is 0 (section 8, table II). LSR and MSR are for reading only; the data
 /// sheet keeps writes to LSR for factory testing (section 8.4, note).
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
-    row(Reg::Rbr, "RBR", 0, 1, Read),
-    row(Reg::Thr, "THR", 0, 1, Write),
-    row(Reg::Ier, "IER", 1, 1, ReadWrite),
-    row(Reg::Iir, "IIR", 2, 1, Read),
-    row(Reg::Fcr, "FCR", 2, 1, Write),
-    row(Reg::Lcr, "LCR", 3, 1, ReadWrite),
-    row(Reg::Mcr, "MCR", 4, 1, ReadWrite),
-    row(Reg::Lsr, "LSR", 5, 1, Read),
-    row(Reg::Msr, "MSR", 6, 1, Read),
+    row(Reg::Rbr, "RBR", 0, 1, Read).class(Class::Payload),
+    row(Reg::Thr, "THR", 0, 1, Write).class(Class::Payload),
+    row(Reg::Ier, "IER", 1, 1, ReadWrite).prompt().fields(IER),
+    row(Reg::Iir, "IIR", 2, 1, Read).fields(IIR),
+    row(Reg::Fcr, "FCR", 2, 1, Write).fields(FCR),
+    row(Reg::Lcr, "LCR", 3, 1, ReadWrite).fields(LCR),
+    row(Reg::Mcr, "MCR", 4, 1, ReadWrite).prompt().fields(MCR),
+    row(Reg::Lsr, "LSR", 5, 1, Read).fields(LSR),
+    row(Reg::Msr, "MSR", 6, 1, Read).fields(MSR),
     row(Reg::Scr, "SCR", 7, 1, ReadWrite),
 ]);
 
@@ -67,12 +92,12 @@ pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
 pub const MAP_DLAB: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
     row(Reg::Dll, "DLL", 0, 1, ReadWrite),
     row(Reg::Dlm, "DLM", 1, 1, ReadWrite),
-    row(Reg::Iir, "IIR", 2, 1, Read),
-    row(Reg::Fcr, "FCR", 2, 1, Write),
-    row(Reg::Lcr, "LCR", 3, 1, ReadWrite),
-    row(Reg::Mcr, "MCR", 4, 1, ReadWrite),
-    row(Reg::Lsr, "LSR", 5, 1, Read),
-    row(Reg::Msr, "MSR", 6, 1, Read),
+    row(Reg::Iir, "IIR", 2, 1, Read).fields(IIR),
+    row(Reg::Fcr, "FCR", 2, 1, Write).fields(FCR),
+    row(Reg::Lcr, "LCR", 3, 1, ReadWrite).fields(LCR),
+    row(Reg::Mcr, "MCR", 4, 1, ReadWrite).prompt().fields(MCR),
+    row(Reg::Lsr, "LSR", 5, 1, Read).fields(LSR),
+    row(Reg::Msr, "MSR", 6, 1, Read).fields(MSR),
     row(Reg::Scr, "SCR", 7, 1, ReadWrite),
 ]);
 

@@ -3,7 +3,7 @@
 //! Spec: virtio 1.3, sections 4.2.2 and 4.2.4.
 
 use trapline_regs::Access::{Read, ReadWrite, Write};
-use trapline_regs::{RegMap, row};
+use trapline_regs::{Class, RegMap, row};
 
 /// Length of a device's window.
 pub const WINDOW_LEN: u64 = 0x200;
@@ -107,23 +107,23 @@ pub const MODERN: RegMap<MmioReg> = RegMap::new(0x100, &[
     row(M::QueueSel,          "QueueSel",          0x030, 4, Write),
     row(M::QueueSizeMax,      "QueueSizeMax",      0x034, 4, Read),
     row(M::QueueSize,         "QueueSize",         0x038, 4, Write),
-    row(M::QueueReady,        "QueueReady",        0x044, 4, ReadWrite),
-    row(M::QueueNotify,       "QueueNotify",       0x050, 4, Write),
+    row(M::QueueReady,        "QueueReady",        0x044, 4, ReadWrite).prompt(),
+    row(M::QueueNotify,       "QueueNotify",       0x050, 4, Write).prompt(),
     row(M::InterruptStatus,   "InterruptStatus",   0x060, 4, Read),
-    row(M::InterruptAck,      "InterruptACK",      0x064, 4, Write),
-    row(M::Status,            "Status",            0x070, 4, ReadWrite),
-    row(M::QueueDescLow,      "QueueDescLow",      0x080, 4, Write),
-    row(M::QueueDescHigh,     "QueueDescHigh",     0x084, 4, Write),
-    row(M::QueueDriverLow,    "QueueDriverLow",    0x090, 4, Write),
-    row(M::QueueDriverHigh,   "QueueDriverHigh",   0x094, 4, Write),
-    row(M::QueueDeviceLow,    "QueueDeviceLow",    0x0a0, 4, Write),
-    row(M::QueueDeviceHigh,   "QueueDeviceHigh",   0x0a4, 4, Write),
+    row(M::InterruptAck,      "InterruptACK",      0x064, 4, Write).prompt(),
+    row(M::Status,            "Status",            0x070, 4, ReadWrite).prompt(),
+    row(M::QueueDescLow,      "QueueDescLow",      0x080, 4, Write).class(Class::Address),
+    row(M::QueueDescHigh,     "QueueDescHigh",     0x084, 4, Write).class(Class::Address),
+    row(M::QueueDriverLow,    "QueueDriverLow",    0x090, 4, Write).class(Class::Address),
+    row(M::QueueDriverHigh,   "QueueDriverHigh",   0x094, 4, Write).class(Class::Address),
+    row(M::QueueDeviceLow,    "QueueDeviceLow",    0x0a0, 4, Write).class(Class::Address),
+    row(M::QueueDeviceHigh,   "QueueDeviceHigh",   0x0a4, 4, Write).class(Class::Address),
     row(M::ShmSel,            "SHMSel",            0x0ac, 4, Write),
     row(M::ShmLenLow,         "SHMLenLow",         0x0b0, 4, Read),
     row(M::ShmLenHigh,        "SHMLenHigh",        0x0b4, 4, Read),
     row(M::ShmBaseLow,        "SHMBaseLow",        0x0b8, 4, Read),
     row(M::ShmBaseHigh,       "SHMBaseHigh",       0x0bc, 4, Read),
-    row(M::QueueReset,        "QueueReset",        0x0c0, 4, ReadWrite),
+    row(M::QueueReset,        "QueueReset",        0x0c0, 4, ReadWrite).prompt(),
     row(M::ConfigGeneration,  "ConfigGeneration",  0x0fc, 4, Read),
 ]);
 
@@ -143,9 +143,9 @@ pub const LEGACY: RegMap<MmioReg> = RegMap::new(0x100, &[
     row(M::QueueSizeMax,      "QueueNumMax",      0x034, 4, Read),
     row(M::QueueSize,         "QueueNum",         0x038, 4, Write),
     row(M::QueueAlign,        "QueueAlign",       0x03c, 4, Write),
-    row(M::QueuePfn,          "QueuePFN",         0x040, 4, ReadWrite),
-    row(M::QueueNotify,       "QueueNotify",      0x050, 4, Write),
+    row(M::QueuePfn,          "QueuePFN",         0x040, 4, ReadWrite).class(Class::Address).prompt(),
+    row(M::QueueNotify,       "QueueNotify",      0x050, 4, Write).prompt(),
     row(M::InterruptStatus,   "InterruptStatus",  0x060, 4, Read),
-    row(M::InterruptAck,      "InterruptACK",     0x064, 4, Write),
-    row(M::Status,            "Status",           0x070, 4, ReadWrite),
+    row(M::InterruptAck,      "InterruptACK",     0x064, 4, Write).prompt(),
+    row(M::Status,            "Status",           0x070, 4, ReadWrite).prompt(),
 ]);

@@ -3,7 +3,7 @@
 //! Spec: virtio 1.3, section 4.1.
 
 use trapline_regs::Access::{Read, ReadWrite, Write};
-use trapline_regs::{RegMap, row};
+use trapline_regs::{Class, RegMap, row};
 
 use crate::DeviceType;
 
@@ -135,19 +135,19 @@ pub const COMMON_CFG: RegMap<CommonReg> = RegMap::new(0x1000, &[
     row(C::DeviceFeature,       "device_feature",        0x04, 4, Read),
     row(C::DriverFeatureSelect, "driver_feature_select", 0x08, 4, ReadWrite),
     row(C::DriverFeature,       "driver_feature",        0x0c, 4, ReadWrite),
-    row(C::ConfigMsixVector,    "config_msix_vector",    0x10, 2, ReadWrite),
+    row(C::ConfigMsixVector,    "config_msix_vector",    0x10, 2, ReadWrite).prompt(),
     row(C::NumQueues,           "num_queues",            0x12, 2, Read),
-    row(C::DeviceStatus,        "device_status",         0x14, 1, ReadWrite),
+    row(C::DeviceStatus,        "device_status",         0x14, 1, ReadWrite).prompt(),
     row(C::ConfigGeneration,    "config_generation",     0x15, 1, Read),
     row(C::QueueSelect,         "queue_select",          0x16, 2, ReadWrite),
     row(C::QueueSize,           "queue_size",            0x18, 2, ReadWrite),
-    row(C::QueueMsixVector,     "queue_msix_vector",     0x1a, 2, ReadWrite),
-    row(C::QueueEnable,         "queue_enable",          0x1c, 2, ReadWrite),
+    row(C::QueueMsixVector,     "queue_msix_vector",     0x1a, 2, ReadWrite).prompt(),
+    row(C::QueueEnable,         "queue_enable",          0x1c, 2, ReadWrite).prompt(),
     row(C::QueueNotifyOff,      "queue_notify_off",      0x1e, 2, Read),
-    row(C::QueueDesc,           "queue_desc",            0x20, 8, ReadWrite),
-    row(C::QueueDriver,         "queue_driver",          0x28, 8, ReadWrite),
-    row(C::QueueDevice,         "queue_device",          0x30, 8, ReadWrite),
-    row(C::QueueReset,          "queue_reset",           0x3a, 2, ReadWrite),
+    row(C::QueueDesc,           "queue_desc",            0x20, 8, ReadWrite).class(Class::Address),
+    row(C::QueueDriver,         "queue_driver",          0x28, 8, ReadWrite).class(Class::Address),
+    row(C::QueueDevice,         "queue_device",          0x30, 8, ReadWrite).class(Class::Address),
+    row(C::QueueReset,          "queue_reset",           0x3a, 2, ReadWrite).prompt(),
 ]);
 
 /// Legacy: where the registers of vectors are while MSI-X is enabled, and the device's configuration
@@ -190,12 +190,12 @@ use LegacyReg as L;
 pub const LEGACY: RegMap<LegacyReg> = RegMap::new(LEGACY_VECTORS_END, &[
     row(L::HostFeatures,  "host_features",  0x00, 4, Read),
     row(L::GuestFeatures, "guest_features", 0x04, 4, ReadWrite),
-    row(L::QueuePfn,      "queue_pfn",      0x08, 4, ReadWrite),
+    row(L::QueuePfn,      "queue_pfn",      0x08, 4, ReadWrite).class(Class::Address).prompt(),
     row(L::QueueSize,     "queue_size",     0x0c, 2, Read),
     row(L::QueueSelect,   "queue_select",   0x0e, 2, ReadWrite),
-    row(L::QueueNotify,   "queue_notify",   0x10, 2, Write),
-    row(L::Status,        "device_status",  0x12, 1, ReadWrite),
+    row(L::QueueNotify,   "queue_notify",   0x10, 2, Write).prompt(),
+    row(L::Status,        "device_status",  0x12, 1, ReadWrite).prompt(),
     row(L::IsrStatus,     "isr_status",     0x13, 1, Read),
-    row(L::ConfigVector,  "config_vector",  0x14, 2, ReadWrite),
-    row(L::QueueVector,   "queue_vector",   0x16, 2, ReadWrite),
+    row(L::ConfigVector,  "config_vector",  0x14, 2, ReadWrite).prompt(),
+    row(L::QueueVector,   "queue_vector",   0x16, 2, ReadWrite).prompt(),
 ]);

@@ -38,8 +38,8 @@ pub enum Reg {
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
     row(Reg::Select, "IOREGSEL", 0x00, 4, ReadWrite),
-    row(Reg::Window, "IOWIN",    0x10, 4, ReadWrite),
-    row(Reg::Eoi,    "EOIR",     0x40, 4, Write),
+    row(Reg::Window, "IOWIN",    0x10, 4, ReadWrite).prompt(),
+    row(Reg::Eoi,    "EOIR",     0x40, 4, Write).prompt(),
 ]);
 
 /// The registers behind IOWIN.

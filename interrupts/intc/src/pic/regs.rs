@@ -48,12 +48,12 @@ pub enum Reg {
 /// The window.
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
-    row(Reg::Command(Which::Primary),   "PIC1_CMD",  0, 1, ReadWrite),
-    row(Reg::Data(Which::Primary),      "PIC1_DATA", 1, 1, ReadWrite),
-    row(Reg::Command(Which::Secondary), "PIC2_CMD",  2, 1, ReadWrite),
-    row(Reg::Data(Which::Secondary),    "PIC2_DATA", 3, 1, ReadWrite),
-    row(Reg::Elcr(Which::Primary),      "ELCR1",     4, 1, ReadWrite),
-    row(Reg::Elcr(Which::Secondary),    "ELCR2",     5, 1, ReadWrite),
+    row(Reg::Command(Which::Primary),   "PIC1_CMD",  0, 1, ReadWrite).prompt(),
+    row(Reg::Data(Which::Primary),      "PIC1_DATA", 1, 1, ReadWrite).prompt(),
+    row(Reg::Command(Which::Secondary), "PIC2_CMD",  2, 1, ReadWrite).prompt(),
+    row(Reg::Data(Which::Secondary),    "PIC2_DATA", 3, 1, ReadWrite).prompt(),
+    row(Reg::Elcr(Which::Primary),      "ELCR1",     4, 1, ReadWrite).prompt(),
+    row(Reg::Elcr(Which::Secondary),    "ELCR2",     5, 1, ReadWrite).prompt(),
 ]);
 
 impl Which {

@@ -3,7 +3,7 @@
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{ReadWrite, Write};
-use trapline_regs::{RegMap, row};
+use trapline_regs::{Class, RegMap, row};
 
 /// Length of the window in bytes.
 pub const WINDOW_LEN: u32 = 4;
@@ -27,10 +27,10 @@ pub enum Reg {
 /// The window.
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
-    row(Reg::Counter(0), "COUNTER0", 0, 1, ReadWrite),
-    row(Reg::Counter(1), "COUNTER1", 1, 1, ReadWrite),
-    row(Reg::Counter(2), "COUNTER2", 2, 1, ReadWrite),
-    row(Reg::Control,    "CONTROL",  3, 1, Write),
+    row(Reg::Counter(0), "COUNTER0", 0, 1, ReadWrite).class(Class::Time).prompt(),
+    row(Reg::Counter(1), "COUNTER1", 1, 1, ReadWrite).class(Class::Time).prompt(),
+    row(Reg::Counter(2), "COUNTER2", 2, 1, ReadWrite).class(Class::Time).prompt(),
+    row(Reg::Control,    "CONTROL",  3, 1, Write).prompt(),
 ]);
 
 /// SC of a command that is a read-back command (figure 10).

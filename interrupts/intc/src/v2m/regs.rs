@@ -28,7 +28,7 @@ pub const IIDR: u32 = 0;
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(0x1000, &[
     row(Reg::Typer,  "MSI_TYPER",     0x008, 4, Read),
-    row(Reg::SetSpi, "MSI_SETSPI_NS", 0x040, 4, Write),
+    row(Reg::SetSpi, "MSI_SETSPI_NS", 0x040, 4, Write).prompt(),
     row(Reg::Iidr,   "MSI_IIDR",      0xfcc, 4, Read),
 ]);
 

@@ -1,7 +1,7 @@
 //! Spec: Arm IHI 0069, "The Redistributor register map", frame `RD_base`; Arm DDI 0601.
 
 use bitfield_struct::bitfield;
-use trapline_regs::{Access, RegMap, row};
+use trapline_regs::{Access, Class, RegMap, row};
 
 /// Length of the `RD_base` frame, bytes.
 pub const RD_FRAME: u64 = 0x1_0000;
@@ -36,19 +36,19 @@ pub enum Reg {
 /// The frame.
 #[rustfmt::skip]
 pub const MAP: RegMap<Reg> = RegMap::new(0x1_0000, &[
-    row(Reg::Ctlr,      "GICR_CTLR",      0x0000, 4, Access::ReadWrite),
+    row(Reg::Ctlr,      "GICR_CTLR",      0x0000, 4, Access::ReadWrite).prompt(),
     row(Reg::Iidr,      "GICR_IIDR",      0x0004, 4, Access::ReadWrite),
     row(Reg::Typer,     "GICR_TYPER",     0x0008, 8, Access::ReadWrite),
     row(Reg::Raz,       "GICR_STATUSR",   0x0010, 4, Access::ReadWrite),
-    row(Reg::Waker,     "GICR_WAKER",     0x0014, 4, Access::ReadWrite),
+    row(Reg::Waker,     "GICR_WAKER",     0x0014, 4, Access::ReadWrite).prompt(),
     row(Reg::Raz,       "GICR_MPAMIDR",   0x0018, 4, Access::ReadWrite),
     row(Reg::Raz,       "GICR_PARTIDR",   0x001c, 4, Access::ReadWrite),
     row(Reg::Raz,       "GICR_SETLPIR",   0x0040, 8, Access::ReadWrite),
     row(Reg::Raz,       "GICR_CLRLPIR",   0x0048, 8, Access::ReadWrite),
-    row(Reg::Propbaser, "GICR_PROPBASER", 0x0070, 8, Access::ReadWrite),
-    row(Reg::Pendbaser, "GICR_PENDBASER", 0x0078, 8, Access::ReadWrite),
-    row(Reg::Invlpir,   "GICR_INVLPIR",   0x00a0, 8, Access::ReadWrite),
-    row(Reg::Invallr,   "GICR_INVALLR",   0x00b0, 8, Access::ReadWrite),
+    row(Reg::Propbaser, "GICR_PROPBASER", 0x0070, 8, Access::ReadWrite).class(Class::Address).prompt(),
+    row(Reg::Pendbaser, "GICR_PENDBASER", 0x0078, 8, Access::ReadWrite).class(Class::Address).prompt(),
+    row(Reg::Invlpir,   "GICR_INVLPIR",   0x00a0, 8, Access::ReadWrite).prompt(),
+    row(Reg::Invallr,   "GICR_INVALLR",   0x00b0, 8, Access::ReadWrite).prompt(),
     row(Reg::Syncr,     "GICR_SYNCR",     0x00c0, 4, Access::ReadWrite),
     row(Reg::Id,        "GICR_PIDR4",     0xffd0, 4, Access::ReadWrite),
     row(Reg::Id,        "GICR_PIDR5",     0xffd4, 4, Access::ReadWrite),

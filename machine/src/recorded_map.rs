@@ -1,0 +1,271 @@
+//! What a recording's map says of a board: its regions, what their registers are called, and what is
+//! to be known of them.
+
+use trapline::{Delivery, Direction, RegionStats, Registry, Window};
+use trapline_device::NullBackend;
+use trapline_intc::{ioapic, pic, pit, v2m};
+use trapline_pci::regs as pci;
+use trapline_platform::{acpi_pm, fw_cfg, i8042, legacy, rtc, serial};
+use trapline_qtest::Target;
+use trapline_regs::{Described, RegMap, Traits};
+use trapline_trace::{
+    Class, Delivered, Field, MapChange, MapRegion, MapWindow, Register, Registers,
+};
+use trapline_virtio::{mmio, pci as virtio};
+
+use crate::qtest::{BoardKind, Config, Machine};
+use crate::{ConsoleKind, Error, VirtioTransports};
+
+use std::sync::Arc;
+
+/// Regions that are longer than this have their registers named by replay only: they are windows
+/// onto other devices' registers.
+const NAMED_MAX: u64 = 1 << 20;
+/// Up to this length a register can begin at any byte; above that at every fourth.
+const BYTES_MAX: u64 = 1 << 12;
+
+/// A board's name on the command line.
+pub const fn board_name(board: BoardKind) -> &'static str {
+    match board {
+        BoardKind::X86Pc => "x86-pc",
+        BoardKind::Arm64Virt => "arm64-virt",
+    }
+}
+
+/// The map of a board as it is after power-on, without a guest.
+///
+/// # Errors
+/// Why the board cannot be built.
+pub fn of_board(board: BoardKind) -> Result<MapChange, Error> {
+    let machine = Machine::new(&Config {
+        board,
+        cpus: 1,
+        virtio: VirtioTransports::default(),
+        rng: false,
+        edu: 0,
+        disks: Vec::new(),
+        nets: Vec::new(),
+        plugs: false,
+        mem_bytes: 64 << 20,
+        utc_start_ns: 0,
+        console: Arc::new(NullBackend),
+        console_kind: ConsoleKind::Serial,
+        ports: Vec::new(),
+        balloon: None,
+        exit_port: false,
+        flash: None,
+        firmware: None,
+        testdev: false,
+        fw_cfg: Vec::new(),
+    })?;
+    Ok(of_registry(machine.registry()))
+}
+
+/// The map of a registry as it is now: regions and their registers, without slots.
+pub fn of_registry(registry: &Registry) -> MapChange {
+    let mut change = MapChange::default();
+    for region in registry.stats().regions {
+        let registers = registers(registry, &region);
+        if !registers.is_empty() {
+            change.registers.push(Registers { id: region.id.0, registers });
+        }
+        if !change.devices.iter().any(|device| **device == *region.name.device) {
+            change.devices.push(region.name.device.to_string());
+        }
+        change.regions.push(map_region(region));
+    }
+    change
+}
+
+fn map_region(region: RegionStats) -> MapRegion {
+    let windows = region.deliveries.iter().map(|(window, _)| map_window(window)).collect();
+    MapRegion {
+        id: region.id.0,
+        device: region.name.device.to_string(),
+        region: region.name.region.to_string(),
+        space: region.space,
+        base: region.range.map(|(first, _)| first),
+        len: region.len,
+        device_offset: region.device_offset,
+        windows,
+    }
+}
+
+fn map_window(window: &Window) -> MapWindow {
+    let delivered = match window.delivery {
+        Delivery::Coalesced => Delivered::Coalesced,
+        Delivery::Doorbell { datamatch, .. } => Delivered::Doorbell(datamatch),
+        Delivery::Forward { .. } => Delivered::Forwarded,
+        Delivery::Memory { .. } => Delivered::Memory,
+        Delivery::Mirrored { .. } => Delivered::Mirrored,
+    };
+    MapWindow { offset: window.offset, len: window.len, delivered }
+}
+
+/// The registers of a region by the names they have now, each as long as its name goes on.
+fn registers(registry: &Registry, region: &RegionStats) -> Vec<Register> {
+    if region.len > NAMED_MAX || is_memory(region) {
+        return Vec::new();
+    }
+    let step = if region.len <= BYTES_MAX { 1 } else { 4 };
+    let known = Known::of(&region.name.device);
+    let mut registers: Vec<Register> = Vec::new();
+    for direction in [Direction::Read, Direction::Write] {
+        let mut last = None;
+        for offset in (0..region.len).step_by(step) {
+            let name = registry.register_at(region.id, offset, direction);
+            match name {
+                Some(name) if last == Some(name) => {
+                    if let Some(register) = registers.last_mut() {
+                        register.width += u32::try_from(step).unwrap_or(1);
+                    }
+                }
+                Some(name) => registers.push(known.register(offset, direction, step, name)),
+                None => {}
+            }
+            last = name;
+        }
+    }
+    merged(registers)
+}
+
+/// Makes one register of those of one name and place that are read and written.
+fn merged(mut registers: Vec<Register>) -> Vec<Register> {
+    registers.sort_by(|a, b| (a.offset, &a.name, a.width).cmp(&(b.offset, &b.name, b.width)));
+    registers.dedup_by(|second, first| {
+        let same =
+            (&second.name, second.offset, second.width) == (&first.name, first.offset, first.width);
+        if same {
+            first.read |= second.read;
+            first.write |= second.write;
+        }
+        same
+    });
+    registers
+}
+
+fn is_memory(region: &RegionStats) -> bool {
+    let whole = |window: &Window| window.offset == 0 && window.len >= region.len;
+    let memory = |window: &Window| matches!(window.delivery, Delivery::Memory { .. });
+    region.deliveries.iter().any(|(window, _)| memory(window) && whole(window))
+}
+
+/// What the register maps of a device say of its registers.
+struct Known {
+    registers: Vec<Described>,
+    /// What is to be known of others.
+    others: Traits,
+}
+
+impl Known {
+    /// By the device's name on its board.
+    fn of(device: &str) -> Self {
+        fn of<R: Copy>(map: &RegMap<R>) -> Vec<Described> {
+            map.described().collect()
+        }
+        let registers = match device {
+            "rtc" => of(&rtc::regs::MAP),
+            "i8042" => of(&i8042::regs::MAP),
+            "acpi" => of(&acpi_pm::regs::MAP),
+            "fw_cfg" => [of(&fw_cfg::regs::PORTS), of(&fw_cfg::regs::MMIO)].concat(),
+            "pit" => of(&pit::regs::MAP),
+            "pic" => of(&pic::regs::MAP),
+            "ioapic" => of(&ioapic::regs::MAP),
+            "gicv2m" => of(&v2m::regs::MAP),
+            "dma1" | "dma2" => of(&legacy::dma::regs::MAP),
+            "its" | "gic" => {
+                [of(&gicv3_its::regs::MAP), of(&gicv3_its::redist::regs::MAP)].concat()
+            }
+            "pci" => [of(&pci::HEADER), of(&pci::HOTPLUG)].concat(),
+            _ if device.starts_with("serial") => {
+                [of(&serial::regs::MAP), of(&serial::regs::MAP_DLAB)].concat()
+            }
+            // Whatever transport a virtio device has.
+            _ => [
+                of(&virtio::regs::COMMON_CFG),
+                of(&virtio::regs::LEGACY),
+                of(&mmio::regs::MODERN),
+                of(&mmio::regs::LEGACY),
+            ]
+            .concat(),
+        };
+        // What interrupts, resets or ends the machine does so when it is told.
+        let prompt = matches!(
+            device,
+            "pic" | "ioapic" | "gic" | "gicv2m" | "its" | "acpi" | "system" | "exit" | "testdev"
+        );
+        Self { registers, others: Traits { prompt, ..Traits::PLAIN } }
+    }
+
+    /// A register that begins at `offset`.
+    fn register(&self, offset: u64, direction: Direction, step: usize, name: &str) -> Register {
+        let known = self.registers.iter().find(|known| known.name == name);
+        let traits = known.map_or(self.others, |known| known.traits);
+        let field = |field: &trapline_regs::Field| Field {
+            name: field.name.to_owned(),
+            bit: field.bit,
+            bits: field.bits,
+        };
+        Register {
+            name: name.to_owned(),
+            offset,
+            width: u32::try_from(step).unwrap_or(1),
+            read: direction == Direction::Read,
+            write: direction == Direction::Write,
+            class: match traits.class {
+                trapline_regs::Class::Exact => Class::Exact,
+                trapline_regs::Class::Time => Class::Time,
+                trapline_regs::Class::Payload => Class::Payload,
+                trapline_regs::Class::Random => Class::Random,
+                trapline_regs::Class::Address => Class::Address,
+            },
+            prompt: traits.prompt,
+            fields: traits.fields.iter().map(field).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn register(map: &MapChange, region: &str, name: &str) -> Register {
+        let of = map.regions.iter().find(|of| of.name() == region);
+        let id = of.unwrap_or_else(|| panic!("no region {region}")).id;
+        let registers = map.registers.iter().find(|of| of.id == id);
+        let mut registers = registers.into_iter().flat_map(|of| &of.registers);
+        let found = registers.find(|register| register.name == name);
+        found.unwrap_or_else(|| panic!("{region} has no {name}")).clone()
+    }
+
+    #[test]
+    fn registers_are_listed_with_what_their_maps_say_of_them() {
+        let map = of_board(BoardKind::X86Pc).unwrap();
+        let thr = register(&map, "serial0/uart", "THR");
+        assert_eq!((thr.offset, thr.width, thr.read, thr.write), (0, 1, false, true));
+        assert_eq!((thr.class, thr.prompt), (Class::Payload, false));
+        let lsr = register(&map, "serial0/uart", "LSR");
+        assert_eq!((lsr.offset, lsr.read, lsr.write), (5, true, false));
+        assert_eq!(lsr.fields.iter().filter(|field| field.name == "THRE").count(), 1);
+        let ier = register(&map, "serial0/uart", "IER");
+        assert!(ier.read && ier.write && ier.prompt);
+        assert_eq!(register(&map, "acpi/pm", "PM_TMR").class, Class::Time);
+        assert_eq!(register(&map, "acpi/pm", "PM_TMR").width, 4);
+        assert!(register(&map, "i8042/command", "COMMAND").prompt);
+        // Named by its state, which no map has; forbidden all the same.
+        assert!(register(&map, "pic/primary", "OCW1").prompt);
+        // A hole ends a register.
+        assert_eq!(register(&map, "dma1/8237", "STATUS").width, 1);
+    }
+
+    #[test]
+    fn the_arm64_board_is_listed_too() {
+        let map = of_board(BoardKind::Arm64Virt).unwrap();
+        let cwriter = register(&map, "its/frames", "GITS_CWRITER");
+        assert_eq!((cwriter.offset, cwriter.width, cwriter.prompt), (0x88, 8, true));
+        assert_eq!(register(&map, "its/frames", "GITS_CBASER").class, Class::Address);
+        assert_eq!(register(&map, "serial0/uart", "THR").class, Class::Payload);
+        let ram = map.regions.iter().find(|region| region.device == "ram").unwrap();
+        assert!(map.registers.iter().all(|of| of.id != ram.id));
+    }
+}

@@ -1,0 +1,187 @@
+//! What records name: device, region, register, and the address at their time.
+
+use std::collections::HashMap;
+
+use trapline_access::record::{Op, Outcome, Record};
+use trapline_access::{Direction, Space};
+
+use crate::{Class, Event, Field, Map, Place};
+
+/// The longest name that is shown, in characters.
+const NAME_MAX: usize = 64;
+
+/// One way to reach a register: of a region, by its direction and width.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The region's number; `None` for addresses that nobody has claimed.
+    pub id: Option<u64>,
+    /// The device; `unclaimed` where there is none.
+    pub device: String,
+    /// The region: `device/region`, or the device alone where it has one.
+    pub region: String,
+    /// The register, or its offset (`+0x5`) where it has no name that is known.
+    pub register: String,
+    /// The space of its address.
+    pub space: Space,
+    /// Its offset in the region; the address itself where nobody has claimed it.
+    pub offset: u64,
+    /// The direction.
+    pub direction: Direction,
+    /// Width in bytes.
+    pub bytes: usize,
+    /// What kind of values it has.
+    pub class: Class,
+    /// Whether a write must not be late.
+    pub prompt: bool,
+    /// Its bit fields.
+    pub fields: Vec<Field>,
+}
+
+impl Site {
+    /// `serial0 LSR`.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.region, self.register)
+    }
+
+    /// The bit fields of a value, where they are known: `THRE TEMT trigger=2`. Fields of zero are
+    /// left out.
+    pub fn decode(&self, value: u64) -> String {
+        let mut words = Vec::new();
+        for Field { name, bit, bits } in &self.fields {
+            let (bit, bits) = (u32::from(*bit).min(63), u32::from(*bits).clamp(1, 64));
+            let field = value >> bit & u64::MAX >> (64 - bits);
+            match (field, bits) {
+                (0, _) => {}
+                (_, 1) => words.push(clean(name)),
+                _ => words.push(format!("{}={field:#x}", clean(name))),
+            }
+        }
+        words.join(" ")
+    }
+}
+
+/// Finds the sites of records, as the map says them. A record's names do not depend on time; its
+/// address does, so records are given in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Sites {
+    map: Map,
+    sites: Vec<Site>,
+    known: HashMap<(u16, u16, Direction, usize, Space), usize>,
+    generation: u64,
+}
+
+impl Sites {
+    /// For the records of a recording with this map.
+    pub fn new(map: &Map) -> Self {
+        let generation = map.first_generation();
+        Self { map: map.clone(), sites: Vec::new(), known: HashMap::new(), generation }
+    }
+
+    /// The sites that there have been records of, in the order of their first one.
+    pub fn all(&self) -> &[Site] {
+        &self.sites
+    }
+
+    /// The map.
+    pub const fn map(&self) -> &Map {
+        &self.map
+    }
+
+    /// The number of an access's site; `None` for a record of something else. Takes notice of edits.
+    pub fn of(&mut self, event: &Event) -> Option<usize> {
+        let record = &event.record;
+        if record.op == Op::Edit {
+            self.generation = record.value;
+        }
+        let (direction, bytes, space, _) = record.access()?;
+        let key = (record.slot, record.offset, direction, bytes, space);
+        if let Some(&known) = self.known.get(&key) {
+            return Some(known);
+        }
+        let site = self.make(record, direction, bytes, space);
+        self.sites.push(site);
+        self.known.insert(key, self.sites.len() - 1);
+        Some(self.sites.len() - 1)
+    }
+
+    /// The site of a number that [`Sites::of`] gave.
+    pub fn get(&self, number: usize) -> Option<&Site> {
+        self.sites.get(number)
+    }
+
+    /// The guest's address of a site at the last record that was given; `None` while its region has
+    /// no place.
+    pub fn address(&self, site: &Site) -> Option<u64> {
+        match site.id {
+            None => Some(site.offset),
+            Some(id) => self.map.base(id, self.generation)?.checked_add(site.offset),
+        }
+    }
+
+    /// What a device's number in turns, inputs and outputs stands for.
+    pub fn device(&self, number: u16) -> String {
+        let name = self.map.devices().get(usize::from(number));
+        name.map_or_else(|| format!("device {number}"), |name| clean(name))
+    }
+
+    fn make(&self, record: &Record, direction: Direction, bytes: usize, space: Space) -> Site {
+        let low = u64::from(record.offset);
+        let place = self.map.slot(record.slot);
+        let region = match place {
+            Some(Place::Region { id, .. }) => self.map.region(id),
+            _ => None,
+        };
+        let offset = match place {
+            Some(Place::Region { page, .. } | Place::Unclaimed { page, .. }) => page << 16 | low,
+            None => low,
+        };
+        let mut site = Site {
+            id: region.map(|region| region.id),
+            device: "unclaimed".to_owned(),
+            region: "unclaimed".to_owned(),
+            register: format!("{space} {offset:#x}"),
+            space,
+            offset,
+            direction,
+            bytes,
+            class: Class::Exact,
+            prompt: false,
+            fields: Vec::new(),
+        };
+        match (region, place) {
+            (Some(region), _) => {
+                (site.device, site.region) = (clean(&region.device), clean(&region.name()));
+                site.register = format!("+{offset:#x}");
+            }
+            // A slot that no map has told of, or of a region that none has.
+            (None, Some(Place::Unclaimed { .. })) => {}
+            (None, _) => {
+                (site.device, site.region) = ("unknown".to_owned(), "unknown".to_owned());
+                site.register = format!("slot {} +{low:#x}", record.slot);
+            }
+        }
+        let named = site.id.and_then(|id| self.map.register(id, offset, direction));
+        if let Some(register) = named {
+            let inside = offset - register.offset;
+            site.register = clean(&register.name);
+            if inside > 0 {
+                site.register += &format!("+{inside}");
+            } else {
+                site.fields.clone_from(&register.fields);
+            }
+            (site.class, site.prompt) = (register.class, register.prompt);
+        }
+        site
+    }
+}
+
+/// A name out of a file, fit for a terminal.
+pub(crate) fn clean(name: &str) -> String {
+    let shown = |c: char| if c.is_control() { '?' } else { c };
+    name.chars().take(NAME_MAX).map(shown).collect()
+}
+
+/// Whether an access was an exit of its own: a queued write was not.
+pub(crate) fn is_exit(record: &Record) -> bool {
+    record.access().is_some_and(|(_, _, _, outcome)| outcome != Outcome::Coalesced)
+}

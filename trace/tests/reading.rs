@@ -1,0 +1,488 @@
+//! What is told of a recording, and what it is turned into.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "clippy.toml allows tests this, and takes what they share for something else"
+)]
+
+use std::io::Cursor;
+
+use trapline_access::record::{Access, Op, Outcome, Record, words_of};
+use trapline_access::{Direction, Size, Space};
+use trapline_trace::diff::cost::Costs;
+use trapline_trace::diff::{Differences, Run, Tokens, compare};
+use trapline_trace::export::{Format, Summary, export};
+use trapline_trace::import::import;
+use trapline_trace::stat::{Stats, stats};
+use trapline_trace::{
+    Class, Field, Filter, MapChange, MapRegion, Meta, Place, Reader, Register, Registers, Sites,
+    Slot, Stream, Writer, show,
+};
+
+use Direction::{Read, Write};
+
+/// A register of one byte, read and written, whose values are of `class`.
+fn register(name: &str, offset: u64, class: Class) -> Register {
+    Register {
+        name: name.to_owned(),
+        offset,
+        width: 1,
+        read: true,
+        write: true,
+        class,
+        prompt: false,
+        fields: Vec::new(),
+    }
+}
+
+fn region(id: u64, device: &str, space: Space, base: u64, len: u64) -> MapRegion {
+    MapRegion {
+        id,
+        device: device.to_owned(),
+        region: device.to_owned(),
+        space,
+        base: Some(base),
+        len,
+        device_offset: 0,
+        windows: Vec::new(),
+    }
+}
+
+/// A UART at ports, and a clock in memory.
+fn map() -> MapChange {
+    let mut lsr = register("LSR", 5, Class::Exact);
+    lsr.fields = vec![
+        Field { name: "DR".to_owned(), bit: 0, bits: 1 },
+        Field { name: "THRE".to_owned(), bit: 5, bits: 1 },
+        Field { name: "TOP".to_owned(), bit: 6, bits: 2 },
+    ];
+    let uart = vec![register("THR", 0, Class::Payload), register("IER", 1, Class::Exact), lsr];
+    let mut count = register("COUNT", 0, Class::Time);
+    count.width = 4;
+    MapChange {
+        generation: 1,
+        devices: vec!["serial0".to_owned(), "timer".to_owned()],
+        regions: vec![
+            region(1, "serial0", Space::Pio, 0x3f8, 8),
+            region(2, "timer", Space::Mmio, 0xd000_0000, 0x1000),
+        ],
+        slots: [(0, 1), (1, 2)]
+            .into_iter()
+            .map(|(number, id)| Slot { number, place: Place::Region { id, page: 0 } })
+            .chain([Slot { number: 2, place: Place::Unclaimed { space: Space::Pio, page: 0 } }])
+            .collect(),
+        registers: vec![
+            Registers { id: 1, registers: uart },
+            Registers { id: 2, registers: vec![count] },
+        ],
+        ..MapChange::default()
+    }
+}
+
+/// An access, 1,600 ns after the one before.
+fn access(slot: u16, offset: u16, direction: Direction, size: Size, value: u64) -> Record {
+    let (space, outcome) = match slot {
+        1 => (Space::Mmio, Outcome::Handled),
+        2 => (Space::Pio, Outcome::Unclaimed),
+        _ => (Space::Pio, Outcome::Handled),
+    };
+    let op = Op::Access(Access { direction, size, space, outcome });
+    Record { op, slot, offset, delta: 100, value }
+}
+
+fn thr(character: u8) -> Record {
+    access(0, 0, Write, Size::Byte, character.into())
+}
+
+fn lsr(value: u64) -> Record {
+    access(0, 5, Read, Size::Byte, value)
+}
+
+fn recorded(records: &[Record]) -> Vec<u8> {
+    let meta = Meta { recorder: "a test".to_owned(), vcpus: 1, ..Meta::default() };
+    let mut writer = Writer::new(Vec::new(), &meta).expect("memory takes it");
+    writer.map(0, &map()).expect("memory takes it");
+    let mut words = Vec::new();
+    for record in records {
+        words.push(record.encode());
+        // A string's bytes are its numbers.
+        let data: Vec<u8> = (0..record.raw_records() * 16).map(|n| n as u8).collect();
+        words.extend(data.as_chunks::<16>().0.iter().map(|bytes| words_of(*bytes)));
+    }
+    writer.access(Stream::vcpu(0), 1_000_000_000, &words).expect("memory takes it");
+    writer.finish().expect("memory takes it")
+}
+
+fn reader(file: &[u8]) -> Reader<Cursor<&[u8]>> {
+    Reader::open(Cursor::new(file)).expect("it is valid")
+}
+
+fn lines(file: &[u8], filter: &Filter) -> Vec<String> {
+    let mut reader = reader(file);
+    let mut sites = Sites::new(reader.map());
+    let mut merged = reader.merged().expect("it is valid");
+    let mut lines = Vec::new();
+    while let Some(event) = merged.next().expect("it is valid") {
+        let site = sites.of(&event);
+        if filter.wants(&event, site.and_then(|site| sites.get(site))) {
+            lines.extend(show::line(&event, &sites, site));
+        }
+    }
+    lines
+}
+
+/// One of each.
+fn sample() -> Vec<u8> {
+    let string = Op::String(Access {
+        direction: Write,
+        size: Size::Word,
+        space: Space::Pio,
+        outcome: Outcome::Handled,
+    });
+    let queued = Op::Access(Access {
+        direction: Write,
+        size: Size::Byte,
+        space: Space::Pio,
+        outcome: Outcome::Coalesced,
+    });
+    recorded(&[
+        lsr(0x61),
+        thr(b'A'),
+        Record { op: queued, ..thr(b'B') },
+        access(1, 0, Read, Size::Dword, 0xdead_beef),
+        access(1, 2, Write, Size::Word, 7),
+        access(2, 0x80, Write, Size::Byte, 3),
+        Record { op: string, slot: 0, offset: 0, delta: 100, value: 4 },
+        Record { op: Op::Edit, slot: 0, offset: 0, delta: 0, value: 2 },
+    ])
+}
+
+#[test]
+fn accesses_are_shown_by_register_with_their_fields() {
+    let shown = lines(&sample(), &Filter::default());
+    assert_eq!(
+        shown,
+        [
+            "      1.000000 cpu0     read  serial0 LSR                  -> 0x61 {DR THRE TOP=0x1}",
+            "      1.000001 cpu0     write serial0 THR                  <- 0x41",
+            "      1.000003 cpu0     write serial0 THR                  <- 0x42 coalesced",
+            "      1.000004 cpu0     read  timer COUNT                  -> 0xdeadbeef",
+            "      1.000006 cpu0     write timer COUNT+2                <- 0x0007",
+            "      1.000008 cpu0     write unclaimed pio 0x80           <- 0x03",
+            "      1.000009 cpu0     write serial0 THR                  <- 2 x 2: 0100 0302",
+            "      1.000009 cpu0     map 2",
+        ]
+    );
+}
+
+#[test]
+fn filters_leave_what_they_say() {
+    let file = sample();
+    let count = |filter: Filter| lines(&file, &filter).len();
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(count(Filter { devices: names(&["serial0"]), ..Filter::default() }), 4);
+    assert_eq!(count(Filter { devices: names(&["timer", "unclaimed"]), ..Filter::default() }), 3);
+    assert_eq!(count(Filter { registers: names(&["lsr"]), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { direction: Some(Read), ..Filter::default() }), 2);
+    assert_eq!(count(Filter { value: Some((0x41, 0xff)), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { value: Some((1, 1)), ..Filter::default() }), 5);
+    assert_eq!(count(Filter { from_ns: Some(1_000_004_800), ..Filter::default() }), 5);
+    assert_eq!(count(Filter { until_ns: Some(1_000_004_800), ..Filter::default() }), 3);
+    assert_eq!(count(Filter { vcpus: vec![0], ..Filter::default() }), 8);
+    assert_eq!(count(Filter { vcpus: vec![1], ..Filter::default() }), 0);
+}
+
+fn counted(file: &[u8], filter: &Filter) -> Stats {
+    let mut reader = reader(file);
+    stats(&mut reader.merged().expect("it is valid"), filter, |_| {}).expect("it is valid")
+}
+
+#[test]
+fn counts_are_by_register_the_most_exits_first() {
+    let stats = counted(&sample(), &Filter::default());
+    let row = |name: &str| {
+        let row = stats.registers.iter().find(|row| row.register == name).expect("it is there");
+        (row.reads, row.writes, row.coalesced, row.exits, row.until_next_ns)
+    };
+    assert_eq!(row("LSR"), (1, 0, 0, 1, 1_600));
+    // Two elements are two writes and one exit; the queued write is none, and time goes on over it.
+    assert_eq!(row("THR"), (0, 4, 1, 2, 3_200));
+    assert_eq!(row("COUNT"), (1, 0, 0, 1, 1_600));
+    assert_eq!(stats.total.exits, 6);
+    assert_eq!((stats.first_ns, stats.last_ns), (1_000_000_000, 1_000_009_600));
+    assert_eq!(stats.regions[0].region, "serial0");
+    let only = Filter { devices: vec!["timer".to_owned()], ..Filter::default() };
+    assert_eq!(counted(&sample(), &only).total.exits, 2);
+    let table = stats.to_string();
+    assert!(table.contains("  LSR") && table.contains("total"), "{table}");
+}
+
+fn exported(file: &[u8], format: Format) -> (Vec<u8>, Summary) {
+    let mut reader = reader(file);
+    let mut out = Vec::new();
+    let mut merged = reader.merged().expect("it is valid");
+    let summary = export(&mut merged, format, &Filter::default(), &mut out, |_| {});
+    (out, summary.expect("memory takes it"))
+}
+
+fn text(file: &[u8], format: Format) -> String {
+    String::from_utf8(exported(file, format).0).expect("text")
+}
+
+#[test]
+fn scripts_make_the_accesses_again() {
+    let script = text(&sample(), Format::Qtest);
+    let commands: Vec<&str> = script.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(
+        commands,
+        [
+            "clock_set 1000000000",
+            "inb 0x3fd",
+            "clock_set 1000001600",
+            "outb 0x3f8 0x41",
+            "clock_set 1000003200",
+            "outb 0x3f8 0x42",
+            "clock_set 1000004800",
+            "readl 0xd0000000",
+            "clock_set 1000006400",
+            "writew 0xd0000002 0x7",
+            "clock_set 1000008000",
+            "outb 0x80 0x3",
+            "clock_set 1000009600",
+            "outw 0x3f8 0x100",
+            "outw 0x3f8 0x302",
+        ]
+    );
+    assert!(script.contains("# serial0 LSR -> 0x61\n"), "{script}");
+    let plan = text(&sample(), Format::Plan);
+    assert!(plan.contains("EVENT_TYPE_PIO_READ, 0x3fd, 0x1\n"), "{plan}");
+    assert!(plan.contains("EVENT_TYPE_MMIO_WRITE, 0xd0000002, 0x2, 0x7\n"), "{plan}");
+    assert!(plan.contains("EVENT_TYPE_CLOCK_STEP, 0x640\n"), "{plan}");
+}
+
+#[test]
+fn mmiotrace_has_the_accesses_to_memory_and_counts_the_others() {
+    let (_, summary) = exported(&sample(), Format::Mmiotrace);
+    assert_eq!((summary.written, summary.ports, summary.nowhere), (2, 5, 0));
+    let expected = "VERSION 20070824\n\
+                    MAP 1.000004 1 0xd0000000 0xd0000000 0x1000 0x0 0\n\
+                    MARK 1.000004 1 is timer\n\
+                    R 4 1.000004 1 0xd0000000 0xdeadbeef 0x0 0\n\
+                    W 2 1.000006 1 0xd0000002 0x7 0x0 0\n";
+    assert_eq!(text(&sample(), Format::Mmiotrace), expected);
+}
+
+#[test]
+fn json_has_an_object_a_line() {
+    let text = text(&sample(), Format::Json);
+    let objects: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(objects.len(), 9);
+    assert_eq!(objects[0]["meta"]["recorder"], "a test");
+    assert_eq!(objects[1]["register"], "LSR");
+    assert_eq!(objects[1]["value"], 0x61);
+    assert_eq!(objects[1]["fields"], "DR THRE TOP=0x1");
+    assert_eq!(objects[7]["values"], serde_json::json!([0x100, 0x302]));
+    assert_eq!(objects[8]["event"], "edit");
+}
+
+#[test]
+fn pcapng_blocks_have_their_length_at_both_ends() {
+    let (bytes, _) = exported(&sample(), Format::Pcapng);
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+    let (mut at, mut kinds) = (0, Vec::new());
+    while at < bytes.len() {
+        let len = word(at + 4) as usize;
+        assert!(len.is_multiple_of(4));
+        assert_eq!(word(at + len - 4) as usize, len);
+        kinds.push(word(at));
+        at += len;
+    }
+    assert_eq!(kinds[..2], [0x0a0d_0d0a, 1]);
+    assert_eq!(kinds[2..], [6; 7]);
+    assert!(bytes.windows(12).any(|part| part == b"serial0\0LSR\0"));
+}
+
+/// The fields of a message of protobuf: number, and value or bytes.
+fn fields(mut bytes: &[u8]) -> Vec<(u64, u64, &[u8])> {
+    fn number(bytes: &mut &[u8]) -> u64 {
+        let mut value = 0;
+        for shift in (0..).step_by(7) {
+            let (byte, rest) = bytes.split_first().expect("a number goes on");
+            *bytes = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return value;
+            }
+        }
+        value
+    }
+    let mut fields = Vec::new();
+    while !bytes.is_empty() {
+        let key = number(&mut bytes);
+        let value = number(&mut bytes);
+        let content = match key & 7 {
+            0 => &[][..],
+            2 => {
+                let (content, rest) = bytes.split_at(value as usize);
+                bytes = rest;
+                content
+            }
+            wire => panic!("wire type {wire}"),
+        };
+        fields.push((key >> 3, value, content));
+    }
+    fields
+}
+
+#[test]
+fn perfetto_gets_an_event_on_a_track_for_each_access() {
+    let (bytes, _) = exported(&sample(), Format::Perfetto);
+    let packets = fields(&bytes);
+    assert!(packets.iter().all(|(field, ..)| *field == 1));
+    let (mut tracks, mut names, mut events) = (Vec::new(), Vec::new(), 0);
+    for (_, _, packet) in packets {
+        for (field, _, content) in fields(packet) {
+            match field {
+                60 => tracks.extend(fields(content).iter().find(|f| f.0 == 1).map(|f| f.1)),
+                12 => {
+                    for (_, _, name) in fields(content).into_iter().filter(|f| f.0 == 2) {
+                        let of = fields(name);
+                        names.push(String::from_utf8(of[1].2.to_vec()).expect("text"));
+                    }
+                }
+                11 => {
+                    let track = fields(content).iter().find(|f| f.0 == 11).map(|f| f.1);
+                    assert!(tracks.contains(&track.expect("it has one")));
+                    events += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    // The process, the vCPU, and three regions.
+    assert_eq!(tracks.len(), 5);
+    assert_eq!(events, 8);
+    assert!(names.contains(&"read LSR".to_owned()) && names.contains(&"write THR".to_owned()));
+}
+
+fn differences(a: &[Record], b: &[Record]) -> Differences {
+    let files = [recorded(a), recorded(b)];
+    let mut tokens = Tokens::default();
+    let runs = files.each_ref().map(|file| {
+        let mut reader = reader(file);
+        let mut merged = reader.merged().expect("it is valid");
+        Run::read(&mut merged, &mut tokens, |_| {}).expect("it is valid")
+    });
+    compare([&runs[0], &runs[1]], &tokens)
+}
+
+fn findings(differences: &Differences) -> Vec<&str> {
+    let all = differences.regions.iter().flat_map(|region| &region.findings);
+    all.map(String::as_str).collect()
+}
+
+#[test]
+fn runs_that_differ_in_times_and_text_only_are_the_same() {
+    let run = |time: u64, character: u8| {
+        let count = access(1, 0, Read, Size::Dword, time);
+        [lsr(0x60), thr(character), count, lsr(0x60)]
+    };
+    let differences = differences(&run(1, b'a'), &run(99, b'b'));
+    assert_eq!(differences.first, None);
+    assert_eq!(differences.same, ["serial0", "timer"]);
+    assert!(differences.to_string().starts_with("no difference"), "{differences}");
+}
+
+#[test]
+fn polling_longer_is_no_difference_in_behaviour_and_is_told() {
+    let a = [lsr(0), lsr(0x60), thr(b'x')];
+    let b = [lsr(0), lsr(0), lsr(0), lsr(0x60), thr(b'x')];
+    let differences = differences(&a, &b);
+    assert_eq!(differences.first, None);
+    assert_eq!(findings(&differences), ["read LSR: polled 2 times more in the second"]);
+}
+
+#[test]
+fn the_first_difference_is_named_with_its_neighbours_and_the_console() {
+    let ier = |value| access(0, 1, Write, Size::Byte, value);
+    let text = [thr(b'H'), thr(b'i')];
+    let a = [&text[..], &[ier(0), ier(1), lsr(0x60)]].concat();
+    let b = [&text[..], &[ier(0), ier(5), lsr(0x60)]].concat();
+    let differences = differences(&a, &b);
+    let first = differences.first.as_ref().expect("there is one");
+    assert_eq!(first.region, "serial0");
+    assert_eq!(first.sides[0].here, ["write IER <- 0x1"]);
+    assert_eq!(first.sides[1].here, ["write IER <- 0x5"]);
+    assert_eq!(first.sides[0].before.last().map(String::as_str), Some("write IER <- 0x0"));
+    assert_eq!(first.sides[0].console.as_deref(), Some("Hi"));
+    assert_eq!(first.sides[0].at, Some((1_000_004_800, 3)));
+    assert_eq!(
+        findings(&differences),
+        ["write IER: as often, 1 times with another value or place"]
+    );
+    let said = differences.to_string();
+    assert!(said.contains("the first difference is at serial0\n"), "{said}");
+    assert!(said.contains("    console: Hi\n"), "{said}");
+}
+
+#[test]
+fn order_absence_and_number_are_told_apart() {
+    let ier = |value| access(0, 1, Write, Size::Byte, value);
+    let order = differences(&[ier(1), ier(2)], &[ier(2), ier(1)]);
+    assert_eq!(findings(&order), ["the same accesses in another order"]);
+    let never = differences(&[ier(1), lsr(0x60)], &[ier(1)]);
+    assert_eq!(findings(&never), ["read LSR: 1 times in the first, never in the second"]);
+    let more = differences(&[ier(1)], &[ier(1), ier(1)]);
+    assert_eq!(findings(&more), ["write IER: 1 times more in the second (1 and 2)"]);
+    let region = differences(&[ier(1)], &[ier(1), access(2, 0x80, Write, Size::Byte, 0)]);
+    assert_eq!(findings(&region), ["write pio 0x80: 1 times in the second, never in the first"]);
+    assert_eq!(region.first.expect("there is one").sides[0].at, None);
+}
+
+#[test]
+fn costs_are_sorted_by_their_difference() {
+    let a = recorded(&[lsr(0), thr(b'x'), thr(b'y')]);
+    let b = recorded(&[lsr(0), lsr(0), lsr(0), lsr(0), thr(b'x'), thr(b'y')]);
+    let stats = [&a, &b].map(|file| counted(file, &Filter::default()));
+    let costs = Costs::of([&stats[0], &stats[1]]);
+    assert_eq!(costs.0[0].register, "serial0 LSR");
+    assert_eq!(costs.0[0].exits, [1, 4]);
+    assert_eq!(costs.0[0].until_next_ns, [1_600, 6_400]);
+    assert!(costs.to_string().lines().nth(1).is_some_and(|line| line.starts_with("serial0 LSR")));
+}
+
+#[test]
+fn the_kernels_trace_becomes_a_recording() {
+    let trace = "\
+# tracer: nop
+#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION
+       qemu-100     [001] .....  10.000000: kvm_entry: vcpu 1, rip 0xfff0
+       qemu-100     [001] .....  10.000001: kvm_pio: pio_write at 0x3f8 size 1 count 1 val 0x41
+       qemu-101     [000] .....  10.000002: kvm_entry: vcpu 0, rip 0xfff0
+       qemu-101     [000] .....  10.000003: kvm_mmio: mmio unsatisfied-read len 4 gpa 0xd0000000 val 0x0
+       qemu-101     [000] .....  10.000004: kvm_mmio: mmio read len 4 gpa 0xd0000000 val 0x1234
+       qemu-101     [000] .....  10.500000: kvm_pio: pio_read at 0x3fd size 1 count 1 val 0x60
+CPU:0 [LOST 17 EVENTS]
+       qemu-101     [000] .....  10.500010: kvm_pio: pio_write at 0x3f8 size 2 count 3 val 0x4241 (...)
+       qemu-101     [000] .....  10.500011: kvm_pio: pio_write at 0x3f8 size 1 count
+       qemu-101     [000] .....  10.500012: kvm_mmio: mmio write len 3 gpa 0xfee00000 val 0x30201
+";
+    let (file, done) = import(&mut trace.as_bytes(), Vec::new(), Meta::default(), map(), |_| {})
+        .expect("it is read");
+    assert_eq!((done.accesses, done.claimed, done.vcpus), (5, 4, 2));
+    assert_eq!((done.broken, done.lost), (1, 17));
+    assert_eq!(
+        lines(&file, &Filter::default()),
+        [
+            "      0.000000 cpu1     write serial0 THR                  <- 0x41",
+            "      0.000003 cpu0     read  timer COUNT                  -> 0x00001234",
+            "      0.499999 cpu0     read  serial0 LSR                  -> 0x60 {THRE TOP=0x1}",
+            "      0.500009 cpu0     write serial0 THR                  <- 3 x 2: 4241 0000 0000",
+            "      0.500011 cpu0     write unclaimed mmio 0xfee00000    <- 0x030201",
+        ]
+    );
+    assert!(reader(&file).meta().unseen.len() == 2);
+}
