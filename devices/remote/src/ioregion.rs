@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use trapline_access::{
-    ChannelRef, Delivery, EditError, Forward, NoHandler, Region, RegionEdit, RegionId, Regions,
-    Space, Window,
+    ChannelRef, Delivery, EditError, Forward, NoHandler, PlacedRegion, Region, RegionEdit,
+    RegionId, Regions, Space, Window,
 };
 
 use crate::ends::Ends;
@@ -85,12 +85,27 @@ struct Assigned {
     user_data: u64,
 }
 
+/// Where a window is now.
+struct Placed {
+    id: RegionId,
+    is_ours: bool,
+    window: Window,
+    displaced: Vec<Window>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {
     space: Space,
     addr: u64,
     len: u64,
     datamatch: Option<u64>,
+}
+
+impl Key {
+    /// How much of the address space it takes up.
+    fn bytes(&self) -> u64 {
+        self.len.max(1)
+    }
 }
 
 impl IoRegions {
@@ -163,43 +178,66 @@ impl IoRegions {
             let delivery = Delivery::Forward(forward.clone());
             Window { offset, len: key.len, delivery }
         };
-        let bytes = if key.len == 0 { 1 } else { key.len };
-        let (id, is_ours, window, displaced) = match self.regions.region_at(key.space, key.addr) {
-            Some(there) => {
-                let offset = key.addr - there.base;
-                if there.len - offset < bytes {
-                    return Err(Errno::EXIST);
-                }
-                let window = window(offset);
-                let displaced: Vec<Window> = there
-                    .windows
-                    .into_iter()
-                    .filter(|other| gives_way(other, &window, bytes))
-                    .collect();
-                let mut edits: Vec<RegionEdit> = displaced
-                    .iter()
-                    .map(|other| RegionEdit::RemoveWindow(there.id, other.clone()))
-                    .collect();
-                edits.push(RegionEdit::AddWindow(there.id, window.clone()));
-                self.regions.edit(edits).map_err(|error| errno(&error))?;
-                let ours = inner.assigned.iter().find(|a| a.id == there.id && a.is_ours);
-                (there.id, ours.is_some(), window, displaced)
-            }
-            None => {
-                let name = ("ioregion", format!("{:#x}", args.user_data));
-                let handler = Arc::new(NoHandler);
-                let names = (name.0, name.1.as_str());
-                let region = Region::new(key.space, Some(key.addr), bytes, names, handler);
-                let window = window(0);
-                let map = RegionEdit::Map(region.window(window.clone()));
-                let ids = self.regions.edit(vec![map]).map_err(|error| errno(&error))?;
-                let id = ids.first().copied().ok_or(Errno::NOSPC)?;
-                (id, true, window, Vec::new())
-            }
-        };
         let user_data = args.user_data;
+        let placed = match self.regions.region_at(key.space, key.addr) {
+            Some(there) => self.in_front_of(inner, there, &key, window)?,
+            None => self.alone(&key, user_data, Vec::new(), window(0))?,
+        };
+        let Placed { id, is_ours, window, displaced } = placed;
         inner.assigned.push(Assigned { key, id, is_ours, window, displaced, link, user_data });
         Ok(())
+    }
+
+    /// Puts a window onto a region that is there.
+    fn in_front_of(
+        &self,
+        inner: &mut Inner,
+        there: PlacedRegion,
+        key: &Key,
+        window: impl Fn(u64) -> Window,
+    ) -> Result<Placed, Errno> {
+        let (bytes, offset, id) = (key.bytes(), key.addr - there.base, there.id);
+        let is_ours = inner.assigned.iter().any(|other| other.id == id && other.is_ours);
+        if there.len - offset < bytes {
+            if !is_ours || offset != 0 {
+                return Err(Errno::EXIST);
+            }
+            // One for more bytes takes the place of a region of our own, with all that was there.
+            let placed = self.alone(key, 0, vec![there], window(0))?;
+            let ours = inner.assigned.iter_mut().filter(|other| other.id == id);
+            ours.for_each(|other| other.id = placed.id);
+            return Ok(placed);
+        }
+        let window = window(offset);
+        let gives_way = |other: &Window| gives_way(other, &window, bytes);
+        let displaced: Vec<Window> = there.windows.into_iter().filter(gives_way).collect();
+        let away = displaced.iter().map(|other| RegionEdit::RemoveWindow(id, other.clone()));
+        let edits = away.chain([RegionEdit::AddWindow(id, window.clone())]).collect();
+        self.regions.edit(edits).map_err(|error| errno(&error))?;
+        Ok(Placed { id, is_ours, window, displaced })
+    }
+
+    /// Maps a region for a window alone, in the place of one of our own if there is one.
+    fn alone(
+        &self,
+        key: &Key,
+        user_data: u64,
+        before: Vec<PlacedRegion>,
+        window: Window,
+    ) -> Result<Placed, Errno> {
+        let (name, handler) = (format!("{user_data:#x}"), Arc::new(NoHandler));
+        let names = ("ioregion", name.as_str());
+        let mut region = Region::new(key.space, Some(key.addr), key.bytes(), names, handler);
+        let mut edits = Vec::new();
+        for before in before {
+            edits.push(RegionEdit::Unmap(before.id));
+            region.name = before.name;
+            region.windows.extend(before.windows);
+        }
+        edits.push(RegionEdit::Map(region.window(window.clone())));
+        let ids = self.regions.edit(edits).map_err(|error| errno(&error))?;
+        let id = ids.first().copied().ok_or(Errno::NOSPC)?;
+        Ok(Placed { id, is_ours: true, window, displaced: Vec::new() })
     }
 
     fn deassign(&self, key: Key) -> Result<(), Errno> {

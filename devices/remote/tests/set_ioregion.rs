@@ -91,6 +91,16 @@ fn what_goes_is_what_came_whichever_way_it_is_said() {
     assert_eq!(vmm.registry.stats().regions.len(), 1);
     set(KvmIoregion { flags: DATAMATCH | DEASSIGN, ..two }).unwrap();
     assert!(vmm.registry.stats().regions.is_empty());
+    // Values of more bytes than the first one's, and the shorter one still gets its own.
+    for memory_size in [1, 4, 2] {
+        set(KvmIoregion { memory_size, ..one }).unwrap();
+    }
+    assert_eq!(vmm.registry.stats().regions.len(), 1);
+    assert_eq!(vmm.registry.stats().regions.first().and_then(|r| r.range), Some((0x1000, 0x1003)));
+    for memory_size in [4, 1, 2] {
+        set(KvmIoregion { memory_size, flags: DATAMATCH | DEASSIGN, ..one }).unwrap();
+    }
+    assert!(vmm.registry.stats().regions.is_empty());
     // Half the space, up to its end.
     set(KvmIoregion { guest_paddr: 1 << 63, memory_size: 1 << 63, ..args }).unwrap();
 }
