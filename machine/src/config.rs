@@ -11,6 +11,7 @@ use trapline_guestmem::Backing;
 use trapline_net::NetOptions;
 use trapline_vfio::Assignment;
 
+use crate::IoRegion;
 use crate::board::{EntropyFrom, FirmwareOptions, Options, Spared};
 
 /// A machine, as its user describes it.
@@ -56,6 +57,8 @@ pub struct Config {
     pub nets: Vec<NetOptions>,
     /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
     pub fw_cfg: Vec<(String, Vec<u8>)>,
+    /// Regions that other processes answer.
+    pub ioregions: Vec<IoRegion>,
     /// Whether writes that may be late are queued by the kernel.
     pub coalesce: bool,
     /// Whether reads that change nothing are answered by the kernel.

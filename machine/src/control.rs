@@ -11,6 +11,7 @@ use trapline_kvm::{ExitCounters, VcpuEvent, VcpuSet};
 
 use crate::Snapshot;
 use crate::life::{ControlError, Request, State};
+use crate::remote::Loss;
 use crate::report::Report;
 
 /// Where the answer to a request goes.
@@ -54,6 +55,8 @@ pub struct Control {
     running: Arc<Mutex<Weak<VcpuSet>>>,
     live: Arc<Mutex<Live>>,
     life: Arc<Life>,
+    /// Why the machine cannot go on, if the host says so.
+    loss: Loss,
 }
 
 /// The machine's state, and who waits for it to change.
@@ -81,8 +84,8 @@ struct Live {
 impl Control {
     pub(crate) fn new() -> (Self, Receiver<Event>) {
         let (events, inbox) = sync_channel(EVENTS_MAX);
-        let (stopped, running, live, life) = Default::default();
-        (Self { events, stopped, running, live, life }, inbox)
+        let (stopped, running, live, life, loss) = Default::default();
+        (Self { events, stopped, running, live, life, loss }, inbox)
     }
 
     /// What the machine is doing.
@@ -148,6 +151,17 @@ impl Control {
     pub fn request_stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.send(Event::Stop);
+    }
+
+    /// Ends the run with an error for this reason, and waits for nothing.
+    pub(crate) fn lose(&self, reason: String) {
+        self.loss.set(reason);
+        self.request_stop();
+    }
+
+    /// Why the run has to end with an error, if it has.
+    pub(crate) fn loss(&self) -> Option<&str> {
+        self.loss.get()
     }
 
     /// Has the machine pause, and waits for nothing: for whoever is on its event loop.

@@ -81,6 +81,33 @@ pub enum Error {
     /// A file for firmware that cannot be had.
     #[error("{0}")]
     FwCfg(#[from] trapline_platform::fw_cfg::ItemError),
+    /// A region of another process that cannot be there.
+    #[error("ioregion {space} {base:#x}: {}", ioregion_refused(.reason))]
+    IoRegion {
+        /// The space.
+        space: trapline_device::Space,
+        /// Its first address.
+        base: u64,
+        /// Why not.
+        reason: std::io::Error,
+    },
+    /// A socket that is asked to be two things.
+    #[error("{}: the regions on it do not agree on its type or on when-dead", .0.display())]
+    TwoKindsOfSocket(std::path::PathBuf),
+    /// A socket that cannot be had.
+    #[error("{}: {reason}", .path.display())]
+    Socket {
+        /// Its name.
+        path: std::path::PathBuf,
+        /// Why not.
+        reason: std::io::Error,
+    },
+    /// A device in another process is dead, and the machine was to end then.
+    #[error("{0}")]
+    DeviceLost(String),
+    /// A device that is served has failed.
+    #[error(transparent)]
+    Serve(#[from] trapline_remote::ServeError),
     /// Less RAM than a PC can start with.
     #[error("{bytes} bytes of RAM are too few: a PC needs at least 1 MiB")]
     TooLittleMemory {
@@ -155,5 +182,14 @@ fn outlet_of(outlet: &trapline_backends::Outlet) -> String {
         }
         Outlet::Pty(None) => "cannot make a pseudo terminal".to_owned(),
         Outlet::Socket(path) => format!("cannot listen on {}", path.display()),
+    }
+}
+
+fn ioregion_refused(reason: &std::io::Error) -> String {
+    match reason.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            "something is in the way: another region, a doorbell, or half of a device".to_owned()
+        }
+        _ => reason.to_string(),
     }
 }

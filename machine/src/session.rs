@@ -18,6 +18,7 @@ use crate::control::{Answer, Control, Event, Reply};
 use crate::kvm::{Host, HostBoard};
 use crate::life::{ControlError, Request, State};
 use crate::on_loop::{CharReport, CoalescedWrites, InputReport, OnLoop};
+use crate::remote::Remotes;
 use crate::{Config, Ending, Error, ResetCause, Snapshot};
 
 /// A machine that has been built and not yet switched on.
@@ -36,6 +37,7 @@ pub struct Session {
     registry: Registry,
     vm: Arc<Vm>,
     host: Host,
+    _remotes: Remotes,
 }
 
 impl Session {
@@ -75,6 +77,7 @@ impl Session {
                 control.request_pause();
             });
         }
+        let remotes = Remotes::connect(&config.ioregions, &registry, &control)?;
         let input = host.board().input();
         let input = input.map(|input| OnLoop::new(Arc::downgrade(&input), &*event_loop));
         event_loop.look_for_writes();
@@ -98,6 +101,7 @@ impl Session {
             registry,
             vm,
             host,
+            _remotes: remotes,
         })
     }
 
@@ -152,7 +156,10 @@ impl Session {
     /// more.
     pub fn run(&mut self) -> Result<Ending, Error> {
         self.control.in_run(true, State::Resetting);
-        let ended = self.run_to_its_end();
+        let mut ended = self.run_to_its_end();
+        if let Some(reason) = self.control.loss() {
+            ended = Err(Error::DeviceLost(reason.to_owned()));
+        }
         let state = match &ended {
             Ok(Ending::Reset(_)) => State::Resetting,
             _ => State::Ended,

@@ -5,13 +5,16 @@
 
 #![cfg(target_arch = "x86_64")]
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use trapline_device::Space;
 use trapline_machine::{
-    Arm64, Backing, Boot, Config, Control, ControlError, Ending, Error, FirmwareFlash, PcIrqchip,
-    Session, State,
+    Arm64, Backing, Boot, Config, Control, ControlError, Ending, Error, FirmwareFlash, IoRegion,
+    OnDeath, PcIrqchip, Session, Socket, State,
 };
 use trapline_testkit::realmode::{Asm, LSR_DATA_READY, UART, UART_LSR};
 use trapline_testkit::{TestTerminal, skip};
@@ -31,13 +34,24 @@ struct Guest {
 
 impl Guest {
     fn new(test: &str, program: &Asm, pc_irqchip: PcIrqchip) -> Option<Self> {
-        Self::try_new(test, program, pc_irqchip).unwrap_or_else(|error| panic!("{error}"))
+        Self::with(test, program, pc_irqchip, Vec::new())
+    }
+
+    fn with(
+        test: &str,
+        program: &Asm,
+        pc_irqchip: PcIrqchip,
+        ioregions: Vec<IoRegion>,
+    ) -> Option<Self> {
+        Self::try_new(test, program, pc_irqchip, ioregions)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn try_new(
         test: &str,
         program: &Asm,
         pc_irqchip: PcIrqchip,
+        ioregions: Vec<IoRegion>,
     ) -> Result<Option<Self>, Box<dyn std::error::Error>> {
         if !std::path::Path::new("/dev/kvm").exists() {
             skip(test, "no /dev/kvm");
@@ -71,6 +85,7 @@ impl Guest {
             disks: Vec::new(),
             testdev: false,
             fw_cfg: Vec::new(),
+            ioregions,
             coalesce: true,
             mirror: true,
             pc_legacy: true,
@@ -410,4 +425,54 @@ fn a_guest_that_ends_while_it_is_being_paused_has_ended() {
         });
         assert!(matches!(ending, Ending::Exit(STATUS)), "{ending:?}");
     }
+}
+
+/// A device in another process that has stalled keeps nobody: the machine pauses while its vCPU waits
+/// for an answer, goes on, pauses again, and the guest gets the answer to the one question it asked.
+#[test]
+fn a_pause_does_not_wait_for_a_device_in_another_process() {
+    let test = "a_pause_does_not_wait_for_a_device_in_another_process";
+    let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    let path = dir.path().join("device");
+    let listener = UnixListener::bind(&path).unwrap_or_else(|error| panic!("{error}"));
+    let socket = Socket { path, seqpacket: false, on_death: OnDeath::StopVm };
+    let region = IoRegion {
+        space: Space::Pio,
+        base: 0x500,
+        len: 4,
+        socket,
+        posted: false,
+        fast: false,
+        user_data: 0,
+        datamatch: None,
+    };
+    let program = Asm::new().inl(0x500).send_eax(4).exit(END);
+    let Some(guest) = Guest::with(test, &program, PcIrqchip::Kernel, vec![region]) else { return };
+    let (mut device, _) = listener.accept().unwrap_or_else(|error| panic!("{error}"));
+    let (ending, screen) = guest.run(|control, terminal| {
+        let mut command = [0; 32];
+        device.read_exact(&mut command).unwrap_or_else(|error| panic!("{error}"));
+        let mut longest = Duration::ZERO;
+        for _ in 0..10 {
+            let start = Instant::now();
+            done(control.pause());
+            longest = longest.max(start.elapsed());
+            assert_eq!((control.state(), terminal.screen().len()), (State::Paused, 0));
+            done(control.resume());
+        }
+        // Half of what a machine would wait for an answer that does not come.
+        assert!(longest < Duration::from_millis(2500), "a pause took {longest:?}");
+        println!("the longest pause took {longest:?}");
+        // Half an answer before a pause, half after it.
+        let answer: [u8; 32] = std::array::from_fn(|n| b"late"[n % 4]);
+        let (first, second) = answer.split_at(18);
+        device.write_all(first).unwrap_or_else(|error| panic!("{error}"));
+        done(control.pause());
+        device.write_all(second).unwrap_or_else(|error| panic!("{error}"));
+        done(control.resume());
+    });
+    let rest = device.read(&mut [0; 32]).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(rest, 0, "nothing was asked twice");
+    assert!(matches!(ending, Ending::Exit(STATUS)), "{ending:?}");
+    assert_eq!(screen, b"late");
 }

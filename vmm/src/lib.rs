@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 pub mod cli;
 pub mod console;
+pub mod device;
 pub mod display;
 pub mod guest_init;
 pub mod logging;
@@ -52,6 +53,10 @@ pub fn main() -> ExitCode {
         Ok(cli::Parsed::Run(options)) => {
             logging::start(options.loglevel);
             run::run(&options).unwrap_or_else(|error| logging::fatal(&error))
+        }
+        Ok(cli::Parsed::Serve(options)) => {
+            logging::start(cli::LogLevel::default());
+            device::serve(&options).unwrap_or_else(|error| logging::fatal(&error))
         }
         Ok(cli::Parsed::Qtest(options)) => {
             logging::start(cli::LogLevel::default());

@@ -258,6 +258,7 @@ fn config(
         nets: Vec::new(),
         vfio,
         fw_cfg,
+        ioregions: options.ioregions.clone(),
         coalesce: options.coalesce,
         mirror: options.mirror,
         arm64: options.arm64.clone(),

@@ -63,6 +63,8 @@ enum What {
     Trap,
     /// Nanoseconds per exit on /dev/kvm, beside a bare KVM_RUN loop
     Exit,
+    /// Nanoseconds per access that a device behind a descriptor answers, beside one in place
+    Ioregion,
     /// The GICv3 ITS: translations and commands per second, from 1 to 1,000,000 mapped events
     Its,
 }
@@ -74,6 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         What::VirtioBlk(options) => disk::run(options),
         What::Trap => cargo_bench("trapline", "dispatch"),
         What::Exit => cargo_bench("trapline-kvm", "exit"),
+        What::Ioregion => cargo_bench("trapline-machine", "ioregion"),
         What::Its => its(),
     }
 }

@@ -24,6 +24,8 @@ mod ioregion;
 mod link;
 #[cfg(feature = "std")]
 mod server;
+#[cfg(feature = "std")]
+mod sockets;
 
 #[cfg(feature = "std")]
 pub use ends::Ends;
@@ -33,3 +35,5 @@ pub use ioregion::{DATAMATCH, DEASSIGN, FAST_MMIO, IoRegions, KvmIoregion, PIO, 
 pub use link::{Death, Link, LinkOptions, LinkStats, WhenFull};
 #[cfg(feature = "std")]
 pub use server::{ServeError, Server};
+#[cfg(feature = "std")]
+pub use sockets::Listener;

@@ -268,6 +268,15 @@ pub(super) struct TraplineArgs {
         allow_hyphen_values = true
     )]
     pub(super) fw_cfg: Vec<OsString>,
+    /// Have another process answer accesses: the one that listens on a UNIX socket, which is sent each
+    /// as a command of ioregionfd (version 3). With ,posted the guest does not wait for writes; with
+    /// ,fast the device is told no more than that there was one; further user_data=N, datamatch=VALUE,
+    /// type=stream|seqpacket, when-dead=ones|stop|reconnect
+    #[arg(
+        long, value_name = "pio=PORT|mmio=ADDRESS,len=BYTES,socket=PATH[,OPTION...]",
+        action = ArgAction::Append
+    )]
+    pub(super) ioregion: Vec<OsString>,
     /// Trap every access at once; writes that may be late are not queued by the kernel
     #[arg(long)]
     pub(super) no_coalesce: bool,

@@ -6,10 +6,12 @@
 mod args;
 mod arm64;
 mod commas;
+mod device;
 mod disk;
 mod foreign;
 mod fw_cfg;
 mod host;
+mod ioregion;
 mod negated;
 mod options;
 mod ports;
@@ -33,6 +35,7 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
 use crate::console::KEYS;
 
+pub use device::ServeOptions;
 pub use fw_cfg::FwCfgFile;
 pub use host::Host;
 pub use options::{Boot, LogLevel, RunOptions};
@@ -54,6 +57,8 @@ pub enum Parsed {
     Diff(Box<DiffOptions>),
     /// To look at a recording.
     Trace(Box<TraceOptions>),
+    /// To serve a device to VMMs.
+    Serve(Box<ServeOptions>),
     /// To print this on standard output and be done.
     Text(String),
 }
@@ -106,6 +111,14 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
     };
     match matches.subcommand() {
         Some(("run", matches)) => run_options(matches, host),
+        Some(("device", matches)) => match matches.subcommand() {
+            Some((_, matches)) => {
+                let args = device::ServeArgs::from_arg_matches(matches);
+                let args = args.map_err(|e| anyhow!(sentence(&e)))?;
+                Ok(Parsed::Serve(Box::new(ServeOptions::new(args)?)))
+            }
+            None => Err(anyhow!("trapline device: a command is missing; there is serve")),
+        },
         Some(("qtest", matches)) => {
             let args = qtest::QtestArgs::from_arg_matches(matches);
             let args = args.map_err(|e| anyhow!(sentence(&e)))?;
@@ -154,6 +167,12 @@ fn command(host: &Host) -> Command {
         .disable_help_subcommand(true);
     let diff = Command::new("diff")
         .about("Compare two recordings: where they first differ, and which registers cost more");
+    let serve = Command::new("serve")
+        .about("Serve a device to VMMs that connect to a socket, by ioregionfd's protocol")
+        .override_usage("trapline device serve DEVICE --socket PATH [OPTIONS]");
+    let device = Command::new("device")
+        .about("Run devices in processes of their own")
+        .subcommand(device::ServeArgs::augment_args(serve));
     let all = Command::new("trapline")
         .version(env!("CARGO_PKG_VERSION"))
         .help_template(StyledStr::from(HELP))
@@ -162,6 +181,7 @@ fn command(host: &Host) -> Command {
         .subcommand(setup())
         .subcommand(trace::TraceArgs::augment_args(trace))
         .subcommand(trace::DiffArgs::augment_args(diff))
+        .subcommand(device)
         .subcommand(Command::new("version").about("Print the version"));
     LATER.iter().fold(all, |all, (name, about)| {
         let ignored = Arg::new("args").num_args(0..).allow_hyphen_values(true);

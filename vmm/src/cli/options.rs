@@ -7,13 +7,14 @@ use anyhow::{Context, bail};
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::{
-    Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, PcConfigSpace, PcIrqchip, PortOptions,
-    VirtioTransports,
+    Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, IoRegion, PcConfigSpace, PcIrqchip,
+    PortOptions, VirtioTransports,
 };
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
 use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
+use super::ioregion::ioregions;
 use super::ports::ports;
 use super::units::{self, BadNumber};
 use super::vfio::{self, VfioOptions};
@@ -81,6 +82,8 @@ pub struct RunOptions {
     pub vfio: Vec<VfioOptions>,
     /// Files for firmware.
     pub fw_cfg: Vec<FwCfgFile>,
+    /// Regions that other processes answer.
+    pub ioregions: Vec<IoRegion>,
     /// The kernel may queue writes that can be late.
     pub coalesce: bool,
     /// Whether reads that change nothing are answered by the kernel.
@@ -196,6 +199,7 @@ impl RunOptions {
                 .iter()
                 .map(|text| FwCfgFile::new(text))
                 .collect::<Result<_, _>>()?,
+            ioregions: ioregions(&args.trapline.ioregion)?,
             coalesce: !args.trapline.no_coalesce,
             mirror: !args.trapline.no_mirror,
         })

@@ -31,7 +31,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("trapline-machine", &["gicv3-its", "trapline", "trapline-backends", "trapline-block",
         "trapline-boot", "trapline-device", "trapline-display",
         "trapline-guestmem", "trapline-intc", "trapline-kvm", "trapline-net", "trapline-pci", "trapline-platform",
-        "trapline-qtest", "trapline-regs", "trapline-trace", "trapline-vfio", "trapline-virtio"]),
+        "trapline-qtest", "trapline-regs", "trapline-remote", "trapline-trace", "trapline-vfio",
+        "trapline-virtio"]),
     ("trapline-vmm", &["trapline", "trapline-device", "trapline-machine", "trapline-qtest",
         "trapline-trace"]),
     (
