@@ -1,5 +1,5 @@
 # Run several VMMs, one after the other, each with a guest that says when it has come to user space,
-# and say what each took until then. $MEASURES calls `measure NAME COMMAND...` for each of $COUNT. One
+# and say what each took until then. $MEASURES calls `measure NAME COMMAND...` for each. One
 # that takes more than $PATIENCE seconds is given up. Runs in an outer machine whose clock counts
 # instructions, a thousand to the microsecond; so nothing else may run there. $QEMU, if it is not empty, is an archive with QEMU and all that it needs.
 trace=/sys/kernel/tracing
@@ -51,8 +51,6 @@ give_up() {
 measure() {
     name=$1
     shift
-    begun=$((begun + 1))
-    echo "TRAPLINE-PROGRESS: $begun of $COUNT: $name"
     say() { sed "s/^/TRAPLINE-BENCH: $name $1 /"; }
     # To write to these files is to clear what they had before.
     echo 'hist:keys=reason' >"$kvm/kvm_userspace_exit/trigger"
@@ -79,6 +77,7 @@ measure() {
         give_up "$pid"
         return
     fi
+    echo "TRAPLINE-PROGRESS: in user space after $(since_start TRAPLINE-USERSPACE) thousand instructions"
     echo "before $(since_start 'kvm_entry:')" | say us
     echo "userspace $(since_start TRAPLINE-USERSPACE)" | say us
     for counter in /sys/kernel/debug/kvm/*; do
@@ -102,6 +101,5 @@ measure() {
     kill "$reader"
     sed -n '/^exits: total/,$p' /log | say stat
 }
-begun=0
 eval "$MEASURES"
 echo "TRAPLINE-HOST: exit status 0"

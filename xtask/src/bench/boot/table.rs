@@ -51,7 +51,7 @@ impl<'a> Found<'a> {
         let mut found = Self::default();
         let mut titles = Vec::new();
         for line in text.lines() {
-            let Some((_, said)) = line.split_once("TRAPLINE-BENCH: ") else { continue };
+            let Some((_, said)) = line.split_once(MARK) else { continue };
             let Some((whose, said)) = said.split_once(' ') else { continue };
             if whose != name {
                 continue;
@@ -136,6 +136,14 @@ impl<'a> Found<'a> {
         self.resident.values().fold((0, 0), sum)
     }
 }
+
+/// Why there is nothing of a start, as the outer machine says it.
+pub(super) fn failed(name: &str, why: &str) -> String {
+    format!("{MARK}{name} failed {why}\n")
+}
+
+/// What is in front of everything that the outer machine has counted.
+const MARK: &str = "TRAPLINE-BENCH: ";
 
 /// The table with a line for each promise, and whether all of `starts` are in it.
 pub(super) fn report(starts: &[Start], text: &str) -> (String, bool) {
@@ -316,8 +324,8 @@ mod tests {
 
     #[test]
     fn a_start_that_failed_leaves_the_others_in_the_table() {
-        let failed = "TRAPLINE-BENCH: trapline-bzImage-quiet failed not in user space after 60 s\n";
-        let whole = failed.to_owned() + &text(1, 1, 200, 1);
+        let failed = failed("trapline-bzImage-quiet", "not in user space after 60 s");
+        let whole = failed + &text(1, 1, 200, 1);
         let mut both = starts();
         both.retain(|start| [NAME, "trapline-bzImage-quiet"].contains(&start.name().as_str()));
         let (table, complete) = report(&both, &whole);
