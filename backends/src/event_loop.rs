@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use trapline_device::{
-    Doorbell, EventHandler, EventLoop, Notifier, Readiness, Watch, WatchedEventFd,
+    Doorbell, EventHandler, EventLoop, Notifier, Readiness, Watch, WatchedEventFd, thread_builder,
 };
 
 use epoll_set::{Alarm, EpollSet, State, watched_eventfd};
@@ -72,8 +72,7 @@ impl EpollLoop {
     pub fn start(name: &str, writes: impl QueuedWrites + 'static) -> io::Result<Arc<Self>> {
         let set = Arc::new(EpollSet::new(writes)?);
         let (inside, alarm) = (Arc::clone(&set), Alarm::new(&set)?);
-        let thread = thread::Builder::new().name(name.to_owned());
-        let thread = thread.spawn(move || run(&inside, alarm))?;
+        let thread = thread_builder(name).spawn(move || run(&inside, alarm))?;
         set.state.lock().thread = Some(thread.thread().id());
         Ok(Arc::new(Self { set, thread: Mutex::new(Some(thread)) }))
     }

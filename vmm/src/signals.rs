@@ -11,6 +11,7 @@ use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 use signal_hook::consts::{SIGCONT, SIGTSTP, SIGWINCH, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
+use trapline_device::thread_builder;
 use vmm_sys_util::signal::{SIGRTMAX, SIGRTMIN};
 
 use crate::request::{Request, Requests};
@@ -59,7 +60,7 @@ impl SignalThread {
         let mut signals = Signals::new(wanted.filter(|signal| !ignored.contains(*signal)))?;
         let over = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&over);
-        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        thread_builder("signals").spawn(move || {
             // Those that ended the process come first, as their numbers are lower.
             for signal in signals.forever() {
                 match signal {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use trapline::{Observer, Registry, TraceRecord, Watch, Watching};
+use trapline_device::thread_builder;
 
 use crate::stream;
 
@@ -35,8 +36,8 @@ impl Trace {
         let (lines, queue) = sync_channel(LINES_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let observer = Arc::new(Lines { lines, lost: Arc::clone(&lost) });
-        let writer = std::thread::Builder::new().name("trace".to_owned());
-        let writer = writer.spawn(move || write_all(&queue, &lost)).context("--trace")?;
+        let writer = thread_builder("trace").spawn(move || write_all(&queue, &lost));
+        let writer = writer.context("--trace")?;
         let watching = registry.watch(watch, observer).context("--trace")?;
         Ok(Self { watching: Some(watching), writer: Some(writer) })
     }

@@ -27,6 +27,7 @@ mod msi;
 mod power;
 mod save;
 mod saved_form;
+mod thread;
 mod vector;
 
 pub use chardev::{CharBackend, CharDevice, NullBackend, OutputOnly};
@@ -41,6 +42,7 @@ pub use line::{Line, LineSink};
 pub use msi::{Msi, MsiController, MsiSink};
 pub use power::{Power, PowerEvent};
 pub use save::{Form, SaveState, Saved, SavedBytes, StateError, WrongLength, restore_all};
+pub use thread::{THREAD_STACK_LEN, thread_builder};
 pub use trapline_access::{
     AccessClock, Channel, ChannelRef, Delivery, Direction, DirtyBitmap, DirtyLog, DoorbellTarget,
     EditError, EditListener, EventFd, Forwarded, Handler, HandlerMut, IoCx, Limits, Locked, Memory,

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use trapline_device::thread_builder;
 
 use crate::kick::Kick;
 use crate::stats::{ExitCounters, ExitStats};
@@ -105,8 +106,7 @@ impl VcpuSet {
             vcpu.kick().forget();
             let kick = vcpu.kick().clone();
             let (on_event, ended) = (Arc::clone(&on_event), Arc::clone(&set.ended));
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{index}"))
+            let thread = thread_builder(format!("vcpu{index}"))
                 .spawn(move || live(vcpu, &*on_event, &ended))
                 .map_err(|reason| Error::Thread { vcpu: index, reason })?;
             set.threads.lock().running.push(Running { index, kick, thread });
@@ -238,7 +238,7 @@ mod tests {
             ended.wait(LONG);
             assert_eq!(*ended.count.lock(), left);
         }
-        thread::scope(|scope| {
+        std::thread::scope(|scope| {
             scope.spawn(|| ended.announce());
             ended.wait(LONG);
         });

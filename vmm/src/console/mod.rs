@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
-use trapline_device::{CharBackend, CharDevice};
+use trapline_device::{CharBackend, CharDevice, thread_builder};
 
 use crate::request::Requests;
 pub(crate) use escape::KEYS;
@@ -136,12 +136,13 @@ impl Console {
         O: AsFd + Send + 'static,
     {
         self.on_terminal.store(rustix::termios::isatty(&stdout), Ordering::Relaxed);
-        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let writer = Arc::clone(self);
-        let writer = thread("console-out").spawn(move || output::write_all(&writer, &stdout))?;
+        let writer =
+            thread_builder("console-out").spawn(move || output::write_all(&writer, &stdout))?;
         self.threads.lock().push(writer);
         let reader = Arc::clone(self);
-        let reader = thread("console-in").spawn(move || input::read_all(&reader, &stdin))?;
+        let reader =
+            thread_builder("console-in").spawn(move || input::read_all(&reader, &stdin))?;
         self.threads.lock().push(reader);
         Ok(())
     }

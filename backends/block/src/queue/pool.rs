@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
+use trapline_device::thread_builder;
 
 /// The most threads of a pool. More requests than this are seldom worth having at once.
 const THREADS_MAX: usize = 8;
@@ -59,8 +60,7 @@ impl Pool {
         let mut threads = self.threads.lock();
         if threads.len() < THREADS_MAX {
             let shared = Arc::clone(&self.shared);
-            let thread = thread::Builder::new().name("disk".to_owned());
-            threads.extend(thread.spawn(move || shared.work()));
+            threads.extend(thread_builder("disk").spawn(move || shared.work()));
         }
         !threads.is_empty()
     }

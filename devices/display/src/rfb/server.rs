@@ -4,12 +4,13 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::sockopt;
+use trapline_device::thread_builder;
 
 use super::client::Viewer;
 use super::handshake::greet;
@@ -67,8 +68,7 @@ impl Server {
         let viewers = Mutex::default();
         let shared = Arc::new(Shared { name: name.to_owned(), screen, input, viewers, wake });
         let inside = Arc::clone(&shared);
-        let thread =
-            Builder::new().name("vnc".to_owned()).spawn(move || inside.listen(&listener))?;
+        let thread = thread_builder("vnc").spawn(move || inside.listen(&listener))?;
         Ok(Self { address, shared, thread: Some(thread) })
     }
 
@@ -131,7 +131,7 @@ impl Shared {
         }
         let viewer = Arc::new(Viewer::new(stream));
         let (shared, inside) = (Arc::clone(self), Arc::clone(&viewer));
-        let thread = Builder::new().name("vnc-in".to_owned()).spawn(move || shared.serve(&inside));
+        let thread = thread_builder("vnc-in").spawn(move || shared.serve(&inside));
         // Without a thread the connection is closed, as with too many viewers.
         if let Ok(thread) = thread {
             viewers.list.push((viewer, thread));
@@ -144,8 +144,7 @@ impl Shared {
             return viewer.end();
         }
         let (screen, inside) = (Arc::clone(&self.screen), Arc::clone(viewer));
-        let writer =
-            Builder::new().name("vnc-out".to_owned()).spawn(move || inside.write_all(&screen));
+        let writer = thread_builder("vnc-out").spawn(move || inside.write_all(&screen));
         let Ok(writer) = writer else { return viewer.end() };
         viewer.read_all(Arc::clone(&self.input));
         let _ = writer.join();
