@@ -153,6 +153,16 @@ impl GuestMem {
         Ok(Self { inner, keepers: Arc::default() })
     }
 
+    /// Lets go of the device of [`GuestMem::of_device`]: its file is not open here any more, and whoever
+    /// still has the memory finds zeroes in it. Does nothing to other memory.
+    ///
+    /// # Errors
+    /// [`Error::Map`] when the host refuses.
+    pub fn leave_device(&self) -> Result<(), Error> {
+        let left = self.inner.iter().try_for_each(Region::leave_device);
+        left.map_err(|reason| Error::Map { bytes: self.len(), reason: reason.to_string() })
+    }
+
     /// Copies from guest RAM.
     ///
     /// # Errors

@@ -86,6 +86,21 @@ impl Region {
         Ok(Self { start, ram, reserved: true, device: true, _reservation: reservation })
     }
 
+    /// Puts zeroes in the place of a device's registers, so that nothing here keeps its file open.
+    #[expect(unsafe_code, reason = "mmap")]
+    pub(crate) fn leave_device(&self) -> io::Result<()> {
+        if !self.device {
+            return Ok(());
+        }
+        let place = self.ram.as_ptr().cast();
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+        // SAFETY: all of the range is the mapping of this region, which stays one. That its bytes
+        // change is what everybody has to expect of registers, to which nobody has a reference.
+        unsafe { mmap_anonymous(place, self.ram.size(), prot, flags)? };
+        Ok(())
+    }
+
     pub(crate) fn is_device(&self) -> bool {
         self.device
     }

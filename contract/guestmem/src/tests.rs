@@ -399,6 +399,14 @@ fn a_devices_registers_are_its_files_pages_and_nobody_elses_to_map() {
     piece.read(0, &mut back);
     assert_eq!(back, [9, 8]);
     assert_eq!(mem.give_back(0, 2 * page).unwrap(), 0, "registers stay");
+    let inode = rustix::fs::fstat(&file).unwrap().st_ino;
+    assert_eq!(maps_of(mem.regions()[0]), [inode]);
+    mem.leave_device().unwrap();
+    assert_eq!(maps_of(mem.regions()[0]), [0], "the file is not mapped any more");
+    piece.read(0, &mut back);
+    piece.write(0, &[1, 1]);
+    file.read_exact_at(&mut there, page).unwrap();
+    assert_eq!((back, there), ([0, 0], [9, 8, 0, 0]));
     for (offset, len) in [(0, 0), (0, page + 1), (1, page), (0, u64::MAX - (page - 1))] {
         let refused = GuestMem::of_device(file.as_fd(), offset, len);
         assert!(matches!(refused, Err(Error::Map { .. })), "{offset:#x} {len:#x}");

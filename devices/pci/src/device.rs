@@ -62,6 +62,11 @@ pub trait PciDevice: Device + SaveState {
         None
     }
 
+    /// The function was taken off its bus, and nothing of it is mapped any more. Whoever is inside the
+    /// device at this moment may be so for a while, and a registry may keep it for longer: so what has
+    /// to go is let go of here.
+    fn unplugged(&self) {}
+
     /// The MSI-X table lets messages through, of vectors below `count` at most: called when the
     /// function's mask or a vector's own has just gone, before anything is sent. `count` grows with
     /// the vectors that have a message. For a device whose interrupts are made elsewhere, and cost

@@ -500,6 +500,7 @@ impl Function {
     /// The regions are none of a registry's any more.
     pub(crate) fn unplugged(&self) {
         self.followed.iter().for_each(|(_, regions)| regions.vanish());
+        self.device.unplugged();
     }
 
     /// The regions of each BAR.

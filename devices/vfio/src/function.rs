@@ -1,5 +1,6 @@
 //! An assigned function as the guest's bus has it.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -81,8 +82,9 @@ impl OpenFunction {
         let name: Arc<str> = slot.name.into();
         let quirks = Quirks::of(vendor, device);
         let (mut builder, layout) = config.function(slot, &quirks);
+        let mut mapped = Vec::new();
         for (bar, region) in regions.iter().enumerate().take(BARS) {
-            builder = self.map(bar, region, &config, builder);
+            builder = self.map(bar, region, &config, (builder, &mut mapped));
         }
         let vectors = layout.msix.map_or(u16::from(layout.msi.is_some()), |(_, count)| count);
         let messages = (0..vectors).map(|number| builder.message(number.into())).collect();
@@ -103,14 +105,15 @@ impl OpenFunction {
             resets: config.resets,
             names,
             interrupts,
-            _watches: watches,
+            watches: Mutex::new(Some(watches)),
+            mapped,
             command: Mutex::new(None),
         };
         assigned.reset();
         Ok(builder.build(Arc::new(assigned)))
     }
 
-    fn kernel(&self, what: &'static str) -> impl Fn(std::io::Error) -> Error + use<> {
+    fn kernel(&self, what: &'static str) -> impl Fn(io::Error) -> Error + use<> {
         let address = self.address;
         move |reason| Error::Kernel { address, what, reason }
     }
@@ -170,7 +173,7 @@ impl OpenFunction {
         bar: usize,
         region: &RegionInfo,
         config: &DeviceConfig,
-        mut builder: FunctionBuilder<'a>,
+        (mut builder, mapped): (FunctionBuilder<'a>, &mut Vec<GuestMem>),
     ) -> FunctionBuilder<'a> {
         let trapped = self.trapped.iter().any(|number| usize::from(*number) == bar);
         if trapped || config.bar(bar).is_none() {
@@ -179,7 +182,10 @@ impl OpenFunction {
         let page = rustix::param::page_size() as u64;
         for (offset, len) in region.mappable(page) {
             match self.hardware.map(region.offset + offset, len) {
-                Ok(registers) => builder = builder.window(bar, window(&registers, offset, len)),
+                Ok(registers) => {
+                    builder = builder.window(bar, window(&registers, offset, len));
+                    mapped.push(registers);
+                }
                 // Slower, and the same.
                 Err(error) => tracing::debug!("{}: BAR{bar} is trapped: {error}", self.address),
             }
@@ -211,7 +217,10 @@ struct Assigned {
     resets: bool,
     names: Names,
     interrupts: Interrupts,
-    _watches: Watches,
+    /// Until it is given back.
+    watches: Mutex<Option<Watches>>,
+    /// What is mapped of its BARs.
+    mapped: Vec<GuestMem>,
     /// What was last written to the device's command register.
     command: Mutex<Option<u16>>,
 }
@@ -274,6 +283,8 @@ impl Assigned {
         if self.resets {
             match self.hardware.reset() {
                 Ok(()) => return,
+                // Who takes it away has it locked. The kernel resets it when it is closed.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => tracing::warn!("{}: it was not reset: {error}", self.name),
             }
         }
@@ -358,9 +369,29 @@ impl PciDevice for Assigned {
     fn vectors_used(&self, count: usize) {
         self.interrupts.use_vectors(count);
     }
+
+    /// Gives it back: the host may be waiting for it.
+    fn unplugged(&self) {
+        self.give_back();
+    }
 }
 
 impl Assigned {
+    /// As it was found, once; nothing of it is open afterwards.
+    fn give_back(&self) {
+        let Some(watches) = self.watches.lock().take() else { return };
+        self.interrupts.reset();
+        self.set_command(Command::new());
+        self.reset_device();
+        drop(watches);
+        for registers in &self.mapped {
+            if let Err(error) = registers.leave_device() {
+                tracing::debug!("{}: its registers stay mapped: {error}", self.name);
+            }
+        }
+        self.hardware.close();
+    }
+
     /// The lower byte of the device's status register, as far as it tells of its pin.
     fn interrupt_status(&self) -> u8 {
         let mut status = [0; 2];
@@ -407,11 +438,9 @@ impl SaveState for Assigned {
 }
 
 impl Drop for Assigned {
-    /// Given back as it was found. If the process is killed the kernel does as much.
+    /// If the process is killed the kernel does as much.
     fn drop(&mut self) {
-        self.interrupts.reset();
-        self.set_command(Command::new());
-        self.reset_device();
+        self.give_back();
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) trait Hardware: Send + Sync {
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()>;
     /// See [`Hardware::read`].
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Closes it, after which all the others fail.
+    fn close(&self);
     /// Maps a part of it.
     fn map(&self, offset: u64, len: u64) -> Result<GuestMem, trapline_guestmem::Error>;
 }

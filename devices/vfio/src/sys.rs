@@ -7,9 +7,10 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 
+use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 use trapline_guestmem::GuestMem;
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_BASE, VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE, VFIO_TYPE1v2_IOMMU,
@@ -168,31 +169,38 @@ impl Group {
         let fd =
             done(unsafe { ioctl_with_ptr(&self.0, VFIO_GROUP_GET_DEVICE_FD(), name.as_ptr()) })?;
         // SAFETY: the descriptor is new, and nobody else's.
-        Ok(DeviceFile(unsafe { File::from_raw_fd(fd) }))
+        Ok(DeviceFile(RwLock::new(Some(unsafe { File::from_raw_fd(fd) }))))
     }
 }
 
 /// A device of VFIO. Closing it gives it back, quiet and reset where that can be.
-pub(crate) struct DeviceFile(File);
+pub(crate) struct DeviceFile(RwLock<Option<File>>);
+
+impl DeviceFile {
+    fn open(&self) -> io::Result<MappedRwLockReadGuard<'_, File>> {
+        let opened = RwLockReadGuard::try_map(self.0.read(), Option::as_ref);
+        opened.map_err(|_| io::ErrorKind::NotConnected.into())
+    }
+}
 
 impl Hardware for DeviceFile {
     fn flags(&self) -> io::Result<u32> {
         let argsz = argsz::<vfio_device_info>();
         let mut info = vfio_device_info { argsz, ..Default::default() };
         // SAFETY: the kernel writes no more than the argument.
-        done(unsafe { ioctl_with_mut_ref(&self.0, VFIO_DEVICE_GET_INFO(), &mut info) })?;
+        done(unsafe { ioctl_with_mut_ref(&*self.open()?, VFIO_DEVICE_GET_INFO(), &mut info) })?;
         Ok(info.flags)
     }
 
     fn region(&self, index: u32) -> io::Result<RegionInfo> {
-        Ok(RegionInfo::parse(&answer(&self.0, VFIO_DEVICE_GET_REGION_INFO(), 8, index)?))
+        Ok(RegionInfo::parse(&answer(&*self.open()?, VFIO_DEVICE_GET_REGION_INFO(), 8, index)?))
     }
 
     fn irqs(&self, index: u32) -> io::Result<u32> {
         let argsz = argsz::<vfio_irq_info>();
         let mut info = vfio_irq_info { argsz, index, ..Default::default() };
         // SAFETY: the kernel writes no more than the argument.
-        done(unsafe { ioctl_with_mut_ref(&self.0, VFIO_DEVICE_GET_IRQ_INFO(), &mut info) })?;
+        done(unsafe { ioctl_with_mut_ref(&*self.open()?, VFIO_DEVICE_GET_IRQ_INFO(), &mut info) })?;
         Ok(info.count)
     }
 
@@ -200,7 +208,8 @@ impl Hardware for DeviceFile {
         let words =
             irq.words(|fd: Option<BorrowedFd<'_>>| -> RawFd { fd.map_or(-1, |fd| fd.as_raw_fd()) });
         // SAFETY: the kernel only reads, and no more than the first word says, which is the length.
-        let result = unsafe { ioctl_with_ptr(&self.0, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) };
+        let result =
+            unsafe { ioctl_with_ptr(&*self.open()?, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) };
         match done(result)? {
             0 => Ok(()),
             // How many vectors the host could have given.
@@ -210,7 +219,7 @@ impl Hardware for DeviceFile {
 
     fn reset(&self) -> io::Result<()> {
         // SAFETY: it takes no argument.
-        done(unsafe { ioctl(&self.0, VFIO_DEVICE_RESET()) }).map(drop)
+        done(unsafe { ioctl(&*self.open()?, VFIO_DEVICE_RESET()) }).map(drop)
     }
 
     fn hot_reset(&self, groups: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -218,20 +227,27 @@ impl Hardware for DeviceFile {
         let mut words = vec![12 + 4 * count, 0, count];
         words.extend(groups.iter().map(|fd| fd.as_raw_fd().cast_unsigned()));
         // SAFETY: the kernel only reads, and no more than the first word says, which is the length.
-        done(unsafe { ioctl_with_ptr(&self.0, VFIO_DEVICE_PCI_HOT_RESET(), words.as_ptr()) })
+        done(unsafe { ioctl_with_ptr(&*self.open()?, VFIO_DEVICE_PCI_HOT_RESET(), words.as_ptr()) })
             .map(drop)
     }
 
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(data, offset)
+        self.open()?.read_exact_at(data, offset)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        self.open()?.write_all_at(data, offset)
+    }
+
+    fn close(&self) {
+        *self.0.write() = None;
     }
 
     fn map(&self, offset: u64, len: u64) -> Result<GuestMem, trapline_guestmem::Error> {
-        use std::os::fd::AsFd;
-        GuestMem::of_device(self.0.as_fd(), offset, len)
+        let refused = |reason: io::Error| trapline_guestmem::Error::Map {
+            bytes: len,
+            reason: reason.to_string(),
+        };
+        GuestMem::of_device(self.open().map_err(refused)?.as_fd(), offset, len)
     }
 }

@@ -161,6 +161,10 @@ impl Hardware for Fake {
         self.file.write_all_at(data, offset)
     }
 
+    fn close(&self) {
+        self.asked.lock().push("close".to_owned());
+    }
+
     fn map(&self, offset: u64, len: u64) -> Result<GuestMem, trapline_guestmem::Error> {
         GuestMem::of_device(self.file.as_fd(), offset, len)
     }
@@ -472,7 +476,7 @@ fn a_reset_makes_it_quiet_first_and_decode_always() {
     assert!(machine.asked().contains(&"reset, command 0x3".to_owned()));
     machine.asked();
     drop(machine.bus.remove(DEVFN));
-    assert_eq!(machine.asked(), ["reset, command 0x3", "4: off"], "given back");
+    assert_eq!(machine.asked(), ["reset, command 0x3", "4: off", "close"], "given back");
 }
 
 #[test]
@@ -492,7 +496,7 @@ fn a_function_that_the_host_wants_back_goes_and_the_guest_finds_nobody_there() {
         machine.bench.settle();
     }
     assert_eq!(*machine.departures.lock(), [Departure::Requested], "nobody hears it twice");
-    let given_back = ["0: unmask false", "0: off", "reset, command 0x3", "4: off"];
+    let given_back = ["0: unmask false", "0: off", "reset, command 0x3", "4: off", "close"];
     assert_eq!(machine.asked(), given_back);
     assert_eq!(machine.config(0x00, Size::Dword), u32::MAX);
     assert_eq!(machine.bench.read(Space::Mmio, BARS_AT[0], Size::Dword), 0xffff_ffff);
