@@ -4,6 +4,7 @@
 . /prepare.sh
 # No message of the kernel's gets into the middle of ours.
 dmesg -n 1
+sed -i /^edu$/d /modules/order
 load
 # What is 4 MiB long and the same everywhere.
 bytes() { yes "$1" | head -c 4194304; }
@@ -57,7 +58,35 @@ card() {
         ip link set "$name" down
     done
 }
+# DMA of the educational device, by hand: from memory to the device, from there to memory, and to where
+# no memory is. Linux leaves alone what its command line keeps from it.
+memory=0x6000000
+nowhere=0xc000000
+transfer() { # from, to, command
+    devmem $((base + 0x80)) 32 "$1"
+    devmem $((base + 0x88)) 32 "$2"
+    devmem $((base + 0x90)) 32 4
+    devmem $((base + 0x98)) 32 "$3"
+    for try in 1 2 3 4 5 6 7 8 9 10; do
+        [ $(($(devmem $((base + 0x98)) 32) & 1)) = 0 ] && return
+        sleep 1
+    done
+}
+dma() {
+    for at in /sys/bus/pci/devices/*; do
+        [ "$(cat "$at/device")" = 0x11e8 ] || continue
+        base=$(head -n 1 "$at/resource" | cut -d " " -f 1)
+        # Memory, bus master.
+        printf '\006' | dd of="$at/config" bs=1 seek=4 2>/dev/null
+        devmem $memory 32 0x12345678
+        transfer $memory 0x40000 1
+        transfer 0x40000 $nowhere 3
+        transfer 0x40000 $((memory + 0x100)) 3
+        echo "TRAPLINE-GUEST: edu: $(devmem $((memory + 0x100)) 32) came back"
+    done
+}
 all() {
+    dma
     disk
     card
     if [ -e /modules/edu.ko ]; then
@@ -76,5 +105,19 @@ all
 echo "TRAPLINE-GUEST: done"
 case "$(cat /proc/cmdline)" in
 *words*) obey all ;;
+*waits*)
+    # For the host to do something, after which we look who is still there.
+    echo "TRAPLINE-GUEST: waiting for a word"
+    read -r word
+    for function in /sys/bus/pci/devices/*; do
+        # Not from what the kernel remembers.
+        echo "TRAPLINE-GUEST: now ${function##*/} $(od -A n -t x2 -N 2 "$function/config")"
+    done
+    # Drivers of what is gone may wait for it for long.
+    disk
+    echo "TRAPLINE-GUEST: still there"
+    # Nor may the end of this guest wait for them.
+    echo b >/proc/sysrq-trigger
+    ;;
 *) poweroff -f ;;
 esac

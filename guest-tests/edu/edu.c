@@ -369,9 +369,13 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (error)
 		return error;
 	edu->regs = pcim_iomap(pdev, 0, 0);
-	edu->msix = pcim_iomap(pdev, MSIX_BAR, 0);
-	if (!edu->regs || !edu->msix)
+	if (!edu->regs)
 		return -ENOMEM;
+	if (pci_resource_len(pdev, MSIX_BAR)) { /* QEMU's has none */
+		edu->msix = pcim_iomap(pdev, MSIX_BAR, 0);
+		if (!edu->msix)
+			return -ENOMEM;
+	}
 	pci_set_master(pdev); /* messages are writes to memory */
 	error = edu_msix(edu);
 	if (error)
