@@ -12,6 +12,7 @@ mod cross;
 mod deb;
 mod disks;
 mod driver;
+mod filesystems;
 mod guest;
 mod heartbeat;
 mod initrd;
@@ -30,6 +31,7 @@ mod session;
 mod suite;
 mod terminal;
 mod test;
+mod tools;
 mod unit;
 mod vfio;
 mod virtio;
@@ -62,6 +64,8 @@ enum Task {
     Vfio(vfio::Options),
     /// Linux on virtio devices over each transport, at length
     Virtio(virtio::Options),
+    /// File systems that guests make on disks and work on, at length
+    Filesystems(filesystems::Options),
     /// Measure
     Bench(bench::Options),
 }
@@ -85,6 +89,7 @@ fn run(task: Task) -> Result<u8> {
         Task::Test(options) => test::run(&options),
         Task::Vfio(options) => vfio::run(&options),
         Task::Virtio(options) => virtio::run(&options),
+        Task::Filesystems(options) => filesystems::run(&options),
         Task::Bench(options) => bench::run(&options),
     }
 }

@@ -13,8 +13,8 @@ use crate::scenarios::{DISPLAYED, FEWER_EXITS, RELEASE, SCENARIOS, Scenario, Use
 use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Row, Tally, Task};
 use crate::{
-    cases, check, coalescing, deb, disks, driver, instrumented, interrupts, pauses, picture, pty,
-    unit, vfio, virtio, vmm,
+    cases, check, coalescing, deb, disks, driver, filesystems, instrumented, interrupts, pauses,
+    picture, pty, unit, vfio, virtio, vmm,
 };
 
 /// How many boots run at the same time: each keeps about one processor busy.
@@ -68,6 +68,7 @@ fn guests() -> Vec<Guests> {
     guests.extend(pauses::guests());
     guests.extend(virtio::guests());
     guests.extend(vfio::guests());
+    guests.extend(filesystems::guests());
     let place = Place::best(Arch::X86_64);
     guests.extend(SCENARIOS.iter().map(|scenario| Guests {
         name: scenario.name,
