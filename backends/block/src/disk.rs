@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use trapline_guestio::Pool;
 
 use crate::image::{Image, Topology};
 use crate::limit::Limiter;
 use crate::options::SERIAL_LEN;
-use crate::queue::Pool;
 use crate::{DiskOptions, Error, Failure, OnError};
 
 /// Bytes of a sector, the unit of every disk's size.
@@ -65,7 +65,7 @@ impl Disk {
             serial,
             capacity: AtomicU64::new(len / SECTOR * SECTOR),
             limiter: Mutex::new(Limiter::new(options.limits, 0)),
-            pool: Pool::new(),
+            pool: Pool::new("disk"),
             on_stop: OnStop::default(),
         }))
     }

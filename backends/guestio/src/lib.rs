@@ -11,14 +11,17 @@
 //!
 //! The kernel is given addresses of guest RAM, which no borrow can vouch for: that is what this
 //! crate's `unsafe` is about. [`Buffers`] hold the mapping they are in, and a [`Ring`] lets go of a
-//! request's buffers only when the kernel has said that it is done with them.
+//! request's buffers only when the kernel has said that it is done with them. Whoever has to wait does
+//! so in a [`Pool`] of threads.
 
 mod buffers;
 mod inherited;
+mod pool;
 mod ring;
 #[cfg(test)]
 mod tests;
 
 pub use buffers::{Buffers, Wait};
 pub use inherited::inherited;
+pub use pool::Pool;
 pub use ring::{Completion, Operation, Ring};

@@ -14,7 +14,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("trapline-kvm", &["trapline", "trapline-device", "trapline-guestmem"]),
     ("trapline-qtest", &["trapline", "trapline-device", "trapline-guestmem"]),
     ("trapline-backends", &["trapline-device"]),
-    ("trapline-guestio", &["trapline-access", "trapline-guestmem"]),
+    ("trapline-guestio", &["trapline-access", "trapline-device", "trapline-guestmem"]),
     ("trapline-block", &["trapline-device", "trapline-guestio"]),
     ("trapline-net", &["trapline-device", "trapline-guestio"]),
     ("trapline-platform", &["trapline-regs", "trapline-device", "trapline-guestmem"]),

@@ -8,7 +8,6 @@
 //!                        eventfd ◄─────┘ ──► poll ──► completed
 //! ```
 
-mod pool;
 #[cfg(test)]
 mod tests;
 
@@ -25,8 +24,6 @@ use trapline_guestio::{Completion, Operation, Ring};
 
 use crate::image::{Image, Null, Raw};
 use crate::{Disk, Failure, Request};
-
-pub(crate) use pool::Pool;
 
 /// Requests that the kernel has at most; the others wait for their turn.
 const RING_ENTRIES: u32 = 128;

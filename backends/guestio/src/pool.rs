@@ -1,5 +1,4 @@
-//! Threads for what has to wait: images in a format, what is not plain reading or writing, and
-//! everything where the host has no io_uring.
+//! Threads for what has to wait.
 
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
@@ -16,7 +15,8 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads that are started when there is something for them. Dropping it waits for what has been
 /// given to them.
-pub(crate) struct Pool {
+pub struct Pool {
+    name: &'static str,
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -37,12 +37,13 @@ struct State {
 }
 
 impl Pool {
-    pub(crate) fn new() -> Self {
-        Self { shared: Arc::default(), threads: Mutex::default() }
+    /// A pool without a thread yet; those that come have this name.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, shared: Arc::default(), threads: Mutex::default() }
     }
 
     /// Has a job done by one of the threads, or, on a host without a thread to spare, here.
-    pub(crate) fn spawn(&self, job: impl FnOnce() + Send + 'static) {
+    pub fn spawn(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.shared.state.lock();
         state.jobs.push_back(Box::new(job));
         let enough = state.idle >= state.jobs.len();
@@ -60,7 +61,7 @@ impl Pool {
         let mut threads = self.threads.lock();
         if threads.len() < THREADS_MAX {
             let shared = Arc::clone(&self.shared);
-            threads.extend(thread_builder("disk").spawn(move || shared.work()));
+            threads.extend(thread_builder(self.name).spawn(move || shared.work()));
         }
         !threads.is_empty()
     }
@@ -116,7 +117,7 @@ mod tests {
 
     #[test]
     fn jobs_run_at_the_same_time_and_all_of_them_before_the_end() {
-        let (pool, count) = (Pool::new(), Arc::<AtomicUsize>::default());
+        let (pool, count) = (Pool::new("test"), Arc::<AtomicUsize>::default());
         let (meet, met) = mpsc::sync_channel(0);
         // Each of these waits for another job.
         let other = Arc::clone(&count);
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_thread_outlives_a_job_that_panics() {
-        let (pool, (done, wait)) = (Pool::new(), mpsc::channel());
+        let (pool, (done, wait)) = (Pool::new("test"), mpsc::channel());
         for _ in 0..2 * THREADS_MAX {
             pool.spawn(|| panic::resume_unwind(Box::new("on purpose")));
         }
