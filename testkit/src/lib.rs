@@ -5,6 +5,8 @@
 
 pub mod mirror;
 
+pub mod ninep;
+
 pub mod storm;
 
 pub mod realmode;
