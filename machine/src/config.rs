@@ -9,6 +9,7 @@ use trapline_block::DiskOptions;
 use trapline_device::CharBackend;
 use trapline_guestmem::Backing;
 use trapline_net::NetOptions;
+use trapline_ninep::ShareOptions;
 use trapline_vfio::Assignment;
 
 use crate::IoRegion;
@@ -55,6 +56,8 @@ pub struct Config {
     pub disks: Vec<DiskOptions>,
     /// The network cards, which are virtio devices.
     pub nets: Vec<NetOptions>,
+    /// Folders of the host that the guest can mount (virtio-9p).
+    pub shares: Vec<ShareOptions>,
     /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// Regions that other processes answer.
@@ -104,7 +107,8 @@ impl From<&Config> for Options {
             plugs: false,
             disks: config.disks.clone(),
             nets: config.nets.clone(),
-            awaits_disks: false,
+            shares: config.shares.clone(),
+            awaits_files: false,
             spared: Spared { writes: config.coalesce, reads: config.mirror },
         }
     }

@@ -56,6 +56,9 @@ pub enum Error {
     /// What is behind a network card cannot be had.
     #[error(transparent)]
     Net(#[from] trapline_net::NetError),
+    /// A folder that cannot be shared.
+    #[error("--9p: {0}")]
+    Share(#[from] trapline_ninep::ShareError),
     /// A port's file, terminal or socket cannot be had.
     #[error("port {name}: {}: {reason}", outlet_of(.outlet))]
     Port {

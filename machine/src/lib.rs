@@ -48,6 +48,7 @@ pub use trapline_display as display;
 pub use trapline_guestmem::Backing;
 pub use trapline_kvm::{CrashReport, hardware_virtualization};
 pub use trapline_net as net;
+pub use trapline_ninep as ninep;
 pub use trapline_vfio as vfio;
 pub use trapline_virtio::{balloon, console, net as card};
 pub use x86_pc::MMIO_CONSOLE;

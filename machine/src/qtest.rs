@@ -20,6 +20,7 @@ use trapline_display::{Input, NoInput};
 use trapline_guestmem::{Backing, GuestMem};
 use trapline_intc::gicv3::GicV3;
 use trapline_net::NetOptions;
+use trapline_ninep::ShareOptions;
 use trapline_qtest::{Target, VirtualClock, Wires};
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::Blk;
@@ -64,6 +65,8 @@ pub struct Config {
     pub disks: Vec<DiskOptions>,
     /// The network cards, which are virtio devices.
     pub nets: Vec<NetOptions>,
+    /// Folders of the host that a driver can reach (virtio-9p).
+    pub shares: Vec<ShareOptions>,
     /// Whether devices can come to PCI bus 0 and go while the machine is there ([`Machine::plug`]).
     /// The PC's only.
     pub plugs: bool,
@@ -142,7 +145,8 @@ impl From<&Config> for Options {
             plugs: config.plugs,
             disks: config.disks.clone(),
             nets: config.nets.clone(),
-            awaits_disks: true,
+            shares: config.shares.clone(),
+            awaits_files: true,
             spared: Spared { writes: false, reads: false },
         }
     }

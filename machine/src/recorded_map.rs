@@ -45,6 +45,7 @@ pub fn of_board(board: BoardKind) -> Result<MapChange, Error> {
         edu: 0,
         disks: Vec::new(),
         nets: Vec::new(),
+        shares: Vec::new(),
         plugs: false,
         mem_bytes: 64 << 20,
         utc_start_ns: 0,

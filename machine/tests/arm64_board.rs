@@ -28,6 +28,7 @@ fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
             rng: false,
             edu,
             disks: Vec::new(),
+            shares: Vec::new(),
             plugs: false,
             mem_bytes: 64 << 20,
             utc_start_ns: 946_684_800_000_000_000,

@@ -83,6 +83,7 @@ impl Guest {
             edu: 0,
             vfio: Vec::new(),
             disks: Vec::new(),
+            shares: Vec::new(),
             testdev: false,
             fw_cfg: Vec::new(),
             ioregions,

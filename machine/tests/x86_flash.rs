@@ -62,6 +62,7 @@ fn ours(firmware: Option<PathBuf>, flash: Option<PathBuf>) -> Flash {
         rng: false,
         edu: 0,
         disks: Vec::new(),
+        shares: Vec::new(),
         plugs: false,
         mem_bytes: 16 << 20,
         utc_start_ns: 946_684_800_000_000_000,

@@ -56,6 +56,7 @@ fn machine(options: &QtestOptions) -> anyhow::Result<Machine> {
         edu: options.edu,
         disks: options.disks.clone(),
         nets: Vec::new(),
+        shares: options.shares.clone(),
         plugs: options.as_qemu.is_some() || !options.qmp.is_empty(),
         mem_bytes: options.mem_bytes,
         utc_start_ns: options.utc_start_ns,

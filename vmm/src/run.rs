@@ -257,6 +257,7 @@ fn config(
         disks: options.disks.clone(),
         nets: Vec::new(),
         vfio,
+        shares: options.shares.clone(),
         fw_cfg,
         ioregions: options.ioregions.clone(),
         coalesce: options.coalesce,

@@ -242,7 +242,10 @@ fn attributes_are_the_hosts_and_can_be_set() {
     assert_eq!((u32_at(&reply, 25), u32_at(&reply, 29)), (host.uid(), host.gid()));
     assert_eq!((u64_at(&reply, 49), u64_at(&reply, 65)), (4, host.blocks()));
     let block = u64_at(&reply, 57);
-    assert!(block.is_multiple_of(host.blksize()) && block > 32 << 10 && block < 64 << 10, "{block}");
+    assert!(
+        block.is_multiple_of(host.blksize()) && block > 32 << 10 && block < 64 << 10,
+        "{block}"
+    );
     assert_eq!(u64_at(&reply, 89), host.mtime().cast_unsigned());
     assert_eq!(u64_at(&reply, 97), host.mtime_nsec().cast_unsigned());
     // Mode, size, and times of the client's.

@@ -37,6 +37,7 @@ pub mod features;
 mod machine;
 pub mod mmio;
 pub mod net;
+pub mod p9;
 pub mod pci;
 mod queue;
 pub mod rng;

@@ -116,8 +116,10 @@ pub(crate) struct Options {
     pub(crate) disks: Vec<trapline_block::DiskOptions>,
     /// The network cards.
     pub(crate) nets: Vec<trapline_net::NetOptions>,
-    /// Whether an access that begins a disk's request waits for its end.
-    pub(crate) awaits_disks: bool,
+    /// Folders of the host that the guest can mount.
+    pub(crate) shares: Vec<trapline_ninep::ShareOptions>,
+    /// Whether an access that begins a request to the host's files waits for its end.
+    pub(crate) awaits_files: bool,
     /// Which accesses the source spares us.
     pub(crate) spared: Spared,
 }

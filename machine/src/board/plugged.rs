@@ -79,7 +79,7 @@ pub(crate) struct Plugs {
     ram: GuestMem,
     event_loop: Arc<dyn EventLoop>,
     clock: Arc<dyn Clock>,
-    awaits_disks: bool,
+    awaits_files: bool,
     /// Whether the board has a balloon of its own.
     has_balloon: bool,
     /// The names of the virtio devices that the board has of its own.
@@ -126,7 +126,7 @@ impl Plugs {
             ram: wiring.ram.clone(),
             event_loop: Arc::clone(&wiring.event_loop),
             clock: Arc::clone(&wiring.clock),
-            awaits_disks: wiring.options.awaits_disks,
+            awaits_files: wiring.options.awaits_files,
             has_balloon: wiring.options.balloon.is_some(),
             own,
             inner: Mutex::default(),
@@ -169,7 +169,7 @@ impl Plugs {
         let clock = Arc::clone(&self.clock);
         Ok(match device {
             PlugDevice::Disk(options) => {
-                let blk = disk(options, self.awaits_disks, &clock, &*self.event_loop)?;
+                let blk = disk(options, self.awaits_files, &clock, &*self.event_loop)?;
                 (blk.clone(), Handle::Disk(blk))
             }
             PlugDevice::Net(options) => {

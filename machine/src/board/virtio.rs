@@ -14,6 +14,7 @@ use trapline_virtio::console::{Console, PortSetup};
 use trapline_virtio::mmio::VirtioMmio;
 use trapline_virtio::mmio::regs::WINDOW_LEN;
 use trapline_virtio::net::{Net, NetSetup};
+use trapline_virtio::p9::{Answering, P9};
 use trapline_virtio::rng::{Entropy, HostEntropy, Rng};
 
 use super::{Builder, Wiring};
@@ -75,7 +76,7 @@ impl ChosenVirtio {
     /// network card `net0`.
     pub(crate) fn new(wiring: &Wiring) -> Result<Self, Error> {
         let (awaited, clock, event_loop) =
-            (wiring.options.awaits_disks, &wiring.clock, &wiring.event_loop);
+            (wiring.options.awaits_files, &wiring.clock, &wiring.event_loop);
         let disks = wiring.options.disks.iter();
         let disks = disks.map(|options| disk(options, awaited, clock, &**event_loop));
         let disks = disks.collect::<Result<Vec<_>, _>>()?;
@@ -92,6 +93,10 @@ impl ChosenVirtio {
         }
         for (n, net) in nets.iter().enumerate() {
             add(&format!("net{n}"), net.clone());
+        }
+        for (n, share) in wiring.options.shares.iter().enumerate() {
+            let answering = if awaited { Answering::InTurn } else { Answering::Threads };
+            add(&format!("9p{n}"), P9::new(share, answering)?);
         }
         if let Some(from) = wiring.options.rng {
             add("rng", entropy(from, &wiring.clock));

@@ -49,6 +49,7 @@ fn bench() -> Bench {
         rng: false,
         edu: 0,
         disks: Vec::new(),
+        shares: Vec::new(),
         plugs: false,
         mem_bytes: 16 << 20,
         utc_start_ns: 0,

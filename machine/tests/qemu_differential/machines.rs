@@ -47,6 +47,7 @@ pub(crate) fn ours() -> Client {
             rng: false,
             edu: 0,
             disks: Vec::new(),
+            shares: Vec::new(),
             plugs: false,
             mem_bytes: 16 << 20,
             utc_start_ns: UTC_START_NS,

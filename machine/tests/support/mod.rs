@@ -43,6 +43,7 @@ impl Victim {
             rng: true,
             edu: 2,
             disks: Vec::new(),
+            shares: Vec::new(),
             plugs: false,
             mem_bytes: MEM_BYTES,
             utc_start_ns: 946_684_800_000_000_000,

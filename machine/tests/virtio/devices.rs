@@ -1,4 +1,4 @@
-//! Consoles, balloons and network cards: what their drivers do with the board they are on.
+//! Consoles, shared folders, balloons and network cards: what their drivers do with the board they are on.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use trapline_device::{Size, Space};
 use trapline_machine::net::{NetMode, NetOptions};
+use trapline_machine::ninep::{ShareOptions, kind};
 use trapline_machine::qtest::{BoardKind, Config, Machine};
 use trapline_machine::{ConsoleKind, Outlet, PortOptions, VirtioTransport};
 use trapline_qtest::Target;
 use trapline_testkit::TestTerminal;
+use trapline_testkit::ninep::{Field, message};
 use trapline_testkit::virtio::{Access, Driver, Part, PciTransport, Ring, Transport};
 
 use super::{BOARDS, Board, MIB, config};
@@ -79,6 +81,35 @@ fn a_console_beside_the_serial_port_and_a_port_behind_a_file() {
     };
     let error = Machine::new(&config).err().unwrap().to_string();
     assert_eq!(error, "port a: cannot write /no/such/file: No such file or directory (os error 2)");
+}
+
+const P9: u32 = 0x1049_1af4;
+
+#[test]
+fn a_driver_reaches_a_folder_of_the_host() {
+    let folder = tempfile::tempdir().unwrap();
+    for board_kind in BOARDS {
+        let shares = vec![ShareOptions::new(folder.path(), "here"), ShareOptions::new("/", "all")];
+        let board =
+            Board::of(&Config { shares, ..config(board_kind, VirtioTransport::Pci, Vec::new()) });
+        let driver = Driver::new(PciTransport::new(&board, board.find(P9), board.memory));
+        let mut ring = Ring::new(board.machine.ram().clone(), board.ram + 2 * MIB, 128);
+        driver.start(!0, &[&ring]);
+        let tag = driver.transport.config_read(0, Size::Dword);
+        assert_eq!(tag, u64::from(u32::from_le_bytes(*b"\x04\x00he")));
+        let version = message(kind::TVERSION, 1, &[Field::U32(8192), Field::Str(b"9P2000.L")]);
+        board.machine.ram().write(board.ram + MIB, &version).unwrap();
+        let len = u32::try_from(version.len()).unwrap();
+        let reply = board.ram + MIB + 0x1000;
+        ring.add(&[Part::Read(board.ram + MIB, len), Part::Write(reply, 100)]);
+        driver.transport.notify(0);
+        assert_eq!(ring.take_used(), Some((0, len)), "it is answered in the access itself");
+        assert_eq!(board.bytes(reply)[4], kind::TVERSION + 1);
+    }
+    let shares = vec![ShareOptions::new("/no/such/folder", "t")];
+    let config = Config { shares, ..config(BoardKind::X86Pc, VirtioTransport::Pci, Vec::new()) };
+    let said = "--9p: cannot share /no/such/folder: No such file or directory (os error 2)";
+    assert_eq!(Machine::new(&config).err().unwrap().to_string(), said);
 }
 
 const BALLOON: u32 = 0x1045_1af4;

@@ -94,6 +94,7 @@ fn config(kind: BoardKind, virtio: impl Into<VirtioTransports>, disks: Vec<DiskO
         firmware: None,
         edu: 2,
         disks,
+        shares: Vec::new(),
         plugs: false,
         mem_bytes: 4 * MIB,
         utc_start_ns: 0,

@@ -157,6 +157,13 @@ pub(super) struct VirtioArgs {
         default_missing_value = "0"
     )]
     pub(super) balloon: Option<String>,
+    /// Folder of the host for the guest to mount by 9p under this tag (several). With ,ro it changes
+    /// nothing. security_model says whose the guest's new files are: none (the guest user's if that
+    /// can be), passthrough (or it is an error), mapped (ours, with the guest's view kept beside)
+    #[arg(
+        long = "9p", value_name = "DIR,TAG[,ro][,security_model=NAME]", action = ArgAction::Append
+    )]
+    pub(super) plan9: Vec<OsString>,
     /// virtio random number generator
     #[arg(long)]
     pub(super) rng: bool,
@@ -164,7 +171,7 @@ pub(super) struct VirtioArgs {
     #[arg(long)]
     pub(super) virtio_legacy: bool,
     /// virtio transport: pci, pci-legacy, pci-transitional, mmio or mmio-legacy; with DEVICE=, of one
-    /// device (disk0, rng) [default: pci]
+    /// device (disk0, 9p0, rng) [default: pci]
     #[arg(long, value_name = "TRANSPORT[,DEVICE=TRANSPORT...]")]
     pub(super) virtio_transport: Option<String>,
 }
@@ -196,9 +203,6 @@ pub(super) struct DeviceArgs {
     /// VESA video mode
     #[arg(long, value_name = "N")]
     pub(super) vidmode: Option<String>,
-    /// Host directory shared over 9p
-    #[arg(long = "9p", value_name = "DIR,TAG", action = ArgAction::Append)]
-    pub(super) plan9: Vec<String>,
     /// virtio socket with this context number
     #[arg(long, value_name = "CID")]
     pub(super) vsock: Option<String>,

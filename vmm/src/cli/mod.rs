@@ -18,6 +18,7 @@ mod ports;
 pub(crate) mod qemu;
 mod qtest;
 mod refused;
+mod shares;
 mod trace;
 mod units;
 mod vfio;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::disk::DiskOptions;
+use trapline_machine::ninep::ShareOptions;
 use trapline_machine::{
     Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, IoRegion, PcConfigSpace, PcIrqchip,
     PortOptions, VirtioTransports,
@@ -16,6 +17,7 @@ use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
 use super::ioregion::ioregions;
 use super::ports::ports;
+use super::shares::shares;
 use super::units::{self, BadNumber};
 use super::vfio::{self, VfioOptions};
 use super::{Host, arm64, foreign, refused, virtio};
@@ -35,6 +37,8 @@ pub struct RunOptions {
     pub pc_irqchip: PcIrqchip,
     /// The disks.
     pub disks: Vec<DiskOptions>,
+    /// Folders of the host that the guest can mount.
+    pub shares: Vec<ShareOptions>,
     /// KVM's device file.
     pub dev: PathBuf,
     /// What to start.
@@ -161,6 +165,7 @@ impl RunOptions {
             mem_bytes,
             memory: args.basic.hugetlbfs.clone().map_or(Backing::Private, Backing::Hugetlbfs),
             disks: args.basic.disk.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
+            shares: shares(&args.virtio.plan9)?,
             boot: software,
             loglevel: loglevel(&args.basic, args.debug.debug)?,
             name: args.basic.name.unwrap_or_else(|| format!("guest-{}", std::process::id())),

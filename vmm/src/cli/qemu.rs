@@ -466,6 +466,7 @@ impl Said {
             rng: false,
             edu: 0,
             disks: Vec::new(),
+            shares: Vec::new(),
             drives,
             chardevs,
             netdevs,

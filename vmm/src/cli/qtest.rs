@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{anyhow, bail, ensure};
 use clap::{ArgAction, Args};
 use trapline_machine::disk::DiskOptions;
+use trapline_machine::ninep::ShareOptions;
 use trapline_machine::qtest::BoardKind;
 use trapline_machine::{ConsoleKind, PortOptions, VirtioTransports};
 use trapline_qtest::{Address, Way};
@@ -17,6 +18,7 @@ use super::fw_cfg::FwCfgFile;
 use super::options::{balloon, edu};
 use super::ports::ports;
 use super::qemu::{self, Chardevs, Netdevs, Properties};
+use super::shares::shares;
 use super::units::{self, BadNumber};
 use super::virtio;
 
@@ -58,6 +60,11 @@ pub(super) struct QtestArgs {
         short, long, value_name = "IMAGE[,ro|,direct][,KEY=VALUE...]", action = ArgAction::Append
     )]
     disk: Vec<OsString>,
+    /// Folder of the host, as of trapline run: a virtio device
+    #[arg(
+        long = "9p", value_name = "DIR,TAG[,ro][,security_model=NAME]", action = ArgAction::Append
+    )]
+    plan9: Vec<OsString>,
     /// Memory; without a unit, in MiB
     #[arg(
         short,
@@ -129,6 +136,8 @@ pub struct QtestOptions {
     pub edu: u8,
     /// The disks.
     pub disks: Vec<DiskOptions>,
+    /// Folders of the host that a driver can reach.
+    pub shares: Vec<ShareOptions>,
     /// Memory in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
     /// Who the client is; `None` is whoever has standard input and output.
@@ -215,6 +224,7 @@ impl QtestOptions {
             edu: edu(&args.edu)?,
             cpus: u32::try_from(cpus)?,
             disks: args.disk.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
+            shares: shares(&args.plan9)?,
             mem_bytes: mem_bytes(&args.mem)?,
             way: way(args)?,
             drives: BTreeMap::new(),

@@ -66,10 +66,9 @@ fn device(args: &DeviceArgs) -> Option<String> {
         (args.gtk, "--gtk", "a window for the display"),
         (args.sdl, "--sdl", "a window for the display"),
         (args.vidmode.is_some(), "--vidmode", "a choice of video modes"),
-        (!args.plan9.is_empty(), "--9p", "the virtio-9p device"),
         (args.vsock.is_some(), "--vsock", "the virtio-vsock device"),
         (!args.tty.is_empty(), "--tty", "a serial port on a pty of its own"),
-        (args.sandbox.is_some(), "--sandbox", "the virtio-9p device behind it"),
+        (args.sandbox.is_some(), "--sandbox", "a guest made of the host's files"),
     ])
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::disk::DiskOptions;
+use trapline_machine::ninep::ShareOptions;
 use trapline_machine::{
     Arm64, Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, Irqchip, Outlet, PcConfigSpace,
     PortOptions,
@@ -477,8 +478,22 @@ fn disks_come_in_their_order_with_their_options() {
     }
 }
 
+#[test]
+fn folders_are_shared_under_their_tags() {
+    let all = [
+        ShareOptions::new("/a", "x"),
+        ShareOptions { read_only: true, ..ShareOptions::new("b", "y") },
+    ];
+    assert_eq!(run("--9p /a,x --9p b,y,ro").shares, all);
+    assert_eq!(refusal("run --9p /a,x --9p /b,x"), "--9p: two folders have the tag x");
+    match parse("qtest --stdio --9p /a,x --9p b,y,ro").unwrap() {
+        Parsed::Qtest(options) => assert_eq!(options.shares, all),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// kvmtool's options whose device or guest does not exist yet.
-const REFUSED: &str = "--gtk|--sdl|--9p /,t|--vsock 3|--tty 0\
+const REFUSED: &str = "--gtk|--sdl|--vsock 3|--tty 0\
     |--sandbox s|--vidmode 3|--debug-single-step|--debug-iodelay 5|--console hv";
 /// Its options of arm64 guests.
 const ARM64_ONLY: &str = "--aarch32|--pmu|--disable-mte|--vcpu-affinity 1|--kaslr-seed 1|--no-pvtime\

@@ -1,7 +1,6 @@
 //! What a driver asks for in a chain, whatever buffers it has cut it into.
 
 use trapline_block::{Disk, Failure, Request, SECTOR, Zeroes};
-use trapline_guestio::Buffers;
 use trapline_guestmem::GuestMem;
 
 use super::config::{SEGMENT_SECTORS_MAX, SEGMENTS_MAX};
@@ -9,7 +8,7 @@ use super::regs::{
     F_DISCARD, F_WRITE_ZEROES, HEADER_LEN, S_IOERR, S_OK, S_UNSUPP, SEGMENT_LEN, SEGMENT_UNMAP,
     T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT, T_WRITE_ZEROES,
 };
-use crate::{Buffer, Chain};
+use crate::Chain;
 
 /// What becomes of a chain.
 pub(super) enum Parsed {
@@ -51,14 +50,15 @@ impl Rules<'_> {
     }
 
     fn read(self, chain: &Chain, mem: &GuestMem, sector: u64) -> Option<Parsed> {
-        let len = chain.writable_len().checked_sub(1)?;
-        let buffers = buffers(mem, chain.writable(), 0, len)?;
+        let len = whole_sectors(chain.writable_len().checked_sub(1)?)?;
+        let buffers = chain.writable_buffers(mem, 0..len).ok()?;
         Some(Parsed::Request(Request::Read { offset: sector.checked_mul(SECTOR)?, buffers }))
     }
 
     fn write(self, chain: &Chain, mem: &GuestMem, sector: u64) -> Option<Parsed> {
-        let len = chain.readable_len().checked_sub(HEADER_LEN as u64)?;
-        let buffers = buffers(mem, chain.readable(), HEADER_LEN as u64, len)?;
+        let len = chain.readable_len();
+        whole_sectors(len.checked_sub(HEADER_LEN as u64)?)?;
+        let buffers = chain.readable_buffers(mem, HEADER_LEN as u64..len).ok()?;
         let offset = sector.checked_mul(SECTOR)?;
         Some(Parsed::Request(Request::Write { offset, buffers, durable: self.durable }))
     }
@@ -103,24 +103,9 @@ pub(super) fn status(outcome: &Result<(), Failure>) -> u8 {
     }
 }
 
-/// A part of a chain's buffers: whole sectors, all of them RAM.
-fn buffers(mem: &GuestMem, chained: &[Buffer], skip: u64, len: u64) -> Option<Buffers> {
-    if !len.is_multiple_of(SECTOR) {
-        return None;
-    }
-    let mut buffers = Buffers::new(mem);
-    let (mut skip, mut left) = (skip, len);
-    for buffer in chained {
-        let before = skip.min(buffer.len.into());
-        let here = left.min(u64::from(buffer.len) - before);
-        if here > 0 {
-            let addr = buffer.addr.checked_add(before)?;
-            buffers.push(addr, usize::try_from(here).ok()?).ok()?;
-        }
-        skip -= before;
-        left -= here;
-    }
-    Some(buffers)
+/// What is of whole sectors only.
+fn whole_sectors(len: u64) -> Option<u64> {
+    len.is_multiple_of(SECTOR).then_some(len)
 }
 
 struct Segment {

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use smallvec::SmallVec;
+use trapline_guestio::Buffers;
 use trapline_guestmem::{GuestMem, Slice};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::ByteValued;
@@ -142,6 +143,37 @@ impl Chain {
     ) -> Result<Slices<'m>, ChainError> {
         slices(self.writable(), mem, range)
     }
+
+    /// A part of the bytes to read, for files to be written from.
+    ///
+    /// # Errors
+    /// They end before, or are not all RAM.
+    pub fn readable_buffers(
+        &self,
+        mem: &GuestMem,
+        range: Range<u64>,
+    ) -> Result<Buffers, ChainError> {
+        for_io(self.readable(), mem, range)
+    }
+
+    /// A part of the bytes to write, for files to be read into.
+    ///
+    /// # Errors
+    /// They end before, or are not all RAM.
+    pub fn writable_buffers(
+        &self,
+        mem: &GuestMem,
+        range: Range<u64>,
+    ) -> Result<Buffers, ChainError> {
+        for_io(self.writable(), mem, range)
+    }
+}
+
+/// A part of some buffers, for the kernel to read from or write to.
+fn for_io(buffers: &[Buffer], mem: &GuestMem, range: Range<u64>) -> Result<Buffers, ChainError> {
+    let mut pieces = Buffers::new(mem);
+    each(buffers, range, |addr, len| pieces.push(addr, len).map_err(|_| ChainError::NotRam))?;
+    Ok(pieces)
 }
 
 fn len_of(buffers: &[Buffer]) -> u64 {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use trapline_block::{Disk, DiskOptions};
 use trapline_device::Clock;
 use trapline_net::Mac;
+use trapline_ninep::{ShareOptions, kind};
+use trapline_testkit::ninep::{Field, message};
 use trapline_testkit::virtio::{Driver, Part, Ring, Transport};
 use trapline_testkit::{TestClock, TestTerminal};
 use trapline_virtio::VirtioDevice;
@@ -14,6 +16,7 @@ use trapline_virtio::blk::{Background, Blk};
 use trapline_virtio::console::{Console, PortSetup};
 use trapline_virtio::net::regs::{F_CTRL_RX, F_CTRL_VQ, F_GUEST_CSUM, F_MRG_RXBUF};
 use trapline_virtio::net::{Net, NetSetup};
+use trapline_virtio::p9::{Answering, P9};
 use trapline_virtio::rng::{Entropy, Rng};
 
 use crate::machine::{Machine, Place, Registers};
@@ -64,11 +67,12 @@ pub(crate) enum Kind {
     Balloon,
     /// A card to which frames come while its driver does what it does.
     Net,
+    P9,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Blk, Self::Rng, Self::Console, Self::Ports, Self::Balloon, Self::Net];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Blk, Self::Rng, Self::Console, Self::Ports, Self::Balloon, Self::Net, Self::P9];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -78,13 +82,14 @@ impl Kind {
             Self::Ports => "ports",
             Self::Balloon => "balloon",
             Self::Net => "net",
+            Self::P9 => "9p",
         }
     }
 
     /// The queues it takes requests from, in the state that [`Scene::new`] leaves it in.
     pub(crate) fn queues(self) -> &'static [u16] {
         match self {
-            Self::Blk | Self::Rng => &[0],
+            Self::Blk | Self::Rng | Self::P9 => &[0],
             Self::Console => &[0, 1, 2, 3, 5],
             // The last is that of a place without a port.
             Self::Ports => &[2, 3, 5, 7],
@@ -96,7 +101,7 @@ impl Kind {
     /// Whether it may keep a good request of this queue until it has something for it.
     pub(crate) fn keeps(self, queue: u16) -> bool {
         match self {
-            Self::Blk | Self::Rng => false,
+            Self::Blk | Self::Rng | Self::P9 => false,
             Self::Console | Self::Ports => matches!(queue, 0 | 2),
             Self::Balloon => queue == 2,
             Self::Net => queue == 0,
@@ -126,13 +131,14 @@ pub(crate) struct Scene {
     /// The device whose ports go and come.
     ports: Option<Arc<Console>>,
     _image: Option<tempfile::NamedTempFile>,
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Scene {
     /// A machine whose victim nobody has started.
     pub(crate) fn idle(registers: Registers, kind: Kind) -> Self {
         let terminal = TestTerminal::default();
-        let (mut image, mut ports) = (None, None);
+        let (mut image, mut ports, mut folder) = (None, None, None);
         let wire = Wire::able(1);
         let (machine, clock) = (Machine::new(registers, RAM), TestClock::default());
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
@@ -158,6 +164,12 @@ impl Scene {
                 let mac = Mac([2, 0, 0, 0, 0, 1]);
                 Net::new(NetSetup { mac, mtu: None, speed: None }, wire.clone())
             }
+            Kind::P9 => {
+                let dir = tempfile::tempdir().unwrap();
+                let share = P9::new(&ShareOptions::new(dir.path(), "tag"), Answering::InTurn);
+                folder = Some(dir);
+                share.unwrap()
+            }
         };
         machine.plug(VICTIM, "victim", device);
         let bystander = Rng::new(Constant, Arc::new(clock.clone()));
@@ -173,6 +185,7 @@ impl Scene {
             wire,
             ports,
             _image: image,
+            folder,
         };
         PORTS.for_each(|number| scene.add_port(number));
         scene
@@ -308,6 +321,14 @@ impl Scene {
                 assert_eq!(self.bytes(RAM - 4096, 1), [0]);
             }
             Kind::Net => self.exchange(),
+            Kind::P9 => {
+                let version = [Field::U32(8192), Field::Str(b"9P2000.L")];
+                mem.write(SANE, &message(kind::TVERSION, 1, &version)).unwrap();
+                let parts = [Part::Read(SANE, 21), Part::Write(SANE + 64, 100)];
+                assert_eq!(self.request(0, &parts), Some(21));
+                let folder = self.folder.as_ref().unwrap();
+                assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+            }
         }
     }
 

@@ -78,7 +78,8 @@ fn tree_with(
             edu: 0,
             disks: Vec::new(),
             plugs: false,
-            awaits_disks: true,
+            shares: Vec::new(),
+            awaits_files: true,
             spared: Spared { writes: false, reads: false },
         },
     };
