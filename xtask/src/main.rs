@@ -28,6 +28,7 @@ mod proc;
 mod pty;
 mod scenarios;
 mod session;
+mod shares;
 mod suite;
 mod terminal;
 mod test;

@@ -14,7 +14,7 @@ use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Row, Tally, Task};
 use crate::{
     cases, check, coalescing, deb, disks, driver, filesystems, instrumented, interrupts, pauses,
-    picture, pty, unit, vfio, virtio, vmm,
+    picture, pty, shares, unit, vfio, virtio, vmm,
 };
 
 /// How many boots run at the same time: each keeps about one processor busy.
@@ -69,6 +69,7 @@ fn guests() -> Vec<Guests> {
     guests.extend(virtio::guests());
     guests.extend(vfio::guests());
     guests.extend(filesystems::guests());
+    guests.extend(shares::guests());
     let place = Place::best(Arch::X86_64);
     guests.extend(SCENARIOS.iter().map(|scenario| Guests {
         name: scenario.name,

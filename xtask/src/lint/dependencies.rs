@@ -47,6 +47,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         ],
     ),
     ("trapline-diskload", &[]),
+    ("trapline-fileload", &[]),
     ("trapline-metronome", &[]),
     ("xtask", &[]),
 ];
