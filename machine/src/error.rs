@@ -16,6 +16,14 @@ pub enum Error {
     /// The board's map is wrong.
     #[error("the board does not fit together: {0}")]
     Map(#[from] trapline_device::EditError),
+    /// Writes that are to queue up and cannot.
+    #[error("{register}: {why}")]
+    LateWrites {
+        /// The register, as the user named it.
+        register: String,
+        /// Why not.
+        why: String,
+    },
     /// Two devices with one name.
     #[error("there is a device called {0} already")]
     DeviceName(String),

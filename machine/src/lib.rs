@@ -13,6 +13,7 @@ mod arm64_virt;
 mod board;
 mod config;
 mod control;
+pub mod deliveries;
 mod error;
 mod flash;
 mod kvm;

@@ -37,7 +37,12 @@ pub const fn board_name(board: BoardKind) -> &'static str {
 /// # Errors
 /// Why the board cannot be built.
 pub fn of_board(board: BoardKind) -> Result<MapChange, Error> {
-    let machine = Machine::new(&Config {
+    Ok(of_registry(machine(board)?.registry()))
+}
+
+/// A board without a guest, with what it always has.
+pub(crate) fn machine(board: BoardKind) -> Result<Machine, Error> {
+    Machine::new(&Config {
         board,
         cpus: 1,
         virtio: VirtioTransports::default(),
@@ -58,8 +63,7 @@ pub fn of_board(board: BoardKind) -> Result<MapChange, Error> {
         firmware: None,
         testdev: false,
         fw_cfg: Vec::new(),
-    })?;
-    Ok(of_registry(machine.registry()))
+    })
 }
 
 /// The map of a registry as it is now: regions and their registers, without slots.
@@ -152,7 +156,7 @@ fn is_memory(region: &RegionStats) -> bool {
 }
 
 /// What the register maps of a device say of its registers.
-struct Known {
+pub(crate) struct Known {
     registers: Vec<Described>,
     /// What is to be known of others.
     others: Traits,
@@ -160,7 +164,7 @@ struct Known {
 
 impl Known {
     /// By the device's name on its board.
-    fn of(device: &str) -> Self {
+    pub(crate) fn of(device: &str) -> Self {
         fn of<R: Copy>(map: &RegMap<R>) -> Vec<Described> {
             map.described().collect()
         }
@@ -198,10 +202,15 @@ impl Known {
         Self { registers, others: Traits { prompt, ..Traits::PLAIN } }
     }
 
+    /// What is to be known of a register.
+    pub(crate) fn traits(&self, name: &str) -> Traits {
+        let known = self.registers.iter().find(|known| known.name == name);
+        known.map_or(self.others, |known| known.traits)
+    }
+
     /// A register that begins at `offset`.
     fn register(&self, offset: u64, direction: Direction, step: usize, name: &str) -> Register {
-        let known = self.registers.iter().find(|known| known.name == name);
-        let traits = known.map_or(self.others, |known| known.traits);
+        let traits = self.traits(name);
         let field = |field: &trapline_regs::Field| Field {
             name: field.name.to_owned(),
             bit: field.bit,

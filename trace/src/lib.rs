@@ -44,10 +44,12 @@ pub mod import;
 mod map;
 mod merge;
 mod meta;
+pub mod outside;
 mod reader;
 pub mod show;
 mod sites;
 pub mod stat;
+pub mod tune;
 mod writer;
 
 pub use error::Error;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use trapline_access::Direction;
 use trapline_access::record::{Blob, Op, Outcome, Record};
 
-use crate::{Event, Site, Sites};
+use crate::{Event, Site, Sites, outside};
 
 /// Which records are wanted: those that everything said here is true of.
 #[derive(Clone, Debug, Default)]
@@ -113,19 +113,33 @@ fn strung(data: &[u8], bytes: usize) -> String {
 
 /// A record that is no access, in words; `None` for those that are the format's own business.
 pub(crate) fn words(event: &Event, sites: &Sites) -> Option<String> {
-    let Record { op, slot, value, .. } = event.record;
+    let Record { op, slot, offset, value, .. } = event.record;
     let blob = Blob::of(value);
     Some(match op {
         Op::Rang => format!("{value} rings of {} in the kernel", sites.device(slot)),
         Op::Edit => format!("map {value}"),
-        Op::In => format!("{} takes {} bytes from outside", sites.device(slot), blob.len),
-        Op::Out => format!("{} sends {} bytes", sites.device(slot), blob.len),
+        Op::In if offset >= outside::BLOBS => {
+            format!("{} takes {} bytes from outside", sites.device(slot), blob.len)
+        }
+        Op::In => format!("{} is told {value} from outside (kind {offset})", sites.device(slot)),
+        Op::Out => format!("{} {}", sites.device(slot), output(offset, value)),
         Op::Stop => "stopped".to_owned(),
         Op::Reset => "reset".to_owned(),
         Op::Snapshot => format!("snapshot {value}"),
         Op::Lost => format!("{value} records are missing"),
         Op::Time | Op::Turn | Op::Access(_) | Op::Odd { .. } | Op::String(_) => return None,
     })
+}
+
+/// What a device does to the world outside.
+fn output(kind: u16, value: u64) -> String {
+    match outside::Output::of(kind) {
+        Some(outside::Output::Level) if value & 1 == 0 => format!("lowers line {}", value >> 1),
+        Some(outside::Output::Level) => format!("raises line {}", value >> 1),
+        Some(outside::Output::Message) => "sends a message-signalled interrupt".to_owned(),
+        Some(outside::Output::Sent) => format!("sends {} bytes", value >> 32),
+        None => format!("puts out {value:#x} (kind {kind})"),
+    }
 }
 
 /// The text that a guest's consoles print: characters written to a transmitter register, line by

@@ -69,6 +69,10 @@ pub fn main() -> ExitCode {
             logging::start(cli::LogLevel::default());
             recording::diff(&options).unwrap_or_else(|error| logging::fatal(&error))
         }
+        Ok(cli::Parsed::Tune(options)) => {
+            logging::start(cli::LogLevel::default());
+            recording::tune(&options).unwrap_or_else(|error| logging::fatal(&error))
+        }
         Ok(cli::Parsed::Trace(options)) => {
             logging::start(cli::LogLevel::default());
             recording::run(&options).unwrap_or_else(|error| logging::fatal(&error))

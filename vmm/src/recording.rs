@@ -14,9 +14,10 @@ use trapline_trace::export::{Format, export};
 use trapline_trace::import::import;
 use trapline_trace::show::{self, Filter};
 use trapline_trace::stat::stats;
+use trapline_trace::tune;
 use trapline_trace::{Error, MapChange, Merged, Meta, Reader, Sites, Stream};
 
-use crate::cli::{DiffOptions, TraceOptions};
+use crate::cli::{DiffOptions, TraceOptions, TuneOptions};
 use crate::progress::Progress;
 use crate::stream::{self, Patient};
 
@@ -75,6 +76,30 @@ pub fn diff(options: &DiffOptions) -> anyhow::Result<ExitCode> {
         _ => {}
     }
     Ok(if differences.regions.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `trapline tune`: what could be delivered in another way.
+///
+/// # Errors
+/// Why that cannot be found out, or not be written.
+pub fn tune(options: &TuneOptions) -> anyhow::Result<ExitCode> {
+    let path = &options.file;
+    let mut reader = open(path)?;
+    let mut progress = Progress::new("reading");
+    let advice = tune::tune(&mut reader, steps(&mut progress));
+    drop(progress);
+    let advice = advice.with_context(|| path.display().to_string())?;
+    let mut out = stdout();
+    match write!(out, "{advice}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
+    if let Some(output) = &options.output {
+        let text = tune::deliveries(&advice, &path.display().to_string());
+        let wrote = written(output)?.write_all(text.as_bytes());
+        wrote.with_context(|| format!("cannot write {}", output.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -11,6 +11,7 @@ use trapline_device::CharBackend;
 use trapline_machine::boot::modules::{initrd_files, is_multiboot};
 use trapline_machine::boot::{cmdline, initramfs, open, search};
 use trapline_machine::console::{Console as VirtioConsole, Size};
+use trapline_machine::deliveries;
 use trapline_machine::vfio::Assignment;
 use trapline_machine::{
     Config, ConsoleKind, Control, CrashReport, Ending, FirmwareFlash, Initrd, PcConfigSpace,
@@ -44,6 +45,8 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let kernel = matches!(boot, trapline_machine::Boot::Kernel { .. });
     let mut machine = Machine::new(config(options, boot, (fw_cfg, vfio), &console))?;
     console.attach(machine.console_device());
+    let late = deliveries::apply(machine.registry(), &options.late_writes);
+    late.context("--deliveries")?;
     let trace = (!options.trace.is_empty())
         .then(|| Trace::start(machine.registry(), &options.trace))
         .transpose()?;

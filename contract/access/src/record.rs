@@ -64,9 +64,11 @@ pub enum Op {
     Edit,
     /// The turn at a device (in the slot) came to this stream; the value counts the device's turns.
     Turn,
-    /// A device (in the slot) took an input: see [`Blob`].
+    /// A device (in the slot) took an input: the value is what came, or a [`Blob`], as the kind in the
+    /// offset says.
     In,
-    /// A device (in the slot) made an output: see [`Blob`].
+    /// A device (in the slot) made an output: the kind is in the offset, the value is what went out or
+    /// a hash of it.
     Out,
     /// The vCPU was stopped.
     Stop,
@@ -210,7 +212,7 @@ impl OddLen {
     }
 }
 
-/// Where the bytes of an input or output are: the value of [`Op::In`] and [`Op::Out`].
+/// Where the bytes of an input or output are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blob {
     /// Length in bytes.

@@ -6,7 +6,7 @@ use serde_json::json;
 use trapline_access::record::{Blob, Op};
 
 use super::{Access, Exporter, verb};
-use crate::{Event, Meta, Sites, Stream};
+use crate::{Event, Meta, Sites, Stream, outside};
 
 pub(super) struct Json;
 
@@ -51,8 +51,14 @@ impl Exporter for Json {
         let mut object = match event.record.op {
             Op::Time | Op::Access(_) | Op::Odd { .. } | Op::String(_) => return Ok(()),
             Op::Turn => json!({ "event": "turn", "device": device, "turn": value }),
-            Op::In => json!({ "event": "in", "device": device, "bytes": Blob::of(value).len }),
-            Op::Out => json!({ "event": "out", "device": device, "bytes": Blob::of(value).len }),
+            Op::In if event.record.offset >= outside::BLOBS => {
+                json!({ "event": "in", "device": device, "kind": event.record.offset,
+                    "bytes": Blob::of(value).len })
+            }
+            Op::In => json!({ "event": "in", "device": device, "kind": event.record.offset,
+                "value": value }),
+            Op::Out => json!({ "event": "out", "device": device, "kind": event.record.offset,
+                "value": value }),
             Op::Rang => json!({ "event": "rang", "device": device, "times": value }),
             Op::Edit => json!({ "event": "edit", "generation": value }),
             Op::Stop => json!({ "event": "stop" }),

@@ -244,6 +244,9 @@ pub(super) struct TraplineArgs {
     /// regions (DEVICE/REGION), those nobody answers (unclaimed), or all
     #[arg(long, value_name = "NAME,...", action = ArgAction::Append, value_delimiter = ',')]
     pub(super) trace: Vec<String>,
+    /// Have writes queue up that trapline tune found could be late
+    #[arg(long, value_name = "FILE", conflicts_with = "no_coalesce")]
+    pub(super) deliveries: Option<PathBuf>,
     /// Start the guest again when it resets, instead of ending; gives up after ten resets without a
     /// line of output or a picture
     #[arg(long)]

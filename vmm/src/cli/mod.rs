@@ -6,6 +6,7 @@
 mod args;
 mod arm64;
 mod commas;
+mod deliveries;
 mod device;
 mod disk;
 mod foreign;
@@ -42,7 +43,7 @@ pub use host::Host;
 pub use options::{Boot, LogLevel, RunOptions};
 pub use qemu::Properties;
 pub use qtest::{AsQemu, QtestOptions};
-pub use trace::{DiffOptions, TraceOptions};
+pub use trace::{DiffOptions, TraceOptions, TuneOptions};
 pub use vfio::{VfioOptions, VfioSetup};
 
 /// What the arguments ask for.
@@ -56,6 +57,8 @@ pub enum Parsed {
     SetUpVfio(VfioSetup),
     /// To compare two recordings.
     Diff(Box<DiffOptions>),
+    /// To find out what could be delivered in another way.
+    Tune(Box<TuneOptions>),
     /// To look at a recording.
     Trace(Box<TraceOptions>),
     /// To serve a device to VMMs.
@@ -126,6 +129,11 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
             Ok(Parsed::Qtest(Box::new(QtestOptions::new(&args)?)))
         }
         Some(("setup", matches)) => Ok(Parsed::SetUpVfio(vfio::setup(matches)?)),
+        Some(("tune", matches)) => {
+            let args = trace::TuneArgs::from_arg_matches(matches);
+            let args = args.map_err(|e| anyhow!(sentence(&e)))?;
+            Ok(Parsed::Tune(Box::new(TuneOptions::new(args))))
+        }
         Some(("diff", matches)) => {
             let args = trace::DiffArgs::from_arg_matches(matches);
             let args = args.map_err(|e| anyhow!(sentence(&e)))?;
@@ -174,6 +182,8 @@ fn command(host: &Host) -> Command {
     let device = Command::new("device")
         .about("Run devices in processes of their own")
         .subcommand(device::ServeArgs::augment_args(serve));
+    let tune = Command::new("tune")
+        .about("Find out from a recording which writes may be late, and what that saves");
     let all = Command::new("trapline")
         .version(env!("CARGO_PKG_VERSION"))
         .help_template(StyledStr::from(HELP))
@@ -183,6 +193,7 @@ fn command(host: &Host) -> Command {
         .subcommand(trace::TraceArgs::augment_args(trace))
         .subcommand(trace::DiffArgs::augment_args(diff))
         .subcommand(device)
+        .subcommand(trace::TuneArgs::augment_args(tune))
         .subcommand(Command::new("version").about("Print the version"));
     LATER.iter().fold(all, |all, (name, about)| {
         let ignored = Arg::new("args").num_args(0..).allow_hyphen_values(true);

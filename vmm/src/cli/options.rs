@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use trapline_machine::boot::cmdline::Machine;
+use trapline_machine::deliveries::LateWrites;
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::ninep::ShareOptions;
 use trapline_machine::{
@@ -20,7 +21,7 @@ use super::ports::ports;
 use super::shares::shares;
 use super::units::{self, BadNumber};
 use super::vfio::{self, VfioOptions};
-use super::{Host, arm64, foreign, refused, virtio};
+use super::{Host, arm64, deliveries, foreign, refused, virtio};
 
 /// Everything a run needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub struct RunOptions {
     pub stat: bool,
     /// Whose accesses are printed as they happen.
     pub trace: Vec<String>,
+    /// Writes that may be late, besides those that devices say themselves.
+    pub late_writes: Vec<LateWrites>,
     /// A guest that resets starts again.
     pub reboot: bool,
     /// A triple fault is a failure, not a reset.
@@ -182,6 +185,7 @@ impl RunOptions {
             debug_mmio: args.debug.debug_mmio,
             stat: args.trapline.stat,
             trace: args.trapline.trace,
+            late_writes: deliveries::read(args.trapline.deliveries.as_deref())?,
             reboot: args.trapline.reboot,
             fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,

@@ -270,3 +270,29 @@ impl DiffOptions {
         Ok(Self { files: [args.first, args.second], costs: usize::try_from(costs)? })
     }
 }
+
+// No doc comment: clap would take it for the command's help.
+#[derive(Args, Clone, Debug)]
+pub(super) struct TuneArgs {
+    /// Recording
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// File to be written for trapline run --deliveries
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// A recording to be learned from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TuneOptions {
+    /// The recording.
+    pub file: PathBuf,
+    /// Where the deliveries go.
+    pub output: Option<PathBuf>,
+}
+
+impl TuneOptions {
+    pub(super) fn new(args: TuneArgs) -> Self {
+        Self { file: args.file, output: args.output }
+    }
+}

@@ -58,6 +58,8 @@ fn formats_and_boards_are_read() {
     assert_eq!((text, board), (None, None));
     let Parsed::Diff(options) = parsed("diff a b --costs 3") else { panic!("another command") };
     assert_eq!(options.costs, 3);
+    let Parsed::Tune(options) = parsed("tune a -o b") else { panic!("another command") };
+    assert_eq!(options.output.as_deref(), Some(std::path::Path::new("b")));
 }
 
 #[test]
@@ -65,6 +67,12 @@ fn mistakes_are_one_sentence() {
     for (args, wanted) in [
         ("trace", "<FILE>: missing; see --help"),
         ("diff a", "<SECOND>: missing; see --help"),
+        ("tune", "<FILE>: missing; see --help"),
+        (
+            "run --deliveries /nonexistent",
+            "--deliveries /nonexistent: No such file or directory (os error 2)",
+        ),
+        ("run --deliveries /", "--deliveries /: not a regular file"),
         ("trace show f --from x", "--from x: not a time in seconds"),
         ("trace show f --from 1.0000000001", "--from 1.0000000001: not a time in seconds"),
         ("trace show f --from 99999999999999", "--from 99999999999999: not a time in seconds"),
