@@ -578,3 +578,31 @@ fn reads_of_one_value_and_doorbells_are_told() {
     assert!(said[0].starts_with("read as 0x60 {THRE TOP=0x1} 150 of 150 times"), "{said:?}");
     assert!(said[1].starts_with("a doorbell that 1 writes of 1 values rang"), "{said:?}");
 }
+
+/// Parts of the trace that Linux 6.1's KVM made of a boot of Debian's kernel.
+const BOOT: &str = include_str!("data/linux-6.1-boot.txt");
+
+#[test]
+fn a_real_trace_of_a_boot_is_read_whole() {
+    let (file, done) = import(&mut BOOT.as_bytes(), Vec::new(), Meta::default(), map(), |_| {})
+        .expect("it is read");
+    let comments = BOOT.lines().filter(|line| line.starts_with('#')).count() as u64;
+    let unanswered = BOOT.lines().filter(|line| line.contains("unsatisfied-read")).count() as u64;
+    assert_eq!((done.broken, done.lost, done.vcpus), (0, 0, 1));
+    assert_eq!(done.other_lines, comments + unanswered);
+    assert_eq!(done.accesses + done.other_lines, BOOT.lines().count() as u64);
+    let stats = counted(&file, &Filter::default());
+    assert_eq!(stats.total.reads + stats.total.writes, done.accesses);
+    // The UART is where the map has it, and everything else is nobody's.
+    assert!(
+        stats.regions.iter().all(|row| ["serial0", "unclaimed"].contains(&row.region.as_str()))
+    );
+    assert!(stats.registers.iter().any(|row| row.register == "THR" && row.writes > 10));
+    let mut tokens = Tokens::default();
+    let runs = [&file, &file].map(|file| {
+        let mut reader = reader(file);
+        let mut merged = reader.merged().expect("it is valid");
+        Run::read(&mut merged, &mut tokens, |_| {}).expect("it is valid")
+    });
+    assert_eq!(compare([&runs[0], &runs[1]], &tokens).regions, []);
+}
