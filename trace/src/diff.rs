@@ -2,7 +2,7 @@
 //!
 //! Recordings are compared region by region, as the order between devices is time's doing. What is
 //! compared is the register, direction and width, and the value, unless the register's class says
-//! that it cannot be the same ([`Class`](crate::Class)). Reads of one register with one value after
+//! that it cannot be the same ([`Class`]). Reads of one register with one value after
 //! another are one item with a count: how often a guest polls is a matter of time, too. The shortest
 //! script of edits between the two lists of items is Myers'. Which vCPU made an access is not compared:
 //! that is the guest's scheduler's choice.
