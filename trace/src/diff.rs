@@ -2,10 +2,11 @@
 //!
 //! Recordings are compared region by region, as the order between devices is time's doing. What is
 //! compared is the register, direction and width, and the value, unless the register's class says
-//! that it cannot be the same ([`Class`]). Reads of one register with one value after
-//! another are one item with a count: how often a guest polls is a matter of time, too. The shortest
-//! script of edits between the two lists of items is Myers'. Which vCPU made an access is not compared:
-//! that is the guest's scheduler's choice.
+//! that it cannot be the same ([`Class`]). Reads of one register with one value after another are one
+//! item with a count: how often a guest polls is a matter of time, too. So is a pair that moves payload
+//! and repeats, as a character and the status after it: how long a text is may depend on a time in it.
+//! The shortest script of edits between the two lists of items is Myers'. Which vCPU made an access is
+//! not compared: that is the guest's scheduler's choice.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -78,6 +79,8 @@ struct Item {
     number: u64,
     /// Whose it is: names in words.
     site: u32,
+    /// Whether it moves payload.
+    payload: bool,
     value: u64,
 }
 
@@ -156,6 +159,7 @@ impl Run {
                 time_ns: event.time_ns,
                 number: event.number,
                 site: u32::try_from(number).unwrap_or(u32::MAX),
+                payload: site.class == Class::Payload,
                 value,
             };
             if run.add(site, item) {
@@ -182,6 +186,7 @@ impl Run {
             }
             _ => {
                 items.push(item);
+                fold_pair(items);
                 true
             }
         }
@@ -229,6 +234,18 @@ impl Run {
         };
         let (register, value) = (&site.register, item.value);
         format!("{:<5} {register} {arrow} {value:#x}{fields}{times}", site.direction)
+    }
+}
+
+/// Makes one pair of the last two, if they are equal and payload is moved by them: a character and the
+/// status that is read after it, again and again. How long a text is that tells a time is no difference
+/// in behaviour.
+fn fold_pair(items: &mut Vec<Item>) {
+    let [.., a, b, c, d] = items.as_mut_slice() else { return };
+    if (a.token, b.token) == (c.token, d.token) && (a.payload || b.payload) {
+        a.count = a.count.saturating_add(c.count);
+        b.count = b.count.saturating_add(d.count);
+        items.truncate(items.len() - 2);
     }
 }
 

@@ -407,6 +407,25 @@ fn polling_longer_is_no_difference_in_behaviour_and_is_told() {
 }
 
 #[test]
+fn a_longer_text_is_no_difference_in_behaviour() {
+    let sent = |text: &[u8]| -> Vec<Record> {
+        text.iter().flat_map(|&character| [thr(character), lsr(0x60)]).collect()
+    };
+    let ier = access(0, 1, Write, Size::Byte, 1);
+    let a = [&sent(b"took 9 ms")[..], &[ier], &sent(b"x")].concat();
+    let b = [&sent(b"took 10 ms")[..], &[ier], &sent(b"x")].concat();
+    let differences = differences(&a, &b);
+    assert_eq!(differences.first, None);
+    assert_eq!(
+        findings(&differences),
+        [
+            "read LSR: polled 1 times more in the second",
+            "write THR: 1 times more in the second (10 and 11)",
+        ]
+    );
+}
+
+#[test]
 fn the_first_difference_is_named_with_its_neighbours_and_the_console() {
     let ier = |value| access(0, 1, Write, Size::Byte, value);
     let text = [thr(b'H'), thr(b'i')];

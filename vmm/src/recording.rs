@@ -75,7 +75,7 @@ pub fn diff(options: &DiffOptions) -> anyhow::Result<ExitCode> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}
     }
-    Ok(if differences.regions.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if differences.first.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// `trapline tune`: what could be delivered in another way.
