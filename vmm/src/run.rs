@@ -258,7 +258,7 @@ fn config(
         rng: options.rng,
         edu: options.edu,
         disks: options.disks.clone(),
-        nets: Vec::new(),
+        nets: options.nets.clone(),
         vfio,
         shares: options.shares.clone(),
         fw_cfg,

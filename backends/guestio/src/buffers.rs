@@ -207,6 +207,24 @@ impl Buffers {
         Ok(written)
     }
 
+    /// Writes `head` and what is left to a descriptor, by one `writev`. What is left stays so. Returns how
+    /// many bytes were written.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn write_behind(&self, fd: BorrowedFd<'_>, head: &[u8]) -> io::Result<usize> {
+        let mut iovecs = SmallVec::<[libc::iovec; 8]>::new();
+        let base = head.as_ptr().cast_mut().cast();
+        iovecs.push(libc::iovec { iov_base: base, iov_len: head.len() });
+        iovecs.extend(self.left().iter().map(|IoVec(iovec)| *iovec));
+        let count = libc::c_int::try_from(iovecs.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the first address is of bytes that we have borrowed, which the kernel only reads; the
+        // others are of guest RAM, which is mapped as long as we hold it.
+        #[expect(unsafe_code, reason = "writev from guest memory")]
+        let written = unsafe { libc::writev(fd.as_raw_fd(), iovecs.as_ptr(), count) };
+        usize::try_from(written).map_err(|_| io::Error::last_os_error())
+    }
+
     /// The first `count` bytes that are left have been read into: marks them dirty and skips them.
     pub(crate) fn have_read(&mut self, count: u64) {
         let mut rest = usize::try_from(count).unwrap_or(usize::MAX);

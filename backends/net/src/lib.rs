@@ -1,7 +1,7 @@
 //! What is behind network cards: where a guest's frames go, and where those for it come from.
 //!
 //! ```text
-//!   card ── send: header, Buffers ──► NetBackend ──► a socket of frames
+//!   card ── send: header, Buffers ──► NetBackend ──► a tap, a socket of frames
 //!     ▲                                   │
 //!     └── NetCard: ready, room, link ◄────┘ event loop
 //! ```
@@ -13,17 +13,21 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod capture;
 mod header;
 mod mac;
 mod nobody;
 mod options;
 mod rarp;
 mod stream;
+mod tap;
 
 pub use backend::{Abilities, FRAME_MAX, NetBackend, NetCard, PACKET_MAX};
+pub use capture::Capture;
 pub use header::{Gso, HEADER_LEN, Header, Offloads};
 pub use mac::{Mac, MacError};
 pub use nobody::Nobody;
 pub use options::{GUEST_MAC, NetError, NetMode, NetOptions};
 pub use rarp::{RARP_LEN, rarp};
 pub use stream::FrameStream;
+pub use tap::{Tap, TapOptions, TapSource};

@@ -173,7 +173,7 @@ impl Plugs {
                 (blk.clone(), Handle::Disk(blk))
             }
             PlugDevice::Net(options) => {
-                let net = net(options, &self.event_loop)?;
+                let net = net(options, &self.event_loop, &clock)?;
                 (net.clone(), Handle::Net(net))
             }
             PlugDevice::Balloon => {

@@ -81,7 +81,8 @@ impl ChosenVirtio {
         let disks = disks.map(|options| disk(options, awaited, clock, &**event_loop));
         let disks = disks.collect::<Result<Vec<_>, _>>()?;
         let nets = wiring.options.nets.iter();
-        let nets = nets.map(|options| net(options, event_loop)).collect::<Result<Vec<_>, _>>()?;
+        let nets =
+            nets.map(|options| net(options, event_loop, clock)).collect::<Result<Vec<_>, _>>()?;
         let (console, places) = console(wiring)?;
         let mut devices = Vec::new();
         let mut add = |name: &str, device: Arc<dyn VirtioDevice>| {
@@ -192,9 +193,10 @@ pub(super) fn disk(
 pub(super) fn net(
     options: &NetOptions,
     event_loop: &Arc<dyn EventLoop>,
+    clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Net>, Error> {
     let NetOptions { mac, mtu, speed, .. } = *options;
-    Ok(Net::new(NetSetup { mac, mtu, speed }, options.open(event_loop)?))
+    Ok(Net::new(NetSetup { mac, mtu, speed }, options.open(event_loop, clock)?))
 }
 
 /// An entropy source.

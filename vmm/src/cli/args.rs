@@ -112,7 +112,9 @@ pub(super) struct KernelArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Networking options")]
 pub(super) struct NetworkArgs {
-    /// Add a network card; mode=none: add no card (other modes: not yet)
+    /// Add a network card: on a tap of the host's (mode=tap; also tapif, fd, script, downscript,
+    /// host_ip, host_mac, mq), or none at all (mode=none; mode=user: not yet). Of each: guest_mac,
+    /// trans, mtu, speed, pcap
     #[arg(
         short, long, value_name = "KEY=VALUE,...", action = ArgAction::Append,
         num_args = 0..=1, default_missing_value = "mode=user"

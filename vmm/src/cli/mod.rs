@@ -14,6 +14,7 @@ mod fw_cfg;
 mod host;
 mod ioregion;
 mod negated;
+mod network;
 mod options;
 mod ports;
 pub(crate) mod qemu;

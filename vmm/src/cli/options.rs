@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::deliveries::LateWrites;
 use trapline_machine::disk::DiskOptions;
+use trapline_machine::net::NetOptions;
 use trapline_machine::ninep::ShareOptions;
 use trapline_machine::{
     Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, IoRegion, PcConfigSpace, PcIrqchip,
@@ -21,7 +22,7 @@ use super::ports::ports;
 use super::shares::shares;
 use super::units::{self, BadNumber};
 use super::vfio::{self, VfioOptions};
-use super::{Host, arm64, deliveries, foreign, refused, virtio};
+use super::{Host, arm64, deliveries, foreign, network, refused, virtio};
 
 /// Everything a run needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct RunOptions {
     pub disks: Vec<DiskOptions>,
     /// Folders of the host that the guest can mount.
     pub shares: Vec<ShareOptions>,
+    /// The network cards.
+    pub nets: Vec<NetOptions>,
     /// KVM's device file.
     pub dev: PathBuf,
     /// What to start.
@@ -154,6 +157,7 @@ impl RunOptions {
         }
         let cpus = cpus(&args.basic, host)?;
         let (mem_bytes, mem_base) = memory(&args.basic, cpus, host)?;
+        let mut virtio = virtio::transports(&args.virtio)?;
         Ok(Self {
             warnings: warnings(&args, mem_bytes, host),
             arm64: match host.machine {
@@ -198,7 +202,8 @@ impl RunOptions {
                 .as_deref()
                 .map(|text| balloon(text, mem_bytes))
                 .transpose()?,
-            virtio: virtio::transports(&args.virtio)?,
+            nets: network::cards(&args.network.network, &mut virtio)?,
+            virtio,
             rng: args.virtio.rng,
             edu: args.trapline.edu.as_deref().map_or(Ok(0), edu)?,
             vfio: vfio::functions(&args.vfio)?,

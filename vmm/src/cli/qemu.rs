@@ -410,7 +410,7 @@ fn card(given: &mut Properties, netdevs: &Netdevs) -> Result<NetOptions, String>
     // The least that IPv4 has.
     let mtu = take_number(given, "host_mtu", 68..=u16::MAX.into())?;
     let speed = take_number(given, "speed", 0..=i32::MAX.unsigned_abs().into())?;
-    Ok(NetOptions { mac, mtu, speed, mode })
+    Ok(NetOptions { mac, mtu, speed, pcap: None, mode })
 }
 
 /// `SLOT[.FUNCTION]`, hexadecimal, where the function is 0.

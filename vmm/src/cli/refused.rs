@@ -1,14 +1,11 @@
 //! Options we know but cannot honour yet. They are refused by name: a guest without the disk its
 //! user asked for is worse than no guest.
 
-use super::args::{BasicArgs, DeviceArgs, NetworkArgs, RunArgs};
+use super::args::{BasicArgs, DeviceArgs, RunArgs};
 
 /// Why the arguments cannot be honoured: the first reason, in the order of the help text.
 pub(super) fn first(args: &RunArgs) -> Option<String> {
-    console(&args.basic)
-        .or_else(|| network(&args.network))
-        .or_else(|| device(&args.devices))
-        .or_else(|| other(args))
+    console(&args.basic).or_else(|| device(&args.devices)).or_else(|| other(args))
 }
 
 fn missing(option: &str, device: &str) -> String {
@@ -26,39 +23,6 @@ fn console(args: &BasicArgs) -> Option<String> {
         // The console stays where it is, as in kvmtool.
         Some(_) => None,
     }
-}
-
-/// As in kvmtool, `mode=none` anywhere means no card at all.
-fn network(args: &NetworkArgs) -> Option<String> {
-    const KEYS: [&str; 10] = [
-        "guest_mac",
-        "guest_ip",
-        "host_ip",
-        "script",
-        "downscript",
-        "trans",
-        "tapif",
-        "vhost",
-        "fd",
-        "mq",
-    ];
-    let mut wanted = None;
-    let mut none = false;
-    for text in &args.network {
-        wanted.get_or_insert(text);
-        for part in text.split(',').filter(|part| !part.is_empty()) {
-            match part.split_once('=') {
-                Some(("mode", "none")) => none = true,
-                Some(("mode", "user" | "tap")) => {}
-                Some(("mode", mode)) => {
-                    return Some(format!("-n mode={mode}: not one of user, tap and none"));
-                }
-                Some((key, _)) if KEYS.contains(&key) => {}
-                _ => return Some(format!("-n {part}: no such network parameter")),
-            }
-        }
-    }
-    wanted.filter(|_| !none).map(|text| missing(&format!("-n {text}"), "the virtio-net device"))
 }
 
 fn device(args: &DeviceArgs) -> Option<String> {

@@ -414,18 +414,6 @@ fn the_last_of_a_boolean_option_and_its_twin_wins() {
 }
 
 #[test]
-fn network_modes_other_than_none_are_refused() {
-    run("-n mode=none");
-    run("--network=mode=none --no-dhcp");
-    let wanted = "the virtio-net device does not exist yet in this version";
-    assert_eq!(refusal("run -n mode=user"), format!("-n mode=user: {wanted}"));
-    assert_eq!(refusal("run -n mode=tap,tapif=t"), format!("-n mode=tap,tapif=t: {wanted}"));
-    assert_eq!(refusal("run -n"), format!("-n mode=user: {wanted}"));
-    assert_eq!(refusal("run -n mode=fast").split(':').next(), Some("-n mode=fast"));
-    assert_eq!(refusal("run -n colour=red"), "-n colour=red: no such network parameter");
-}
-
-#[test]
 fn vnc_listens_on_this_host_only_unless_told_otherwise() {
     let vnc = |args: &str| run(args).vnc.map(|address| address.to_string());
     assert_eq!(vnc(""), None);

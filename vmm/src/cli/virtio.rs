@@ -1,6 +1,6 @@
 //! What registers virtio devices have: `--virtio-transport` and `--virtio-legacy`.
 
-use anyhow::{Context, ensure};
+use anyhow::{anyhow, ensure};
 use trapline_machine::{VirtioTransport, VirtioTransports};
 
 use super::args::VirtioArgs;
@@ -38,11 +38,15 @@ pub(super) fn parse(text: &str) -> anyhow::Result<VirtioTransports> {
     Ok(VirtioTransports { others: others.unwrap_or_default(), named })
 }
 
-/// The transport with this name.
 fn find(option: &str, name: &str) -> anyhow::Result<VirtioTransport> {
+    transport(name).map_err(|reason| anyhow!("{option}: {reason}"))
+}
+
+/// The transport with this name.
+pub(super) fn transport(name: &str) -> Result<VirtioTransport, String> {
     let found = VirtioTransport::ALL.into_iter().find(|transport| transport.name() == name);
-    found.with_context(|| {
+    found.ok_or_else(|| {
         let [first @ .., last] = VirtioTransport::ALL.map(VirtioTransport::name);
-        format!("{option}: {name} is not one of {} and {last}", first.join(", "))
+        format!("{name} is not one of {} and {last}", first.join(", "))
     })
 }

@@ -108,13 +108,15 @@ fn network_cards_and_what_they_lead_to() {
             other => Err(format!("{other:?}")),
         }
     };
-    let plain = NetOptions { mac: CARD_MAC, mtu: None, speed: None, mode: NetMode::Nobody };
+    let plain =
+        NetOptions { mac: CARD_MAC, mtu: None, speed: None, pcap: None, mode: NetMode::Nobody };
     assert_eq!(card("virtio-net-pci"), Ok(plain.clone()));
     assert_eq!(card("virtio-net-pci,netdev=hub"), Ok(plain));
     let all = NetOptions {
         mac: Mac([2, 0, 0, 0, 0, 1]),
         mtu: Some(9000),
         speed: Some(1000),
+        pcap: None,
         mode: NetMode::Socket(7),
     };
     let text = "virtio-net-pci,netdev=hs0,mac=02:00:00:00:00:01,host_mtu=9000,speed=1000,addr=04.0";
