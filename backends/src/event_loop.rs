@@ -33,9 +33,20 @@ pub trait QueuedWrites: Send + Sync {
     /// Delivers what is queued; says whether there may have been anything.
     fn deliver(&self) -> bool;
 
+    /// A handler is about to be called. What this returns is dropped after the call: a recording has
+    /// its turn meanwhile.
+    fn begin(&self) -> Option<Box<dyn Turn + '_>> {
+        None
+    }
+
     /// How many exits the guest has made. One that goes on making some is not idle.
     fn exits(&self) -> u64;
 }
+
+/// Something that lasts until it is dropped.
+pub trait Turn {}
+
+impl<T> Turn for T {}
 
 /// For a loop whose devices have no coalesced writes.
 #[derive(Clone, Copy, Debug, Default)]

@@ -25,4 +25,4 @@ mod event_loop;
 
 pub use chardev::{OpenOutlet, Outlet};
 pub use clock::HostClock;
-pub use event_loop::{EpollLoop, NoQueuedWrites, PolledLoop, QueuedWrites};
+pub use event_loop::{EpollLoop, NoQueuedWrites, PolledLoop, QueuedWrites, Turn};

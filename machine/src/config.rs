@@ -14,6 +14,7 @@ use trapline_vfio::Assignment;
 
 use crate::IoRegion;
 use crate::board::{EntropyFrom, FirmwareOptions, Options, Spared};
+use crate::record::RecordOptions;
 
 /// A machine, as its user describes it.
 #[derive(Clone)]
@@ -75,6 +76,8 @@ pub struct Config {
     pub pc_legacy: bool,
     /// How the configuration space of a PC's bus is reached.
     pub pc_config_space: PcConfigSpace,
+    /// How the run is recorded, if it is.
+    pub record: Option<RecordOptions>,
     /// What only arm64 machines have; the PC takes no notice.
     pub arm64: Arm64,
 }
@@ -109,7 +112,10 @@ impl From<&Config> for Options {
             nets: config.nets.clone(),
             shares: config.shares.clone(),
             awaits_files: false,
-            spared: Spared { writes: config.coalesce, reads: config.mirror },
+            spared: {
+                let exact = config.record.as_ref().is_some_and(|record| record.exact);
+                Spared { writes: config.coalesce && !exact, reads: config.mirror && !exact }
+            },
         }
     }
 }

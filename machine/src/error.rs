@@ -43,6 +43,14 @@ pub enum Error {
         /// The names that there are.
         devices: String,
     },
+    /// A recording that cannot be written.
+    #[error("cannot record to {}: {reason}", path.display())]
+    Record {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        reason: trapline_trace::Error,
+    },
     /// Devices cannot come and go.
     #[error("this board's devices cannot come and go")]
     NoPlugs,

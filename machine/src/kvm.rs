@@ -29,6 +29,9 @@ pub(crate) trait HostBoard: Sized {
     /// The board.
     fn board(&self) -> &dyn Board;
 
+    /// What its interrupt controllers are called on the command line.
+    fn irqchip(&self) -> &'static str;
+
     /// Wires up what had to wait for the vCPUs. Called once.
     fn connect(&mut self, vcpus: &mut [Vcpu]) -> Result<(), Error>;
 

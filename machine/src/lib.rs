@@ -20,6 +20,7 @@ mod kvm;
 mod life;
 mod on_loop;
 pub mod qtest;
+pub mod record;
 pub mod recorded_map;
 mod remote;
 mod report;

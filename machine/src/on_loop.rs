@@ -9,11 +9,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
-use trapline::Registry;
-use trapline_backends::QueuedWrites;
+use trapline::{Mode, Registry};
+use trapline_backends::{QueuedWrites, Turn};
 use trapline_device::{CharDevice, EventHandler, EventLoop, Notifier, Readiness};
 use trapline_display::Input;
 use trapline_kvm::{ExitCounters, Vcpu};
+
+use crate::record::journal::{Input as Came, Journal};
 
 /// A registry's coalesced writes, for an event loop.
 #[derive(Clone)]
@@ -43,6 +45,11 @@ impl QueuedWrites for CoalescedWrites {
         self.registry.drain()
     }
 
+    fn begin(&self) -> Option<Box<dyn Turn + '_>> {
+        let recorder = self.registry.recorder()?;
+        (recorder.mode() == Mode::Lossless).then(|| Box::new(recorder.step()) as Box<dyn Turn>)
+    }
+
     fn exits(&self) -> u64 {
         let vcpus = self.exits.get().into_iter().flatten();
         vcpus.map(|vcpu| vcpu.snapshot().total()).sum()
@@ -57,6 +64,8 @@ pub(crate) struct OnLoop<D: ?Sized, R> {
     device: Weak<D>,
     reports: Mutex<VecDeque<R>>,
     notifier: OnceLock<Box<dyn Notifier>>,
+    /// What is told is written down there, if it is.
+    journal: Option<Arc<dyn Journal>>,
 }
 
 /// Something a device is told.
@@ -66,6 +75,9 @@ pub(crate) trait Report<D: ?Sized>: Send + PartialEq {
 
     /// Tells it.
     fn tell(self, device: &D);
+
+    /// As a journal has it: who is told, which input, and its bytes.
+    fn journaled(&self) -> (&'static str, Came, Vec<u8>);
 }
 
 impl<D, R> OnLoop<D, R>
@@ -74,9 +86,13 @@ where
     R: Report<D> + 'static,
 {
     /// Passes reports on to `device` on `event_loop`.
-    pub(crate) fn new(device: Weak<D>, event_loop: &dyn EventLoop) -> Arc<Self> {
+    pub(crate) fn new(
+        device: Weak<D>,
+        event_loop: &dyn EventLoop,
+        journal: Option<Arc<dyn Journal>>,
+    ) -> Arc<Self> {
         let (reports, notifier) = (Mutex::default(), OnceLock::new());
-        let this = Arc::new(Self { device, reports, notifier });
+        let this = Arc::new(Self { device, reports, notifier, journal });
         let handler: Weak<Self> = Arc::downgrade(&this);
         this.notifier.get_or_init(|| event_loop.notifier(handler));
         this
@@ -103,7 +119,13 @@ where
     fn event(&self, _ready: Readiness) {
         let Some(device) = self.device.upgrade() else { return };
         let reports = std::mem::take(&mut *self.reports.lock());
-        reports.into_iter().for_each(|report| report.tell(&device));
+        for report in reports {
+            if let Some(journal) = &self.journal {
+                let (name, input, bytes) = report.journaled();
+                journal.event(journal.port(name), input, 0, &bytes);
+            }
+            report.tell(&device);
+        }
     }
 }
 
@@ -126,6 +148,14 @@ impl Report<dyn CharDevice> for CharReport {
             Self::Poll => device.poll(),
             Self::Break => device.receive_break(),
         }
+    }
+
+    fn journaled(&self) -> (&'static str, Came, Vec<u8>) {
+        let input = match self {
+            Self::Poll => Came::Poll,
+            Self::Break => Came::Break,
+        };
+        ("console", input, Vec::new())
     }
 }
 
@@ -157,6 +187,16 @@ impl Report<dyn Input> for InputReport {
         match self {
             Self::Key(set2) => device.key(&set2),
             Self::Movement(dx, dy, buttons) => device.movement(dx, dy, buttons),
+        }
+    }
+
+    fn journaled(&self) -> (&'static str, Came, Vec<u8>) {
+        match self {
+            Self::Key(set2) => ("keyboard", Came::Keys, set2.clone()),
+            Self::Movement(dx, dy, buttons) => {
+                let bytes = [dx.to_le_bytes().as_slice(), &dy.to_le_bytes(), &[*buttons]].concat();
+                ("mouse", Came::Movement, bytes)
+            }
         }
     }
 }

@@ -175,6 +175,7 @@ impl Machine {
             power: Arc::<Asked>::clone(&asked),
             ram: ram.clone(),
             options: Options::from(config),
+            journal: None,
         };
         let flash = config.flash.as_deref();
         let (board, gic): (Box<dyn Board>, _) = match config.board {

@@ -18,6 +18,7 @@ use crate::control::{Answer, Control, Event, Reply};
 use crate::kvm::{Host, HostBoard};
 use crate::life::{ControlError, Request, State};
 use crate::on_loop::{CharReport, CoalescedWrites, InputReport, OnLoop};
+use crate::record::{Recorded, Tapped};
 use crate::remote::Remotes;
 use crate::{Config, Ending, Error, ResetCause, Snapshot};
 
@@ -36,6 +37,8 @@ pub struct Session {
     clock: Arc<HostClock>,
     registry: Registry,
     vm: Arc<Vm>,
+    /// Before the board, whose devices it is about.
+    recorded: Option<Recorded>,
     host: Host,
     _remotes: Remotes,
 }
@@ -55,13 +58,16 @@ impl Session {
         let writes = CoalescedWrites::of(&registry);
         let event_loop = EpollLoop::start("events", writes.clone()).map_err(Error::EventLoop)?;
         let clock = Arc::new(HostClock::new(&*event_loop).map_err(Error::EventLoop)?);
-        registry.start_recorder(clock.clone(), Mode::Flight);
+        let mode = if config.record.is_some() { Mode::Lossless } else { Mode::Flight };
+        registry.start_recorder(clock.clone(), mode);
         let power = Arc::new(control.clone());
-        let options = Options::from(&config);
+        let mut options = Options::from(&config);
+        let tapped = Tapped::of(&config, &registry, clock.clone(), &mut options)?;
         let vfio = Vfio::open(&config.vfio, &vm)?;
         let wiring = Wiring {
             registry: registry.clone(),
-            clock: clock.clone(),
+            clock: tapped.clock(),
+            journal: tapped.journal(),
             event_loop: event_loop.clone(),
             power,
             ram,
@@ -69,7 +75,7 @@ impl Session {
             options,
         };
         let mut host = Host::new(&vm, wiring, &config)?;
-        let console = OnLoop::new(host.board().console(), &*event_loop);
+        let console = OnLoop::new(host.board().console(), &*event_loop, tapped.journal());
         for blk in &host.board().virtio().disks {
             let control = control.clone();
             blk.disk().on_stop(move |reason| {
@@ -79,7 +85,8 @@ impl Session {
         }
         let remotes = Remotes::connect(&config.ioregions, &registry, &control)?;
         let input = host.board().input();
-        let input = input.map(|input| OnLoop::new(Arc::downgrade(&input), &*event_loop));
+        let told = |input| OnLoop::new(Arc::downgrade(&input), &*event_loop, tapped.journal());
+        let input = input.map(told);
         event_loop.look_for_writes();
         let mut vcpus = (0..config.cpus)
             .map(|index| Vcpu::new(&vm, index, &registry))
@@ -88,7 +95,9 @@ impl Session {
         writes.connect(&vcpus);
         control.watch(registry.clone(), vcpus.iter().map(Vcpu::counters).collect());
         let start = Some(host.load(&config, false)?);
+        let recorded = tapped.begin(&config, host.irqchip())?;
         Ok(Self {
+            recorded,
             config,
             control,
             events,
@@ -148,6 +157,14 @@ impl Session {
         self.input.clone().map(|input| input as Arc<dyn Input>)
     }
 
+    /// Writes the rest of the recording, if the run is recorded. Nothing of the guest runs any more.
+    ///
+    /// # Errors
+    /// It could not be written, now or earlier.
+    pub fn finish_recording(&mut self) -> Result<(), Error> {
+        self.recorded.take().map_or(Ok(()), Recorded::finish)
+    }
+
     /// Runs the machine until it is switched off, reset by its guest or stopped. Called again after
     /// [`Ending::Reset`], it boots the guest again.
     ///
@@ -205,6 +222,7 @@ impl Session {
     /// vCPU starts. All vCPUs are stopped.
     fn boot_again(&mut self) -> Result<Start, Error> {
         self.control.count_reset();
+        let _step = self.recorded.as_ref().map(Recorded::reset);
         self.host.board().devices().reset();
         self.vm.reset()?;
         self.host.load(&self.config, true)

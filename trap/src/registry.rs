@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex};
 use trapline_access::{
-    AccessClock, Direction, DirtyLog, EditError, EditListener, Memory, MemoryListener,
+    AccessClock, Delivery, Direction, DirtyLog, EditError, EditListener, Memory, MemoryListener,
     PlacedRegion, Region, RegionEdit, RegionId, Regions, Requester, Space, Window,
 };
 
@@ -175,6 +175,26 @@ impl Registry {
             (Arc::clone(&region.handler), offset)
         };
         handler.register(offset, direction)
+    }
+
+    /// What an access to `addr` would reach now, by name: `serial0/uart THR`, or without a register
+    /// where the handler names none. `None` if nobody claims the address.
+    pub fn name_at(&self, space: Space, addr: u64, direction: Direction) -> Option<String> {
+        let snapshot = self.core.published.latest();
+        let entry = snapshot.find(space, addr)?;
+        let name = &entry.shared.name;
+        let register = entry.handler.register(entry.offset_of(addr), direction);
+        Some(register.map_or_else(|| name.to_string(), |register| format!("{name} {register}")))
+    }
+
+    /// Whether memory answers reads at `addr`.
+    pub fn is_memory_at(&self, space: Space, addr: u64) -> bool {
+        let snapshot = self.core.published.latest();
+        let window = snapshot.find(space, addr).and_then(|entry| {
+            let (_, window) = entry.diverted_at(addr, Direction::Read);
+            window.map(|window| matches!(window.delivery, Delivery::Memory { .. }))
+        });
+        window.unwrap_or(false)
     }
 
     pub(crate) fn core(&self) -> &Core {

@@ -304,7 +304,7 @@ fn what_is_taken_ends_between_two_steps_and_goes_on_from_there() {
     }
     let slots = recorder.slots(0);
     assert_eq!(slots.len(), 1);
-    assert_eq!(slots[0].region.as_ref().unwrap().1.to_string(), "d/r");
+    assert_eq!(slots[0].region.as_ref().unwrap().name.to_string(), "d/r");
 }
 
 #[test]

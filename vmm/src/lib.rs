@@ -24,6 +24,7 @@ pub mod progress;
 pub mod qtest;
 pub mod reboot;
 pub mod recording;
+pub mod replay;
 pub mod request;
 pub mod run;
 pub mod session;
@@ -76,6 +77,10 @@ pub fn main() -> ExitCode {
         Ok(cli::Parsed::Trace(options)) => {
             logging::start(cli::LogLevel::default());
             recording::run(&options).unwrap_or_else(|error| logging::fatal(&error))
+        }
+        Ok(cli::Parsed::Replay(options)) => {
+            logging::start(cli::LogLevel::default());
+            replay::run(&options).unwrap_or_else(|error| logging::fatal(&error))
         }
         Err(error) => logging::fatal(&error),
     }

@@ -12,6 +12,7 @@ use trapline_machine::boot::modules::{initrd_files, is_multiboot};
 use trapline_machine::boot::{cmdline, initramfs, open, search};
 use trapline_machine::console::{Console as VirtioConsole, Size};
 use trapline_machine::deliveries;
+use trapline_machine::record::RecordOptions;
 use trapline_machine::vfio::Assignment;
 use trapline_machine::{
     Config, ConsoleKind, Control, CrashReport, Ending, FirmwareFlash, Initrd, PcConfigSpace,
@@ -82,9 +83,11 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     drop(viewers);
     let dumped = display.dump(machine.screen().as_deref());
     let report = control.report();
+    let recorded = machine.finish_recording();
     drop(machine);
     say(&report, options);
     let status = conclude(ending?, wish)?;
+    recorded?;
     dumped.map(|()| status)
 }
 
@@ -265,6 +268,11 @@ fn config(
         ioregions: options.ioregions.clone(),
         coalesce: options.coalesce,
         mirror: options.mirror,
+        record: options.record.clone().map(|path| RecordOptions {
+            path,
+            exact: options.record_exact,
+            arguments: std::env::args_os().map(|word| word.to_string_lossy().into()).collect(),
+        }),
         arm64: options.arm64.clone(),
     }
 }

@@ -183,6 +183,8 @@ impl EpollSet {
 
     /// Calls the handler of a watch. A pause or the watch's end may have come first.
     fn call_watch(&self, key: u64, flags: epoll::EventFlags) -> bool {
+        // Before it is said that the handler runs: who has the turn may wait for its end.
+        let _turn = self.writes.begin();
         let mut state = self.state.lock();
         let Some(watched) = state.watches.get(&key) else { return false };
         let trigger = watched.trigger;
@@ -225,6 +227,7 @@ impl EpollSet {
             }
             let Some(notified) = state.notified.pop_front() else { break };
             drop(state);
+            let _turn = self.writes.begin();
             notified.pending.store(false, Ordering::SeqCst);
             if let Some(handler) = notified.handler.upgrade() {
                 self.call(&*handler, Readiness::NONE);

@@ -64,11 +64,10 @@ pub enum Op {
     Edit,
     /// The turn at a device (in the slot) came to this stream; the value counts the device's turns.
     Turn,
-    /// A device (in the slot) took an input: the value is what came, or a [`Blob`], as the kind in the
-    /// offset says.
+    /// A device (in the slot) took an input: of kinds (in the offset) from 0x100 up see [`Blob`], of
+    /// those below the value is the input.
     In,
-    /// A device (in the slot) made an output: the kind is in the offset, the value is what went out or
-    /// a hash of it.
+    /// A device (in the slot) made an output: as [`Op::In`].
     Out,
     /// The vCPU was stopped.
     Stop,

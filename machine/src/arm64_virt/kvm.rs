@@ -18,6 +18,7 @@ use crate::board::{Board, Builder, Lines, Wiring};
 use crate::config::initrd;
 use crate::flash::{Access, FlashFile, FlashImage};
 use crate::kvm::HostBoard;
+use crate::record::journal;
 use crate::{Boot, Config, Error, Irqchip};
 
 /// The arm64 board on KVM, which runs its processors and their interrupt controller.
@@ -43,8 +44,11 @@ impl HostBoard for VirtOnKvm {
 
     fn new(vm: &Arc<Vm>, wiring: Wiring, config: &Config) -> Result<Self, Error> {
         let irqchip = irqchip_of(vm, config.arm64.irqchip)?;
-        let inputs = Arc::clone(vm);
-        let lines = Lines::new(move |spi| inputs.line(spi));
+        let (inputs, journal) = (Arc::clone(vm), wiring.journal.clone());
+        let lines = Lines::new(move |spi| match &journal {
+            Some(journal) => journal::line(inputs.line(spi), journal, spi),
+            None => inputs.line(spi),
+        });
         let (messages, controllers): (Option<Arc<dyn MsiController>>, _) = match irqchip {
             Irqchip::Gicv2 | Irqchip::Gicv3 => (None, None),
             Irqchip::Gicv2m => {
@@ -53,6 +57,7 @@ impl HostBoard for VirtOnKvm {
             }
             Irqchip::Gicv3Its => (Some(vm.messages()), None),
         };
+        let messages = messages.map(|to| journal::messages(to, wiring.journal.as_ref()));
         let open = |path| FlashFile::open(path, FLASH, Access::ReadWrite);
         let flash = config.arm64.flash.as_deref().map(open).transpose()?;
         let flash = flash.map(FlashImage::new);
@@ -70,6 +75,10 @@ impl HostBoard for VirtOnKvm {
 
     fn board(&self) -> &dyn Board {
         &self.board
+    }
+
+    fn irqchip(&self) -> &'static str {
+        self.irqchip.name()
     }
 
     fn connect(&mut self, vcpus: &mut [Vcpu]) -> Result<(), Error> {

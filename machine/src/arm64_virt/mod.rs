@@ -9,6 +9,7 @@ mod kvm;
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "KVM wants the rest"))]
 mod layout;
 mod qtest;
+mod replay;
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "KVM's guests read it"))]
 mod tree;
 
@@ -25,6 +26,7 @@ use trapline_platform::serial::{PAGE_LEN, Serial};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use kvm::VirtOnKvm;
 pub(crate) use qtest::build;
+pub(crate) use replay::Replayed;
 
 use crate::Error;
 use crate::board::{

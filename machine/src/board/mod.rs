@@ -25,6 +25,7 @@ use trapline_device::{CharBackend, CharDevice, Clock, EventLoop, Power};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::{Backing, GuestMem};
 
+use crate::record::journal::Journal;
 use crate::{ConsoleKind, Error, FirmwareKernel, PcConfigSpace, PortOptions, VirtioTransports};
 
 pub(crate) use builder::Builder;
@@ -76,6 +77,8 @@ pub(crate) struct Wiring {
     /// Functions of the host that the guest is to have.
     pub(crate) vfio: Vfio,
     pub(crate) options: Options,
+    /// Who writes down what crosses the line around the devices, if anybody does.
+    pub(crate) journal: Option<Arc<dyn Journal>>,
 }
 
 /// What the user chooses about a board. Each board takes what concerns it.

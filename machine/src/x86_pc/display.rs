@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use trapline::{Memory, Regions};
+#[cfg(target_arch = "x86_64")]
 use trapline_boot::kernel::Framebuffer;
 use trapline_display::vesa::Place;
 use trapline_display::{Mode, Screen, Vesa};
@@ -28,6 +29,7 @@ pub(crate) fn add(mode: Mode, registry: &dyn Regions, board: &mut X86Pc) -> Resu
 }
 
 /// The display as a kernel is told of it.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn framebuffer(mode: Mode) -> Framebuffer {
     Framebuffer {
         base: layout::DISPLAY_FRAME,

@@ -43,19 +43,16 @@ impl Controllers {
     }
 
     /// The 8259s, as the processor's INTR and INTA pins see them.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only KVM has such pins"))]
     pub(crate) fn ext_int(&self) -> Arc<dyn ExtInt> {
         self.outputs.pic.clone()
     }
 
     /// Has these ISA lines be level triggered, bit per line, and no others.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only KVM has guests"))]
     pub(crate) fn set_level_triggered(&self, lines: u16) {
         self.outputs.pic.set_level_triggered(lines);
     }
 
     /// The I/O APIC, which hears the local APICs' ends of interrupts.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only KVM has local APICs"))]
     pub(crate) fn eoi_sink(&self) -> Arc<dyn EoiSink> {
         self.outputs.ioapic.clone()
     }

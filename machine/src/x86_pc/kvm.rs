@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use trapline_device::{Clock, Line, LineSink};
+use trapline_device::{Line, LineSink};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{LocalApics, Start, Vcpu, Vm, VmOptions};
 use trapline_platform::testdev::PageFlush;
@@ -11,6 +11,8 @@ use super::intc::Controllers;
 use super::{FlashImages, Source, X86Pc, boot, display, layout};
 use crate::board::{Board, Lines, Wiring};
 use crate::kvm::HostBoard;
+use crate::record::journal::{self, Journal};
+use crate::record::settings::SPLIT;
 use crate::{Boot, Config, Error, PcIrqchip};
 
 /// Local APIC and I/O APIC numbers are a byte in the MP table, and one more is the broadcast.
@@ -41,14 +43,17 @@ impl HostBoard for PcOnKvm {
     fn new(vm: &Arc<Vm>, wiring: Wiring, config: &Config) -> Result<Self, Error> {
         let chips = match config.pc_irqchip {
             PcIrqchip::Kernel => None,
-            PcIrqchip::Split => Some(Chips::around(vm, &wiring.clock)?),
+            PcIrqchip::Split => Some(Chips::around(vm, &wiring)?),
         };
         let controllers = chips.as_ref().map(|chips| Arc::clone(&chips.controllers));
         let lines = match controllers.clone() {
             Some(controllers) => Lines::new(move |gsi| controllers.line(gsi)),
             None => {
-                let vm = Arc::clone(vm);
-                Lines::new(move |gsi| vm.line(gsi))
+                let (vm, journal) = (Arc::clone(vm), wiring.journal.clone());
+                Lines::new(move |gsi| match &journal {
+                    Some(journal) => journal::line(vm.line(gsi), journal, gsi),
+                    None => vm.line(gsi),
+                })
             }
         };
         let pages = Arc::new(Pages(Arc::downgrade(vm)));
@@ -58,7 +63,8 @@ impl HostBoard for PcOnKvm {
         };
         // What is in the topmost one is what a processor starts with.
         let firmware = flash.first().map(|image| image.contents().clone());
-        let (lines, messages) = (Arc::new(lines), vm.messages());
+        let messages = journal::messages(vm.messages(), wiring.journal.as_ref());
+        let lines = Arc::new(lines);
         let source = Source { lines, messages, controllers, pages, flash };
         let mut board = X86Pc::new(&wiring, &source)?;
         if let Some(mode) = config.display {
@@ -76,6 +82,13 @@ impl HostBoard for PcOnKvm {
             chips.connect(vcpus);
         }
         Ok(())
+    }
+
+    fn irqchip(&self) -> &'static str {
+        match &self.chips {
+            Some(_) => SPLIT,
+            None => "kernel",
+        }
     }
 
     fn load(&self, config: &Config, again: bool) -> Result<Start, Error> {
@@ -109,27 +122,32 @@ struct Chips {
     controllers: Arc<Controllers>,
     /// The first vCPU's INTR pin, when there are vCPUs.
     processor: Arc<OnceLock<Box<dyn LineSink>>>,
+    journal: Option<Arc<dyn Journal>>,
 }
 
 impl Chips {
     /// Controllers after power-on.
-    fn around(vm: &Arc<Vm>, clock: &Arc<dyn Clock>) -> Result<Self, Error> {
+    fn around(vm: &Arc<Vm>, wiring: &Wiring) -> Result<Self, Error> {
         let local = LocalApics::new(vm);
         let processor = Arc::<OnceLock<_>>::default();
-        let controllers = Controllers::new(local.clone(), Some(local), clock, |pin0| {
+        let journal = wiring.journal.clone();
+        let sink = journal::sink(local.clone(), journal.as_ref());
+        let controllers = Controllers::new(sink, Some(local), &wiring.clock, |pin0| {
             Line::new(Intr { processor: Arc::clone(&processor), pin0 })
         })?;
-        Ok(Self { controllers: Arc::new(controllers), processor })
+        Ok(Self { controllers: Arc::new(controllers), processor, journal })
     }
 
     /// Connects them to all vCPUs of the VM; INTR is the first one's.
     fn connect(&self, vcpus: &mut [Vcpu]) {
         if let Some(first) = vcpus.first_mut() {
             let _ = self.processor.set(Box::new(first.intr()));
-            first.connect_intr(self.controllers.ext_int());
+            let controller = self.controllers.ext_int();
+            first.connect_intr(journal::ext_int(controller, self.journal.as_ref()));
         }
         for vcpu in vcpus {
-            vcpu.connect_eoi(self.controllers.eoi_sink());
+            let sink = self.controllers.eoi_sink();
+            vcpu.connect_eoi(journal::eoi(sink, self.journal.as_ref()));
         }
     }
 }

@@ -3,7 +3,6 @@
 mod acpi;
 #[cfg(target_arch = "x86_64")]
 mod boot;
-#[cfg(target_arch = "x86_64")]
 mod display;
 mod flash;
 mod fw_cfg;
@@ -17,6 +16,7 @@ mod kvm;
 )]
 mod layout;
 mod qtest;
+mod replay;
 mod testdev;
 
 use std::sync::{Arc, Weak};
@@ -51,6 +51,7 @@ use keys::Keys;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use kvm::PcOnKvm;
 pub(crate) use qtest::build;
+pub(crate) use replay::Replayed;
 
 /// Guest physical address of a PC's serial port of [`ConsoleKind::Mmio`], for whoever tells a kernel.
 pub const MMIO_CONSOLE: u32 = layout::SERIAL_MMIO;
@@ -68,7 +69,6 @@ pub(crate) struct X86Pc {
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "KVM's guests read it"))]
     virtio_windows: u8,
     plugs: Option<Plugs>,
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "KVM has the display"))]
     bus: Arc<Bus>,
 }
 
@@ -161,7 +161,6 @@ impl X86Pc {
 impl X86Pc {
     /// Writes into each PCI function which line its pin is on, for a guest that looks neither into
     /// ACPI nor into the MP table (PCI 3.0, section 6.2.4, "Interrupt Line").
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "KVM has guests"))]
     fn tell_interrupt_lines(&self) {
         for devfn in self.bus.occupied() {
             let pin = self.bus.config_read(devfn, INTERRUPT_PIN, Size::Byte);

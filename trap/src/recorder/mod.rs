@@ -32,7 +32,7 @@ use crate::recorder::ring::Ring;
 use crate::recorder::slots::Slots;
 use crate::recorder::tape::Track;
 
-pub use slots::Slot;
+pub use slots::{Slot, SlotRegion};
 
 /// What is kept of the records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

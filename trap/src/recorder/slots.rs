@@ -22,10 +22,32 @@ pub struct Slot {
     pub space: Space,
     /// The guest address of its offset 0.
     pub base: u64,
-    /// The region, and its names, if one claims it.
-    pub region: Option<(RegionId, RegionName)>,
-    /// The offset that the region's handler sees for its offset 0.
+    /// The region, if one claims it.
+    pub region: Option<SlotRegion>,
+}
+
+/// The region that a slot is of, as it was when it was first accessed at that place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotRegion {
+    /// Its number in the registry.
+    pub id: RegionId,
+    /// Its names.
+    pub name: RegionName,
+    /// The guest address of its first byte.
+    pub base: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The offset that its handler sees for its first byte.
     pub device_offset: u64,
+}
+
+impl Slot {
+    /// The region's id and names, and the offset that its handler sees for `offset` in the slot.
+    pub(crate) fn reached(&self, offset: u16) -> Option<(RegionId, &RegionName, u64)> {
+        let region = self.region.as_ref()?;
+        let into = self.base.wrapping_sub(region.base).wrapping_add(offset.into());
+        Some((region.id, &region.name, region.device_offset.wrapping_add(into)))
+    }
 }
 
 /// What tells slots apart: space, region (0 for none) and base.
@@ -81,8 +103,13 @@ impl Slots {
         table.all.push(Slot {
             space,
             base,
-            region: entry.map(|entry| (RegionId(entry.shared.id), entry.shared.name.clone())),
-            device_offset: entry.map_or(0, |entry| entry.offset_of(base)),
+            region: entry.map(|entry| SlotRegion {
+                id: RegionId(entry.shared.id),
+                name: entry.shared.name.clone(),
+                base: entry.base,
+                len: entry.last - entry.base + 1,
+                device_offset: entry.shared.device_offset,
+            }),
         });
         table.numbers.insert(key, number);
         number

@@ -151,9 +151,8 @@ impl Track {
             _ => (1, record.value),
         };
         let slot = recorder.slot_table().get(record.slot);
-        let name = slot.and_then(|slot| {
-            let (id, name) = slot.region?;
-            let offset = slot.device_offset + u64::from(record.offset);
+        let name = slot.as_ref().and_then(|slot| {
+            let (id, name, offset) = slot.reached(record.offset)?;
             let register = recent.register.or_else(|| register(id, offset, direction));
             Some(register.map_or_else(|| name.to_string(), |register| format!("{name} {register}")))
         });

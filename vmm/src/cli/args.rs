@@ -249,6 +249,12 @@ pub(super) struct TraplineArgs {
     /// Have writes queue up that trapline tune found could be late
     #[arg(long, value_name = "FILE", conflicts_with = "no_coalesce")]
     pub(super) deliveries: Option<PathBuf>,
+    /// Record every access to a device, and what devices depend on beside accesses, in this file
+    #[arg(long, value_name = "FILE")]
+    pub(super) record: Option<PathBuf>,
+    /// Leave nothing to the kernel whose order a recording does not see
+    #[arg(long, requires = "record")]
+    pub(super) record_exact: bool,
     /// Start the guest again when it resets, instead of ending; gives up after ten resets without a
     /// line of output or a picture
     #[arg(long)]

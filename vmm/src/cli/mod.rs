@@ -20,6 +20,7 @@ mod ports;
 pub(crate) mod qemu;
 mod qtest;
 mod refused;
+mod replay;
 mod shares;
 mod trace;
 mod units;
@@ -44,6 +45,7 @@ pub use host::Host;
 pub use options::{Boot, LogLevel, RunOptions};
 pub use qemu::Properties;
 pub use qtest::{AsQemu, QtestOptions};
+pub use replay::ReplayOptions;
 pub use trace::{DiffOptions, TraceOptions, TuneOptions};
 pub use vfio::{VfioOptions, VfioSetup};
 
@@ -64,6 +66,8 @@ pub enum Parsed {
     Trace(Box<TraceOptions>),
     /// To serve a device to VMMs.
     Serve(Box<ServeOptions>),
+    /// To play a recording.
+    Replay(Box<ReplayOptions>),
     /// To print this on standard output and be done.
     Text(String),
 }
@@ -145,6 +149,10 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
             let args = args.map_err(|e| anyhow!(sentence(&e)))?;
             Ok(Parsed::Trace(Box::new(TraceOptions::new(args)?)))
         }
+        Some(("replay", matches)) => {
+            let options = ReplayOptions::from_arg_matches(matches);
+            Ok(Parsed::Replay(Box::new(options.map_err(|e| anyhow!(sentence(&e)))?)))
+        }
         Some(("version", _)) => Ok(Parsed::Text(version())),
         Some((name, _)) => Err(anyhow!("trapline {name}: not available yet in this version")),
         None => Ok(Parsed::Text(command(host).render_help().to_string())),
@@ -195,6 +203,9 @@ fn command(host: &Host) -> Command {
         .subcommand(trace::DiffArgs::augment_args(diff))
         .subcommand(device)
         .subcommand(trace::TuneArgs::augment_args(tune))
+        .subcommand(ReplayOptions::augment_args(
+            Command::new("replay").about("Play a recording into the same machine without KVM"),
+        ))
         .subcommand(Command::new("version").about("Print the version"));
     LATER.iter().fold(all, |all, (name, about)| {
         let ignored = Arg::new("args").num_args(0..).allow_hyphen_values(true);

@@ -68,6 +68,10 @@ pub struct RunOptions {
     pub trace: Vec<String>,
     /// Writes that may be late, besides those that devices say themselves.
     pub late_writes: Vec<LateWrites>,
+    /// Where the run is recorded.
+    pub record: Option<PathBuf>,
+    /// Nothing is left to the kernel whose order a recording does not see.
+    pub record_exact: bool,
     /// A guest that resets starts again.
     pub reboot: bool,
     /// A triple fault is a failure, not a reset.
@@ -190,6 +194,8 @@ impl RunOptions {
             stat: args.trapline.stat,
             trace: args.trapline.trace,
             late_writes: deliveries::read(args.trapline.deliveries.as_deref())?,
+            record: args.trapline.record,
+            record_exact: args.trapline.record_exact,
             reboot: args.trapline.reboot,
             fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,

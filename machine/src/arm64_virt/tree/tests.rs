@@ -58,6 +58,7 @@ fn tree_with(
         event_loop: PolledLoop::new(NoQueuedWrites).unwrap(),
         power: Arc::new(TestPower::default()),
         ram: GuestMem::new(&[(0x8000_0000, 0x1000)]).unwrap(),
+        journal: None,
         options: Options {
             cpus: 1,
             mem_bytes: 0x1000,

@@ -1,0 +1,181 @@
+//! The thread that takes what was recorded out of the rings and writes it to the file.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::BufWriter;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use trapline::{Recorder, RegionId, Slot, StreamId, Taken};
+use trapline_access::record::{Op, Record, TICK_NS};
+use trapline_trace::{MapChange, MapRegion, Meta, Place, Stream, Writer};
+
+use super::Recording;
+
+/// How old what is not in the file yet can be, unless the host is too busy to run the thread.
+const PERIOD: Duration = Duration::from_millis(200);
+
+/// Writes a recording until it is dropped.
+pub(crate) struct Drain {
+    thread: Option<JoinHandle<Result<(), trapline_trace::Error>>>,
+    over: Arc<AtomicBool>,
+}
+
+impl Drain {
+    /// Starts to write to `file`, which is empty.
+    pub(crate) fn start(
+        file: File,
+        meta: &Meta,
+        recorder: &Arc<Recorder>,
+        recording: &Arc<Recording>,
+    ) -> Result<Self, trapline_trace::Error> {
+        let mut writer = Writer::new(BufWriter::new(file), meta)?;
+        writer.flush()?;
+        let over = Arc::<AtomicBool>::default();
+        let mut state = State {
+            recorder: Arc::clone(recorder),
+            recording: Arc::clone(recording),
+            writer,
+            slots: 0,
+            ports: 0,
+            regions: HashMap::new(),
+        };
+        let told = Arc::clone(&over);
+        let run = move || {
+            state.recorder.wake_when_filling(std::thread::current());
+            loop {
+                let last = told.load(Ordering::Acquire);
+                if let Err(error) = state.drain() {
+                    // The guest waits for nobody who does not come.
+                    state.recorder.give_up();
+                    return Err(error);
+                }
+                if last {
+                    state.recorder.give_up();
+                    return state.writer.finish().map(drop);
+                }
+                std::thread::park_timeout(PERIOD);
+            }
+        };
+        let thread = std::thread::Builder::new().name("recorder".to_owned()).spawn(run)?;
+        Ok(Self { thread: Some(thread), over })
+    }
+
+    /// Writes what is left and the end of the file. Nothing of the guest runs any more.
+    pub(crate) fn finish(&mut self) -> Result<(), trapline_trace::Error> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        self.over.store(true, Ordering::Release);
+        thread.thread().unpark();
+        match thread.join() {
+            Ok(done) => done,
+            Err(bug) => std::panic::resume_unwind(bug),
+        }
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        if let Err(error) = self.finish() {
+            tracing::error!("the recording is not complete: {error}");
+        }
+    }
+}
+
+struct State {
+    recorder: Arc<Recorder>,
+    recording: Arc<Recording>,
+    writer: Writer<BufWriter<File>>,
+    /// How many slots and ports are in the file.
+    slots: usize,
+    ports: usize,
+    /// A number for each region at each place.
+    regions: HashMap<(RegionId, u64), u64>,
+}
+
+impl State {
+    /// Writes what there is. All streams are in the file up to the same moment then, and the next
+    /// chunk that is no part of it is a map.
+    fn drain(&mut self) -> Result<(), trapline_trace::Error> {
+        let taken = self.recorder.take();
+        // What those records name was there before they were.
+        let blobs = self.recording.take_blobs();
+        let first_ns = taken.iter().map(first_ns).min();
+        let Some(first_ns) = first_ns else { return Ok(()) };
+        let change = self.change();
+        self.writer.map(first_ns, &change)?;
+        for some in blobs.chunks(BLOBS_AT_ONCE) {
+            let some: Vec<&[u8]> = some.iter().map(Vec::as_slice).collect();
+            self.writer.blobs(first_ns, &some)?;
+        }
+        for Taken { stream, words, since_ns } in &taken {
+            let first_ns = first_ns_of(*since_ns, words);
+            self.writer.access(number(*stream), first_ns, words)?;
+        }
+        Ok(self.writer.flush()?)
+    }
+
+    /// What has come to the map since the last time.
+    fn change(&mut self) -> MapChange {
+        let (slots, devices) =
+            (self.recorder.slots(self.slots), self.recording.ports.since(self.ports));
+        let mut change = MapChange { devices, ..MapChange::default() };
+        for (number, slot) in (self.slots..).zip(&slots) {
+            let number = u16::try_from(number).unwrap_or(u16::MAX);
+            let place = self.place(slot, &mut change);
+            change.slots.push(trapline_trace::Slot { number, place });
+        }
+        self.slots += slots.len();
+        self.ports += change.devices.len();
+        change
+    }
+
+    /// What a slot is of. A region that has moved is another one for the file: then its address is
+    /// all there is to know.
+    fn place(&mut self, slot: &Slot, change: &mut MapChange) -> Place {
+        let Some(region) = &slot.region else {
+            return Place::Unclaimed { space: slot.space, page: slot.base >> 16 };
+        };
+        let next = self.regions.len() as u64 + 1;
+        let id = *self.regions.entry((region.id, region.base)).or_insert(next);
+        if id == next {
+            change.regions.push(MapRegion {
+                id,
+                device: region.name.device.to_string(),
+                region: region.name.region.to_string(),
+                space: slot.space,
+                base: Some(region.base),
+                len: region.len,
+                device_offset: region.device_offset,
+                windows: Vec::new(),
+            });
+        }
+        Place::Region { id, page: (slot.base - region.base) >> 16 }
+    }
+}
+
+/// Blobs of a few bytes each, in one chunk.
+const BLOBS_AT_ONCE: usize = 4096;
+
+fn first_ns(taken: &Taken) -> u64 {
+    first_ns_of(taken.since_ns, &taken.words)
+}
+
+/// The time of the first of these records, which come after one at `since_ns`.
+fn first_ns_of(since_ns: u64, words: &[[u64; 2]]) -> u64 {
+    match words.first().map(|words| Record::decode(*words)) {
+        Some(Ok(Record { op: Op::Time, value, .. })) => value,
+        Some(Ok(record)) => since_ns + u64::from(record.delta) * TICK_NS,
+        _ => since_ns,
+    }
+}
+
+/// The stream's number in the file.
+fn number(stream: StreamId) -> Stream {
+    match stream {
+        StreamId::Vcpu(index) => Stream::vcpu(u16::try_from(index).unwrap_or(u16::MAX)),
+        StreamId::Queued => Stream::SHARED,
+        StreamId::Events => Stream::EXTERNAL,
+    }
+}

@@ -1,0 +1,467 @@
+//! What crosses the line around the devices, apart from accesses: inputs and outputs.
+//!
+//! Adapters around what a board's devices are wired to (a console's back end, timers, interrupt lines)
+//! tell a [`Journal`]. While a machine is recorded it writes down what came in and what went out. In a
+//! replay it answers with what was written down, and compares what goes out.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use trapline_device::{
+    CharBackend, Clock, EoiSink, ExtInt, Line, LineSink, MessageVector, MsiController, MsiSink,
+    SinkVector, Timer, Wake,
+};
+
+/// What comes to a device from outside. The number is the offset in the record of `Op::In`; from
+/// [`Input::BLOBS`] up the value names a blob, below it is what came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u16)]
+pub(crate) enum Input {
+    /// A back end took this many bytes, fewer than it was offered.
+    Accepted = 1,
+    /// Whether somebody is at the other end of a back end.
+    Connected = 2,
+    /// UTC at machine time 0, in nanoseconds since 1970, as the host's clock has it now.
+    Utc = 3,
+    /// A timer expired, by its number.
+    Wake = 4,
+    /// A back end has something for its device.
+    Poll = 5,
+    /// A break on the line.
+    Break = 6,
+    /// A local APIC says that a level-triggered interrupt of this vector has ended.
+    Eoi = 7,
+    /// The processor acknowledges an external interrupt: the vector it got and one, or 0.
+    Acknowledge = 8,
+    /// Bytes from a back end.
+    Received = 0x100,
+    /// Keys, in scan code set 2.
+    Keys = 0x101,
+    /// Movement of the mouse: two `i32` and the buttons.
+    Movement = 0x102,
+}
+
+impl Input {
+    /// From here up the value of the record names a blob.
+    const BLOBS: u16 = 0x100;
+
+    const ALL: [Self; 11] = [
+        Self::Accepted,
+        Self::Connected,
+        Self::Utc,
+        Self::Wake,
+        Self::Poll,
+        Self::Break,
+        Self::Eoi,
+        Self::Acknowledge,
+        Self::Received,
+        Self::Keys,
+        Self::Movement,
+    ];
+
+    /// The kind with this number.
+    pub(crate) fn of(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|input| *input as u16 == number)
+    }
+
+    /// Whether the record names a blob.
+    pub(crate) const fn is_blob(self) -> bool {
+        self as u16 >= Self::BLOBS
+    }
+
+    /// Whether it is what a step begins with, and not what a device asks for in the middle of one.
+    pub(crate) const fn begins(self) -> bool {
+        !matches!(self, Self::Accepted | Self::Connected | Self::Utc | Self::Received)
+    }
+}
+
+/// What a device does to the world outside. The number is the offset in the record of `Op::Out`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u16)]
+pub(crate) enum Output {
+    /// An interrupt line has changed: its number, shifted left by one, and its level.
+    Level = 1,
+    /// A message-signalled interrupt: a hash of address and data.
+    Message = 2,
+    /// Bytes sent to a back end: a hash.
+    Sent = 3,
+}
+
+impl Output {
+    /// The kind with this number.
+    pub(crate) fn of(number: u16) -> Option<Self> {
+        let all = [Self::Level, Self::Message, Self::Sent];
+        all.into_iter().find(|output| *output as u16 == number)
+    }
+}
+
+/// A hash of what a device puts out, the same on every host: its length, and CRC-32C.
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    (bytes.len() as u64) << 32 | u64::from(crc32c::crc32c(bytes))
+}
+
+/// Something that lasts until it is dropped.
+pub(crate) trait Held {}
+
+impl<T> Held for T {}
+
+/// Who writes down, or reads out, what crosses the line around the devices.
+pub(crate) trait Journal: Send + Sync {
+    /// The number of who is outside, or of the device that has to do with them, by name.
+    fn port(&self, name: &str) -> u16;
+
+    /// Begins a step, or goes on with the one the thread is in. It lasts until what this returns is
+    /// dropped.
+    fn step(&self) -> Box<dyn Held + '_>;
+
+    /// A number a device asks for. Only one that is not the `usual` one is written down.
+    fn number(&self, port: u16, kind: Input, usual: u64, ask: &mut dyn FnMut() -> u64) -> u64;
+
+    /// Bytes a device asks for; how many.
+    fn bytes(
+        &self,
+        port: u16,
+        kind: Input,
+        buf: &mut [u8],
+        ask: &mut dyn FnMut(&mut [u8]) -> usize,
+    ) -> usize;
+
+    /// Something is about to be done to a device, in the step that the caller has begun.
+    fn event(&self, port: u16, kind: Input, value: u64, bytes: &[u8]);
+
+    /// A device has put something out.
+    fn output(&self, port: u16, kind: Output, value: u64);
+}
+
+/// A back end whose answers are in the journal.
+pub(crate) struct JournaledBackend {
+    pub(crate) inner: Arc<dyn CharBackend>,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) port: u16,
+}
+
+impl JournaledBackend {
+    pub(crate) fn around(
+        inner: &Arc<dyn CharBackend>,
+        journal: &Arc<dyn Journal>,
+        name: &str,
+    ) -> Arc<dyn CharBackend> {
+        let (inner, journal) = (Arc::clone(inner), Arc::clone(journal));
+        let port = journal.port(name);
+        Arc::new(Self { inner, journal, port })
+    }
+}
+
+impl CharBackend for JournaledBackend {
+    fn transmit(&self, data: &[u8]) -> usize {
+        let all = data.len() as u64;
+        let taken = self
+            .journal
+            .number(self.port, Input::Accepted, all, &mut || self.inner.transmit(data) as u64);
+        let taken = usize::try_from(taken).unwrap_or(usize::MAX).min(data.len());
+        let sent = data.get(..taken).unwrap_or_default();
+        if !sent.is_empty() {
+            self.journal.output(self.port, Output::Sent, hash(sent));
+        }
+        taken
+    }
+
+    fn room(&self) -> usize {
+        self.inner.room()
+    }
+
+    fn receive(&self, buf: &mut [u8]) -> usize {
+        let mut ask = |buf: &mut [u8]| self.inner.receive(buf);
+        self.journal.bytes(self.port, Input::Received, buf, &mut ask)
+    }
+
+    fn is_connected(&self) -> bool {
+        let mut ask = || u64::from(self.inner.is_connected());
+        self.journal.number(self.port, Input::Connected, 1, &mut ask) != 0
+    }
+}
+
+/// A clock whose wake-ups and whose UTC are in the journal. Its timers count from 0 in the order in
+/// which they are made.
+pub(crate) struct JournaledClock {
+    inner: Arc<dyn Clock>,
+    journal: Arc<dyn Journal>,
+    port: u16,
+    /// UTC at machine time 0, as devices were told last.
+    utc_ns: AtomicU64,
+    next_timer: AtomicU64,
+}
+
+/// The host's clock may drift this far from the machine's before devices are told.
+const DRIFT_NS: u64 = 1_000_000;
+
+impl JournaledClock {
+    /// A clock around that of the host, which says now what UTC was at machine time 0.
+    pub(crate) fn around(inner: &Arc<dyn Clock>, journal: &Arc<dyn Journal>) -> Arc<Self> {
+        let utc_ns = inner.utc_ns().saturating_sub(inner.now_ns());
+        Arc::new(Self {
+            inner: Arc::clone(inner),
+            journal: Arc::clone(journal),
+            port: journal.port("clock"),
+            utc_ns: AtomicU64::new(utc_ns),
+            next_timer: AtomicU64::new(0),
+        })
+    }
+
+    /// UTC at machine time 0, in nanoseconds since 1970.
+    pub(crate) fn utc_start_ns(&self) -> u64 {
+        self.utc_ns.load(Ordering::Relaxed)
+    }
+}
+
+impl Clock for JournaledClock {
+    fn now_ns(&self) -> u64 {
+        self.inner.now_ns()
+    }
+
+    fn utc_ns(&self) -> u64 {
+        let usual = self.utc_ns.load(Ordering::Relaxed);
+        let start_ns = self.journal.number(self.port, Input::Utc, usual, &mut || {
+            let start = self.inner.utc_ns().saturating_sub(self.inner.now_ns());
+            if start.abs_diff(usual) > DRIFT_NS { start } else { usual }
+        });
+        self.utc_ns.store(start_ns, Ordering::Relaxed);
+        start_ns.saturating_add(self.now_ns())
+    }
+
+    fn timer(&self, target: Weak<dyn Wake>) -> Box<dyn Timer> {
+        let number = self.next_timer.fetch_add(1, Ordering::Relaxed);
+        let (journal, port) = (Arc::clone(&self.journal), self.port);
+        let wake = Arc::new(JournaledWake { journal, port, number, target });
+        let target: Weak<JournaledWake> = Arc::downgrade(&wake);
+        Box::new(JournaledTimer { inner: self.inner.timer(target), _wake: wake })
+    }
+}
+
+struct JournaledWake {
+    journal: Arc<dyn Journal>,
+    port: u16,
+    number: u64,
+    target: Weak<dyn Wake>,
+}
+
+impl Wake for JournaledWake {
+    fn wake(&self) {
+        if let Some(target) = self.target.upgrade() {
+            let _step = self.journal.step();
+            self.journal.event(self.port, Input::Wake, self.number, &[]);
+            target.wake();
+        }
+    }
+}
+
+struct JournaledTimer {
+    inner: Box<dyn Timer>,
+    _wake: Arc<JournaledWake>,
+}
+
+impl Timer for JournaledTimer {
+    fn arm(&self, deadline_ns: Option<u64>) {
+        self.inner.arm(deadline_ns);
+    }
+}
+
+/// The end of a line, whose changes are in the journal.
+pub(crate) struct JournaledLine {
+    inner: Box<dyn LineSink>,
+    journal: Arc<dyn Journal>,
+    port: u16,
+    number: u64,
+}
+
+impl JournaledLine {
+    /// Around the end of the line of this number, among those of `name`.
+    pub(crate) fn around(
+        inner: impl LineSink + 'static,
+        journal: &Arc<dyn Journal>,
+        name: &str,
+        number: u32,
+    ) -> Line {
+        let (journal, port) = (Arc::clone(journal), journal.port(name));
+        Line::new(Self { inner: Box::new(inner), journal, port, number: number.into() })
+    }
+}
+
+impl LineSink for JournaledLine {
+    fn set_level(&self, level: bool) {
+        self.journal.output(self.port, Output::Level, self.number << 1 | u64::from(level));
+        self.inner.set_level(level);
+    }
+}
+
+/// A line as the end of another.
+pub(crate) struct Onto(pub(crate) Line);
+
+impl LineSink for Onto {
+    fn set_level(&self, level: bool) {
+        self.0.set(level);
+    }
+}
+
+/// Messages that are in the journal.
+pub(crate) struct JournaledMessages {
+    pub(crate) inner: Arc<dyn MsiSink>,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) port: u16,
+}
+
+impl MsiSink for JournaledMessages {
+    fn send(&self, address: u64, data: u32) {
+        let [a, d] = [address, data.into()].map(u64::to_le_bytes);
+        self.journal.output(self.port, Output::Message, hash(&[a, d].concat()));
+        self.inner.send(address, data);
+    }
+}
+
+/// Where PCI functions' messages go, by way of the journal: none of them is left to the kernel.
+pub(crate) struct JournaledController {
+    pub(crate) inner: Arc<dyn MsiController>,
+    pub(crate) journal: Arc<dyn Journal>,
+}
+
+impl MsiController for JournaledController {
+    fn sink(&self, requester: u16) -> Arc<dyn MsiSink> {
+        let port = self.journal.port("messages");
+        let (inner, journal) = (self.inner.sink(requester), Arc::clone(&self.journal));
+        Arc::new(JournaledMessages { inner, journal, port })
+    }
+
+    fn vector(&self, requester: u16) -> Arc<dyn MessageVector> {
+        Arc::new(SinkVector::new(self.sink(requester)))
+    }
+}
+
+/// The 8259s as the processor sees them; acknowledges are in the journal.
+pub(crate) struct JournaledExtInt {
+    pub(crate) inner: Arc<dyn ExtInt>,
+    pub(crate) journal: Arc<dyn Journal>,
+}
+
+impl ExtInt for JournaledExtInt {
+    fn pending(&self) -> bool {
+        self.inner.pending()
+    }
+
+    fn acknowledge(&self) -> Option<u8> {
+        let _step = self.journal.step();
+        let vector = self.inner.acknowledge();
+        let got = vector.map_or(0, |vector| u64::from(vector) + 1);
+        self.journal.event(self.journal.port("pic"), Input::Acknowledge, got, &[]);
+        vector
+    }
+}
+
+/// Hears of ends of interrupts, which are in the journal.
+pub(crate) struct JournaledEoi {
+    pub(crate) inner: Arc<dyn EoiSink>,
+    pub(crate) journal: Arc<dyn Journal>,
+}
+
+impl EoiSink for JournaledEoi {
+    fn eoi(&self, vector: u8) {
+        let _step = self.journal.step();
+        self.journal.event(self.journal.port("ioapic"), Input::Eoi, vector.into(), &[]);
+        self.inner.eoi(vector);
+    }
+}
+
+/// A line onto `line`, the input of this number, by way of the journal.
+pub(crate) fn line(line: Line, journal: &Arc<dyn Journal>, number: u32) -> Line {
+    JournaledLine::around(Onto(line), journal, "lines", number)
+}
+
+/// Where PCI functions' messages go, by way of the journal if there is one.
+pub(crate) fn messages(
+    inner: Arc<dyn MsiController>,
+    journal: Option<&Arc<dyn Journal>>,
+) -> Arc<dyn MsiController> {
+    match journal {
+        Some(journal) => Arc::new(JournaledController { inner, journal: Arc::clone(journal) }),
+        None => inner,
+    }
+}
+
+/// Where an I/O APIC's messages go, by way of the journal if there is one.
+pub(crate) fn sink(
+    inner: Arc<dyn MsiSink>,
+    journal: Option<&Arc<dyn Journal>>,
+) -> Arc<dyn MsiSink> {
+    let Some(journal) = journal else { return inner };
+    let port = journal.port("ioapic");
+    Arc::new(JournaledMessages { inner, journal: Arc::clone(journal), port })
+}
+
+/// The 8259s as the processor sees them, by way of the journal if there is one.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only KVM has such pins"))]
+pub(crate) fn ext_int(
+    inner: Arc<dyn ExtInt>,
+    journal: Option<&Arc<dyn Journal>>,
+) -> Arc<dyn ExtInt> {
+    match journal {
+        Some(journal) => Arc::new(JournaledExtInt { inner, journal: Arc::clone(journal) }),
+        None => inner,
+    }
+}
+
+/// The I/O APIC, which hears of ends of interrupts, by way of the journal if there is one.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only KVM has local APICs"))]
+pub(crate) fn eoi(inner: Arc<dyn EoiSink>, journal: Option<&Arc<dyn Journal>>) -> Arc<dyn EoiSink> {
+    match journal {
+        Some(journal) => Arc::new(JournaledEoi { inner, journal: Arc::clone(journal) }),
+        None => inner,
+    }
+}
+
+/// Names of ports, in the order of their numbers.
+#[derive(Default)]
+pub(crate) struct Ports(Mutex<Vec<String>>);
+
+impl Ports {
+    /// The number of `name`, which it has from now on.
+    pub(crate) fn number(&self, name: &str) -> u16 {
+        let mut names = self.0.lock();
+        let number = names.iter().position(|known| known == name).unwrap_or_else(|| {
+            names.push(name.to_owned());
+            names.len() - 1
+        });
+        u16::try_from(number).unwrap_or(u16::MAX)
+    }
+
+    /// Names from number `first` on.
+    pub(crate) fn since(&self, first: usize) -> Vec<String> {
+        self.0.lock().get(first..).unwrap_or_default().to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_a_number_of_its_own_by_which_it_is_found() {
+        for input in Input::ALL {
+            assert_eq!(Input::of(input as u16), Some(input));
+        }
+        for output in [Output::Level, Output::Message, Output::Sent] {
+            assert_eq!(Output::of(output as u16), Some(output));
+        }
+        assert_eq!((Input::of(0), Output::of(0)), (None, None));
+        assert!(Input::Received.is_blob() && !Input::Received.begins());
+        assert!(!Input::Wake.is_blob() && Input::Wake.begins());
+    }
+
+    #[test]
+    fn a_hash_tells_lengths_and_contents_apart() {
+        let hashes = [&b""[..], b"a", b"b", b"ab", b"ba"].map(hash);
+        let different: std::collections::BTreeSet<_> = hashes.iter().collect();
+        assert_eq!(different.len(), hashes.len());
+        // "Check" of the CRC catalogue for CRC-32C.
+        assert_eq!(hash(b"123456789"), 9 << 32 | 0xe306_9283);
+    }
+}

@@ -1,0 +1,405 @@
+//! Playing a recording: the same board without KVM gets the same accesses at the same times and the
+//! same inputs, and what it answers and puts out is compared with what was recorded.
+
+pub(crate) mod board;
+mod clock;
+mod script;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{Read, Seek};
+
+use trapline::{Handle, Registry};
+use trapline_access::record::{Op, Record};
+use trapline_device::{Direction, Requester, Size, Space};
+use trapline_trace::{Event, Map, Place, Reader, Stream};
+
+use super::journal::{Input, Output};
+use super::settings::Settings;
+use board::Machine;
+use script::{Mismatch, Step};
+
+/// What is to be done beside playing.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Stop before this record, counted over all streams from 0.
+    pub until: Option<u64>,
+    /// The devices, by their names on the board, whose states are wanted at the end.
+    pub dump: Vec<String>,
+    /// What a broken device would do, to see whether it is found.
+    pub fault: Option<Fault>,
+}
+
+/// At each access to a register in one direction some bits of the value are the other way round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The register: `serial0/uart LSR`.
+    pub register: String,
+    /// Which accesses to it.
+    pub direction: Direction,
+    /// The bits.
+    pub bits: u64,
+}
+
+/// What came of a replay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Records that were played.
+    pub records: u64,
+    /// Accesses among them, and how many of these were reads, whose values were compared.
+    pub accesses: u64,
+    /// See [`Verdict::accesses`].
+    pub reads: u64,
+    /// Inputs that devices were given.
+    pub inputs: u64,
+    /// Outputs that were compared.
+    pub outputs: u64,
+    /// Accesses that could not be made: the recording lacks their addresses, or memory that is not in
+    /// the recording answered.
+    pub skipped: u64,
+    /// Machine time of the last record, in nanoseconds.
+    pub at_ns: u64,
+    /// The first thing that was different.
+    pub difference: Option<Difference>,
+    /// What is missing, if the recording was not finished.
+    pub incomplete: Option<String>,
+    /// What the recording says it has not seen, a sentence each.
+    pub unseen: Vec<String>,
+    /// The states that were asked for, by name: kind, version and bytes of the saved form.
+    pub states: BTreeMap<String, trapline_device::Saved>,
+}
+
+/// The first thing that a replay found to be different. `Display` is a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The record's number, over all streams.
+    pub record: u64,
+    /// Machine time in nanoseconds.
+    pub at_ns: u64,
+    /// Whose record it is.
+    pub stream: String,
+    /// Device, register and access, or the input or output.
+    pub what: String,
+    /// What was recorded.
+    pub expected: String,
+    /// What the replay has.
+    pub got: String,
+    /// The console's last line before it.
+    pub console: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { record, at_ns, stream, what, expected, got, console } = self;
+        let (seconds, rest) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
+        write!(
+            f,
+            "record {record} at {seconds}.{rest:09} s, {stream}: {what}: {expected} was recorded, the \
+             replay has {got}"
+        )?;
+        match console.as_str() {
+            "" => f.write_str("; the console has had no line before"),
+            line => write!(f, "; the console's last line before is {line:?}"),
+        }
+    }
+}
+
+/// Why a recording cannot be played. One sentence each.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The file.
+    #[error(transparent)]
+    Trace(#[from] trapline_trace::Error),
+    /// The recording is not enough.
+    #[error("this recording cannot be replayed: {0}")]
+    Unsuitable(String),
+    /// The board of the recording cannot be built.
+    #[error(transparent)]
+    Board(#[from] crate::Error),
+    /// There is no such device to tell the state of.
+    #[error("the board has no device {name}; there are {devices}")]
+    NoDevice {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        devices: String,
+    },
+}
+
+/// Plays a recording.
+///
+/// # Errors
+/// When it cannot be played at all. What is different is in the [`Verdict`].
+pub fn replay<R: Read + Seek>(from: R, options: &Options) -> Result<Verdict, ReplayError> {
+    let mut reader = Reader::open(from)?;
+    let settings = Settings::of(reader.meta()).map_err(ReplayError::Unsuitable)?;
+    let machine = Machine::new(&settings, reader.map())?;
+    for name in &options.dump {
+        machine.check_device(name)?;
+    }
+    let map = reader.map().clone();
+    let mut player = Player {
+        machine,
+        map,
+        handles: BTreeMap::new(),
+        fault: options.fault.clone(),
+        verdict: Verdict { unseen: reader.meta().unseen.clone(), ..Verdict::default() },
+    };
+    // All streams are in the file up to where the last map begins.
+    let end_ns = (!reader.ending().complete()).then(|| {
+        let maps = reader.chunks().filter(|head| head.kind == trapline_trace::chunk::Kind::Map);
+        maps.map(|head| head.first_time_ns).max().unwrap_or(0)
+    });
+    player.verdict.incomplete = end_ns.map(|_| reader.ending().to_string());
+    let until = options.until.unwrap_or(u64::MAX);
+    let mut merged = reader.merged()?;
+    let mut waiting: Option<Event> = None;
+    loop {
+        let mut step = Vec::from_iter(waiting.take());
+        while let Some(event) = merged.next()? {
+            if step.first().is_some_and(|first| first.time_ns != event.time_ns) {
+                waiting = Some(event);
+                break;
+            }
+            step.push(event);
+        }
+        step.retain(|event| event.number < until);
+        let Some(first) = step.first() else { break };
+        if end_ns.is_some_and(|end_ns| first.time_ns >= end_ns) {
+            break;
+        }
+        let mut script = Step::default();
+        for event in &step {
+            script.add(event, |number| Ok(merged.reader().blob(number)?.to_vec()))?;
+        }
+        if let Some(difference) = player.step(&step, script) {
+            player.verdict.difference = Some(difference);
+            break;
+        }
+    }
+    let mut states = player.machine.save();
+    states.retain(|name, _| options.dump.contains(name));
+    Ok(Verdict { states, ..player.verdict })
+}
+
+struct Player {
+    machine: Machine,
+    map: Map,
+    handles: BTreeMap<Stream, Handle>,
+    fault: Option<Fault>,
+    verdict: Verdict,
+}
+
+/// An access of the recording, and where it goes.
+struct Made<'a> {
+    event: &'a Event,
+    space: Space,
+    addr: u64,
+}
+
+impl Player {
+    /// Plays everything of one stamp.
+    fn step(&mut self, events: &[Event], script: Step) -> Option<Difference> {
+        let first = events.first()?;
+        self.verdict.at_ns = first.time_ns;
+        self.machine.clock.set(first.time_ns);
+        self.verdict.inputs += script.inputs() as u64;
+        self.verdict.outputs += script.outputs() as u64;
+        self.machine.script.begin(script);
+        for event in events {
+            self.verdict.records += 1;
+            let wrong = match event.record.op {
+                Op::Access(_) | Op::Odd { .. } | Op::String(_) => self.access(event),
+                Op::In => self.input(event),
+                Op::Reset => {
+                    self.machine.reset();
+                    None
+                }
+                _ => None,
+            };
+            if wrong.is_some() {
+                return wrong;
+            }
+        }
+        let mismatch = self.machine.script.end()?;
+        // The access or input that the step is, rather than what came of it.
+        let cause = events.iter().find(|event| event.record.op != Op::Out).unwrap_or(first);
+        let last = self.last_access(cause);
+        Some(self.crossed(cause, &mismatch, last))
+    }
+
+    /// Makes an access.
+    fn access(&mut self, event: &Event) -> Option<Difference> {
+        let (direction, len, space, _) = event.record.access()?;
+        let Some(addr) = self.address(&event.record, space) else {
+            self.verdict.skipped += 1;
+            return None;
+        };
+        self.verdict.accesses += 1;
+        let made = Made { event, space, addr };
+        let string = matches!(event.record.op, Op::String(_));
+        match (direction, string) {
+            (Direction::Read, false) => self.read(&made, len),
+            (Direction::Read, true) => self.read_string(&made, len),
+            (Direction::Write, false) => {
+                self.write(&made, len);
+                None
+            }
+            (Direction::Write, true) => {
+                let size = Size::new(len).unwrap_or(Size::Byte);
+                let port = u16::try_from(addr).ok()?;
+                self.handle(event.stream).write_rep(port, size, &event.data);
+                None
+            }
+        }
+    }
+
+    fn read(&mut self, made: &Made<'_>, len: usize) -> Option<Difference> {
+        let mut data = [0; 8];
+        let bytes = data.get_mut(..len)?;
+        self.handle(made.event.stream).read(made.space, made.addr, bytes);
+        self.verdict.reads += 1;
+        let mut got = u64::from_le_bytes(data);
+        if self.fault.is_some() {
+            let last = self.last_access(made.event).unwrap_or_default();
+            let name = last.split_once(" (").map(|(name, _)| name);
+            got ^= self.fault_of(name, Direction::Read);
+        }
+        let expected = made.event.record.value;
+        if got == expected || self.memory_answers(made) {
+            return None;
+        }
+        let hex = |value: u64| format!("{value:#x}");
+        Some(self.different(made.event, hex(expected), hex(got)))
+    }
+
+    fn read_string(&mut self, made: &Made<'_>, len: usize) -> Option<Difference> {
+        let size = Size::new(len).unwrap_or(Size::Byte);
+        let mut data = vec![0; made.event.data.len()];
+        let port = u16::try_from(made.addr).ok()?;
+        self.handle(made.event.stream).read_rep(port, size, &mut data);
+        self.verdict.reads += 1;
+        let same = data == made.event.data;
+        let show = |data: &[u8]| format!("{:02x?}", data.get(..data.len().min(16)).unwrap_or(data));
+        (!same).then(|| self.different(made.event, show(&made.event.data), show(&data)))
+    }
+
+    fn write(&mut self, made: &Made<'_>, len: usize) {
+        let mut value = made.event.record.value;
+        if self.fault.is_some() {
+            let write = Direction::Write;
+            let name = self.machine.registry.name_at(made.space, made.addr, write);
+            value ^= self.fault_of(name.as_deref(), write);
+        }
+        let bytes = value.to_le_bytes();
+        let data = bytes.get(..len).unwrap_or(&bytes);
+        self.handle(made.event.stream).write(made.space, made.addr, data);
+    }
+
+    /// Does what came from outside.
+    fn input(&mut self, event: &Event) -> Option<Difference> {
+        let Record { offset, value, .. } = event.record;
+        let input = Input::of(offset).filter(|input| input.begins())?;
+        let bytes = self.machine.script.take(input, &event.record);
+        match input {
+            Input::Wake => {
+                if let Err(why) = self.machine.clock.fire(value) {
+                    let what = format!("timer {value}");
+                    return Some(self.told(event, what, "it expired".to_owned(), why));
+                }
+            }
+            Input::Acknowledge => {
+                let got = self.machine.acknowledge().map_or(0, |vector| u64::from(vector) + 1);
+                if got != value {
+                    let words = |value: u64| match value.checked_sub(1) {
+                        Some(vector) => format!("vector {vector:#x}"),
+                        None => "no request".to_owned(),
+                    };
+                    let what = "pic: interrupt acknowledge".to_owned();
+                    return Some(self.told(event, what, words(value), words(got)));
+                }
+            }
+            Input::Eoi => self.machine.eoi(u8::try_from(value).unwrap_or(u8::MAX)),
+            Input::Poll => self.machine.poll(),
+            Input::Break => self.machine.send_break(),
+            Input::Keys => self.machine.keys(&bytes),
+            Input::Movement => self.machine.movement(&bytes),
+            Input::Accepted | Input::Connected | Input::Utc | Input::Received => {}
+        }
+        None
+    }
+
+    fn handle(&mut self, stream: Stream) -> &mut Handle {
+        let registry: &Registry = &self.machine.registry;
+        self.handles.entry(stream).or_insert_with(|| match stream.as_vcpu() {
+            Some(index) => registry.handle(index.into()),
+            None if stream == Stream::DMA => registry.handle_for(Requester::Dma),
+            None => registry.handle(u32::from(Stream::VCPUS_MAX)),
+        })
+    }
+
+    fn address(&self, record: &Record, space: Space) -> Option<u64> {
+        let base = match self.map.slot(record.slot)? {
+            Place::Region { id, page } => self.map.region(id)?.base?.checked_add(page << 16)?,
+            Place::Unclaimed { page, .. } => page << 16,
+        };
+        let addr = base.checked_add(record.offset.into())?;
+        (addr <= space.last()).then_some(addr)
+    }
+
+    /// The last access, as reports tell it, without what was read or written.
+    fn last_access(&self, event: &Event) -> Option<String> {
+        let recent = self.handles.get(&event.stream)?.recent();
+        let last = recent.last().filter(|last| last.at_ns == event.time_ns)?;
+        let name = last.name.as_deref().unwrap_or("unclaimed");
+        let summary = &last.summary;
+        let (space, addr, direction) = (summary.space, summary.addr, summary.direction);
+        let unit = if summary.width == 1 { "byte" } else { "bytes" };
+        Some(format!("{name} ({space} {addr:#x}) {direction} {} {unit}", summary.width))
+    }
+
+    /// The bits that are wrong at an access to this register.
+    fn fault_of(&self, register: Option<&str>, direction: Direction) -> u64 {
+        let fault = self.fault.as_ref().filter(|fault| fault.direction == direction);
+        fault
+            .filter(|fault| Some(fault.register.as_str()) == register)
+            .map_or(0, |fault| fault.bits)
+    }
+
+    /// Whether what the guest has in its memory is what was read: RAM or a frame buffer, of which the
+    /// recording has nothing.
+    fn memory_answers(&mut self, made: &Made<'_>) -> bool {
+        let memory = self.machine.registry.is_memory_at(made.space, made.addr);
+        if memory {
+            self.verdict.skipped += 1;
+        }
+        memory
+    }
+
+    fn different(&self, event: &Event, expected: String, got: String) -> Difference {
+        let what = self.last_access(event).unwrap_or_else(|| "an access".to_owned());
+        self.told(event, what, expected, got)
+    }
+
+    /// An input or output that was not the one recorded.
+    fn crossed(&self, event: &Event, mismatch: &Mismatch, last: Option<String>) -> Difference {
+        let port = self.map.devices().get(usize::from(mismatch.port));
+        let port = port.map_or("somebody", String::as_str);
+        let after = last.map_or_else(String::new, |last| format!(" after {last}"));
+        let what = format!("{port}: {}{after}", mismatch.what);
+        self.told(event, what, mismatch.expected.clone(), mismatch.got.clone())
+    }
+
+    fn told(&self, event: &Event, what: String, expected: String, got: String) -> Difference {
+        Difference {
+            record: event.number,
+            at_ns: event.time_ns,
+            stream: event.stream.to_string(),
+            what,
+            expected,
+            got,
+            console: self.machine.console_line(),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The journal of a replay: it answers with what was recorded, and compares what goes out.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use trapline_access::record::{Blob, Op, Record};
+use trapline_device::CharBackend;
+use trapline_trace::Event;
+
+use super::{Input, Output};
+use crate::record::journal::{Held, Journal};
+
+/// What came in and went out in one step, as it was recorded.
+#[derive(Default)]
+pub(super) struct Step {
+    inputs: VecDeque<(u16, Input, u64, Vec<u8>)>,
+    outputs: VecDeque<(u16, Output, u64)>,
+}
+
+impl Step {
+    /// Adds an input or output; other records are none.
+    pub(super) fn add(
+        &mut self,
+        event: &Event,
+        blob: impl FnOnce(u32) -> Result<Vec<u8>, trapline_trace::Error>,
+    ) -> Result<(), trapline_trace::Error> {
+        let Record { op, slot, offset, value, .. } = event.record;
+        match op {
+            Op::In => {
+                let Some(input) = Input::of(offset) else { return Ok(()) };
+                let bytes =
+                    if input.is_blob() { blob(Blob::of(value).number)? } else { Vec::new() };
+                self.inputs.push_back((slot, input, value, bytes));
+            }
+            Op::Out => {
+                if let Some(output) = Output::of(offset) {
+                    self.outputs.push_back((slot, output, value));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs.len()
+    }
+
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs.len()
+    }
+}
+
+/// An input or output that was not the one recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mismatch {
+    pub(super) port: u16,
+    /// Which input or output.
+    pub(super) what: String,
+    pub(super) expected: String,
+    pub(super) got: String,
+}
+
+/// The journal of a replay.
+pub(super) struct Script {
+    /// Ports by name, as the recording has them.
+    ports: Vec<String>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Whether the machine has been built: what happens before was not recorded.
+    begun: bool,
+    step: Step,
+    wrong: Option<Mismatch>,
+}
+
+impl Script {
+    pub(super) fn new(ports: &[String]) -> Self {
+        Self { ports: ports.to_vec(), inner: Mutex::default() }
+    }
+
+    /// A step begins.
+    pub(super) fn begin(&self, step: Step) {
+        let mut inner = self.inner.lock();
+        (inner.begun, inner.step, inner.wrong) = (true, step, None);
+    }
+
+    /// Takes what a step begins with, and its bytes.
+    pub(super) fn take(&self, input: Input, record: &Record) -> Vec<u8> {
+        let mut inner = self.inner.lock();
+        let wanted = (record.slot, input, record.value);
+        let at = inner
+            .step
+            .inputs
+            .iter()
+            .position(|(port, kind, value, _)| (*port, *kind, *value) == wanted);
+        at.and_then(|at| inner.step.inputs.remove(at)).map(|input| input.3).unwrap_or_default()
+    }
+
+    /// The step is over. The first thing in it that was different, if anything was.
+    pub(super) fn end(&self) -> Option<Mismatch> {
+        let mut inner = self.inner.lock();
+        let Step { inputs, outputs } = std::mem::take(&mut inner.step);
+        let nothing = || "nothing".to_owned();
+        let missing = outputs.into_iter().next().map(|(port, output, value)| {
+            let (what, expected) = (name(output).to_owned(), tell(output, value));
+            Mismatch { port, what, expected, got: nothing() }
+        });
+        let untaken = inputs.into_iter().next().map(|(port, input, value, bytes)| Mismatch {
+            port,
+            what: format!("input {input:?}"),
+            expected: if input.is_blob() { format!("{bytes:02x?}") } else { value.to_string() },
+            got: "nobody who asks for it".to_owned(),
+        });
+        inner.wrong.take().or(missing).or(untaken)
+    }
+
+    fn take_next(&self, port: u16, kind: Input) -> Option<(u64, Vec<u8>)> {
+        let mut inner = self.inner.lock();
+        let inputs = &mut inner.step.inputs;
+        let at = inputs.iter().position(|input| (input.0, input.1) == (port, kind))?;
+        inputs.remove(at).map(|(_, _, value, bytes)| (value, bytes))
+    }
+}
+
+impl Journal for Script {
+    fn port(&self, name: &str) -> u16 {
+        let at = self.ports.iter().position(|port| port == name);
+        at.and_then(|at| u16::try_from(at).ok()).unwrap_or(u16::MAX)
+    }
+
+    fn step(&self) -> Box<dyn Held + '_> {
+        Box::new(())
+    }
+
+    fn number(&self, port: u16, kind: Input, usual: u64, ask: &mut dyn FnMut() -> u64) -> u64 {
+        // Who stands in for the world outside hears of it, and what it says does not count.
+        let _ = ask();
+        self.take_next(port, kind).map_or(usual, |(value, _)| value)
+    }
+
+    fn bytes(
+        &self,
+        port: u16,
+        kind: Input,
+        buf: &mut [u8],
+        _ask: &mut dyn FnMut(&mut [u8]) -> usize,
+    ) -> usize {
+        let Some((_, bytes)) = self.take_next(port, kind) else { return 0 };
+        if bytes.len() > buf.len() {
+            let (expected, got) = (format!("{} bytes", bytes.len()), buf.len());
+            let got = format!("room for {got}");
+            let what = format!("input {kind:?}");
+            self.inner.lock().wrong.get_or_insert(Mismatch { port, what, expected, got });
+        }
+        buf.iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);
+        bytes.len().min(buf.len())
+    }
+
+    fn event(&self, _port: u16, _kind: Input, _value: u64, _bytes: &[u8]) {}
+
+    fn output(&self, port: u16, kind: Output, value: u64) {
+        let mut inner = self.inner.lock();
+        if !inner.begun {
+            return;
+        }
+        let recorded = inner.step.outputs.pop_front();
+        if recorded == Some((port, kind, value)) {
+            return;
+        }
+        let expected =
+            recorded.map_or_else(|| "nothing".to_owned(), |(_, kind, value)| tell(kind, value));
+        let (what, got) = (name(kind).to_owned(), tell(kind, value));
+        inner.wrong.get_or_insert(Mismatch { port, what, expected, got });
+    }
+}
+
+fn name(output: Output) -> &'static str {
+    match output {
+        Output::Level => "interrupt line",
+        Output::Message => "message-signalled interrupt",
+        Output::Sent => "bytes sent",
+    }
+}
+
+fn tell(output: Output, value: u64) -> String {
+    match output {
+        Output::Level => {
+            let level = if value & 1 == 1 { "high" } else { "low" };
+            format!("line {} {level}", value >> 1)
+        }
+        Output::Message => format!("a message (hash {value:#x})"),
+        Output::Sent => {
+            let (bytes, crc) = (value >> 32, value & 0xffff_ffff);
+            format!("{bytes} bytes (CRC-32C {crc:#x})")
+        }
+    }
+}
+
+/// Stands in for the terminal: keeps the last lines.
+#[derive(Default)]
+pub(super) struct Text(Mutex<VecDeque<u8>>);
+
+/// Bytes of the console that are kept.
+const KEPT: usize = 4096;
+
+impl Text {
+    /// The last line with anything on it.
+    pub(super) fn last_line(&self) -> String {
+        let mut text = self.0.lock();
+        let text = String::from_utf8_lossy(text.make_contiguous()).into_owned();
+        let mut lines = text.lines().rev().map(str::trim_end);
+        lines.find(|line| !line.is_empty()).unwrap_or_default().to_owned()
+    }
+}
+
+impl CharBackend for Text {
+    fn transmit(&self, data: &[u8]) -> usize {
+        let mut text = self.0.lock();
+        text.extend(data);
+        let excess = text.len().saturating_sub(KEPT);
+        text.drain(..excess);
+        data.len()
+    }
+
+    fn receive(&self, _buf: &mut [u8]) -> usize {
+        0
+    }
+}
