@@ -221,7 +221,8 @@ impl Settings {
             plugs: false,
             disks: Vec::new(),
             nets: Vec::new(),
-            awaits_disks: true,
+            shares: Vec::new(),
+            awaits_files: true,
             spared: Spared { writes: false, reads: false },
         }
     }

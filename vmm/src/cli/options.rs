@@ -149,16 +149,7 @@ pub enum LogLevel {
 
 impl RunOptions {
     pub(super) fn new(args: RunArgs, host: &Host) -> anyhow::Result<Self> {
-        if let Some(reason) = foreign::first(&args, host.machine).or_else(|| refused::first(&args))
-        {
-            bail!(reason);
-        }
-        let software = boot(args.kernel.clone(), host.machine)?;
-        if let (Boot::Firmware { .. }, Some(option)) =
-            (&software, not_firmwares(&args, host.machine))
-        {
-            bail!("{option}: a PC's firmware has no way to it but by ports");
-        }
+        let software = software(&args, host)?;
         let cpus = cpus(&args.basic, host)?;
         let (mem_bytes, mem_base) = memory(&args.basic, cpus, host)?;
         let mut virtio = virtio::transports(&args.virtio)?;
@@ -224,6 +215,18 @@ impl RunOptions {
             mirror: !args.trapline.no_mirror,
         })
     }
+}
+
+/// What to start, if all that is asked for can be had with it.
+fn software(args: &RunArgs, host: &Host) -> anyhow::Result<Boot> {
+    if let Some(reason) = foreign::first(args, host.machine).or_else(|| refused::first(args)) {
+        bail!(reason);
+    }
+    let software = boot(args.kernel.clone(), host.machine)?;
+    if let (Boot::Firmware { .. }, Some(option)) = (&software, not_firmwares(args, host.machine)) {
+        bail!("{option}: a PC's firmware has no way to it but by ports");
+    }
+    Ok(software)
 }
 
 fn cpus(args: &BasicArgs, host: &Host) -> anyhow::Result<u32> {
