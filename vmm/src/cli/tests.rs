@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::disk::DiskOptions;
-use trapline_machine::ninep::ShareOptions;
 use trapline_machine::{
     Arm64, Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, Irqchip, Outlet, PcConfigSpace,
     PortOptions,
@@ -462,20 +461,6 @@ fn disks_come_in_their_order_with_their_options() {
     assert_eq!(refusal("qtest --stdio -d ,ro"), "--disk ,ro: the image's name is missing");
     match parse("qtest --stdio -d a -d b,ro").unwrap() {
         Parsed::Qtest(options) => assert_eq!(options.disks, all[..2]),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn folders_are_shared_under_their_tags() {
-    let all = [
-        ShareOptions::new("/a", "x"),
-        ShareOptions { read_only: true, ..ShareOptions::new("b", "y") },
-    ];
-    assert_eq!(run("--9p /a,x --9p b,y,ro").shares, all);
-    assert_eq!(refusal("run --9p /a,x --9p /b,x"), "--9p: two folders have the tag x");
-    match parse("qtest --stdio --9p /a,x --9p b,y,ro").unwrap() {
-        Parsed::Qtest(options) => assert_eq!(options.shares, all),
         other => panic!("{other:?}"),
     }
 }

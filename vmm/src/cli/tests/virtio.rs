@@ -1,5 +1,6 @@
-//! `--virtio-transport`, `--virtio-legacy` and `-n`.
+//! `--virtio-transport`, `--virtio-legacy`, `-n` and `--9p`.
 
+use trapline_machine::ninep::ShareOptions;
 use trapline_machine::{VirtioTransport, VirtioTransports};
 
 use super::*;
@@ -68,4 +69,18 @@ fn network_cards_are_on_taps_or_not_there() {
     let wanted = "user-mode networking does not exist yet in this version";
     assert_eq!(refusal("run -n mode=user"), format!("-n mode=user: {wanted}"));
     assert_eq!(refusal("run -n"), format!("-n mode=user: {wanted}"));
+}
+
+#[test]
+fn folders_are_shared_under_their_tags() {
+    let all = [
+        ShareOptions::new("/a", "x"),
+        ShareOptions { read_only: true, ..ShareOptions::new("b", "y") },
+    ];
+    assert_eq!(run("--9p /a,x --9p b,y,ro").shares, all);
+    assert_eq!(refusal("run --9p /a,x --9p /b,x"), "--9p: two folders have the tag x");
+    match parse("qtest --stdio --9p /a,x --9p b,y,ro").unwrap() {
+        Parsed::Qtest(options) => assert_eq!(options.shares, all),
+        other => panic!("{other:?}"),
+    }
 }

@@ -7,6 +7,9 @@
     reason = "clippy.toml allows tests this, and takes what they share for something else"
 )]
 
+mod diff;
+mod tune;
+
 use std::io::Cursor;
 
 use trapline_access::record::{Access, Op, Outcome, Record, words_of};
@@ -369,111 +372,6 @@ fn perfetto_gets_an_event_on_a_track_for_each_access() {
     assert!(names.contains(&"read LSR".to_owned()) && names.contains(&"write THR".to_owned()));
 }
 
-fn differences(a: &[Record], b: &[Record]) -> Differences {
-    let files = [recorded(a), recorded(b)];
-    let mut tokens = Tokens::default();
-    let runs = files.each_ref().map(|file| {
-        let mut reader = reader(file);
-        let mut merged = reader.merged().expect("it is valid");
-        Run::read(&mut merged, &mut tokens, |_| {}).expect("it is valid")
-    });
-    compare([&runs[0], &runs[1]], &tokens)
-}
-
-fn findings(differences: &Differences) -> Vec<&str> {
-    let all = differences.regions.iter().flat_map(|region| &region.findings);
-    all.map(String::as_str).collect()
-}
-
-#[test]
-fn runs_that_differ_in_times_and_text_only_are_the_same() {
-    let run = |time: u64, character: u8| {
-        let count = access(1, 0, Read, Size::Dword, time);
-        [lsr(0x60), thr(character), count, lsr(0x60)]
-    };
-    let differences = differences(&run(1, b'a'), &run(99, b'b'));
-    assert_eq!(differences.first, None);
-    assert_eq!(differences.same, ["serial0", "timer"]);
-    assert!(differences.to_string().starts_with("no difference"), "{differences}");
-}
-
-#[test]
-fn polling_longer_is_no_difference_in_behaviour_and_is_told() {
-    let a = [lsr(0), lsr(0x60), thr(b'x')];
-    let b = [lsr(0), lsr(0), lsr(0), lsr(0x60), thr(b'x')];
-    let differences = differences(&a, &b);
-    assert_eq!(differences.first, None);
-    assert_eq!(findings(&differences), ["read LSR: polled 2 times more in the second"]);
-}
-
-#[test]
-fn a_longer_text_is_no_difference_in_behaviour() {
-    let sent = |text: &[u8]| -> Vec<Record> {
-        text.iter().flat_map(|&character| [thr(character), lsr(0x60)]).collect()
-    };
-    let ier = access(0, 1, Write, Size::Byte, 1);
-    let a = [&sent(b"took 9 ms")[..], &[ier], &sent(b"x")].concat();
-    let b = [&sent(b"took 10 ms")[..], &[ier], &sent(b"x")].concat();
-    let differences = differences(&a, &b);
-    assert_eq!(differences.first, None);
-    assert_eq!(
-        findings(&differences),
-        [
-            "read LSR: polled 1 times more in the second",
-            "write THR: 1 times more in the second (10 and 11)",
-        ]
-    );
-}
-
-#[test]
-fn the_first_difference_is_named_with_its_neighbours_and_the_console() {
-    let ier = |value| access(0, 1, Write, Size::Byte, value);
-    let text = [thr(b'H'), thr(b'i')];
-    let a = [&text[..], &[ier(0), ier(1), lsr(0x60)]].concat();
-    let b = [&text[..], &[ier(0), ier(5), lsr(0x60)]].concat();
-    let differences = differences(&a, &b);
-    let first = differences.first.as_ref().expect("there is one");
-    assert_eq!(first.region, "serial0");
-    assert_eq!(first.sides[0].here, ["write IER <- 0x1"]);
-    assert_eq!(first.sides[1].here, ["write IER <- 0x5"]);
-    assert_eq!(first.sides[0].before.last().map(String::as_str), Some("write IER <- 0x0"));
-    assert_eq!(first.sides[0].console.as_deref(), Some("Hi"));
-    assert_eq!(first.sides[0].at, Some((1_000_004_800, 3)));
-    assert_eq!(
-        findings(&differences),
-        ["write IER: as often, 1 times with another value or place"]
-    );
-    let said = differences.to_string();
-    assert!(said.contains("the first difference is at serial0\n"), "{said}");
-    assert!(said.contains("    console: Hi\n"), "{said}");
-}
-
-#[test]
-fn order_absence_and_number_are_told_apart() {
-    let ier = |value| access(0, 1, Write, Size::Byte, value);
-    let order = differences(&[ier(1), ier(2)], &[ier(2), ier(1)]);
-    assert_eq!(findings(&order), ["the same accesses in another order"]);
-    let never = differences(&[ier(1), lsr(0x60)], &[ier(1)]);
-    assert_eq!(findings(&never), ["read LSR: 1 times in the first, never in the second"]);
-    let more = differences(&[ier(1)], &[ier(1), ier(1)]);
-    assert_eq!(findings(&more), ["write IER: 1 times more in the second (1 and 2)"]);
-    let region = differences(&[ier(1)], &[ier(1), access(2, 0x80, Write, Size::Byte, 0)]);
-    assert_eq!(findings(&region), ["write pio 0x80: 1 times in the second, never in the first"]);
-    assert_eq!(region.first.expect("there is one").sides[0].at, None);
-}
-
-#[test]
-fn costs_are_sorted_by_their_difference() {
-    let a = recorded(&[lsr(0), thr(b'x'), thr(b'y')]);
-    let b = recorded(&[lsr(0), lsr(0), lsr(0), lsr(0), thr(b'x'), thr(b'y')]);
-    let stats = [&a, &b].map(|file| counted(file, &Filter::default()));
-    let costs = Costs::of([&stats[0], &stats[1]]);
-    assert_eq!(costs.0[0].register, "serial0 LSR");
-    assert_eq!(costs.0[0].exits, [1, 4]);
-    assert_eq!(costs.0[0].until_next_ns, [1_600, 6_400]);
-    assert!(costs.to_string().lines().nth(1).is_some_and(|line| line.starts_with("serial0 LSR")));
-}
-
 #[test]
 fn the_kernels_trace_becomes_a_recording() {
     let trace = "\
@@ -507,99 +405,8 @@ CPU:0 [LOST 17 EVENTS]
     assert!(reader(&file).meta().unseen.len() == 2);
 }
 
-/// A step of the vCPU, and an output in it.
-fn with_output(records: &[Record], outputs: &[(usize, u16)]) -> Vec<u8> {
-    let meta = Meta { levels: vec![Level::Accesses, Level::Outputs], ..Meta::default() };
-    let mut writer = Writer::new(Vec::new(), &meta).expect("memory takes it");
-    let mut map = map();
-    let late = |name: &str, offset| register(name, offset, Class::Exact);
-    let mut forbidden = late("PROMPT", 2);
-    forbidden.prompt = true;
-    map.registers[0].registers.extend([forbidden, late("SCR", 7)]);
-    writer.map(0, &map).expect("memory takes it");
-    let words: Vec<_> = records.iter().map(|record| record.encode()).collect();
-    writer.access(Stream::vcpu(0), 1_600, &words).expect("memory takes it");
-    for &(number, kind) in outputs {
-        let record = Record { op: Op::Out, slot: 0, offset: kind, delta: 0, value: 9 };
-        let time = 1_600 * (number as u64 + 1);
-        writer.access(Stream::EXTERNAL, time, &[record.encode()]).expect("memory takes it");
-    }
-    writer.finish().expect("memory takes it")
-}
-
-fn advice(file: &[u8]) -> Advice {
-    tune(&mut reader(file), |_| {}).expect("it is valid")
-}
-
-#[test]
-fn writes_that_nothing_comes_of_may_be_late() {
-    let write = |offset| access(0, offset, Write, Size::Byte, 1);
-    let scratch = [write(7), write(7), write(7), lsr(0x60)];
-    let file = with_output(&[&scratch[..], &[write(1), write(2), lsr(0x60)]].concat(), &[(4, 1)]);
-    let advice = advice(&file);
-    let [late] = advice.late.as_slice() else { panic!("{advice:?}") };
-    assert_eq!((late.register.as_str(), late.offset, late.len), ("SCR", 7, 1));
-    // Until the read that delivers them.
-    assert_eq!((late.writes, late.saves, late.latest_ns), (3, 3, 4_800));
-    assert_eq!((advice.exits, advice.exits_then, advice.proved), (8, 5, true));
-    let said = |name: &str| {
-        let other = advice.others.iter().find(|other| other.register == name);
-        other.map(|other| other.said.as_str())
-    };
-    assert_eq!(said("serial0 IER"), Some("made 1 changes of interrupt lines"));
-    assert_eq!(said("serial0 PROMPT"), Some("must not be late, says its map"));
-    let text = deliveries(&advice, "a \"b\".trace");
-    assert!(text.contains("register = \"SCR\"\noffset = 7\nlen = 1\n"), "{text}");
-    assert!(text.lines().next().is_some_and(|line| line.starts_with('#')), "{text}");
-}
-
-#[test]
-fn sent_bytes_may_be_late_and_messages_not() {
-    let write = |offset| access(0, offset, Write, Size::Byte, 1);
-    let file = with_output(&[write(7), write(1)], &[(0, 3), (1, 2)]);
-    let names: Vec<String> = advice(&file).late.into_iter().map(|late| late.register).collect();
-    assert_eq!(names, ["SCR"]);
-}
-
-#[test]
-fn a_full_queue_costs_an_exit() {
-    let write = access(0, 7, Write, Size::Byte, 1);
-    let count = |writes: usize| {
-        let advice = advice(&with_output(&vec![write; writes], &[]));
-        (advice.exits, advice.exits_then)
-    };
-    assert_eq!(count(169), (170, 1));
-    assert_eq!(count(170), (171, 2));
-    assert_eq!(count(340), (341, 3));
-}
-
-#[test]
-fn a_recording_without_outputs_proves_nothing() {
-    let advice = advice(&recorded(&[access(0, 1, Write, Size::Byte, 1)]));
-    assert!(!advice.proved);
-    assert!(advice.to_string().contains("not proved"), "{advice}");
-    assert!(deliveries(&advice, "f").contains("not proved"));
-}
-
-#[test]
-fn reads_of_one_value_and_doorbells_are_told() {
-    let rang = Op::Access(Access {
-        direction: Write,
-        size: Size::Byte,
-        space: Space::Pio,
-        outcome: Outcome::Rang,
-    });
-    let mut records = vec![lsr(0x60); 150];
-    records.push(Record { op: rang, ..access(0, 7, Write, Size::Byte, 1) });
-    let advice = advice(&with_output(&records, &[]));
-    assert!(advice.late.is_empty());
-    let said: Vec<&str> = advice.others.iter().map(|other| other.said.as_str()).collect();
-    assert!(said[0].starts_with("read as 0x60 {THRE TOP=0x1} 150 of 150 times"), "{said:?}");
-    assert!(said[1].starts_with("a doorbell that 1 writes of 1 values rang"), "{said:?}");
-}
-
 /// Parts of the trace that Linux 6.1's KVM made of a boot of Debian's kernel.
-const BOOT: &str = include_str!("data/linux-6.1-boot.txt");
+const BOOT: &str = include_str!("../data/linux-6.1-boot.txt");
 
 #[test]
 fn a_real_trace_of_a_boot_is_read_whole() {
