@@ -122,7 +122,7 @@ const CONFIG_DATA: u16 = 0xcfc;
 fn configuration_space_is_memory_and_not_behind_ports_if_that_is_wanted() {
     let function = |device: u32| ECAM + (device << 15);
     let kernel = Flat::new().load(function(0)).send_eax().load(function(1)).send_eax();
-    let kernel = kernel.load(function(2)).send_eax().outl(CONFIG_ADDRESS, 1 << 31);
+    let kernel = kernel.load(function(2)).send_eax().outl(CONFIG_ADDRESS, 1 << 31 | 4 << 8);
     let kernel = multiboot(&kernel.inb(CONFIG_DATA).send_al().exit(1));
     let bridge_edu_and_nothing =
         [0x86, 0x80, 0x37, 0x12, 0x34, 0x12, 0xe8, 0x11, 0xff, 0xff, 0xff, 0xff];

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use trapline_device::{Direction, Handler, IoCx, Power, Rules, Size, device_state};
 
+use crate::conf1::config_rules;
+use crate::regs::RESET_CONTROL;
 use crate::state::{ResetPortState, ResetPortV1};
 
-/// The register alone, a byte wide.
+/// The eight ports of that mechanism with nothing in them but the register, which bytes reach alone: what
+/// is wider is meant for the mechanism, and its bits for the number of a function.
 pub struct ResetPort {
     power: Arc<dyn Power>,
     state: Mutex<ResetPortState>,
@@ -22,11 +25,17 @@ impl ResetPort {
 }
 
 impl Handler for ResetPort {
-    fn read(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size) -> u64 {
-        u64::from(self.state.lock().control.into_bits())
+    fn read(&self, _cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+        match (offset, size) {
+            (RESET_CONTROL, Size::Byte) => u64::from(self.state.lock().control.into_bits()),
+            _ => u64::MAX,
+        }
     }
 
-    fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, value: u64) {
+    fn write(&self, _cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+        if (offset, size) != (RESET_CONTROL, Size::Byte) {
+            return;
+        }
         let [value, ..] = value.to_le_bytes();
         let event = self.state.lock().control.write(value);
         if let Some(event) = event {
@@ -35,11 +44,11 @@ impl Handler for ResetPort {
     }
 
     fn rules(&self) -> Rules {
-        Rules::BYTES
+        config_rules()
     }
 
-    fn register(&self, _offset: u64, _direction: Direction) -> Option<&'static str> {
-        Some("RST_CNT")
+    fn register(&self, offset: u64, _direction: Direction) -> Option<&'static str> {
+        (offset == RESET_CONTROL).then_some("RST_CNT")
     }
 }
 

@@ -472,17 +472,21 @@ fn the_reset_control_register_alone_resets_once_when_bit_2_goes_up() {
     let written: Vec<u8> = [0x02, 0x06, 0x0e, 0xff, 0x02, 0x04]
         .into_iter()
         .map(|value| {
-            outb(&port, 0, value);
-            inb(&port, 0)
+            outb(&port, 1, value);
+            inb(&port, 1)
         })
         .collect();
     assert_eq!(written, [0x02, 0x06, 0x0e, 0x0e, 0x02, 0x04], "reserved bits stay 0");
     assert_eq!(power.events(), [PowerEvent::Reset; 2]);
     let saved = port.save();
     port.reset();
-    assert_eq!(inb(&port, 0), 0);
+    assert_eq!(inb(&port, 1), 0);
+    // Function 4 of device 0, for the mechanism that is not there.
+    port.write(&CX, 0, Size::Dword, 0x8000_0400);
+    assert_eq!(port.read(&CX, 0, Size::Dword) & 0xffff_ffff, 0xffff_ffff);
+    assert_eq!((inb(&port, 1), power.events().len()), (0, 2));
     port.restore(&saved).unwrap();
-    assert_eq!(inb(&port, 0), 0x04);
+    assert_eq!(inb(&port, 1), 0x04);
     let impossible = Saved { bytes: vec![1], ..saved };
     assert!(port.restore(&impossible).is_err());
 }

@@ -405,7 +405,7 @@ impl Maker<'_> {
                 }
                 let reset = Arc::new(ResetPort::new(power));
                 let part = builder.device("pci-reset", reset.clone());
-                part.ports(port::RESET_CONTROL, 1, ("pci", "reset"), reset);
+                part.ports(port::PCI_CONF1, 8, ("pci", "reset"), reset).coalesce(0..4);
             }
         }
     }
