@@ -5,7 +5,6 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use smallvec::SmallVec;
 use trapline_guestmem::{Error, GuestMem, Slice};
-use vm_memory::bitmap::Bitmap;
 
 /// `UIO_MAXIOV` of `linux/uio.h`: more pieces than this are for the next call.
 const PIECES_AT_ONCE: usize = 1024;
@@ -233,9 +232,7 @@ impl Buffers {
             if here == 0 {
                 break;
             }
-            if let Ok(slice) = self.mem.slice(piece.addr, here) {
-                slice.bitmap().mark_dirty(0, here);
-            }
+            self.mem.have_written(piece.addr, here);
             rest -= here;
         }
         self.consume(count);

@@ -17,13 +17,13 @@ mod written;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use vm_memory::bitmap::BS;
 use vm_memory::{
-    AtomicAccess, Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryRegion,
-    GuestRegionCollection, MemoryRegionAddress, VolatileSlice,
+    AtomicAccess, AtomicInteger, Bytes, GuestAddress, GuestMemory, GuestMemoryBackend,
+    GuestMemoryRegion, GuestRegionCollection, MemoryRegionAddress, VolatileSlice,
 };
 
 pub use backing::Backing;
@@ -169,15 +169,15 @@ impl GuestMem {
     /// [`Error::OutOfRange`] when any byte is not RAM; `buf` may be partly filled then.
     pub fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), Error> {
         let len = buf.len();
+        // A descriptor or a header.
+        if let Ok(both) = <&mut [u8; 16]>::try_from(&mut *buf)
+            && let Some(read) = self.read_u128(addr)
+        {
+            *both = read.to_le_bytes();
+            return Ok(());
+        }
         if let Ok(slice) = self.slice(addr, len) {
-            // A descriptor or a header, which need no call.
-            if let Ok(both) = <&mut [u8; 16]>::try_from(&mut *buf)
-                && let (Ok(low), Ok(high)) = (load(&slice, 0), load(&slice, 8))
-            {
-                *both = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
-            } else {
-                slice.copy_to(buf);
-            }
+            slice.copy_to(buf);
             return Ok(());
         }
         self.inner.read_slice(buf, GuestAddress(addr)).map_err(|_| Error::OutOfRange { addr, len })
@@ -202,6 +202,10 @@ impl GuestMem {
     /// # Errors
     /// [`Error::OutOfRange`] when any byte is not RAM; nothing is written then.
     pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), Error> {
+        // The status of a request.
+        if let [byte] = data {
+            return self.store(*byte, addr, Ordering::Relaxed);
+        }
         if let Ok(slice) = self.slice(addr, data.len()) {
             slice.copy_from(data);
             return Ok(());
@@ -231,9 +235,11 @@ impl GuestMem {
     /// # Errors
     /// [`Error::OutOfRange`] when any byte is not RAM, [`Error::Unaligned`] when the address is no
     /// multiple of the size.
+    #[inline]
     pub fn load<T: AtomicAccess>(&self, addr: u64, order: Ordering) -> Result<T, Error> {
-        let loaded = self.slice(addr, size_of::<T>())?.load(0, order);
-        loaded.map_err(|_| self.not_atomic(addr, size_of::<T>()))
+        let found = self.find(addr).and_then(|(region, offset)| region.number::<T::A>(offset.0));
+        let number = found.ok_or_else(|| self.not_atomic(addr, size_of::<T>()))?;
+        Ok(number.load(order).into())
     }
 
     /// One atomic store, in the host's byte order.
@@ -247,10 +253,42 @@ impl GuestMem {
         addr: u64,
         order: Ordering,
     ) -> Result<(), Error> {
-        let stored = self.slice(addr, size_of::<T>())?.store(value, 0, order);
-        stored.map_err(|_| self.not_atomic(addr, size_of::<T>()))
+        let found = self
+            .find(addr)
+            .and_then(|(region, offset)| Some((region, offset, region.number::<T::A>(offset.0)?)));
+        let Some((region, offset, number)) = found else {
+            return Err(self.not_atomic(addr, size_of::<T>()));
+        };
+        number.store(value.into(), order);
+        region.have_written(offset.0, size_of::<T>());
+        Ok(())
     }
 
+    /// Marks `len` bytes at `addr` as written: for who has somebody else write there, as the kernel.
+    /// What is not RAM is left out.
+    pub fn have_written(&self, addr: u64, len: usize) {
+        let (mut addr, mut left) = (addr, len as u64);
+        while let Some((region, offset)) = self.find(addr).filter(|_| left > 0) {
+            let piece = left.min(region.len() - offset.0);
+            region.have_written(offset.0, usize::try_from(piece).unwrap_or(usize::MAX));
+            addr = addr.wrapping_add(piece);
+            left -= piece;
+        }
+    }
+
+    /// Sixteen bytes at a multiple of eight, in order.
+    #[inline]
+    fn read_u128(&self, addr: u64) -> Option<u128> {
+        let (region, MemoryRegionAddress(offset)) = self.find(addr)?;
+        let half = |offset| {
+            let number = region.number::<AtomicU64>(offset)?;
+            Some(u128::from(u64::from_le(number.load(Ordering::Relaxed))))
+        };
+        let (low, high) = (half(offset)?, half(offset.checked_add(8)?)?);
+        Some(high << 64 | low)
+    }
+
+    #[cold]
     fn not_atomic(&self, addr: u64, len: usize) -> Error {
         match self.slice(addr, len) {
             Ok(_) => Error::Unaligned { addr, len },
@@ -352,10 +390,4 @@ impl GuestMem {
         let region = self.inner.iter().find(|region| offset(region) < region.len())?;
         Some((region, MemoryRegionAddress(offset(region))))
     }
-}
-
-/// Eight bytes of a slice, if they are aligned.
-#[inline]
-fn load(slice: &Slice<'_>, offset: usize) -> Result<u64, vm_memory::VolatileMemoryError> {
-    slice.load::<u64>(offset, Ordering::Relaxed).map(u64::from_le)
 }

@@ -13,8 +13,8 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mun
 use vm_memory::bitmap::{BS, Bitmap, NewBitmap};
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes, GuestMemoryResult,
-    GuestUsize, MemoryRegionAddress, VolatileMemory, VolatileSlice,
+    AtomicInteger, FileOffset, GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes,
+    GuestMemoryResult, GuestUsize, MemoryRegionAddress, VolatileMemory, VolatileSlice,
 };
 
 use crate::written::WrittenPages;
@@ -135,6 +135,28 @@ impl Region {
         // changes is what everybody has to expect of such memory, which nobody has a reference to.
         unsafe { madvise(start, bytes, Advice::LinuxDontNeed)? };
         Ok(len)
+    }
+
+    /// The number at `offset`, in place, if all of it is RAM and it is aligned. Without it an access of
+    /// a few bytes costs several times as much in `vm_memory`'s views, which are for any length.
+    #[inline]
+    #[expect(unsafe_code, reason = "a reference to an atomic number in RAM")]
+    pub(crate) fn number<A: AtomicInteger>(&self, offset: u64) -> Option<&A> {
+        let offset = usize::try_from(offset).ok()?;
+        if offset.checked_add(size_of::<A>())? > self.ram.size() {
+            return None;
+        }
+        let host = self.ram.as_ptr().wrapping_add(offset).cast::<A>();
+        // SAFETY: all of it is in the mapping, which stays for as long as the region, and it is
+        // aligned. An atomic number is what it is whatever bytes it has, and may be changed by
+        // anybody at any time; nobody has a reference of another kind to RAM.
+        host.is_aligned().then(|| unsafe { &*host })
+    }
+
+    /// Bytes that were written past its views.
+    #[inline]
+    pub(crate) fn have_written(&self, offset: u64, len: usize) {
+        self.ram.bitmap().mark_dirty(usize::try_from(offset).unwrap_or(usize::MAX), len);
     }
 
     /// Which pages this process has written.

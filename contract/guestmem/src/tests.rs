@@ -175,6 +175,9 @@ fn pages_that_this_process_writes_are_remembered_while_somebody_wants_to_know() 
         };
         let write = || {
             mem.write(2 * page - 1, &[1, 2]).unwrap();
+            mem.write(20 * page, &[1]).unwrap();
+            mem.have_written(31 * page - 1, 2);
+            mem.have_written(64 * page - 1, 2);
             mem.store(1_u32, MIB + 5 * page, Ordering::Relaxed).unwrap();
             let slice = mem.slice(MIB + 69 * page, 4).unwrap();
             slice.write_slice(&[1], 0).unwrap();
@@ -187,7 +190,7 @@ fn pages_that_this_process_writes_are_remembered_while_somebody_wants_to_know() 
         pieces.iter().for_each(|piece| piece.log_writes(true));
         assert_eq!(taken(), none);
         write();
-        assert_eq!(taken(), [vec![1, 2], vec![5, 7, 69]]);
+        assert_eq!(taken(), [vec![1, 2, 20, 30, 31, 63], vec![5, 7, 69]]);
         assert_eq!(taken(), none, "only once");
         write();
         pieces.iter().for_each(|piece| piece.log_writes(false));

@@ -35,8 +35,8 @@ impl Rules<'_> {
         if chain.read_at(mem, 0, &mut header).is_err() {
             return Parsed::Status(S_IOERR);
         }
-        let [kind, _, low, high] = words(header);
-        let sector = u64::from(high) << 32 | u64::from(low);
+        let [a, b, c, d, _, _, _, _, sector @ ..] = header;
+        let (kind, sector) = (u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes(sector));
         let parsed = match kind {
             T_IN => self.read(chain, mem, sector),
             T_OUT => self.write(chain, mem, sector),
@@ -135,15 +135,9 @@ fn segments(chain: &Chain, mem: &GuestMem) -> Option<Vec<Segment>> {
         let mut bytes = [0; SEGMENT_LEN];
         let offset = HEADER_LEN as u64 + index * SEGMENT_LEN as u64;
         chain.read_at(mem, offset, &mut bytes).ok()?;
-        let [low, high, sectors, flags] = words(bytes);
-        Some(Segment { sector: u64::from(high) << 32 | u64::from(low), sectors, flags })
+        let [sector @ .., a, b, c, d, e, f, g, h] = bytes;
+        let [sectors, flags] = [[a, b, c, d], [e, f, g, h]].map(u32::from_le_bytes);
+        Some(Segment { sector: u64::from_le_bytes(sector), sectors, flags })
     };
     (0..count).map(segment).collect()
-}
-
-/// Four little-endian words.
-fn words(bytes: [u8; 16]) -> [u32; 4] {
-    let (words, _) = bytes.as_chunks();
-    let mut numbers = words.iter().map(|word| u32::from_le_bytes(*word));
-    [(); 4].map(|()| numbers.next().unwrap_or(0))
 }

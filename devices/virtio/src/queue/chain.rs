@@ -12,8 +12,9 @@ use trapline_guestmem::{GuestMem, Slice};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::ByteValued;
 
-/// Buffers of a usual request, which need no allocation.
-const USUAL: usize = 6;
+/// Buffers of a usual request, which need no allocation. With one more a request would be so long
+/// that it is moved by calls of `memcpy`, of which there are half a dozen.
+const USUAL: usize = 5;
 
 /// The most descriptors of a chain. With an indirect table it must not be longer than its queue
 /// either (2.7.5.3.1), but not every driver keeps to that.

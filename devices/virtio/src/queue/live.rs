@@ -6,19 +6,18 @@ use std::sync::atomic::{Ordering, fence};
 use smallvec::SmallVec;
 use trapline_guestmem::GuestMem;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
+use virtio_queue::{Queue as Ring, QueueT};
 use vm_memory::GuestAddress;
 
 use super::chain::{self, Chain, Defect};
 use super::{QueueError, QueuePlace, QueuePosition};
 use crate::features::{EVENT_IDX, IN_ORDER, INDIRECT_DESC};
 
-/// Bytes in front of the used ring's entries, and of one of them (2.7.8).
-const USED_HEADER: u64 = 4;
-const USED_ENTRY: u64 = 8;
-/// The same of the available ring, which `used_event` is behind (2.7.6).
-const AVAIL_HEADER: u64 = 4;
+// Of either ring (2.7.6, 2.7.8): where its index is, and its first entry; and how long an entry is.
+const RING_INDEX: u64 = 2;
+const RING_ENTRIES: u64 = 4;
 const AVAIL_ENTRY: u64 = 2;
+const USED_ENTRY: u64 = 8;
 
 /// The driver has broken the queue's rules, and nothing more can be made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +43,8 @@ pub(super) struct Live {
     /// For each descriptor, whether the device has a request that begins with it.
     taken: Box<[bool]>,
     in_flight: u16,
+    /// The available ring's index, as last read.
+    seen: u16,
     /// The requests that were handed out last, in order, while they can still be put back.
     newest: Vec<u16>,
     /// How many used buffers the driver was not asked about yet, whether it wants to know.
@@ -80,6 +81,7 @@ impl Live {
             armed: true,
             taken: vec![false; place.size.into()].into(),
             in_flight: 0,
+            seen: 0,
             newest: Vec::new(),
             added: 0,
             order: (features & IN_ORDER != 0).then(VecDeque::new),
@@ -89,6 +91,7 @@ impl Live {
     /// The same ring, as far as it was served when its position was saved.
     pub(super) fn at(mut self, position: &QueuePosition) -> Self {
         self.ring.set_next_avail(position.next_avail);
+        self.seen = position.next_avail;
         self.ring.set_next_used(position.next_used);
         for (head, done) in &position.requests {
             if let Some(taken) = self.taken.get_mut(usize::from(*head)) {
@@ -170,12 +173,11 @@ impl Live {
     /// notify of the next, and none has come in between.
     fn next_head(&mut self, mem: &GuestMem) -> Result<Option<u16>, Broken> {
         for _ in 0..2 {
-            let next = self.ring.iter(mem).map_err(|_| Broken)?.next();
-            if let Some(chain) = next {
+            if let Some(head) = self.known_head(mem)? {
                 if std::mem::take(&mut self.armed) {
                     self.ring.disable_notification(mem).map_err(|_| Broken)?;
                 }
-                return Ok(Some(chain.head_index()));
+                return Ok(Some(head));
             }
             self.armed = true;
             if !self.ring.enable_notification(mem).map_err(|_| Broken)? {
@@ -184,6 +186,26 @@ impl Live {
         }
         // There was one, and now there is none: the index went back.
         Err(Broken)
+    }
+
+    /// The next entry of the available ring, if there is one. The library's way there looks at the
+    /// index for each entry.
+    fn known_head(&mut self, mem: &GuestMem) -> Result<Option<u16>, Broken> {
+        let (next, ring) = (self.ring.next_avail(), self.ring.avail_ring());
+        if self.seen == next {
+            let index = mem.load::<u16>(ring + RING_INDEX, Ordering::Acquire);
+            self.seen = u16::from_le(index.map_err(|_| Broken)?);
+            if self.seen.wrapping_sub(next) > self.ring.size() {
+                return Err(Broken);
+            }
+        }
+        if self.seen == next {
+            return Ok(None);
+        }
+        let entry = ring + RING_ENTRIES + AVAIL_ENTRY * u64::from(next % self.ring.size());
+        let head = mem.load::<u16>(entry, Ordering::Relaxed).map_err(|_| Broken)?;
+        self.ring.set_next_avail(next.wrapping_add(1));
+        Ok(Some(u16::from_le(head)))
     }
 
     /// Puts requests, or with `IN_ORDER` those whose turn it is, into the used ring, where the driver
@@ -217,7 +239,9 @@ impl Live {
     }
 
     fn publish(&mut self, mem: &GuestMem, requests: &[(u16, u32)]) -> Result<bool, Broken> {
-        let Some(((last, written), others)) = requests.split_last() else { return Ok(false) };
+        if requests.is_empty() {
+            return Ok(false);
+        }
         for (head, _) in requests {
             if let Some(taken) = self.taken.get_mut(usize::from(*head))
                 && std::mem::take(taken)
@@ -227,29 +251,30 @@ impl Live {
             self.forget(*head);
             self.added = self.added.saturating_add(1);
         }
-        for (head, written) in others {
+        let ring = self.ring.used_ring();
+        for (head, written) in requests {
             let next = self.ring.next_used();
-            let entry = u64::from(next % self.ring.size()) * USED_ENTRY + USED_HEADER;
-            let entry = self.ring.used_ring().checked_add(entry).ok_or(Broken)?;
-            let [head, written] = [u32::from(*head).to_le_bytes(), written.to_le_bytes()];
-            mem.write(entry, [head, written].as_flattened()).map_err(|_| Broken)?;
+            let entry = ring + RING_ENTRIES + USED_ENTRY * u64::from(next % self.ring.size());
+            let store = |value: u32, at| mem.store(value.to_le(), at, Ordering::Relaxed);
+            store((*head).into(), entry).map_err(|_| Broken)?;
+            store(*written, entry + 4).map_err(|_| Broken)?;
             self.ring.set_next_used(next.wrapping_add(1));
         }
-        // Shows the others as well.
-        self.ring.add_used(mem, *last, *written).map_err(|_| Broken)?;
+        // The driver sees the entries before it sees that there are any.
+        let index = self.ring.next_used().to_le();
+        mem.store(index, ring + RING_INDEX, Ordering::Release).map_err(|_| Broken)?;
         Ok(true)
     }
 
     /// Whether the driver wants to know of what was completed since it was last asked.
     pub(super) fn needs_notification(&mut self, mem: &GuestMem) -> Result<bool, Broken> {
-        // The library does not look at the flags, and counts only what it has shown the driver one by
-        // one. What was used is to be seen before either is read.
+        // What was used is to be seen before the driver's wish is read.
         fence(Ordering::SeqCst);
         let added = std::mem::take(&mut self.added);
         let avail = self.ring.avail_ring();
         let load = |addr: u64| mem.load::<u16>(addr, Ordering::Relaxed).map_err(|_| Broken);
         if self.event_idx {
-            let at = AVAIL_HEADER + AVAIL_ENTRY * u64::from(self.ring.size());
+            let at = RING_ENTRIES + AVAIL_ENTRY * u64::from(self.ring.size());
             let event = u16::from_le(load(avail.checked_add(at).ok_or(Broken)?)?);
             let past = self.ring.next_used().wrapping_sub(event).wrapping_sub(1);
             return Ok(past < added);
