@@ -9,7 +9,7 @@ for name in $CASES; do
     system=${name%-*} format=${name#*-}
     other=raw
     if [ "$format" = raw ]; then other=qcow2; fi
-    for each in raw qcow2; do qemu-img create -q -f $each /images/$each 48M; done
+    for each in raw qcow2; do qemu-img create -q -f $each /images/$each 24M; done
     status=0
     trapline "$@" -d "/images/$format,format=$format" -d "/images/$other,format=$other" \
         -p "quiet SYSTEM=$system OPERATIONS=$OPERATIONS SEED=$SEED" || status=$?

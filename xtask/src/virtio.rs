@@ -49,11 +49,11 @@ const ALL: &[&str] = &["pci", "pci-legacy", "pci-transitional", "mmio", "mmio-le
 const BOARDS: &[Board] = &[
     Board {
         name: "boot-virtio",
-        about: "Debian's modules drive virtio devices over every transport, also after a reboot",
+        about: "Debian's modules drive virtio devices over every transport, also after suspend and reboot",
         arch: Arch::X86_64,
         cases: &[
             Case { name: "two", cpus: 2, disks: ALL, defaults: false,
-                others: ["mmio", "pci-legacy", "pci"], words: "reboot poweroff", reloads: 1 },
+                others: ["mmio", "pci-legacy", "pci"], words: "suspend reboot poweroff", reloads: 1 },
             Case { name: "8259", cpus: 1, disks: ALL, defaults: true,
                 others: ["mmio-legacy", "pci", "pci-legacy"], words: "", reloads: 1 },
         ],
