@@ -93,7 +93,7 @@ pub(super) struct SetupArgs {
     /// Give them back to the drivers that the host has for them
     #[arg(long)]
     release: bool,
-    /// The functions: [DOMAIN:]BUS:DEVICE.FUNCTION
+    /// The functions: BUS:DEVICE.FUNCTION, with DOMAIN: in front or without
     #[arg(value_name = "FUNCTION", required = true)]
     functions: Vec<String>,
 }
