@@ -74,7 +74,7 @@ fn a_kernel_that_goes_back_to_real_mode_finds_what_a_bios_leaves() {
     let guest = Guest::kernel(&back_to_real_mode(&asm)).with(&["-m", "16", "--no-reboot"]);
     let ended = guest.run().expect_status(0);
     let [map, next] = [0x9_fc00_u32, 1].map(u32::to_le_bytes);
-    let words = [639_u16, 0x8806, 0x9fc0].map(u16::to_le_bytes).concat();
+    let words = [639_u16, 0x8206, 0x9fc0].map(u16::to_le_bytes).concat();
     let above = (15_u16 << 10).to_le_bytes();
     assert!(ended.err.contains("0xcf9"), "it ends as a reset: {}", ended.err);
     assert_eq!(ended.out, [&words[..], &map, &next, &above, &[0x87]].concat(), "{}", ended.err);
