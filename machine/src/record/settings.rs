@@ -86,6 +86,8 @@ fn lacking(config: &Config) -> Vec<String> {
         (config.balloon.is_some(), "balloon"),
         (!config.nets.is_empty(), "network cards"),
         (!config.vfio.is_empty(), "assigned functions"),
+        (!config.shares.is_empty(), "shared folders"),
+        (!config.ioregions.is_empty(), "devices of other processes"),
         (config.edu > 0, "edu0"),
         (firmware_has_more(config), "firmware"),
         (!config.fw_cfg.is_empty(), "fw_cfg"),
