@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Besides, what back ends need of the kernel that no other crate asks of it: descriptors that a user
-//! names by their numbers ([`inherited`]), and taps ([`tap`]).
+//! names by their numbers ([`inherited()`]), and taps ([`mod@tap`]).
 //!
 //! The kernel is given addresses of guest RAM, which no borrow can vouch for: that is what this
 //! crate's `unsafe` is about. [`Buffers`] hold the mapping they are in, and a [`Ring`] lets go of a
