@@ -26,6 +26,7 @@ mod pauses;
 mod picture;
 mod proc;
 mod pty;
+mod recordings;
 mod scenarios;
 mod session;
 mod shares;

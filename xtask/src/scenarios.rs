@@ -50,6 +50,9 @@ pub(crate) enum User {
     /// Nobody: the guest runs this init twice, the second time with no write coalesced. Its console
     /// must be the same, and [`FEWER_EXITS`].
     Twice(&'static str),
+    /// Nobody: the guest runs this init in several machines that are recorded and played again. Their
+    /// host is always an emulated one.
+    Recorded(&'static str),
     /// Somebody who typed `cargo xtask boot` at a terminal and goes through these steps.
     Typing(&'static [Step]),
 }
@@ -101,6 +104,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         user: User::Twice("init-quiet.sh"),
         expect: &["Linux version {release}", "GUEST: uname {release}\n", "TRAPLINE-GUEST: done"],
         once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "record",
+        about: "boots are played again without KVM, and all that devices do is the same",
+        image: Image::Bzimage,
+        options: &["-m", "128", "-c", "1"],
+        user: User::Recorded("init-smoke.sh"),
+        expect: &["GUEST: done", "played pc-kernel, status 0", "played pc-exact-2, status 0"],
+        once: Some("played pc-split, status 0"),
     },
     Scenario {
         name: "boot-two-cpus",

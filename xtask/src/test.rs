@@ -14,7 +14,7 @@ use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Row, Tally, Task};
 use crate::{
     cases, check, coalescing, deb, disks, driver, filesystems, instrumented, interrupts, pauses,
-    picture, pty, shares, unit, vfio, virtio, vmm,
+    picture, pty, recordings, shares, unit, vfio, virtio, vmm,
 };
 
 /// How many boots run at the same time: each keeps about one processor busy.
@@ -155,6 +155,15 @@ fn play(scenario: &Scenario, place: Place, ready: &Ready) -> Result<Tally> {
             text
         }
         User::Firmware(init) => boot(scenario, init, ovmf()?, place, ready)?,
+        User::Recorded(init) => {
+            let variables = vec![("MACHINES".to_owned(), recordings::machines())];
+            let script = Script { file: Some("host-record.sh"), variables, ..Script::default() };
+            let mut boot = prepare(scenario, init, script, Place::Nested, ready)?;
+            boot.watch.timeout = Some(TIMEOUT * 4);
+            let text = finish(&boot, ready)?;
+            recordings::keep(&text)?;
+            text
+        }
         User::Twice(init) => {
             let script = Script { file: Some("host-coalescing.sh"), ..Script::default() };
             let text = boot(scenario, init, script, place, ready)?;
@@ -342,6 +351,7 @@ mod tests {
             | User::Looking(init)
             | User::Disks(init)
             | User::Answering(init)
+            | User::Recorded(init)
             | User::Comparing(init)
             | User::Firmware(init)
             | User::Twice(init) = &scenario.user
