@@ -95,7 +95,7 @@ impl Session {
         writes.connect(&vcpus);
         control.watch(registry.clone(), vcpus.iter().map(Vcpu::counters).collect());
         let start = Some(host.load(&config, false)?);
-        let recorded = tapped.begin(&config, host.irqchip())?;
+        let recorded = tapped.begin(&config, host.irqchip(), &registry)?;
         Ok(Self {
             recorded,
             config,

@@ -87,6 +87,10 @@ fn a_recorded_run_is_the_same_without_kvm() {
             let told = trapline(&["replay", path.to_str().unwrap()]);
             assert_eq!(told.0, 0, "{told:?}");
             assert!(told.1.contains("no difference\n"), "{told:?}");
+            let counted = trapline(&["trace", "stat", path.to_str().unwrap()]);
+            for register in ["LSR", "PM_TMR"] {
+                assert!(counted.1.contains(register), "{counted:?}");
+            }
         }
     }
 }

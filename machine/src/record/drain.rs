@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use trapline::{Recorder, RegionId, Slot, StreamId, Taken};
+use trapline::{Recorder, RegionId, Registry, Slot, StreamId, Taken};
 use trapline_access::record::{Op, Record, TICK_NS};
-use trapline_trace::{MapChange, MapRegion, Meta, Place, Stream, Writer};
+use trapline_trace::{
+    MapChange, MapRegion, MapWindow, Meta, Place, Register, Registers, Stream, Writer,
+};
 
 use super::Recording;
+use crate::recorded_map;
 
 /// How old what is not in the file yet can be, unless the host is too busy to run the thread.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -28,8 +31,8 @@ impl Drain {
     pub(crate) fn start(
         file: File,
         meta: &Meta,
-        recorder: &Arc<Recorder>,
-        recording: &Arc<Recording>,
+        (recorder, recording): (&Arc<Recorder>, &Arc<Recording>),
+        registry: &Registry,
     ) -> Result<Self, trapline_trace::Error> {
         let mut writer = Writer::new(BufWriter::new(file), meta)?;
         writer.flush()?;
@@ -41,6 +44,7 @@ impl Drain {
             slots: 0,
             ports: 0,
             regions: HashMap::new(),
+            built: Built::of(registry),
         };
         let told = Arc::clone(&over);
         let run = move || {
@@ -92,6 +96,23 @@ struct State {
     ports: usize,
     /// A number for each region at each place.
     regions: HashMap<(RegionId, u64), u64>,
+    built: Built,
+}
+
+/// The regions of the machine as it was built, by their ids in the registry.
+struct Built {
+    windows: HashMap<u64, Vec<MapWindow>>,
+    registers: HashMap<u64, Vec<Register>>,
+}
+
+impl Built {
+    fn of(registry: &Registry) -> Self {
+        let MapChange { regions, registers, .. } = recorded_map::of_registry(registry);
+        Self {
+            windows: regions.into_iter().map(|region| (region.id, region.windows)).collect(),
+            registers: registers.into_iter().map(|of| (of.id, of.registers)).collect(),
+        }
+    }
 }
 
 impl State {
@@ -148,8 +169,11 @@ impl State {
                 base: Some(region.base),
                 len: region.len,
                 device_offset: region.device_offset,
-                windows: Vec::new(),
+                windows: self.built.windows.get(&region.id.0).cloned().unwrap_or_default(),
             });
+            if let Some(registers) = self.built.registers.get(&region.id.0) {
+                change.registers.push(Registers { id, registers: registers.clone() });
+            }
         }
         Place::Region { id, page: (slot.base - region.base) >> 16 }
     }

@@ -85,6 +85,7 @@ impl Tapped {
         self,
         config: &Config,
         irqchip: &'static str,
+        registry: &Registry,
     ) -> Result<Option<Recorded>, Error> {
         let (Some(options), Some((recording, clock, recorder))) = (&config.record, self.recording)
         else {
@@ -93,7 +94,8 @@ impl Tapped {
         let path = options.path.clone();
         let meta = settings::meta(config, options, clock.utc_start_ns(), irqchip);
         let file = File::create(&path).map_err(trapline_trace::Error::from);
-        let drain = file.and_then(|file| Drain::start(file, &meta, &recorder, &recording));
+        let drain =
+            file.and_then(|file| Drain::start(file, &meta, (&recorder, &recording), registry));
         match drain {
             Ok(drain) => {
                 recording.begin();
