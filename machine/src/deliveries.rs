@@ -22,6 +22,13 @@ pub struct LateWrites {
 }
 
 impl LateWrites {
+    /// Whether these are all of `others`, too.
+    fn cover(&self, others: &Self) -> bool {
+        (&self.device, &self.region) == (&others.device, &others.region)
+            && self.offset <= others.offset
+            && others.offset.saturating_add(others.len) <= self.offset.saturating_add(self.len)
+    }
+
     fn refused(&self, why: impl Into<String>) -> Error {
         let Self { device, region, register, .. } = self;
         Error::LateWrites { register: format!("{device}/{region} {register}"), why: why.into() }
@@ -36,14 +43,18 @@ impl LateWrites {
 pub fn apply(registry: &Registry, late: &[LateWrites]) -> Result<(), Error> {
     let regions = registry.stats().regions;
     let mut windows = Vec::new();
-    for writes in late {
+    for (number, writes) in late.iter().enumerate() {
         let is = |of: &&RegionStats| {
             *of.name.device == *writes.device && *of.name.region == *writes.region
         };
         let region = regions.iter().find(is);
         let region = region.ok_or_else(|| writes.refused("this board has no such region"))?;
         check(registry, region, writes)?;
-        if !queues_already(region, writes) {
+        let others = late.iter().enumerate().filter(|(other, _)| *other != number);
+        let within = |(other, of): (usize, &LateWrites)| {
+            of.cover(writes) && (other < number || !writes.cover(of))
+        };
+        if !queues_already(region, writes) && !others.into_iter().any(within) {
             let (offset, len) = (writes.offset, writes.len);
             windows.push((region.id, Window { offset, len, delivery: Delivery::Coalesced }));
         }
@@ -114,6 +125,11 @@ mod tests {
         assert!(!window(registry, "rtc/cmos", 0));
         apply(registry, &[writes("rtc", "cmos", "RTC index", 0, 1)]).unwrap();
         assert!(window(registry, "rtc/cmos", 0));
+        // A part of a register is in its window.
+        let part = writes("pci", "conf1", "CONFIG_ADDRESS", 3, 1);
+        apply(registry, &[part.clone(), writes("pci", "conf1", "CONFIG_ADDRESS", 0, 4), part])
+            .unwrap();
+        assert!(window(registry, "pci/conf1", 0) && !window(registry, "pci/conf1", 3));
         // Twice is once.
         apply(registry, &[writes("rtc", "cmos", "RTC index", 0, 1)]).unwrap();
         for (late, why) in [
@@ -122,6 +138,7 @@ mod tests {
                 "writes to IER must not be late, says its map",
             ),
             (writes("pic", "primary", "OCW1", 1, 1), "writes to OCW1 must not be late"),
+            (writes("pci", "conf1", "CONFIG_DATA", 4, 4), "writes to CONFIG_DATA must not be late"),
             (writes("serial9", "uart", "THR", 0, 1), "this board has no such region"),
             (writes("serial0", "uart", "THR", 1, 1), "there is IER at offset 0x1"),
             (writes("serial0", "uart", "LSR", 5, 1), "there is no register that can be written"),

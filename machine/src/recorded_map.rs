@@ -181,7 +181,7 @@ impl Known {
             "its" | "gic" => {
                 [of(&gicv3_its::regs::MAP), of(&gicv3_its::redist::regs::MAP)].concat()
             }
-            "pci" => [of(&pci::HEADER), of(&pci::HOTPLUG)].concat(),
+            "pci" => [of(&pci::HEADER), of(&pci::HOTPLUG), of(&pci::CONF1)].concat(),
             _ if device.starts_with("serial") => {
                 [of(&serial::regs::MAP), of(&serial::regs::MAP_DLAB)].concat()
             }

@@ -43,6 +43,11 @@ impl Site {
         format!("{} {}", self.region, self.register)
     }
 
+    /// Whether the map says what the register is called.
+    pub fn is_named(&self) -> bool {
+        !without_offset(&self.register).is_empty()
+    }
+
     /// The bit fields of a value, where they are known: `THRE TEMT trigger=2`. Fields of zero are
     /// left out.
     pub fn decode(&self, value: u64) -> String {
@@ -58,6 +63,12 @@ impl Site {
         }
         words.join(" ")
     }
+}
+
+/// A register's name without how far into it an access was: `CONFIG_ADDRESS` of `CONFIG_ADDRESS+1`,
+/// nothing of `+0x5`.
+pub(crate) fn without_offset(register: &str) -> &str {
+    register.rsplit_once('+').map_or(register, |(name, _)| name)
 }
 
 /// Finds the sites of records, as the map says them. A record's names do not depend on time; its

@@ -199,6 +199,7 @@ fn look<R: Read + Seek>(
 fn may_be_late(site: &Site, seen: &Seen) -> bool {
     site.direction == Direction::Write
         && site.id.is_some()
+        && site.is_named()
         && !site.prompt
         && (seen.lines, seen.messages, seen.rang) == (0, 0, 0)
         && seen.exits > seen.strings
@@ -284,6 +285,9 @@ fn word(sites: &Sites, site: &Site, seen: &Seen) -> Option<String> {
     if site.prompt && seen.exits > 0 && site.id.is_some() {
         return Some("must not be late, says its map".to_owned());
     }
+    if !site.is_named() && seen.exits > 0 && site.id.is_some() {
+        return Some("no map says what it is".to_owned());
+    }
     let outputs = [of(seen.lines, "changes of interrupt lines"), of(seen.messages, "messages")];
     let doorbell = site.id.and_then(|id| sites.map().region(id)).is_some_and(|region| {
         region.windows.iter().any(|window| {
@@ -351,7 +355,7 @@ pub fn deliveries(advice: &Advice, of: &str) -> String {
             seconds(late.latest_ns),
             quoted(&late.device),
             quoted(&late.region),
-            quoted(&late.register),
+            quoted(crate::sites::without_offset(&late.register)),
             late.offset,
             late.len
         );

@@ -281,6 +281,14 @@ pub const RESET_CONTROL: u64 = 1;
 /// CONFIG_DATA at 0xcfc, four bytes (PCI 3.0, 3.2.2.3.2).
 pub const CONFIG_DATA: u64 = 4;
 
+/// Configuration mechanism #1's ports (PCI 3.0, 3.2.2.3.2). What CONFIG_DATA leads to may be any
+/// register.
+#[rustfmt::skip]
+pub const CONF1: RegMap<()> = RegMap::new(8, &[
+    row((), "CONFIG_ADDRESS", 0, 4, ReadWrite),
+    row((), "CONFIG_DATA",    4, 4, ReadWrite).prompt(),
+]);
+
 /// The 82441FX's vendor: Intel (290549, VID).
 pub const PMC_VENDOR_ID: u16 = 0x8086;
 /// The 82441FX PMC (290549, DID).

@@ -1,5 +1,7 @@
 //! Which accesses could be delivered in another way.
 
+use trapline_trace::tune::Late;
+
 use super::*;
 
 /// A step of the vCPU, and an output in it.
@@ -46,6 +48,27 @@ fn writes_that_nothing_comes_of_may_be_late() {
     let text = deliveries(&advice, "a \"b\".trace");
     assert!(text.contains("register = \"SCR\"\noffset = 7\nlen = 1\n"), "{text}");
     assert!(text.lines().next().is_some_and(|line| line.starts_with('#')), "{text}");
+}
+
+#[test]
+fn a_register_is_told_by_the_name_that_it_has_where_it_begins_and_one_without_is_not() {
+    let file = with_output(&[access(0, 6, Write, Size::Byte, 1), lsr(0x60)], &[(1, 1)]);
+    let nameless = advice(&file);
+    assert_eq!(nameless.late, []);
+    let [other, ..] = nameless.others.as_slice() else { panic!("{nameless:?}") };
+    assert_eq!((other.register.as_str(), &*other.said), ("serial0 +0x6", "no map says what it is"));
+    let late = Late {
+        device: "pci".to_owned(),
+        region: "conf1".to_owned(),
+        register: "CONFIG_ADDRESS+1".to_owned(),
+        offset: 1,
+        len: 1,
+        writes: 1,
+        saves: 1,
+        latest_ns: 0,
+    };
+    let text = deliveries(&Advice { late: vec![late], ..Advice::default() }, "f");
+    assert!(text.contains("register = \"CONFIG_ADDRESS\"\noffset = 1\n"), "{text}");
 }
 
 #[test]
