@@ -203,9 +203,7 @@ fn command(host: &Host) -> Command {
         .subcommand(trace::DiffArgs::augment_args(diff))
         .subcommand(device)
         .subcommand(trace::TuneArgs::augment_args(tune))
-        .subcommand(ReplayOptions::augment_args(
-            Command::new("replay").about("Play a recording into the same machine without KVM"),
-        ))
+        .subcommand(ReplayOptions::augment_args(Command::new("replay")))
         .subcommand(Command::new("version").about("Print the version"));
     LATER.iter().fold(all, |all, (name, about)| {
         let ignored = Arg::new("args").num_args(0..).allow_hyphen_values(true);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-/// What a replay needs to know.
+/// Play a recording into the same machine without KVM
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct ReplayOptions {
     /// The recording
