@@ -107,7 +107,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "record",
-        about: "boots are played again without KVM, and all that devices do is the same",
+        about: "boots are played again without KVM, alike; and exits are as many as tune predicts",
         image: Image::Bzimage,
         options: &["-m", "128", "-c", "1"],
         user: User::Recorded("init-smoke.sh"),

@@ -156,12 +156,13 @@ fn play(scenario: &Scenario, place: Place, ready: &Ready) -> Result<Tally> {
         }
         User::Firmware(init) => boot(scenario, init, ovmf()?, place, ready)?,
         User::Recorded(init) => {
-            let variables = vec![("MACHINES".to_owned(), recordings::machines())];
-            let script = Script { file: Some("host-record.sh"), variables, ..Script::default() };
+            let (file, variables) = (Some("host-record.sh"), recordings::variables());
+            let script = Script { file, variables, ..Script::default() };
             let mut boot = prepare(scenario, init, script, Place::Nested, ready)?;
             boot.watch.timeout = Some(TIMEOUT * 4);
             let text = finish(&boot, ready)?;
             recordings::keep(&text)?;
+            recordings::compare_exits(&text)?;
             text
         }
         User::Twice(init) => {
