@@ -271,6 +271,7 @@ impl Record {
     pub const SHORT_END: u64 = 1 << OUTCOME_SHIFT;
 
     /// The record as two words. Of numbers that are out of their bounds the low bits are kept.
+    #[inline]
     pub const fn encode(self) -> [u64; 2] {
         let mut value = self.value;
         let op = match self.op {
@@ -348,6 +349,7 @@ impl Record {
     }
 
     /// How many records' places after this one are data: those of a string's elements.
+    #[inline]
     pub const fn raw_records(&self) -> u64 {
         match self.op {
             Op::String(_) => self.value.div_ceil(Self::LEN as u64),
@@ -383,6 +385,7 @@ pub const fn words_of(bytes: [u8; Record::LEN]) -> [u64; 2] {
 }
 
 impl Access {
+    #[inline]
     const fn shape(self) -> u8 {
         let width = match self.size {
             Size::Byte => 0,
@@ -406,6 +409,7 @@ impl Access {
     }
 }
 
+#[inline]
 const fn short(value: u64, outcome: Outcome) -> u64 {
     value & (Record::SHORT_END - 1) | (outcome as u64) << OUTCOME_SHIFT
 }

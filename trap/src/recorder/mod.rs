@@ -103,7 +103,12 @@ pub(crate) struct Stream {
 
 impl Stream {
     fn new(id: StreamId, mode: Mode) -> Arc<Self> {
-        let ring = Ring::new(mode.records(), mode == Mode::Lossless);
+        let records = match (id, mode) {
+            // Nobody writes there: see [`Recorder::event`].
+            (StreamId::Events, Mode::Flight) => 1,
+            _ => mode.records(),
+        };
+        let ring = Ring::new(records, mode == Mode::Lossless);
         Arc::new(Self { id, ring, taken: AtomicBool::new(false), taken_ns: Mutex::new(0) })
     }
 

@@ -132,6 +132,9 @@ impl Ring {
     /// ring waits to be taken.
     #[inline]
     fn make_room(&self, end: u64, hurry: impl Fn()) -> bool {
+        if !self.keeps.load(Ordering::Relaxed) {
+            return false;
+        }
         let fill = end - self.writer.seen_taken.load(Ordering::Relaxed);
         fill > self.capacity() / 2 && self.make_room_slowly(end, hurry)
     }
