@@ -163,6 +163,10 @@ impl Offloads {
         uso6: false,
     };
 
+    /// All.
+    pub const ALL: Self =
+        Self { csum: true, tso4: true, tso6: true, ecn: true, ufo: true, uso4: true, uso6: true };
+
     fn has(self, gso: Gso) -> bool {
         match gso {
             Gso::Tcp4 => self.tso4,
@@ -177,15 +181,6 @@ impl Offloads {
 mod tests {
     use super::*;
 
-    const ALL: Offloads = Offloads {
-        csum: true,
-        tso4: true,
-        tso6: true,
-        ecn: true,
-        ufo: true,
-        uso4: true,
-        uso6: true,
-    };
     const SEGMENTS: Header = Header {
         flags: 1,
         gso_type: 1,
@@ -205,36 +200,40 @@ mod tests {
     #[test]
     fn what_was_not_agreed_on_does_not_go_on() {
         let sent = |header: Header, taken| header.admitted(taken, 3000);
-        assert_eq!(sent(SEGMENTS, ALL), Some(Header { num_buffers: 0, ..SEGMENTS }));
-        assert_eq!(sent(SEGMENTS, Offloads { tso4: false, ..ALL }), None);
-        assert_eq!(sent(SEGMENTS, Offloads { csum: false, ..ALL }), None);
-        assert_eq!(sent(Header { flags: 0, ..SEGMENTS }, ALL), None, "without a checksum to make");
-        assert_eq!(sent(Header { gso_size: 0, ..SEGMENTS }, ALL), None);
+        assert_eq!(sent(SEGMENTS, Offloads::ALL), Some(Header { num_buffers: 0, ..SEGMENTS }));
+        assert_eq!(sent(SEGMENTS, Offloads { tso4: false, ..Offloads::ALL }), None);
+        assert_eq!(sent(SEGMENTS, Offloads { csum: false, ..Offloads::ALL }), None);
+        assert_eq!(
+            sent(Header { flags: 0, ..SEGMENTS }, Offloads::ALL),
+            None,
+            "without a checksum to make"
+        );
+        assert_eq!(sent(Header { gso_size: 0, ..SEGMENTS }, Offloads::ALL), None);
         for (gso_type, without) in [
-            (4, Offloads { tso6: false, ..ALL }),
-            (3, Offloads { ufo: false, ..ALL }),
-            (5, Offloads { uso4: false, uso6: false, ..ALL }),
-            (0x81, Offloads { ecn: false, ..ALL }),
+            (4, Offloads { tso6: false, ..Offloads::ALL }),
+            (3, Offloads { ufo: false, ..Offloads::ALL }),
+            (5, Offloads { uso4: false, uso6: false, ..Offloads::ALL }),
+            (0x81, Offloads { ecn: false, ..Offloads::ALL }),
         ] {
             let header = Header { gso_type, ..SEGMENTS };
             assert!(
-                sent(header, ALL).is_some() && sent(header, without).is_none(),
+                sent(header, Offloads::ALL).is_some() && sent(header, without).is_none(),
                 "{gso_type:#x}"
             );
         }
-        assert_eq!(sent(Header { gso_type: 2, ..SEGMENTS }, ALL), None, "unknown");
+        assert_eq!(sent(Header { gso_type: 2, ..SEGMENTS }, Offloads::ALL), None, "unknown");
     }
 
     #[test]
     fn a_checksum_is_inside_of_its_frame_and_a_hint_no_more_than_that() {
         let plain = Header { flags: 3, gso_type: 0, gso_size: 9, num_buffers: 0, ..SEGMENTS };
         let sum = Header { flags: 1, gso_size: 0, hdr_len: 0, ..plain };
-        assert_eq!(plain.admitted(ALL, 52), Some(sum));
-        assert_eq!(plain.admitted(ALL, 51), None);
+        assert_eq!(plain.admitted(Offloads::ALL, 52), Some(sum));
+        assert_eq!(plain.admitted(Offloads::ALL, 51), None);
         assert_eq!(plain.admitted(Offloads::NONE, 51), Some(Header::default()));
         let far = Header { csum_start: u16::MAX, csum_offset: u16::MAX, ..plain };
-        assert_eq!(far.admitted(ALL, 0xffff), None);
-        let hint = Header { hdr_len: u16::MAX, ..SEGMENTS }.admitted(ALL, 100).unwrap();
+        assert_eq!(far.admitted(Offloads::ALL, 0xffff), None);
+        let hint = Header { hdr_len: u16::MAX, ..SEGMENTS }.admitted(Offloads::ALL, 100).unwrap();
         assert_eq!(hint.hdr_len, 100);
     }
 }

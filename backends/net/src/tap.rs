@@ -119,17 +119,9 @@ impl Tap {
     /// What the kernel can do of offloads.
     fn abilities_of(queues: &[TapQueue]) -> io::Result<Offloads> {
         let Some(first) = queues.first() else { return Ok(Offloads::NONE) };
-        let all = Offloads {
-            csum: true,
-            tso4: true,
-            tso6: true,
-            ecn: true,
-            ufo: true,
-            uso4: true,
-            uso6: true,
-        };
-        let old = Offloads { uso4: false, uso6: false, ..all };
-        let can = [all, old].into_iter().find(|can| first.set_offloads(bits(*can)).is_ok());
+        let old = Offloads { uso4: false, uso6: false, ..Offloads::ALL };
+        let can =
+            [Offloads::ALL, old].into_iter().find(|can| first.set_offloads(bits(*can)).is_ok());
         first.set_offloads(0)?;
         Ok(can.unwrap_or(Offloads::NONE))
     }

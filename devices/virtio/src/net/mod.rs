@@ -447,14 +447,7 @@ impl VirtioDevice for Net {
     }
 
     fn reset(&self) {
-        for (index, pair) in (0..).zip(&self.pairs) {
-            let mut receive = pair.receive.lock();
-            receive.queue = None;
-            self.rest(index, &mut receive);
-            pair.transmit.lock().queue = None;
-        }
-        *self.control.lock() = None;
-        self.features.store(0, Ordering::Relaxed);
+        self.forget_driver();
         let mut state = self.state.lock();
         *state = State::new(self.setup.mac);
         self.settle_offloads(&state);
@@ -463,6 +456,18 @@ impl VirtioDevice for Net {
 }
 
 impl Net {
+    /// The queues that a driver has set up and the features it has taken are gone.
+    fn forget_driver(&self) {
+        for (index, pair) in (0..).zip(&self.pairs) {
+            let mut receive = pair.receive.lock();
+            receive.queue = None;
+            self.rest(index, &mut receive);
+            pair.transmit.lock().queue = None;
+        }
+        *self.control.lock() = None;
+        self.features.store(0, Ordering::Relaxed);
+    }
+
     /// Nobody receives on this pair.
     fn rest(&self, index: u16, receive: &mut Receive) {
         receive.waiting = 0;
@@ -516,14 +521,7 @@ impl SaveState for Net {
         let restored = State::try_from(saved.decode::<SavedV1>()?)?;
         let possible = restored.pairs <= self.abilities.pairs;
         StateError::check::<SavedV1>(possible, "a card has as many queues as it was made with")?;
-        for (index, pair) in (0..).zip(&self.pairs) {
-            let mut receive = pair.receive.lock();
-            receive.queue = None;
-            self.rest(index, &mut receive);
-            pair.transmit.lock().queue = None;
-        }
-        *self.control.lock() = None;
-        self.features.store(0, Ordering::Relaxed);
+        self.forget_driver();
         *self.state.lock() = restored;
         Ok(())
     }

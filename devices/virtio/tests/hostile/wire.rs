@@ -34,10 +34,6 @@ pub(crate) struct Ends {
     announced: Vec<Mac>,
 }
 
-/// Everything that can be had of offloads.
-pub(crate) const ALL: Offloads =
-    Offloads { csum: true, tso4: true, tso6: true, ecn: true, ufo: true, uso4: true, uso6: true };
-
 impl Wire {
     pub(crate) fn new(abilities: Abilities) -> Arc<Self> {
         let (card, ends) = (OnceLock::new(), Mutex::default());
@@ -46,7 +42,7 @@ impl Wire {
 
     /// With as many pairs of queues, and every offload.
     pub(crate) fn able(pairs: u16) -> Arc<Self> {
-        Self::new(Abilities { sends: ALL, receives: ALL, mtu: None, pairs })
+        Self::new(Abilities { sends: Offloads::ALL, receives: Offloads::ALL, mtu: None, pairs })
     }
 
     pub(crate) fn card(&self) -> Arc<dyn NetCard> {

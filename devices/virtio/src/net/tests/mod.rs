@@ -9,7 +9,7 @@ use trapline_testkit::virtio::Part;
 use super::regs::*;
 use super::*;
 use crate::alone::Alone;
-use crate::wire::{ALL, Wire};
+use crate::wire::Wire;
 
 const RAM: u64 = 0x40_0000;
 const BUFFER: u64 = 0x30_0000;
@@ -174,7 +174,7 @@ fn buffers_that_are_none_go_back_empty_and_nothing_is_lost() {
 #[test]
 fn offloads_are_settled_at_the_start_and_none_are_left_by_a_reset() {
     let (alone, wire) = without(F_GUEST_UFO | F_GUEST_USO4 | F_GUEST_USO6);
-    let taken = Offloads { ufo: false, uso4: false, uso6: false, ..ALL };
+    let taken = Offloads { ufo: false, uso4: false, uso6: false, ..Offloads::ALL };
     assert_eq!((wire.offloads(), wire.pairs()), (taken, 1));
     alone.reset();
     assert_eq!(wire.offloads(), Offloads::NONE);
