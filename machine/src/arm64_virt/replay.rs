@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use trapline_device::{Line, MsiController, MsiSink};
+use trapline_device::{Line, MsiController};
 
 use super::{Arm64Virt, Source};
 use crate::board::{Board, Lines, Wiring};
 use crate::record::journal;
-use crate::record::replay::board::ReplayBoard;
+use crate::record::replay::board::{Nowhere, ReplayBoard};
 use crate::record::settings::Settings;
 use crate::{Error, Irqchip};
 
@@ -35,18 +35,5 @@ impl Replayed {
 impl ReplayBoard for Replayed {
     fn board(&self) -> &dyn Board {
         &self.0
-    }
-}
-
-/// Takes messages, and that is all.
-struct Nowhere;
-
-impl MsiSink for Nowhere {
-    fn send(&self, _address: u64, _data: u32) {}
-}
-
-impl MsiController for Nowhere {
-    fn sink(&self, _requester: u16) -> Arc<dyn MsiSink> {
-        Arc::new(Self)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use trapline_device::{Line, LineSink, MsiController, MsiSink};
+use trapline_device::{Line, LineSink};
 use trapline_platform::testdev::NoFlush;
 
 use super::intc::Controllers;
@@ -10,7 +10,7 @@ use super::{Source, X86Pc, display, layout};
 use crate::Error;
 use crate::board::{Board, Lines, Wiring};
 use crate::record::journal;
-use crate::record::replay::board::ReplayBoard;
+use crate::record::replay::board::{Nowhere, ReplayBoard};
 use crate::record::settings::{SPLIT, Settings};
 
 /// The PC of a recording.
@@ -82,18 +82,5 @@ struct Intr(Box<dyn LineSink>);
 impl LineSink for Intr {
     fn set_level(&self, level: bool) {
         self.0.set_level(level);
-    }
-}
-
-/// Takes messages, and that is all.
-struct Nowhere;
-
-impl MsiSink for Nowhere {
-    fn send(&self, _address: u64, _data: u32) {}
-}
-
-impl MsiController for Nowhere {
-    fn sink(&self, _requester: u16) -> Arc<dyn MsiSink> {
-        Arc::new(Self)
     }
 }

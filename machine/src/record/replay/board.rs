@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use trapline::{Mode, Registry};
 use trapline_backends::{NoQueuedWrites, PolledLoop};
-use trapline_device::{CharBackend, Clock, Power, PowerEvent, Saved};
+use trapline_device::{CharBackend, Clock, MsiController, MsiSink, Power, PowerEvent, Saved};
 use trapline_guestmem::Backing;
 use trapline_trace::Map;
 
@@ -32,6 +32,19 @@ pub(crate) trait ReplayBoard: Send + Sync {
     /// The processor acknowledges an external interrupt.
     fn acknowledge(&self) -> Option<u8> {
         None
+    }
+}
+
+/// Takes messages, and that is all.
+pub(crate) struct Nowhere;
+
+impl MsiSink for Nowhere {
+    fn send(&self, _address: u64, _data: u32) {}
+}
+
+impl MsiController for Nowhere {
+    fn sink(&self, _requester: u16) -> Arc<dyn MsiSink> {
+        Arc::new(Self)
     }
 }
 
