@@ -134,32 +134,19 @@ fn done(asked: Result<(), ControlError>) {
     asked.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Pseudo-random numbers (xorshift), the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    /// A number below `limit`.
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
 /// Pauses and resumes the machine at random moments, `times` if it does not end before. While it
 /// is paused, the guest says nothing.
 fn pause_at_random(control: &Control, terminal: &TestTerminal, times: u32, seed: u64) -> u32 {
-    let mut random = Random(seed);
+    let mut random = fastrand::Rng::with_seed(seed);
     for paused in 0..times {
-        thread::sleep(Duration::from_micros(random.below(3_000)));
+        thread::sleep(Duration::from_micros(random.u64(..3_000)));
         if control.pause().is_err() {
             return paused;
         }
         assert_eq!(control.state(), State::Paused);
         let said = terminal.screen().len();
-        if random.below(4) == 0 {
-            thread::sleep(Duration::from_micros(random.below(2_000)));
+        if random.u64(..4) == 0 {
+            thread::sleep(Duration::from_micros(random.u64(..2_000)));
             done(control.pause());
         }
         assert_eq!(terminal.screen().len(), said, "a paused guest said something");
@@ -225,14 +212,13 @@ fn a_guest_that_is_typed_to_hears_everything_in_order() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 let poll = || device.upgrade().unwrap().poll();
-                let mut random = Random(0xabcd);
+                let mut random = fastrand::Rng::with_seed(0xabcd);
                 let mut rest = typed.as_slice();
                 while !rest.is_empty() {
-                    let (now, later) = rest
-                        .split_at(rest.len().min(1 + usize::try_from(random.below(30)).unwrap()));
+                    let (now, later) = rest.split_at(rest.len().min(1 + random.usize(..30)));
                     terminal.type_in(now);
                     poll();
-                    thread::sleep(Duration::from_micros(random.below(2_000)));
+                    thread::sleep(Duration::from_micros(random.u64(..2_000)));
                     rest = later;
                 }
             });

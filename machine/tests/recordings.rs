@@ -73,15 +73,9 @@ fn a_device_with_one_wrong_bit_is_found_by_the_name_of_the_register() {
 #[test]
 fn a_recording_that_is_cut_or_damaged_is_played_as_far_as_it_is_whole() {
     let (_, bytes) = recordings().swap_remove(0);
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut random = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % below as u64).unwrap()
-    };
+    let mut random = fastrand::Rng::with_seed(11);
     for round in 0..60 {
-        let (at, bit) = (random(bytes.len()), random(8));
+        let (at, bit) = (random.usize(..bytes.len()), random.u32(..8));
         let mut damaged = bytes.clone();
         if round % 2 == 0 {
             damaged.truncate(at);

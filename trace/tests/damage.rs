@@ -13,7 +13,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
-use support::{Random, change, events, meta, raw, recording, records};
+use support::{change, events, meta, raw, recording, records};
 use trapline_access::record::{Op, Record};
 use trapline_trace::chunk::{Codec, HEAD, HEADER, Header, Kind, MAGIC, RAW_MAX, VERSION};
 use trapline_trace::{Error, Event, Reader, Stream, Writer};
@@ -95,10 +95,10 @@ fn check(file: &[u8], good: usize, whole: &Whole) {
 fn a_recording_cut_off_anywhere_is_read_up_to_its_last_whole_chunk() {
     let whole = Whole::new();
     let len = whole.file.len();
-    let mut random = Random(42);
+    let mut random = fastrand::Rng::with_seed(42);
     check(&whole.file, len, &whole);
     for _ in 0..1_000 {
-        let len = random.below(len as u64) as usize;
+        let len = random.usize(..len);
         check(&whole.file[..len], len, &whole);
     }
     // Where a chunk ends, and a byte beside.
@@ -116,11 +116,11 @@ fn a_recording_cut_off_anywhere_is_read_up_to_its_last_whole_chunk() {
 fn a_recording_with_a_flipped_bit_is_read_up_to_the_chunk_that_has_it() {
     let whole = Whole::new();
     let len = whole.file.len();
-    let mut random = Random(4711);
+    let mut random = fastrand::Rng::with_seed(4711);
     for _ in 0..1_000 {
-        let at = random.below(len as u64) as usize;
+        let at = random.usize(..len);
         let mut file = whole.file.clone();
-        file[at] ^= 1 << random.below(8);
+        file[at] ^= 1 << random.u32(..8);
         // Four bytes of the head have no meaning yet.
         if (12..HEAD).contains(&at) {
             check(&file, len, &whole);
@@ -133,12 +133,12 @@ fn a_recording_with_a_flipped_bit_is_read_up_to_the_chunk_that_has_it() {
 #[test]
 fn many_flipped_bits_never_panic() {
     let whole = recording();
-    let mut random = Random(99);
+    let mut random = fastrand::Rng::with_seed(99);
     for _ in 0..200 {
         let mut file = whole.clone();
         for _ in 0..1_000 {
-            let at = random.below(file.len() as u64 - 16) as usize + 16;
-            file[at] ^= 1 << random.below(8);
+            let at = random.usize(16..file.len());
+            file[at] ^= 1 << random.u32(..8);
         }
         if let Ok(events) = events(&file) {
             assert!(events.len() < 20_000);
@@ -211,7 +211,7 @@ fn content_that_makes_no_sense_is_named_with_its_place() {
 
 #[test]
 fn a_string_without_its_data_is_refused_by_writer_and_reader() {
-    let mut random = Random(5);
+    let mut random = fastrand::Rng::with_seed(5);
     let records = loop {
         let records = records(&mut random, 40);
         let at = records

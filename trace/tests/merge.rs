@@ -12,7 +12,7 @@ mod support;
 use std::io::Cursor;
 
 use proptest::prelude::*;
-use support::{Random, change, events, meta, recording, records};
+use support::{change, events, meta, recording, records};
 use trapline_access::record::{Access, Op, Outcome, Record};
 use trapline_access::{Direction, Size, Space};
 use trapline_trace::{Class, Place, Reader, Stream, Writer};
@@ -91,7 +91,7 @@ fn a_time_record_is_where_the_next_delta_counts_from() {
 
 #[test]
 fn more_records_than_a_chunk_has_are_split_without_a_trace() {
-    let mut random = Random(77);
+    let mut random = fastrand::Rng::with_seed(77);
     let records = records(&mut random, 200_000);
     let mut writer = Writer::new(Vec::new(), &meta()).expect("memory takes it");
     writer.access(Stream::vcpu(0), 3_200, &records).expect("memory takes it");
@@ -169,7 +169,7 @@ fn a_region_is_where_it_was_in_each_generation() {
 proptest! {
     #[test]
     fn whatever_was_recorded_comes_back_in_order_of_time(seed in 1_u64.., streams in 1_u16..6) {
-        let mut random = Random(seed);
+        let mut random = fastrand::Rng::with_seed(seed);
         let mut writer = Writer::new(Vec::new(), &meta()).expect("memory takes it");
         let mut count = 0;
         for stream in 0..streams {

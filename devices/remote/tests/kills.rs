@@ -18,18 +18,6 @@ use trapline_remote::{Link, LinkOptions};
 /// Kills without `TRAPLINE_KILLS`.
 const KILLS: u32 = 30;
 
-/// Pseudo-random numbers (xorshift), the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
 /// The example in C, if there is a compiler.
 fn compiled(dir: &Path) -> Option<PathBuf> {
     let (here, program) = (Path::new(env!("CARGO_MANIFEST_DIR")), dir.join("counter"));
@@ -92,7 +80,7 @@ fn a_device_is_killed_at_random_moments_and_nobody_hangs() {
     let link = Link::new(vmm_end.ends(), options);
     let mut device = start(&program, device_end);
     let (stop, made) = (AtomicBool::new(false), [AtomicU64::new(0), AtomicU64::new(0)]);
-    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut random = fastrand::Rng::with_seed(0x1234);
     thread::scope(|scope| {
         let _end = StopAtEnd(&stop);
         for (vcpu, made) in (0..).zip(&made) {
@@ -105,7 +93,7 @@ fn a_device_is_killed_at_random_moments_and_nobody_hangs() {
                 // It is at work, and not only on its way.
                 until("an answer", || link.stats().responses > answered + random_few(kill));
             }
-            thread::sleep(Duration::from_micros(random.below(500)));
+            thread::sleep(Duration::from_micros(random.u64(..500)));
             device.kill().unwrap();
             device.wait().unwrap();
             until("the death", || deaths.load(Ordering::SeqCst) == u64::from(kill));

@@ -16,22 +16,6 @@ use trapline_trace::{
     Slot, Stream, Writer,
 };
 
-/// Numbers that look random: xorshift64*.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
-
 pub(crate) fn meta() -> Meta {
     Meta {
         recorder: "trapline 0.1.0".to_owned(),
@@ -76,22 +60,22 @@ pub(crate) fn change() -> MapChange {
 }
 
 /// Records of one stream, encoded, with a string now and then.
-pub(crate) fn records(random: &mut Random, count: usize) -> Vec<[u64; 2]> {
+pub(crate) fn records(random: &mut fastrand::Rng, count: usize) -> Vec<[u64; 2]> {
     let mut words = Vec::new();
     while words.len() < count {
         let access = Access {
-            direction: if random.below(2) == 0 { Direction::Read } else { Direction::Write },
+            direction: if random.u64(..2) == 0 { Direction::Read } else { Direction::Write },
             size: Size::Byte,
             space: Space::Pio,
             outcome: Outcome::Handled,
         };
-        let (offset, delta) = (random.below(8) as u16, random.below(5_000) as u32 + 1);
+        let (offset, delta) = (random.u16(..8), random.u32(1..=5_000));
         let mut record = Record { op: Op::Access(access), slot: 0, offset, delta, value: 0x60 };
-        match random.below(20) {
+        match random.u64(..20) {
             0 => {
-                record = Record { op: Op::String(access), value: random.below(40), ..record };
+                record = Record { op: Op::String(access), value: random.u64(..40), ..record };
                 words.push(record.encode());
-                let data: Vec<u8> = (0..record.value).map(|_| random.next() as u8).collect();
+                let data: Vec<u8> = (0..record.value).map(|_| random.u8(..)).collect();
                 words.extend(data.chunks(16).map(|part| {
                     let mut bytes = [0; 16];
                     bytes[..part.len()].copy_from_slice(part);
@@ -100,7 +84,7 @@ pub(crate) fn records(random: &mut Random, count: usize) -> Vec<[u64; 2]> {
                 continue;
             }
             1 => record = Record { op: Op::Edit, slot: 0, offset: 0, value: 1, ..record },
-            _ => record.value = random.below(256),
+            _ => record.value = random.u64(..256),
         }
         words.push(record.encode());
     }
@@ -109,13 +93,13 @@ pub(crate) fn records(random: &mut Random, count: usize) -> Vec<[u64; 2]> {
 
 /// A finished recording of three vCPUs and of queued writes, of many chunks of every kind.
 pub(crate) fn recording() -> Vec<u8> {
-    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut random = fastrand::Rng::with_seed(0x1234_5678_9abc_def1);
     let mut writer = Writer::new(Vec::new(), &meta()).expect("memory takes it");
     writer.map(0, &change()).expect("memory takes it");
     let streams = [Stream::vcpu(0), Stream::vcpu(1), Stream::vcpu(2), Stream::SHARED];
     for round in 0..12_u64 {
         for (i, stream) in streams.into_iter().enumerate() {
-            let count = random.below(100) as usize + 1;
+            let count = random.usize(1..=100);
             let records = records(&mut random, count);
             let first = round * 20_000_000 + (i as u64) * 16;
             writer.access(stream, first, &records).expect("memory takes it");
