@@ -17,6 +17,8 @@ pub mod console;
 pub mod device;
 pub mod display;
 pub mod guest_init;
+pub mod guests;
+pub mod live;
 pub mod logging;
 pub mod monitor;
 pub mod pause;
@@ -55,6 +57,7 @@ pub fn main() -> ExitCode {
             logging::start(options.loglevel);
             run::run(&options).unwrap_or_else(|error| logging::fatal(&error))
         }
+        Ok(cli::Parsed::Guests(command)) => guests::run(&command),
         Ok(cli::Parsed::Serve(options)) => {
             logging::start(cli::LogLevel::default());
             device::serve(&options).unwrap_or_else(|error| logging::fatal(&error))
@@ -82,7 +85,7 @@ pub fn main() -> ExitCode {
             logging::start(cli::LogLevel::default());
             replay::run(&options).unwrap_or_else(|error| logging::fatal(&error))
         }
-        Err(error) => logging::fatal(&error),
+        Err(error) => logging::wrong_usage(&error),
     }
 }
 

@@ -57,6 +57,12 @@ pub fn fatal(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(status::failure())
 }
 
+/// Says what is wrong with the arguments, as [`fatal`] does; returns the exit status for it.
+pub fn wrong_usage(error: &anyhow::Error) -> ExitCode {
+    fatal(error);
+    ExitCode::from(status::wrong_usage())
+}
+
 /// An error and its causes in one line. A cause that the error before it already quotes is not
 /// said twice; the number of an operating system's error means nothing to a user.
 pub fn one_sentence(error: &anyhow::Error) -> String {

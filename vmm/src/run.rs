@@ -22,6 +22,7 @@ use trapline_machine::{
 use crate::cli::{Boot, FwCfgFile, LogLevel, RunOptions};
 use crate::console::Console;
 use crate::display::{self, Display};
+use crate::live::{Guest, Name};
 use crate::logging;
 use crate::pause::Pauses;
 use crate::reboot::{Next, Resets, SILENT_MAX};
@@ -36,6 +37,7 @@ use crate::{signals, stream, terminal, vfio};
 /// Why it could not be started, or did not end well.
 pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     check_files(&options.boot)?;
+    let name = Name::take(options)?;
     let vfio = vfio::assignments(&options.vfio)?;
     let fw_cfg = options.fw_cfg.iter().map(FwCfgFile::load).collect::<Result<_, _>>()?;
     let mut display = Display::open(options)?;
@@ -61,7 +63,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     for (name, place) in machine.port_places() {
         tracing::info!("port {name} is on {}", place.display());
     }
-    let viewers = display.serve(&machine, &options.name)?;
+    let viewers = display.serve(&machine, options.name.as_str())?;
 
     let session = Session::start(&console, &requests)?;
     let control = machine.control();
@@ -70,6 +72,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let terminal = TerminalSize(machine.virtio_console());
     terminal.tell();
     serve(&requests, &pauses, &control, (&console, terminal), &wish);
+    let server = name.serve(guest(options, &control, &requests))?;
     let ending = live(&mut machine, &console, options);
     // What the guest has sent comes before what there is to say about its end.
     session.finish(|| wish.lock().is_some());
@@ -86,9 +89,22 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let recorded = machine.finish_recording();
     drop(machine);
     say(&report, options);
+    // Who waits for the end finds everything written and free.
+    drop(server);
     let status = conclude(ending?, wish)?;
     recorded?;
     dumped.map(|()| status)
+}
+
+/// What is asked by the control socket is asked of this.
+fn guest(options: &RunOptions, control: &Control, requests: &Requests) -> Guest {
+    Guest {
+        name: options.name.to_string(),
+        cpus: options.cpus,
+        mem_bytes: options.mem_bytes,
+        control: control.clone(),
+        requests: requests.clone(),
+    }
 }
 
 /// Obeys the person at the console, and the host. Runs on their threads, which nothing of the

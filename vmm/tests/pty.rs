@@ -18,7 +18,7 @@ const MISTAKES: [(&[&str], &str); 8] = [
         "Fatal: --vsock: the virtio-vsock device does not exist yet in this version",
     ),
     (&["run", "--no-such-option"], "Fatal: --no-such-option: no such option"),
-    (&["stop", "-a"], "Fatal: trapline stop: not available yet in this version"),
+    (&["sandbox", "-a"], "Fatal: trapline sandbox: not available yet in this version"),
 ];
 
 fn echo() -> std::path::PathBuf {

@@ -11,6 +11,7 @@ mod device;
 mod disk;
 mod foreign;
 mod fw_cfg;
+mod guests;
 mod host;
 mod ioregion;
 mod negated;
@@ -41,6 +42,7 @@ use crate::console::KEYS;
 
 pub use device::ServeOptions;
 pub use fw_cfg::FwCfgFile;
+pub use guests::{GuestsCommand, WhichGuests};
 pub use host::Host;
 pub use options::{Boot, LogLevel, RunOptions};
 pub use qemu::Properties;
@@ -54,6 +56,8 @@ pub use vfio::{VfioOptions, VfioSetup};
 pub enum Parsed {
     /// To run a guest.
     Run(Box<RunOptions>),
+    /// To do something with guests that run.
+    Guests(GuestsCommand),
     /// To build a machine without a CPU for a client to drive.
     Qtest(Box<QtestOptions>),
     /// To give functions of the host to vfio-pci, or back.
@@ -73,13 +77,9 @@ pub enum Parsed {
 }
 
 /// kvmtool's commands that have nothing to talk to yet.
-const LATER: [(&str, &str); 8] = [
-    ("pause", "Stop a guest's CPUs"),
-    ("resume", "Let a paused guest go on"),
-    ("list", "List the running guests"),
+const LATER: [(&str, &str); 4] = [
     ("debug", "Show or poke a running guest's CPUs"),
     ("balloon", "Change a running guest's memory"),
-    ("stop", "End a running guest"),
     ("stat", "Show what a running guest did"),
     ("sandbox", "Run one command in a guest"),
 ];
@@ -153,6 +153,9 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
             let options = ReplayOptions::from_arg_matches(matches);
             Ok(Parsed::Replay(Box::new(options.map_err(|e| anyhow!(sentence(&e)))?)))
         }
+        Some((name, matches)) if guests::NAMES.contains(&name) => {
+            Ok(Parsed::Guests(guests::parse(name, matches)?))
+        }
         Some(("version", _)) => Ok(Parsed::Text(version())),
         Some((name, _)) => Err(anyhow!("trapline {name}: not available yet in this version")),
         None => Ok(Parsed::Text(command(host).render_help().to_string())),
@@ -162,6 +165,11 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
 fn run_options(matches: &ArgMatches, host: &Host) -> anyhow::Result<Parsed> {
     let args = args::RunArgs::from_arg_matches(matches).map_err(|e| anyhow!(sentence(&e)))?;
     Ok(Parsed::Run(Box::new(RunOptions::new(args, host)?)))
+}
+
+/// Whether a command is one of kvmtool's to guests that run.
+pub(crate) fn is_to_guests(command: &str) -> bool {
+    guests::NAMES.contains(&command)
 }
 
 fn version() -> String {
@@ -197,6 +205,7 @@ fn command(host: &Host) -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .help_template(StyledStr::from(HELP))
         .subcommand(foreign::hide(negated::add(args::RunArgs::augment_args(run)), host.machine))
+        .subcommands(guests::commands())
         .subcommand(qtest::QtestArgs::augment_args(qtest))
         .subcommand(setup())
         .subcommand(trace::TraceArgs::augment_args(trace))

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use trapline_control::GuestName;
 use trapline_machine::boot::cmdline::Machine;
 use trapline_machine::deliveries::LateWrites;
 use trapline_machine::disk::DiskOptions;
@@ -27,8 +28,10 @@ use super::{Host, arm64, deliveries, foreign, network, refused, virtio};
 /// Everything a run needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunOptions {
-    /// The guest's name, for messages.
-    pub name: String,
+    /// The guest's name, by which other commands find it.
+    pub name: GuestName,
+    /// The name was chosen by the user.
+    pub named: bool,
     /// Virtual CPUs, at least 1.
     pub cpus: u32,
     /// Guest memory in bytes, a multiple of 4 KiB.
@@ -170,7 +173,8 @@ impl RunOptions {
             shares: shares(&args.virtio.plan9)?,
             boot: software,
             loglevel: loglevel(&args.basic, args.debug.debug)?,
-            name: args.basic.name.unwrap_or_else(|| format!("guest-{}", std::process::id())),
+            named: args.basic.name.is_some(),
+            name: name(args.basic.name.as_deref())?,
             dev: args.basic.dev.unwrap_or_else(|| "/dev/kvm".into()),
             nodefaults: args.basic.nodefaults,
             legacy: args.trapline.legacy || !args.basic.nodefaults,
@@ -227,6 +231,11 @@ fn software(args: &RunArgs, host: &Host) -> anyhow::Result<Boot> {
         bail!("{option}: a PC's firmware has no way to it but by ports");
     }
     Ok(software)
+}
+
+fn name(chosen: Option<&str>) -> anyhow::Result<GuestName> {
+    let default = || format!("guest-{}", std::process::id());
+    GuestName::new(&chosen.map_or_else(default, str::to_owned)).context("--name")
 }
 
 fn cpus(args: &BasicArgs, host: &Host) -> anyhow::Result<u32> {

@@ -63,7 +63,7 @@ fn kernel(options: &RunOptions) -> (Option<PathBuf>, Option<PathBuf>, &str) {
 #[test]
 fn the_defaults_are_kvmtools() {
     let options = run("");
-    assert_eq!(options.name, format!("guest-{}", std::process::id()));
+    assert_eq!(options.name.as_str(), format!("guest-{}", std::process::id()));
     assert_eq!(options.cpus, 4);
     assert_eq!(options.mem_bytes, (64 << 20) * 7);
     assert_eq!(options.dev, PathBuf::from("/dev/kvm"));

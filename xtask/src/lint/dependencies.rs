@@ -34,7 +34,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "trapline-guestmem", "trapline-intc", "trapline-kvm", "trapline-net", "trapline-ninep",
         "trapline-pci", "trapline-platform", "trapline-qtest", "trapline-regs", "trapline-remote",
         "trapline-trace", "trapline-vfio", "trapline-virtio"]),
-    ("trapline-vmm", &["trapline", "trapline-device", "trapline-machine", "trapline-qtest",
+    ("trapline-control", &[]),
+    ("trapline-vmm", &["trapline", "trapline-control", "trapline-device", "trapline-machine", "trapline-qtest",
         "trapline-trace"]),
     (
         "trapline-testkit",

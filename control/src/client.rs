@@ -1,0 +1,258 @@
+//! Who asks.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+
+use crate::api;
+use crate::endpoint::{Endpoint, Method};
+use crate::folder::Folder;
+use crate::http::{self, Connection};
+use crate::name::GuestName;
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A connection to a guest.
+#[derive(Debug)]
+pub struct Client {
+    folder: Folder,
+    name: GuestName,
+    /// Nothing, once the guest has closed it.
+    connection: Option<Connection>,
+    patience: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No guest of that name runs.
+    #[error("no guest called {0} is running")]
+    NoGuest(GuestName),
+    /// The guest says no.
+    #[error("{reason}")]
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// Its sentence.
+        reason: String,
+    },
+    /// It does not answer in time.
+    #[error("guest {0} does not answer")]
+    Late(GuestName),
+    /// It has ended meanwhile.
+    #[error("guest {0} has ended")]
+    Ended(GuestName),
+    /// It does not speak as it should.
+    #[error("guest {name} gives an answer that makes no sense: {why}")]
+    Senseless {
+        /// The guest.
+        name: GuestName,
+        /// What is wrong.
+        why: String,
+    },
+    /// The kernel says so.
+    #[error("cannot talk to guest {name}")]
+    Io {
+        /// The guest.
+        name: GuestName,
+        /// What it says.
+        source: io::Error,
+    },
+}
+
+impl Client {
+    /// Connects to guest `name`.
+    ///
+    /// # Errors
+    /// It does not run, or not as the user that asks.
+    pub fn connect(folder: &Folder, name: &GuestName) -> Result<Self, AskError> {
+        let connection = connect(folder, name, PATIENCE)?;
+        Ok(Self {
+            folder: folder.clone(),
+            name: name.clone(),
+            connection: Some(connection),
+            patience: PATIENCE,
+        })
+    }
+
+    /// The guest's name.
+    pub fn name(&self) -> &GuestName {
+        &self.name
+    }
+
+    /// Has answers be waited for as long as `patience`, in place of 20 s.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// Asks for `E`.
+    ///
+    /// # Errors
+    /// The guest says no, or nothing that makes sense.
+    pub fn ask<E: Endpoint>(&mut self, request: &E::Request) -> Result<E::Answer, AskError> {
+        let body = self.exchange(E::METHOD, E::PATH, &self.body::<E>(request)?)?;
+        let json = if body.is_empty() { b"null" } else { body.as_slice() };
+        serde_json::from_slice(json).map_err(|error| self.senseless(error))
+    }
+
+    /// What `GET path` gives as text.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn text(&mut self, path: &str) -> Result<String, AskError> {
+        let body = self.exchange(Method::Get, path, &[])?;
+        String::from_utf8(body).map_err(|error| self.senseless(error))
+    }
+
+    /// Asks for `E`, whose answers come as lines until the guest ends or `each` says that it is
+    /// enough (`false`).
+    ///
+    /// # Errors
+    /// As [`Client::ask`]. A guest that ends is none.
+    pub fn lines<E: Endpoint>(
+        &mut self,
+        request: &E::Request,
+        mut each: impl FnMut(E::Answer) -> bool,
+    ) -> Result<(), AskError> {
+        let message = http::request(E::METHOD, E::PATH, &self.body::<E>(request)?);
+        // Lines come when there is something to say, which is nobody's promise.
+        let for_ever = || Instant::now() + Duration::from_secs(365 * 24 * 3600);
+        let Some(mut connection) = self.connection.take() else {
+            return Err(AskError::Ended(self.name.clone()));
+        };
+        let fault = |fault| fault_error(&self.name, fault);
+        let sent = connection.write(&message, Instant::now() + self.patience);
+        sent.map_err(|error| fault(http::Fault::Io(error)))?;
+        let response = connection.response(Instant::now() + self.patience).map_err(fault)?;
+        if let Some(len) = response.len {
+            let body = connection.body(len, Instant::now() + self.patience).map_err(fault)?;
+            return Err(refused(response.code, &body));
+        }
+        let mut rest = Vec::new();
+        loop {
+            let chunk = match connection.chunk(for_ever()) {
+                Ok(chunk) if chunk.is_empty() => return Ok(()),
+                Ok(chunk) => chunk,
+                Err(http::Fault::Closed) => return Ok(()),
+                Err(fault) => return Err(fault_error(&self.name, fault)),
+            };
+            rest.extend_from_slice(&chunk);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                if !each(parse(&line).map_err(|error| self.senseless(error))?) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits until the guest has closed the connection, no longer than `patience`; whether it has.
+    pub fn wait_for_end(&mut self, patience: Duration) -> bool {
+        let Some(connection) = &mut self.connection else { return true };
+        let deadline = Instant::now() + patience;
+        // It says nothing more.
+        let said = connection.body(usize::MAX, deadline);
+        !matches!(said, Err(http::Fault::Io(error)) if http::timed_out(&error))
+    }
+
+    fn body<E: Endpoint>(&self, request: &E::Request) -> Result<Vec<u8>, AskError> {
+        if size_of::<E::Request>() == 0 {
+            return Ok(Vec::new());
+        }
+        serde_json::to_vec(request).map_err(|error| self.senseless(error))
+    }
+
+    /// Sends a request and gives the body of the answer.
+    fn exchange(&mut self, method: Method, path: &str, body: &[u8]) -> Result<Vec<u8>, AskError> {
+        let message = http::request(method, path, body);
+        let deadline = Instant::now() + self.patience;
+        let (mut connection, fresh) = match self.connection.take() {
+            Some(connection) => (connection, false),
+            None => (connect(&self.folder, &self.name, self.patience)?, true),
+        };
+        let response = match respond(&mut connection, &message, deadline) {
+            // The guest lets go of clients that have been silent for long.
+            Err(fault) if !fresh && method == Method::Get && is_over(&fault) => {
+                connection = connect(&self.folder, &self.name, self.patience)?;
+                respond(&mut connection, &message, deadline)
+            }
+            response => response,
+        };
+        let fault = |fault| fault_error(&self.name, fault);
+        let response = response.map_err(fault)?;
+        let len = response.len.unwrap_or(0);
+        let body = connection.body(len, deadline).map_err(fault)?;
+        if response.keep_alive {
+            self.connection = Some(connection);
+        }
+        if (200..300).contains(&response.code) {
+            Ok(body)
+        } else {
+            Err(refused(response.code, &body))
+        }
+    }
+
+    fn senseless(&self, why: impl ToString) -> AskError {
+        AskError::Senseless { name: self.name.clone(), why: why.to_string() }
+    }
+}
+
+fn parse<T: DeserializeOwned>(line: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(line)
+}
+
+fn respond(
+    connection: &mut Connection,
+    message: &[u8],
+    deadline: Instant,
+) -> Result<http::Response, http::Fault> {
+    connection.write(message, deadline).map_err(http::Fault::Io)?;
+    connection.response(deadline)
+}
+
+fn connect(folder: &Folder, name: &GuestName, patience: Duration) -> Result<Connection, AskError> {
+    let stream = folder.connect(name, patience).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            AskError::NoGuest(name.clone())
+        }
+        io::ErrorKind::WouldBlock => AskError::Late(name.clone()),
+        _ => AskError::Io { name: name.clone(), source },
+    })?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream);
+    if peer.is_ok_and(|peer| peer.uid == rustix::process::geteuid()) {
+        Ok(Connection::new(stream))
+    } else {
+        Err(AskError::NoGuest(name.clone()))
+    }
+}
+
+/// Whether the other end has closed the connection.
+fn is_over(fault: &http::Fault) -> bool {
+    match fault {
+        http::Fault::Closed => true,
+        http::Fault::Io(error) => {
+            let kind = error.kind();
+            kind == io::ErrorKind::BrokenPipe || kind == io::ErrorKind::ConnectionReset
+        }
+        http::Fault::Refused(_) => false,
+    }
+}
+
+fn fault_error(name: &GuestName, fault: http::Fault) -> AskError {
+    let name = name.clone();
+    match fault {
+        fault if is_over(&fault) => AskError::Ended(name),
+        http::Fault::Io(error) if http::timed_out(&error) => AskError::Late(name),
+        http::Fault::Io(source) => AskError::Io { name, source },
+        http::Fault::Refused(refusal) => AskError::Senseless { name, why: refusal.reason },
+        http::Fault::Closed => AskError::Ended(name),
+    }
+}
+
+fn refused(code: u16, body: &[u8]) -> AskError {
+    let reason = serde_json::from_slice(body)
+        .map_or_else(|_| format!("HTTP status {code}"), |fault: api::Fault| fault.fault_message);
+    AskError::Refused { code, reason }
+}

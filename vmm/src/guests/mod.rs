@@ -1,0 +1,97 @@
+//! The commands to guests that run: kvmtool's, by their control sockets.
+
+mod life;
+mod list;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use rustix::io::Errno;
+use trapline_control::{AskError, Client, Folder, GuestName};
+
+use crate::cli::{GuestsCommand, WhichGuests};
+use crate::{logging, status, stream};
+
+/// Does what was asked; the exit status is kvmtool's.
+pub fn run(command: &GuestsCommand) -> ExitCode {
+    let done = match command {
+        GuestsCommand::List { running } => list::list(*running),
+        GuestsCommand::Pause(which) => each(which, life::pause),
+        GuestsCommand::Resume(which) => each(which, life::resume),
+        GuestsCommand::Stop(which) => each(which, life::stop),
+    };
+    done.unwrap_or_else(|error| logging::fatal(&error))
+}
+
+/// A guest, and where it is.
+pub(super) struct Found {
+    pub(super) folder: Folder,
+    pub(super) name: GuestName,
+}
+
+impl Found {
+    pub(super) fn connect(&self) -> Result<Client, AskError> {
+        Client::connect(&self.folder, &self.name)
+    }
+}
+
+/// All guests of this user.
+pub(super) fn all() -> anyhow::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for folder in Folder::all_of_user()? {
+        let names = folder.names().with_context(|| folder.path().display().to_string())?;
+        found.extend(names.into_iter().map(|name| Found { folder: folder.clone(), name }));
+    }
+    Ok(found)
+}
+
+/// The guest of a name.
+pub(super) fn one(name: &GuestName) -> anyhow::Result<Client> {
+    for folder in Folder::all_of_user()? {
+        match Client::connect(&folder, name) {
+            Err(AskError::NoGuest(_)) => {}
+            connected => return Ok(connected?),
+        }
+    }
+    Err(AskError::NoGuest(name.clone()).into())
+}
+
+/// Does `what` to one guest or to all. Of all, the others follow one that fails, which is said; one
+/// that has ended meanwhile is none of them any more.
+fn each(
+    which: &WhichGuests,
+    what: impl Fn(&mut Client) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    if let WhichGuests::One(name) = which {
+        what(&mut one(name)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut status = ExitCode::SUCCESS;
+    for guest in all()? {
+        let done = guest.connect().map_err(anyhow::Error::from).and_then(|mut it| what(&mut it));
+        if let Err(error) = done
+            && !has_ended(&error)
+        {
+            stream::message(&format!(
+                "  Error: {}: {}\n",
+                guest.name,
+                logging::one_sentence(&error)
+            ));
+            status = ExitCode::from(status::SOME_FAILED);
+        }
+    }
+    Ok(status)
+}
+
+fn has_ended(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<AskError>();
+    matches!(error, Some(AskError::NoGuest(_) | AskError::Ended(_)))
+}
+
+/// Prints what was asked for. Who does not read on has seen what it wanted.
+pub(super) fn say(text: &str) -> anyhow::Result<()> {
+    match stream::write_all(rustix::stdio::stdout(), text.as_bytes(), None) {
+        Ok(()) | Err(Errno::PIPE) => Ok(()),
+        Err(error) => Err(error).context("cannot write to standard output"),
+    }
+}

@@ -1,0 +1,80 @@
+//! Who answers which end point of the [API](trapline_control::api).
+
+use trapline_control::api::{
+    Action, ActionType, GetInstance, Instance, InstanceState, PatchVm, PutAction, VmState,
+};
+use trapline_control::{Refusal, Routes};
+use trapline_machine::{Control, ControlError, State};
+
+use crate::request::{Request, Requests};
+
+/// What there is to ask of a guest, and to look at. Nothing of it keeps the machine alive.
+pub struct Guest {
+    /// Its name.
+    pub name: String,
+    /// How many vCPUs it has.
+    pub cpus: u32,
+    /// Its memory in bytes.
+    pub mem_bytes: u64,
+    /// What pauses it, resets it, and looks into it.
+    pub control: Control,
+    /// What ends it as its user would.
+    pub requests: Requests,
+}
+
+impl Guest {
+    /// The routes of its socket.
+    pub(super) fn routes(self) -> Routes {
+        let Self { name, cpus, mem_bytes, control, requests } = self;
+        let of = control.clone();
+        let instance = move |()| Ok(instance(&name, cpus, mem_bytes, &of));
+        let pauses = control.clone();
+        Routes::default()
+            .serve::<GetInstance>(instance)
+            .serve::<PatchVm>(move |vm| {
+                let done = match vm.state {
+                    VmState::Paused => pauses.pause(),
+                    VmState::Resumed => pauses.resume(),
+                };
+                done.map_err(refusal)
+            })
+            .serve::<PutAction>(move |action| act(action, &control, &requests))
+    }
+}
+
+fn instance(name: &str, cpus: u32, mem_bytes: u64, control: &Control) -> Instance {
+    Instance {
+        app_name: "trapline".to_owned(),
+        id: name.to_owned(),
+        state: match control.state() {
+            State::Built => InstanceState::NotStarted,
+            State::Running => InstanceState::Running,
+            State::Paused | State::Saved => InstanceState::Paused,
+            State::Resetting => InstanceState::Resetting,
+            State::Ended => InstanceState::Ended,
+        },
+        vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        vcpu_count: cpus,
+        mem_size_mib: mem_bytes >> 20,
+    }
+}
+
+fn act(action: Action, control: &Control, requests: &Requests) -> Result<(), Refusal> {
+    match action.action_type {
+        ActionType::Stop => {
+            requests.make(Request::Quit);
+            control.stop();
+            Ok(())
+        }
+        ActionType::Reset => control.reset().map_err(refusal),
+    }
+}
+
+/// Why the machine did not do it.
+fn refusal(error: ControlError) -> Refusal {
+    match error {
+        ControlError::State { .. } => Refusal::conflict(error),
+        error => Refusal::failed(error),
+    }
+}

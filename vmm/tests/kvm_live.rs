@@ -1,0 +1,283 @@
+//! Guests that run, and the commands to them by their control sockets.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use support::guest::{Ended, Guest, finish, off};
+use support::{Owned, TRAPLINE, shell_status, until};
+use tempfile::TempDir;
+use trapline_testkit::realmode::Asm;
+
+/// A user's runtime folder, with no guests of others in it.
+struct User(TempDir);
+
+impl User {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn folder(&self) -> std::path::PathBuf {
+        self.0.path().join("trapline")
+    }
+
+    /// `trapline` with these arguments, and what has come of it.
+    fn run(&self, args: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(TRAPLINE);
+        command.args(args).env("XDG_RUNTIME_DIR", self.0.path()).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (shell_status(output.status), text(output.stdout), text(output.stderr))
+    }
+
+    /// What a command that works says.
+    #[track_caller]
+    fn say(&self, args: &[&str]) -> String {
+        let (status, out, err) = self.run(args);
+        assert_eq!((status, err.as_str()), (0, ""), "{args:?}: {out}");
+        out
+    }
+
+    /// Starts a guest that prints `.`, and waits for that.
+    fn start(&self, name: &str) -> Owned {
+        let mut child = self.command(name, &Asm::new().print(b".").spin()).spawn().unwrap().into();
+        await_dot(&mut child);
+        child
+    }
+
+    fn command(&self, name: &str, program: &Asm) -> Command {
+        let path = self.0.path().join(format!("{name}.rom"));
+        std::fs::write(&path, program.rom()).unwrap();
+        let mut command = support::command(TRAPLINE);
+        let path = path.to_str().unwrap();
+        command.args(["run", "--firmware", path, "-m", "2", "-c", "1", "--name", name]);
+        command.env("XDG_RUNTIME_DIR", self.0.path()).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Names and states of the guests that are listed.
+    fn listed(&self) -> Vec<(String, String)> {
+        let out = self.say(&["list"]);
+        let mut lines = out.lines();
+        assert_eq!(lines.next(), Some("   PID NAME                 STATE"));
+        assert_eq!(lines.next(), Some("------------------------------------"));
+        let row = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            assert_eq!(line, format!("{:>5} {:<20} {}", words[0], words[1], words[2]));
+            (words[1].to_owned(), words[2].to_owned())
+        };
+        lines.map(row).collect()
+    }
+}
+
+fn await_dot(child: &mut Owned) {
+    let mut dot = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut dot).unwrap();
+    assert_eq!(&dot, b".");
+}
+
+fn pairs(wanted: &[(&str, &str)]) -> Vec<(String, String)> {
+    wanted.iter().map(|(name, state)| (name.to_string(), state.to_string())).collect()
+}
+
+#[track_caller]
+fn ended(child: Owned) -> Ended {
+    finish(child).expect_status(0)
+}
+
+#[test]
+fn a_guest_is_listed_paused_resumed_and_stopped_in_kvmtools_words() {
+    let user = User::new();
+    assert_eq!(user.listed(), []);
+    let one = user.start("one");
+    assert_eq!(user.listed(), pairs(&[("one", "running")]));
+    let pid = one.id().to_string();
+    assert!(user.say(&["list", "-i"]).contains(&pid));
+    assert!(!user.say(&["list", "-r"]).contains(&pid), "there are no root file systems");
+    assert!(user.say(&["list", "--run", "--rootfs"]).contains(&pid));
+    assert_eq!(user.say(&["resume", "-n", "one"]), "Guest one is still running.\n");
+    assert_eq!(user.say(&["pause", "-n", "one"]), "Guest one paused\n");
+    assert_eq!(user.listed(), pairs(&[("one", "paused")]));
+    assert_eq!(user.say(&["pause", "--name", "one"]), "Guest one is already paused.\n");
+    assert_eq!(user.say(&["resume", "--name=one"]), "Guest one resumed\n");
+    assert_eq!(user.listed(), pairs(&[("one", "running")]));
+    assert_eq!(user.say(&["stop", "-n", "one"]), "");
+    assert_eq!(user.listed(), []);
+    assert!(ended(one).err.contains("KVM session terminated"));
+}
+
+#[test]
+fn a_paused_guest_stops() {
+    let user = User::new();
+    let one = user.start("one");
+    user.say(&["pause", "-n", "one"]);
+    user.say(&["stop", "-n", "one"]);
+    ended(one);
+}
+
+#[test]
+fn several_guests_obey_at_once() {
+    let user = User::new();
+    let names = ["a", "b", "c", "d"];
+    let children: Vec<Owned> = names.iter().map(|name| user.start(name)).collect();
+    user.say(&["pause", "-n", "b"]);
+    let said = user.say(&["pause", "--all"]);
+    let wanted = "Guest a paused\nGuest b is already paused.\nGuest c paused\nGuest d paused\n";
+    assert_eq!(said, wanted);
+    assert_eq!(user.listed(), pairs(&names.map(|name| (name, "paused"))));
+    // As in kvmtool, a name besides says nothing.
+    assert_eq!(user.say(&["resume", "-a", "-n", "b"]).lines().count(), 4);
+    assert_eq!(user.say(&["stop", "-a"]), "");
+    assert_eq!(user.listed(), []);
+    children.into_iter().for_each(|child| drop(ended(child)));
+    for command in ["pause", "resume", "stop"] {
+        assert_eq!(user.say(&[command, "--all"]), "", "nobody is there");
+    }
+}
+
+#[test]
+fn statuses_are_kvmtools() {
+    let user = User::new();
+    for command in ["pause", "resume", "stop"] {
+        let (status, out, err) = user.run(&[command, "-n", "nobody"]);
+        assert_eq!((status, out.as_str()), (128, ""), "{command}");
+        assert_eq!(err, "Fatal: no guest called nobody is running\n");
+        let wrong: [&[&str]; 5] = [&[], &["-n"], &["--colour"], &["one"], &["-n", "a/b"]];
+        for args in wrong {
+            let args = [&[command], args].concat();
+            let (status, out, err) = user.run(&args);
+            assert_eq!((status, out.as_str()), (129, ""), "{args:?}: {err}");
+            assert_eq!((err.starts_with("Fatal: "), err.lines().count()), (true, 1), "{err}");
+        }
+    }
+    assert_eq!(user.run(&["list", "more"]).0, 129);
+    assert!(user.say(&["help", "pause"]).contains("--all"));
+}
+
+#[test]
+fn a_name_is_one_guests() {
+    let user = User::new();
+    let one = user.start("one");
+    let again = user.command("one", &off()).spawn().unwrap();
+    let refused = finish(again).expect_status(1);
+    assert_eq!(refused.err, "Fatal: --name: a guest called one is running already\n");
+    assert_eq!(user.listed(), pairs(&[("one", "running")]));
+    user.say(&["stop", "-n", "one"]);
+    ended(one);
+    // And the next one's.
+    let mut again = user.start("one");
+    assert_eq!(user.listed(), pairs(&[("one", "running")]));
+    again.kill().unwrap();
+    again.wait().unwrap();
+    assert!(user.folder().join("one.sock").exists());
+    assert_eq!(user.listed(), []);
+    assert!(!user.folder().join("one.sock").exists(), "who has died has left it");
+}
+
+#[test]
+fn the_name_of_a_dead_guest_is_free() {
+    let user = User::new();
+    let mut one = user.start("one");
+    one.kill().unwrap();
+    one.wait().unwrap();
+    let (status, _, err) = user.run(&["pause", "-n", "one"]);
+    assert_eq!((status, err.as_str()), (128, "Fatal: no guest called one is running\n"));
+    let again = user.start("one");
+    assert_eq!(user.listed(), pairs(&[("one", "running")]));
+    user.say(&["stop", "-n", "one"]);
+    ended(again);
+}
+
+#[test]
+fn a_guest_without_a_name_is_called_by_its_process() {
+    let user = User::new();
+    let guest = Guest::new(&Asm::new().print(b".").spin());
+    let mut command = guest.command();
+    command.env("XDG_RUNTIME_DIR", user.0.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child: Owned = command.spawn().unwrap().into();
+    await_dot(&mut child);
+    let name = format!("guest-{}", child.id());
+    assert_eq!(user.listed(), pairs(&[(&name, "running")]));
+    user.say(&["stop", "-n", &name]);
+    ended(child);
+}
+
+#[test]
+fn a_folder_that_is_not_its_users_alone_is_a_reason_not_to_take_a_name() {
+    let user = User::new();
+    std::fs::create_dir(user.folder()).unwrap();
+    set_mode(&user.folder(), 0o755);
+    let open = user.command("one", &off()).spawn().unwrap();
+    let refused = finish(open).expect_status(1);
+    assert!(refused.err.starts_with("Fatal: --name: "), "{}", refused.err);
+    assert!(refused.err.contains("is not a folder of this user's alone"), "{}", refused.err);
+    let (status, _, err) = user.run(&["list"]);
+    assert_eq!(status, 128, "{err}");
+    // Who did not ask for a name does without.
+    let guest = Guest::new(&off());
+    let mut command = guest.command();
+    command.env("XDG_RUNTIME_DIR", user.0.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ended = finish(command.spawn().unwrap()).expect_status(0);
+    assert!(ended.err.contains("Warning: there is no control socket: "), "{}", ended.err);
+}
+
+/// A socket that somebody listens on and who never says anything.
+#[test]
+fn a_guest_that_does_not_answer_is_said_and_keeps_nobody_from_the_others() {
+    let user = User::new();
+    let one = user.start("one");
+    let silent = UnixListener::bind(user.folder().join("a.sock")).unwrap();
+    let (status, out, err) = user.run(&["list"]);
+    assert_eq!((status, err.as_str()), (255, "  Error: guest a does not answer\n"));
+    assert!(out.contains("one"), "{out}");
+    drop(silent);
+    assert_eq!(user.listed(), pairs(&[("one", "running")]));
+    user.say(&["stop", "--all"]);
+    ended(one);
+}
+
+#[test]
+fn a_guest_that_ends_by_itself_is_gone() {
+    let user = User::new();
+    let child = user.command("one", &off()).spawn().unwrap();
+    finish(child).expect_status(0);
+    assert_eq!(std::fs::read_dir(user.folder()).unwrap().count(), 0);
+    let child = user.command("two", &Asm::new().print(b".").spin()).spawn().unwrap();
+    let mut child = Owned::from(child);
+    await_dot(&mut child);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    until("the guest has ended", || child.try_wait().unwrap().is_some());
+    assert_eq!(std::fs::read_dir(user.folder()).unwrap().count(), 0);
+}
+
+/// That each is described is for a test of the API's crate.
+#[test]
+fn every_end_point_of_the_api_is_answered() {
+    let user = User::new();
+    let one = user.start("one");
+    for (method, path) in trapline_control::api::ENDPOINTS {
+        let mut socket = UnixStream::connect(user.folder().join("one.sock")).unwrap();
+        let method = method.name();
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let code = answer.split(' ').nth(1).unwrap();
+        let wanted = if method == "GET" { "200" } else { "400" };
+        assert_eq!(code, wanted, "{method} {path}: {answer}");
+    }
+    user.say(&["stop", "--all"]);
+    ended(one);
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
