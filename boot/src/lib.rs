@@ -38,4 +38,4 @@ pub mod wiring;
 pub use entry::Entry;
 pub use error::Error;
 pub use initrd::Initrd;
-pub use open::{create, empty, open, open_for_update, read};
+pub use open::{create, empty, open, open_for_update, read, read_ahead};

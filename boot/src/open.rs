@@ -8,7 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 /// Opens a regular file or a block device for reading, and returns its length in bytes with it.
@@ -45,6 +45,13 @@ fn open_with(path: &Path, options: &mut OpenOptions) -> io::Result<(File, u64)> 
     let len = if metadata.is_file() { metadata.len() } else { file.seek(SeekFrom::End(0))? };
     file.rewind()?;
     Ok((file, len))
+}
+
+/// Has the host read a file into its page cache, from which it is going to be read soon, without
+/// waiting for it. A host that does not reads it when it is read.
+pub fn read_ahead(file: &File) {
+    // It is advice, and so are the reasons to refuse it.
+    let _ = fadvise(file, 0, None, Advice::WillNeed);
 }
 
 /// Reads all of a regular file or a block device, which may be `most` bytes long.

@@ -48,7 +48,7 @@ pub use trapline_block as disk;
 pub use trapline_boot as boot;
 pub use trapline_display as display;
 pub use trapline_guestmem::Backing;
-pub use trapline_kvm::{CrashReport, hardware_virtualization};
+pub use trapline_kvm::{CrashReport, hardware_virtualization, release_startup_memory};
 pub use trapline_net as net;
 pub use trapline_ninep as ninep;
 pub use trapline_vfio as vfio;

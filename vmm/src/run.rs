@@ -9,14 +9,14 @@ use parking_lot::Mutex;
 use tracing::Level;
 use trapline_device::CharBackend;
 use trapline_machine::boot::modules::{initrd_files, is_multiboot};
-use trapline_machine::boot::{cmdline, initramfs, open, search};
+use trapline_machine::boot::{cmdline, initramfs, open, read_ahead, search};
 use trapline_machine::console::{Console as VirtioConsole, Size};
 use trapline_machine::deliveries;
 use trapline_machine::record::RecordOptions;
 use trapline_machine::vfio::Assignment;
 use trapline_machine::{
     Config, ConsoleKind, Control, CrashReport, Ending, FirmwareFlash, Initrd, PcConfigSpace,
-    Report, ResetCause, Session as Machine,
+    Report, ResetCause, Session as Machine, release_startup_memory,
 };
 
 use crate::cli::{Boot, FwCfgFile, LogLevel, RunOptions};
@@ -36,6 +36,8 @@ use crate::{signals, stream, terminal, vfio};
 /// # Errors
 /// Why it could not be started, or did not end well.
 pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
+    // Of the options, and before there is a second thread.
+    release_startup_memory();
     check_files(&options.boot)?;
     let name = Name::take(options)?;
     let vfio = vfio::assignments(&options.vfio)?;
@@ -386,7 +388,8 @@ fn warn_of_software_kvm() {
 fn check_files(boot: &Boot) -> anyhow::Result<()> {
     let check = |what: &str, path: &Path| {
         let name = path.display();
-        open(path).map(drop).map_err(|error| match error.kind() {
+        // It is loaded when the machine has been made, and read from its disk meanwhile.
+        open(path).map(|(file, _)| read_ahead(&file)).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => anyhow::anyhow!("Unable to open {what} {name}"),
             _ => anyhow::anyhow!("Unable to open {what} {name}: {error}"),
         })

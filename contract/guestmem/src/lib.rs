@@ -119,8 +119,10 @@ impl GuestMem {
     /// # Errors
     /// [`Error::Map`] when the length is no multiple of the host's page, or the host refuses.
     pub fn all_ones(len: u64) -> Result<Self, Error> {
-        // Fewer would make more mappings, which the kernel has to remember, too.
-        const UNIT_PAGES: usize = 8;
+        // One page, so that a read of it maps one: the host maps what is around a page of a file that
+        // is accessed, too, but not beyond its mapping (fault-around), and each place where a page is
+        // mapped counts as memory of this process. That is 200 bytes of the kernel's for a place.
+        const UNIT_PAGES: usize = 1;
         let refused = |reason: String| Error::Map { bytes: len, reason };
         let page = rustix::param::page_size();
         if len == 0 || !len.is_multiple_of(page as u64) {

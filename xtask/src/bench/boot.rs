@@ -64,6 +64,8 @@ struct Start {
     say: Say,
     /// A PC's console and configuration space are in memory, not at ports.
     in_memory: bool,
+    /// No reads are mirrored and no writes coalesced.
+    trapped: bool,
     limits: Limits,
 }
 
@@ -74,12 +76,19 @@ struct Limits {
     instructions: Option<u64>,
     exits: Option<u64>,
     returns: Option<u64>,
+    /// Per cent of the returns of the same start with neither mirrored reads nor coalesced writes.
+    share: Option<u64>,
+    /// Reads of configuration space in memory that are exits, in the whole run.
+    config_reads: Option<u64>,
 }
 
 /// What a kernel is told that says nothing itself.
 const QUIET: &str = "console=ttyS0 quiet";
 /// The same with the console in memory.
 const QUIET_IN_MEMORY: &str = "console=uart8250,mmio,0xfeb10000 quiet";
+
+/// What the name of a start ends with in which every access is an exit.
+const TRAPPED: &str = "-trapped";
 
 /// What `host-measure.sh` puts before how far it is.
 const PROGRESS: &str = "TRAPLINE-PROGRESS: ";
@@ -102,10 +111,17 @@ fn starts() -> Vec<Start> {
     let none = Limits::default();
     let instructions = |most| Limits { instructions: Some(most), ..none };
     let console = Limits { returns: Some(CONSOLE_RETURNS), ..none };
-    let quiet = Limits { instructions: Some(1_750_000), exits: Some(2900), returns: Some(308) };
+    let (exits, returns) = (Some(2900), Some(308));
+    let quiet = Limits { exits, returns, ..instructions(1_750_000) };
+    let arm64 = Limits { share: Some(10), config_reads: Some(0), ..none };
+    let (in_memory, trapped) = (false, false);
     let start =
-        |vmm, arch, elf, say, limits| Start { vmm, arch, elf, say, in_memory: false, limits };
-    let in_memory = |start: Start| Start { in_memory: true, ..start };
+        |vmm, arch, elf, say, limits| Start { vmm, arch, elf, say, in_memory, trapped, limits };
+    let trapped = |start: Start| Start { trapped: true, ..start };
+    let in_memory = |start: Start| {
+        let limits = Limits { config_reads: Some(0), ..start.limits };
+        Start { in_memory: true, limits, ..start }
+    };
     vec![
         start(Trapline, X86_64, false, Everything, console),
         start(Trapline, X86_64, false, Little, none),
@@ -118,8 +134,9 @@ fn starts() -> Vec<Start> {
         start(Pc, X86_64, false, Nothing, none),
         start(Microvm, X86_64, false, Everything, none),
         start(Microvm, X86_64, false, Nothing, none),
-        start(Trapline, Aarch64, false, Everything, none),
-        start(Trapline, Aarch64, false, Nothing, none),
+        start(Trapline, Aarch64, false, Everything, arm64),
+        start(Trapline, Aarch64, false, Nothing, Limits { config_reads: Some(0), ..none }),
+        trapped(start(Trapline, Aarch64, false, Everything, none)),
     ]
 }
 
@@ -142,7 +159,8 @@ impl Start {
             Say::Nothing => "nodefaults",
         };
         let place = if self.in_memory { "-memory" } else { "" };
-        format!("{vmm}-{image}-{say}{place}")
+        let delivery = if self.trapped { TRAPPED } else { "" };
+        format!("{vmm}-{image}-{say}{place}{delivery}")
     }
 
     /// The VMM and its arguments, in the outer machine.
@@ -161,8 +179,11 @@ impl Start {
                 };
                 let place: &[&str] =
                     if self.in_memory { &["--console", "mmio", "--ecam"] } else { &[] };
+                let delivery: &[&str] =
+                    if self.trapped { &["--no-mirror", "--no-coalesce"] } else { &[] };
                 let more = more.iter().map(String::as_str);
-                [&fixed[..], &size, place, say].concat().into_iter().chain(more).collect()
+                let words = [&fixed[..], &size, place, delivery, say].concat();
+                words.into_iter().chain(more).collect()
             }
             Vmm::Pc | Vmm::Microvm => {
                 let machine = if self.vmm == Vmm::Pc { "pc" } else { "microvm" };
@@ -290,6 +311,8 @@ mod tests {
         assert!(ours.ends_with("--nodefaults -p console=ttyS0 quiet --no-coalesce"), "{ours}");
         let ours = command(&find("trapline-bzImage-nodefaults-memory"));
         assert!(ours.contains(" --console mmio --ecam --nodefaults "), "{ours}");
+        let ours = command(&find("trapline-Image-console-trapped"));
+        assert!(ours.contains(" --no-mirror --no-coalesce "), "{ours}");
         let theirs = command(&find("qemu-microvm-bzImage-nodefaults"));
         assert!(theirs.contains(" -M microvm ") && theirs.ends_with(QUIET), "{theirs}");
         let theirs = command(&find("qemu-pc-bzImage-console"));

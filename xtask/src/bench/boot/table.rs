@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::super::{grouped, verdict};
-use super::{Start, Vmm};
+use super::{Start, TRAPPED, Vmm};
 
 /// What the project promises: KiB resident beside guest RAM.
 const MOST_RESIDENT: u64 = 2560;
 /// Ten seconds of an idle guest, and as many wake-ups.
 const MOST_WAITS: u64 = 10;
+/// Configuration space in memory, in the table of `trapline run --stat`.
+const CONFIG_SPACE: &str = "pci/ecam";
 /// What is mapped, as `host-measure.sh` calls it.
 const MAPPINGS: [&str; 7] =
     ["code", "constants", "data", "heap", "anonymous", "libraries", "others"];
@@ -30,6 +32,8 @@ struct Found<'a> {
     waits: Option<u64>,
     /// Returns to user space by device, over the whole run.
     devices: Vec<(&'a str, u64)>,
+    /// The reads among them, of configuration space in memory, if there is such.
+    config_reads: Option<u64>,
     /// Why there is none of this.
     failed: Option<&'a str>,
 }
@@ -44,6 +48,7 @@ struct Row {
     resident: u64,
     private: u64,
     waits: u64,
+    config_reads: Option<u64>,
 }
 
 impl<'a> Found<'a> {
@@ -103,8 +108,12 @@ impl<'a> Found<'a> {
             return;
         };
         let exits = all.saturating_sub(queued);
-        if let (Some(device), 1..) = (words.get(name), exits) {
+        let Some(device) = words.get(name) else { return };
+        if exits > 0 {
             self.devices.push((device, exits));
+        }
+        if *device == CONFIG_SPACE {
+            self.config_reads = counts.first().copied().flatten();
         }
     }
 
@@ -128,7 +137,8 @@ impl<'a> Found<'a> {
         let (resident, private) = self.resident();
         ensure!(returns > 0 && resident > 0, "returns or memory counted nothing");
         let waits = self.waits.context("no wake-ups were counted")?;
-        Ok(Row { before, all, exits, faults, returns, resident, private, waits })
+        let config_reads = self.config_reads;
+        Ok(Row { before, all, exits, faults, returns, resident, private, waits, config_reads })
     }
 
     fn resident(&self) -> (u64, u64) {
@@ -160,7 +170,7 @@ pub(super) fn report(starts: &[Start], text: &str) -> (String, bool) {
                 continue;
             }
         };
-        let Row { before, all, exits, faults, returns, resident, private, waits } = row;
+        let Row { before, all, exits, faults, returns, resident, private, waits, .. } = row;
         let after = all.saturating_sub(before);
         let figures = [before, after, all, exits, faults, returns, resident, private, waits];
         table += &line(&name, &figures);
@@ -169,6 +179,7 @@ pub(super) fn report(starts: &[Start], text: &str) -> (String, bool) {
         reasons += &format!("{name}: {}\n", by_reason(&found));
         if start.vmm == Vmm::Trapline {
             verdicts += &judged(start, &row);
+            verdicts += &share(start, &row, &Found::of(text, &(name + TRAPPED)));
         }
     }
     let text = format!(
@@ -231,11 +242,31 @@ fn judged(start: &Start, row: &Row) -> String {
         ("KiB beside guest RAM", row.resident, Some(MOST_RESIDENT)),
         ("wake-ups in ten idle seconds", row.waits, Some(MOST_WAITS)),
     ];
+    let reads = row.config_reads.zip(limits.config_reads);
+    let reads = reads.map(|(found, most)| ("reads of configuration space", found, Some(most)));
     let name = start.name();
     let judged = figures
-        .iter()
-        .filter_map(|(what, found, most)| most.map(|most| judge(&name, what, *found, most)));
+        .into_iter()
+        .chain(reads)
+        .filter_map(|(what, found, most)| most.map(|most| judge(&name, what, found, most)));
     judged.collect()
+}
+
+/// How many returns there are beside those of the same start without mirrored reads and coalesced
+/// writes, if both were measured.
+fn share(start: &Start, row: &Row, trapped: &Found<'_>) -> String {
+    let (Some(most), Ok(trapped)) = (start.limits.share, trapped.row()) else {
+        return String::new();
+    };
+    let goal = format!(
+        "{}: at most {most} % of the returns to user space without mirrored reads and coalesced \
+         writes ({} of {}, {:.1} %)",
+        start.name(),
+        grouped(row.returns),
+        grouped(trapped.returns),
+        row.returns as f64 * 100.0 / trapped.returns as f64
+    );
+    verdict(&goal, row.returns * 100 <= trapped.returns * most)
 }
 
 fn judge(name: &str, what: &str, found: u64, most: u64) -> String {
@@ -318,7 +349,8 @@ mod tests {
         }
         let say = Say::Nothing;
         let (vmm, arch, limits) = (Vmm::Pc, Arch::X86_64, Limits::default());
-        let start = Start { vmm, arch, elf: false, say, in_memory: false, limits };
+        let (elf, in_memory, trapped) = (false, false, false);
+        let start = Start { vmm, arch, elf, say, in_memory, trapped, limits };
         assert!(!report(&[start], &whole).1, "another start's figures are not its own");
     }
 
@@ -333,5 +365,40 @@ mod tests {
         let said = "trapline-bzImage-quiet: not measured: not in user space after 60 s\n";
         assert!(table.contains(said), "{table}");
         assert!(table.contains(&format!("{NAME}: port 300")), "{table}");
+    }
+
+    /// The console of an arm64 guest, with so many returns to user space, of which one is a read of
+    /// configuration space or none, and without mirrored reads with 1,000.
+    fn arm64(returns: u64, config_reads: u64) -> String {
+        let rename = |text: String, name: &str| text.replace(NAME, name);
+        let ours = text(1, 1, 200, 1).replace("returns 2 300", &format!("returns 2 {returns}"));
+        let ours = ours.replace("returns 6 8\n", "returns 6 0\n");
+        let reads = format!(
+            "TRAPLINE-BENCH: {NAME} stat mmio 0x40000000-0x4fffffff pci/ecam {config_reads} 3 0 0 0 \
+             0 - +0x0 mirrored\n"
+        );
+        let trapped = text(1, 1, 200, 1).replace("returns 2 300", "returns 2 992");
+        rename(ours + &reads, "trapline-Image-console")
+            + &rename(trapped, "trapline-Image-console-trapped")
+    }
+
+    #[test]
+    fn a_share_is_judged_where_both_starts_were_measured_and_reads_where_there_is_such_memory() {
+        let mut only = starts();
+        only.retain(|start| start.name().starts_with("trapline-Image-console"));
+        let verdicts = |text: &str| {
+            let (table, complete) = report(&only, text);
+            assert!(complete, "{table}");
+            table
+        };
+        let table = verdicts(&arm64(100, 0));
+        assert!(table.contains("coalesced writes (100 of 1,000, 10.0 %): met"), "{table}");
+        assert!(table.contains("at most 0 reads of configuration space (0): met"), "{table}");
+        assert_eq!(table.matches("reads of configuration space").count(), 1, "{table}");
+        let table = verdicts(&arm64(101, 1));
+        assert!(table.contains("coalesced writes (101 of 1,000, 10.1 %): MISSED"), "{table}");
+        assert!(table.contains("at most 0 reads of configuration space (1): MISSED"), "{table}");
+        let alone = report(&only, &arm64(100, 0).replace("-trapped us", "-x us")).0;
+        assert!(!alone.contains("10.0 %"), "{alone}");
     }
 }
