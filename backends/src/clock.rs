@@ -218,7 +218,7 @@ impl Time {
 
     /// The time for devices: that of the access under way on this thread, if there is one.
     fn device_now_ns(&self) -> u64 {
-        Stamp::in_force().unwrap_or_else(|| self.now_ns())
+        Stamp::or_now(|| self.now_ns())
     }
 
     fn host_ns(&self) -> u64 {

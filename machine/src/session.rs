@@ -9,7 +9,7 @@ use trapline::{Mode, Registry};
 use trapline_backends::{EpollLoop, HostClock};
 use trapline_device::{CharDevice, Clock, PowerEvent};
 use trapline_display::{Input, Screen};
-use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
+use trapline_kvm::{CountedClock, Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::console::Console as VirtioConsole;
 
@@ -59,7 +59,7 @@ impl Session {
         let event_loop = EpollLoop::start("events", writes.clone()).map_err(Error::EventLoop)?;
         let clock = Arc::new(HostClock::new(&*event_loop).map_err(Error::EventLoop)?);
         let mode = if config.record.is_some() { Mode::Lossless } else { Mode::Flight };
-        registry.start_recorder(clock.clone(), mode);
+        registry.start_recorder(Arc::new(CountedClock::new(clock.clone())), mode);
         let power = Arc::new(control.clone());
         let mut options = Options::from(&config);
         let tapped = Tapped::of(&config, &registry, clock.clone(), &mut options)?;

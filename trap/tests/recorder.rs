@@ -8,6 +8,7 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,27 @@ struct Ticking(AtomicU64);
 impl AccessClock for Ticking {
     fn stamp_ns(&self) -> u64 {
         self.0.fetch_add(10, Ordering::Relaxed)
+    }
+}
+
+/// A clock with a counter: a count is 10 ns, and reading either is one.
+struct Counted;
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(100) };
+}
+
+fn count() -> u64 {
+    COUNT.replace(COUNT.get() + 1)
+}
+
+impl AccessClock for Counted {
+    fn stamp_ns(&self) -> u64 {
+        count() * 10
+    }
+
+    fn counter(&self) -> Option<fn() -> u64> {
+        Some(count)
     }
 }
 
@@ -158,9 +180,14 @@ fn what_was_reached_keeps_its_name_wherever_its_region_goes() {
 
 #[test]
 fn queued_writes_are_told_of_before_the_access_that_delivered_them() {
+    told_in_order(Arc::<Ticking>::default());
+    told_in_order(Arc::new(Counted));
+}
+
+fn told_in_order(clock: Arc<dyn AccessClock>) {
     let source = Arc::new(Source::default());
     let registry = Registry::builder().offload(source.clone()).build();
-    let registry = recorded(registry, Mode::Flight);
+    assert!(registry.start_recorder(clock, Mode::Flight));
     let region = Region::pio(0, 8, "d", "r", Arc::<Banked>::default()).coalesce(0..1);
     let _map = registry.map(region).unwrap();
     let [mut first, mut second] = [registry.handle(0), registry.handle(1)];
@@ -216,6 +243,36 @@ fn the_stamp_of_a_record_is_the_time_the_device_had() {
         assert_eq!(handle.recent().len(), 5, "what came before is not lost");
         handle.read_value(Space::Mmio, 0, Size::Qword);
         assert_eq!(handle.recent().len(), 6);
+    }
+}
+
+/// Reads as how long an access takes by the clock of the devices, and as when it began.
+struct Asking;
+
+impl Handler for Asking {
+    fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
+        let now = || Stamp::or_now(|| Counted.stamp_ns());
+        if offset == 0 { now() } else { now() - now() }
+    }
+    fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, _value: u64) {}
+}
+
+#[test]
+fn with_a_counter_a_device_has_one_time_an_access_and_reports_tell_when_it_was() {
+    let registry = Registry::builder().build();
+    registry.start_recorder(Arc::new(Counted), Mode::Flight);
+    let _map = registry.map(Region::mmio(0, 16, "d", "r", Arc::new(Asking))).unwrap();
+    let mut handle = registry.handle(0);
+    for _ in 0..100 {
+        let before = count();
+        let asked = handle.read_value(Space::Mmio, 0, Size::Qword);
+        let after = count();
+        assert_eq!(handle.read_value(Space::Mmio, 8, Size::Qword), 0, "time stands still");
+        let recent = handle.recent();
+        let [.., told, _] = recent.as_slice() else { panic!("two accesses") };
+        // The line is through two moments whose count and time were not read at once.
+        assert!((before - 5..=after + 5).contains(&(told.at_ns / 10)), "{told:?}");
+        assert!((before * 10..after * 10).contains(&asked));
     }
 }
 

@@ -17,6 +17,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod again;
+mod counted;
 mod crash;
 mod error;
 mod exit;
@@ -48,6 +49,7 @@ use x86_64 as arch;
 pub use arch::{Gic, Pmu, Start, VmOptions};
 #[cfg(target_arch = "x86_64")]
 pub use arch::{Irqchip, LocalApics, Start, Table, VmOptions};
+pub use counted::CountedClock;
 pub use crash::CrashReport;
 pub use error::Error;
 pub use resample::ResampledInput;

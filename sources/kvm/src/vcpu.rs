@@ -15,6 +15,7 @@ use kvm_ioctls::VcpuFd;
 use trapline::{AccessClock, Handle, Mode, Registry};
 use trapline_device::{Direction, Size, Space};
 
+use crate::CountedClock;
 use crate::again::Again;
 use crate::arch::{Pins, PowerOn, Start};
 use crate::crash::hex;
@@ -61,7 +62,8 @@ impl Vcpu {
     pub fn new(vm: &Arc<Vm>, index: u32, registry: &Registry) -> Result<Self, Error> {
         kick::prepare()?;
         // Whoever has a better clock has started it before.
-        registry.start_recorder(Arc::new(SinceStart(Instant::now())), Mode::Flight);
+        let clock = CountedClock::new(Arc::new(SinceStart(Instant::now())));
+        registry.start_recorder(Arc::new(clock), Mode::Flight);
         let mut handle = registry.handle(index);
         let fd = vm.fd().create_vcpu(index.into()).map_err(Error::ioctl("create a vCPU"))?;
         vm.map_ring(&fd)?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::ReentrantMutexGuard;
 use trapline_access::record::{self, Op};
-use trapline_access::{ChannelRef, Direction, IoCx, QUEUED_WRITES_MAX, Requester, Size};
+use trapline_access::{ChannelRef, Direction, IoCx, QUEUED_WRITES_MAX, Requester, Size, Window};
 
 use crate::core::Core;
 use crate::counters::mark;
@@ -19,7 +19,8 @@ use crate::dispatch::bytes::Bytes;
 use crate::dispatch::progress::Progress;
 use crate::dispatch::split::Kind;
 use crate::dispatch::width;
-use crate::recorder::{Step, tape};
+use crate::recorder::tape::{self, Track};
+use crate::recorder::{Recorder, Step};
 use crate::region::Entry;
 use crate::watch::{Made, Outcome, Witness};
 
@@ -71,9 +72,9 @@ impl Handle {
         // What edits took out of the source, and as much as the source can have had: not what the
         // guest goes on queueing meanwhile, which could hold us without end.
         let most = core.coalesced.queue.lock().len() + QUEUED_WRITES_MAX;
-        let mut batch = Batch::default();
+        let mut batch = Batch { channel: None, recording: Recording::begin(core, step) };
         for _ in 0..most {
-            if !self.deliver_next(core, step, &mut batch) {
+            if !self.deliver_next(core, &mut batch) {
                 break;
             }
         }
@@ -81,25 +82,40 @@ impl Handle {
 
     /// The oldest queued write: to the region it was made to if an edit remembered that, or to
     /// whoever has the address. Whether there was one.
-    fn deliver_next(&mut self, core: &Core, step: Option<&Step<'_>>, batch: &mut Batch) -> bool {
+    fn deliver_next(&mut self, core: &Core, batch: &mut Batch<'_>) -> bool {
         // An edit takes what was queued out of the source before it publishes, under this lock. So
         // a write that is still in the source was made to a region that is still in the snapshot,
         // and it is looked up before an edit can have the lock: after that it would be lost.
         let mut queue = core.coalesced.queue.lock();
         self.reader.look(&core.published);
         let marker = self.reader.marker();
-        let snapshot = self.reader.snapshot();
+        let (generation, snapshot) = (self.reader.generation(), self.reader.snapshot());
         let Some((write, before)) = core.next_coalesced(&mut queue) else { return false };
+        // An edit may have taken it out of the map.
         let entry = before.as_ref().or_else(|| snapshot.find(write.space, write.addr));
-        let covered = entry.filter(|entry| {
-            let (last, _) = entry.diverted_at(write.addr, Direction::Write);
-            last - write.addr >= u64::from(write.len.max(1)) - 1
+        let generation = before.is_none().then_some(generation);
+        if let Some((entry, size)) = entry.and_then(|entry| plain(entry, &write)) {
+            marker.found(mark(entry.number()));
+            drop(queue);
+            self.counters.access(entry.number(), Direction::Write);
+            self.counters.coalesced(entry.number());
+            let register = Cell::new(None);
+            let cx = IoCx::new(Requester::Coalesced, core).with_register(&register);
+            let (offset, value) = (entry.offset_of(write.addr), width::load(write.bytes()));
+            entry.handler.write(&cx, offset, size, value);
+            batch.record(&write, generation, Some(entry), register.get());
+            return true;
+        }
+        let covered = entry.and_then(|entry| {
+            let (last, window) = entry.diverted_at(write.addr, Direction::Write);
+            let whole = last - write.addr >= u64::from(write.len.max(1)) - 1;
+            whole.then_some((entry, window))
         });
-        if let Some(entry) = covered {
+        if let Some((entry, _)) = covered {
             marker.found(mark(entry.number()));
         }
         drop(queue);
-        let Some(entry) = covered else {
+        let Some((entry, window)) = covered else {
             drop(marker);
             // The access that comes after it may have been interrupted before.
             let progress = std::mem::take(&mut self.progress);
@@ -108,7 +124,7 @@ impl Handle {
             // Of the access in which this is delivered nothing is known yet.
             self.register.set(None);
             self.outcome.set(None);
-            record(core, step, &write, None, None);
+            batch.record(&write, None, None, None);
             return true;
         };
         self.counters.access(entry.number(), Direction::Write);
@@ -125,7 +141,7 @@ impl Handle {
         let witness = Witness::of_region(core, entry, &made);
         let register = Cell::new(None);
         let cx = IoCx::new(Requester::Coalesced, core).with_register(&register);
-        let outcome = match batch.forward(entry, write.addr, &cx, data) {
+        let outcome = match window.and_then(|window| batch.forward(entry, window, &write, &cx)) {
             Some(outcome) => outcome,
             None if width::write(&*entry.handler, entry.shared.rules, &cx, offset, data) => {
                 Outcome::Coalesced
@@ -136,67 +152,120 @@ impl Handle {
             self.counters.refused(entry.number());
         }
         witness.end(data, outcome, &register);
-        record(core, step, &write, Some(entry), register.get());
+        batch.record(&write, generation, Some(entry), register.get());
         true
     }
 }
 
-/// The channel that has queued writes go to it one after the other, and may keep them back until the
-/// last of them.
-#[derive(Default)]
-struct Batch(Option<ChannelRef>);
+/// The entry and the size, if the handler takes the write as it is and nothing else is to be done.
+fn plain<'a>(entry: &'a Entry, write: &CoalescedWrite) -> Option<(&'a Entry, Size)> {
+    let size = Size::new(write.len.into())?;
+    let plain = entry.is_plain(Direction::Write) && entry.is_whole(write.addr, size);
+    plain.then_some((entry, size))
+}
 
-impl Batch {
-    /// Passes a write on that is all in a forwarded window, if it is in one.
-    fn forward(&mut self, entry: &Entry, addr: u64, cx: &IoCx<'_>, data: &[u8]) -> Option<Outcome> {
-        let (_, window) = entry.diverted_at(addr, Direction::Write);
+/// What writes that are delivered one after the other have in common.
+struct Batch<'a> {
+    /// The channel that they go to, which may keep them back until the last of them.
+    channel: Option<ChannelRef>,
+    recording: Option<Recording<'a>>,
+}
+
+impl Batch<'_> {
+    /// Passes a write on that is all in a window, if that is a forwarded one.
+    fn forward(
+        &mut self,
+        entry: &Entry,
+        window: &Window,
+        write: &CoalescedWrite,
+        cx: &IoCx<'_>,
+    ) -> Option<Outcome> {
         let mut progress = Progress::default();
-        let forwarder = Forwarder::new(window?, entry.shared.device_offset, &mut progress)?;
+        let forwarder = Forwarder::new(window, entry.shared.device_offset, &mut progress)?;
         let channel = forwarder.channel();
-        if self.0.as_ref() != Some(channel) {
+        if self.channel.as_ref() != Some(channel) {
             self.flush();
-            self.0 = Some(channel.clone());
+            self.channel = Some(channel.clone());
         }
-        let (rules, offset) = (entry.shared.rules, entry.offset_of(addr));
-        Some(match forwarder.with_more().make(rules, cx, offset, &mut Bytes::Write(data)) {
+        let (rules, offset) = (entry.shared.rules, entry.offset_of(write.addr));
+        let mut data = Bytes::Write(write.bytes());
+        Some(match forwarder.with_more().make(rules, cx, offset, &mut data) {
             Outcome::Forwarded => Outcome::Coalesced,
             other => other,
         })
     }
 
     fn flush(&self) {
-        if let Some(channel) = &self.0 {
+        if let Some(channel) = &self.channel {
             channel.get().flush();
+        }
+    }
+
+    /// Records a write that has been delivered, if that is done.
+    #[inline]
+    fn record(
+        &mut self,
+        write: &CoalescedWrite,
+        generation: Option<u64>,
+        entry: Option<&Entry>,
+        register: Option<&'static str>,
+    ) {
+        if let Some(recording) = &mut self.recording {
+            recording.record(write, generation, entry, register);
         }
     }
 }
 
-impl Drop for Batch {
+impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.flush();
     }
 }
 
-/// Records a queued write that has been delivered.
-fn record(
-    core: &Core,
-    step: Option<&Step<'_>>,
-    write: &CoalescedWrite,
-    entry: Option<&Entry>,
-    register: Option<&'static str>,
-) {
-    let (Some(recorder), Some(step)) = (core.recorder.get(), step) else { return };
-    let CoalescedWrite { space, addr, .. } = *write;
-    let (direction, outcome, data) = (Direction::Write, record::Outcome::Coalesced, write.bytes());
-    let op = match (Size::new(data.len()), record::OddLen::new(data.len())) {
-        (Some(size), _) => Op::Access(record::Access { direction, size, space, outcome }),
-        (None, Some(len)) => Op::Odd { direction, len, space, outcome },
-        // A write of nothing.
-        (None, None) => return,
-    };
-    let value = width::load(data);
-    let access = tape::Access { op, space, addr, value, data: &[], entry, register };
-    recorder.queued.lock().access(recorder, step, &access);
+/// Records the queued writes that are delivered in one step. The stream's track is taken out of the
+/// recorder meanwhile, as handlers are called, and put back at the end.
+struct Recording<'a> {
+    recorder: &'a Recorder,
+    step: &'a Step<'a>,
+    track: Option<Box<Track>>,
+}
+
+impl<'a> Recording<'a> {
+    fn begin(core: &'a Core, step: Option<&'a Step<'a>>) -> Option<Self> {
+        let (recorder, step) = (core.recorder.get()?, step?);
+        let track = recorder.queued.lock().take();
+        Some(Self { recorder, step, track })
+    }
+
+    #[inline]
+    fn record(
+        &mut self,
+        write: &CoalescedWrite,
+        generation: Option<u64>,
+        entry: Option<&Entry>,
+        register: Option<&'static str>,
+    ) {
+        let CoalescedWrite { space, addr, .. } = *write;
+        let (direction, data) = (Direction::Write, write.bytes());
+        let outcome = record::Outcome::Coalesced;
+        let op = match (Size::new(data.len()), record::OddLen::new(data.len())) {
+            (Some(size), _) => Op::Access(record::Access { direction, size, space, outcome }),
+            (None, Some(len)) => Op::Odd { direction, len, space, outcome },
+            // A write of nothing.
+            (None, None) => return,
+        };
+        let value = width::load(data);
+        let access = tape::Access { op, space, addr, value, data: &[], register };
+        if let Some(track) = &mut self.track {
+            track.access(self.recorder, self.step, &access, generation, || entry);
+        }
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        *self.recorder.queued.lock() = self.track.take();
+    }
 }
 
 /// Somebody is delivering queued writes, until this is dropped: also when a handler panics.

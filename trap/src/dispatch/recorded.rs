@@ -110,11 +110,11 @@ impl Handle {
             // It is made again, and then it will have been made.
             return;
         }
-        // That of the access: the next one looks for a later one.
-        let entry = self.reader.snapshot().find(space, addr);
         let register = self.register.take();
-        let access = tape::Access { op, space, addr, value, data, entry, register };
-        track.access(recorder, step, &access);
+        let access = tape::Access { op, space, addr, value, data, register };
+        // That of the access: the next one looks for a later one.
+        let (generation, snapshot) = (Some(self.reader.generation()), self.reader.snapshot());
+        track.access(recorder, step, &access, generation, || snapshot.find(space, addr));
     }
 
     /// The last accesses that reached devices: this handle's, and the last writes that came out of
@@ -123,12 +123,16 @@ impl Handle {
         let Some(tape) = &self.tape else { return Vec::new() };
         let recorder = &tape.recorder;
         let register = |id, offset, direction| self.core.register(id, offset, direction);
-        let mut all = recorder.queued.lock().recent(recorder, register);
+        let mut all = match &*recorder.queued.lock() {
+            Some(queued) => queued.recent(recorder, register),
+            // They are being delivered.
+            None => Vec::new(),
+        };
         all.extend(tape.track.recent(recorder, register));
-        all.retain(|access| tape.forgotten_ns.is_none_or(|forgotten| access.at_ns > forgotten));
+        all.retain(|(at, _)| tape.forgotten.is_none_or(|forgotten| *at > forgotten));
         // Of one stamp a queued write came first.
-        all.sort_by_key(|access| access.at_ns);
-        all
+        all.sort_by_key(|(at, _)| *at);
+        all.into_iter().map(|(_, access)| access).collect()
     }
 
     /// Forgets [`Handle::recent`]: the guest starts over.

@@ -162,6 +162,12 @@ impl<T> Reader<T> {
         &self.snapshot
     }
 
+    /// The number of [`Reader::snapshot`]: higher than those of all before.
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// The reader's mark, to say what the lookup found.
     #[inline]
     pub(crate) fn marker(&self) -> Marker<'_> {

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! An access is stamped once, when it begins; that is the time for the devices it reaches
-//! ([`trapline_access::Stamp`]). In a lossless recording one step (an access, or an event from outside
+//! ([`trapline_access::Stamp`]). For reports it is stamped with a counter, where that costs less than
+//! the time ([`AccessClock::counter`]), and a device that asks what time it is has the time taken
+//! then. In a lossless recording one step (an access, or an event from outside
 //! of the guest) is made at a time and no two have the same stamp, so that the order of all streams
 //! together is that of the stamps: whoever replays it needs nothing else. The one exception are
 //! writes out of the source's queue, which have the stamp of the step that delivered them, and come
@@ -79,16 +81,51 @@ pub struct Taken {
 pub struct Recorder {
     clock: Arc<dyn AccessClock>,
     mode: Mode,
+    /// What stamps are read from, if not the clock.
+    counter: Option<Counter>,
     /// In a lossless recording the turn of whoever makes a step, and the last step's stamp.
     turn: ReentrantMutex<Cell<u64>>,
     slots: Slots,
     /// One a vCPU, and those of [`StreamId::Events`] and [`StreamId::Queued`].
     streams: Mutex<Vec<Arc<Stream>>>,
     events: Arc<Stream>,
-    /// The queue's, written by whoever has the turn to deliver.
-    pub(crate) queued: Mutex<Track>,
+    /// The queue's. Whoever has the turn to deliver takes it out meanwhile.
+    pub(crate) queued: Mutex<Option<Box<Track>>>,
     /// Who is to be woken when a ring is half full.
     drainer: OnceLock<Thread>,
+}
+
+/// A counter that stamps accesses, and a moment by which its counts are told in nanoseconds.
+struct Counter {
+    read: fn() -> u64,
+    start: u64,
+    start_ns: u64,
+}
+
+impl Counter {
+    fn start(clock: &dyn AccessClock, read: fn() -> u64) -> Self {
+        Self { read, start: read(), start_ns: clock.stamp_ns() }
+    }
+
+    /// Begins a step or goes on with the thread's.
+    #[inline]
+    fn step(&self) -> Step<'static> {
+        if let Some(at) = Stamp::count() {
+            return Step { at, _stamp: None, _turn: None };
+        }
+        let at = (self.read)();
+        Step { at, _stamp: Some(Stamp::begin_deferred(at)), _turn: None }
+    }
+
+    /// Machine time of `count`, on the line from the start to now: the counter does not stop where
+    /// the machine is paused.
+    fn ns(&self, clock: &dyn AccessClock, count: u64) -> u64 {
+        let whole = (self.read)().saturating_sub(self.start).max(1);
+        let whole_ns = clock.stamp_ns().saturating_sub(self.start_ns);
+        let part = count.saturating_sub(self.start).min(whole);
+        let part_ns = u128::from(part) * u128::from(whole_ns) / u128::from(whole);
+        self.start_ns.saturating_add(u64::try_from(part_ns).unwrap_or(u64::MAX))
+    }
 }
 
 /// One stream's ring.
@@ -122,16 +159,17 @@ impl Stream {
 /// lasts its stamp is the time for the devices that the thread calls, and in a lossless recording no
 /// other step is made.
 pub struct Step<'a> {
-    at_ns: u64,
+    /// As [`Step::at_ns`], or a count of the recorder's counter.
+    at: u64,
     _stamp: Option<Stamp>,
     /// Given back last.
     _turn: Option<ReentrantMutexGuard<'a, Cell<u64>>>,
 }
 
 impl Step<'_> {
-    /// Its stamp: nanoseconds of machine time, a multiple of [`TICK_NS`].
+    /// In a lossless recording its stamp: nanoseconds of machine time, a multiple of [`TICK_NS`].
     pub fn at_ns(&self) -> u64 {
-        self.at_ns
+        self.at
     }
 }
 
@@ -140,14 +178,17 @@ impl Recorder {
         let events = Stream::new(StreamId::Events, mode);
         let queued = Stream::new(StreamId::Queued, mode);
         let streams = Mutex::new(vec![Arc::clone(&queued), Arc::clone(&events)]);
+        // A recording has the time that devices were told.
+        let counter = clock.counter().filter(|_| mode == Mode::Flight);
         Arc::new(Self {
+            counter: counter.map(|read| Counter::start(&*clock, read)),
             clock,
             mode,
             turn: ReentrantMutex::default(),
             slots: Slots::default(),
             streams,
             events,
-            queued: Mutex::new(Track::new(queued)),
+            queued: Mutex::new(Some(Box::new(Track::new(queued)))),
             drainer: OnceLock::new(),
         })
     }
@@ -176,8 +217,16 @@ impl Recorder {
     /// lock that a device takes.
     #[inline]
     pub fn step(&self) -> Step<'_> {
-        if let Some(at_ns) = Stamp::in_force() {
-            return Step { at_ns, _stamp: None, _turn: None };
+        match &self.counter {
+            Some(counter) => counter.step(),
+            None => self.timed_step(),
+        }
+    }
+
+    #[inline(never)]
+    fn timed_step(&self) -> Step<'_> {
+        if let Some(at) = Stamp::in_force() {
+            return Step { at, _stamp: None, _turn: None };
         }
         let turn = (self.mode == Mode::Lossless).then(|| self.turn.lock());
         // Upwards, so that what was due before is due.
@@ -186,7 +235,12 @@ impl Recorder {
             at_ns = at_ns.max(last.get() + TICK_NS);
             last.set(at_ns);
         }
-        Step { at_ns, _stamp: Some(Stamp::begin(at_ns)), _turn: turn }
+        Step { at: at_ns, _stamp: Some(Stamp::begin(at_ns)), _turn: turn }
+    }
+
+    /// Machine time of a step's stamp, in nanoseconds.
+    pub(crate) fn ns_of(&self, at: u64) -> u64 {
+        self.counter.as_ref().map_or(at, |counter| counter.ns(&*self.clock, at))
     }
 
     /// Records what is no access, with the stamp of `step`, in the stream of events. In a lossless
@@ -196,7 +250,7 @@ impl Recorder {
             // Writers take turns: this one is `step`'s.
             let _turn = self.turn.lock();
             let record = Record { op, slot, offset, delta: 0, value };
-            let (_, half) = self.events.ring.push(step.at_ns, record, &[], || self.hurry());
+            let (_, half) = self.events.ring.push(step.at, record, &[], || self.hurry());
             if half {
                 self.hurry();
             }

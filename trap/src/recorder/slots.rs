@@ -117,46 +117,106 @@ impl Slots {
 }
 
 /// The slots that one stream's last accesses were in.
-pub(crate) struct SlotCache([Option<(Key, u16)>; CACHED]);
+pub(crate) struct SlotCache([Cached; CACHED]);
 
-const CACHED: usize = 32;
+const CACHED: usize = 64;
+
+/// A piece of a slot, at addresses that mean it in one generation of the map.
+#[derive(Clone, Copy)]
+struct Cached {
+    /// [`NEVER`] for nothing.
+    generation: u64,
+    first: u64,
+    /// The slot's.
+    base: u64,
+    /// The length less one.
+    span: u16,
+    number: u16,
+    space: Space,
+}
+
+/// No map is of this generation.
+const NEVER: u64 = u64::MAX;
+
+const _: () = assert!(size_of::<Cached>() == 32, "one cache line has it all");
+
+impl Cached {
+    const NOTHING: Self =
+        Self { generation: NEVER, first: 0, base: 0, span: 0, number: 0, space: Space::Mmio };
+
+    /// The slot around `addr`, as far as `entry` goes; of addresses that nobody claims this one, as
+    /// the next may be claimed.
+    fn new(generation: u64, space: Space, addr: u64, entry: Option<&Entry>, number: u16) -> Self {
+        let Key(_, _, base) = Key::of(space, addr, entry);
+        let (first, last) = entry.map_or((addr, addr), |entry| {
+            (entry.base.max(base), entry.last.min(base.saturating_add(LEN - 1)))
+        });
+        let span = u16::try_from(last.wrapping_sub(first)).unwrap_or_default();
+        Self { generation, first, base, span, number, space }
+    }
+
+    #[inline]
+    fn holds(&self, generation: Option<u64>, space: Space, addr: u64) -> bool {
+        Some(self.generation) == generation
+            && self.space == space
+            && addr.wrapping_sub(self.first) <= self.span.into()
+    }
+}
 
 impl Default for SlotCache {
     fn default() -> Self {
-        Self([None; CACHED])
+        Self([Cached::NOTHING; CACHED])
     }
 }
 
 impl SlotCache {
-    /// The slot of an access to `addr` that `entry` answered, and the offset in it.
+    /// The slot of an access to `addr`, and the offset in it. `find` says which region answered, if
+    /// that is not known from another access in the same `generation` of the map. `None` is for a
+    /// region that is not there any more.
     #[inline]
-    pub(crate) fn find(
+    pub(crate) fn find<'a>(
         &mut self,
         slots: &Slots,
-        space: Space,
-        addr: u64,
-        entry: Option<&Entry>,
+        generation: Option<u64>,
+        (space, addr): (Space, u64),
+        find: impl FnOnce() -> Option<&'a Entry>,
     ) -> (u16, u16) {
-        let key = Key::of(space, addr, entry);
-        let Key(_, region, base) = key;
+        // About as far from each other as devices are.
+        let neighbours = match space {
+            Space::Pio => addr >> 2,
+            Space::Mmio => addr >> 8 ^ addr >> 16,
+        };
         #[expect(clippy::cast_possible_truncation, reason = "a hash")]
-        let place = (region ^ base >> 16) as usize % CACHED;
+        let place = neighbours as usize % CACHED;
+        let cached = self.0.get_mut(place).filter(|cached| cached.holds(generation, space, addr));
+        let cached = match cached {
+            Some(cached) => *cached,
+            None => self.search(slots, generation, (space, addr), find(), place),
+        };
         #[expect(clippy::cast_possible_truncation, reason = "below the length of a slot")]
-        let offset = addr.wrapping_sub(base) as u16;
-        let cached = self.0.get_mut(place);
-        if let Some(Some((is, number))) = cached
-            && *is == key
-        {
-            return (*number, offset);
-        }
-        let number = slots.number(key, entry);
+        let offset = addr.wrapping_sub(cached.base) as u16;
+        (cached.number, offset)
+    }
+
+    #[cold]
+    fn search(
+        &mut self,
+        slots: &Slots,
+        generation: Option<u64>,
+        (space, addr): (Space, u64),
+        entry: Option<&Entry>,
+        place: usize,
+    ) -> Cached {
+        let number = slots.number(Key::of(space, addr, entry), entry);
+        let found = Cached::new(generation.unwrap_or(NEVER), space, addr, entry, number);
         // What has no number may have one in a later recording, and is rare.
-        if let Some(cached) = cached
+        if let Some(cached) = self.0.get_mut(place)
             && number != ELSEWHERE
+            && generation.is_some()
         {
-            *cached = Some((key, number));
+            *cached = found;
         }
-        (number, offset)
+        found
     }
 }
 
@@ -167,7 +227,7 @@ mod tests {
     #[test]
     fn unclaimed_addresses_are_told_apart_and_do_not_take_all_numbers() {
         let (slots, mut cache) = (Slots::default(), SlotCache::default());
-        let mut find = |space, addr| cache.find(&slots, space, addr, None);
+        let mut find = |space, addr| cache.find(&slots, Some(0), (space, addr), || None);
         assert_eq!(find(Space::Pio, 0x520), (0, 0x520));
         assert_eq!(find(Space::Mmio, 0x520), (1, 0x520));
         assert_eq!(find(Space::Mmio, 0xfff_ffff), (2, 0xffff));

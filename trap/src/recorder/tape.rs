@@ -15,19 +15,19 @@ use crate::watch::AccessSummary;
 pub(crate) struct Tape {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) track: Track,
-    /// What was before is nobody's business any more.
-    pub(crate) forgotten_ns: Option<u64>,
+    /// The stamp of the step before which all is nobody's business any more.
+    pub(crate) forgotten: Option<u64>,
 }
 
 impl Tape {
     pub(crate) fn new(recorder: &Arc<Recorder>, vcpu: u32) -> Box<Self> {
         let track = Track::new(recorder.stream(vcpu));
-        Box::new(Self { recorder: Arc::clone(recorder), track, forgotten_ns: None })
+        Box::new(Self { recorder: Arc::clone(recorder), track, forgotten: None })
     }
 
     /// Forgets all accesses up to now.
     pub(crate) fn forget(&mut self) {
-        self.forgotten_ns = Some(self.recorder.step().at_ns());
+        self.forgotten = Some(self.recorder.step().at);
     }
 }
 
@@ -53,7 +53,8 @@ const RECENT: usize = 16;
 struct Recent {
     /// Its record.
     record: u64,
-    at_ns: u64,
+    /// Its step's stamp.
+    at: u64,
     addr: u64,
     /// The register, if its handler has said which.
     register: Option<&'static str>,
@@ -67,8 +68,6 @@ pub(crate) struct Access<'a> {
     pub(crate) value: u64,
     /// The elements of a string.
     pub(crate) data: &'a [u8],
-    /// Whose it was, where it begins.
-    pub(crate) entry: Option<&'a Entry>,
     pub(crate) register: Option<&'static str>,
 }
 
@@ -103,33 +102,43 @@ impl Track {
         Self { stream, slots: SlotCache::default(), recent: [None; RECENT], next_recent: 0 }
     }
 
-    /// Records an access that was made in `step`.
+    /// Records an access that was made in `step`. Whose it was, the map of `generation` and `find` say
+    /// (see [`SlotCache::find`]).
     #[inline]
-    pub(crate) fn access(&mut self, recorder: &Recorder, step: &Step<'_>, access: &Access<'_>) {
-        let Access { op, space, addr, value, data, entry, register } = *access;
-        let (slot, offset) = self.slots.find(recorder.slot_table(), space, addr, entry);
+    pub(crate) fn access<'a>(
+        &mut self,
+        recorder: &Recorder,
+        step: &Step<'_>,
+        access: &Access<'_>,
+        generation: Option<u64>,
+        find: impl FnOnce() -> Option<&'a Entry>,
+    ) {
+        let Access { op, space, addr, value, data, register } = *access;
+        let slots = recorder.slot_table();
+        let (slot, offset) = self.slots.find(slots, generation, (space, addr), find);
         let record = Record { op, slot, offset, delta: 0, value };
-        let at_ns = step.at_ns();
-        let (record, half) = self.stream.ring.push(at_ns, record, data, || recorder.hurry());
+        let at = step.at;
+        let (record, half) = self.stream.ring.push(at, record, data, || recorder.hurry());
         if half {
             recorder.hurry();
         }
         if let Some(recent) = self.recent.get_mut(self.next_recent % RECENT) {
-            *recent = Some(Recent { record, at_ns, addr, register });
+            *recent = Some(Recent { record, at, addr, register });
         }
         self.next_recent = self.next_recent.wrapping_add(1);
     }
 
-    /// The last accesses, oldest first. `register` names the register of a region, by its id, that
+    /// The last accesses and the stamps of their steps, oldest first. `register` names the register of a region, by its id, that
     /// has not been named when it was accessed.
     pub(crate) fn recent(
         &self,
         recorder: &Recorder,
         register: impl Fn(trapline_access::RegionId, u64, Direction) -> Option<&'static str>,
-    ) -> Vec<RecentAccess> {
+    ) -> Vec<(u64, RecentAccess)> {
         let (newer, older) = self.recent.split_at(self.next_recent % RECENT);
         let told = older.iter().chain(newer).flatten();
-        told.filter_map(|recent| self.tell(recent, recorder, &register)).collect()
+        let tell = |recent: &Recent| Some((recent.at, self.tell(recent, recorder, &register)?));
+        told.filter_map(tell).collect()
     }
 
     fn tell(
@@ -161,6 +170,6 @@ impl Track {
             StreamId::Queued | StreamId::Events => Requester::Coalesced,
         };
         let summary = AccessSummary { space, addr: recent.addr, direction, width, count, first };
-        Some(RecentAccess { at_ns: recent.at_ns, requester, name, summary, outcome })
+        Some(RecentAccess { at_ns: recorder.ns_of(recent.at), requester, name, summary, outcome })
     }
 }

@@ -5,6 +5,7 @@
 
 mod attr;
 mod chips;
+mod counter;
 mod gic;
 mod gic_state;
 mod model;
@@ -28,6 +29,7 @@ use trapline_guestmem::GuestMem;
 use crate::{Error, Kvm, Vm};
 
 pub(crate) use chips::{Chips, commit_routing, routing};
+pub(crate) use counter::counter;
 pub use gic::Gic;
 pub(crate) use model::CpuModel;
 pub use options::VmOptions;

@@ -1,6 +1,7 @@
 //! The x86-64 side of a VM and its vCPUs: interrupt chips, CPUID, registers.
 
 mod chips;
+mod counter;
 mod cpuid;
 mod emulated;
 mod external;
@@ -15,6 +16,7 @@ use trapline_guestmem::GuestMem;
 use crate::{Error, Kvm, Vm};
 
 pub(crate) use chips::{Chips, commit_routing, routing};
+pub(crate) use counter::counter;
 pub(crate) use cpuid::{CpuModel, hardware_virtualization};
 pub use external::LocalApics;
 pub(crate) use external::Pins;
