@@ -111,6 +111,7 @@ impl From<&Config> for Options {
             disks: config.disks.clone(),
             nets: config.nets.clone(),
             shares: config.shares.clone(),
+            stand_ins: None,
             awaits_files: false,
             spared: {
                 let exact = config.record.as_ref().is_some_and(|record| record.exact);

@@ -37,6 +37,7 @@ pub use config::{
 pub use control::Control;
 pub use error::Error;
 pub use life::{ControlError, Request, State};
+pub use on_loop::Terminal;
 pub use remote::{IoRegion, OnDeath, Socket};
 pub use report::Report;
 pub use serve::{ServedDevice, serve};

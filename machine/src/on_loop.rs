@@ -14,6 +14,7 @@ use trapline_backends::{QueuedWrites, Turn};
 use trapline_device::{CharDevice, EventHandler, EventLoop, Notifier, Readiness};
 use trapline_display::Input;
 use trapline_kvm::{ExitCounters, Vcpu};
+use trapline_virtio::console::{Console as VirtioConsole, Size};
 
 use crate::record::journal::{Input as Came, Journal};
 
@@ -208,5 +209,36 @@ impl Input for OnLoop<dyn Input, InputReport> {
 
     fn movement(&self, dx: i32, dy: i32, buttons: u8) {
         self.report(InputReport::Movement(dx, dy, buttons));
+    }
+}
+
+/// What a virtio console is told of its terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SizeReport(pub(crate) Size);
+
+impl Report<VirtioConsole> for SizeReport {
+    fn is_idempotent(&self) -> bool {
+        true
+    }
+
+    fn tell(self, device: &VirtioConsole) {
+        device.resize(self.0);
+    }
+
+    fn journaled(&self) -> (&'static str, Came, Vec<u8>) {
+        let Size { columns, rows } = self.0;
+        let bytes = [columns, rows].map(u16::to_le_bytes).as_flattened().to_vec();
+        ("console", Came::Resize, bytes)
+    }
+}
+
+/// Who tells a virtio console of the size of its terminal: any thread, which does not wait.
+#[derive(Clone)]
+pub struct Terminal(pub(crate) Arc<OnLoop<VirtioConsole, SizeReport>>);
+
+impl Terminal {
+    /// The terminal has this size.
+    pub fn resize(&self, size: Size) {
+        self.0.report(SizeReport(size));
     }
 }

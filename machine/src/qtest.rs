@@ -146,6 +146,7 @@ impl From<&Config> for Options {
             disks: config.disks.clone(),
             nets: config.nets.clone(),
             shares: config.shares.clone(),
+            stand_ins: None,
             awaits_files: true,
             spared: Spared { writes: false, reads: false },
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
-use trapline::{Mode, Registry};
+use trapline::{Mode, Offload, Registry};
 use trapline_backends::{EpollLoop, HostClock};
 use trapline_device::{CharDevice, Clock, PowerEvent};
 use trapline_display::{Input, Screen};
@@ -17,7 +17,8 @@ use crate::board::{self, Options, Vfio, Wiring};
 use crate::control::{Answer, Control, Event, Reply};
 use crate::kvm::{Host, HostBoard};
 use crate::life::{ControlError, Request, State};
-use crate::on_loop::{CharReport, CoalescedWrites, InputReport, OnLoop};
+use crate::on_loop::{CharReport, CoalescedWrites, InputReport, OnLoop, SizeReport, Terminal};
+use crate::record::exact::NoDoorbells;
 use crate::record::{Recorded, Tapped};
 use crate::remote::Remotes;
 use crate::{Config, Ending, Error, ResetCause, Snapshot};
@@ -32,6 +33,8 @@ pub struct Session {
     start: Option<Start>,
     console: Arc<OnLoop<dyn CharDevice, CharReport>>,
     input: Option<Arc<OnLoop<dyn Input, InputReport>>>,
+    /// The virtio console, to be told of its terminal.
+    terminal: Option<Arc<OnLoop<VirtioConsole, SizeReport>>>,
     /// Calls the devices for everything that happens outside of the guest.
     event_loop: Arc<EpollLoop>,
     clock: Arc<HostClock>,
@@ -54,7 +57,7 @@ impl Session {
         let options = Host::vm_options(&config)?;
         let ram = board::map_ram(&Host::ram_ranges(&config)?, &config.memory)?;
         let vm = Vm::new(&kvm, &ram, options)?;
-        let registry = Registry::builder().offload(vm.offload()).build();
+        let registry = Registry::builder().offload(offload(&vm, &config)).build();
         let writes = CoalescedWrites::of(&registry);
         let event_loop = EpollLoop::start("events", writes.clone()).map_err(Error::EventLoop)?;
         let clock = Arc::new(HostClock::new(&*event_loop).map_err(Error::EventLoop)?);
@@ -84,6 +87,9 @@ impl Session {
             });
         }
         let remotes = Remotes::connect(&config.ioregions, &registry, &control)?;
+        let terminal = host.board().virtio().console.as_ref();
+        let terminal = terminal.filter(|console| console.has_console()).map(Arc::downgrade);
+        let terminal = terminal.map(|device| OnLoop::new(device, &*event_loop, tapped.journal()));
         let input = host.board().input();
         let told = |input| OnLoop::new(Arc::downgrade(&input), &*event_loop, tapped.journal());
         let input = input.map(told);
@@ -95,7 +101,8 @@ impl Session {
         writes.connect(&vcpus);
         control.watch(registry.clone(), vcpus.iter().map(Vcpu::counters).collect());
         let start = Some(host.load(&config, false)?);
-        let recorded = tapped.begin(&config, host.irqchip(), &registry)?;
+        let built = (host.irqchip(), host.board().virtio());
+        let recorded = tapped.begin(&config, built, &registry)?;
         Ok(Self {
             recorded,
             config,
@@ -105,6 +112,7 @@ impl Session {
             start,
             console,
             input,
+            terminal,
             event_loop,
             clock,
             registry,
@@ -130,10 +138,9 @@ impl Session {
         Arc::downgrade(&console)
     }
 
-    /// The virtio console, to be told of the size of its terminal, if there is one.
-    pub fn virtio_console(&self) -> Option<Arc<VirtioConsole>> {
-        let console = self.host.board().virtio().console.as_ref();
-        console.filter(|console| console.has_console()).cloned()
+    /// Who tells the virtio console of the size of its terminal, if there is one.
+    pub fn terminal(&self) -> Option<Terminal> {
+        self.terminal.clone().map(Terminal)
     }
 
     /// The balloon, if there is one.
@@ -255,7 +262,7 @@ impl Session {
         };
         self.event_loop.resume();
         // What had the machine pause may be over.
-        self.host.board().virtio().disks.iter().for_each(|blk| blk.retry());
+        self.retry();
         let vcpus = std::mem::take(&mut self.vcpus);
         let running = self.control.start(|| VcpuSet::start(vcpus, Arc::new(on_event)))?;
         self.control.enter(State::Running);
@@ -270,6 +277,14 @@ impl Session {
         })?;
         self.registry.drain();
         Ok(next)
+    }
+
+    /// Makes requests to disks again that have stopped the machine.
+    fn retry(&self) {
+        let disks = &self.host.board().virtio().disks;
+        let recorded = self.recorded.as_ref().filter(|_| !disks.is_empty());
+        let _step = recorded.map(Recorded::retry);
+        disks.iter().for_each(|blk| blk.retry());
     }
 
     /// Waits for a reason to stop the vCPUs.
@@ -354,6 +369,14 @@ impl Session {
             vcpus: BTreeMap::new(),
             kernel_chips: BTreeMap::new(),
         }
+    }
+}
+
+/// What KVM does for the registry. Of an exact recording it rings no doorbells.
+fn offload(vm: &Arc<Vm>, config: &Config) -> Arc<dyn Offload> {
+    match &config.record {
+        Some(record) if record.exact => Arc::new(NoDoorbells(vm.offload())),
+        _ => vm.offload(),
     }
 }
 

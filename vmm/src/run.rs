@@ -8,9 +8,10 @@ use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use tracing::Level;
 use trapline_device::CharBackend;
+use trapline_machine::Terminal;
 use trapline_machine::boot::modules::{initrd_files, is_multiboot};
 use trapline_machine::boot::{cmdline, initramfs, open, read_ahead, search};
-use trapline_machine::console::{Console as VirtioConsole, Size};
+use trapline_machine::console::Size;
 use trapline_machine::deliveries;
 use trapline_machine::record::RecordOptions;
 use trapline_machine::vfio::Assignment;
@@ -71,7 +72,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let control = machine.control();
     let wish = Arc::new(Mutex::new(None));
     let pauses = Arc::new(Pauses::new(control.clone()));
-    let terminal = TerminalSize(machine.virtio_console());
+    let terminal = TerminalSize(machine.terminal());
     terminal.tell();
     serve(&requests, &pauses, &control, (&console, terminal), &wish);
     let server = name.serve(guest(options, &control, &requests))?;
@@ -138,7 +139,7 @@ fn serve(
 const HVC_BREAK: u8 = 0x0f;
 
 /// The size of the terminal, and who wants to know it.
-struct TerminalSize(Option<Arc<VirtioConsole>>);
+struct TerminalSize(Option<Terminal>);
 
 impl TerminalSize {
     fn tell(&self) {
@@ -289,6 +290,7 @@ fn config(
         record: options.record.clone().map(|path| RecordOptions {
             path,
             exact: options.record_exact,
+            payload: options.record_payload,
             arguments: std::env::args_os().map(|word| word.to_string_lossy().into()).collect(),
         }),
         arm64: options.arm64.clone(),

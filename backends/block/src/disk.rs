@@ -29,6 +29,22 @@ pub struct Disk {
     pub(crate) limiter: Mutex<Limiter>,
     pub(crate) pool: Pool,
     on_stop: OnStop,
+    /// For a disk without an image: whether giving up space does anything. Its queues' witnesses know how
+    /// requests end.
+    stand_in: Option<bool>,
+}
+
+/// What a driver sees of a disk, apart from its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskShape {
+    /// Its size in bytes.
+    pub capacity: u64,
+    /// How the host's storage is made.
+    pub topology: Topology,
+    /// Whether giving up space does anything.
+    pub can_discard: bool,
+    /// What the disk says of itself.
+    pub serial: String,
 }
 
 /// Who stops the machine.
@@ -67,7 +83,40 @@ impl Disk {
             limiter: Mutex::new(Limiter::new(options.limits, 0)),
             pool: Pool::new("disk"),
             on_stop: OnStop::default(),
+            stand_in: None,
         }))
+    }
+
+    /// A disk that looks as one with these options did, and has no image: its queues are told how requests
+    /// end ([`crate::Queue::set_witness`]).
+    pub fn stand_in(options: &DiskOptions, shape: DiskShape) -> Arc<Self> {
+        let DiskShape { capacity, topology, can_discard, serial } = shape;
+        Arc::new(Self {
+            options: options.clone(),
+            image: Arc::new(Image::absent()),
+            topology,
+            serial,
+            capacity: AtomicU64::new(capacity / SECTOR * SECTOR),
+            limiter: Mutex::new(Limiter::new(options.limits, 0)),
+            pool: Pool::new("disk"),
+            on_stop: OnStop::default(),
+            stand_in: Some(can_discard),
+        })
+    }
+
+    /// What a driver sees of it.
+    pub fn shape(&self) -> DiskShape {
+        DiskShape {
+            capacity: self.capacity(),
+            topology: self.topology,
+            can_discard: self.can_discard(),
+            serial: self.serial.clone(),
+        }
+    }
+
+    /// Whether it is a [`Disk::stand_in`].
+    pub(crate) fn is_stand_in(&self) -> bool {
+        self.stand_in.is_some()
     }
 
     /// What the user said of it.
@@ -92,7 +141,8 @@ impl Disk {
 
     /// Whether giving up space ([`crate::Request::Discard`]) does anything.
     pub fn can_discard(&self) -> bool {
-        self.is_writable() && self.image.can_discard()
+        let can = || self.image.can_discard();
+        self.is_writable() && self.stand_in.unwrap_or_else(can)
     }
 
     /// What the disk says of itself: [`SERIAL_LEN`] bytes, with zeroes behind the text.

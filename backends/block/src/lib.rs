@@ -24,7 +24,7 @@ mod probe;
 mod queue;
 mod request;
 
-pub use disk::{Disk, SECTOR};
+pub use disk::{Disk, DiskShape, SECTOR};
 pub use error::{Error, Failure};
 pub use image::Topology;
 pub use options::{DiskOptions, Format, Limits, OnError, QUEUES_MAX, SERIAL_LEN};

@@ -120,6 +120,17 @@ impl Buffers {
         }
     }
 
+    /// Where what is left is, for who wants to know later what has been put there.
+    pub fn places(&self) -> Places {
+        let pieces = self.pieces.iter().skip(self.first).copied();
+        Places { mem: self.mem.without_tap(), pieces: pieces.collect() }
+    }
+
+    /// A copy of what is left.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.places().bytes()
+    }
+
     /// What is left, piece by piece.
     pub fn slices(&self) -> Vec<Slice<'_>> {
         let pieces = self.pieces.iter().skip(self.first);
@@ -257,6 +268,27 @@ impl Wait {
             Self::Yes => 0,
             Self::No => libc::RWF_NOWAIT,
         }
+    }
+}
+
+/// Pieces of guest memory, in order: see [`Buffers::places`].
+#[derive(Debug)]
+pub struct Places {
+    mem: GuestMem,
+    pieces: Vec<Piece>,
+}
+
+impl Places {
+    /// A copy of what is there.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for Piece { addr, len } in &self.pieces {
+            let start = bytes.len();
+            bytes.resize(start + len, 0);
+            // Each was found to be RAM.
+            let _ = self.mem.read(*addr, bytes.get_mut(start..).unwrap_or_default());
+        }
+        bytes
     }
 }
 

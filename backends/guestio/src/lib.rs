@@ -23,7 +23,7 @@ pub mod tap;
 #[cfg(test)]
 mod tests;
 
-pub use buffers::{Buffers, Wait};
+pub use buffers::{Buffers, Places, Wait};
 pub use inherited::inherited;
 pub use pool::Pool;
 pub use ring::{Completion, Operation, Ring};

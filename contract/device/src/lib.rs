@@ -29,6 +29,7 @@ mod save;
 mod saved_form;
 mod thread;
 mod vector;
+mod witness;
 
 pub use chardev::{CharBackend, CharDevice, NullBackend, OutputOnly};
 pub use clock::{Clock, Timer, Wake};
@@ -51,3 +52,4 @@ pub use trapline_access::{
     Rules, Showing, Size, Space, Stamp, Window,
 };
 pub use vector::{MessageVector, SinkVector};
+pub use witness::Witness;

@@ -4,13 +4,15 @@
 //! [`GuestMem::regions`] sees a host address. `region.rs` maps RAM where huge pages can be shown to
 //! the guest, out of what `backing.rs` makes; this crate's `unsafe` is in the former. `piece.rs` is
 //! what the registry maps; `pieces.rs` is how code that is generic over [`vm_memory`]'s memory, as the
-//! queues of virtio are, reaches RAM; `written.rs` remembers which pages this process writes.
+//! queues of virtio are, reaches RAM; `tap.rs` is who sees what devices do to it; `written.rs` remembers which
+//! pages this process writes.
 
 mod backing;
 mod error;
 mod piece;
 mod pieces;
 mod region;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod written;
@@ -30,6 +32,7 @@ pub use backing::Backing;
 pub use error::Error;
 pub use piece::Piece;
 pub use region::Region;
+pub use tap::Tap;
 pub use written::WrittenPages;
 
 /// Bytes of guest RAM that others may change at any time: `vm_memory`'s bounds-checked access to
@@ -72,6 +75,8 @@ pub struct GuestMem {
     inner: Arc<Backend>,
     /// How many have asked to keep it all. Held for reading while some goes.
     keepers: Arc<RwLock<usize>>,
+    /// Who sees what is read and written through this handle.
+    tap: Option<Arc<dyn Tap>>,
 }
 
 /// Nothing of a guest's RAM goes back to the host while any of these is there: see
@@ -109,7 +114,7 @@ impl GuestMem {
             bytes: ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.1)),
             reason: e.to_string(),
         })?;
-        Ok(Self { inner: Arc::new(inner), keepers: Arc::default() })
+        Ok(Self { inner: Arc::new(inner), keepers: Arc::default(), tap: None })
     }
 
     /// `len` bytes from address 0 that are all ones, for a guest to read. However many they are, they
@@ -133,7 +138,7 @@ impl GuestMem {
         let region = region.map_err(|reason| refused(reason.to_string()))?;
         let inner = GuestRegionCollection::from_regions(vec![region]);
         let inner = Arc::new(inner.map_err(|error| refused(error.to_string()))?);
-        Ok(Self { inner, keepers: Arc::default() })
+        Ok(Self { inner, keepers: Arc::default(), tap: None })
     }
 
     /// `len` bytes of a device's registers from address 0, which its file shares from `offset` on
@@ -152,7 +157,7 @@ impl GuestMem {
         let region = region.map_err(|reason| refused(reason.to_string()))?;
         let inner = GuestRegionCollection::from_regions(vec![region]);
         let inner = Arc::new(inner.map_err(|error| refused(error.to_string()))?);
-        Ok(Self { inner, keepers: Arc::default() })
+        Ok(Self { inner, keepers: Arc::default(), tap: None })
     }
 
     /// Lets go of the device of [`GuestMem::of_device`]: its file is not open here any more, and whoever
@@ -165,11 +170,31 @@ impl GuestMem {
         left.map_err(|reason| Error::Map { bytes: self.len(), reason: reason.to_string() })
     }
 
+    /// The same RAM, for devices whose reads and writes `tap` sees.
+    #[must_use]
+    pub fn with_tap(&self, tap: Arc<dyn Tap>) -> Self {
+        Self { tap: Some(tap), ..self.clone() }
+    }
+
+    /// The same RAM for a back end of a device, of whose accesses no tap hears.
+    #[must_use]
+    pub fn without_tap(&self) -> Self {
+        Self { tap: None, ..self.clone() }
+    }
+
     /// Copies from guest RAM.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] when any byte is not RAM; `buf` may be partly filled then.
     pub fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), Error> {
+        self.copy_from(addr, buf)?;
+        if let Some(tap) = &self.tap {
+            tap.read(addr, buf);
+        }
+        Ok(())
+    }
+
+    fn copy_from(&self, addr: u64, buf: &mut [u8]) -> Result<(), Error> {
         let len = buf.len();
         // A descriptor or a header.
         if let Ok(both) = <&mut [u8; 16]>::try_from(&mut *buf)
@@ -204,9 +229,15 @@ impl GuestMem {
     /// # Errors
     /// [`Error::OutOfRange`] when any byte is not RAM; nothing is written then.
     pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), Error> {
+        self.copy_to(addr, data)?;
+        self.tell_written(addr, data);
+        Ok(())
+    }
+
+    fn copy_to(&self, addr: u64, data: &[u8]) -> Result<(), Error> {
         // The status of a request.
         if let [byte] = data {
-            return self.store(*byte, addr, Ordering::Relaxed);
+            return self.store_at(*byte, addr, Ordering::Relaxed);
         }
         if let Ok(slice) = self.slice(addr, data.len()) {
             slice.copy_from(data);
@@ -241,7 +272,11 @@ impl GuestMem {
     pub fn load<T: AtomicAccess>(&self, addr: u64, order: Ordering) -> Result<T, Error> {
         let found = self.find(addr).and_then(|(region, offset)| region.number::<T::A>(offset.0));
         let number = found.ok_or_else(|| self.not_atomic(addr, size_of::<T>()))?;
-        Ok(number.load(order).into())
+        let mut loaded: T = number.load(order).into();
+        if let Some(tap) = &self.tap {
+            tap.read(addr, loaded.as_mut_slice());
+        }
+        Ok(loaded)
     }
 
     /// One atomic store, in the host's byte order.
@@ -255,6 +290,13 @@ impl GuestMem {
         addr: u64,
         order: Ordering,
     ) -> Result<(), Error> {
+        self.store_at(value, addr, order)?;
+        self.tell_written(addr, value.as_slice());
+        Ok(())
+    }
+
+    #[inline]
+    fn store_at<T: AtomicAccess>(&self, value: T, addr: u64, order: Ordering) -> Result<(), Error> {
         let found = self
             .find(addr)
             .and_then(|(region, offset)| Some((region, offset, region.number::<T::A>(offset.0)?)));
@@ -264,6 +306,13 @@ impl GuestMem {
         number.store(value.into(), order);
         region.have_written(offset.0, size_of::<T>());
         Ok(())
+    }
+
+    #[inline]
+    fn tell_written(&self, addr: u64, data: &[u8]) {
+        if let Some(tap) = &self.tap {
+            tap.wrote(addr, data);
+        }
     }
 
     /// Marks `len` bytes at `addr` as written: for who has somebody else write there, as the kernel.

@@ -52,7 +52,7 @@ impl Piece {
 impl GuestMem {
     /// The pieces, in ascending order of guest address, for a registry to map.
     pub fn pieces(&self) -> Vec<Piece> {
-        let piece = |region| Piece { mem: self.clone(), region };
+        let piece = |region| Piece { mem: self.without_tap(), region };
         self.regions().into_iter().map(piece).collect()
     }
 }

@@ -38,6 +38,51 @@ fn copies_are_checked_against_the_map() {
     assert_eq!(mem.regions()[1].guest_addr, 0x10000);
 }
 
+/// Writes down what it hears, and says that every byte read was one more.
+#[derive(Debug, Default)]
+struct OneMore(parking_lot::Mutex<Vec<(u64, Vec<u8>, bool)>>);
+
+impl Tap for OneMore {
+    fn read(&self, addr: u64, data: &mut [u8]) {
+        self.0.lock().push((addr, data.to_vec(), false));
+        data.iter_mut().for_each(|byte| *byte += 1);
+    }
+
+    fn wrote(&self, addr: u64, data: &[u8]) {
+        self.0.lock().push((addr, data.to_vec(), true));
+    }
+}
+
+#[test]
+fn a_tap_sees_what_devices_read_and_write_and_nobody_elses() {
+    let mem = GuestMem::new(&[(0, 0x1000)]).unwrap();
+    let heard = Arc::new(OneMore::default());
+    let tapped = mem.with_tap(heard.clone());
+    let take = || std::mem::take(&mut *heard.0.lock());
+    tapped.write(0x10, &[1, 2, 3]).unwrap();
+    tapped.write(0x20, &[7]).unwrap();
+    tapped.store(0x0201_u16.to_le(), 0x30, Ordering::Relaxed).unwrap();
+    let writes = [(0x10, vec![1, 2, 3], true), (0x20, vec![7], true), (0x30, vec![1, 2], true)];
+    assert_eq!(take(), writes);
+    let mut three = [0; 3];
+    tapped.read(0x10, &mut three).unwrap();
+    let number: u16 = tapped.load(0x30, Ordering::Relaxed).unwrap();
+    let (mut both, eight) = ([0; 16], tapped.read_u64(0x10).unwrap());
+    tapped.read(0x10, &mut both).unwrap();
+    assert_eq!((three, u16::from_le(number)), ([2, 3, 4], 0x0302));
+    assert_eq!((eight & 0xffff_ffff, both[..4].to_vec()), (0x0104_0302, vec![2, 3, 4, 1]));
+    let reads = take();
+    assert_eq!(reads.iter().map(|(addr, ..)| *addr).collect::<Vec<_>>(), [0x10, 0x30, 0x10, 0x10]);
+    assert_eq!((reads[0].1.as_slice(), reads[3].1.len()), (&[1, 2, 3][..], 16));
+    // What is no RAM was not accessed; others are not heard.
+    assert!(tapped.write(0xfff, &[1, 2]).is_err() && tapped.read(0xfff, &mut three).is_err());
+    assert!(tapped.load::<u32>(0x12, Ordering::Relaxed).is_err());
+    mem.write(0x10, &[9]).unwrap();
+    tapped.without_tap().read(0x10, &mut three).unwrap();
+    tapped.pieces()[0].read(0x10, &mut three);
+    assert_eq!((take(), three[0]), (Vec::new(), 9));
+}
+
 #[test]
 fn ranges_that_make_no_sense_are_refused() {
     let refused = |ranges: &[(u64, u64)]| matches!(GuestMem::new(ranges), Err(Error::Map { .. }));

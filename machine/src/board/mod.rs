@@ -25,6 +25,8 @@ use trapline_device::{CharBackend, CharDevice, Clock, EventLoop, Power};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::{Backing, GuestMem};
 
+use crate::record::devices::StandIns;
+use crate::record::host::{JournaledLoop, JournaledMemory};
 use crate::record::journal::Journal;
 use crate::{ConsoleKind, Error, FirmwareKernel, PcConfigSpace, PortOptions, VirtioTransports};
 
@@ -81,6 +83,24 @@ pub(crate) struct Wiring {
     pub(crate) journal: Option<Arc<dyn Journal>>,
 }
 
+impl Wiring {
+    /// The event loop for the device of this name, by way of the journal if there is one.
+    pub(crate) fn event_loop_of(&self, name: &str) -> Arc<dyn EventLoop> {
+        match &self.journal {
+            Some(journal) => JournaledLoop::around(&self.event_loop, journal, name),
+            None => Arc::clone(&self.event_loop),
+        }
+    }
+
+    /// The guest's RAM for devices, by way of the journal if there is one.
+    pub(crate) fn dma(&self) -> GuestMem {
+        match &self.journal {
+            Some(journal) => JournaledMemory::around(&self.ram, journal),
+            None => self.ram.clone(),
+        }
+    }
+}
+
 /// What the user chooses about a board. Each board takes what concerns it.
 pub(crate) struct Options {
     pub(crate) cpus: u32,
@@ -121,6 +141,8 @@ pub(crate) struct Options {
     pub(crate) nets: Vec<trapline_net::NetOptions>,
     /// Folders of the host that the guest can mount.
     pub(crate) shares: Vec<trapline_ninep::ShareOptions>,
+    /// What stands for disks, networks, shared folders and ports in a replay.
+    pub(crate) stand_ins: Option<StandIns>,
     /// Whether an access that begins a request to the host's files waits for its end.
     pub(crate) awaits_files: bool,
     /// Which accesses the source spares us.

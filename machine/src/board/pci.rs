@@ -52,13 +52,15 @@ impl PciSlots<'_> {
         let mut devices = first..=LAST_DEVICE;
         let mut next = || devices.next().map(|device| Devfn::from_bits(device << 3));
         for (n, devfn) in (0..wiring.options.edu).zip(std::iter::from_fn(&mut next)) {
-            let (name, event_loop) = (format!("edu{n}"), &*wiring.event_loop);
-            let edu = Edu::function(self.slot(&name, devfn), &wiring.clock, event_loop);
+            let name = format!("edu{n}");
+            let event_loop = wiring.event_loop_of(&name);
+            let edu = Edu::function(self.slot(&name, devfn), &wiring.clock, &*event_loop);
             self.bus.insert(devfn, edu.map_err(Error::EventLoop)?)?;
         }
         for device in virtio {
             let devfn = next().ok_or_else(|| Error::NoPciSlot(device.name.clone()))?;
-            self.plug_virtio(devfn, device, (&wiring.ram, &*wiring.event_loop))?;
+            let event_loop = Arc::clone(&device.event_loop);
+            self.plug_virtio(devfn, device, (&wiring.dma(), &*event_loop))?;
         }
         for (n, opened) in wiring.vfio.take().into_iter().enumerate() {
             let name = format!("vfio{n}");
@@ -78,7 +80,7 @@ impl PciSlots<'_> {
     pub(super) fn plug_virtio(
         &self,
         devfn: Devfn,
-        NamedVirtio { name, device, transport }: NamedVirtio,
+        NamedVirtio { name, device, transport, .. }: NamedVirtio,
         (ram, event_loop): (&GuestMem, &dyn EventLoop),
     ) -> Result<(), Error> {
         let (slot, interface) = (self.slot(&name, devfn), interface(transport));

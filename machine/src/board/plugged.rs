@@ -150,7 +150,9 @@ impl Plugs {
         }
         let (device, handle) = self.make(&plug.device)?;
         let slots = PciSlots { bus: &self.bus, pin: &*self.pin, messages: Some(&*self.messages) };
-        let named = NamedVirtio { name: name.clone(), device, transport: plug.transport };
+        let (name, event_loop) = (name.clone(), Arc::clone(&self.event_loop));
+        let named =
+            NamedVirtio { name: name.clone(), device, transport: plug.transport, event_loop };
         slots.plug_virtio(devfn, named, (&self.ram, &*self.event_loop))?;
         self.registers.plugged(slot, told);
         inner.plugged.insert(slot, Plugged { name: name.clone(), handle });
@@ -180,7 +182,7 @@ impl Plugs {
                 let balloon = Balloon::new(self.ram.clone(), 0, clock);
                 (balloon.clone(), Handle::Balloon(balloon))
             }
-            PlugDevice::Rng => (entropy(EntropyFrom::Sequence, &clock), Handle::Nothing),
+            PlugDevice::Rng => (entropy(EntropyFrom::Sequence, &clock, None), Handle::Nothing),
             PlugDevice::Serial { places } => {
                 let console = Console::with_places(*places, clock);
                 (console.clone(), Handle::Serial(console, BTreeMap::new()))

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use trapline_backends::{OpenOutlet, Outlet};
 use trapline_block::{Disk, DiskOptions};
-use trapline_device::{CharBackend, Clock, EventLoop, FdtDevice, FdtNode, Interrupt};
+use trapline_device::{
+    CharBackend, CharDevice, Clock, EventLoop, FdtDevice, FdtNode, Interrupt, NullBackend,
+};
 use trapline_net::NetOptions;
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::balloon::Balloon;
@@ -18,6 +20,9 @@ use trapline_virtio::p9::{Answering, P9};
 use trapline_virtio::rng::{Entropy, HostEntropy, Rng};
 
 use super::{Builder, Wiring};
+use crate::record::host::{JournaledEntropy, JournaledWitness, char_device};
+use crate::record::journal::{Journal, JournaledBackend};
+use crate::record::net::{Absent, JournaledNet};
 use crate::{ConsoleKind, Error, PortOptions, VirtioTransport};
 
 /// A virtio device on its way to a board.
@@ -27,6 +32,8 @@ pub(crate) struct NamedVirtio {
     pub(crate) device: Arc<dyn VirtioDevice>,
     /// What registers it is to have.
     pub(crate) transport: VirtioTransport,
+    /// What its queues are processed by.
+    pub(crate) event_loop: Arc<dyn EventLoop>,
 }
 
 impl NamedVirtio {
@@ -66,6 +73,8 @@ pub(crate) struct VirtioHandles {
     pub(crate) balloon: Option<Arc<Balloon>>,
     /// Ports of the console device whose place on the host is the host's choice.
     pub(crate) places: Places,
+    /// Ports of a replay, kept for the journal to call.
+    _ports: Vec<Arc<dyn CharDevice>>,
 }
 
 /// Names of ports, and where they are on the host.
@@ -75,43 +84,57 @@ impl ChosenVirtio {
     /// The devices the user asked for. The first disk, which Linux calls `vda`, is `disk0`, and the first
     /// network card `net0`.
     pub(crate) fn new(wiring: &Wiring) -> Result<Self, Error> {
-        let (awaited, clock, event_loop) =
-            (wiring.options.awaits_files, &wiring.clock, &wiring.event_loop);
-        let disks = wiring.options.disks.iter();
-        let disks = disks.map(|options| disk(options, awaited, clock, &**event_loop));
-        let disks = disks.collect::<Result<Vec<_>, _>>()?;
-        let nets = wiring.options.nets.iter();
-        let nets =
-            nets.map(|options| net(options, event_loop, clock)).collect::<Result<Vec<_>, _>>()?;
-        let (console, places) = console(wiring)?;
+        let (options, awaited) = (&wiring.options, wiring.options.awaits_files);
+        let disks = options.disks.iter().enumerate();
+        let disks = disks.map(|(n, options)| wired_disk(n, options, wiring));
+        let disks = disks.collect::<Result<Vec<_>, Error>>()?;
+        let nets = options.nets.iter().enumerate();
+        let nets = nets.map(|(n, options)| wired_net(n, options, wiring));
+        let nets = nets.collect::<Result<Vec<_>, Error>>()?;
+        let (console, places, ports) = console(wiring)?;
         let mut devices = Vec::new();
-        let mut add = |name: &str, device: Arc<dyn VirtioDevice>| {
-            let transport = wiring.options.virtio.of(name);
-            devices.push(NamedVirtio { name: name.to_owned(), device, transport });
+        let mut add_on = |name: &str, device: Arc<dyn VirtioDevice>, event_loop| {
+            let transport = options.virtio.of(name);
+            devices.push(NamedVirtio { name: name.to_owned(), device, transport, event_loop });
         };
-        for (n, disk) in disks.iter().enumerate() {
-            add(&format!("disk{n}"), disk.clone());
+        for (n, (disk, event_loop)) in disks.iter().enumerate() {
+            add_on(&format!("disk{n}"), disk.clone(), Arc::clone(event_loop));
         }
+        let mut add = |name: &str, device: Arc<dyn VirtioDevice>| {
+            add_on(name, device, wiring.event_loop_of(name));
+        };
         for (n, net) in nets.iter().enumerate() {
             add(&format!("net{n}"), net.clone());
         }
-        for (n, share) in wiring.options.shares.iter().enumerate() {
+        for (n, share) in options.shares.iter().enumerate() {
+            let name = format!("9p{n}");
             let answering = if awaited { Answering::InTurn } else { Answering::Threads };
-            add(&format!("9p{n}"), P9::new(share, answering)?);
+            let p9 = match &options.stand_ins {
+                Some(_) => P9::stand_in(&share.tag),
+                None => P9::new(share, answering)?,
+            };
+            if let Some(journal) = &wiring.journal {
+                p9.set_witness(JournaledWitness::of(journal, &name));
+            }
+            add(&name, p9);
         }
-        if let Some(from) = wiring.options.rng {
-            add("rng", entropy(from, &wiring.clock));
+        if let Some(from) = options.rng {
+            add("rng", entropy(from, &wiring.clock, wiring.journal.as_ref()));
         }
         if let Some(console) = &console {
             add("console", console.clone());
         }
-        let balloon = wiring.options.balloon.map(|bytes| {
-            let balloon = Balloon::new(wiring.ram.clone(), bytes, Arc::clone(&wiring.clock));
+        let balloon = options.balloon.map(|bytes| {
+            let balloon = Balloon::new(wiring.dma(), bytes, Arc::clone(&wiring.clock));
             add("balloon", balloon.clone());
             balloon
         });
         check_names(&devices, wiring)?;
-        Ok(Self { devices, handles: VirtioHandles { disks, nets, console, balloon, places } })
+        let disks = disks.into_iter().map(|(disk, _)| disk).collect();
+        Ok(Self {
+            devices,
+            handles: VirtioHandles { disks, nets, console, balloon, places, _ports: ports },
+        })
     }
 
     /// The names of all of them.
@@ -140,9 +163,12 @@ fn check_names(devices: &[NamedVirtio], wiring: &Wiring) -> Result<(), Error> {
     })
 }
 
+/// A console device, the places of its ports on the host, and those of its ports that nobody has.
+type ConsoleParts = (Option<Arc<Console>>, Places, Vec<Arc<dyn CharDevice>>);
+
 /// The console device with its ports, if any are wanted, and the places that the host has chosen for
 /// them.
-fn console(wiring: &Wiring) -> Result<(Option<Arc<Console>>, Places), Error> {
+fn console(wiring: &Wiring) -> Result<ConsoleParts, Error> {
     let options = &wiring.options;
     let console = (options.console_kind == ConsoleKind::Virtio).then(|| PortSetup {
         name: None,
@@ -150,21 +176,83 @@ fn console(wiring: &Wiring) -> Result<(Option<Arc<Console>>, Places), Error> {
         backend: Arc::clone(&options.console),
     });
     let (mut outlets, mut setups, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    let mut handles = Vec::new();
     for PortOptions { name, outlet } in &options.ports {
-        let open = open(outlet, name, &wiring.event_loop)?;
-        places.extend(open.place().map(|place| (name.clone(), place)));
-        let backend: Arc<dyn CharBackend> = open.clone();
+        let open = match &options.stand_ins {
+            Some(_) => None,
+            None => Some(open(outlet, name, &wiring.event_loop)?),
+        };
+        let place = open.as_ref().and_then(|open| open.place());
+        places.extend(place.map(|place| (name.clone(), place)));
+        let backend: Arc<dyn CharBackend> = match &open {
+            Some(open) => open.clone(),
+            None => Arc::new(NullBackend),
+        };
+        let backend = match &wiring.journal {
+            Some(journal) => JournaledBackend::around(&backend, journal, &port_name(name)),
+            None => backend,
+        };
         setups.push(PortSetup { name: Some(name.clone()), is_console: false, backend });
-        outlets.push(open);
+        outlets.push((name, open));
     }
     if console.is_none() && setups.is_empty() {
-        return Ok((None, places));
+        return Ok((None, places, handles));
     }
     let console = Console::new(console, setups, Arc::clone(&wiring.clock));
-    for (number, outlet) in (1..).zip(outlets) {
-        OpenOutlet::attach(&*outlet, console.port(number));
+    for (number, (name, outlet)) in (1..).zip(outlets) {
+        let mut port = console.port(number);
+        if let Some(journal) = &wiring.journal {
+            port = char_device(port, journal, &port_name(name));
+        }
+        match outlet {
+            Some(outlet) => OpenOutlet::attach(&*outlet, port),
+            // The one who calls it is the journal.
+            None => handles.push(port),
+        }
     }
-    Ok((Some(console), places))
+    Ok((Some(console), places, handles))
+}
+
+/// What a journal calls a port of the console device.
+fn port_name(name: &str) -> String {
+    format!("port {name}")
+}
+
+/// Disk `n` of the board, and its event loop.
+fn wired_disk(
+    n: usize,
+    options: &DiskOptions,
+    wiring: &Wiring,
+) -> Result<(Arc<Blk>, Arc<dyn EventLoop>), Error> {
+    let (name, clock) = (format!("disk{n}"), &wiring.clock);
+    let event_loop = wiring.event_loop_of(&name);
+    let stand_in = wiring.options.stand_ins.as_ref().and_then(|all| all.disks.get(n));
+    let blk = match stand_in {
+        Some(shape) => {
+            let disk = Disk::stand_in(options, shape.clone());
+            Blk::new(&disk, clock, Background::Loop(&*event_loop)).map_err(Error::EventLoop)?
+        }
+        None => disk(options, wiring.options.awaits_files, clock, &*event_loop)?,
+    };
+    if let Some(journal) = &wiring.journal {
+        blk.set_witness(|queue| JournaledWitness::of(journal, &format!("{name} queue {queue}")));
+    }
+    Ok((blk, event_loop))
+}
+
+/// Network card `n` of the board.
+fn wired_net(n: usize, options: &NetOptions, wiring: &Wiring) -> Result<Arc<Net>, Error> {
+    let Some(journal) = &wiring.journal else {
+        return net(options, &wiring.event_loop, &wiring.clock);
+    };
+    let stand_in = wiring.options.stand_ins.as_ref().and_then(|all| all.nets.get(n));
+    let backend = match stand_in {
+        Some(abilities) => Arc::new(Absent(*abilities)),
+        None => options.open(&wiring.event_loop, &wiring.clock)?,
+    };
+    let backend = JournaledNet::around(backend, journal, &format!("net{n}"));
+    let NetOptions { mac, mtu, speed, .. } = *options;
+    Ok(Net::new(NetSetup { mac, mtu, speed }, backend))
 }
 
 /// Opens what is behind the port with this name.
@@ -200,24 +288,38 @@ pub(super) fn net(
 }
 
 /// An entropy source.
-pub(super) fn entropy(from: EntropyFrom, clock: &Arc<dyn Clock>) -> Arc<dyn VirtioDevice> {
-    let clock = Arc::clone(clock);
+pub(super) fn entropy(
+    from: EntropyFrom,
+    clock: &Arc<dyn Clock>,
+    journal: Option<&Arc<dyn Journal>>,
+) -> Arc<dyn VirtioDevice> {
     match from {
-        EntropyFrom::Host => Rng::new(HostEntropy, clock),
-        EntropyFrom::Sequence => Rng::new(Sequence::default(), clock),
+        EntropyFrom::Host => source(HostEntropy, clock, journal),
+        EntropyFrom::Sequence => source(Sequence::default(), clock, journal),
     }
+}
+
+fn source(
+    inner: impl Entropy + 'static,
+    clock: &Arc<dyn Clock>,
+    journal: Option<&Arc<dyn Journal>>,
+) -> Arc<dyn VirtioDevice> {
+    let clock = Arc::clone(clock);
+    let Some(journal) = journal.cloned() else { return Rng::new(inner, clock) };
+    let port = journal.port("rng");
+    Rng::new(JournaledEntropy { inner, journal, port }, clock)
 }
 
 /// Adds a device behind a window of registers at `base`, with a level-triggered interrupt. What it
 /// says of itself, for a device tree.
 pub(crate) fn add_mmio(
-    NamedVirtio { name, device, transport }: NamedVirtio,
+    NamedVirtio { name, device, transport, event_loop }: NamedVirtio,
     (base, interrupt): (u64, Interrupt),
     wiring: &Wiring,
     builder: &mut Builder,
 ) -> Result<FdtNode, Error> {
     let legacy = transport == VirtioTransport::MmioLegacy;
-    let registers = VirtioMmio::new(device, legacy, interrupt, &wiring.ram, &*wiring.event_loop);
+    let registers = VirtioMmio::new(device, legacy, interrupt, &wiring.dma(), &*event_loop);
     let registers = registers.map_err(Error::EventLoop)?;
     let node = registers.fdt_node();
     let (registry, mapped) = (wiring.registry.downgrade(), Arc::clone(&registers));

@@ -126,9 +126,12 @@ impl State {
         let Some(first_ns) = first_ns else { return Ok(()) };
         let change = self.change();
         self.writer.map(first_ns, &change)?;
-        for some in blobs.chunks(BLOBS_AT_ONCE) {
+        let mut rest = blobs.as_slice();
+        while !rest.is_empty() {
+            let (some, later) = rest.split_at(together(rest));
             let some: Vec<&[u8]> = some.iter().map(Vec::as_slice).collect();
             self.writer.blobs(first_ns, &some)?;
+            rest = later;
         }
         for Taken { stream, words, since_ns } in &taken {
             let first_ns = first_ns_of(*since_ns, words);
@@ -179,8 +182,21 @@ impl State {
     }
 }
 
-/// Blobs of a few bytes each, in one chunk.
+/// The most blobs of a chunk.
 const BLOBS_AT_ONCE: usize = 4096;
+
+/// The most bytes of a chunk with more than one blob.
+const BYTES_AT_ONCE: usize = 1 << 20;
+
+/// How many of these are to be in one chunk: one at least.
+fn together(blobs: &[Vec<u8>]) -> usize {
+    let mut bytes = 0_usize;
+    let few = blobs.iter().take(BLOBS_AT_ONCE).take_while(|blob| {
+        bytes = bytes.saturating_add(blob.len());
+        bytes <= BYTES_AT_ONCE
+    });
+    few.count().max(1)
+}
 
 fn first_ns(taken: &Taken) -> u64 {
     first_ns_of(taken.since_ns, &taken.words)

@@ -9,8 +9,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_device::{
-    CharBackend, Clock, EoiSink, ExtInt, Line, LineSink, MessageVector, MsiController, MsiSink,
-    SinkVector, Timer, Wake,
+    CharBackend, Clock, EoiSink, EventHandler, ExtInt, Line, LineSink, MessageVector,
+    MsiController, MsiSink, SinkVector, Timer, Wake,
 };
 
 /// What comes to a device from outside. The number is the offset in the record of `Op::In`; from
@@ -34,19 +34,41 @@ pub(crate) enum Input {
     Eoi = 7,
     /// The processor acknowledges an external interrupt: the vector it got and one, or 0.
     Acknowledge = 8,
+    /// The event loop, or a back end, calls a handler of a device: its number, and in the two lowest bits
+    /// what a descriptor is ready for.
+    Event = 9,
+    /// What the host answered a back end, in that back end's words.
+    Answer = 10,
+    /// A frame was lost on the host.
+    Lost = 11,
+    /// How often before in this step the usual answer came to what is asked for by the kind of input in
+    /// the upper half.
+    Usual = 12,
+    /// What the host and guest memory have exchanged without the device looking at it: a hash.
+    Exchanged = 13,
+    /// Requests to a disk that have stopped the machine are made again.
+    Retry = 14,
     /// Bytes from a back end.
     Received = 0x100,
     /// Keys, in scan code set 2.
     Keys = 0x101,
     /// Movement of the mouse: two `i32` and the buttons.
     Movement = 0x102,
+    /// What a back end is done with, in its own words: 8 bytes each.
+    Arrived = 0x103,
+    /// The bytes of [`Input::Exchanged`].
+    Payload = 0x104,
+    /// What a device has read from guest memory: the address, 8 bytes, and what was there.
+    Memory = 0x105,
+    /// The terminal has another size: columns and lines, 2 bytes each.
+    Resize = 0x106,
 }
 
 impl Input {
     /// From here up the value of the record names a blob.
     const BLOBS: u16 = 0x100;
 
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 21] = [
         Self::Accepted,
         Self::Connected,
         Self::Utc,
@@ -55,9 +77,19 @@ impl Input {
         Self::Break,
         Self::Eoi,
         Self::Acknowledge,
+        Self::Event,
+        Self::Answer,
+        Self::Lost,
+        Self::Usual,
+        Self::Exchanged,
+        Self::Retry,
         Self::Received,
         Self::Keys,
         Self::Movement,
+        Self::Arrived,
+        Self::Payload,
+        Self::Memory,
+        Self::Resize,
     ];
 
     /// The kind with this number.
@@ -72,7 +104,13 @@ impl Input {
 
     /// Whether it is what a step begins with, and not what a device asks for in the middle of one.
     pub(crate) const fn begins(self) -> bool {
-        !matches!(self, Self::Accepted | Self::Connected | Self::Utc | Self::Received)
+        match self {
+            Self::Accepted | Self::Connected | Self::Utc | Self::Answer | Self::Lost => false,
+            Self::Usual | Self::Exchanged | Self::Received | Self::Arrived => false,
+            Self::Payload | Self::Memory => false,
+            Self::Wake | Self::Poll | Self::Break | Self::Eoi | Self::Acknowledge => true,
+            Self::Event | Self::Retry | Self::Keys | Self::Movement | Self::Resize => true,
+        }
     }
 }
 
@@ -86,12 +124,14 @@ pub(crate) enum Output {
     Message = 2,
     /// Bytes sent to a back end: a hash.
     Sent = 3,
+    /// Bytes written to guest memory: a hash of the address and of them.
+    Written = 4,
 }
 
 impl Output {
     /// The kind with this number.
     pub(crate) fn of(number: u16) -> Option<Self> {
-        let all = [Self::Level, Self::Message, Self::Sent];
+        let all = [Self::Level, Self::Message, Self::Sent, Self::Written];
         all.into_iter().find(|output| *output as u16 == number)
     }
 }
@@ -129,6 +169,25 @@ pub(crate) trait Journal: Send + Sync {
 
     /// Something is about to be done to a device, in the step that the caller has begun.
     fn event(&self, port: u16, kind: Input, value: u64, bytes: &[u8]);
+
+    /// What a back end is done with now: `came`, or what was written down.
+    fn arrived(&self, port: u16, came: Vec<u64>) -> Vec<u64>;
+
+    /// What the host and guest memory exchange; `copy` copies it.
+    fn payload(&self, port: u16, copy: &mut dyn FnMut() -> Vec<u8>);
+
+    /// A device reads `data` at this guest address.
+    fn memory(&self, port: u16, addr: u64, data: &mut [u8]);
+
+    /// `handler` writes down that it was called, by this port and number, and calls `target`. Kept for as
+    /// long as the journal is there.
+    fn listens(
+        &self,
+        port: u16,
+        number: u64,
+        handler: Arc<dyn EventHandler>,
+        target: Weak<dyn EventHandler>,
+    );
 
     /// A device has put something out.
     fn output(&self, port: u16, kind: Output, value: u64);
@@ -448,7 +507,7 @@ mod tests {
         for input in Input::ALL {
             assert_eq!(Input::of(input as u16), Some(input));
         }
-        for output in [Output::Level, Output::Message, Output::Sent] {
+        for output in [Output::Level, Output::Message, Output::Sent, Output::Written] {
             assert_eq!(Output::of(output as u16), Some(output));
         }
         assert_eq!((Input::of(0), Output::of(0)), (None, None));

@@ -10,22 +10,28 @@
 //! The line is drawn around the devices: their accesses, the time each began, and what came from
 //! outside are all that they depend on, and nothing is said about the guest's code.
 
+pub(crate) mod devices;
 pub(crate) mod drain;
+pub(crate) mod exact;
+pub(crate) mod host;
 pub(crate) mod journal;
+pub(crate) mod net;
 pub mod replay;
 pub(crate) mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline::{Recorder, Registry, Step};
 use trapline_access::record::{Blob, Op};
-use trapline_device::Clock;
+use trapline_device::{Clock, EventHandler};
 
-use crate::board::Options;
+use crate::board::{Options, VirtioHandles};
 use crate::{Config, Error};
 use drain::Drain;
 use journal::{Held, Input, Journal, JournaledBackend, JournaledClock, Output, Ports};
@@ -37,6 +43,9 @@ pub struct RecordOptions {
     pub path: PathBuf,
     /// Nothing is left to the kernel that a recording does not see the order of.
     pub exact: bool,
+    /// What disks, networks and shared folders exchange with guest memory is kept, and not only a hash of
+    /// it.
+    pub payload: bool,
     /// The words of the command, for whoever reads the recording.
     pub arguments: Vec<String>,
 }
@@ -55,10 +64,10 @@ impl Tapped {
         clock: Arc<dyn Clock>,
         options: &mut Options,
     ) -> Result<Self, Error> {
-        let (Some(_), Some(recorder)) = (&config.record, registry.recorder()) else {
+        let (Some(wanted), Some(recorder)) = (&config.record, registry.recorder()) else {
             return Ok(Self { clock, recording: None });
         };
-        let recording = Recording::new(recorder);
+        let recording = Recording::new(recorder, wanted.payload);
         let journal: Arc<dyn Journal> = recording.clone();
         let journaled = JournaledClock::around(&clock, &journal);
         options.console = JournaledBackend::around(&options.console, &journal, "console");
@@ -84,7 +93,7 @@ impl Tapped {
     pub(crate) fn begin(
         self,
         config: &Config,
-        irqchip: &'static str,
+        (irqchip, virtio): (&'static str, &VirtioHandles),
         registry: &Registry,
     ) -> Result<Option<Recorded>, Error> {
         let (Some(options), Some((recording, clock, recorder))) = (&config.record, self.recording)
@@ -92,7 +101,8 @@ impl Tapped {
             return Ok(None);
         };
         let path = options.path.clone();
-        let meta = settings::meta(config, options, clock.utc_start_ns(), irqchip);
+        let utc_ns = clock.utc_start_ns();
+        let meta = settings::meta((config, options), utc_ns, irqchip, virtio);
         let file = File::create(&path).map_err(trapline_trace::Error::from);
         let drain =
             file.and_then(|file| Drain::start(file, &meta, (&recorder, &recording), registry));
@@ -119,6 +129,15 @@ impl Recorded {
         self.recording.reset()
     }
 
+    /// Requests to disks that have stopped the machine are made again, in a step that lasts until what this
+    /// returns is dropped.
+    pub(crate) fn retry(&self) -> Step<'_> {
+        let step = self.recording.recorder.step();
+        let port = self.recording.port("disks");
+        self.recording.event(port, Input::Retry, 0, &[]);
+        step
+    }
+
     /// Writes the rest.
     pub(crate) fn finish(mut self) -> Result<(), Error> {
         let done = self.drain.finish();
@@ -133,21 +152,39 @@ pub(crate) struct Recording {
     blobs: Mutex<Blobs>,
     /// Whether the machine has been built: what happens before is done again in a replay.
     begun: AtomicBool,
+    /// Whether bytes that devices do not look at are kept.
+    payload: bool,
+    omitted: Mutex<Vec<Omitted>>,
+    /// Who is called by what happens outside, kept here.
+    handlers: Mutex<Vec<Arc<dyn EventHandler>>>,
+}
+
+/// Usual answers are not written down. How many there were in a step counts when another one comes.
+struct Omitted {
+    port: u16,
+    kind: Input,
+    at_ns: u64,
+    count: u32,
 }
 
 #[derive(Default)]
 struct Blobs {
     next: u32,
     waiting: Vec<Vec<u8>>,
+    /// How many bytes are in those.
+    bytes: usize,
 }
 
 impl Recording {
-    pub(crate) fn new(recorder: &Arc<Recorder>) -> Arc<Self> {
+    pub(crate) fn new(recorder: &Arc<Recorder>, payload: bool) -> Arc<Self> {
         Arc::new(Self {
             recorder: Arc::clone(recorder),
             ports: Ports::default(),
             blobs: Mutex::default(),
             begun: AtomicBool::new(false),
+            payload,
+            omitted: Mutex::default(),
+            handlers: Mutex::default(),
         })
     }
 
@@ -165,13 +202,47 @@ impl Recording {
 
     /// The bytes that records made so far name, since the last call.
     fn take_blobs(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.blobs.lock().waiting)
+        let mut blobs = self.blobs.lock();
+        blobs.bytes = 0;
+        std::mem::take(&mut blobs.waiting)
     }
 
     fn write(&self, op: Op, port: u16, kind: u16, value: u64) {
         if self.begun.load(Ordering::Acquire) {
             let step = self.recorder.step();
             self.recorder.event(&step, op, port, kind, value);
+        }
+    }
+
+    /// A usual answer came to what is asked for.
+    fn omit(&self, port: u16, kind: Input) {
+        if !self.begun.load(Ordering::Acquire) {
+            return;
+        }
+        let at_ns = self.recorder.step().at_ns();
+        let mut omitted = self.omitted.lock();
+        let known = omitted.iter_mut().find(|known| (known.port, known.kind) == (port, kind));
+        match known {
+            Some(known) if known.at_ns == at_ns => known.count += 1,
+            Some(known) => (known.at_ns, known.count) = (at_ns, 1),
+            None => omitted.push(Omitted { port, kind, at_ns, count: 1 }),
+        }
+    }
+
+    /// Another answer than the usual one is about to be written down.
+    fn unusual(&self, port: u16, kind: Input) {
+        if !self.begun.load(Ordering::Acquire) {
+            return;
+        }
+        let step = self.recorder.step();
+        let mut omitted = self.omitted.lock();
+        let mut before = omitted.iter_mut().filter(|before| before.at_ns == step.at_ns());
+        let before = before.find(|before| (before.port, before.kind) == (port, kind));
+        let count = before.map_or(0, |before| std::mem::take(&mut before.count));
+        drop(omitted);
+        if count > 0 {
+            let value = u64::from(kind as u16) << 32 | u64::from(count);
+            self.recorder.event(&step, Op::In, port, Input::Usual as u16, value);
         }
     }
 
@@ -182,6 +253,7 @@ impl Recording {
             let (number, len) = (blobs.next, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
             blobs.next = blobs.next.wrapping_add(1);
             blobs.waiting.push(bytes.to_vec());
+            blobs.bytes = blobs.bytes.saturating_add(bytes.len());
             drop(blobs);
             let value = Blob { len, number }.value();
             self.recorder.event(&step, Op::In, port, kind as u16, value);
@@ -200,7 +272,10 @@ impl Journal for Recording {
 
     fn number(&self, port: u16, kind: Input, usual: u64, ask: &mut dyn FnMut() -> u64) -> u64 {
         let value = ask();
-        if value != usual {
+        if value == usual {
+            self.omit(port, kind);
+        } else {
+            self.unusual(port, kind);
             self.write(Op::In, port, kind as u16, value);
         }
         value
@@ -215,10 +290,52 @@ impl Journal for Recording {
     ) -> usize {
         let got = ask(buf).min(buf.len());
         let bytes = buf.get(..got).unwrap_or_default();
-        if !bytes.is_empty() {
+        if bytes.is_empty() {
+            self.omit(port, kind);
+        } else {
+            self.unusual(port, kind);
             self.write_bytes(port, kind, bytes);
         }
         got
+    }
+
+    fn arrived(&self, port: u16, came: Vec<u64>) -> Vec<u64> {
+        if came.is_empty() {
+            self.omit(port, Input::Arrived);
+        } else {
+            self.unusual(port, Input::Arrived);
+            let bytes: Vec<_> = came.iter().flat_map(|value| value.to_le_bytes()).collect();
+            self.write_bytes(port, Input::Arrived, &bytes);
+        }
+        came
+    }
+
+    fn payload(&self, port: u16, copy: &mut dyn FnMut() -> Vec<u8>) {
+        if !self.begun.load(Ordering::Acquire) {
+            return;
+        }
+        let bytes = copy();
+        let waiting = self.blobs.lock().bytes.saturating_add(bytes.len());
+        // A blob is no longer than a chunk can be, and memory has an end.
+        if self.payload && bytes.len() <= BLOB_MAX && waiting <= WAITING_MAX {
+            self.write_bytes(port, Input::Payload, &bytes);
+        } else {
+            self.write(Op::In, port, Input::Exchanged as u16, journal::hash(&bytes));
+        }
+    }
+
+    fn memory(&self, port: u16, addr: u64, data: &mut [u8]) {
+        self.write_bytes(port, Input::Memory, &[&addr.to_le_bytes(), &*data].concat());
+    }
+
+    fn listens(
+        &self,
+        _port: u16,
+        _number: u64,
+        handler: Arc<dyn EventHandler>,
+        _target: Weak<dyn EventHandler>,
+    ) {
+        self.handlers.lock().push(handler);
     }
 
     fn event(&self, port: u16, kind: Input, value: u64, bytes: &[u8]) {
@@ -233,3 +350,9 @@ impl Journal for Recording {
         self.write(Op::Out, port, kind as u16, value);
     }
 }
+
+/// The most bytes of what is exchanged at once that are kept: more are there as a hash.
+const BLOB_MAX: usize = 8 << 20;
+
+/// How many bytes may wait for the file, of those that are there as a hash otherwise.
+const WAITING_MAX: usize = 64 << 20;

@@ -14,6 +14,7 @@ use trapline_access::record::{Op, Record};
 use trapline_device::{Direction, Requester, Size, Space};
 use trapline_trace::{Event, Map, Place, Reader, Stream};
 
+use super::host::call_of;
 use super::journal::{Input, Output};
 use super::settings::Settings;
 use board::Machine;
@@ -164,8 +165,7 @@ pub fn replay<R: Read + Seek>(from: R, options: &Options) -> Result<Verdict, Rep
             }
             step.push(event);
         }
-        step.retain(|event| event.number < until);
-        let Some(first) = step.first() else { break };
+        let Some(first) = step.first().filter(|first| first.number < until) else { break };
         if end_ns.is_some_and(|end_ns| first.time_ns >= end_ns) {
             break;
         }
@@ -173,7 +173,10 @@ pub fn replay<R: Read + Seek>(from: R, options: &Options) -> Result<Verdict, Rep
         for event in &step {
             script.add(event, |number| Ok(merged.reader().blob(number)?.to_vec()))?;
         }
-        if let Some(difference) = player.step(&step, script) {
+        // What comes of a part of a step is nothing to compare.
+        let whole = step.iter().all(|event| event.number < until);
+        step.retain(|event| event.number < until);
+        if let Some(difference) = player.step(&step, script, whole) {
             player.verdict.difference = Some(difference);
             break;
         }
@@ -200,7 +203,7 @@ struct Made<'a> {
 
 impl Player {
     /// Plays everything of one stamp.
-    fn step(&mut self, events: &[Event], script: Step) -> Option<Difference> {
+    fn step(&mut self, events: &[Event], script: Step, whole: bool) -> Option<Difference> {
         let first = events.first()?;
         self.verdict.at_ns = first.time_ns;
         self.machine.clock.set(first.time_ns);
@@ -222,7 +225,7 @@ impl Player {
                 return wrong;
             }
         }
-        let mismatch = self.machine.script.end()?;
+        let mismatch = self.machine.script.end().filter(|_| whole)?;
         // The access or input that the step is, rather than what came of it.
         let cause = events.iter().find(|event| event.record.op != Op::Out).unwrap_or(first);
         let last = self.last_access(cause);
@@ -321,11 +324,19 @@ impl Player {
                 }
             }
             Input::Eoi => self.machine.eoi(u8::try_from(value).unwrap_or(u8::MAX)),
+            Input::Event if !self.machine.script.fire(event.record.slot, value) => {
+                let what = format!("handler {}", call_of(value).0);
+                let (expected, got) = ("its call".to_owned(), "no such handler".to_owned());
+                return Some(self.told(event, what, expected, got));
+            }
+            Input::Retry => self.machine.retry(),
+            Input::Resize => self.machine.resize(&bytes),
             Input::Poll => self.machine.poll(),
             Input::Break => self.machine.send_break(),
             Input::Keys => self.machine.keys(&bytes),
             Input::Movement => self.machine.movement(&bytes),
-            Input::Accepted | Input::Connected | Input::Utc | Input::Received => {}
+            // A device asks for them.
+            _ => {}
         }
         None
     }

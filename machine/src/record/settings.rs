@@ -1,13 +1,17 @@
 //! What a recording says of the machine, and what a replay builds it from.
 
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use trapline_device::CharBackend;
 use trapline_display::Mode;
 use trapline_trace::{Level, Meta, Source};
 
 use super::RecordOptions;
-use crate::board::{FirmwareOptions, Options, Spared};
+use super::devices::{self, Devices, FW_CFG_MAX};
+use crate::board::{EntropyFrom, FirmwareOptions, Options, Spared, VirtioHandles};
 use crate::qtest::BoardKind;
 use crate::{Boot, Config, ConsoleKind, FirmwareFlash, PcConfigSpace};
 
@@ -28,10 +32,10 @@ const LACKING: &str = "lacking";
 /// What a recording of a machine of `config` says of it, whose UTC at machine time 0 and whose
 /// interrupt controllers are these.
 pub(crate) fn meta(
-    config: &Config,
-    options: &RecordOptions,
+    (config, options): (&Config, &RecordOptions),
     utc_ns: u64,
     irqchip: &'static str,
+    virtio: &VirtioHandles,
 ) -> Meta {
     let flag = |name: &str, on: bool| (name.to_owned(), u8::from(on).to_string());
     let mut settings = vec![
@@ -50,6 +54,7 @@ pub(crate) fn meta(
     if let Some(mode) = config.display {
         settings.push((DISPLAY.to_owned(), format!("{}x{}", mode.width(), mode.height())));
     }
+    settings.extend(devices::settings(config, virtio));
     let lacking = lacking(config);
     if !lacking.is_empty() {
         settings.push((LACKING.to_owned(), lacking.join(", ")));
@@ -64,10 +69,10 @@ pub(crate) fn meta(
         ram_bytes: config.mem_bytes,
         utc_ns,
         clock_hz: 1_000_000_000,
-        kernel_sha256: String::new(),
-        levels: vec![Level::Accesses, Level::Inputs, Level::Outputs],
+        kernel_sha256: kernel_sha256(config).unwrap_or_default(),
+        levels: vec![Level::Accesses, Level::Inputs, Level::Memory, Level::Outputs],
         exact: options.exact,
-        unseen: unseen(config, irqchip),
+        unseen: unseen(config, options, irqchip),
         settings,
     }
 }
@@ -77,26 +82,37 @@ const BOARD: &str = if cfg!(target_arch = "aarch64") { ARM64_VIRT } else { X86_P
 const X86_PC: &str = "x86-pc";
 const ARM64_VIRT: &str = "arm64-virt";
 
-/// Devices that read what the recording does not have: guest memory, files of the host.
+/// SHA-256 of the kernel, or of the firmware, that the guest starts with. The machine has loaded it, so what
+/// keeps it from being read again is no reason to refuse a recording.
+fn kernel_sha256(config: &Config) -> Option<String> {
+    let path = match &config.boot {
+        Boot::Kernel { path, .. } => path,
+        Boot::Firmware { path, kernel, .. } => kernel.as_ref().map_or(path, |kernel| &kernel.path),
+    };
+    let mut file = File::open(path).ok()?;
+    let (mut hash, mut piece) = (Sha256::new(), vec![0; 64 << 10]);
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(len) => hash.update(piece.get(..len)?),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Devices that read what the recording does not have: files of the host, other devices.
 fn lacking(config: &Config) -> Vec<String> {
-    let disks = (0..config.disks.len()).map(|number| format!("disk{number}"));
-    let others = [
-        (config.rng, "rng"),
-        (config.console_kind == ConsoleKind::Virtio || !config.ports.is_empty(), "console"),
-        (config.balloon.is_some(), "balloon"),
-        (!config.nets.is_empty(), "network cards"),
+    let all = [
         (!config.vfio.is_empty(), "assigned functions"),
-        (!config.shares.is_empty(), "shared folders"),
         (!config.ioregions.is_empty(), "devices of other processes"),
-        (config.edu > 0, "edu0"),
         (firmware_has_more(config), "firmware"),
-        (!config.fw_cfg.is_empty(), "fw_cfg"),
+        (devices::fw_cfg_bytes(config) > FW_CFG_MAX, "fw_cfg"),
         (config.arm64.flash.is_some(), "flash"),
     ];
-    let others = others.into_iter().filter(|(is_there, _)| *is_there);
-    let mut all: Vec<_> = disks.chain(others.map(|(_, name)| name.to_owned())).collect();
-    all.dedup();
-    all
+    let there = all.into_iter().filter(|(is_there, _)| *is_there);
+    there.map(|(_, name)| name.to_owned()).collect()
 }
 
 /// Whether firmware has more than an image in ROM: its flash, or a kernel to start.
@@ -108,23 +124,37 @@ fn firmware_has_more(config: &Config) -> bool {
 }
 
 /// What a recording does not see, a sentence each.
-fn unseen(config: &Config, irqchip: &str) -> Vec<String> {
+fn unseen(config: &Config, options: &RecordOptions, irqchip: &str) -> Vec<String> {
     let mut unseen = Vec::new();
     if irqchip != SPLIT {
         unseen.push(format!("the interrupt controllers ({irqchip}) are in the kernel"));
     }
-    if config.mirror {
+    let queues = config.rng
+        || config.balloon.is_some()
+        || config.console_kind == ConsoleKind::Virtio
+        || !config.ports.is_empty();
+    if !options.exact && (exchanges(config) || queues) {
+        unseen.push("doorbells of queues, which the kernel takes".to_owned());
+    }
+    if config.mirror && !options.exact {
         unseen.push("reads that the kernel answers from pages of a device".to_owned());
     }
-    if cfg!(target_arch = "x86_64") && matches!(config.boot, Boot::Firmware { .. }) {
-        unseen.push("what fw_cfg reads from guest memory".to_owned());
+    if exchanges(config) && !options.payload {
+        let what =
+            "what disks, networks and shared folders exchange with guest memory, but for a hash";
+        unseen.push(what.to_owned());
     }
     let lacking = lacking(config);
     if !lacking.is_empty() {
         let names = lacking.join(", ");
-        unseen.push(format!("what these read from guest memory or from files: {names}"));
+        unseen.push(format!("what these have of the host: {names}"));
     }
     unseen
+}
+
+/// Whether bytes go between the host and guest memory that no device looks at.
+fn exchanges(config: &Config) -> bool {
+    !(config.disks.is_empty() && config.nets.is_empty() && config.shares.is_empty())
 }
 
 /// What the PC's interrupt controllers are called where they are ours.
@@ -146,6 +176,7 @@ pub(crate) struct Settings {
     firmware: bool,
     console_in_memory: bool,
     ecam: bool,
+    devices: Devices,
 }
 
 /// The most RAM that a replay maps, which it does not fill: 1 TiB.
@@ -190,41 +221,46 @@ impl Settings {
             firmware: is_set(FIRMWARE),
             console_in_memory: is_set(CONSOLE_IN_MEMORY),
             ecam: is_set(ECAM),
+            devices: Devices::of(meta)?,
         })
     }
 
     /// What its board is built with, its console in front of `console`.
     pub(crate) fn options(&self, console: Arc<dyn CharBackend>) -> Options {
+        let devices = &self.devices;
         Options {
             cpus: self.cpus,
             mem_bytes: self.mem_bytes,
             firmware_log: self.firmware_log.then(|| Arc::clone(&console)),
             console,
-            console_kind: match self.console_in_memory {
-                true => ConsoleKind::Mmio,
-                false => ConsoleKind::Serial,
+            console_kind: match (self.devices.virtio_console, self.console_in_memory) {
+                (true, _) => ConsoleKind::Virtio,
+                (false, true) => ConsoleKind::Mmio,
+                (false, false) => ConsoleKind::Serial,
             },
             config_space: match self.ecam {
                 true => PcConfigSpace::Ecam,
                 false => PcConfigSpace::default(),
             },
-            ports: Vec::new(),
-            balloon: None,
+            ports: devices.ports.clone(),
+            balloon: devices.balloon,
             exit_port: self.exit_port,
             testdev: self.testdev,
             legacy: self.legacy,
-            fw_cfg: Vec::new(),
+            fw_cfg: devices.fw_cfg.clone(),
             firmware: self
                 .firmware
                 .then(|| FirmwareOptions { kernel: None, display: self.display.is_some() }),
-            virtio: crate::VirtioTransports::default(),
-            rng: None,
-            edu: 0,
+            virtio: devices.virtio.clone(),
+            // What is behind it is in the recording.
+            rng: devices.rng.then_some(EntropyFrom::Sequence),
+            edu: devices.edu,
             plugs: false,
-            disks: Vec::new(),
-            nets: Vec::new(),
-            shares: Vec::new(),
-            awaits_files: true,
+            disks: devices.disks.clone(),
+            nets: devices.nets.clone(),
+            shares: devices.shares.clone(),
+            stand_ins: Some(devices.stand_ins.clone()),
+            awaits_files: false,
             spared: Spared { writes: false, reads: false },
         }
     }

@@ -138,7 +138,7 @@ impl X86Pc {
         let names = virtio.names();
         let (on_bus, windows, handles) = virtio.split();
         let virtio_windows = maker.add_virtio(windows, &mut builder)?;
-        fw_cfg::add(&mut builder, &wiring.options, &wiring.ram, virtio_windows)?;
+        fw_cfg::add(&mut builder, &wiring.options, &wiring.dma(), virtio_windows)?;
         flash::add(&mut builder, &source.flash);
         if wiring.options.testdev {
             testdev::add(&mut builder, wiring, source);

@@ -255,6 +255,10 @@ pub(super) struct TraplineArgs {
     /// Leave nothing to the kernel whose order a recording does not see
     #[arg(long, requires = "record")]
     pub(super) record_exact: bool,
+    /// Record what disks, network cards and shared folders exchange with guest memory, too, and not
+    /// only a hash of it
+    #[arg(long, requires = "record")]
+    pub(super) record_payload: bool,
     /// Start the guest again when it resets, instead of ending; gives up after ten resets without a
     /// line of output or a picture
     #[arg(long)]

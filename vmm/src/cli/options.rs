@@ -75,6 +75,8 @@ pub struct RunOptions {
     pub record: Option<PathBuf>,
     /// Nothing is left to the kernel whose order a recording does not see.
     pub record_exact: bool,
+    /// What devices exchange with guest memory without looking at it is recorded, too.
+    pub record_payload: bool,
     /// A guest that resets starts again.
     pub reboot: bool,
     /// A triple fault is a failure, not a reset.
@@ -191,6 +193,7 @@ impl RunOptions {
             late_writes: deliveries::read(args.trapline.deliveries.as_deref())?,
             record: args.trapline.record,
             record_exact: args.trapline.record_exact,
+            record_payload: args.trapline.record_payload,
             reboot: args.trapline.reboot,
             fail_on_triple_fault: args.trapline.fail_on_triple_fault,
             exit_port: args.trapline.exit_port,

@@ -31,7 +31,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("trapline-boot", &["trapline-guestmem", "trapline-device"]),
     ("trapline-machine", &["gicv3-its", "trapline", "trapline-access", "trapline-backends",
         "trapline-block", "trapline-boot", "trapline-device", "trapline-display",
-        "trapline-guestmem", "trapline-intc", "trapline-kvm", "trapline-net", "trapline-ninep",
+        "trapline-guestio", "trapline-guestmem", "trapline-intc", "trapline-kvm", "trapline-net", "trapline-ninep",
         "trapline-pci", "trapline-platform", "trapline-qtest", "trapline-regs", "trapline-remote",
         "trapline-trace", "trapline-vfio", "trapline-virtio"]),
     ("trapline-control", &[]),

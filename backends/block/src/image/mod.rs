@@ -49,6 +49,11 @@ impl Image {
         Ok((image, topology))
     }
 
+    /// None.
+    pub(crate) fn absent() -> Self {
+        Self::Null(Null::new())
+    }
+
     /// Bytes that a guest can have of it at present.
     pub(crate) fn len(&self) -> io::Result<u64> {
         match self {

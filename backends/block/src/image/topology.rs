@@ -37,6 +37,19 @@ impl Topology {
         memory_align: 512,
     };
 
+    /// Its numbers, in the order of its fields.
+    pub fn numbers(&self) -> [u32; 5] {
+        let Self { logical_block, physical_block, min_io, opt_io, discard_granularity, .. } = *self;
+        [logical_block, physical_block, min_io, opt_io, discard_granularity]
+    }
+
+    /// One with these numbers, of a disk that is written down somewhere.
+    pub fn of_numbers(numbers: [u32; 5]) -> Self {
+        let [logical_block, physical_block, min_io, opt_io, discard_granularity] = numbers;
+        let memory_align = Self::PLAIN.memory_align;
+        Self { logical_block, physical_block, min_io, opt_io, discard_granularity, memory_align }
+    }
+
     /// Of an image's file.
     pub(crate) fn of(opened: &Opened) -> Self {
         let mut topology = if opened.is_device() { device(opened) } else { file(opened) };

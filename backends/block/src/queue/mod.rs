@@ -10,8 +10,9 @@
 
 #[cfg(test)]
 mod tests;
+mod witnessed;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +20,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
-use trapline_device::{Clock, Timer, Wake};
-use trapline_guestio::{Completion, Operation, Ring};
+use trapline_device::{Clock, Timer, Wake, Witness};
+use trapline_guestio::{Completion, Operation, Places, Ring};
 
 use crate::image::{Image, Null, Raw};
 use crate::{Disk, Failure, Request};
@@ -55,6 +56,12 @@ pub struct Queue {
     /// Requests that failed and are to be made again.
     stalled: Vec<Tagged>,
     completed: VecDeque<(u64, Outcome)>,
+    /// Who hears of outcomes, if anybody does.
+    witness: Option<Arc<dyn Witness>>,
+    /// Requests that nobody has, of a disk that stands in for one: how they end, the witness knows.
+    elsewhere: BTreeMap<u64, Request>,
+    /// Where the data of reads goes that are under way, if a witness wants it.
+    places: BTreeMap<u64, Places>,
 }
 
 /// What has become of a request.
@@ -109,6 +116,9 @@ impl Queue {
             waiting: VecDeque::new(),
             stalled: Vec::new(),
             completed: VecDeque::new(),
+            witness: None,
+            elsewhere: BTreeMap::new(),
+            places: BTreeMap::new(),
         })
     }
 
@@ -128,6 +138,12 @@ impl Queue {
             && self.waiting.is_empty()
             && self.stalled.is_empty()
             && self.completed.is_empty()
+    }
+
+    /// Has `witness` hear of all outcomes from now on. A disk that stands in for another
+    /// ([`Disk::stand_in`]) has them from there.
+    pub fn set_witness(&mut self, witness: Arc<dyn Witness>) {
+        self.witness = Some(witness);
     }
 
     /// Begins a request, which the caller calls `tag`. What can be done at once is done on return,
@@ -196,7 +212,7 @@ impl Queue {
         loop {
             self.take_in();
             self.kick();
-            if self.is_settled() {
+            if self.is_settled() || self.disk.is_stand_in() {
                 return;
             }
             if self.in_pool > 0 {
@@ -221,13 +237,16 @@ impl Queue {
         self.mailbox.cancelled.store(false, Ordering::Relaxed);
         self.stalled.clear();
         self.completed.clear();
+        self.elsewhere.clear();
+        self.places.clear();
         self.mailbox.listen_again();
     }
 
     /// Whether nobody has anything of ours.
     fn is_settled(&self) -> bool {
         let ring_is_idle = self.ring.as_ref().is_none_or(Ring::is_idle);
-        self.in_pool == 0 && ring_is_idle && self.backlog.is_empty()
+        let nowhere = self.in_pool == 0 && self.elsewhere.is_empty();
+        nowhere && ring_is_idle && self.backlog.is_empty()
     }
 
     /// Whether the limits let a request pass now; if not, the timer tells when.
@@ -245,8 +264,16 @@ impl Queue {
         }
     }
 
-    /// Begins a request, or makes it again. What is left of it is done by whoever can.
-    fn begin(&mut self, tag: u64, mut request: Request) -> Option<Outcome> {
+    /// Begins a request, or makes it again, before the witness if there is one.
+    fn begin(&mut self, tag: u64, request: Request) -> Option<Outcome> {
+        match self.witness.clone() {
+            Some(witness) => self.begin_before(&*witness, tag, request),
+            None => self.begin_unseen(tag, request),
+        }
+    }
+
+    /// Begins a request. What is left of it is done by whoever can.
+    fn begin_unseen(&mut self, tag: u64, mut request: Request) -> Option<Outcome> {
         let done = match &*self.disk.image {
             Image::Raw(raw) => at_once(raw, &mut request),
             Image::Formatted(_) => None,
@@ -308,8 +335,16 @@ impl Queue {
         });
     }
 
-    /// Takes in what the threads and the kernel have done.
+    /// Takes in what has been done, before the witness if there is one.
     fn take_in(&mut self) {
+        match self.witness.clone() {
+            Some(witness) => self.take_in_before(&*witness),
+            None => self.take_in_unseen(),
+        }
+    }
+
+    /// Takes in what the threads and the kernel have done.
+    fn take_in_unseen(&mut self) {
         let done = std::mem::take(&mut *self.mailbox.done.lock());
         for (tagged, outcome) in done {
             self.in_pool -= 1;

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use trapline_block::{self as block, Disk, Engine};
-use trapline_device::{Clock, EventHandler, Readiness, Wake, Watch};
+use trapline_device::{Clock, EventHandler, Readiness, Wake, Watch, Witness};
 
 use super::request::{Parsed, Rules, status};
 use super::{Background, Blk};
@@ -96,6 +96,11 @@ impl Lane {
         self.arrivals.get_or_init(|| Arrivals { _watch: watch, _handler: handler });
         self.state.lock().awaited = false;
         Ok(())
+    }
+
+    /// Has `witness` hear of what the disk does.
+    pub(super) fn set_witness(&self, witness: Arc<dyn Witness>) {
+        self.state.lock().io.set_witness(witness);
     }
 
     pub(super) fn start(&self, queue: &Arc<Queue>) {

@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use trapline_block::{Disk, Engine, Error};
-use trapline_device::{Clock, EventLoop, SaveState, Saved, StateError, saved_form};
+use trapline_device::{Clock, EventLoop, SaveState, Saved, StateError, Witness, saved_form};
 
 use crate::device::read_config;
 use crate::features::OF_QUEUES;
@@ -109,6 +109,13 @@ impl Blk {
     /// The disk.
     pub fn disk(&self) -> &Arc<Disk> {
         &self.disk
+    }
+
+    /// Has the `witness` of each queue, by its number, hear of what the disk does. Called before the device
+    /// is in use.
+    pub fn set_witness(&self, witness: impl Fn(usize) -> Arc<dyn Witness>) {
+        let lanes = self.lanes.iter().enumerate();
+        lanes.for_each(|(number, lane)| lane.set_witness(witness(number)));
     }
 
     /// Gives the disk another size, and tells the driver.

@@ -18,14 +18,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex};
-use trapline_device::{SaveState, Saved, StateError, saved_form};
-use trapline_guestio::Pool;
+use trapline_device::{SaveState, Saved, StateError, Witness, saved_form};
+use trapline_guestio::{Buffers, Pool};
 use trapline_guestmem::GuestMem;
 use trapline_ninep::{Header, SavedFid, Server, Share, ShareError, ShareOptions, TAG_LEN, kind};
 
 use crate::device::read_config;
 use crate::features::OF_QUEUES;
-use crate::{Activation, Chain, DeviceType, Link, Queue, Serving, VirtioDevice};
+use crate::{Activation, Buffer, Chain, DeviceType, Link, Queue, Serving, VirtioDevice};
 use carried::carry;
 use regs::F_MOUNT_TAG;
 
@@ -49,12 +49,15 @@ pub struct P9 {
     shared: Arc<Shared>,
     /// Gone before what its threads share.
     pool: Option<Pool>,
+    /// Who hears of answers, if anybody does.
+    witness: OnceLock<Arc<dyn Witness>>,
     run: Mutex<Run>,
 }
 
 /// What a thread that answers needs.
 struct Shared {
-    server: Server,
+    /// Not there of a [`P9::stand_in`].
+    server: Option<Server>,
     link: OnceLock<Link>,
     mailbox: Mutex<Mailbox>,
     /// A request has been answered.
@@ -85,6 +88,8 @@ struct Run {
     next: u64,
     /// Those that somebody has, with the tags that the client knows them by.
     under_way: BTreeMap<u64, u16>,
+    /// Those of a device without a server: when they are answered, the witness knows.
+    elsewhere: BTreeMap<u64, Chain>,
     /// Requests to take one back that somebody has: which that is.
     flushes: Vec<(Vec<u64>, Chain)>,
     /// What can go back, in order.
@@ -113,20 +118,39 @@ impl P9 {
     /// # Panics
     /// When the tag is empty, or longer than [`TAG_LEN`].
     pub fn new(options: &ShareOptions, answering: Answering) -> Result<Arc<Self>, ShareError> {
-        let tag = options.tag.as_bytes();
+        let server = Server::new(Share::open(options)?);
+        let pool = (answering == Answering::Threads).then(|| Pool::new("9p"));
+        Ok(Self::build(&options.tag, Some(server), pool))
+    }
+
+    /// A device with this tag and no folder: its witness ([`Self::set_witness`]) knows when requests were
+    /// answered.
+    ///
+    /// # Panics
+    /// As of [`Self::new`].
+    pub fn stand_in(tag: &str) -> Arc<Self> {
+        Self::build(tag, None, None)
+    }
+
+    fn build(tag: &str, server: Option<Server>, pool: Option<Pool>) -> Arc<Self> {
+        let tag = tag.as_bytes();
         let len =
             u16::try_from(tag.len()).ok().filter(|len| (1..=TAG_LEN).contains(&(*len).into()));
         assert!(len.is_some(), "a mount tag has 1 to {TAG_LEN} bytes");
         let config = [&len.unwrap_or_default().to_le_bytes()[..], tag].concat();
-        let shared = Shared {
-            server: Server::new(Share::open(options)?),
+        let shared = Arc::new(Shared {
+            server,
             link: OnceLock::new(),
             mailbox: Mutex::default(),
             arrived: Condvar::new(),
             abandoned: AtomicBool::new(false),
-        };
-        let pool = (answering == Answering::Threads).then(|| Pool::new("9p"));
-        Ok(Arc::new(Self { config, shared: Arc::new(shared), pool, run: Mutex::default() }))
+        });
+        Arc::new(Self { config, shared, pool, witness: OnceLock::new(), run: Mutex::default() })
+    }
+
+    /// Has `witness` hear of answers. Called before the device is in use.
+    pub fn set_witness(&self, witness: Arc<dyn Witness>) {
+        let _ = self.witness.set(witness);
     }
 
     /// Begins a request.
@@ -144,8 +168,16 @@ impl P9 {
         let number = run.next;
         run.next += 1;
         run.under_way.insert(number, header.tag);
+        if let Some(witness) = self.witness.get() {
+            witness.payload(&mut || bytes_of(chain.readable(), mem));
+        }
+        if self.shared.server.is_none() {
+            run.elsewhere.insert(number, chain);
+            return;
+        }
         self.shared.mailbox.lock().under_way += 1;
-        let (shared, mem) = (Arc::clone(&self.shared), mem.clone());
+        // What the server reads is no part of the device.
+        let (shared, mem) = (Arc::clone(&self.shared), mem.without_tap());
         let answer = move || shared.answer(number, chain, &mem);
         match &self.pool {
             Some(pool) => pool.spawn(answer),
@@ -162,17 +194,49 @@ impl P9 {
         let numbers: Vec<u64> = numbers.map(|(number, _)| *number).collect();
         match numbers.is_empty() {
             true => {
-                let written = carry(&self.shared.server, &chain, mem);
+                let written = self.answer_flush(&chain, mem);
                 run.ready.push((chain, written));
             }
             false => run.flushes.push((numbers, chain)),
         }
     }
 
+    fn answer_flush(&self, chain: &Chain, mem: &GuestMem) -> u32 {
+        let carry = || match &self.shared.server {
+            Some(server) => carry(server, chain, &mem.without_tap()),
+            None => 0,
+        };
+        match self.witness.get() {
+            Some(witness) => {
+                let written = witness.answer(0, &mut || carry().into());
+                u32::try_from(written).unwrap_or(0)
+            }
+            None => carry(),
+        }
+    }
+
+    /// What has been answered. Without a server the witness knows that.
+    fn answered(&self, run: &mut Run) -> Vec<Done> {
+        let done = std::mem::take(&mut self.shared.mailbox.lock().done);
+        let Some(witness) = self.witness.get() else { return done };
+        let arrived = done.iter().map(|done| done.number << 32 | u64::from(done.written));
+        let arrived = witness.arrived(arrived.collect());
+        let elsewhere = arrived.into_iter().filter_map(|value| {
+            let (number, written) = (value >> 32, u32::try_from(value & 0xffff_ffff).unwrap_or(0));
+            Some(Done { number, chain: run.elsewhere.remove(&number)?, written })
+        });
+        let all: Vec<_> = done.into_iter().chain(elsewhere).collect();
+        for Done { chain, .. } in &all {
+            let mem = run.queue.as_ref().map(|queue| queue.mem());
+            witness
+                .payload(&mut || mem.map_or_else(Vec::new, |mem| bytes_of(chain.writable(), mem)));
+        }
+        all
+    }
+
     /// Takes in what has been answered, and answers those who have waited for that.
     fn take_in(&self, run: &mut Run, mem: &GuestMem) {
-        let done = std::mem::take(&mut self.shared.mailbox.lock().done);
-        for Done { number, chain, written } in done {
+        for Done { number, chain, written } in self.answered(run) {
             run.under_way.remove(&number);
             run.ready.push((chain, written));
             for (numbers, _) in &mut run.flushes {
@@ -180,7 +244,7 @@ impl P9 {
             }
             let waits = |(numbers, _): &mut (Vec<u64>, Chain)| numbers.is_empty();
             for (_, chain) in run.flushes.extract_if(.., waits) {
-                let written = carry(&self.shared.server, &chain, mem);
+                let written = self.answer_flush(&chain, mem);
                 run.ready.push((chain, written));
             }
         }
@@ -209,11 +273,24 @@ impl P9 {
     }
 }
 
+/// What is in these buffers, as far as they are RAM.
+fn bytes_of(buffers: &[Buffer], mem: &GuestMem) -> Vec<u8> {
+    let mut all = Buffers::new(mem);
+    for Buffer { addr, len } in buffers {
+        let len = usize::try_from(*len).unwrap_or(usize::MAX);
+        if all.push(*addr, len).is_err() {
+            break;
+        }
+    }
+    all.bytes()
+}
+
 impl Shared {
     /// Answers a request, and puts it where the event loop finds it.
     fn answer(&self, number: u64, chain: Chain, mem: &GuestMem) {
         let abandoned = self.abandoned.load(Ordering::Relaxed);
-        let written = if abandoned { 0 } else { carry(&self.server, &chain, mem) };
+        let server = self.server.as_ref().filter(|_| !abandoned);
+        let written = server.map_or(0, |server| carry(server, &chain, mem));
         let mut mailbox = self.mailbox.lock();
         mailbox.under_way -= 1;
         mailbox.done.push(Done { number, chain, written });
@@ -286,7 +363,9 @@ impl VirtioDevice for P9 {
         let run = &mut *self.run.lock();
         self.abandon(run);
         run.queue = None;
-        self.shared.server.reset();
+        if let Some(server) = &self.shared.server {
+            server.reset();
+        }
     }
 }
 
@@ -317,7 +396,7 @@ impl SaveState for P9 {
         }
         let ready = run.ready.iter().map(|(chain, written)| (chain.head(), *written));
         let ready = run.again.iter().copied().chain(ready).collect();
-        let (msize, fids) = self.shared.server.save();
+        let (msize, fids) = self.shared.server.as_ref().map(Server::save).unwrap_or_default();
         let fids = fids.into_iter().map(|fid| (fid.fid, fid.uid, fid.path, fid.open)).collect();
         Saved::encode(&SavedV1::from(&State { msize, fids, ready }))
     }
@@ -331,7 +410,9 @@ impl SaveState for P9 {
         run.again = restored.ready;
         let fids = restored.fids.into_iter();
         let fids = fids.map(|(fid, uid, path, open)| SavedFid { fid, uid, path, open });
-        self.shared.server.restore(restored.msize, fids);
+        if let Some(server) = &self.shared.server {
+            server.restore(restored.msize, fids);
+        }
         Ok(())
     }
 }

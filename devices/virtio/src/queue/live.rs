@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use smallvec::SmallVec;
 use trapline_guestmem::GuestMem;
-use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
 use virtio_queue::{Queue as Ring, QueueT};
 use vm_memory::GuestAddress;
 
@@ -13,11 +13,16 @@ use super::chain::{self, Chain, Defect};
 use super::{QueueError, QueuePlace, QueuePosition};
 use crate::features::{EVENT_IDX, IN_ORDER, INDIRECT_DESC};
 
-// Of either ring (2.7.6, 2.7.8): where its index is, and its first entry; and how long an entry is.
+// Of either ring (2.7.6, 2.7.8): where its flags and its index are, and its first entry; and how long an
+// entry is.
+const RING_FLAGS: u64 = 0;
 const RING_INDEX: u64 = 2;
 const RING_ENTRIES: u64 = 4;
 const AVAIL_ENTRY: u64 = 2;
 const USED_ENTRY: u64 = 8;
+/// The device does not want to be notified.
+#[expect(clippy::cast_possible_truncation, reason = "a flag of 16 bits")]
+const NO_NOTIFY: u16 = VRING_USED_F_NO_NOTIFY as u16;
 
 /// The driver has broken the queue's rules, and nothing more can be made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,17 +180,42 @@ impl Live {
         for _ in 0..2 {
             if let Some(head) = self.known_head(mem)? {
                 if std::mem::take(&mut self.armed) {
-                    self.ring.disable_notification(mem).map_err(|_| Broken)?;
+                    self.ask(mem, false)?;
                 }
                 return Ok(Some(head));
             }
             self.armed = true;
-            if !self.ring.enable_notification(mem).map_err(|_| Broken)? {
+            self.ask(mem, true)?;
+            let index = mem.load::<u16>(self.ring.avail_ring() + RING_INDEX, Ordering::Relaxed);
+            if u16::from_le(index.map_err(|_| Broken)?) == self.ring.next_avail() {
                 return Ok(None);
             }
         }
         // There was one, and now there is none: the index went back.
         Err(Broken)
+    }
+
+    /// Asks the driver to notify of what it makes available next, or not to. The library does the same
+    /// by several look-ups of the address.
+    fn ask(&self, mem: &GuestMem, wanted: bool) -> Result<(), Broken> {
+        let used = self.ring.used_ring();
+        let (value, at) = match (self.event_idx, wanted) {
+            (true, true) => {
+                let event = RING_ENTRIES + USED_ENTRY * u64::from(self.ring.size());
+                (self.ring.next_avail(), event)
+            }
+            // An index that has been passed asks for nothing.
+            (true, false) => return Ok(()),
+            (false, true) => (0, RING_FLAGS),
+            (false, false) => (NO_NOTIFY, RING_FLAGS),
+        };
+        let at = used.checked_add(at).ok_or(Broken)?;
+        mem.store(value.to_le(), at, Ordering::Relaxed).map_err(|_| Broken)?;
+        if wanted {
+            // The wish is to be seen before the index is read once more.
+            fence(Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     /// The next entry of the available ring, if there is one. The library's way there looks at the

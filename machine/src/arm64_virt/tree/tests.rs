@@ -80,6 +80,7 @@ fn tree_with(
             disks: Vec::new(),
             plugs: false,
             shares: Vec::new(),
+            stand_ins: None,
             awaits_files: true,
             spared: Spared { writes: false, reads: false },
         },

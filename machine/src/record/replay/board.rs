@@ -8,6 +8,7 @@ use trapline_backends::{NoQueuedWrites, PolledLoop};
 use trapline_device::{CharBackend, Clock, MsiController, MsiSink, Power, PowerEvent, Saved};
 use trapline_guestmem::Backing;
 use trapline_trace::Map;
+use trapline_virtio::console::Size;
 
 use super::ReplayError;
 use super::clock::ReplayClock;
@@ -127,6 +128,21 @@ impl Machine {
     pub(super) fn poll(&self) {
         if let Some(console) = self.board.board().console().upgrade() {
             console.poll();
+        }
+    }
+
+    /// Requests to disks that have stopped the machine are made again.
+    pub(super) fn retry(&self) {
+        self.board.board().virtio().disks.iter().for_each(|blk| blk.retry());
+    }
+
+    /// Bytes are as [`crate::on_loop::SizeReport`] has them.
+    pub(super) fn resize(&self, bytes: &[u8]) {
+        let Some((columns, rest)) = bytes.split_first_chunk() else { return };
+        let Some((rows, [])) = rest.split_first_chunk() else { return };
+        let [columns, rows] = [*columns, *rows].map(u16::from_le_bytes);
+        if let Some(console) = &self.board.board().virtio().console {
+            console.resize(Size { columns, rows });
         }
     }
 

@@ -1,13 +1,15 @@
 //! The journal of a replay: it answers with what was recorded, and compares what goes out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_access::record::{Blob, Op, Record};
-use trapline_device::CharBackend;
+use trapline_device::{CharBackend, EventHandler};
 use trapline_trace::Event;
 
 use super::{Input, Output};
+use crate::record::host::call_of;
 use crate::record::journal::{Held, Journal};
 
 /// What came in and went out in one step, as it was recorded.
@@ -66,6 +68,15 @@ pub(super) struct Script {
     /// Ports by name, as the recording has them.
     ports: Vec<String>,
     inner: Mutex<Inner>,
+    /// Who is called by what happened outside, by port and number.
+    handlers: Mutex<BTreeMap<(u16, u64), Called>>,
+}
+
+/// One who is called.
+struct Called {
+    target: Weak<dyn EventHandler>,
+    /// The recording's, which nobody calls here.
+    _handler: Arc<dyn EventHandler>,
 }
 
 #[derive(Default)]
@@ -78,7 +89,7 @@ struct Inner {
 
 impl Script {
     pub(super) fn new(ports: &[String]) -> Self {
-        Self { ports: ports.to_vec(), inner: Mutex::default() }
+        Self { ports: ports.to_vec(), inner: Mutex::default(), handlers: Mutex::default() }
     }
 
     /// A step begins.
@@ -120,8 +131,35 @@ impl Script {
     fn take_next(&self, port: u16, kind: Input) -> Option<(u64, Vec<u8>)> {
         let mut inner = self.inner.lock();
         let inputs = &mut inner.step.inputs;
-        let at = inputs.iter().position(|input| (input.0, input.1) == (port, kind))?;
+        let usual = u64::from(kind as u16);
+        let is_next = |input: &(u16, Input, u64, Vec<u8>)| {
+            let counts = input.1 == Input::Usual && input.2 >> 32 == usual;
+            input.0 == port && (input.1 == kind || counts)
+        };
+        let at = inputs.iter().position(is_next)?;
+        if let Some((_, Input::Usual, value, _)) = inputs.get_mut(at) {
+            *value -= 1;
+            // The last of them.
+            if *value & 0xffff_ffff == 0 {
+                inputs.remove(at);
+            }
+            return None;
+        }
         inputs.remove(at).map(|(_, _, value, bytes)| (value, bytes))
+    }
+
+    /// Something was another than recorded.
+    fn differs(&self, port: u16, what: &str, expected: String, got: String) {
+        let what = what.to_owned();
+        self.inner.lock().wrong.get_or_insert(Mismatch { port, what, expected, got });
+    }
+
+    /// Calls the handler that was called, as it was. Whether there is such a one.
+    pub(super) fn fire(&self, port: u16, value: u64) -> bool {
+        let (number, ready) = call_of(value);
+        let target = self.handlers.lock().get(&(port, number)).map(|called| called.target.clone());
+        let target = target.and_then(|target| target.upgrade());
+        target.map(|target| target.event(ready)).is_some()
     }
 }
 
@@ -152,14 +190,52 @@ impl Journal for Script {
         if bytes.len() > buf.len() {
             let (expected, got) = (format!("{} bytes", bytes.len()), buf.len());
             let got = format!("room for {got}");
-            let what = format!("input {kind:?}");
-            self.inner.lock().wrong.get_or_insert(Mismatch { port, what, expected, got });
+            self.differs(port, &format!("input {kind:?}"), expected, got);
         }
         buf.iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);
         bytes.len().min(buf.len())
     }
 
     fn event(&self, _port: u16, _kind: Input, _value: u64, _bytes: &[u8]) {}
+
+    fn arrived(&self, port: u16, _came: Vec<u64>) -> Vec<u64> {
+        let Some((_, bytes)) = self.take_next(port, Input::Arrived) else { return Vec::new() };
+        bytes.as_chunks::<8>().0.iter().map(|value| u64::from_le_bytes(*value)).collect()
+    }
+
+    /// What the host and guest memory exchanged is nothing that a device depends on.
+    fn payload(&self, port: u16, _copy: &mut dyn FnMut() -> Vec<u8>) {
+        if self.take_next(port, Input::Exchanged).is_none() {
+            let _ = self.take_next(port, Input::Payload);
+        }
+    }
+
+    fn memory(&self, port: u16, addr: u64, data: &mut [u8]) {
+        if !self.inner.lock().begun {
+            return;
+        }
+        let got = format!("{} bytes at {addr:#x}", data.len());
+        let what = "what is read from guest memory";
+        let Some((_, bytes)) = self.take_next(port, Input::Memory) else {
+            return self.differs(port, what, "nothing".to_owned(), got);
+        };
+        let (at, bytes) = bytes.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let at = u64::from_le_bytes(*at);
+        if (at, bytes.len()) != (addr, data.len()) {
+            self.differs(port, what, format!("{} bytes at {at:#x}", bytes.len()), got);
+        }
+        data.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    }
+
+    fn listens(
+        &self,
+        port: u16,
+        number: u64,
+        handler: Arc<dyn EventHandler>,
+        target: Weak<dyn EventHandler>,
+    ) {
+        self.handlers.lock().insert((port, number), Called { target, _handler: handler });
+    }
 
     fn output(&self, port: u16, kind: Output, value: u64) {
         let mut inner = self.inner.lock();
@@ -182,6 +258,7 @@ fn name(output: Output) -> &'static str {
         Output::Level => "interrupt line",
         Output::Message => "message-signalled interrupt",
         Output::Sent => "bytes sent",
+        Output::Written => "bytes written to guest memory",
     }
 }
 
@@ -195,6 +272,11 @@ fn tell(output: Output, value: u64) -> String {
         Output::Sent => {
             let (bytes, crc) = (value >> 32, value & 0xffff_ffff);
             format!("{bytes} bytes (CRC-32C {crc:#x})")
+        }
+        // The hash is of the address, too.
+        Output::Written => {
+            let (bytes, crc) = ((value >> 32).saturating_sub(8), value & 0xffff_ffff);
+            format!("{bytes} bytes (CRC-32C with their address {crc:#x})")
         }
     }
 }

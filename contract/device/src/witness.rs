@@ -1,0 +1,18 @@
+//! What the host answers a device's back end, for who writes it down or knows it from before.
+
+/// Who hears what the host answers to a back end, and when. One that knows it from a recording answers
+/// itself, and the host is not asked.
+///
+/// It is told while the device is called, by an access or by the event loop, never by other threads.
+pub trait Witness: Send + Sync {
+    /// What `ask` asks the host. Most answers are the `usual` one.
+    fn answer(&self, usual: u64, ask: &mut dyn FnMut() -> u64) -> u64;
+
+    /// What has come from the host since the last call, in the order in which it is taken: `came`, or
+    /// what came at this point of the recording.
+    fn arrived(&self, came: Vec<u64>) -> Vec<u64>;
+
+    /// Bytes that the host and the guest's memory exchange without the device looking at them, for whoever
+    /// wants them. `copy` copies them.
+    fn payload(&self, copy: &mut dyn FnMut() -> Vec<u8>);
+}
