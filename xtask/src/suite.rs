@@ -24,6 +24,13 @@ impl Tally {
     pub(crate) fn of(passed: bool) -> Self {
         Self { passed: passed.into(), failed: (!passed).into(), skipped: Vec::new() }
     }
+
+    /// Counts the tests of `other`, too.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped.extend(other.skipped);
+    }
 }
 
 /// Something to run under a name.

@@ -13,6 +13,10 @@ use crate::{deb, guest, proc};
 /// Which binaries need `/dev/kvm`, in nextest's filter language.
 const NEEDS_KVM: &str = "binary(/^kvm_/)";
 
+/// The binary whose thousands of cases are of milliseconds each: nextest would start a process for
+/// each, which takes more than the cases do.
+const MANY_CASES: &str = "hostile";
+
 /// Unit, property and integration tests, then documentation tests.
 pub(crate) fn tasks() -> Vec<Task> {
     vec![
@@ -57,15 +61,28 @@ fn with_nextest(refusal: &Option<String>) -> Result<Tally> {
     command.args(["nextest", "run", "--workspace", "--no-fail-fast", "--status-level", "all"]);
     // Shown output is the only way to see a test say that it skipped itself.
     command.args(["--success-output", "immediate", "--failure-output", "immediate"]);
+    let mut filter = format!("not binary({MANY_CASES})");
     if refusal.is_some() {
-        command.args(["-E", &format!("not {NEEDS_KVM}")]);
+        filter += &format!(" and not {NEEDS_KVM}");
     }
+    command.args(["-E", &filter]);
     let mut hidden = false;
     let (passed, text) = proc::watched(&mut command, |line| {
         hidden = hides(line).unwrap_or(hidden);
         !hidden
     })?;
-    Ok(nextest_tally(&text, passed))
+    let mut tally = nextest_tally(&text, passed);
+    tally.add(many_cases()?);
+    Ok(tally)
+}
+
+/// Runs [`MANY_CASES`] in one process and shows what failed. Built with the whole workspace, so that
+/// the crates it stands on have the same features and are not built again.
+fn many_cases() -> Result<Tally> {
+    let mut command = proc::cargo()?;
+    command.args(["test", "--workspace", "--no-fail-fast", "--test", MANY_CASES]);
+    let (passed, text) = proc::watched(&mut command, |line| !line.ends_with(" ... ok"))?;
+    Ok(libtest_tally(&text, passed))
 }
 
 /// Whether what follows this line of nextest's is of no interest: a passed test and its output.
