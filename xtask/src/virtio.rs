@@ -48,6 +48,17 @@ const ALL: &[&str] = &["pci", "pci-legacy", "pci-transitional", "mmio", "mmio-le
 #[rustfmt::skip]
 const BOARDS: &[Board] = &[
     Board {
+        name: "arm64-virtio",
+        about: "the same as boot-virtio with arm64, whose device tree has the registers in memory",
+        arch: Arch::Aarch64,
+        cases: &[
+            Case { name: "two", cpus: 2, disks: ALL, defaults: false,
+                others: ["mmio", "pci-legacy", "pci"], words: "suspend reboot poweroff", reloads: 1 },
+            Case { name: "one", cpus: 1, disks: ALL, defaults: false,
+                others: ["mmio-legacy", "pci", "pci-legacy"], words: "", reloads: 1 },
+        ],
+    },
+    Board {
         name: "boot-virtio",
         about: "Debian's modules drive virtio devices over every transport, also after suspend and reboot",
         arch: Arch::X86_64,
