@@ -27,7 +27,8 @@ progress() {
     fi
 }
 # Runs the VMM $name and says what its guest says; how it ended is in the variable "status". A guest
-# that says nothing for ten seconds, each of a thousand million instructions, has hung, and is killed.
+# that says nothing for ten seconds, each of a thousand million instructions, or that its kernel panics,
+# has hung, and is killed.
 attempt() {
     exec 3<>/console
     (
@@ -47,6 +48,7 @@ attempt() {
             ;;
         "TRAPLINE-GUEST: "*) disk=${line##* } ;;
         "TRAPLINE-BENCH: $name status "*) status=${line##* } && break ;;
+        *"Kernel panic"*) echo "$name: $line" && break ;;
         esac
         echo "$name: $line"
     done
