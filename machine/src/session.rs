@@ -261,8 +261,7 @@ impl Session {
             }
         };
         self.event_loop.resume();
-        // What had the machine pause may be over.
-        self.retry();
+        self.look_after_disks();
         let vcpus = std::mem::take(&mut self.vcpus);
         let running = self.control.start(|| VcpuSet::start(vcpus, Arc::new(on_event)))?;
         self.control.enter(State::Running);
@@ -279,9 +278,19 @@ impl Session {
         Ok(next)
     }
 
-    /// Makes requests to disks again that have stopped the machine.
-    fn retry(&self) {
+    /// Has the disks be as large as their images are by now, and go on with what had the machine pause,
+    /// which may be over. Those of a machine that is recorded keep their sizes, as nobody would know when
+    /// it is played.
+    fn look_after_disks(&self) {
         let disks = &self.host.board().virtio().disks;
+        if self.recorded.is_none() {
+            for blk in disks {
+                if let Err(error) = blk.look_again() {
+                    let image = blk.disk().options().path.display();
+                    tracing::warn!("disk image {image}: its size cannot be had: {error}");
+                }
+            }
+        }
         let recorded = self.recorded.as_ref().filter(|_| !disks.is_empty());
         let _step = recorded.map(Recorded::retry);
         disks.iter().for_each(|blk| blk.retry());

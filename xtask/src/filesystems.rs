@@ -128,7 +128,7 @@ fn guest_programs() -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// What the outer machine makes images with, and checks them and what is on them.
-fn host_tools() -> Result<PathBuf> {
+pub(crate) fn host_tools() -> Result<PathBuf> {
     let tools: [(&str, &[&str]); 3] =
         [("qemu-img", &["qemu-utils"]), ("e2fsck", &["e2fsprogs"]), ("btrfs", &["btrfs-progs"])];
     tools::archive("checkers", &tools, &[])

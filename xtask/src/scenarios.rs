@@ -36,6 +36,9 @@ pub(crate) enum User {
     Disks(&'static str),
     /// Nobody: guests run `init-records.sh` on disks, as this script of the outer machine arranges.
     Records(&'static str),
+    /// A script: it makes room for the disks of guests with this init, which have been paused for lack
+    /// of it, and makes one larger. Their host is always an emulated one.
+    Mending(&'static str),
     /// A script: it answers what guests with this init ask on their virtio consoles. Their host is
     /// always an emulated one.
     Answering(&'static str),
@@ -160,6 +163,31 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             "TRAPLINE-HOST: qcow2 is whole",
         ],
         once: None,
+    },
+    Scenario {
+        name: "guest-mended",
+        about: "guests whose disks have no room are paused, go on when there is some, and get more",
+        image: Image::Bzimage,
+        options: &["-c", "1", "-m", "128"],
+        user: User::Mending("init-mending.sh"),
+        expect: &[
+            "TRAPLINE-HOST: a disk of raw\n",
+            "TRAPLINE-HOST: the guest stands still\n",
+            "TRAPLINE-HOST: 1 message\n",
+            "TRAPLINE-GUEST: what was written is there\n",
+            "TRAPLINE-GUEST: 49152 sectors\n",
+            "TRAPLINE-GUEST: there is room for it\n",
+            "new size: 49152 512-byte logical blocks",
+            "TRAPLINE-GUEST: done",
+            "TRAPLINE-HOST: the image of raw is sound\n",
+            "TRAPLINE-HOST: a disk of qcow2\n",
+            "TRAPLINE-HOST: the guest stands still\n",
+            "TRAPLINE-HOST: 1 message\n",
+            "TRAPLINE-GUEST: what was written is there\n",
+            "TRAPLINE-GUEST: done",
+            "TRAPLINE-HOST: the image of qcow2 is sound\n",
+        ],
+        once: Some("TRAPLINE-GUEST: there is room for it"),
     },
     Scenario {
         name: "boot-disk",

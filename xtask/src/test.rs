@@ -139,6 +139,13 @@ fn play(scenario: &Scenario, place: Place, ready: &Ready) -> Result<Tally> {
         }
         User::Disks(init) => on_disks(scenario, init, ready)?,
         User::Records(file) => on_records(scenario, file, ready)?,
+        User::Mending(init) => {
+            let files = vec![("TOOLS", filesystems::host_tools()?)];
+            let script = Script { file: Some("host-mending.sh"), files, ..Script::default() };
+            let mut boot = prepare(scenario, init, script, Place::Nested, ready)?;
+            boot.watch.timeout = Some(TIMEOUT * 3);
+            finish(&boot, ready)?
+        }
         User::Answering(init) => {
             let script = Script { file: Some("host-console.sh"), ..Script::default() };
             boot(scenario, init, script, Place::Nested, ready)?
@@ -255,7 +262,9 @@ fn prepare(
         // Linux has no driver of its own for these devices.
         _ if scenario.options.contains(&"--edu") => vec![driver::module("edu", &ready.kernel)?],
         User::Firmware(_) => vec![driver::shipped("efivarfs", &ready.kernel)?],
-        User::Disks(_) | User::Records(_) => driver::all_shipped(disks::modules(), &ready.kernel)?,
+        User::Disks(_) | User::Records(_) | User::Mending(_) => {
+            driver::all_shipped(disks::modules(), &ready.kernel)?
+        }
         User::Answering(_) => {
             driver::all_shipped(disks::BUS.into_iter().chain(["virtio_console"]), &ready.kernel)?
         }
@@ -351,6 +360,7 @@ mod tests {
             if let User::Nobody(init)
             | User::Looking(init)
             | User::Disks(init)
+            | User::Mending(init)
             | User::Answering(init)
             | User::Recorded(init)
             | User::Comparing(init)

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -49,7 +49,12 @@ pub struct DiskShape {
 
 /// Who stops the machine.
 #[derive(Default)]
-struct OnStop(OnceLock<Box<StopMachine>>);
+struct OnStop {
+    call: OnceLock<Box<StopMachine>>,
+    /// Whether they have been called, and the machine has not gone on yet: requests that fail one after
+    /// another are one reason.
+    called: AtomicBool,
+}
 
 type StopMachine = dyn Fn(&str) + Send + Sync;
 
@@ -186,9 +191,15 @@ impl Disk {
     }
 
     /// Has `stop` called when a request fails of a disk that is to stop the machine then
-    /// ([`OnError::Stop`]), with a sentence that says why. Only the first one counts.
+    /// ([`OnError::Stop`]), with a sentence that says why; and again only after [`Disk::goes_on`]. Only
+    /// the first one counts.
     pub fn on_stop(&self, stop: impl Fn(&str) + Send + Sync + 'static) {
-        let _ = self.on_stop.0.set(Box::new(stop));
+        let _ = self.on_stop.call.set(Box::new(stop));
+    }
+
+    /// The machine goes on: the next request that fails stops it again.
+    pub fn goes_on(&self) {
+        self.on_stop.called.store(false, Ordering::SeqCst);
     }
 
     /// Has no end and is writable, for tests with a file that is no disk.
@@ -204,7 +215,10 @@ impl Disk {
         let (OnError::Stop, Failure::Io(reason)) = (self.options.on_error, failure) else {
             return false;
         };
-        let Some(stop) = self.on_stop.0.get() else { return false };
+        let Some(stop) = self.on_stop.call.get() else { return false };
+        if self.on_stop.called.swap(true, Ordering::SeqCst) {
+            return true;
+        }
         stop(&format!("disk image {}: {reason}", self.options.path.display()));
         true
     }
@@ -219,6 +233,6 @@ fn default_serial(options: &DiskOptions) -> io::Result<String> {
 
 impl std::fmt::Debug for OnStop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("OnStop").field(&self.0.get().is_some()).finish()
+        f.debug_tuple("OnStop").field(&self.call.get().is_some()).finish()
     }
 }

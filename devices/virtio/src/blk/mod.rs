@@ -143,6 +143,7 @@ impl Blk {
 
     /// Makes the requests again that failed and stopped the machine.
     pub fn retry(&self) {
+        self.disk.goes_on();
         self.lanes.iter().for_each(|lane| lane.retry());
     }
 
