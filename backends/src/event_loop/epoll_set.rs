@@ -155,9 +155,18 @@ impl EpollSet {
         };
         let timeout = if notified || !known.is_empty() { Some(Duration::ZERO) } else { timeout() };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let mut room: SmallVec<[_; EVENTS]> = SmallVec::from_elem(MaybeUninit::uninit(), most);
+        // Nothing is made of it in advance: each event that could be would cost a wait some instructions.
+        let mut usual = [const { MaybeUninit::uninit() }; EVENTS];
+        let mut long = Vec::new();
+        let room = match usual.get_mut(..most) {
+            Some(room) => room,
+            None => {
+                long.resize_with(most, MaybeUninit::uninit);
+                &mut long
+            }
+        };
         // An interrupted wait is one for nothing.
-        let waited = epoll::wait(&self.epoll, room.as_mut_slice(), timeout.as_ref());
+        let waited = epoll::wait(&self.epoll, room, timeout.as_ref());
         let events: &[epoll::Event] = waited.map_or(&[], |(events, _)| events);
         let both = epoll::EventFlags::IN | epoll::EventFlags::OUT;
         let mut ready = SmallVec::new();
