@@ -102,7 +102,11 @@ impl Buffers {
 
     /// Skips the first `count` bytes that are left, or all of them if they are fewer.
     pub fn consume(&mut self, count: u64) {
-        let mut count = count.min(self.len);
+        if count >= self.len {
+            (self.first, self.len) = (self.pieces.len(), 0);
+            return;
+        }
+        let mut count = count;
         self.len -= count;
         while let (Some(piece), Some(IoVec(iovec))) =
             (self.pieces.get_mut(self.first), self.iovecs.get_mut(self.first))

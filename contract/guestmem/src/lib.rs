@@ -19,7 +19,7 @@ mod written;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use vm_memory::bitmap::BS;
@@ -279,6 +279,20 @@ impl GuestMem {
         Ok(loaded)
     }
 
+    /// `count` numbers of 64 bits from `addr` on, in place and in the host's byte order, if all of them
+    /// are RAM of one piece and `addr` is a multiple of 8: a table that a driver has handed over. None
+    /// for whom a tap sees, which could not see what is read of them.
+    #[inline]
+    pub fn words(&self, addr: u64, count: usize) -> Option<&[AtomicU64]> {
+        if self.tap.is_some() { None } else { self.words_at(addr, count) }
+    }
+
+    #[inline]
+    fn words_at(&self, addr: u64, count: usize) -> Option<&[AtomicU64]> {
+        let (region, MemoryRegionAddress(offset)) = self.find(addr)?;
+        region.numbers(offset, count)
+    }
+
     /// One atomic store, in the host's byte order.
     ///
     /// # Errors
@@ -308,6 +322,29 @@ impl GuestMem {
         Ok(())
     }
 
+    /// Two atomic stores to `addr` and behind, in the host's byte order and in this order: an entry of a
+    /// ring.
+    ///
+    /// # Errors
+    /// As of [`GuestMem::store`].
+    #[inline]
+    pub fn store_pair(&self, values: [u32; 2], addr: u64) -> Result<(), Error> {
+        let found = self.find(addr).and_then(|(region, offset)| {
+            let [first, second] = region.numbers::<AtomicU32>(offset.0, 2)? else { return None };
+            Some((region, offset, first, second))
+        });
+        let Some((region, offset, first, second)) = found else {
+            return Err(self.not_atomic(addr, size_of_val(&values)));
+        };
+        let [one, other] = values;
+        first.store(one, Ordering::Relaxed);
+        second.store(other, Ordering::Relaxed);
+        region.have_written(offset.0, size_of_val(&values));
+        self.tell_written(addr, &one.to_ne_bytes());
+        self.tell_written(addr + size_of_val(&one) as u64, &other.to_ne_bytes());
+        Ok(())
+    }
+
     #[inline]
     fn tell_written(&self, addr: u64, data: &[u8]) {
         if let Some(tap) = &self.tap {
@@ -330,13 +367,9 @@ impl GuestMem {
     /// Sixteen bytes at a multiple of eight, in order.
     #[inline]
     fn read_u128(&self, addr: u64) -> Option<u128> {
-        let (region, MemoryRegionAddress(offset)) = self.find(addr)?;
-        let half = |offset| {
-            let number = region.number::<AtomicU64>(offset)?;
-            Some(u128::from(u64::from_le(number.load(Ordering::Relaxed))))
-        };
-        let (low, high) = (half(offset)?, half(offset.checked_add(8)?)?);
-        Some(high << 64 | low)
+        let [low, high] = self.words_at(addr, 2)? else { return None };
+        let [low, high] = [low, high].map(|half| u64::from_le(half.load(Ordering::Relaxed)));
+        Some(u128::from(high) << 64 | u128::from(low))
     }
 
     #[cold]

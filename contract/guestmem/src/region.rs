@@ -140,17 +140,25 @@ impl Region {
     /// The number at `offset`, in place, if all of it is RAM and it is aligned. Without it an access of
     /// a few bytes costs several times as much in `vm_memory`'s views, which are for any length.
     #[inline]
-    #[expect(unsafe_code, reason = "a reference to an atomic number in RAM")]
     pub(crate) fn number<A: AtomicInteger>(&self, offset: u64) -> Option<&A> {
+        self.numbers(offset, 1)?.first()
+    }
+
+    /// `count` numbers from `offset` on, in place, if all of them are RAM and aligned.
+    #[inline]
+    #[expect(unsafe_code, reason = "references to atomic numbers in RAM")]
+    pub(crate) fn numbers<A: AtomicInteger>(&self, offset: u64, count: usize) -> Option<&[A]> {
         let offset = usize::try_from(offset).ok()?;
-        if offset.checked_add(size_of::<A>())? > self.ram.size() {
+        let len = count.checked_mul(size_of::<A>())?;
+        if offset.checked_add(len)? > self.ram.size() {
             return None;
         }
         let host = self.ram.as_ptr().wrapping_add(offset).cast::<A>();
-        // SAFETY: all of it is in the mapping, which stays for as long as the region, and it is
-        // aligned. An atomic number is what it is whatever bytes it has, and may be changed by
-        // anybody at any time; nobody has a reference of another kind to RAM.
-        host.is_aligned().then(|| unsafe { &*host })
+        // SAFETY: all of them are in the mapping, which stays for as long as the region and is no
+        // longer than a slice can be, and they are aligned. An atomic number is what it is whatever
+        // bytes it has, and may be changed by anybody at any time; nobody has a reference of another
+        // kind to RAM.
+        host.is_aligned().then(|| unsafe { std::slice::from_raw_parts(host, count) })
     }
 
     /// Bytes that were written past its views.

@@ -34,6 +34,19 @@ fn copies_are_checked_against_the_map() {
     assert_eq!(mem.read_u64(0x108).unwrap(), 0x0807_0605_0403_0201);
     assert_eq!(mem.read_u64(0x10a).unwrap(), 0x0000_0807_0605_0403, "no multiple of 8");
     assert!(mem.read_u64(0xffa).is_err() && mem.read_u64(0x1000).is_err());
+    let words = mem.words(0xff0, 2).unwrap();
+    mem.write(0xff8, &[9, 0, 0, 0, 0, 0, 0, 1]).unwrap();
+    assert_eq!(words[1].load(Ordering::Relaxed).to_le_bytes(), [9, 0, 0, 0, 0, 0, 0, 1]);
+    assert!(mem.words(0xff0, 3).is_none() && mem.words(0x1000, 0).is_none(), "not all RAM");
+    assert!(mem.words(0xff4, 1).is_none(), "no multiple of 8");
+    assert!(mem.words(0, usize::MAX).is_none() && mem.words(0, usize::MAX / 8).is_none());
+    mem.store_pair([1, 2], 0xff4).unwrap();
+    assert_eq!(mem.load::<u32>(0xff4, Ordering::Relaxed).unwrap(), 1);
+    assert_eq!(mem.load::<u32>(0xff8, Ordering::Relaxed).unwrap(), 2);
+    assert!(matches!(mem.store_pair([3, 4], 0xffc), Err(Error::OutOfRange { .. })));
+    assert!(matches!(mem.store_pair([3, 4], 0xff2), Err(Error::Unaligned { .. })));
+    assert_eq!(mem.load::<u32>(0xffc, Ordering::Relaxed).unwrap(), 0x0100_0000);
+    assert_eq!(mem.words(0x1_0000, 0x200).map(<[_]>::len), Some(0x200), "of another piece");
     assert_eq!(mem.len(), 0x2000);
     assert_eq!(mem.regions()[1].guest_addr, 0x10000);
 }
@@ -64,6 +77,9 @@ fn a_tap_sees_what_devices_read_and_write_and_nobody_elses() {
     tapped.store(0x0201_u16.to_le(), 0x30, Ordering::Relaxed).unwrap();
     let writes = [(0x10, vec![1, 2, 3], true), (0x20, vec![7], true), (0x30, vec![1, 2], true)];
     assert_eq!(take(), writes);
+    tapped.store_pair([5, 6].map(u32::to_le), 0x40).unwrap();
+    assert_eq!(take(), [(0x40, vec![5, 0, 0, 0], true), (0x44, vec![6, 0, 0, 0], true)]);
+    assert!(tapped.words(0x40, 1).is_none(), "nobody would hear of it");
     let mut three = [0; 3];
     tapped.read(0x10, &mut three).unwrap();
     let number: u16 = tapped.load(0x30, Ordering::Relaxed).unwrap();

@@ -5,6 +5,7 @@
 //! indirect table.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 use trapline_guestio::Buffers;
@@ -12,9 +13,9 @@ use trapline_guestmem::{GuestMem, Slice};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::ByteValued;
 
-/// Buffers of a usual request, which need no allocation. With one more a request would be so long
+/// Buffers of a usual request, which need no allocation. With two more a request would be so long
 /// that it is moved by calls of `memcpy`, of which there are half a dozen.
-const USUAL: usize = 5;
+const USUAL: usize = 4;
 
 /// The most descriptors of a chain. With an indirect table it must not be longer than its queue
 /// either (2.7.5.3.1), but not every driver keeps to that.
@@ -56,6 +57,10 @@ pub struct Chain {
     buffers: SmallVec<[Buffer; USUAL]>,
     /// How many of them are the device's to read.
     readable: usize,
+    /// Bytes of those.
+    readable_len: u32,
+    /// Bytes of the others.
+    writable_len: u32,
 }
 
 /// What is wrong with a chain.
@@ -85,12 +90,12 @@ impl Chain {
 
     /// How many bytes there are to read.
     pub fn readable_len(&self) -> u64 {
-        len_of(self.readable())
+        self.readable_len.into()
     }
 
     /// How many bytes there are to write: no more than 32 bits can say.
     pub fn writable_len(&self) -> u64 {
-        len_of(self.writable())
+        self.writable_len.into()
     }
 
     /// Copies from the bytes to read, from `offset` of them on.
@@ -98,6 +103,9 @@ impl Chain {
     /// # Errors
     /// They end before `buf` is full, or are not all RAM; `buf` may be partly filled then.
     pub fn read_at(&self, mem: &GuestMem, offset: u64, buf: &mut [u8]) -> Result<(), ChainError> {
+        if let Some(addr) = within_one(self.readable(), offset, buf.len()) {
+            return mem.read(addr, buf).map_err(|_| ChainError::NotRam);
+        }
         let mut rest = buf;
         let end = offset.checked_add(rest.len() as u64).ok_or(ChainError::TooShort)?;
         each(self.readable(), offset..end, |addr, len| {
@@ -112,6 +120,9 @@ impl Chain {
     /// # Errors
     /// They end before all of `data` is in them, or are not all RAM; a part may be written then.
     pub fn write_at(&self, mem: &GuestMem, offset: u64, data: &[u8]) -> Result<(), ChainError> {
+        if let Some(addr) = within_one(self.writable(), offset, data.len()) {
+            return mem.write(addr, data).map_err(|_| ChainError::NotRam);
+        }
         let mut rest = data;
         let end = offset.checked_add(rest.len() as u64).ok_or(ChainError::TooShort)?;
         each(self.writable(), offset..end, |addr, len| {
@@ -177,10 +188,6 @@ fn for_io(buffers: &[Buffer], mem: &GuestMem, range: Range<u64>) -> Result<Buffe
     Ok(pieces)
 }
 
-fn len_of(buffers: &[Buffer]) -> u64 {
-    buffers.iter().map(|buffer| u64::from(buffer.len)).sum()
-}
-
 fn slices<'m>(
     buffers: &[Buffer],
     mem: &'m GuestMem,
@@ -192,6 +199,22 @@ fn slices<'m>(
         Ok(())
     })?;
     Ok(slices)
+}
+
+/// Where `len` bytes from `offset` of all `buffers` together are, if one of them has all: a header or a
+/// status, as drivers lay them out.
+fn within_one(buffers: &[Buffer], offset: u64, len: usize) -> Option<u64> {
+    let mut offset = offset;
+    for Buffer { addr, len: here } in buffers {
+        let here = u64::from(*here);
+        if offset < here {
+            return (len > 0 && len as u64 <= here - offset)
+                .then(|| addr.checked_add(offset))
+                .flatten();
+        }
+        offset -= here;
+    }
+    None
 }
 
 /// Calls `f` with address and length of each piece of `range`, in bytes of all `buffers` together.
@@ -223,25 +246,34 @@ fn each(
 struct Walk {
     buffers: SmallVec<[Buffer; USUAL]>,
     readable: usize,
-    bytes: u64,
+    readable_len: u32,
+    writable_len: u32,
     returnable_defect: bool,
 }
 
 impl Walk {
     /// Takes a buffer. A defect is remembered, and the walk goes on to the chain's end.
+    #[inline]
     fn take(&mut self, descriptor: &Descriptor) {
         let (addr, len) = (descriptor.addr().0, descriptor.len());
-        self.bytes += u64::from(len);
+        let reads = !descriptor.is_write_only();
         // Chains longer than 32 bits can count are forbidden (2.7.5.2), and so is a buffer to read
         // behind one to write (2.7.4.2).
-        let too_long =
-            self.bytes > u64::from(u32::MAX) || self.buffers.len() >= usize::from(LONGEST);
-        let out_of_order = !descriptor.is_write_only() && self.buffers.len() > self.readable;
+        let counted = match reads {
+            true => &mut self.readable_len,
+            false => &mut self.writable_len,
+        };
+        let sum = counted.checked_add(len);
+        *counted = sum.unwrap_or(u32::MAX);
+        let too_long = sum.is_none()
+            || self.readable_len.checked_add(self.writable_len).is_none()
+            || self.buffers.len() >= usize::from(LONGEST);
+        let out_of_order = reads && self.buffers.len() > self.readable;
         if too_long || out_of_order {
             self.returnable_defect = true;
             return;
         }
-        self.readable += usize::from(!descriptor.is_write_only());
+        self.readable += usize::from(reads);
         self.buffers.push(Buffer { addr, len });
     }
 
@@ -253,9 +285,9 @@ impl Walk {
             self.returnable_defect = true;
             return;
         }
-        let mut index = 0;
+        let (table, mut index) = (Table::new(mem, table.addr().0, entries), 0);
         for _ in 0..entries.min(u32::from(LONGEST) + 1) {
-            let descriptor = (index < entries).then(|| read(mem, table.addr().0, index)).flatten();
+            let descriptor = table.read(index);
             let Some(descriptor) = descriptor.filter(|inner| !inner.refers_to_indirect_table())
             else {
                 break;
@@ -270,12 +302,44 @@ impl Walk {
     }
 }
 
-/// The descriptor with this index, unless its address is not RAM.
-fn read(mem: &GuestMem, table: u64, index: u32) -> Option<Descriptor> {
-    let addr = table.checked_add(u64::from(index) * u64::from(DESCRIPTOR_LEN))?;
-    let mut descriptor = Descriptor::default();
-    mem.read(addr, descriptor.as_mut_slice()).ok()?;
-    Some(descriptor)
+/// A table of descriptors.
+struct Table<'m> {
+    mem: &'m GuestMem,
+    addr: u64,
+    entries: u32,
+    /// All of it, two words each, where it is as tables are: one look-up for all descriptors.
+    words: Option<&'m [AtomicU64]>,
+}
+
+impl<'m> Table<'m> {
+    #[inline]
+    fn new(mem: &'m GuestMem, addr: u64, entries: u32) -> Self {
+        let words = usize::try_from(entries).ok().and_then(|count| mem.words(addr, count * 2));
+        Self { mem, addr, entries, words }
+    }
+
+    /// The descriptor with this index, unless there is none, or its address is not RAM.
+    #[inline]
+    fn read(&self, index: u32) -> Option<Descriptor> {
+        if index >= self.entries {
+            return None;
+        }
+        let Some(words) = self.words else { return self.copy(index) };
+        let at = usize::try_from(index).ok()? * 2;
+        let [low, high] = words.get(at..at + 2)? else { return None };
+        let [addr, rest] = [low, high].map(|word| u64::from_le(word.load(Ordering::Relaxed)));
+        let [a, b, c, d, e, f, g, h] = rest.to_le_bytes();
+        let (len, flags) = (u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f]));
+        Some(Descriptor::new(addr, len, flags, u16::from_le_bytes([g, h])))
+    }
+
+    #[cold]
+    fn copy(&self, index: u32) -> Option<Descriptor> {
+        let offset = u64::from(index) * u64::from(DESCRIPTOR_LEN);
+        let mut descriptor = Descriptor::default();
+        self.mem.read(self.addr.checked_add(offset)?, descriptor.as_mut_slice()).ok()?;
+        Some(descriptor)
+    }
 }
 
 /// Walks the chain that begins at `head` of a table of `size` descriptors.
@@ -286,17 +350,17 @@ pub(super) fn walk(
     (head, epoch): (u16, u64),
 ) -> Result<Chain, Defect> {
     let (mut walk, mut index) = (Walk::default(), head);
+    let table = Table::new(mem, table, size.into());
     for _ in 0..size {
-        let descriptor = (index < size).then(|| read(mem, table, index.into())).flatten();
-        let descriptor = descriptor.ok_or(Defect::Endless)?;
+        let descriptor = table.read(index.into()).ok_or(Defect::Endless)?;
         match descriptor.refers_to_indirect_table() {
             true if indirect => walk.indirect(mem, &descriptor),
             true => walk.returnable_defect = true,
             false => walk.take(&descriptor),
         }
         if !descriptor.has_next() {
-            let Walk { buffers, readable, returnable_defect, .. } = walk;
-            let chain = Chain { head, epoch, buffers, readable };
+            let Walk { buffers, readable, readable_len, writable_len, returnable_defect } = walk;
+            let chain = Chain { head, epoch, buffers, readable, readable_len, writable_len };
             return if returnable_defect { Err(Defect::Returnable) } else { Ok(chain) };
         }
         index = descriptor.next();

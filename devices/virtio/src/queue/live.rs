@@ -285,9 +285,8 @@ impl Live {
         for (head, written) in requests {
             let next = self.ring.next_used();
             let entry = ring + RING_ENTRIES + USED_ENTRY * u64::from(next % self.ring.size());
-            let store = |value: u32, at| mem.store(value.to_le(), at, Ordering::Relaxed);
-            store((*head).into(), entry).map_err(|_| Broken)?;
-            store(*written, entry + 4).map_err(|_| Broken)?;
+            let values = [u32::from(*head).to_le(), written.to_le()];
+            mem.store_pair(values, entry).map_err(|_| Broken)?;
             self.ring.set_next_used(next.wrapping_add(1));
         }
         // The driver sees the entries before it sees that there are any.

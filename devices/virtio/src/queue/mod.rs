@@ -242,21 +242,23 @@ impl Serving<'_> {
     /// Gives a request back, with `written` bytes written from the first writable one on. One that
     /// was handed out before the queue was stopped vanishes.
     pub fn complete(&mut self, chain: Chain, written: u32) {
-        self.complete_together([(chain, written)]);
+        if chain.epoch == self.state.epoch {
+            self.publish(&[used(&chain, written)]);
+        }
     }
 
     /// Gives requests back that belong together, in this order: the driver sees all of them used, or
     /// none.
     pub fn complete_together(&mut self, requests: impl IntoIterator<Item = (Chain, u32)>) {
-        let State { epoch, live } = &mut *self.state;
-        let Some(ring) = live else { return };
-        let of_now = requests.into_iter().filter(|(chain, _)| chain.epoch == *epoch);
-        let used = of_now.map(|(chain, written)| {
-            let most = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
-            debug_assert!(written <= most, "a device writes where a request has room");
-            (chain.head, written.min(most))
-        });
-        match ring.complete(&self.queue.mem, &used.collect::<SmallVec<[_; 1]>>()) {
+        let epoch = self.state.epoch;
+        let of_now = requests.into_iter().filter(|(chain, _)| chain.epoch == epoch);
+        let used = of_now.map(|(chain, written)| used(&chain, written));
+        self.publish(&used.collect::<SmallVec<[_; 1]>>());
+    }
+
+    fn publish(&mut self, requests: &[(u16, u32)]) {
+        let Some(ring) = &mut self.state.live else { return };
+        match ring.complete(&self.queue.mem, requests) {
             Ok(published) => self.completed |= published,
             Err(live::Broken) => self.fail(),
         }
@@ -303,6 +305,13 @@ impl Serving<'_> {
             self.queue.events.broken(self.queue.index);
         }
     }
+}
+
+/// What the used ring is to have of a request.
+fn used(chain: &Chain, written: u32) -> (u16, u32) {
+    let most = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
+    debug_assert!(written <= most, "a device writes where a request has room");
+    (chain.head, written.min(most))
 }
 
 impl Drop for Serving<'_> {

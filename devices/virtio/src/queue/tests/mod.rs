@@ -153,6 +153,27 @@ fn an_indirect_table_can_follow_descriptors_of_the_queue() {
 }
 
 #[test]
+fn a_table_can_be_at_any_address_and_longer_than_what_is_used_of_it() {
+    use trapline_testkit::virtio::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Descriptor};
+    let first = Descriptor { addr: BUFFERS + 0x10, len: 2, flags: DESC_NEXT, next: 1 };
+    let second = Descriptor { addr: BUFFERS + 0x20, len: 3, flags: DESC_WRITE, next: 0 };
+    // At a multiple of 8, at none, and with an end that is not RAM.
+    for (table, len) in [(BUFFERS + 0x1008, 32), (BUFFERS + 0x1004, 32), (RAM - 32, 64)] {
+        let mut pair = started(INDIRECT_DESC);
+        let outer = Descriptor { addr: table, len, flags: DESC_INDIRECT, next: 0 };
+        pair.driver.describe(0, outer);
+        pair.driver.describe_at(table, 0, first);
+        pair.driver.describe_at(table, 1, second);
+        pair.driver.offer(0);
+        let mut serving = pair.queue.serve().unwrap();
+        let chain = serving.pop().unwrap();
+        assert_eq!(chain.readable(), [Buffer { addr: first.addr, len: 2 }], "{table:#x}");
+        assert_eq!(chain.writable(), [Buffer { addr: second.addr, len: 3 }], "{table:#x}");
+        serving.complete(chain, 3);
+    }
+}
+
+#[test]
 fn a_batch_is_one_notification_and_an_empty_turn_none() {
     let mut pair = started(0);
     for _ in 0..3 {
