@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::probe::{PROBE_LEN, Probed, probe};
 use crate::{Error, Format, lock};
@@ -65,6 +66,7 @@ impl Opened {
             // Not every file system has locks, and a disk without is better than none.
             Err(error) => tracing::warn!("disk image {} cannot be locked: {error}", path.display()),
         }
+        leave_access_time(&file);
         Ok(Self { file, path: path.to_owned(), metadata, writable, direct })
     }
 
@@ -105,6 +107,15 @@ impl Opened {
     }
 }
 
+/// Has what a guest reads leave the file's time of access as it is (`O_NOATIME`), which is looked at and
+/// perhaps written at each read otherwise. Only its owner may ask for that.
+fn leave_access_time(file: &File) {
+    let set = fcntl_getfl(file).and_then(|flags| fcntl_setfl(file, flags | OFlags::NOATIME));
+    if let Err(error) = set {
+        tracing::debug!("the time of access of a disk image will change: {error}");
+    }
+}
+
 /// Whether it is something that can be a disk.
 fn judge(path: &Path, metadata: &Metadata) -> Result<(), Error> {
     let kind = metadata.file_type();
@@ -112,5 +123,21 @@ fn judge(path: &Path, metadata: &Metadata) -> Result<(), Error> {
         true => Ok(()),
         false if kind.is_dir() => Err(Error::Directory { path: path.to_owned() }),
         false => Err(Error::NoDisk { path: path.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_leave_the_time_of_access() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.img");
+        std::fs::write(&path, [0; 512]).unwrap();
+        for writable in [false, true] {
+            let opened = Opened::new(&path, writable, false).unwrap();
+            assert!(fcntl_getfl(&opened.file).unwrap().contains(OFlags::NOATIME));
+        }
     }
 }
