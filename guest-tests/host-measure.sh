@@ -9,6 +9,8 @@ echo mono >"$trace/trace_clock"
 mkfifo /console
 exec 3<>/console
 if [ -n "$QEMU" ]; then tar -x -f "$QEMU" -C /; fi
+# For starts that have a disk.
+truncate -s 16M /disk
 # Microseconds from the start to what is in the trace.
 since_start() {
     awk -v seen="$1" '

@@ -66,6 +66,8 @@ struct Start {
     in_memory: bool,
     /// No reads are mirrored and no writes coalesced.
     trapped: bool,
+    /// There are a disk, an entropy source, and a console device with a port.
+    devices: bool,
     limits: Limits,
 }
 
@@ -80,6 +82,10 @@ struct Limits {
     share: Option<u64>,
     /// Reads of configuration space in memory that are exits, in the whole run.
     config_reads: Option<u64>,
+    /// Returns for configuration space, wherever it is, in the whole run.
+    config: Option<u64>,
+    /// KiB resident besides what the same start has without devices.
+    more_resident: Option<u64>,
 }
 
 /// What a kernel is told that says nothing itself.
@@ -89,6 +95,12 @@ const QUIET_IN_MEMORY: &str = "console=uart8250,mmio,0xfeb10000 quiet";
 
 /// What the name of a start ends with in which every access is an exit.
 const TRAPPED: &str = "-trapped";
+
+/// What the name of a start ends with that has devices.
+const DEVICES: &str = "-devices";
+/// The options for those; `host-measure.sh` makes the disk.
+const DEVICE_OPTIONS: [&str; 5] =
+    ["-d", "/disk,format=raw", "--rng", "--virtio-port", "name=port,file=/port"];
 
 /// What `host-measure.sh` puts before how far it is.
 const PROGRESS: &str = "TRAPLINE-PROGRESS: ";
@@ -102,6 +114,8 @@ const TRIES: usize = 2;
 
 /// Of kvmtool's returns to user space with the same kernel and a console, 40 %.
 const CONSOLE_RETURNS: u64 = 41_250 * 40 / 100;
+/// kvmtool's returns to user space with the same kernel, which says little, and a disk.
+const DISK_RETURNS: u64 = 3286;
 
 /// Every start that is measured.
 fn starts() -> Vec<Start> {
@@ -114,9 +128,21 @@ fn starts() -> Vec<Start> {
     let (exits, returns) = (Some(2900), Some(308));
     let quiet = Limits { exits, returns, ..instructions(1_750_000) };
     let arm64 = Limits { share: Some(10), config_reads: Some(0), ..none };
-    let (in_memory, trapped) = (false, false);
-    let start =
-        |vmm, arch, elf, say, limits| Start { vmm, arch, elf, say, in_memory, trapped, limits };
+    let (in_memory, trapped, devices) = (false, false, false);
+    let start = |vmm, arch, elf, say, limits| Start {
+        vmm,
+        arch,
+        elf,
+        say,
+        in_memory,
+        trapped,
+        devices,
+        limits,
+    };
+    let with_devices = |start: Start| {
+        let (returns, config, more_resident) = (Some(DISK_RETURNS), Some(2000), Some(1024));
+        Start { devices: true, limits: Limits { returns, config, more_resident, ..none }, ..start }
+    };
     let trapped = |start: Start| Start { trapped: true, ..start };
     let in_memory = |start: Start| {
         let limits = Limits { config_reads: Some(0), ..start.limits };
@@ -125,6 +151,7 @@ fn starts() -> Vec<Start> {
     vec![
         start(Trapline, X86_64, false, Everything, console),
         start(Trapline, X86_64, false, Little, none),
+        with_devices(start(Trapline, X86_64, false, Little, none)),
         start(Trapline, X86_64, false, Nothing, quiet),
         in_memory(start(Trapline, X86_64, false, Everything, console)),
         in_memory(start(Trapline, X86_64, false, Nothing, quiet)),
@@ -160,7 +187,8 @@ impl Start {
         };
         let place = if self.in_memory { "-memory" } else { "" };
         let delivery = if self.trapped { TRAPPED } else { "" };
-        format!("{vmm}-{image}-{say}{place}{delivery}")
+        let devices = if self.devices { DEVICES } else { "" };
+        format!("{vmm}-{image}-{say}{place}{delivery}{devices}")
     }
 
     /// The VMM and its arguments, in the outer machine.
@@ -181,8 +209,9 @@ impl Start {
                     if self.in_memory { &["--console", "mmio", "--ecam"] } else { &[] };
                 let delivery: &[&str] =
                     if self.trapped { &["--no-mirror", "--no-coalesce"] } else { &[] };
+                let devices: &[&str] = if self.devices { &DEVICE_OPTIONS } else { &[] };
                 let more = more.iter().map(String::as_str);
-                let words = [&fixed[..], &size, place, delivery, say].concat();
+                let words = [&fixed[..], &size, place, delivery, devices, say].concat();
                 words.into_iter().chain(more).collect()
             }
             Vmm::Pc | Vmm::Microvm => {

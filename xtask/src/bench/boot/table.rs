@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::super::{grouped, verdict};
-use super::{Start, TRAPPED, Vmm};
+use super::{DEVICES, Start, TRAPPED, Vmm};
 
 /// What the project promises: KiB resident beside guest RAM.
 const MOST_RESIDENT: u64 = 2560;
@@ -13,6 +13,8 @@ const MOST_RESIDENT: u64 = 2560;
 const MOST_WAITS: u64 = 10;
 /// Configuration space in memory, in the table of `trapline run --stat`.
 const CONFIG_SPACE: &str = "pci/ecam";
+/// Configuration space wherever it is, in that table.
+const CONFIG_SPACES: [&str; 3] = ["pci/conf1", "pci/cam", CONFIG_SPACE];
 /// What is mapped, as `host-measure.sh` calls it.
 const MAPPINGS: [&str; 7] =
     ["code", "constants", "data", "heap", "anonymous", "libraries", "others"];
@@ -49,6 +51,7 @@ struct Row {
     private: u64,
     waits: u64,
     config_reads: Option<u64>,
+    config: u64,
 }
 
 impl<'a> Found<'a> {
@@ -138,7 +141,20 @@ impl<'a> Found<'a> {
         ensure!(returns > 0 && resident > 0, "returns or memory counted nothing");
         let waits = self.waits.context("no wake-ups were counted")?;
         let config_reads = self.config_reads;
-        Ok(Row { before, all, exits, faults, returns, resident, private, waits, config_reads })
+        let spaces = self.devices.iter().filter(|(device, _)| CONFIG_SPACES.contains(device));
+        let config = spaces.map(|(_, count)| count).sum();
+        Ok(Row {
+            before,
+            all,
+            exits,
+            faults,
+            returns,
+            resident,
+            private,
+            waits,
+            config_reads,
+            config,
+        })
     }
 
     fn resident(&self) -> (u64, u64) {
@@ -179,7 +195,9 @@ pub(super) fn report(starts: &[Start], text: &str) -> (String, bool) {
         reasons += &format!("{name}: {}\n", by_reason(&found));
         if start.vmm == Vmm::Trapline {
             verdicts += &judged(start, &row);
-            verdicts += &share(start, &row, &Found::of(text, &(name + TRAPPED)));
+            verdicts += &share(start, &row, &Found::of(text, &format!("{name}{TRAPPED}")));
+            let without = name.strip_suffix(DEVICES).unwrap_or(&name);
+            verdicts += &more_resident(start, &row, &Found::of(text, without));
         }
     }
     let text = format!(
@@ -241,6 +259,7 @@ fn judged(start: &Start, row: &Row) -> String {
         ("returns to user space", row.returns, limits.returns),
         ("KiB beside guest RAM", row.resident, Some(MOST_RESIDENT)),
         ("wake-ups in ten idle seconds", row.waits, Some(MOST_WAITS)),
+        ("returns for configuration space", row.config, limits.config),
     ];
     let reads = row.config_reads.zip(limits.config_reads);
     let reads = reads.map(|(found, most)| ("reads of configuration space", found, Some(most)));
@@ -267,6 +286,15 @@ fn share(start: &Start, row: &Row, trapped: &Found<'_>) -> String {
         row.returns as f64 * 100.0 / trapped.returns as f64
     );
     verdict(&goal, row.returns * 100 <= trapped.returns * most)
+}
+
+/// How much more is resident than of the same start without devices, if both were measured.
+fn more_resident(start: &Start, row: &Row, without: &Found<'_>) -> String {
+    let (Some(most), Ok(without)) = (start.limits.more_resident, without.row()) else {
+        return String::new();
+    };
+    let more = row.resident.saturating_sub(without.resident);
+    judge(&start.name(), "KiB resident for its devices", more, most)
 }
 
 fn judge(name: &str, what: &str, found: u64, most: u64) -> String {
@@ -349,8 +377,8 @@ mod tests {
         }
         let say = Say::Nothing;
         let (vmm, arch, limits) = (Vmm::Pc, Arch::X86_64, Limits::default());
-        let (elf, in_memory, trapped) = (false, false, false);
-        let start = Start { vmm, arch, elf, say, in_memory, trapped, limits };
+        let (elf, in_memory, trapped, devices) = (false, false, false, false);
+        let start = Start { vmm, arch, elf, say, in_memory, trapped, devices, limits };
         assert!(!report(&[start], &whole).1, "another start's figures are not its own");
     }
 
@@ -365,6 +393,36 @@ mod tests {
         let said = "trapline-bzImage-quiet: not measured: not in user space after 60 s\n";
         assert!(table.contains(said), "{table}");
         assert!(table.contains(&format!("{NAME}: port 300")), "{table}");
+    }
+
+    #[test]
+    fn devices_are_judged_beside_the_same_start_without_them() {
+        let mut only = starts();
+        only.retain(|start| start.name().starts_with("trapline-bzImage-quiet"));
+        let said = |more_kib: u64, config: u64, returns: u64| {
+            let without = text(1, 1, 200, 1).replace(NAME, "trapline-bzImage-quiet");
+            let with =
+                text(1, 1, 200 + more_kib, 1).replace(NAME, "trapline-bzImage-quiet-devices");
+            let with = with.replace("returns 2 300", &format!("returns 2 {}", returns - 8));
+            let config = format!(
+                "TRAPLINE-BENCH: trapline-bzImage-quiet-devices stat pio 0x0cf8-0x0cff pci/conf1 \
+                 {config} 9 9 0 0 0 - trap\n"
+            );
+            let (table, complete) = report(&only, &(without + &with + &config));
+            assert!(complete, "{table}");
+            table
+        };
+        let table = said(1024, 2000, 3286);
+        assert_eq!(table.matches("-devices: at most").count(), 5, "{table}");
+        assert!(!table.contains("MISSED"), "{table}");
+        let table = said(1025, 2001, 3287);
+        for missed in [
+            "at most 1,024 KiB resident for its devices (1,025)",
+            "at most 2,000 returns for configuration space (2,001)",
+            "at most 3,286 returns to user space (3,287)",
+        ] {
+            assert!(table.contains(&format!("-devices: {missed}: MISSED")), "{missed}: {table}");
+        }
     }
 
     /// The console of an arm64 guest, with so many returns to user space, of which one is a read of
