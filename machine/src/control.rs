@@ -10,6 +10,7 @@ use trapline_device::{Power, PowerEvent};
 use trapline_kvm::{ExitCounters, VcpuEvent, VcpuSet};
 
 use crate::Snapshot;
+use crate::debug::{Debug, Standing};
 use crate::life::{ControlError, Request, State};
 use crate::remote::Loss;
 use crate::report::Report;
@@ -25,10 +26,15 @@ pub(crate) enum Answer {
     State(Box<Snapshot>),
 }
 
+/// What somebody does with a machine that stands still. One that does not throws it away.
+pub(crate) type Inspection = Box<dyn FnOnce(&mut Standing<'_>) + Send>;
+
 /// Something the machine's own thread does something about.
 pub(crate) enum Event {
     /// Another thread wants something, and waits for the answer.
     Request(Request, Reply),
+    /// Another thread wants to look into a machine that stands still.
+    Inspect(Inspection),
     /// The guest asked for it, through this device.
     Power(PowerEvent, &'static str),
     /// A vCPU came to its end.
@@ -57,6 +63,7 @@ pub struct Control {
     life: Arc<Life>,
     /// Why the machine cannot go on, if the host says so.
     loss: Loss,
+    debug: Arc<Debug>,
 }
 
 /// The machine's state, and who waits for it to change.
@@ -84,8 +91,8 @@ struct Live {
 impl Control {
     pub(crate) fn new() -> (Self, Receiver<Event>) {
         let (events, inbox) = sync_channel(EVENTS_MAX);
-        let (stopped, running, live, life, loss) = Default::default();
-        (Self { events, stopped, running, live, life, loss }, inbox)
+        let (stopped, running, live, life, loss, debug) = Default::default();
+        (Self { events, stopped, running, live, life, loss, debug }, inbox)
     }
 
     /// What the machine is doing.
@@ -138,6 +145,30 @@ impl Control {
         }
     }
 
+    /// Who stops the machine at accesses and instructions, and hears of it.
+    pub fn debug(&self) -> &Arc<Debug> {
+        &self.debug
+    }
+
+    /// Looks into a machine that is paused: `look` is called on the machine's thread, where nothing of
+    /// the machine runs meanwhile, and must not ask anything of it.
+    ///
+    /// # Errors
+    /// The machine is not paused, or goes on or ends before it comes to that.
+    pub fn inspect<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut Standing<'_>) -> T + Send + 'static,
+    ) -> Result<T, ControlError> {
+        let (seen, answer) = sync_channel(1);
+        let inspection = move |standing: &mut Standing<'_>| {
+            let _ = seen.send(look(standing));
+        };
+        self.queue(Request::Inspect, Event::Inspect(Box::new(inspection)))?;
+        let thrown_away =
+            |_| ControlError::State { state: self.state(), request: Request::Inspect };
+        answer.recv().map_err(thrown_away)
+    }
+
     /// Ends the run: on return no vCPU runs any more, and [`crate::Session::run`] returns.
     pub fn stop(&self) {
         self.request_stop();
@@ -176,21 +207,25 @@ impl Control {
 
     fn request(&self, request: Request) -> Result<Answer, ControlError> {
         let (reply, answer) = sync_channel(1);
-        let mut event = Event::Request(request, reply);
+        self.queue(request, Event::Request(request, reply))?;
+        let thrown_away = |_| Err(ControlError::State { state: self.state(), request });
+        answer.recv().unwrap_or_else(thrown_away)
+    }
+
+    /// Queues what asks for `request`, if the machine can do that now.
+    fn queue(&self, request: Request, mut event: Event) -> Result<(), ControlError> {
         loop {
             // With the state locked: whoever ends the run changes it, and then throws away the
             // requests that came before.
             let now = self.life.now.lock();
             now.state.after(request)?;
             match self.events.try_send(event) {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => event = back,
             }
             drop(now);
             std::thread::yield_now();
         }
-        let thrown_away = |_| Err(ControlError::State { state: self.state(), request });
-        answer.recv().unwrap_or_else(thrown_away)
     }
 
     /// A run begins or ends. What was asked before its end and not answered yet can be thrown away

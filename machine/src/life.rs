@@ -56,6 +56,8 @@ pub enum Request {
     Resume,
     /// Start over, as after the reset button; a paused machine stays paused.
     Reset,
+    /// Let somebody look into it, and stay as it is.
+    Inspect,
     /// Give its state, and stay as it is.
     Save,
     /// End.
@@ -68,6 +70,7 @@ impl fmt::Display for Request {
             Self::Pause => "paused",
             Self::Resume => "resumed",
             Self::Reset => "reset",
+            Self::Inspect => "looked into",
             Self::Save => "saved",
             Self::Stop => "stopped",
         })
@@ -109,6 +112,7 @@ impl State {
             (Self::Running | Self::Paused | Self::Saved, Request::Resume) => Self::Running,
             (Self::Running, Request::Reset) => Self::Running,
             (Self::Paused, Request::Reset) => Self::Paused,
+            (state @ (Self::Paused | Self::Saved), Request::Inspect) => state,
             (Self::Paused | Self::Saved, Request::Save) => Self::Saved,
             (state, request) => return Err(ControlError::State { state, request }),
         })
@@ -124,13 +128,14 @@ mod tests {
 
     #[test]
     fn what_can_be_asked_in_which_state() {
-        use Request::{Pause, Reset, Resume, Save, Stop};
+        use Request::{Inspect, Pause, Reset, Resume, Save, Stop};
         use State::{Ended, Paused, Running, Saved};
         let after = |request| STATES.map(|state| state.after(request).ok());
         let no = None;
         assert_eq!(after(Pause), [no, Some(Paused), Some(Paused), no, no, no]);
         assert_eq!(after(Resume), [no, Some(Running), Some(Running), no, Some(Running), no]);
         assert_eq!(after(Reset), [no, Some(Running), Some(Paused), no, no, no]);
+        assert_eq!(after(Inspect), [no, no, Some(Paused), no, Some(Saved), no]);
         assert_eq!(after(Save), [no, no, Some(Saved), no, Some(Saved), no]);
         assert_eq!(after(Stop), [Some(Ended); 6]);
     }

@@ -155,6 +155,19 @@ fn is_memory(region: &RegionStats) -> bool {
     region.deliveries.iter().any(|(window, _)| memory(window) && whole(window))
 }
 
+/// The names that the register maps of a device have, also for what has no place now: another bank, what
+/// an index selects. Empty if `present`, the names of what has one, is of other maps.
+pub(crate) fn names_of(device: &str, present: &[Register]) -> Vec<&'static str> {
+    let mut known: Vec<_> = Known::of(device).registers.iter().map(|known| known.name).collect();
+    if device == "ioapic" {
+        use ioapic::regs::{INDIRECT, Indirect};
+        known.extend(INDIRECT.described().map(|register| register.name));
+        known.extend([Indirect::RedirectLow(0).name(), Indirect::RedirectHigh(0).name()]);
+    }
+    let ours = present.iter().any(|register| known.contains(&&*register.name));
+    if ours { known } else { Vec::new() }
+}
+
 /// What the register maps of a device say of its registers.
 pub(crate) struct Known {
     registers: Vec<Described>,

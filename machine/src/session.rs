@@ -15,6 +15,7 @@ use trapline_virtio::console::Console as VirtioConsole;
 
 use crate::board::{self, Options, Vfio, Wiring};
 use crate::control::{Answer, Control, Event, Reply};
+use crate::debug::Standing;
 use crate::kvm::{Host, HostBoard};
 use crate::life::{ControlError, Request, State};
 use crate::on_loop::{CharReport, CoalescedWrites, InputReport, OnLoop, SizeReport, Terminal};
@@ -100,6 +101,7 @@ impl Session {
         host.connect(&mut vcpus)?;
         writes.connect(&vcpus);
         control.watch(registry.clone(), vcpus.iter().map(Vcpu::counters).collect());
+        control.debug().begin(&registry, vcpus.iter().map(Vcpu::brake).collect());
         let start = Some(host.load(&config, false)?);
         let built = (host.irqchip(), host.board().virtio());
         let recorded = tapped.begin(&config, built, &registry)?;
@@ -305,12 +307,25 @@ impl Session {
                 Event::Request(Request::Reset, reply) => return Next::Reset(reply),
                 Event::Request(Request::Resume, reply) => succeed(&reply),
                 Event::Request(request, reply) => refuse(&reply, State::Running, request),
+                event if self.is_stop(&event) => return Next::Pause(nobody()),
                 event => {
                     if let Some(ending) = ending(event) {
                         return Next::End(ending);
                     }
                 }
             }
+        }
+    }
+
+    /// Whether a vCPU has stopped for who debugs the guest, which is noted then.
+    fn is_stop(&self, event: &Event) -> bool {
+        match event {
+            Event::Vcpu(VcpuEvent { stop: Stop::Braked, .. }) => true,
+            Event::Vcpu(VcpuEvent { stop: Stop::Debug(stop), vcpu }) => {
+                self.control.debug().instruction(*vcpu, *stop);
+                true
+            }
+            _ => false,
         }
     }
 
@@ -322,8 +337,11 @@ impl Session {
         self.registry.drain();
         // The guest may have ended itself while its vCPUs were stopped. Nothing of it runs any more,
         // so what it asked for is queued by now, and a machine that is paused stays so.
-        let (requests, others): (Vec<_>, Vec<_>) =
-            self.events.try_iter().partition(|event| matches!(event, Event::Request(..)));
+        let (requests, others): (Vec<_>, Vec<_>) = self
+            .events
+            .try_iter()
+            .filter(|event| !self.is_stop(event))
+            .partition(|event| matches!(event, Event::Request(..)));
         if let Some(end) = others.into_iter().find_map(ending) {
             refuse(reply, State::Ended, Request::Pause);
             for event in requests {
@@ -336,7 +354,12 @@ impl Session {
         let mut requests = requests.into_iter();
         let mut state = State::Paused;
         self.control.enter(state);
-        succeed(reply);
+        let waited_for = reply.send(Ok(Answer::Done)).is_ok();
+        // Who wanted to know has gone, and nobody else has asked for a pause.
+        if self.control.debug().announce() == Some(false) && !waited_for && requests.len() == 0 {
+            self.vcpus.iter().for_each(Vcpu::tell_of_pause);
+            return Ok(Next::Run(None));
+        }
         loop {
             let next = requests.next().map_or_else(|| self.events.recv(), Ok);
             let Ok(event) = next else { return Ok(Next::End(Ending::Stopped)) };
@@ -359,7 +382,14 @@ impl Session {
                     self.control.enter(state);
                     let _ = reply.send(Ok(Answer::State(Box::new(self.snapshot()))));
                 }
-                Event::Request(request @ Request::Stop, reply) => refuse(&reply, state, request),
+                Event::Request(request @ (Request::Stop | Request::Inspect), reply) => {
+                    refuse(&reply, state, request);
+                }
+                Event::Inspect(look) => look(&mut Standing {
+                    vcpus: &mut self.vcpus,
+                    memory: self.vm.memory(),
+                    debug: self.control.debug(),
+                }),
                 // The host ended it meanwhile.
                 event => {
                     if let Some(ending) = ending(event) {
@@ -404,7 +434,7 @@ enum Next {
 /// How the run ends of an event that is no request, if it does.
 fn ending(event: Event) -> Option<Ending> {
     Some(match event {
-        Event::Request(..) => return None,
+        Event::Request(..) | Event::Inspect(_) => return None,
         Event::Stop => Ending::Stopped,
         Event::Power(event, device) => {
             tracing::debug!("{device} asks for {event:?}");
@@ -415,7 +445,7 @@ fn ending(event: Event) -> Option<Ending> {
             }
         }
         Event::Vcpu(VcpuEvent { stop, vcpu }) => match stop {
-            Stop::Requested => return None,
+            Stop::Requested | Stop::Braked | Stop::Debug(_) => return None,
             Stop::Halted => {
                 tracing::debug!("vCPU {vcpu} halted for good");
                 return None;
@@ -426,6 +456,11 @@ fn ending(event: Event) -> Option<Ending> {
             Stop::Crash(report) => Ending::Crashed(report),
         },
     })
+}
+
+/// Whom to answer where nobody has asked.
+fn nobody() -> Reply {
+    std::sync::mpsc::sync_channel(1).0
 }
 
 /// Tells who asked that it is done. Who has gone away meanwhile need not know.

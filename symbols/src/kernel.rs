@@ -46,6 +46,11 @@ impl Kernel {
         Some(Self::with(virt, file.clone().shifted(slide)))
     }
 
+    /// The address of code of the kernel that has set `cpu` up, if one has.
+    pub fn anchor(virt: &Virtual<'_>, cpu: &Cpu) -> Option<u64> {
+        anchors(virt, cpu).first().map(|anchor| anchor.addr)
+    }
+
     fn with(virt: &Virtual<'_>, symbols: Symbols) -> Self {
         let named = |start, end| Some(symbols.address(start)?..symbols.address(end)?);
         let ranges = [named("_stext", "_etext"), named("_sinittext", "_einittext")];

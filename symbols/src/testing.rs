@@ -41,7 +41,7 @@ pub(crate) fn paged(virt: u64, len: u64) -> (Ram, X86) {
     ram.put(0x1000 + (virt >> 39 & 0x1ff) * 8, 0x2003);
     ram.put(0x2000 + (virt >> 30 & 0x1ff) * 8, 0x3003);
     for page in 0..len >> 21 {
-        ram.put(0x3000 + ((virt >> 21) + page & 0x1ff) * 8, PHYSICAL + (page << 21) | 0x83);
+        ram.put(0x3000 + (((virt >> 21) + page) & 0x1ff) * 8, (PHYSICAL + (page << 21)) | 0x83);
     }
     let paging = X86 { cr0: 1 << 31, cr3: 0x1000, cr4: 1 << 5, efer: 1 << 10, ..X86::default() };
     (ram, X86 { long: true, ..paging })

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 pub mod cli;
 pub mod console;
+pub mod debug;
 pub mod device;
 pub mod display;
 pub mod guest_init;

@@ -22,6 +22,7 @@ use trapline_machine::{
 
 use crate::cli::{Boot, FwCfgFile, LogLevel, RunOptions};
 use crate::console::Console;
+use crate::debug::{self, Prompt};
 use crate::display::{self, Display};
 use crate::live::{Guest, Name};
 use crate::logging;
@@ -56,6 +57,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let trace = (!options.trace.is_empty())
         .then(|| Trace::start(machine.registry(), &options.trace))
         .transpose()?;
+    let debugged = debugged(&machine, &console, options)?;
     // Said only now: whoever cannot run has one sentence to read.
     options.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     remark.iter().for_each(Remark::say);
@@ -79,7 +81,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let ending = live(&mut machine, &console, options);
     // What the guest has sent comes before what there is to say about its end.
     session.finish(|| wish.lock().is_some());
-    drop(trace);
+    drop((trace, debugged));
     requests.unserve();
     let wish = wish.lock().take();
     if let Some(summary) = pauses.summary() {
@@ -108,6 +110,20 @@ fn guest(options: &RunOptions, control: &Control, requests: &Requests) -> Guest 
         control: control.clone(),
         requests: requests.clone(),
     }
+}
+
+/// Who looks at the guest where it stands.
+fn debugged(
+    machine: &Machine,
+    console: &Arc<Console>,
+    options: &RunOptions,
+) -> anyhow::Result<Option<Prompt>> {
+    let control = machine.control();
+    if let Some(path) = &options.symbols {
+        debug::load_symbols(&control, path)?;
+    }
+    let prompt = !options.breaks.is_empty();
+    prompt.then(|| Prompt::start(&control, console, &options.breaks)).transpose()
 }
 
 /// Obeys the person at the console, and the host. Runs on their threads, which nothing of the

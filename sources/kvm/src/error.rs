@@ -93,6 +93,26 @@ pub enum Error {
     /// The host has no room for memory that KVM writes.
     #[error(transparent)]
     Memory(#[from] trapline_guestmem::Error),
+    /// Its registers are not its own before its access is complete.
+    #[error("vCPU {vcpu} is in the middle of an access, which waits for somebody outside")]
+    InAccess {
+        /// The vCPU.
+        vcpu: u32,
+    },
+    /// More breakpoints or watchpoints than it can have.
+    #[error("the processor has no more than {max} debug registers of that kind")]
+    DebugRegisters {
+        /// How many it can have.
+        max: usize,
+    },
+    /// It cannot watch that.
+    #[error(
+        "the processor cannot watch {len} bytes there: it is 1, 2, 4 or 8, at a multiple of that"
+    )]
+    Watchpoint {
+        /// How many bytes were to be watched.
+        len: u64,
+    },
     /// The kernel refused.
     #[error("KVM refused to {what}: {reason}")]
     Ioctl {

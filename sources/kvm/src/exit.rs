@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kvm_bindings::{
-    KVM_EXIT_ARM_NISV, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
-    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO,
-    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, kvm_run,
-    kvm_run__bindgen_ty_1__bindgen_ty_2 as fail_entry,
+    KVM_EXIT_ARM_NISV, KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR,
+    KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN,
+    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, kvm_debug_exit_arch as debug_exit,
+    kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_2 as fail_entry,
     kvm_run__bindgen_ty_1__bindgen_ty_4 as io_exit,
     kvm_run__bindgen_ty_1__bindgen_ty_6 as mmio_exit,
     kvm_run__bindgen_ty_1__bindgen_ty_13 as internal_error,
@@ -61,6 +61,8 @@ pub(crate) enum Exit {
     /// KVM has not run it and wants to be asked again: it has not been started by another vCPU yet.
     Again,
     Shutdown,
+    /// What [`crate::Vcpu::set_traps`] asked for.
+    Debug(DebugExit),
     FailEntry {
         reason: u64,
         cpu: u32,
@@ -79,6 +81,18 @@ pub(crate) enum Exit {
     },
     /// A reason nobody asked for, or details that make no sense.
     Unexpected(u32),
+}
+
+/// Why it stopped for who debugs it, in the words of its architecture (`struct
+/// kvm_debug_exit_arch`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DebugExit {
+    /// x86-64: the vector of the exception; arm64: the low half of ESR.
+    pub(crate) what: u32,
+    /// x86-64: the instruction; arm64: the address of what was accessed.
+    pub(crate) addr: u64,
+    /// x86-64: DR6.
+    pub(crate) status: u64,
 }
 
 /// A port access.
@@ -167,6 +181,7 @@ impl RunPage {
             // The structure `eoi` is one byte, the vector.
             KVM_EXIT_IOAPIC_EOI => Exit::Eoi { vector: self.u8(DETAILS) },
             KVM_EXIT_SHUTDOWN => Exit::Shutdown,
+            KVM_EXIT_DEBUG => Exit::Debug(self.debug()),
             KVM_EXIT_FAIL_ENTRY => Exit::FailEntry {
                 reason: self.u64(DETAILS + offset_of!(fail_entry, hardware_entry_failure_reason)),
                 cpu: self.u32(DETAILS + offset_of!(fail_entry, cpu)),
@@ -187,6 +202,24 @@ impl RunPage {
                 Exit::Undecoded { addr: self.u64(DETAILS + offset_of!(arm_nisv, fault_ipa)) }
             }
             _ => Exit::Unexpected(reason),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn debug(&self) -> DebugExit {
+        DebugExit {
+            what: self.u32(DETAILS + offset_of!(debug_exit, exception)),
+            addr: self.u64(DETAILS + offset_of!(debug_exit, pc)),
+            status: self.u64(DETAILS + offset_of!(debug_exit, dr6)),
+        }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn debug(&self) -> DebugExit {
+        DebugExit {
+            what: self.u32(DETAILS + offset_of!(debug_exit, hsr)),
+            addr: self.u64(DETAILS + offset_of!(debug_exit, far)),
+            status: 0,
         }
     }
 
@@ -287,7 +320,7 @@ impl ImmediateExit {
 mod tests {
     use super::*;
     use crate::map::tests::memory;
-    use kvm_bindings::{KVM_EXIT_DEBUG, KVM_SYSTEM_EVENT_RESET};
+    use kvm_bindings::{KVM_EXIT_TPR_ACCESS, KVM_SYSTEM_EVENT_RESET};
 
     fn page() -> RunPage {
         RunPage(Arc::new(memory(3 * 4096)))
@@ -480,10 +513,22 @@ mod tests {
         assert_eq!(page.u8(IMMEDIATE_EXIT), 0);
     }
 
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_stop_for_a_debugger_says_what_and_where() {
+        let page = page();
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_DEBUG);
+        set32(&page, DETAILS, 3);
+        page.0.u64_at(DETAILS + 8).unwrap().store(0xfff0, Ordering::Relaxed);
+        page.0.u64_at(DETAILS + 16).unwrap().store(0x4000, Ordering::Relaxed);
+        let exit = DebugExit { what: 3, addr: 0xfff0, status: 0x4000 };
+        assert_eq!(page.decode(), Exit::Debug(exit));
+    }
+
     #[test]
     fn exits_nobody_asked_for_keep_their_number() {
         let page = page();
-        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_DEBUG);
-        assert_eq!(page.decode(), Exit::Unexpected(KVM_EXIT_DEBUG));
+        set32(&page, offset_of!(kvm_run, exit_reason), KVM_EXIT_TPR_ACCESS);
+        assert_eq!(page.decode(), Exit::Unexpected(KVM_EXIT_TPR_ACCESS));
     }
 }

@@ -23,6 +23,8 @@ use crate::exit::ImmediateExit;
 #[derive(Clone, Debug)]
 pub(crate) struct Kick {
     stop: Arc<AtomicBool>,
+    /// It is to stop as soon as the access that it makes is complete.
+    brake: Arc<AtomicBool>,
     immediate_exit: ImmediateExit,
     /// The thread the vCPU runs on. Whoever holds the lock knows that the thread has not ended.
     thread: Arc<Mutex<Option<pthread_t>>>,
@@ -34,7 +36,8 @@ pub(crate) struct Here(Arc<Mutex<Option<pthread_t>>>);
 
 impl Kick {
     pub(crate) fn new(immediate_exit: ImmediateExit) -> Self {
-        Self { stop: Arc::default(), immediate_exit, thread: Arc::default() }
+        let (stop, brake, thread) = Default::default();
+        Self { stop, brake, immediate_exit, thread }
     }
 
     /// The vCPU runs on this thread from now on. Lets the signal through, whatever mask the thread
@@ -79,6 +82,18 @@ impl Kick {
         self.is_stopping()
     }
 
+    /// Has the vCPU, in the middle of an access, stop when that is complete.
+    pub(crate) fn pull_brake(&self) {
+        self.brake.store(true, Ordering::SeqCst);
+        let thread = self.thread.lock();
+        self.interrupt(thread.filter(|thread| *thread != this_thread()));
+    }
+
+    /// Whether the brake was pulled, which it is no longer.
+    pub(crate) fn take_brake(&self) -> bool {
+        self.brake.swap(false, Ordering::SeqCst)
+    }
+
     /// Whether it is to stop.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
@@ -92,6 +107,7 @@ impl Kick {
     /// Forgets everything that was asked, before a new life.
     pub(crate) fn forget(&self) {
         self.stop.store(false, Ordering::SeqCst);
+        self.brake.store(false, Ordering::SeqCst);
         self.immediate_exit.set(false);
     }
 }

@@ -4,7 +4,8 @@
 //! ```text
 //!   Kvm ──► Vm ──► Vcpu ──► VcpuSet: one thread per vCPU
 //!            │       │         KVM_RUN ─► Exit ─► trapline::Handle ─► device
-//!            │       └─ CrashReport: why it ended, registers, last accesses
+//!            │       ├─ CrashReport: why it ended, registers, last accesses
+//!            │       └─ Brake, Traps, Processor: for who debugs the guest
 //!            ├─ line(gsi), resampled_input(gsi): inputs of the in-kernel interrupt controllers
 //!            ├─ messages(): MSI and MSI-X vectors, whose eventfds are irqfds
 //!            └─ offload(): coalesced zones, doorbells and memory slots in the kernel
@@ -19,6 +20,7 @@ mod aarch64;
 mod again;
 mod counted;
 mod crash;
+mod debug;
 mod error;
 mod exit;
 mod flush;
@@ -46,14 +48,16 @@ use aarch64 as arch;
 use x86_64 as arch;
 
 #[cfg(target_arch = "aarch64")]
-pub use arch::{Gic, Pmu, Start, VmOptions};
+pub use arch::{Gic, Pmu, Processor, Start, VmOptions};
 #[cfg(target_arch = "x86_64")]
-pub use arch::{Irqchip, LocalApics, Start, Table, VmOptions};
+pub use arch::{Irqchip, LocalApics, Processor, Start, Table, VmOptions};
 pub use counted::CountedClock;
 pub use crash::CrashReport;
+pub use debug::{Brake, DebugStop, Traps, Watchpoint};
 pub use error::Error;
 pub use resample::ResampledInput;
 pub use run::{Stop, Stuck, VcpuEvent, VcpuSet};
+pub use slots::SeenMemory;
 pub use startup::release_startup_memory;
 pub use stats::{ExitCounters, ExitKind, ExitStats};
 pub use system::{Caps, Kvm, hardware_virtualization};

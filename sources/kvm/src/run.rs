@@ -11,13 +11,17 @@ use trapline_device::thread_builder;
 
 use crate::kick::Kick;
 use crate::stats::{ExitCounters, ExitStats};
-use crate::{CrashReport, Error, Vcpu};
+use crate::{CrashReport, DebugStop, Error, Vcpu};
 
 /// Why a vCPU's thread ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// [`VcpuSet::stop`] was called.
     Requested,
+    /// Its [`crate::Brake`] was pulled: the access it made then is complete, and its instruction over.
+    Braked,
+    /// It came to what [`crate::Vcpu::set_traps`] has it stop at.
+    Debug(DebugStop),
     /// It halted, and there is no interrupt controller that could wake it.
     Halted,
     /// The guest asked for a reset through a firmware call.

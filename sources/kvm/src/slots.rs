@@ -167,6 +167,17 @@ impl Slots {
         })
     }
 
+    /// What the guest sees without an exit now.
+    pub(crate) fn seen(&self) -> SeenMemory {
+        let state = self.state.lock();
+        let slots = state.used.values().filter(|slot| {
+            // A device's registers are not to be read by anybody else.
+            slot.zone.is_some() && piece(&*slot.memory).is_some_and(|piece| !piece.is_device())
+        });
+        let seen = slots.map(|slot| (slot.pages, Arc::clone(&slot.memory), slot.readonly));
+        SeenMemory(seen.collect())
+    }
+
     /// Where this process has the page that the guest sees at `addr`, a multiple of its size, and
     /// what keeps it mapped there.
     pub(crate) fn host_page(&self, addr: u64) -> Option<(u64, Arc<dyn Memory>)> {
@@ -195,6 +206,52 @@ impl Slot {
             (false, false) => 0,
         };
         ioctl::set_slot(vm, number, flags, self.pages.guest, piece, self.pages.range())
+    }
+}
+
+/// The memory that a guest saw at one moment, by guest physical address: RAM, ROM, and what devices
+/// show. It stays mapped, but what is moved meanwhile is still where it was here.
+#[derive(Clone)]
+pub struct SeenMemory(Vec<(Pages, Arc<dyn Memory>, bool)>);
+
+impl SeenMemory {
+    /// Copies the bytes at `addr` to `buf`; `false` unless all of them are memory.
+    pub fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
+        let mut at = addr;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let Some((memory, offset, left, _)) = self.find(at) else { return false };
+            let len = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+            let (piece, others) = std::mem::take(&mut rest).split_at_mut(len);
+            memory.read(offset, piece);
+            (at, rest) = (at.saturating_add(left), others);
+        }
+        true
+    }
+
+    /// Writes `data` at `addr`; `false`, and nothing is written, unless all of it goes to memory that
+    /// the guest could write, too.
+    pub fn write(&self, addr: u64, data: &[u8]) -> bool {
+        let mut pieces = Vec::new();
+        let (mut at, mut rest) = (addr, data);
+        while !rest.is_empty() {
+            let Some((memory, offset, left, false)) = self.find(at) else { return false };
+            let len = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+            let (piece, others) = rest.split_at(len);
+            pieces.push((memory, offset, piece));
+            (at, rest) = (at.saturating_add(left), others);
+        }
+        pieces.into_iter().for_each(|(memory, offset, piece)| memory.write(offset, piece));
+        true
+    }
+
+    /// The memory at `addr`, where in it, how many bytes it goes on, and whether it is read only.
+    fn find(&self, addr: u64) -> Option<(&dyn Memory, u64, u64, bool)> {
+        self.0.iter().find_map(|(pages, memory, readonly)| {
+            let offset = pages.offset_of(addr)?;
+            let left = pages.offset + pages.len - offset;
+            Some((&**memory, offset, left, *readonly))
+        })
     }
 }
 

@@ -25,6 +25,8 @@ pub enum ExitKind {
     Eoi,
     /// Poweroff, reset or crash through a firmware call.
     SystemEvent,
+    /// A breakpoint, a single step: for who debugs the guest.
+    Debug,
     /// A triple fault.
     Shutdown,
     /// KVM gave up.
@@ -37,7 +39,7 @@ pub enum ExitKind {
 
 impl ExitKind {
     /// Every kind, in order of declaration.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::PortRead,
         Self::PortWrite,
         Self::PortString,
@@ -48,6 +50,7 @@ impl ExitKind {
         Self::InterruptWindow,
         Self::Eoi,
         Self::SystemEvent,
+        Self::Debug,
         Self::Shutdown,
         Self::InternalError,
         Self::EntryFailed,
@@ -67,6 +70,7 @@ impl ExitKind {
             Self::InterruptWindow => "interrupt window",
             Self::Eoi => "end of interrupt",
             Self::SystemEvent => "system event",
+            Self::Debug => "debug",
             Self::Shutdown => "shutdown",
             Self::InternalError => "internal error",
             Self::EntryFailed => "entry failed",
@@ -135,10 +139,10 @@ mod tests {
         for (times, (kind, count)) in stats.iter().enumerate() {
             assert_eq!(count, times as u64 + 1, "{}", kind.name());
         }
-        assert_eq!(stats.total(), 105);
+        assert_eq!(stats.total(), 120);
         let both = stats.plus(&stats);
         assert!(stats.iter().all(|(kind, count)| both.get(kind) == 2 * count));
-        assert_eq!(both.total(), 210);
+        assert_eq!(both.total(), 240);
         let names: std::collections::BTreeSet<_> = ExitKind::ALL.map(ExitKind::name).into();
         assert_eq!(names.len(), ExitKind::ALL.len(), "and its own name");
     }

@@ -19,6 +19,7 @@ use crate::CountedClock;
 use crate::again::Again;
 use crate::arch::{Pins, PowerOn, Start};
 use crate::crash::hex;
+use crate::debug::Traps;
 use crate::exit::{Exit, Io, PIO_BYTES_MAX, RunPage};
 use crate::kick::Kick;
 use crate::run::Stop;
@@ -37,7 +38,7 @@ pub struct Vcpu {
     fd: VcpuFd,
     page: RunPage,
     kick: Kick,
-    handle: Handle,
+    pub(crate) handle: Handle,
     power_on: PowerOn,
     /// Its side of interrupt controllers outside the kernel: what is injected, whose ends are told.
     pub(crate) pins: Pins,
@@ -47,8 +48,10 @@ pub struct Vcpu {
     has_run: bool,
     /// The elements of a string access on their way between device and guest.
     elements: Box<[u8; PIO_BYTES_MAX]>,
+    /// What it stops at for who debugs it.
+    pub(crate) traps: Traps,
     /// An access that waited for somebody outside when the vCPU was stopped, to be made first.
-    unfinished: Option<Exit>,
+    pub(crate) unfinished: Option<Exit>,
     /// Last: the VM keeps the guest's memory mapped as long as a vCPU might run.
     vm: Arc<Vm>,
 }
@@ -86,6 +89,7 @@ impl Vcpu {
             again: Again::default(),
             has_run: false,
             elements: Box::new([0; PIO_BYTES_MAX]),
+            traps: Traps::default(),
             unfinished: None,
             vm: Arc::clone(vm),
         })
@@ -138,6 +142,10 @@ impl Vcpu {
 
     pub(crate) fn kick(&self) -> &Kick {
         &self.kick
+    }
+
+    pub(crate) fn fd(&self) -> &VcpuFd {
+        &self.fd
     }
 
     /// Runs the guest until something ends it, on the calling thread.
@@ -218,6 +226,7 @@ impl Vcpu {
                 None
             }
             Exit::Halt => Some(Stop::Halted),
+            Exit::Debug(exit) => self.debugged(&exit),
             Exit::Shutdown => Some(Stop::TripleFault(self.report(TRIPLE_FAULT.to_owned()))),
             Exit::FailEntry { reason, cpu } => Some(self.crash(entry_failure(reason, cpu))),
             Exit::InternalError { suberror, data } => {
@@ -246,6 +255,9 @@ impl Vcpu {
         // A vector that `KVM_INTERRUPT` has queued and the guest has not taken can not be withdrawn,
         // and would interrupt the guest right after a reset. So the vCPU is entered again, to take
         // it, and stops when it is kicked the next time.
+        if self.kick.take_brake() {
+            return Some(Stop::Braked);
+        }
         (stop && !self.pins.may_hold_vector(&self.page)).then_some(Stop::Requested)
     }
 
@@ -365,7 +377,7 @@ impl Vcpu {
             cause,
             registers: self.registers(),
             code: self.code(),
-            accesses: self.handle.recent().iter().map(ToString::to_string).collect(),
+            accesses: self.recent(),
         })
     }
 
@@ -397,6 +409,7 @@ fn kind_of(exit: &Exit) -> ExitKind {
         Exit::Interrupted | Exit::Again => ExitKind::Interrupted,
         Exit::InterruptWindow => ExitKind::InterruptWindow,
         Exit::Eoi { .. } => ExitKind::Eoi,
+        Exit::Debug(_) => ExitKind::Debug,
         Exit::Shutdown => ExitKind::Shutdown,
         Exit::FailEntry { .. } => ExitKind::EntryFailed,
         Exit::InternalError { .. } => ExitKind::InternalError,
@@ -478,6 +491,7 @@ fn words(data: &[u64]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::DebugExit;
 
     #[test]
     fn an_emulation_failure_shows_the_instruction_if_kvm_gave_it() {
@@ -550,6 +564,7 @@ mod tests {
             (Exit::Again, ExitKind::Interrupted),
             (Exit::InterruptWindow, ExitKind::InterruptWindow),
             (Exit::Eoi { vector: 1 }, ExitKind::Eoi),
+            (Exit::Debug(DebugExit::default()), ExitKind::Debug),
             (Exit::Shutdown, ExitKind::Shutdown),
             (Exit::FailEntry { reason: 0, cpu: 0 }, ExitKind::EntryFailed),
             (Exit::InternalError { suberror: 1, data: Vec::new() }, ExitKind::InternalError),

@@ -16,7 +16,7 @@ use crate::map::FdMap;
 use crate::offload::KvmOffload;
 use crate::ring::Ring;
 use crate::routing::Routing;
-use crate::slots::Slots;
+use crate::slots::{SeenMemory, Slots};
 use crate::{Caps, Error, Kvm, ioctl};
 
 /// A virtual machine.
@@ -107,6 +107,11 @@ impl Vm {
     /// which a whole page of the host can be shown.
     pub fn memory_slots(&self) -> usize {
         self.slots.count()
+    }
+
+    /// What the guest sees without an exit now, to be read and written besides it.
+    pub fn memory(&self) -> SeenMemory {
+        self.slots.seen()
     }
 
     /// Puts the in-kernel interrupt controllers and timer in their power-on state. The vCPUs must

@@ -25,7 +25,7 @@ fn the_table_of_every_era_is_found_wherever_it_is() {
             let made = Made { relative_base, ..Made::new(era) };
             // The second one has the row of digits across a border of what is read at once.
             let tokens = memmem::find(&made.image(), DIGITS).unwrap() as u64;
-            for offset in [0x10_0008, 0x20_0000 - (tokens + 10 & !7)] {
+            for offset in [0x10_0008, 0x20_0000 - ((tokens + 10) & !7)] {
                 let symbols = find_in(&made.image(), offset).unwrap_or_else(|| panic!("{era:?}"));
                 assert_eq!(symbols.len(), made.symbols.len());
                 for ((_, name), n) in SYMBOLS.iter().zip(0..) {

@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(at(tables(TCR, 0x1000), virt + 0x1000), Err(Hole { left: 0x988 }));
         assert_eq!(
             at(tables(TCR | 1 << 23, 0x1000), virt),
-            Err(Hole { left: (1 << 55) - (virt & (1 << 55) - 1) })
+            Err(Hole { left: (1 << 55) - (virt & ((1 << 55) - 1)) })
         );
         // 39 bits begin at the second table.
         let short = TCR & !(0x3f << 16) | 25 << 16;

@@ -133,7 +133,7 @@ mod tests {
         let virt = 0xff11_2233_4455_6677_u64;
         for (table, shift) in [(1_u64, 48), (2, 39), (3, 30), (4, 21), (5, 12)] {
             let index = virt >> shift & 0x1ff;
-            ram.put(table * 0x1000 + index * 8, (table + 1) * 0x1000 | PRESENT);
+            ram.put(table * 0x1000 + index * 8, ((table + 1) * 0x1000) | PRESENT);
         }
         let mapped = tables.translate(&ram, virt);
         assert_eq!(mapped, Ok(Mapped { phys: 0x6677, left: 0x1000 - 0x677 }));

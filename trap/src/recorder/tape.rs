@@ -46,7 +46,7 @@ pub(crate) struct Track {
 }
 
 /// How many accesses a report tells of.
-const RECENT: usize = 16;
+const RECENT: usize = 32;
 
 /// What a record does not say of one of the last accesses.
 #[derive(Clone, Copy)]

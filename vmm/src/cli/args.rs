@@ -246,6 +246,15 @@ pub(super) struct TraplineArgs {
     /// regions (DEVICE/REGION), those nobody answers (unclaimed), or all
     #[arg(long, value_name = "NAME,...", action = ArgAction::Append, value_delimiter = ',')]
     pub(super) trace: Vec<String>,
+    /// Stop the guest after accesses to a device or region, to one of its registers, that read or write,
+    /// or have this value, and ask what to do; on no terminal, tell and go on
+    #[arg(
+        long = "break", value_name = "NAME[:REGISTER][=r|w][,value=N]", action = ArgAction::Append
+    )]
+    pub(super) breaks: Vec<String>,
+    /// The guest kernel's symbols, a vmlinux or a System.map [default: those in its memory]
+    #[arg(long, value_name = "FILE")]
+    pub(super) symbols: Option<PathBuf>,
     /// Have writes queue up that trapline tune found could be late
     #[arg(long, value_name = "FILE", conflicts_with = "no_coalesce")]
     pub(super) deliveries: Option<PathBuf>,

@@ -69,6 +69,10 @@ pub struct RunOptions {
     pub stat: bool,
     /// Whose accesses are printed as they happen.
     pub trace: Vec<String>,
+    /// At which accesses the guest stops.
+    pub breaks: Vec<String>,
+    /// Where the guest kernel's symbols are.
+    pub symbols: Option<PathBuf>,
     /// Writes that may be late, besides those that devices say themselves.
     pub late_writes: Vec<LateWrites>,
     /// Where the run is recorded.
@@ -190,6 +194,8 @@ impl RunOptions {
             debug_mmio: args.debug.debug_mmio,
             stat: args.trapline.stat,
             trace: args.trapline.trace,
+            breaks: args.trapline.breaks,
+            symbols: args.trapline.symbols,
             late_writes: deliveries::read(args.trapline.deliveries.as_deref())?,
             record: args.trapline.record,
             record_exact: args.trapline.record_exact,

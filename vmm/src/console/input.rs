@@ -84,6 +84,10 @@ fn take(console: &Console, escape: &mut Escape, typed: &[u8]) {
 }
 
 fn hand_over(console: &Console, sent: &mut Vec<u8>) {
+    if let Some(diverted) = &*console.diverted.lock() {
+        sent.drain(..).for_each(diverted);
+        return;
+    }
     if !sent.is_empty() {
         console.input.lock().push(sent);
         sent.clear();

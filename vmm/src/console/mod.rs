@@ -45,6 +45,9 @@ const IN_ROOM: usize = 64 << 10;
 /// This much output is written at once, without waiting for more to go with it.
 const LARGE: usize = 16 << 10;
 
+/// Gets what is typed, byte by byte, on the thread that reads it.
+pub type Diverted = Box<dyn Fn(u8) + Send>;
+
 /// The console. Made before the machine, as its console device's back end; its threads start later,
 /// when [`Console::start`] gives it a terminal.
 pub struct Console {
@@ -54,6 +57,8 @@ pub struct Console {
     input: Mutex<InQueue>,
     device: Mutex<Option<Weak<dyn CharDevice>>>,
     requests: Requests,
+    /// Who gets what is typed instead of the guest, if somebody does.
+    diverted: Mutex<Option<Diverted>>,
     /// What the guest gets for a break, if its console knows no breaks.
     break_key: Option<u8>,
     /// Wakes the reader thread: there is room, or it shall end.
@@ -111,6 +116,7 @@ impl Console {
             input: Mutex::new(InQueue::new(IN_ROOM)),
             device: Mutex::new(None),
             requests,
+            diverted: Mutex::new(None),
             break_key,
             wake_reader: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             end_reader: AtomicBool::new(false),
@@ -156,6 +162,12 @@ impl Console {
         } else {
             crate::stream::message(text);
         }
+    }
+
+    /// Has `to` get what is typed from now on, but for Ctrl-a's commands; or the guest again.
+    pub fn divert(&self, to: Option<Diverted>) {
+        let before = std::mem::replace(&mut *self.diverted.lock(), to);
+        drop(before);
     }
 
     /// How many lines the guest has sent in its whole life.

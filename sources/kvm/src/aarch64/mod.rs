@@ -13,6 +13,7 @@ mod options;
 mod pins;
 mod pmu;
 mod power_on;
+mod processor;
 mod registers;
 mod start;
 mod suspend;
@@ -36,6 +37,8 @@ pub use options::VmOptions;
 pub(crate) use pins::Pins;
 pub use pmu::Pmu;
 pub(crate) use power_on::PowerOn;
+pub use processor::Processor;
+pub(crate) use processor::{debugged, give_to_guest, set_traps};
 pub(crate) use registers::{
     GeneralRegisters, code_address, describe_registers, entry_failure_hint, mpidr,
 };

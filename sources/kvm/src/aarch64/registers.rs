@@ -36,19 +36,19 @@ pub(super) const fn x(n: usize) -> u64 {
 pub(super) const PC: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, pc));
 /// The processor state.
 pub(super) const PSTATE: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, pstate));
-const SP_EL0: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, sp));
-const SP_EL1: u64 = core(offset_of!(kvm_regs, sp_el1));
-const ELR_EL1: u64 = core(offset_of!(kvm_regs, elr_el1));
-const SPSR_EL1: u64 = core(offset_of!(kvm_regs, spsr));
+pub(super) const SP_EL0: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, sp));
+pub(super) const SP_EL1: u64 = core(offset_of!(kvm_regs, sp_el1));
+pub(super) const ELR_EL1: u64 = core(offset_of!(kvm_regs, elr_el1));
+pub(super) const SPSR_EL1: u64 = core(offset_of!(kvm_regs, spsr));
 /// Multiprocessor affinity.
 const MPIDR_EL1: u64 = system(3, 0, 0, 0, 5);
-const SCTLR_EL1: u64 = system(3, 0, 1, 0, 0);
-const TTBR0_EL1: u64 = system(3, 0, 2, 0, 0);
-const TTBR1_EL1: u64 = system(3, 0, 2, 0, 1);
-const TCR_EL1: u64 = system(3, 0, 2, 0, 2);
-const ESR_EL1: u64 = system(3, 0, 5, 2, 0);
-const FAR_EL1: u64 = system(3, 0, 6, 0, 0);
-const VBAR_EL1: u64 = system(3, 0, 12, 0, 0);
+pub(super) const SCTLR_EL1: u64 = system(3, 0, 1, 0, 0);
+pub(super) const TTBR0_EL1: u64 = system(3, 0, 2, 0, 0);
+pub(super) const TTBR1_EL1: u64 = system(3, 0, 2, 0, 1);
+pub(super) const TCR_EL1: u64 = system(3, 0, 2, 0, 2);
+pub(super) const ESR_EL1: u64 = system(3, 0, 5, 2, 0);
+pub(super) const FAR_EL1: u64 = system(3, 0, 6, 0, 0);
+pub(super) const VBAR_EL1: u64 = system(3, 0, 12, 0, 0);
 
 /// Reads a register of 64 bits.
 pub(super) fn get(fd: &VcpuFd, register: u64) -> Result<u64, kvm_ioctls::Error> {

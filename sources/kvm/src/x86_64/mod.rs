@@ -7,6 +7,7 @@ mod emulated;
 mod external;
 mod options;
 mod power_on;
+mod processor;
 mod registers;
 mod start;
 
@@ -22,6 +23,8 @@ pub use external::LocalApics;
 pub(crate) use external::Pins;
 pub use options::{Irqchip, VmOptions};
 pub(crate) use power_on::PowerOn;
+pub use processor::Processor;
+pub(crate) use processor::{debugged, give_to_guest, set_traps};
 pub(crate) use registers::{
     GeneralRegisters, code_address, describe_registers, entry_failure_hint,
 };
