@@ -25,8 +25,9 @@ waits() {
         if ! grep -qi cpu "$task/comm"; then cat "$task/status"; fi
     done | awk '/^voluntary_ctxt_switches/ { sum += $2 } END { print sum + 0 }'
 }
-# Resident KiB by what is mapped, and how much of it is no file's. Guest memory is any mapping of
-# half of it or more.
+# Resident KiB by what is mapped, and how much of it is no file's. A page counts once, in however many
+# places it is mapped (nobody else here maps any of them). Guest memory is any mapping of half of it
+# or more.
 resident() {
     awk -v ram="$RAM_KIB" -v program="$2" '
         /^[0-9a-f]+-[0-9a-f]+ / {
@@ -38,7 +39,7 @@ resident() {
             if ($6 == program) what = $2 ~ /x/ ? "code" : ($2 ~ /w/ ? "data" : "constants")
         }
         /^Size:/ { own = $2 < ram / 2 }
-        /^Rss:/ && own { all[what] += $2 }
+        /^Pss:/ && own { all[what] += $2 }
         /^Anonymous:/ && own { private[what] += $2 }
         END { for (what in all) print what, all[what], private[what] + 0 }
     ' "/proc/$1/smaps"

@@ -39,6 +39,8 @@ pub enum Console {
     /// The first 16550 UART.
     #[default]
     Serial,
+    /// The same, whose registers are at this guest physical address, too: for the first messages.
+    SerialEarly(u32),
     /// A 16550 UART at this guest physical address, from the first message on.
     Mmio(u32),
     /// The virtio console.
@@ -83,18 +85,23 @@ pub struct Defaults {
 /// on the terminal too. Linux gives programs the last one it is told of.
 pub fn build(defaults: Defaults, user: Option<&str>) -> String {
     let console = match defaults.console {
-        Console::Serial => "ttyS0".to_owned(),
+        Console::Serial | Console::SerialEarly(_) => "ttyS0".to_owned(),
         Console::Mmio(base) => format!("uart8250,mmio,{base:#x}"),
         Console::Virtio | Console::Hypervisor => "hvc0".to_owned(),
     };
-    // There are no ports to print to early where the console's is in memory.
-    let early = if matches!(defaults.console, Console::Mmio(_)) { "" } else { EARLY };
+    let no_display = defaults.display == Display::None;
+    let early = match defaults.console {
+        Console::SerialEarly(base) => format!("earlycon=uart8250,mmio,{base:#x} "),
+        Console::Serial | Console::Virtio | Console::Hypervisor if no_display => EARLY.to_owned(),
+        // There are no ports to print to early where the console's is in memory.
+        _ => String::new(),
+    };
     let machine = format!("{MACHINE}{} {DEVICES}", if defaults.ecam { "" } else { CONF1 });
     let mut line = match defaults.display {
         _ if defaults.machine == Machine::Arm64 => format!("console={console}"),
         Display::None => format!("{machine} {early}{NO_DISPLAY} console={console}"),
-        Display::Watched => format!("{machine} {DISPLAY} console=tty0 console={console}"),
-        Display::Used => format!("{machine} {DISPLAY} console={console} console=tty0"),
+        Display::Watched => format!("{machine} {early}{DISPLAY} console=tty0 console={console}"),
+        Display::Used => format!("{machine} {early}{DISPLAY} console={console} console=tty0"),
     };
     if defaults.root_disk && !user.is_some_and(|user| user.contains("root=")) {
         line.push_str(" root=/dev/vda rw ");
@@ -165,6 +172,19 @@ mod tests {
             "noapic noacpi reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 \
              i8042.noaux=1 console=uart8250,mmio,0xfeb10000"
         );
+    }
+
+    #[test]
+    fn a_kernel_is_told_once_where_its_first_messages_go() {
+        let console = Console::SerialEarly(0xfeb1_0000);
+        assert_eq!(
+            build(Defaults { console, ..Defaults::default() }, None),
+            "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 \
+             i8042.nopnp=1 earlycon=uart8250,mmio,0xfeb10000 i8042.noaux=1 console=ttyS0"
+        );
+        let display = Display::Watched;
+        let line = build(Defaults { console, display, ..Defaults::default() }, None);
+        assert!(line.contains(" earlycon=uart8250,mmio,0xfeb10000 video=vesafb "), "{line}");
     }
 
     #[test]

@@ -76,6 +76,11 @@ pub struct Config {
     pub pc_legacy: bool,
     /// How the configuration space of a PC's bus is reached.
     pub pc_config_space: PcConfigSpace,
+    /// Whether the registers of a PC's first serial port are in memory, too, at
+    /// [`MMIO_CONSOLE`](crate::MMIO_CONSOLE), of which the guest is not told but by its command line:
+    /// for messages of a kernel (Linux' `earlycon`) that polls by reads without exits. Not with
+    /// [`ConsoleKind::Mmio`], where they are there alone.
+    pub pc_earlycon: bool,
     /// How the run is recorded, if it is.
     pub record: Option<RecordOptions>,
     /// What only arm64 machines have; the PC takes no notice.
@@ -104,6 +109,7 @@ impl From<&Config> for Options {
             },
             legacy: config.pc_legacy,
             config_space: config.pc_config_space,
+            earlycon: config.pc_earlycon,
             virtio: config.virtio.clone(),
             rng: config.rng.then_some(EntropyFrom::Host),
             edu: config.edu,

@@ -136,6 +136,7 @@ impl From<&Config> for Options {
             testdev: config.testdev,
             legacy: true,
             config_space: crate::PcConfigSpace::Ports,
+            earlycon: false,
             fw_cfg: config.fw_cfg.clone(),
             firmware: (config.board == BoardKind::X86Pc && config.has_flash())
                 .then(FirmwareOptions::default),

@@ -91,6 +91,7 @@ impl Guest {
             mirror: true,
             pc_legacy: true,
             pc_config_space: trapline_machine::PcConfigSpace::Ports,
+            pc_earlycon: false,
             record: None,
             pc_irqchip,
             arm64: Arm64::default(),

@@ -282,6 +282,7 @@ fn config(
         pc_irqchip: options.pc_irqchip,
         pc_legacy: options.legacy,
         pc_config_space: options.config_space,
+        pc_earlycon: options.earlycon,
         kvm_device: options.dev.clone(),
         boot,
         console: Arc::clone(&backend),
@@ -363,6 +364,9 @@ fn boot(options: &RunOptions) -> anyhow::Result<(trapline_machine::Boot, Option<
         let machine = cmdline::Machine::HOST;
         let root_disk = !options.disks.is_empty();
         let console = match options.console {
+            ConsoleKind::Serial if options.earlycon => {
+                cmdline::Console::SerialEarly(trapline_machine::MMIO_CONSOLE)
+            }
             ConsoleKind::Serial => cmdline::Console::Serial,
             ConsoleKind::Mmio => cmdline::Console::Mmio(trapline_machine::MMIO_CONSOLE),
             ConsoleKind::Virtio => cmdline::Console::Virtio,

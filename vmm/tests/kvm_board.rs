@@ -113,6 +113,26 @@ fn a_console_in_memory_is_the_only_serial_port() {
     assert_eq!(ended.err, reason);
 }
 
+#[test]
+fn the_first_serial_port_is_in_memory_too_if_that_is_wanted() {
+    // mov al, [the line status register]
+    let poll = [&[0x8a, 0x04, 0x25], &(MMIO_UART + 5).to_le_bytes()[..]].concat();
+    let polls = |flat: Flat| (0..40).fold(flat, |flat, _| flat.bytes(&poll));
+    let mut said = Flat::new();
+    for byte in *b"abcdef" {
+        said = polls(said).store_byte(MMIO_UART, byte.to_ascii_uppercase());
+        said = said.inb(0x3fd).outb(0x3f8, byte);
+    }
+    let kernel = multiboot(&said.inb(0x3fd).send_al().bytes(&poll).send_al().exit(1));
+    for more in [&[][..], &["--no-mirror"], &["--no-mirror", "--no-coalesce"]] {
+        let options = [&["--exit-port", "--earlycon", "--stat"], more].concat();
+        let ended = Guest::kernel(&kernel).with(&options).run().expect_status(3);
+        assert_eq!(ended.out, b"AaBbCcDdEeFf\x60\x60", "{more:?}");
+    }
+    let ended = Guest::kernel(&kernel).with(&["--exit-port"]).run().expect_status(3);
+    assert_eq!(ended.out, b"abcdef\x60\xff", "nobody is there");
+}
+
 /// Configuration space in memory, and the registers of the mechanism that is not there then.
 const ECAM: u32 = 0xd100_0000;
 const CONFIG_ADDRESS: u16 = 0xcf8;

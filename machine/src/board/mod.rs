@@ -30,7 +30,7 @@ use crate::record::host::{JournaledLoop, JournaledMemory};
 use crate::record::journal::Journal;
 use crate::{ConsoleKind, Error, FirmwareKernel, PcConfigSpace, PortOptions, VirtioTransports};
 
-pub(crate) use builder::Builder;
+pub(crate) use builder::{Builder, Part};
 pub(crate) use consoles::{consoles, serial_backend};
 pub(crate) use devices::{Devices, Spared};
 pub(crate) use lines::Lines;
@@ -127,6 +127,8 @@ pub(crate) struct Options {
     pub(crate) legacy: bool,
     /// How the configuration space of a PC's bus is reached.
     pub(crate) config_space: PcConfigSpace,
+    /// Whether a PC's first serial port is in memory, too ([`crate::Config::pc_earlycon`]).
+    pub(crate) earlycon: bool,
     /// What registers virtio devices have.
     pub(crate) virtio: VirtioTransports,
     /// Whether there is an entropy source, and what is behind it.

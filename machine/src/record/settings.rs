@@ -26,6 +26,7 @@ const DISPLAY: &str = "display";
 const FIRMWARE: &str = "firmware";
 const CONSOLE_IN_MEMORY: &str = "console-in-memory";
 const ECAM: &str = "ecam";
+const EARLYCON: &str = "earlycon";
 /// Devices of which the recording does not have all that they depend on.
 const LACKING: &str = "lacking";
 
@@ -46,6 +47,7 @@ pub(crate) fn meta(
         flag(FIRMWARE_LOG, config.firmware_log.is_some()),
         flag(CONSOLE_IN_MEMORY, config.console_kind == ConsoleKind::Mmio),
         flag(ECAM, config.pc_config_space == PcConfigSpace::Ecam),
+        flag(EARLYCON, config.pc_earlycon),
         flag(FIRMWARE, matches!(config.boot, Boot::Firmware { .. })),
     ];
     if let Some(base) = config.arm64.mem_base {
@@ -176,6 +178,7 @@ pub(crate) struct Settings {
     firmware: bool,
     console_in_memory: bool,
     ecam: bool,
+    earlycon: bool,
     devices: Devices,
 }
 
@@ -221,6 +224,7 @@ impl Settings {
             firmware: is_set(FIRMWARE),
             console_in_memory: is_set(CONSOLE_IN_MEMORY),
             ecam: is_set(ECAM),
+            earlycon: is_set(EARLYCON),
             devices: Devices::of(meta)?,
         })
     }
@@ -242,6 +246,7 @@ impl Settings {
                 true => PcConfigSpace::Ecam,
                 false => PcConfigSpace::default(),
             },
+            earlycon: self.earlycon,
             ports: devices.ports.clone(),
             balloon: devices.balloon,
             exit_port: self.exit_port,

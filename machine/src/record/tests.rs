@@ -100,6 +100,7 @@ fn config(folder: &Path, terminal: &TestTerminal, payload: bool) -> Config {
         mirror: false,
         pc_legacy: true,
         pc_config_space: PcConfigSpace::Ports,
+        pc_earlycon: false,
         record: Some(RecordOptions {
             path: folder.join("recording"),
             exact: true,

@@ -39,8 +39,8 @@ use trapline_platform::serial::{PAGE_LEN, Serial};
 use trapline_platform::testdev::PageFlush;
 
 use crate::board::{
-    AssignedUntil, Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, PciSlots, Plugs,
-    VirtioHandles, Wiring, add_mmio, consoles, serial_backend,
+    AssignedUntil, Board, Builder, ChosenVirtio, Devices, Lines, NamedVirtio, Part, PciSlots,
+    Plugs, VirtioHandles, Wiring, add_mmio, consoles, serial_backend,
 };
 use crate::flash::FlashImage;
 use crate::{ConsoleKind, Error, PcConfigSpace};
@@ -53,8 +53,17 @@ pub(crate) use kvm::PcOnKvm;
 pub(crate) use qtest::build;
 pub(crate) use replay::Replayed;
 
-/// Guest physical address of a PC's serial port of [`ConsoleKind::Mmio`], for whoever tells a kernel.
+/// Guest physical address of a PC's serial port of [`ConsoleKind::Mmio`], and with
+/// [`Config::pc_earlycon`](crate::Config::pc_earlycon) of the first one, for whoever tells a kernel.
 pub const MMIO_CONSOLE: u32 = layout::SERIAL_MMIO;
+
+/// Adds the page of memory that a serial port's registers begin.
+fn add_page(part: &mut Part, serial: &Arc<Serial>) {
+    let name = ("serial0", "page");
+    part.mmio(layout::SERIAL_MMIO.into(), PAGE_LEN, name, serial.clone())
+        .coalesce(0..1)
+        .mirror(0..PAGE_LEN, serial.mirror());
+}
 
 /// The PC. Dropping it unmaps everything.
 pub(crate) struct X86Pc {
@@ -215,13 +224,8 @@ impl Maker<'_> {
         let [irq, ..] = irq::SERIAL;
         let serial = Serial::new(backend, self.line(irq), Arc::clone(&self.wiring.clock));
         let device = serial.clone();
-        let base = layout::SERIAL_MMIO.into();
-        builder
-            .device("serial0", serial.clone())
-            .mmio(base, PAGE_LEN, ("serial0", "uart"), serial.clone())
-            .coalesce(0..1)
-            .mirror(0..PAGE_LEN, serial.mirror())
-            .after_reset(move || device.poll());
+        let part = builder.device("serial0", serial.clone());
+        add_page(part.after_reset(move || device.poll()), &serial);
         serial
     }
 
@@ -241,11 +245,13 @@ impl Maker<'_> {
             let clock = Arc::clone(&self.wiring.clock);
             let serial = Serial::new(Arc::clone(backend), self.line(line), clock);
             let (name, device) = (format!("serial{i}"), serial.clone());
-            builder
-                .device(&name, serial.clone())
-                .ports(base, 8, (&name, "uart"), serial.clone())
-                .coalesce(0..1)
-                .after_reset(move || device.poll());
+            let part = builder.device(&name, serial.clone()).after_reset(move || device.poll());
+            if i == 0 && self.wiring.options.earlycon {
+                part.ports(base, 8, (&name, "uart"), serial.at_ports()).coalesce(0..1);
+                add_page(part, &serial);
+            } else {
+                part.ports(base, 8, (&name, "uart"), serial.clone()).coalesce(0..1);
+            }
             console.get_or_insert(serial);
         }
         console.unwrap_or_else(|| unreachable!("there is a serial port"))

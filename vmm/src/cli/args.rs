@@ -284,6 +284,10 @@ pub(super) struct TraplineArgs {
     /// Give a PC its legacy devices with --nodefaults, too: four serial ports, keyboard controller, clock
     #[arg(long)]
     pub(super) legacy: bool,
+    /// The first messages of a PC's kernel by the first serial port's registers in memory (earlycon),
+    /// which it polls without exits
+    #[arg(long)]
+    pub(super) earlycon: bool,
     /// PCI configuration space of a PC as memory, 4 KiB a function (ECAM), and not by ports
     #[arg(long)]
     pub(super) ecam: bool,

@@ -7,7 +7,8 @@ use trapline_machine::boot::cmdline::Machine;
 use super::args::{Arm64Args, RunArgs};
 
 /// The identities of the PC's own options.
-const PC: [&str; 8] = ["vnc", "screendump", "gtk", "sdl", "vidmode", "exit_port", "legacy", "ecam"];
+const PC: [&str; 9] =
+    ["vnc", "screendump", "gtk", "sdl", "vidmode", "exit_port", "legacy", "earlycon", "ecam"];
 
 /// Leaves the options of the other architecture out of the help.
 pub(super) fn hide(command: Command, machine: Machine) -> Command {
@@ -39,6 +40,11 @@ fn pc(args: &RunArgs) -> Option<String> {
         (args.devices.vidmode.is_some(), "--vidmode", display),
         (args.trapline.exit_port, "--exit-port", "arm64 guests have no ports"),
         (args.trapline.legacy, "--legacy", "arm64 guests have no legacy devices"),
+        (
+            args.trapline.earlycon,
+            "--earlycon",
+            "an arm64 guest's serial ports are in memory anyway",
+        ),
         (args.trapline.ecam, "--ecam", "an arm64 guest's configuration space is memory anyway"),
     ];
     table.iter().find(|row| row.0).map(|(_, option, reason)| format!("{option}: {reason}"))

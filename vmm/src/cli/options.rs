@@ -57,6 +57,8 @@ pub struct RunOptions {
     pub legacy: bool,
     /// How the configuration space of a PC's bus is reached.
     pub config_space: PcConfigSpace,
+    /// A PC's first serial port is in memory, too, where its kernel prints its first messages.
+    pub earlycon: bool,
     /// Where viewers of the display connect.
     pub vnc: Option<SocketAddr>,
     /// Where the display's last picture goes.
@@ -188,6 +190,7 @@ impl RunOptions {
                 true => PcConfigSpace::Ecam,
                 false => PcConfigSpace::Ports,
             },
+            earlycon: args.trapline.earlycon,
             vnc: args.display.vnc.as_deref().map(vnc).transpose()?,
             screendump: args.display.screendump,
             debug_ioport: args.debug.debug_ioport,
@@ -236,6 +239,10 @@ fn software(args: &RunArgs, host: &Host) -> anyhow::Result<Boot> {
         bail!(reason);
     }
     let software = boot(args.kernel.clone(), host.machine)?;
+    let console = console(args.basic.console.as_deref(), host.machine);
+    if args.trapline.earlycon && console != ConsoleKind::Serial {
+        bail!("--earlycon: the console is no serial port at ports (--console serial)");
+    }
     if let (Boot::Firmware { .. }, Some(option)) = (&software, not_firmwares(args, host.machine)) {
         bail!("{option}: a PC's firmware has no way to it but by ports");
     }
@@ -374,7 +381,11 @@ fn boot(args: KernelArgs, machine: Machine) -> anyhow::Result<Boot> {
 /// The first option for what a PC's firmware would not find.
 fn not_firmwares(args: &RunArgs, machine: Machine) -> Option<&'static str> {
     let mmio = console(args.basic.console.as_deref(), machine) == ConsoleKind::Mmio;
-    let table = [(mmio, "--console mmio"), (args.trapline.ecam, "--ecam")];
+    let table = [
+        (mmio, "--console mmio"),
+        (args.trapline.ecam, "--ecam"),
+        (args.trapline.earlycon, "--earlycon"),
+    ];
     table.into_iter().find(|row| row.0).map(|(_, option)| option)
 }
 

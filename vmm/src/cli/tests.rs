@@ -166,10 +166,22 @@ fn a_console_and_configuration_space_can_be_in_memory() {
     assert_eq!(run("").config_space, PcConfigSpace::Ports);
     let Ok(Parsed::Run(options)) = parse_arm64("run --console mmio") else { panic!() };
     assert_eq!(options.console, ConsoleKind::Serial, "which is in memory");
-    for option in ["--ecam", "--console mmio"] {
+    let options = run("--earlycon");
+    assert!(options.earlycon && options.warnings.is_empty());
+    assert!(!run("").earlycon);
+    for console in ["mmio", "virtio"] {
+        let refused = refusal(&format!("run --earlycon --console {console}"));
+        assert_eq!(
+            refused,
+            "--earlycon: the console is no serial port at ports (--console serial)"
+        );
+    }
+    for option in ["--ecam", "--console mmio", "--earlycon"] {
         let refused = refusal(&format!("run -f bios.bin {option}"));
         assert_eq!(refused, format!("{option}: a PC's firmware has no way to it but by ports"));
     }
+    let refused = parse_arm64("run --earlycon").unwrap_err().to_string();
+    assert_eq!(refused, "--earlycon: an arm64 guest's serial ports are in memory anyway");
     let refused = parse_arm64("run --ecam").unwrap_err().to_string();
     assert_eq!(refused, "--ecam: an arm64 guest's configuration space is memory anyway");
 }

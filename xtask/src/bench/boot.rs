@@ -43,6 +43,17 @@ enum Vmm {
     Microvm,
 }
 
+/// Where a PC has the registers of its console and of configuration space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Registers {
+    /// At ports.
+    Ports,
+    /// At ports, and those of the console in memory, too, for the kernel's first messages.
+    Earlycon,
+    /// In memory alone.
+    Memory,
+}
+
 /// How the guest's kernel is told what to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Say {
@@ -62,8 +73,8 @@ struct Start {
     /// The ELF image; else what Debian ships.
     elf: bool,
     say: Say,
-    /// A PC's console and configuration space are in memory, not at ports.
-    in_memory: bool,
+    /// Where a PC has what kernels read again and again.
+    registers: Registers,
     /// No reads are mirrored and no writes coalesced.
     trapped: bool,
     /// There are a disk, an entropy source, and a console device with a port.
@@ -128,13 +139,13 @@ fn starts() -> Vec<Start> {
     let (exits, returns) = (Some(2900), Some(308));
     let quiet = Limits { exits, returns, ..instructions(1_750_000) };
     let arm64 = Limits { share: Some(10), config_reads: Some(0), ..none };
-    let (in_memory, trapped, devices) = (false, false, false);
+    let (registers, trapped, devices) = (Registers::Ports, false, false);
     let start = |vmm, arch, elf, say, limits| Start {
         vmm,
         arch,
         elf,
         say,
-        in_memory,
+        registers,
         trapped,
         devices,
         limits,
@@ -146,13 +157,15 @@ fn starts() -> Vec<Start> {
     let trapped = |start: Start| Start { trapped: true, ..start };
     let in_memory = |start: Start| {
         let limits = Limits { config_reads: Some(0), ..start.limits };
-        Start { in_memory: true, limits, ..start }
+        Start { registers: Registers::Memory, limits, ..start }
     };
+    let earlycon = |start: Start| Start { registers: Registers::Earlycon, ..start };
     vec![
         start(Trapline, X86_64, false, Everything, console),
         start(Trapline, X86_64, false, Little, none),
         with_devices(start(Trapline, X86_64, false, Little, none)),
         start(Trapline, X86_64, false, Nothing, quiet),
+        earlycon(start(Trapline, X86_64, false, Everything, console)),
         in_memory(start(Trapline, X86_64, false, Everything, console)),
         in_memory(start(Trapline, X86_64, false, Nothing, quiet)),
         start(Trapline, X86_64, true, Everything, none),
@@ -185,7 +198,11 @@ impl Start {
             Say::Little => "quiet",
             Say::Nothing => "nodefaults",
         };
-        let place = if self.in_memory { "-memory" } else { "" };
+        let place = match self.registers {
+            Registers::Ports => "",
+            Registers::Earlycon => "-earlycon",
+            Registers::Memory => "-memory",
+        };
         let delivery = if self.trapped { TRAPPED } else { "" };
         let devices = if self.devices { DEVICES } else { "" };
         format!("{vmm}-{image}-{say}{place}{delivery}{devices}")
@@ -202,11 +219,16 @@ impl Start {
                 let say: &[&str] = match self.say {
                     Say::Everything => &[],
                     Say::Little => &["-p", "quiet"],
-                    Say::Nothing if self.in_memory => &["--nodefaults", "-p", QUIET_IN_MEMORY],
+                    Say::Nothing if self.registers == Registers::Memory => {
+                        &["--nodefaults", "-p", QUIET_IN_MEMORY]
+                    }
                     Say::Nothing => &["--nodefaults", "-p", QUIET],
                 };
-                let place: &[&str] =
-                    if self.in_memory { &["--console", "mmio", "--ecam"] } else { &[] };
+                let place: &[&str] = match self.registers {
+                    Registers::Ports => &[],
+                    Registers::Earlycon => &["--earlycon"],
+                    Registers::Memory => &["--console", "mmio", "--ecam"],
+                };
                 let delivery: &[&str] =
                     if self.trapped { &["--no-mirror", "--no-coalesce"] } else { &[] };
                 let devices: &[&str] = if self.devices { &DEVICE_OPTIONS } else { &[] };
@@ -340,6 +362,8 @@ mod tests {
         assert!(ours.ends_with("--nodefaults -p console=ttyS0 quiet --no-coalesce"), "{ours}");
         let ours = command(&find("trapline-bzImage-nodefaults-memory"));
         assert!(ours.contains(" --console mmio --ecam --nodefaults "), "{ours}");
+        let ours = command(&find("trapline-bzImage-console-earlycon"));
+        assert!(ours.contains(" --stat --earlycon "), "{ours}");
         let ours = command(&find("trapline-Image-console-trapped"));
         assert!(ours.contains(" --no-mirror --no-coalesce "), "{ours}");
         let theirs = command(&find("qemu-microvm-bzImage-nodefaults"));

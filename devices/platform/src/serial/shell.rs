@@ -76,6 +76,20 @@ impl Serial {
         mirror
     }
 
+    /// The same registers at ports, where a region of memory has them, too: a read at a port does not
+    /// make it more worth while to show a guest the page.
+    pub fn at_ports(self: &Arc<Self>) -> Arc<dyn Handler> {
+        Arc::new(AtPorts(Arc::clone(self)))
+    }
+
+    fn answer(&self, cx: &IoCx<'_>, offset: u64) -> u64 {
+        let mut port = self.port.lock();
+        cx.reaches(|| port.uart.register(offset, Direction::Read));
+        let value = port.uart.read(offset, &*self.clock);
+        self.sync(&mut port);
+        u64::from(value)
+    }
+
     /// Derives everything outside the chip from its state: characters out, characters in, the
     /// timer, the page of its registers, the line.
     fn sync(&self, port: &mut Port) {
@@ -143,14 +157,11 @@ impl Serial {
 
 impl Handler for Serial {
     fn read(&self, cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
-        let mut port = self.port.lock();
-        cx.reaches(|| port.uart.register(offset, Direction::Read));
-        let value = port.uart.read(offset, &*self.clock);
-        self.sync(&mut port);
+        let value = self.answer(cx, offset);
         if let Some(mirror) = self.mirror.get() {
             mirror.read(offset);
         }
-        u64::from(value)
+        value
     }
 
     fn write(&self, cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
@@ -173,6 +184,27 @@ impl Handler for Serial {
 
     fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
         self.port.lock().uart.register(offset, direction)
+    }
+}
+
+/// [`Serial::at_ports`].
+struct AtPorts(Arc<Serial>);
+
+impl Handler for AtPorts {
+    fn read(&self, cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
+        self.0.answer(cx, offset)
+    }
+
+    fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+        self.0.write(cx, offset, size, value);
+    }
+
+    fn rules(&self) -> Rules {
+        self.0.rules()
+    }
+
+    fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
+        self.0.register(offset, direction)
     }
 }
 

@@ -74,6 +74,7 @@ fn tree_with(
             firmware: None,
             legacy: true,
             config_space: crate::PcConfigSpace::Ports,
+            earlycon: false,
             virtio: virtio.unwrap_or_default().into(),
             rng: virtio.map(|_| EntropyFrom::Sequence),
             edu: 0,

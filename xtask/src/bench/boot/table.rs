@@ -203,8 +203,8 @@ pub(super) fn report(starts: &[Start], text: &str) -> (String, bool) {
     let text = format!(
         "VMM start to the first userspace line (thousands of instructions to the guest's first, from \
          there, and all;\nexits from the guest; nested page faults; returns to user space; KiB \
-         resident beside guest RAM, all and those of no\nfile; the VMM's wake-ups in ten seconds of \
-         an idle guest)\n{}{table}\nKiB resident beside guest RAM, by mapping\n{}{mappings}\nreturns \
+         resident beside guest RAM, each page\nonce, all and those of no file; the VMM's wake-ups in ten \
+         seconds of an idle guest)\n{}{table}\nKiB resident beside guest RAM, by mapping\n{}{mappings}\nreturns \
          to user space\n{reasons}\n{missing}{verdicts}",
         titles(&[
             "before", "after", "all", "exits", "faults", "returns", "resident", "private", "wakes"
@@ -304,7 +304,7 @@ fn judge(name: &str, what: &str, found: u64, most: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, Say, starts};
+    use super::super::{Limits, Registers, Say, starts};
     use super::*;
     use crate::arch::Arch;
 
@@ -377,8 +377,9 @@ mod tests {
         }
         let say = Say::Nothing;
         let (vmm, arch, limits) = (Vmm::Pc, Arch::X86_64, Limits::default());
-        let (elf, in_memory, trapped, devices) = (false, false, false, false);
-        let start = Start { vmm, arch, elf, say, in_memory, trapped, devices, limits };
+        let (elf, trapped, devices) = (false, false, false);
+        let registers = Registers::Ports;
+        let start = Start { vmm, arch, elf, say, registers, trapped, devices, limits };
         assert!(!report(&[start], &whole).1, "another start's figures are not its own");
     }
 

@@ -51,6 +51,25 @@ fn a_guest_that_polls_is_shown_the_registers_until_something_is_received() {
     assert_eq!(page.see(IER), Some(0x01));
 }
 
+#[test]
+fn reads_at_ports_are_no_reason_to_show_the_page_and_find_the_same_registers() {
+    let board = Board::set_up();
+    let page = Page::of(&board);
+    let ports = board.uart.at_ports();
+    (0..2 * READS_WORTH_A_SWITCH).for_each(|_| assert_eq!(inb(&*ports, LSR), 0x60));
+    assert_eq!(page.see(LSR), None);
+    poll(&board, READS_WORTH_A_SWITCH);
+    outb(&*ports, SCR, 0x5a);
+    outb(&*ports, DATA, b'x');
+    assert_eq!((page.see(SCR), board.inb(SCR)), (Some(0x5a), 0x5a));
+    assert_eq!(board.terminal.screen(), b"x");
+    board.outb(IER, 0x01);
+    board.type_in(b"k");
+    assert_eq!((page.see(LSR), inb(&*ports, LSR), inb(&*ports, DATA)), (None, 0x61, b'k'));
+    assert_eq!(ports.register(DATA, Direction::Read), Some("RBR"));
+    assert_eq!(ports.rules(), Rules::BYTES);
+}
+
 /// The line of a port, which looks at the page whenever it is raised.
 struct Looking {
     page: Page,
