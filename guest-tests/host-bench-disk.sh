@@ -27,9 +27,10 @@ progress() {
     fi
 }
 # Runs the VMM $name and says what its guest says; how it ended is in the variable "status". A guest
-# that says nothing for ten seconds, each of a thousand million instructions, or that its kernel panics,
-# has hung, and is killed.
+# that says nothing for ten seconds, each of a thousand million instructions, when it boots, or for three
+# at a load, or that its kernel panics, has hung, and is killed.
 attempt() {
+    silence=10
     exec 3<>/console
     (
         "$@" </dev/null >/console 2>&1 &
@@ -39,9 +40,12 @@ attempt() {
         echo "TRAPLINE-BENCH: $name status $status" >/console
     ) &
     status=hung
-    while IFS= read -t 10 -r line <&3; do
+    while IFS= read -t "$silence" -r line <&3; do
         case "$line" in
-        "DISKLOAD: begin"*) counters "TRAPLINE-BENCH: $name begin" ;;
+        "DISKLOAD: begin"*)
+            silence=3
+            counters "TRAPLINE-BENCH: $name begin"
+            ;;
         "DISKLOAD: end"*)
             counters "TRAPLINE-BENCH: $name end"
             progress $line

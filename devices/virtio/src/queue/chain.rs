@@ -58,9 +58,9 @@ pub struct Chain {
     /// How many of them are the device's to read.
     readable: usize,
     /// Bytes of those.
-    readable_len: u32,
+    readable_len: u64,
     /// Bytes of the others.
-    writable_len: u32,
+    writable_len: u64,
 }
 
 /// What is wrong with a chain.
@@ -90,12 +90,12 @@ impl Chain {
 
     /// How many bytes there are to read.
     pub fn readable_len(&self) -> u64 {
-        self.readable_len.into()
+        self.readable_len
     }
 
     /// How many bytes there are to write: no more than 32 bits can say.
     pub fn writable_len(&self) -> u64 {
-        self.writable_len.into()
+        self.writable_len
     }
 
     /// Copies from the bytes to read, from `offset` of them on.
@@ -246,8 +246,8 @@ fn each(
 struct Walk {
     buffers: SmallVec<[Buffer; USUAL]>,
     readable: usize,
-    readable_len: u32,
-    writable_len: u32,
+    readable_len: u64,
+    writable_len: u64,
     returnable_defect: bool,
 }
 
@@ -257,24 +257,25 @@ impl Walk {
     fn take(&mut self, descriptor: &Descriptor) {
         let (addr, len) = (descriptor.addr().0, descriptor.len());
         let reads = !descriptor.is_write_only();
-        // Chains longer than 32 bits can count are forbidden (2.7.5.2), and so is a buffer to read
-        // behind one to write (2.7.4.2).
-        let counted = match reads {
-            true => &mut self.readable_len,
-            false => &mut self.writable_len,
-        };
-        let sum = counted.checked_add(len);
-        *counted = sum.unwrap_or(u32::MAX);
-        let too_long = sum.is_none()
-            || self.readable_len.checked_add(self.writable_len).is_none()
-            || self.buffers.len() >= usize::from(LONGEST);
-        let out_of_order = reads && self.buffers.len() > self.readable;
-        if too_long || out_of_order {
-            self.returnable_defect = true;
-            return;
-        }
+        // A buffer to read behind one to write is forbidden (2.7.4.2).
+        self.returnable_defect |= reads && self.buffers.len() > self.readable;
         self.readable += usize::from(reads);
+        // A walk is too short for the sums to overflow.
+        let counted = if reads { &mut self.readable_len } else { &mut self.writable_len };
+        *counted += u64::from(len);
         self.buffers.push(Buffer { addr, len });
+    }
+
+    /// The chain, unless it is none that may be.
+    fn end(self, head: u16, epoch: u64) -> Result<Chain, Defect> {
+        let Self { buffers, readable, readable_len, writable_len, returnable_defect } = self;
+        // Those longer than 32 bits can count are forbidden (2.7.5.2).
+        let too_long = readable_len + writable_len > u64::from(u32::MAX)
+            || buffers.len() > usize::from(LONGEST);
+        if returnable_defect || too_long {
+            return Err(Defect::Returnable);
+        }
+        Ok(Chain { head, epoch, buffers, readable, readable_len, writable_len })
     }
 
     /// Walks an indirect table. Whatever is in it, the chain has its end outside.
@@ -359,9 +360,7 @@ pub(super) fn walk(
             false => walk.take(&descriptor),
         }
         if !descriptor.has_next() {
-            let Walk { buffers, readable, readable_len, writable_len, returnable_defect } = walk;
-            let chain = Chain { head, epoch, buffers, readable, readable_len, writable_len };
-            return if returnable_defect { Err(Defect::Returnable) } else { Ok(chain) };
+            return walk.end(head, epoch);
         }
         index = descriptor.next();
     }

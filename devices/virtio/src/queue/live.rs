@@ -139,6 +139,7 @@ impl Live {
     }
 
     /// The next request.
+    #[inline]
     pub(super) fn pop(&mut self, mem: &GuestMem, epoch: u64) -> Result<Popped, Broken> {
         let Some(head) = self.next_head(mem)? else { return Ok(Popped::Nothing) };
         let taken = self.taken.get_mut(usize::from(head)).ok_or(Broken)?;
