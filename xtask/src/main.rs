@@ -21,6 +21,7 @@ mod interrupts;
 mod kernel;
 mod lint;
 mod nested;
+mod net;
 mod paths;
 mod pauses;
 mod picture;
@@ -68,6 +69,8 @@ enum Task {
     Virtio(virtio::Options),
     /// File systems that guests make on disks and work on, at length
     Filesystems(filesystems::Options),
+    /// Linux on network cards, at length
+    Net(net::Options),
     /// Measure
     Bench(bench::Options),
 }
@@ -92,6 +95,7 @@ fn run(task: Task) -> Result<u8> {
         Task::Vfio(options) => vfio::run(&options),
         Task::Virtio(options) => virtio::run(&options),
         Task::Filesystems(options) => filesystems::run(&options),
+        Task::Net(options) => net::run(&options),
         Task::Bench(options) => bench::run(&options),
     }
 }

@@ -52,6 +52,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("trapline-diskload", &[]),
     ("trapline-fileload", &[]),
     ("trapline-metronome", &[]),
+    ("trapline-netload", &[]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,16 @@
+# Outer machine: run trapline once for each line of $CASES, which has a name and the keys of its network
+# card on a tap, and be at the other end of that.
+insmod "$TUN"
+chmod +x "$NETLOAD"
+"$NETLOAD" serve 7000 &
+status=0
+echo "$CASES" >/cases
+while IFS='|' read -r name keys <&3; do
+    echo "TRAPLINE-HOST: case $name"
+    trapline "$@" -n "mode=tap,pcap=/card.pcap,$keys" </dev/null || status=$?
+    echo "TRAPLINE-HOST: case status $?"
+    echo "TRAPLINE-HOST: copied $(head -c 4 /card.pcap | od -A n -t x1)"
+    echo "TRAPLINE-HOST: interfaces" $(ls /sys/class/net)
+    rm -f /card.pcap
+done 3</cases
+echo "TRAPLINE-HOST: exit status $status"
