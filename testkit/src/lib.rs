@@ -21,7 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use trapline_backends::{NoQueuedWrites, PolledLoop};
+use trapline_backends::NoQueuedWrites;
+pub use trapline_backends::PolledLoop;
 use trapline_device::{
     CharBackend, Clock, Direction, Handler, IoCx, Line, LineSink, NoRegions, Power, PowerEvent,
     Requester, Size, Timer, Wake,

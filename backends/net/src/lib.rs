@@ -1,7 +1,7 @@
 //! What is behind network cards: where a guest's frames go, and where those for it come from.
 //!
 //! ```text
-//!   card ── send: header, Buffers ──► NetBackend ──► a tap, a socket of frames
+//!   card ── send: header, Buffers ──► NetBackend ──► a tap, a socket of frames, a network in this process
 //!     ▲                                   │
 //!     └── NetCard: ready, room, link ◄────┘ event loop
 //! ```
@@ -21,6 +21,7 @@ mod options;
 mod rarp;
 mod stream;
 mod tap;
+mod user;
 
 pub use backend::{Abilities, FRAME_MAX, NetBackend, NetCard, PACKET_MAX};
 pub use capture::Capture;
@@ -31,3 +32,5 @@ pub use options::{GUEST_MAC, NetError, NetMode, NetOptions};
 pub use rarp::{RARP_LEN, rarp};
 pub use stream::FrameStream;
 pub use tap::{Tap, TapOptions, TapSource};
+pub use trapline_usernet::{Addresses, Forward, ForwardError, UserNetOptions};
+pub use user::User;

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use trapline_device::{Clock, EventLoop};
 
-use crate::{Capture, FrameStream, Mac, NetBackend, Nobody, Tap, TapOptions, TapSource};
+use crate::{
+    Capture, Forward, FrameStream, Mac, NetBackend, Nobody, Tap, TapOptions, TapSource, User,
+    UserNetOptions,
+};
 
 /// The address of a guest's first card, unless it is told another: kvmtool's.
 pub const GUEST_MAC: Mac = Mac([0x02, 0x15, 0x15, 0x15, 0x15, 0x15]);
@@ -35,6 +38,8 @@ pub enum NetMode {
     Socket(i32),
     /// A tap.
     Tap(TapOptions),
+    /// A network in this process, which needs no rights.
+    User(UserNetOptions),
 }
 
 /// What is behind a card cannot be had.
@@ -53,6 +58,14 @@ pub enum NetError {
     Tap {
         /// Where it was to come from.
         tap: TapSource,
+        /// Why not.
+        reason: io::Error,
+    },
+    /// A forwarded port.
+    #[error("cannot forward {forward}: {reason}")]
+    Forward {
+        /// Where it was to be.
+        forward: Forward,
         /// Why not.
         reason: io::Error,
     },
@@ -89,7 +102,7 @@ impl NetOptions {
         event_loop: &Arc<dyn EventLoop>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Arc<dyn NetBackend>, NetError> {
-        let backend = self.mode.open(&**event_loop)?;
+        let backend = self.mode.open(event_loop, clock)?;
         let Some(path) = &self.pcap else { return Ok(backend) };
         let refused = |reason| NetError::Capture { path: path.clone(), reason };
         Ok(Capture::new(backend, path, Arc::clone(clock)).map_err(refused)?)
@@ -97,17 +110,25 @@ impl NetOptions {
 }
 
 impl NetMode {
-    fn open(&self, event_loop: &dyn EventLoop) -> Result<Arc<dyn NetBackend>, NetError> {
+    fn open(
+        &self,
+        event_loop: &Arc<dyn EventLoop>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Arc<dyn NetBackend>, NetError> {
         Ok(match self {
             Self::Nobody => Arc::new(Nobody),
             Self::Socket(fd) => {
                 let refused = |reason| NetError::Socket { fd: *fd, reason };
                 let socket = trapline_guestio::inherited(*fd).map_err(refused)?;
-                FrameStream::new(socket, event_loop).map_err(refused)?
+                FrameStream::new(socket, &**event_loop).map_err(refused)?
             }
             Self::Tap(options) => {
                 let tap = options.source.clone();
-                Tap::open(options, event_loop).map_err(|reason| NetError::Tap { tap, reason })?
+                Tap::open(options, &**event_loop).map_err(|reason| NetError::Tap { tap, reason })?
+            }
+            Self::User(options) => {
+                let refused = |(forward, reason)| NetError::Forward { forward, reason };
+                User::new(options, event_loop, clock).map_err(refused)?
             }
         })
     }

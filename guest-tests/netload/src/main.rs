@@ -1,20 +1,24 @@
-//! Bytes by TCP each way and echoes by UDP, all of them looked at. `netload serve PORT` is the other
-//! end, for as long as it lives; `netload drive ADDRESS:PORT MEBIBYTES ECHOES` does it and says how it
-//! went.
+//! Bytes by TCP each way and echoes by UDP, all of them looked at. `netload serve ADDRESS:PORT` is the
+//! other end, for as long as it lives; `netload drive ADDRESS:PORT MEBIBYTES ECHOES` does it and says how
+//! it went; `netload back ADDRESS:PORT BACK` has the other end do it with port BACK of its own.
 //!
-//! A connection begins with a letter, S for bytes to the server and R for bytes from it, and how many
-//! there are, 8 bytes little-endian. The bytes are a sequence that both ends know; the server ends S
-//! with how many of them were right, in the same form.
+//! A connection begins with a letter, S for bytes to the server, R for bytes from it and B for an
+//! exchange with a port, and a number, 8 bytes little-endian: how many bytes, or the port. The bytes
+//! are a sequence that both ends know; the server ends S with how many of them were right, and B
+//! with 1 if all went well, in the same form.
 
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
+/// What the other end exchanges when it is asked to.
+const BACK_MEBIBYTES: u64 = 1;
+const BACK_ECHOES: u64 = 20;
 /// Bytes of one write.
 const PIECE: usize = 32 << 10;
 /// How long an echo is waited for, and how often it is asked for again.
@@ -27,7 +31,11 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["serve", port] => port.parse().map_err(io::Error::other).and_then(serve),
+        ["serve", at] => at.parse().map_err(io::Error::other).and_then(serve),
+        ["back", server, port] => match (server.parse(), port.parse()) {
+            (Ok(server), Ok(port)) => back(server, port),
+            _ => Err(io::Error::other("back takes ADDRESS:PORT PORT")),
+        },
         ["drive", server, mebibytes, echoes] => {
             let numbers = (mebibytes.parse::<u64>(), echoes.parse::<u64>());
             match (server.parse(), numbers) {
@@ -35,9 +43,9 @@ fn main() -> ExitCode {
                 _ => Err(io::Error::other("drive takes ADDRESS:PORT MEBIBYTES ECHOES")),
             }
         }
-        _ => {
-            Err(io::Error::other("netload serve PORT, netload drive ADDRESS:PORT MEBIBYTES ECHOES"))
-        }
+        _ => Err(io::Error::other(
+            "netload serve ADDRESS:PORT, drive ADDRESS:PORT MEBIBYTES ECHOES, back ADDRESS:PORT PORT",
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -76,9 +84,8 @@ impl Sequence {
     }
 }
 
-fn serve(port: u16) -> io::Result<()> {
-    let anyone = (Ipv4Addr::UNSPECIFIED, port);
-    let (listener, socket) = (TcpListener::bind(anyone)?, UdpSocket::bind(anyone)?);
+fn serve(at: SocketAddr) -> io::Result<()> {
+    let (listener, socket) = (TcpListener::bind(at)?, UdpSocket::bind(at)?);
     thread::spawn(move || {
         let mut datagram = [0; 65536];
         loop {
@@ -104,7 +111,25 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
             let good = take(&mut stream, count)?;
             stream.write_all(&good.to_le_bytes())
         }
+        b'B' => {
+            let port = u16::try_from(count).map_err(io::Error::other)?;
+            let server = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+            let well = drive(server, BACK_MEBIBYTES, BACK_ECHOES);
+            stream.write_all(&u64::from(well.is_ok()).to_le_bytes())
+        }
         _ => give(&mut stream, count),
+    }
+}
+
+/// Has the server exchange bytes with its own port, and says how that went.
+fn back(server: SocketAddr, port: u16) -> io::Result<()> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.write_all(&[&b"B"[..], &u64::from(port).to_le_bytes()].concat())?;
+    let mut well = [0; 8];
+    stream.read_exact(&mut well)?;
+    match u64::from_le_bytes(well) {
+        1 => Ok(()),
+        _ => Err(io::Error::other("the other end got nowhere")),
     }
 }
 
@@ -164,7 +189,11 @@ fn drive(server: SocketAddr, mebibytes: u64, echoes: u64) -> io::Result<()> {
 
 /// How many echoes were right, and how many datagrams had to be sent again.
 fn echo(server: SocketAddr, echoes: u64) -> io::Result<(u64, u64)> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let any: IpAddr = match server.ip() {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let (mut good, mut again, mut answer) = (0, 0, [0; 65536]);
@@ -199,12 +228,14 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        thread::spawn(move || serve(port));
         let server = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        thread::spawn(move || serve(server));
         while TcpStream::connect(server).is_err() {
             thread::yield_now();
         }
         drive(server, 1, 100).unwrap();
+        back(server, port).unwrap();
+        back(server, 1).unwrap_err();
     }
 
     #[test]

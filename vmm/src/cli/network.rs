@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{anyhow, ensure};
 use trapline_machine::card::PAIRS_MAX;
-use trapline_machine::net::{Mac, NetMode, NetOptions, TapOptions, TapSource};
+use trapline_machine::net::{
+    Addresses, Forward, Mac, NetMode, NetOptions, TapOptions, TapSource, UserNetOptions,
+};
 use trapline_machine::{VirtioTransport, VirtioTransports};
 
 use super::{commas, units, virtio};
@@ -68,6 +70,8 @@ struct Said {
     guest_mac: Option<Mac>,
     host_mac: Option<Mac>,
     host_ip: Option<Ipv4Addr>,
+    guest_ip: Option<Ipv4Addr>,
+    forwards: Vec<Forward>,
     vhost: bool,
     pairs: Option<u16>,
     mtu: Option<u16>,
@@ -99,8 +103,8 @@ impl Said {
             "guest_mac" => self.guest_mac = Some(mac(key, value)?),
             "host_mac" => self.host_mac = Some(mac(key, value)?),
             "host_ip" => self.host_ip = Some(ip(key, value)?),
-            // Of user mode's DHCP only.
-            "guest_ip" => ip(key, value).map(|_| ())?,
+            "guest_ip" => self.guest_ip = Some(ip(key, value)?),
+            "hostfwd" => self.forwards.push(forward(key, value)?),
             "vhost" => self.vhost = number::<u64>(key, value, 0..=1)? == 1,
             "mq" => self.pairs = Some(number(key, value, 1..=PAIRS_MAX.into())?),
             "mtu" => self.mtu = Some(number(key, value, MTU_MIN..=u16::MAX.into())?),
@@ -109,7 +113,7 @@ impl Said {
             _ => {
                 return Err(format!(
                     "{key} is none of mode, trans, tapif, fd, script, downscript, guest_mac, \
-                     host_mac, guest_ip, host_ip, vhost, mq, mtu, speed and pcap"
+                     host_mac, guest_ip, host_ip, hostfwd, vhost, mq, mtu, speed and pcap"
                 ));
             }
         }
@@ -118,27 +122,67 @@ impl Said {
 
     /// The card with this number.
     fn card(self, number: u8) -> Result<NetOptions, String> {
-        if self.mode == Mode::User {
-            return Err("user-mode networking does not exist yet in this version".to_owned());
-        }
         if self.vhost {
             return Err("vhost=1: vhost-net does not exist yet in this version".to_owned());
+        }
+        let mode = match self.mode {
+            Mode::User => NetMode::User(self.user(number)?),
+            Mode::Tap | Mode::None => NetMode::Tap(self.tap()?),
+        };
+        let card = NetOptions::new(number, mode);
+        let mac = self.guest_mac.unwrap_or(card.mac);
+        Ok(NetOptions { mac, mtu: self.mtu, speed: self.speed, pcap: self.pcap, ..card })
+    }
+
+    fn tap(&self) -> Result<TapOptions, String> {
+        if !self.forwards.is_empty() {
+            return Err(
+                "hostfwd: who can reach the host can reach a tap; it is of mode=user".to_owned()
+            );
         }
         let pairs = self.pairs.unwrap_or(1);
         if self.fd.is_some() && pairs > 1 {
             return Err("mq: a tap with fd= has one pair of queues".to_owned());
         }
-        let source = match (self.fd, self.tap) {
+        let source = match (self.fd, &self.tap) {
             (Some(_), Some(_)) => return Err("it can be one of fd= and tapif= only".to_owned()),
             (Some(fd), None) => TapSource::Fd(fd),
-            (None, Some(name)) => TapSource::Named(name),
+            (None, Some(name)) => TapSource::Named(name.clone()),
             (None, None) => TapSource::New(self.host_ip.unwrap_or(HOST_IP).octets()),
         };
-        let (script, downscript, host_mac) = (self.script, self.downscript, self.host_mac);
-        let tap = TapOptions { source, pairs, script, downscript, host_mac };
-        let card = NetOptions::new(number, NetMode::Tap(tap));
-        let mac = self.guest_mac.unwrap_or(card.mac);
-        Ok(NetOptions { mac, mtu: self.mtu, speed: self.speed, pcap: self.pcap, ..card })
+        let (script, downscript) = (self.script.clone(), self.downscript.clone());
+        Ok(TapOptions { source, pairs, script, downscript, host_mac: self.host_mac })
+    }
+
+    /// The network of the card with this number. Each has another by default.
+    fn user(&self, number: u8) -> Result<UserNetOptions, String> {
+        let of_taps = [
+            (self.fd.is_some(), "fd"),
+            (self.tap.is_some(), "tapif"),
+            (self.script.is_some(), "script"),
+            (self.downscript.is_some(), "downscript"),
+            (self.pairs.is_some_and(|pairs| pairs > 1), "mq"),
+        ];
+        if let Some((_, key)) = of_taps.into_iter().find(|(said, _)| *said) {
+            return Err(format!("{key} is of mode=tap"));
+        }
+        let mut addresses = Addresses::new(number);
+        if let Some(Mac(mac)) = self.host_mac {
+            addresses.host_mac = mac;
+        }
+        if let Some(host) = self.host_ip {
+            // In the same network, unless that is said, too.
+            addresses.guest = (host & Addresses::mask()) | (addresses.guest & !Addresses::mask());
+            addresses.host = host;
+        }
+        addresses.guest = self.guest_ip.unwrap_or(addresses.guest);
+        if !addresses.are_possible() {
+            let Addresses { host, guest, .. } = addresses;
+            return Err(format!(
+                "host_ip={host} and guest_ip={guest} are no two hosts of one network of 256"
+            ));
+        }
+        Ok(UserNetOptions { addresses, forwards: self.forwards.clone() })
     }
 }
 
@@ -162,6 +206,10 @@ fn mac(key: &str, value: &str) -> Result<Mac, String> {
 
 fn ip(key: &str, value: &str) -> Result<Ipv4Addr, String> {
     value.parse().map_err(|_| format!("{key}={value} is no IPv4 address"))
+}
+
+fn forward(key: &str, value: &str) -> Result<Forward, String> {
+    value.parse().map_err(|error| format!("{key}={value} is {error}"))
 }
 
 fn number<N: TryFrom<u64>>(
@@ -224,10 +272,48 @@ mod tests {
     }
 
     #[test]
+    fn networks_without_rights() {
+        let user = |text: &str| match parse(&[text]).unwrap().0.remove(0).mode {
+            NetMode::User(options) => options,
+            other => panic!("{other:?}"),
+        };
+        let plain = UserNetOptions { addresses: Addresses::new(0), forwards: vec![] };
+        assert_eq!(user("mode=user"), plain);
+        let said = user(
+            "mode=user,host_ip=10.1.2.3,host_mac=2:0:0:0:0:9,hostfwd=tcp:8022:22,\
+             hostfwd=udp:0.0.0.0:53:53",
+        );
+        assert_eq!(said.addresses.host, Ipv4Addr::new(10, 1, 2, 3));
+        assert_eq!(said.addresses.guest, Ipv4Addr::new(10, 1, 2, 15));
+        assert_eq!(said.addresses.host_mac, [2, 0, 0, 0, 0, 9]);
+        let forwards = ["tcp:127.0.0.1:8022:22", "udp:0.0.0.0:53:53"];
+        let forwards: Vec<Forward> = forwards.iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(said.forwards, forwards);
+        let guest = user("mode=user,guest_ip=192.168.33.99").addresses.guest;
+        assert_eq!(guest, Ipv4Addr::new(192, 168, 33, 99));
+        // A second card is in the next network.
+        let (cards, _) = parse(&["mode=user", "mode=user"]).unwrap();
+        let second = UserNetOptions { addresses: Addresses::new(1), forwards: vec![] };
+        assert_eq!(cards[1].mode, NetMode::User(second));
+        let said = parse(&["mode=user,hostfwd=tcp:22"]).unwrap_err();
+        let start = "-n mode=user,hostfwd=tcp:22: hostfwd=tcp:22 is no forwarded port: write ";
+        assert!(said.starts_with(start), "{said}");
+    }
+
+    #[test]
     fn mistakes_are_one_sentence_each() {
         for (text, said) in [
             ("mode=bridge", "mode=bridge is none of user, tap and none"),
-            ("mode=user", "user-mode networking does not exist yet in this version"),
+            ("mode=user,mq=2", "mq is of mode=tap"),
+            ("mode=user,tapif=a", "tapif is of mode=tap"),
+            (
+                "mode=user,guest_ip=10.0.0.2",
+                "host_ip=192.168.33.1 and guest_ip=10.0.0.2 are no two hosts of one network of 256",
+            ),
+            (
+                "hostfwd=tcp:1:2",
+                "hostfwd: who can reach the host can reach a tap; it is of mode=user",
+            ),
             ("vhost=1", "vhost=1: vhost-net does not exist yet in this version"),
             ("vhost=2", "vhost=2 is no number from 0 to 1"),
             ("tap", "tap is no network parameter with a value"),
