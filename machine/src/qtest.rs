@@ -173,6 +173,7 @@ impl Machine {
             vfio: Vfio::default(),
             registry: registry.clone(),
             clock: Arc::new(clock.clone()),
+            host_clock: Arc::new(clock.clone()),
             event_loop: event_loop.clone(),
             power: Arc::<Asked>::clone(&asked),
             ram: ram.clone(),

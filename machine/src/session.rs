@@ -71,6 +71,7 @@ impl Session {
         let wiring = Wiring {
             registry: registry.clone(),
             clock: tapped.clock(),
+            host_clock: tapped.host_clock(),
             journal: tapped.journal(),
             event_loop: event_loop.clone(),
             power,

@@ -71,6 +71,8 @@ pub(crate) trait Board: Send + Sync {
 pub(crate) struct Wiring {
     pub(crate) registry: Registry,
     pub(crate) clock: Arc<dyn Clock>,
+    /// The same time for back ends that have timers of their own, which no journal knows of.
+    pub(crate) host_clock: Arc<dyn Clock>,
     /// What devices' back ends, doorbells and eventfds are called by.
     pub(crate) event_loop: Arc<dyn EventLoop>,
     pub(crate) power: Arc<dyn Power>,

@@ -243,12 +243,12 @@ fn wired_disk(
 /// Network card `n` of the board.
 fn wired_net(n: usize, options: &NetOptions, wiring: &Wiring) -> Result<Arc<Net>, Error> {
     let Some(journal) = &wiring.journal else {
-        return net(options, &wiring.event_loop, &wiring.clock);
+        return net(options, &wiring.event_loop, &wiring.host_clock);
     };
     let stand_in = wiring.options.stand_ins.as_ref().and_then(|all| all.nets.get(n));
     let backend = match stand_in {
         Some(abilities) => Arc::new(Absent(*abilities)),
-        None => options.open(&wiring.event_loop, &wiring.clock)?,
+        None => options.open(&wiring.event_loop, &wiring.host_clock)?,
     };
     let backend = JournaledNet::around(backend, journal, &format!("net{n}"));
     let NetOptions { mac, mtu, speed, .. } = *options;

@@ -53,6 +53,7 @@ pub struct RecordOptions {
 /// What a machine's board is built with in the place of clock and console when it is recorded.
 pub(crate) struct Tapped {
     clock: Arc<dyn Clock>,
+    host_clock: Arc<dyn Clock>,
     recording: Option<(Arc<Recording>, Arc<JournaledClock>, Arc<Recorder>)>,
 }
 
@@ -65,7 +66,7 @@ impl Tapped {
         options: &mut Options,
     ) -> Result<Self, Error> {
         let (Some(wanted), Some(recorder)) = (&config.record, registry.recorder()) else {
-            return Ok(Self { clock, recording: None });
+            return Ok(Self { host_clock: Arc::clone(&clock), clock, recording: None });
         };
         let recording = Recording::new(recorder, wanted.payload);
         let journal: Arc<dyn Journal> = recording.clone();
@@ -74,13 +75,18 @@ impl Tapped {
         if let Some(log) = &options.firmware_log {
             options.firmware_log = Some(JournaledBackend::around(log, &journal, "console"));
         }
-        let clock: Arc<dyn Clock> = journaled.clone();
-        Ok(Self { clock, recording: Some((recording, journaled, Arc::clone(recorder))) })
+        let recording = Some((recording, journaled.clone(), Arc::clone(recorder)));
+        Ok(Self { clock: journaled, host_clock: clock, recording })
     }
 
     /// The clock for devices.
     pub(crate) fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.clock)
+    }
+
+    /// The same without a journal.
+    pub(crate) fn host_clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.host_clock)
     }
 
     /// The journal, if the run is recorded.

@@ -12,7 +12,7 @@ use trapline_backends::{Outlet, PolledLoop};
 use trapline_block::{DiskOptions, Limits};
 use trapline_device::{AccessClock, Clock, Size, Space, Stamp, Timer, Wake};
 use trapline_guestmem::{Backing, GuestMem};
-use trapline_net::{NetMode, NetOptions};
+use trapline_net::{Addresses, NetMode, NetOptions, UserNetOptions};
 use trapline_ninep::{ShareOptions, kind};
 use trapline_testkit::ninep::{Field, message};
 use trapline_testkit::virtio::{Access, Driver, Part, PciTransport, Ring, Transport};
@@ -133,6 +133,7 @@ impl Pc {
         let wiring = Wiring {
             registry: registry.clone(),
             clock: tapped.clock(),
+            host_clock: tapped.host_clock(),
             journal: tapped.journal(),
             event_loop: event_loop.clone(),
             power: Arc::new(TestPower::default()),
@@ -405,6 +406,38 @@ fn frames_are_the_same_without_a_network() {
     let _status = driver.transport.config_read(6, Size::Word);
     driver.reset();
     same(&pc.finish(), 40, 30);
+}
+
+/// A network in this process has timers and sockets of its own, which are not the machine's.
+#[test]
+fn frames_are_the_same_without_a_network_of_ours() {
+    let user = UserNetOptions { addresses: Addresses::new(0), forwards: Vec::new() };
+    let pc = Pc::new(|config, _| config.nets.push(NetOptions::new(0, NetMode::User(user))));
+    let (driver, mut rings) = (pc.driver(NET), [pc.ring(0), pc.ring(1)]);
+    driver.start(!0, &rings.each_ref());
+    // RFC 4861: a solicitation of routers, from fe80::15 to all of them.
+    let mut link_local = [0; 16];
+    (link_local[0], link_local[1], link_local[15]) = (0xfe, 0x80, 0x15);
+    let mut routers = [0; 16];
+    (routers[0], routers[1], routers[15]) = (0xff, 2, 2);
+    let ethernet = [0x33, 0x33, 0, 0, 0, 2, 2, 0, 0, 0, 0, 7, 0x86, 0xdd];
+    let ip = [0x60, 0, 0, 0, 0, 8, 58, 255];
+    let header = [0; 12];
+    let asked = [&header[..], &ethernet, &ip, &link_local, &routers, &[133, 0, 0, 0, 0, 0, 0, 0]];
+    let asked = asked.concat();
+    pc.ram.write(DATA, &asked).unwrap();
+    for _ in 0..2 {
+        rings[0].add(&[Part::Write(DATA + 0x1000, 256)]);
+    }
+    driver.transport.notify(0);
+    rings[1].add(&[Part::Read(DATA, u32::try_from(asked.len()).unwrap())]);
+    driver.transport.notify(1);
+    pc.wait_for(|| rings[0].take_used().is_some());
+    assert!(rings[1].take_used().is_some());
+    // It says so again, of its own accord.
+    pc.clock.step_ns(601_000_000_000);
+    pc.wait_for(|| rings[0].take_used().is_some());
+    same(&pc.finish(), 20, 15);
 }
 
 #[test]

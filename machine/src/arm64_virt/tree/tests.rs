@@ -55,6 +55,7 @@ fn tree_with(
         vfio: Vfio::default(),
         registry: Registry::builder().build(),
         clock: Arc::new(TestClock::default()),
+        host_clock: Arc::new(TestClock::default()),
         event_loop: PolledLoop::new(NoQueuedWrites).unwrap(),
         power: Arc::new(TestPower::default()),
         ram: GuestMem::new(&[(0x8000_0000, 0x1000)]).unwrap(),

@@ -83,6 +83,7 @@ impl Machine {
         let wiring = Wiring {
             registry: registry.clone(),
             clock: JournaledClock::around(&inner, &journal),
+            host_clock: Arc::clone(&inner),
             event_loop,
             power: Arc::new(Ignored),
             ram: board::map_ram(&ranges, &Backing::Private)?,
