@@ -65,6 +65,26 @@ fn handlers_are_called_in_turns_only_and_always_in_the_same_order() {
 }
 
 #[test]
+fn one_turn_calls_all_who_are_ready_however_many() {
+    let (event_loop, log) = polled();
+    let handler = logs(&log, "ready", || {});
+    // More than a wait has room for without an allocation.
+    let count = 2 * EVENTS;
+    let watches: Vec<_> = (0..count)
+        .map(|_| {
+            let (reader, writer) = pipe().unwrap();
+            (&writer).write_all(b"x").unwrap();
+            let interest = Readiness::READ;
+            let watch = event_loop.watch(Arc::new(reader), interest, Arc::downgrade(&handler));
+            (writer, watch.unwrap())
+        })
+        .collect();
+    assert!(event_loop.turn());
+    assert_eq!(take(&log).len(), count);
+    drop(watches);
+}
+
+#[test]
 fn a_doorbell_waits_for_the_next_turn_and_is_rung_by_a_handler_call() {
     let (event_loop, log) = polled();
     let queue = logs(&log, "queue", || {});
