@@ -37,7 +37,7 @@ fill() {
     echo "TRAPLINE-HOST: $(said "the machine is paused") message"
     # Nothing is mended, so it stops again.
     key
-    until [ "$(said "the machine is paused")" = 2 ]; do
+    until [ "$(said "the machine is paused")" -ge 2 ]; do
         kill -0 "$pid" 2>/dev/null || break
         sleep 0.05
     done
