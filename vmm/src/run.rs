@@ -22,7 +22,7 @@ use trapline_machine::{
 
 use crate::cli::{Boot, FwCfgFile, LogLevel, RunOptions};
 use crate::console::Console;
-use crate::debug::{self, Prompt};
+use crate::debug::{self, Gdb, Prompt};
 use crate::display::{self, Display};
 use crate::live::{Guest, Name};
 use crate::logging;
@@ -117,13 +117,15 @@ fn debugged(
     machine: &Machine,
     console: &Arc<Console>,
     options: &RunOptions,
-) -> anyhow::Result<Option<Prompt>> {
+) -> anyhow::Result<(Option<Prompt>, Option<Gdb>)> {
     let control = machine.control();
     if let Some(path) = &options.symbols {
         debug::load_symbols(&control, path)?;
     }
     let prompt = !options.breaks.is_empty();
-    prompt.then(|| Prompt::start(&control, console, &options.breaks)).transpose()
+    let prompt = prompt.then(|| Prompt::start(&control, console, &options.breaks)).transpose()?;
+    let gdb = options.gdb.map(|addr| Gdb::start(&control, addr)).transpose()?;
+    Ok((prompt, gdb))
 }
 
 /// Obeys the person at the console, and the host. Runs on their threads, which nothing of the

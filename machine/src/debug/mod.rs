@@ -24,11 +24,12 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline::{Observer, Outcome, Registry, Requester, TraceRecord, Watch, Watching};
-use trapline_kvm::{Brake, DebugStop, SeenMemory, Vcpu};
+use trapline_kvm::{Brake, SeenMemory, Vcpu};
 use trapline_symbols::{Kernel, Symbols};
 
 pub use place::{Break, BreakError};
 pub use report::{FrameReport, StopReport};
+pub use trapline_kvm::{DebugStop, Processor, Traps, Watchpoint};
 
 /// Hits of one stop that are told; others are counted.
 const HITS_MAX: usize = 16;

@@ -1,6 +1,7 @@
 //! Stamps of accesses from the processor's own counter.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use trapline::AccessClock;
 
@@ -26,6 +27,15 @@ impl<C: AccessClock + ?Sized> AccessClock for CountedClock<C> {
 
     fn counter(&self) -> Option<fn() -> u64> {
         arch::counter()
+    }
+}
+
+/// Time since a VM was made, for machines whose devices have no clock.
+pub(crate) struct SinceStart(pub(crate) Instant);
+
+impl AccessClock for SinceStart {
+    fn stamp_ns(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

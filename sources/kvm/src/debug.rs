@@ -1,6 +1,8 @@
 //! A vCPU for who debugs its guest: stopped right after an access or at an instruction, its registers
 //! read and written.
 
+use std::time::Duration;
+
 use crate::arch::{self, Processor};
 use crate::exit::DebugExit;
 use crate::kick::Kick;
@@ -32,6 +34,8 @@ pub struct Traps {
     pub breakpoints: Vec<u64>,
     /// After accesses to these places, on arm64 before them.
     pub watchpoints: Vec<Watchpoint>,
+    /// It stands still while others run.
+    pub held: bool,
 }
 
 impl Traps {
@@ -117,6 +121,26 @@ impl Vcpu {
         arch::set_traps(self.fd(), traps, false)?;
         self.traps = traps.clone();
         Ok(())
+    }
+
+    /// Stands still until it is to stop ([`Traps::held`]).
+    pub(crate) fn stand_still(&self) -> Stop {
+        const LOOK: Duration = Duration::from_millis(1);
+        while !self.kick().is_stopping() {
+            std::thread::sleep(LOOK);
+        }
+        self.kick().acknowledge();
+        Stop::Requested
+    }
+
+    /// Whether it is at one of [`Traps::software`]. A KVM that emulates the guest's code may not know
+    /// the instruction that is there, and give up.
+    pub(crate) fn at_breakpoint(&self) -> Option<Stop> {
+        if self.traps.software.is_empty() {
+            return None;
+        }
+        let pc = self.processor().ok()?.pc();
+        self.traps.software.contains(&pc).then_some(Stop::Debug(DebugStop::Software(pc)))
     }
 
     /// It came to something that [`Vcpu::set_traps`] asked for.

@@ -12,14 +12,15 @@ use kvm_bindings::{
     KVM_SYSTEM_EVENT_SHUTDOWN,
 };
 use kvm_ioctls::VcpuFd;
-use trapline::{AccessClock, Handle, Mode, Registry};
+use trapline::{Handle, Mode, Registry};
 use trapline_device::{Direction, Size, Space};
 
 use crate::CountedClock;
 use crate::again::Again;
 use crate::arch::{Pins, PowerOn, Start};
+use crate::counted::SinceStart;
 use crate::crash::hex;
-use crate::debug::Traps;
+use crate::debug::{DebugStop, Traps};
 use crate::exit::{Exit, Io, PIO_BYTES_MAX, RunPage};
 use crate::kick::Kick;
 use crate::run::Stop;
@@ -151,6 +152,9 @@ impl Vcpu {
     /// Runs the guest until something ends it, on the calling thread.
     pub(crate) fn run(&mut self) -> Stop {
         arch::prepare_thread(self.vm.options());
+        if self.traps.held {
+            return self.stand_still();
+        }
         self.has_run = true;
         if let Some(exit) = self.unfinished.take()
             && let Some(stop) = self.access(exit)
@@ -230,7 +234,8 @@ impl Vcpu {
             Exit::Shutdown => Some(Stop::TripleFault(self.report(TRIPLE_FAULT.to_owned()))),
             Exit::FailEntry { reason, cpu } => Some(self.crash(entry_failure(reason, cpu))),
             Exit::InternalError { suberror, data } => {
-                Some(self.crash(internal_error(suberror, &data)))
+                let stop = self.at_breakpoint();
+                stop.or_else(|| Some(self.crash(internal_error(suberror, &data))))
             }
             Exit::SystemEvent { kind, data } => self.system_event(kind, &data),
             Exit::Undecoded { addr } => Some(self.crash(undecoded(addr))),
@@ -252,12 +257,13 @@ impl Vcpu {
 
     fn interrupted(&mut self) -> Option<Stop> {
         let stop = self.kick.acknowledge();
+        if self.kick.take_brake() {
+            let step = self.traps.step;
+            return Some(if step { Stop::Debug(DebugStop::Step) } else { Stop::Braked });
+        }
         // A vector that `KVM_INTERRUPT` has queued and the guest has not taken can not be withdrawn,
         // and would interrupt the guest right after a reset. So the vCPU is entered again, to take
         // it, and stops when it is kicked the next time.
-        if self.kick.take_brake() {
-            return Some(Stop::Braked);
-        }
         (stop && !self.pins.may_hold_vector(&self.page)).then_some(Stop::Requested)
     }
 
@@ -275,6 +281,10 @@ impl Vcpu {
             return Some(Stop::Requested);
         }
         self.handle.forget_interrupted();
+        // A KVM that emulates the instruction may not stop behind it.
+        if self.traps.step {
+            self.kick.pull_brake();
+        }
         if self.handle.take_told_nothing() && matches!(exit, Exit::Mmio { .. }) {
             return self.keep_registers();
         }
@@ -386,15 +396,6 @@ impl Vcpu {
         let addr = arch::code_address(&self.fd)?;
         let mut bytes = [0; 16];
         self.vm.slots().peek(addr, &mut bytes).then(|| hex(&bytes))
-    }
-}
-
-/// Time since a VM was made, for machines whose devices have no clock.
-struct SinceStart(Instant);
-
-impl AccessClock for SinceStart {
-    fn stamp_ns(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

@@ -256,6 +256,10 @@ pub(super) struct TraplineArgs {
     /// The guest kernel's symbols, a vmlinux or a System.map [default: those in its memory]
     #[arg(long, value_name = "FILE")]
     pub(super) symbols: Option<PathBuf>,
+    /// Have gdb connect to this TCP port, and see vCPUs as threads (break NAME... is a monitor command)
+    /// [default address: 127.0.0.1]
+    #[arg(long, value_name = "[ADDRESS:]PORT")]
+    pub(super) gdb: Option<String>,
     /// Have writes queue up that trapline tune found could be late
     #[arg(long, value_name = "FILE", conflicts_with = "no_coalesce")]
     pub(super) deliveries: Option<PathBuf>,

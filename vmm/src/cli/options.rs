@@ -75,6 +75,8 @@ pub struct RunOptions {
     pub breaks: Vec<String>,
     /// Where the guest kernel's symbols are.
     pub symbols: Option<PathBuf>,
+    /// Where gdb connects.
+    pub gdb: Option<SocketAddr>,
     /// Writes that may be late, besides those that devices say themselves.
     pub late_writes: Vec<LateWrites>,
     /// Where the run is recorded.
@@ -199,6 +201,7 @@ impl RunOptions {
             trace: args.trapline.trace,
             breaks: args.trapline.breaks,
             symbols: args.trapline.symbols,
+            gdb: args.trapline.gdb.as_deref().map(gdb).transpose()?,
             late_writes: deliveries::read(args.trapline.deliveries.as_deref())?,
             record: args.trapline.record,
             record_exact: args.trapline.record_exact,
@@ -397,6 +400,13 @@ pub(super) fn edu(text: &str) -> anyhow::Result<u8> {
 
 /// VNC's first port.
 const VNC_PORT: u16 = 5900;
+
+/// A port, or an address and a port. Nobody outside this host gets in unless the user says so.
+pub(super) fn gdb(text: &str) -> anyhow::Result<SocketAddr> {
+    let port = text.parse().ok().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let addr = port.or_else(|| text.parse().ok());
+    addr.with_context(|| format!("--gdb {text}: not a port, nor an address and a port"))
+}
 
 /// An address, a port, or both; nothing is all defaults. Nobody outside this host gets in unless
 /// the user says so.

@@ -1,5 +1,6 @@
 //! `--break`, `--symbols`, `--gdb`: looking at a guest where it stands.
 
+mod gdb;
 mod line;
 mod prompt;
 
@@ -9,6 +10,7 @@ use anyhow::Context;
 use trapline_machine::Control;
 use trapline_machine::symbols::Symbols;
 
+pub use gdb::Gdb;
 pub use prompt::Prompt;
 
 /// Takes the guest's symbols from a file: `vmlinux`, or `System.map`.

@@ -104,6 +104,11 @@ impl Processor {
         Ok(made)
     }
 
+    /// The address of the next instruction.
+    pub const fn pc(&self) -> u64 {
+        self.pc
+    }
+
     pub(crate) fn put(&self, fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
         let now = Self::of(fd)?;
         for (n, (new, old)) in self.x.iter().zip(now.x).enumerate() {

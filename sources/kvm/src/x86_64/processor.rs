@@ -90,6 +90,12 @@ impl Processor {
         })
     }
 
+    /// The address of the next instruction, as the page tables take it.
+    pub const fn pc(&self) -> u64 {
+        let [cs, ..] = self.segment_bases;
+        if self.long { self.rip } else { cs.wrapping_add(self.rip) }
+    }
+
     pub(crate) fn put(&self, fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
         let [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15] =
             self.general;
