@@ -1,5 +1,7 @@
 //! What can be asked of a guest. Paths and the names of fields are Firecracker's where it has them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Endpoint, Method};
@@ -110,9 +112,123 @@ pub enum ActionType {
     Reset,
 }
 
+/// `GET /stat`: what the guest has done so far.
+///
+/// The first request, and the first after ten seconds without one, begins to count by register; until
+/// then only what the rings of recent accesses still have is counted so.
+pub struct GetStatistics;
+
+impl Endpoint for GetStatistics {
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/stat";
+    type Request = ();
+    type Answer = Statistics;
+}
+
+/// What a guest has done since it was started, over its resets.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// How long the program has been running, in nanoseconds.
+    pub uptime_ns: u64,
+    /// How many vCPUs there are.
+    pub vcpu_count: u32,
+    /// How often the guest was reset.
+    pub resets: u32,
+    /// Returns of all vCPUs from the guest, by kind, without those that did not happen.
+    pub exits: BTreeMap<String, u64>,
+    /// By region, those without an access among them.
+    pub regions: Vec<RegionCount>,
+    /// Accesses that nobody claimed, the most frequent first; at most 256 of them.
+    pub unclaimed: Vec<UnclaimedCount>,
+    /// Those that are not listed.
+    pub unclaimed_others: u64,
+    /// By register, since that is counted.
+    pub registers: Vec<RegisterCount>,
+    /// How many accesses are in no register's count, as they were there before or came too fast.
+    pub registers_lost: u64,
+}
+
+/// What went through a region.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionCount {
+    /// The device.
+    pub device: String,
+    /// The region: `device/region`.
+    pub region: String,
+    /// `pio` or `mmio`; nothing of a region that is gone.
+    pub space: Option<String>,
+    /// Its first address, if it has a place.
+    pub first: Option<u64>,
+    /// Its last address.
+    pub last: Option<u64>,
+    /// Reads, without elements of strings.
+    pub reads: u64,
+    /// Writes, without elements of strings.
+    pub writes: u64,
+    /// How many of the writes had been queued up.
+    pub queued: u64,
+    /// Elements of `rep ins`.
+    pub string_reads: u64,
+    /// Elements of `rep outs`.
+    pub string_writes: u64,
+    /// Accesses that the region does not take.
+    pub refused: u64,
+    /// Doorbells that were rung by the program.
+    pub doorbells: u64,
+    /// Accesses that another process answered for the program.
+    pub forwarded: u64,
+}
+
+/// Accesses of one kind that nobody claimed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnclaimedCount {
+    /// `pio` or `mmio`.
+    pub space: String,
+    /// The first address.
+    pub addr: u64,
+    /// How many bytes.
+    pub len: u64,
+    /// `read` or `write`.
+    pub direction: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// What was counted of a register.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterCount {
+    /// The device; `unclaimed` where there is none.
+    pub device: String,
+    /// The region; `unclaimed` where there is none.
+    pub region: String,
+    /// The register's name, or its offset; empty for those that are not told apart.
+    pub register: String,
+    /// Reads, of strings elements.
+    pub reads: u64,
+    /// Writes, of strings elements.
+    pub writes: u64,
+    /// Writes that had been queued up.
+    pub queued: u64,
+    /// Accesses that stopped the guest.
+    pub exits: u64,
+    /// How many of them were timed: one in 64.
+    pub timed: u64,
+    /// How long those took all together, in nanoseconds.
+    pub timed_ns: u64,
+    /// What was read or written last, in hexadecimal; of a string its length in bytes.
+    pub last_value: String,
+    /// Whether that was written.
+    pub last_written: bool,
+}
+
+/// `GET /metrics`: [`Statistics`] in Prometheus' text format. What it gives is no JSON.
+pub const METRICS: &str = "/metrics";
+
 /// All end points, by method and path.
-pub const ENDPOINTS: [(Method, &str); 3] = [
+pub const ENDPOINTS: [(Method, &str); 5] = [
     (GetInstance::METHOD, GetInstance::PATH),
+    (GetStatistics::METHOD, GetStatistics::PATH),
+    (Method::Get, METRICS),
     (PatchVm::METHOD, PatchVm::PATH),
     (PutAction::METHOD, PutAction::PATH),
 ];

@@ -258,6 +258,11 @@ impl Control {
         report
     }
 
+    /// The registry, to look on in; nothing before the machine is built.
+    pub fn registry(&self) -> Option<Registry> {
+        self.live.lock().registry.clone()
+    }
+
     pub(crate) fn send(&self, event: Event) {
         // A full channel holds a reason to stop already.
         let _ = self.events.try_send(event);

@@ -11,6 +11,7 @@
 
 mod arm64_virt;
 mod board;
+pub mod census;
 mod config;
 mod control;
 pub mod debug;

@@ -38,7 +38,7 @@ pub use counters::{Counts, Unclaimed};
 pub use delivery::offload::{CoalescedWrite, Offload, Zone};
 pub use dispatch::Handle;
 pub use recorder::tape::RecentAccess;
-pub use recorder::{Mode, Recorder, Slot, SlotRegion, Step, StreamId, Taken};
+pub use recorder::{Followed, Follower, Mode, Recorder, Slot, SlotRegion, Step, StreamId, Taken};
 pub use registry::{Builder, Edit, Mapping, Registry, WeakRegistry};
 pub use stats::{RegionStats, Stats};
 pub use trapline_access::{

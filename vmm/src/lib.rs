@@ -32,6 +32,7 @@ pub mod request;
 pub mod run;
 pub mod session;
 pub mod signals;
+pub mod statistics;
 pub mod status;
 pub mod stream;
 pub mod terminal;

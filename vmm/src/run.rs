@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use tracing::Level;
+use trapline_control::api::Statistics;
 use trapline_device::CharBackend;
 use trapline_machine::Terminal;
 use trapline_machine::boot::modules::{initrd_files, is_multiboot};
@@ -20,18 +21,18 @@ use trapline_machine::{
     Report, ResetCause, Session as Machine, release_startup_memory,
 };
 
-use crate::cli::{Boot, FwCfgFile, LogLevel, RunOptions};
+use crate::cli::{Boot, FwCfgFile, LogLevel, RunOptions, StatForm};
 use crate::console::Console;
 use crate::debug::{self, Gdb, Prompt};
 use crate::display::{self, Display};
-use crate::live::{Guest, Name};
+use crate::live::{Guest, Look, MetricsFile, MetricsWriter, Name};
 use crate::logging;
 use crate::pause::Pauses;
 use crate::reboot::{Next, Resets, SILENT_MAX};
 use crate::request::{Request, Requests};
 use crate::session::Session;
 use crate::trace::Trace;
-use crate::{signals, stream, terminal, vfio};
+use crate::{signals, statistics, stream, terminal, vfio};
 
 /// Runs one guest; returns when it has ended.
 ///
@@ -44,6 +45,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let name = Name::take(options)?;
     let vfio = vfio::assignments(&options.vfio)?;
     let fw_cfg = options.fw_cfg.iter().map(FwCfgFile::load).collect::<Result<_, _>>()?;
+    let metrics = options.metrics_path.as_deref().map(MetricsFile::open).transpose()?;
     let mut display = Display::open(options)?;
     let requests = Requests::default();
     let break_key = (options.console == ConsoleKind::Virtio).then_some(HVC_BREAK);
@@ -72,12 +74,13 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
 
     let session = Session::start(&console, &requests)?;
     let control = machine.control();
+    let (look, metrics) = watch(options, &control, metrics)?;
     let wish = Arc::new(Mutex::new(None));
     let pauses = Arc::new(Pauses::new(control.clone()));
     let terminal = TerminalSize(machine.terminal());
     terminal.tell();
-    serve(&requests, &pauses, &control, (&console, terminal), &wish);
-    let server = name.serve(guest(options, &control, &requests))?;
+    serve(&requests, &pauses, (&control, &look), (&console, terminal), &wish);
+    let server = name.serve(guest(options, (&control, &look), &requests))?;
     let ending = live(&mut machine, &console, options);
     // What the guest has sent comes before what there is to say about its end.
     session.finish(|| wish.lock().is_some());
@@ -90,10 +93,12 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     tell_end(&ending, wish.as_ref(), console.is_inside_line());
     drop(viewers);
     let dumped = display.dump(machine.screen().as_deref());
-    let report = control.report();
+    drop(metrics);
+    let seen = Seen { report: control.report(), statistics: look.statistics(false) };
+    look.end();
     let recorded = machine.finish_recording();
     drop(machine);
-    say(&report, options);
+    say(&seen, options);
     // Who waits for the end finds everything written and free.
     drop(server);
     let status = conclude(ending?, wish)?;
@@ -101,13 +106,28 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     dumped.map(|()| status)
 }
 
+/// What sees what the guest does, and what writes that down all the time, if somebody wants it.
+fn watch(
+    options: &RunOptions,
+    control: &Control,
+    metrics: Option<MetricsFile>,
+) -> anyhow::Result<(Look, Option<MetricsWriter>)> {
+    let look = Look::new(control, options.cpus);
+    if options.stat.is_some_and(|form| form != StatForm::All) {
+        look.count_registers();
+    }
+    let metrics = metrics.map(|file| file.start(look.clone())).transpose()?;
+    Ok((look, metrics))
+}
+
 /// What is asked by the control socket is asked of this.
-fn guest(options: &RunOptions, control: &Control, requests: &Requests) -> Guest {
+fn guest(options: &RunOptions, (control, look): (&Control, &Look), requests: &Requests) -> Guest {
     Guest {
         name: options.name.to_string(),
         cpus: options.cpus,
         mem_bytes: options.mem_bytes,
         control: control.clone(),
+        look: look.clone(),
         requests: requests.clone(),
     }
 }
@@ -133,17 +153,21 @@ fn debugged(
 fn serve(
     requests: &Requests,
     pauses: &Arc<Pauses>,
-    control: &Control,
+    (control, look): (&Control, &Look),
     (console, terminal): (&Arc<Console>, TerminalSize),
     wish: &Arc<Mutex<Option<Request>>>,
 ) {
     let (control, console, wish) = (control.clone(), Arc::downgrade(console), Arc::clone(wish));
-    let pauses = Arc::clone(pauses);
+    let (pauses, look) = (Arc::clone(pauses), look.clone());
     let tell = move |text: &str| {
         console.upgrade().inspect(|console| console.message(text));
     };
     requests.serve(move |request| match request {
-        Request::Statistics => tell(&format!("\n{}", control.report())),
+        Request::Statistics => {
+            let columns =
+                terminal::size().map_or(statistics::COLUMNS, |(columns, _)| columns.into());
+            tell(&format!("\n{}", statistics::table(&look.statistics(true), columns)));
+        }
         Request::Pause => tell(&pauses.toggle()),
         Request::Resized => terminal.tell(),
         request => {
@@ -246,13 +270,27 @@ fn crashed(report: &CrashReport) -> anyhow::Result<ExitCode> {
     bail!("the guest cannot go on: {}", report.cause)
 }
 
+/// What the guest has done, when it is over.
+struct Seen {
+    report: Report,
+    statistics: Statistics,
+}
+
 /// Prints what was asked for.
-fn say(report: &Report, options: &RunOptions) {
-    if options.stat {
-        return stream::answer(&report.to_string());
-    }
-    let mut text = String::new();
-    for (key, count) in &report.traps.unclaimed {
+fn say(seen: &Seen, options: &RunOptions) {
+    let columns = terminal::size().map_or(statistics::COLUMNS, |(columns, _)| columns.into());
+    let mut text = match options.stat {
+        Some(StatForm::All) => return stream::answer(&seen.report.to_string()),
+        Some(StatForm::Table) => {
+            return stream::answer(&statistics::table(&seen.statistics, columns));
+        }
+        Some(StatForm::Json) => {
+            let json = serde_json::to_string(&seen.statistics).unwrap_or_default();
+            return stream::answer(&(json + "\n"));
+        }
+        None => String::new(),
+    };
+    for (key, count) in &seen.report.traps.unclaimed {
         let wanted = match key.space {
             trapline_device::Space::Pio => options.debug_ioport,
             trapline_device::Space::Mmio => options.debug_mmio,

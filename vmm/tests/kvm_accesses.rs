@@ -98,7 +98,7 @@ fn busy() -> Asm {
 #[test]
 fn the_statistics_are_what_the_guest_did() {
     // Firmware has a console of its own only where its log is wanted.
-    let options = ["--exit-port", "--stat", "--no-coalesce", "--debug"];
+    let options = ["--exit-port", "--stat=all", "--no-coalesce", "--debug"];
     let ended = run(&busy(), &options).expect_status(1);
     assert_eq!(ended.out, b"seven..");
     for (region, column, count) in [
@@ -131,7 +131,7 @@ fn the_statistics_are_what_the_guest_did() {
 
 #[test]
 fn coalesced_writes_are_counted_all_the_same_and_make_no_exits() {
-    let ended = run(&busy(), &["--exit-port", "--stat", "--debug"]).expect_status(1);
+    let ended = run(&busy(), &["--exit-port", "--stat=all", "--debug"]).expect_status(1);
     assert_eq!(ended.out, b"seven..");
     assert_eq!(ended.stat("post/code", "writes"), 5);
     assert!(ended.err.contains("traps: claimed 24, unclaimed 3, resets 0\n"), "{}", ended.err);

@@ -185,7 +185,7 @@ fn fw_cfg_is_read_byte_by_byte_by_string_and_has_the_users_files() {
     let string = files.outw(SELECTOR, 0x25).mov_ax(0).bytes(&[0x8e, 0xc0]).mov_di(0x600).mov_cx(4);
     let string = string.mov_dx(DATA).rep_insb();
     let loaded = (0x600..0x604).fold(string.mov_ds(0), |asm, at| asm.load_al(at).send_al());
-    let guest = Guest::new(&loaded.exit(0)).with(&["--exit-port", "--stat"]);
+    let guest = Guest::new(&loaded.exit(0)).with(&["--exit-port", "--stat=all"]);
     let file = guest.file("contents", b"from a file").display().to_string();
     let file = format!("opt/b,file={file}");
     let ended = guest.with(&["--fw-cfg", "name=opt/a,string=text", "--fw-cfg", &file]).run();

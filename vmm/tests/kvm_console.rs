@@ -58,7 +58,7 @@ fn every_byte_comes_out_with_and_without_coalescing() {
 fn a_guest_faster_than_its_reader_loses_nothing() {
     let text = numbers(60 << 10);
     let program = burst(&text).print(b"end").exit(0);
-    let guest = Guest::new(&program).with(&["--exit-port", "--stat"]);
+    let guest = Guest::new(&program).with(&["--exit-port", "--stat=all"]);
     let (mut reader, writer) = std::io::pipe().unwrap();
     rustix::pipe::fcntl_setpipe_size(&reader, 4096).unwrap();
     let child = guest.command().stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
@@ -112,7 +112,7 @@ fn ctrl_a_shows_help_and_statistics_and_sends_itself_and_the_guest_goes_on() {
     console.send(b"\x01h");
     console.expect("Ctrl-a x  end the guest");
     console.send(b"ab\x01s");
-    let shown = console.expect("device/region");
+    let shown = console.expect(" share");
     assert!(shown.contains("exits: total ") && shown.contains("resets 0"), "{shown}");
     console.expect("serial0/uart");
     console.send(b"<\x01a\x01\x01>");
@@ -129,7 +129,7 @@ fn ctrl_a_p_pauses_the_guest_which_hears_later_what_was_typed_meanwhile() {
     console.send(b"\x01p");
     console.expect("# The guest is paused; Ctrl-a p lets it go on.");
     console.send(b"meanwhile!\x01s");
-    let shown = console.expect("device/region");
+    let shown = console.expect(" share");
     assert!(!shown.contains("meanwhile"), "a paused guest said something: {shown}");
     console.send(b"\x01p");
     // The guest may have said some of it by the time that we say that it goes on.

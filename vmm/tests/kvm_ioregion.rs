@@ -67,7 +67,7 @@ fn ports_of_every_kind_and_width_reach_the_device() {
     // A value of each width; others, and reads, are nobody's.
     let program = program.outb(0x520, 7).outb(0x520, 8).outw(0x520, 9).outl(0x520, 10);
     let program = program.outw(0x520, 7).inb(0x520).send_eax(1).exit(0);
-    let guest = Guest::new(&program).with(&["--exit-port", "--stat"]);
+    let guest = Guest::new(&program).with(&["--exit-port", "--stat=all"]);
     let regions = [
         "pio=0x500,len=8,user_data=1",
         "pio=0x510,len=8,user_data=2,posted",
@@ -200,7 +200,7 @@ fn the_consoles_uart_is_in_another_process() {
         let program = Asm::new().print(b"hello, outside").outb(0x3fc, 0x1a).inb(0x3fe);
         let program = program.send_eax(1).exit(0);
         let region = format!("pio=0x3f8,len=8,type={kind}");
-        let guest = Guest::new(&program).with(&["--exit-port", "--stat"]);
+        let guest = Guest::new(&program).with(&["--exit-port", "--stat=all"]);
         let ended = with_regions(guest, &path, &[&region]).run().expect_status(ENDED);
         assert_eq!(ended.out, b"", "{}", ended.err);
         assert!(ended.err.contains("forward"), "{}", ended.err);

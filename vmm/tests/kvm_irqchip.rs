@@ -19,7 +19,7 @@ const CHIPS: [&str; 2] = ["kernel", "split"];
 /// Runs the guest with both; hands over each end.
 fn on_both(guest: impl Fn() -> Guest, check: impl Fn(&str, Ended)) {
     for chip in CHIPS {
-        let ended = guest().with(&["--exit-port", "--stat", "--irqchip", chip]).run();
+        let ended = guest().with(&["--exit-port", "--stat=all", "--irqchip", chip]).run();
         check(chip, ended);
     }
 }

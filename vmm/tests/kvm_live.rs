@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use support::guest::{Ended, Guest, finish, off};
 use support::{Owned, TRAPLINE, shell_status, until};
@@ -255,6 +256,152 @@ fn a_guest_that_ends_by_itself_is_gone() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     until("the guest has ended", || child.try_wait().unwrap().is_some());
     assert_eq!(std::fs::read_dir(user.folder()).unwrap().count(), 0);
+}
+
+/// Reads LSR and writes the scratch register of the first serial port, over and over.
+fn busy() -> Asm {
+    Asm::new().print(b".").forever(Asm::new().inb(0x3fd).inb(0x3fd).outb(0x3ff, 0x5a))
+}
+
+fn start_busy(user: &User, name: &str) -> Owned {
+    let mut child = user.command(name, &busy()).spawn().unwrap().into();
+    await_dot(&mut child);
+    child
+}
+
+#[test]
+fn stat_shows_what_a_guest_did_by_device_and_register() {
+    let user = User::new();
+    let one = start_busy(&user, "one");
+    let _ = user.say(&["stat", "-n", "one"]);
+    std::thread::sleep(Duration::from_millis(100));
+    let table = user.say(&["stat", "-n", "one"]);
+    assert!(table.starts_with("guest one\nexits: total "), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    let row = |name: &str| -> Vec<u64> {
+        let line = table.lines().find(|line| line.trim_start().starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("no {name}: {table}"));
+        line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    };
+    assert!(row("LSR")[0] > 100, "{table}");
+    assert!(row("SCR")[0] > 50, "{table}");
+    assert!(row("serial0/uart")[0] >= row("LSR")[0], "{table}");
+    assert!(!table.contains("dma1"), "nobody has touched it: {table}");
+    let json: serde_json::Value =
+        serde_json::from_str(&user.say(&["stat", "--all", "--json"])).unwrap();
+    let registers = json["registers"].as_array().unwrap();
+    let lsr = registers.iter().find(|row| row["register"] == "LSR").unwrap();
+    assert!(lsr["reads"].as_u64().unwrap() > 100 && lsr["timed"].as_u64().unwrap() > 0, "{lsr}");
+    assert_eq!(lsr["region"], "serial0/uart");
+    user.say(&["stop", "-n", "one"]);
+    ended(one);
+}
+
+#[test]
+fn metrics_are_prometheus_text_and_count_what_the_guest_did() {
+    let user = User::new();
+    let one = start_busy(&user, "one");
+    let mut socket = UnixStream::connect(user.folder().join("one.sock")).unwrap();
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("Content-Type: text/plain; version=0.0.4"), "{head}");
+    let mut families = std::collections::BTreeSet::new();
+    for line in text.lines() {
+        if let Some(family) = line.strip_prefix("# TYPE ") {
+            assert!(families.insert(family.split(' ').next().unwrap()), "twice: {line}");
+        } else if !line.starts_with('#') {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            let name = name.split('{').next().unwrap();
+            let name = name.trim_end_matches("_sum").trim_end_matches("_count");
+            assert!(families.contains(name), "{line}");
+            assert!(value.parse::<f64>().unwrap() >= 0.0, "{line}");
+        }
+    }
+    let reads = text.lines().find_map(|line| {
+        line.strip_prefix("trapline_accesses_total{region=\"serial0/uart\",kind=\"read\"} ")
+    });
+    assert!(reads.unwrap().parse::<f64>().unwrap() > 0.0);
+    user.say(&["stop", "-n", "one"]);
+    ended(one);
+}
+
+#[test]
+fn metrics_go_to_a_file_as_lines_of_json_one_of_them_at_the_end() {
+    let user = User::new();
+    let path = user.0.path().join("metrics");
+    let mut command = user.command("one", &Asm::new().inb(0x3fd).then(&off()));
+    command.arg("--metrics-path").arg(&path);
+    finish(command.spawn().unwrap()).expect_status(0);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(json["utc_timestamp_ms"].as_u64().unwrap() > 0);
+    let registers = json["registers"].as_array().unwrap();
+    let lsr = registers.iter().find(|row| row["register"] == "LSR").unwrap();
+    assert_eq!((lsr["reads"].as_u64(), lsr["last_value"].as_str()), (Some(1), Some("0x60")));
+    for (path, why) in [("/", "Is a directory"), ("/dev/null", "neither a file nor a FIFO")] {
+        let mut command = user.command("one", &off());
+        let ended =
+            finish(command.args(["--metrics-path", path]).spawn().unwrap()).expect_status(1);
+        assert!(ended.err.contains(why), "{}", ended.err);
+    }
+}
+
+#[test]
+fn the_statistics_at_the_end_have_registers_or_the_whole_map_or_are_json() {
+    let user = User::new();
+    let program = Asm::new().inb(0x3fd).inb(0x3fd).outb(0x3ff, 1).inb(0x520).then(&off());
+    let told = |form: &str| {
+        let mut command = user.command("one", &program);
+        finish(command.arg(form).spawn().unwrap()).expect_status(0).err
+    };
+    let table = told("--stat");
+    for line in [
+        "serial0/uart                            2          1                     3",
+        "  LSR                                   2                                2",
+        "  SCR                                              1                     1",
+        "(no device)                             1                                1",
+    ] {
+        assert!(table.contains(line), "{line}: {table}");
+    }
+    assert!(!table.contains("not told apart"), "{table}");
+    assert!(told("--stat=all").contains("dma1/8237"));
+    let json = told("--stat=json");
+    let json = json.lines().find(|line| line.starts_with('{')).unwrap();
+    let json: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!(json["registers_lost"], 0);
+}
+
+#[test]
+fn top_prints_rates_once_as_table_and_as_json() {
+    let user = User::new();
+    let one = start_busy(&user, "one");
+    // The only guest there is.
+    let table = user.say(&["top", "--once", "--delay", "0.2", "--sort=writes"]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("one: up 0:00:0") && lines[0].ends_with("by writes"), "{table}");
+    assert!(lines[1].starts_with("DEVICE/REGION REGISTER"), "{table}");
+    assert!(lines[2].starts_with("serial0/uart SCR") && lines[2].contains("<0x5a"), "{table}");
+    let json = user.say(&["top", "one", "--once", "--json", "--delay=0.2"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let first = &json["registers"][0];
+    assert_eq!((json["guest"].as_str(), first["register"].as_str()), (Some("one"), Some("LSR")));
+    assert!(first["reads"].as_f64().unwrap() > 0.0 && first["handler_ns"].as_f64().is_some());
+    let two = user.start("two");
+    let (status, _, err) = user.run(&["top", "--once"]);
+    assert_eq!(
+        (status, err.as_str()),
+        (128, "Fatal: trapline top: which guest? There are one, two\n")
+    );
+    for wrong in [["--sort", "size"], ["--delay", "0.01"], ["--delay", "x"], ["a", "b"]] {
+        assert_eq!(user.run(&[&["top"], &wrong[..]].concat()).0, 129, "{wrong:?}");
+    }
+    assert_eq!(user.run(&["top", "one"]).0, 128, "without a terminal");
+    user.say(&["stop", "--all"]);
+    ended(one);
+    ended(two);
 }
 
 /// That each is described is for a test of the API's crate.

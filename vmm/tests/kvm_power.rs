@@ -92,7 +92,7 @@ fn each_way_to_reset_ends_the_run_with_a_line_that_names_it() {
 #[test]
 fn each_way_to_reset_boots_again_with_cmos_ram_kept_and_devices_at_power_on() {
     for (name, reset) in ways() {
-        let ended = run(&counter(&reset), &["--reboot", "--stat"]).expect_status(0);
+        let ended = run(&counter(&reset), &["--reboot", "--stat=all"]).expect_status(0);
         assert_eq!(ended.out, [1, 0, 2, 0, 3, 0], "{name}: {}", ended.err);
         assert!(ended.err.contains(", resets 2\n"), "{name}: {}", ended.err);
         let told = format!("  Info: the guest was reset by {name}: booting it again\n");

@@ -103,7 +103,7 @@ fn its() -> Result<u8> {
 fn peak(run: &[String]) -> Result<()> {
     let ready = Ready::make(Arch::X86_64)?;
     let memory = MEMORY_MIB.to_string();
-    let fixed = ["-c", "1", "-m", &memory, "--stat"].map(str::to_owned);
+    let fixed = ["-c", "1", "-m", &memory, "--stat=all"].map(str::to_owned);
     let boot = Boot {
         name: format!("bench-{}", std::process::id()),
         place: Place::best(Arch::X86_64),

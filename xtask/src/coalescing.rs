@@ -91,9 +91,18 @@ const MIRRORINGS: &[Mirroring] = &[
     },
 ];
 
-const PC: [&str; 8] =
-    ["-c", "1", "-m", "256", "--stat", "--console=mmio", "--ecam", "--params=loglevel=8 nokaslr"];
-const ARM64: [&str; 6] = ["-c", "1", "-m", "256", "--stat", "--params=earlycon loglevel=8 nokaslr"];
+const PC: [&str; 8] = [
+    "-c",
+    "1",
+    "-m",
+    "256",
+    "--stat=all",
+    "--console=mmio",
+    "--ecam",
+    "--params=loglevel=8 nokaslr",
+];
+const ARM64: [&str; 6] =
+    ["-c", "1", "-m", "256", "--stat=all", "--params=earlycon loglevel=8 nokaslr"];
 
 /// They, as tests.
 pub(crate) fn guests() -> impl Iterator<Item = Guests> {

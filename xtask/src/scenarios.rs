@@ -103,7 +103,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "coalesced writes save 40 % of the exits and leave the console as it is",
         image: Image::Bzimage,
         // All that is logged is printed, and the kernel does not put itself elsewhere in each boot.
-        options: &["-c", "1", "--stat", "-p", "loglevel=8 nokaslr"],
+        options: &["-c", "1", "--stat=all", "-p", "loglevel=8 nokaslr"],
         user: User::Twice("init-quiet.sh"),
         expect: &["Linux version {release}", "GUEST: uname {release}\n", "TRAPLINE-GUEST: done"],
         once: Some("TRAPLINE-GUEST: done"),

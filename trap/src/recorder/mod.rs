@@ -16,12 +16,13 @@
 //! writes out of the source's queue, which have the stamp of the step that delivered them, and come
 //! before it.
 
+mod follow;
 pub(crate) mod ring;
 pub(crate) mod slots;
 pub(crate) mod tape;
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
@@ -34,6 +35,7 @@ use crate::recorder::ring::Ring;
 use crate::recorder::slots::Slots;
 use crate::recorder::tape::Track;
 
+pub use follow::{Followed, Follower};
 pub use slots::{Slot, SlotRegion};
 
 /// What is kept of the records.
@@ -93,6 +95,8 @@ pub struct Recorder {
     pub(crate) queued: Mutex<Option<Box<Track>>>,
     /// Who is to be woken when a ring is half full.
     drainer: OnceLock<Thread>,
+    /// How many followers there are.
+    followers: AtomicUsize,
 }
 
 /// A counter that stamps accesses, and a moment by which its counts are told in nanoseconds.
@@ -117,6 +121,16 @@ impl Counter {
         Step { at, _stamp: Some(Stamp::begin_deferred(at)), _turn: None }
     }
 
+    /// The time from `count` to now. Of the two clocks only the rate is compared, as they are not read
+    /// at the same moment.
+    fn ns_since(&self, clock: &dyn AccessClock, count: u64) -> u64 {
+        let now = (self.read)();
+        let whole = u128::from(now.saturating_sub(self.start).max(1));
+        let whole_ns = u128::from(clock.stamp_ns().saturating_sub(self.start_ns));
+        let part = u128::from(now.saturating_sub(count));
+        u64::try_from(part * whole_ns / whole).unwrap_or(u64::MAX)
+    }
+
     /// Machine time of `count`, on the line from the start to now: the counter does not stop where
     /// the machine is paused.
     fn ns(&self, clock: &dyn AccessClock, count: u64) -> u64 {
@@ -136,7 +150,14 @@ pub(crate) struct Stream {
     taken: AtomicBool,
     /// Machine time of the last record that was taken.
     taken_ns: Mutex<u64>,
+    /// How long accesses took whose records have these numbers, while somebody follows.
+    times: Mutex<Vec<(u64, u64)>>,
 }
+
+/// One access in so many is timed.
+const TIMED: u64 = 64;
+/// So many times wait for followers at most.
+const TIMES_MAX: usize = 1024;
 
 impl Stream {
     fn new(id: StreamId, mode: Mode) -> Arc<Self> {
@@ -146,7 +167,25 @@ impl Stream {
             _ => mode.records(),
         };
         let ring = Ring::new(records, mode == Mode::Lossless);
-        Arc::new(Self { id, ring, taken: AtomicBool::new(false), taken_ns: Mutex::new(0) })
+        let (taken, taken_ns, times) = Default::default();
+        Arc::new(Self { id, ring, taken, taken_ns, times })
+    }
+
+    /// Notes how long the access took that record `number` is of, if it is one of those that are timed.
+    #[inline]
+    pub(crate) fn time(&self, recorder: &Recorder, number: u64, began: u64) {
+        if number.is_multiple_of(TIMED) && recorder.followers.load(Ordering::Relaxed) > 0 {
+            self.time_now(recorder, number, began);
+        }
+    }
+
+    #[cold]
+    fn time_now(&self, recorder: &Recorder, number: u64, began: u64) {
+        let took = recorder.ns_since(began);
+        let mut times = self.times.lock();
+        if times.len() < TIMES_MAX {
+            times.push((number, took));
+        }
     }
 
     /// Lets another handle have it.
@@ -190,6 +229,7 @@ impl Recorder {
             events,
             queued: Mutex::new(Some(Box::new(Track::new(queued)))),
             drainer: OnceLock::new(),
+            followers: AtomicUsize::new(0),
         })
     }
 
@@ -238,6 +278,14 @@ impl Recorder {
         Step { at: at_ns, _stamp: Some(Stamp::begin(at_ns)), _turn: turn }
     }
 
+    /// How long ago a step began that has this stamp, in nanoseconds.
+    fn ns_since(&self, at: u64) -> u64 {
+        match &self.counter {
+            Some(counter) => counter.ns_since(&*self.clock, at),
+            None => self.clock.stamp_ns().saturating_sub(at),
+        }
+    }
+
     /// Machine time of a step's stamp, in nanoseconds.
     pub(crate) fn ns_of(&self, at: u64) -> u64 {
         self.counter.as_ref().map_or(at, |counter| counter.ns(&*self.clock, at))
@@ -271,6 +319,11 @@ impl Recorder {
         if let Some(thread) = self.drainer.get() {
             thread.unpark();
         }
+    }
+
+    /// Reads records as they are written, beside whoever takes them.
+    pub fn follow(self: &Arc<Self>) -> Follower {
+        Follower::new(Arc::clone(self))
     }
 
     /// Takes what was recorded since the last call, of all streams up to one and the same moment:

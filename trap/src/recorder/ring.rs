@@ -1,6 +1,6 @@
 //! The ring of records that one stream is written to, and drained from.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crossbeam_utils::CachePadded;
 use trapline_access::record::{Op, Record, TICK_NS, words_of};
@@ -165,6 +165,29 @@ impl Ring {
         let start = self.taken.load(Ordering::Relaxed);
         to.extend((start..end).filter_map(|at| self.load(at)));
         self.taken.store(end.max(start), Ordering::Release);
+    }
+
+    /// The number of the oldest record that [`Ring::copy`] would still give.
+    pub(crate) fn oldest_whole(&self) -> u64 {
+        (self.written() + self.margin()).saturating_sub(self.capacity())
+    }
+
+    /// Places that the writer may be about to write to: more than a string has, and more than
+    /// processors have in flight, so that what is before them is as it was written.
+    fn margin(&self) -> u64 {
+        self.capacity() / 4
+    }
+
+    /// All records from `start` on, and the number of the next one; none, if some have been
+    /// overwritten. To be asked by anybody.
+    pub(crate) fn copy(&self, start: u64) -> (Option<Vec<[u64; 2]>>, u64) {
+        let end = self.written();
+        if start < self.oldest_whole() {
+            return (None, end);
+        }
+        let words: Vec<_> = (start..end).filter_map(|at| self.load(at)).collect();
+        fence(Ordering::Acquire);
+        if start < self.oldest_whole() { (None, end) } else { (Some(words), end) }
     }
 
     /// Record `at`, if it has not been overwritten. To be asked by its writer.

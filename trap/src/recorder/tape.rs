@@ -122,6 +122,7 @@ impl Track {
         if half {
             recorder.hurry();
         }
+        self.stream.time(recorder, record, at);
         if let Some(recent) = self.recent.get_mut(self.next_recent % RECENT) {
             *recent = Some(Recent { record, at, addr, register });
         }

@@ -240,9 +240,16 @@ pub(super) struct DebugArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Trapline's own options")]
 pub(super) struct TraplineArgs {
-    /// When the guest has ended, print what it accessed, by device
-    #[arg(long)]
-    pub(super) stat: bool,
+    /// When the guest has ended, print what it accessed: by device and register (table), the whole
+    /// map by region (all), or json
+    #[arg(
+        long, value_name = "FORM", num_args = 0..=1, require_equals = true,
+        default_missing_value = "table"
+    )]
+    pub(super) stat: Option<String>,
+    /// Write what the guest does to this file or FIFO, a line of JSON a minute and one at the end
+    #[arg(long, value_name = "FILE")]
+    pub(super) metrics_path: Option<PathBuf>,
     /// Print accesses as they happen, by the names of registers: those to a device, to one of its
     /// regions (DEVICE/REGION), those nobody answers (unclaimed), or all
     #[arg(long, value_name = "NAME,...", action = ArgAction::Append, value_delimiter = ',')]

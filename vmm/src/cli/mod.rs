@@ -44,7 +44,7 @@ pub use device::ServeOptions;
 pub use fw_cfg::FwCfgFile;
 pub use guests::{GuestsCommand, WhichGuests};
 pub use host::Host;
-pub use options::{Boot, LogLevel, RunOptions};
+pub use options::{Boot, LogLevel, RunOptions, StatForm};
 pub use qemu::Properties;
 pub use qtest::{AsQemu, QtestOptions};
 pub use replay::ReplayOptions;
@@ -77,10 +77,9 @@ pub enum Parsed {
 }
 
 /// kvmtool's commands that have nothing to talk to yet.
-const LATER: [(&str, &str); 4] = [
+const LATER: [(&str, &str); 3] = [
     ("debug", "Show or poke a running guest's CPUs"),
     ("balloon", "Change a running guest's memory"),
-    ("stat", "Show what a running guest did"),
     ("sandbox", "Run one command in a guest"),
 ];
 

@@ -3,8 +3,8 @@
 
 use clap::{Arg, ArgAction, Command};
 
-/// Boolean in kvmtool; ours take a value, too.
-const WITH_VALUE: [&str; 2] = ["vnc", "balloon"];
+/// Boolean in kvmtool, or once ours; they take a value, too.
+const WITH_VALUE: [&str; 3] = ["vnc", "balloon", "stat"];
 
 /// Gives the boolean options of `command` their twins. One is worth showing: [`SHOWN`].
 pub(super) fn add(command: Command) -> Command {

@@ -67,8 +67,10 @@ pub struct RunOptions {
     pub debug_ioport: bool,
     /// Memory addresses that nobody answers are listed.
     pub debug_mmio: bool,
-    /// The trap statistics are printed at the end.
-    pub stat: bool,
+    /// The trap statistics are printed at the end, in this form.
+    pub stat: Option<StatForm>,
+    /// Where metrics are written to.
+    pub metrics_path: Option<PathBuf>,
     /// Whose accesses are printed as they happen.
     pub trace: Vec<String>,
     /// At which accesses the guest stops.
@@ -160,6 +162,17 @@ pub enum LogLevel {
     Debug,
 }
 
+/// How statistics are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatForm {
+    /// By device and register, what was touched, the biggest first.
+    Table,
+    /// The whole map, by region.
+    All,
+    /// As JSON, all there is.
+    Json,
+}
+
 impl RunOptions {
     pub(super) fn new(args: RunArgs, host: &Host) -> anyhow::Result<Self> {
         let software = software(&args, host)?;
@@ -197,7 +210,8 @@ impl RunOptions {
             screendump: args.display.screendump,
             debug_ioport: args.debug.debug_ioport,
             debug_mmio: args.debug.debug_mmio,
-            stat: args.trapline.stat,
+            stat: args.trapline.stat.as_deref().map(stat_form).transpose()?,
+            metrics_path: args.trapline.metrics_path,
             trace: args.trapline.trace,
             breaks: args.trapline.breaks,
             symbols: args.trapline.symbols,
@@ -250,6 +264,15 @@ fn software(args: &RunArgs, host: &Host) -> anyhow::Result<Boot> {
         bail!("{option}: a PC's firmware has no way to it but by ports");
     }
     Ok(software)
+}
+
+fn stat_form(text: &str) -> anyhow::Result<StatForm> {
+    Ok(match text {
+        "table" => StatForm::Table,
+        "all" => StatForm::All,
+        "json" => StatForm::Json,
+        _ => bail!("--stat: there is no {text}; there are table, all and json"),
+    })
 }
 
 fn name(chosen: Option<&str>) -> anyhow::Result<GuestName> {

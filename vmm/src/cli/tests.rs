@@ -69,7 +69,7 @@ fn the_defaults_are_kvmtools() {
     assert_eq!(options.dev, PathBuf::from("/dev/kvm"));
     assert_eq!(kernel(&options), (None, None, ""));
     assert_eq!(options.loglevel, LogLevel::Info);
-    assert!(!options.reboot && !options.stat && !options.exit_port && !options.nodefaults);
+    assert!(!options.reboot && options.stat.is_none() && !options.exit_port && !options.nodefaults);
     assert!(options.legacy);
 }
 
@@ -199,7 +199,7 @@ fn short_long_and_shortened_options_are_the_same() {
         run("--kernel k --initrd i --mem 64 --cpus 3 --params p --network mode=none --name n");
     let short = run("-k k -i i -m 64 -c 3 -p p -n mode=none --name n");
     let tight = run("-kk -ii -m64 -c3 -pp -nmode=none --name=n");
-    let shortened = run("--kern k --init i --me 64 --cp 3 --par p --netw mode=none --nam n");
+    let shortened = run("--kern k --init i --mem 64 --cp 3 --par p --netw mode=none --nam n");
     assert_eq!(long, short);
     assert_eq!(long, tight);
     assert_eq!(long, shortened);
@@ -403,7 +403,12 @@ fn a_balloon_holds_less_than_all_memory() {
 fn debugging_options_are_taken() {
     let options = run("--debug --debug-ioport --debug-mmio --stat --reboot --exit-port");
     assert_eq!(options.loglevel, LogLevel::Debug);
-    assert!(options.debug_ioport && options.debug_mmio && options.stat && options.exit_port);
+    assert!(
+        options.debug_ioport
+            && options.debug_mmio
+            && options.stat == Some(StatForm::Table)
+            && options.exit_port
+    );
     assert!(options.reboot && !options.fail_on_triple_fault);
     assert!(run("--fail-on-triple-fault").fail_on_triple_fault);
     assert_eq!(refusal("run --loglevel loud").split(':').next(), Some("--loglevel loud"));
@@ -414,8 +419,9 @@ fn the_last_of_a_boolean_option_and_its_twin_wins() {
     assert!(!run("--no-reboot").reboot);
     assert!(!run("--reboot --no-reboot").reboot);
     assert!(run("--no-reboot --reboot").reboot);
-    assert!(!run("--stat --no-stat").stat);
-    assert!(run("--no-stat --stat").stat);
+    assert_eq!(run("--stat --no-stat").stat, None);
+    assert_eq!(run("--no-stat --stat=all").stat, Some(StatForm::All));
+    assert_eq!(run("--stat --stat=json").stat, Some(StatForm::Json));
     assert!(run("--no-coalesce --no-no-coalesce").coalesce);
     assert_eq!(run("--vnc=5901 --no-vnc").vnc, None);
     // What does not exist need not exist to be turned off.

@@ -2,6 +2,9 @@
 
 mod life;
 mod list;
+mod rates;
+mod stat;
+mod top;
 
 use std::process::ExitCode;
 
@@ -10,6 +13,9 @@ use rustix::io::Errno;
 use trapline_control::{AskError, Client, Folder, GuestName};
 
 use crate::cli::{GuestsCommand, WhichGuests};
+pub use rates::Sort;
+pub use top::TopOptions;
+
 use crate::{logging, status, stream};
 
 /// Does what was asked; the exit status is kvmtool's.
@@ -18,6 +24,8 @@ pub fn run(command: &GuestsCommand) -> ExitCode {
         GuestsCommand::List { running } => list::list(*running),
         GuestsCommand::Pause(which) => each(which, life::pause),
         GuestsCommand::Resume(which) => each(which, life::resume),
+        GuestsCommand::Stat { which, json } => each(which, |guest| stat::traps(guest, *json)),
+        GuestsCommand::Top(options) => top::top(options).map(|()| ExitCode::SUCCESS),
         GuestsCommand::Stop(which) => each(which, life::stop),
     };
     done.unwrap_or_else(|error| logging::fatal(&error))

@@ -1,5 +1,8 @@
 //! The control socket of a guest that runs: its name, and who answers what is asked there.
 
+mod look;
+pub mod metrics;
+mod metrics_file;
 mod routes;
 
 use anyhow::Context;
@@ -7,6 +10,8 @@ use trapline_control::{Claim, ClaimError, Folder, Server};
 
 use crate::cli::RunOptions;
 
+pub use look::Look;
+pub use metrics_file::{MetricsFile, MetricsWriter};
 pub use routes::Guest;
 
 /// A guest's name, taken before there is a machine, so that of two who want it one hears so at once.

@@ -1,11 +1,13 @@
 //! Who answers which end point of the [API](trapline_control::api).
 
 use trapline_control::api::{
-    Action, ActionType, GetInstance, Instance, InstanceState, PatchVm, PutAction, VmState,
+    Action, ActionType, GetInstance, GetStatistics, Instance, InstanceState, METRICS, PatchVm,
+    PutAction, VmState,
 };
 use trapline_control::{Refusal, Routes};
 use trapline_machine::{Control, ControlError, State};
 
+use super::{Look, metrics};
 use crate::request::{Request, Requests};
 
 /// What there is to ask of a guest, and to look at. Nothing of it keeps the machine alive.
@@ -18,6 +20,8 @@ pub struct Guest {
     pub mem_bytes: u64,
     /// What pauses it, resets it, and looks into it.
     pub control: Control,
+    /// What sees what it does.
+    pub look: Look,
     /// What ends it as its user would.
     pub requests: Requests,
 }
@@ -25,12 +29,17 @@ pub struct Guest {
 impl Guest {
     /// The routes of its socket.
     pub(super) fn routes(self) -> Routes {
-        let Self { name, cpus, mem_bytes, control, requests } = self;
+        let Self { name, cpus, mem_bytes, control, look, requests } = self;
+        let (called, seen) = (name.clone(), look.clone());
         let of = control.clone();
         let instance = move |()| Ok(instance(&name, cpus, mem_bytes, &of));
         let pauses = control.clone();
         Routes::default()
             .serve::<GetInstance>(instance)
+            .serve::<GetStatistics>(move |()| Ok(look.statistics(true)))
+            .serve_text(METRICS, metrics::MEDIA_TYPE, move || {
+                metrics::text(&called, &seen.statistics(false))
+            })
             .serve::<PatchVm>(move |vm| {
                 let done = match vm.state {
                     VmState::Paused => pauses.pause(),

@@ -266,6 +266,12 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// What has appeared since the last call, after a moment.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.read(Duration::from_millis(20));
+        std::mem::take(&mut self.screen)
+    }
+
     /// Everything that has appeared and was not [expected](Self::expect).
     pub fn screen(&self) -> String {
         String::from_utf8_lossy(&self.screen).into_owned()

@@ -215,7 +215,7 @@ impl Start {
         let words: Vec<&str> = match self.vmm {
             Vmm::Trapline => {
                 let fixed = ["trapline", "run", "-k", kernel, "-i", "/guest/initrd"];
-                let size = ["-c", "1", "-m", &memory, "--stat"];
+                let size = ["-c", "1", "-m", &memory, "--stat=all"];
                 let say: &[&str] = match self.say {
                     Say::Everything => &[],
                     Say::Little => &["-p", "quiet"],

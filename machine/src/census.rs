@@ -1,0 +1,348 @@
+//! Counting a running guest's accesses by register, for whoever looks on.
+//!
+//! The registry counts by region and always; by register somebody has to read the recorder's rings.
+//! That is a thread's work, which is there only while there is somebody to look ([`Census`]).
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use trapline::{Follower, Recorder, Registry, Slot};
+use trapline_access::Direction;
+use trapline_access::record::{Op, Outcome, Record};
+use trapline_device::thread_builder;
+
+/// How often the rings are read. They have room for 3072 accesses of each vCPU meanwhile.
+const PERIOD: Duration = Duration::from_millis(20);
+/// How often they are read that fill up faster.
+const SHORT_PERIOD: Duration = Duration::from_millis(2);
+/// So many accesses of a vCPU in a period are many.
+const MANY: usize = 512;
+/// So many registers are told apart. A guest can make any number of them, by moving BARs.
+const REGISTERS_MAX: usize = 2048;
+
+/// What was counted of one register.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegisterCounts {
+    /// The device; `unclaimed` where there is none.
+    pub device: String,
+    /// The region: `device/region`.
+    pub region: String,
+    /// The register, or its offset where it has no name; empty for those that are not told apart.
+    pub register: String,
+    /// Reads, of strings elements.
+    pub reads: u64,
+    /// Writes, of strings elements.
+    pub writes: u64,
+    /// Writes that had been queued up.
+    pub queued: u64,
+    /// Accesses that stopped the guest.
+    pub exits: u64,
+    /// How many accesses were timed.
+    pub timed: u64,
+    /// How long those took in the handler, registry and all, in nanoseconds.
+    pub timed_ns: u64,
+    /// What was read or written last; of a string its length in bytes.
+    pub last: u64,
+    /// Whether that was written.
+    pub last_written: bool,
+}
+
+/// All that was counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// By register, in the order of their first access.
+    pub registers: Vec<RegisterCounts>,
+    /// How many records came too fast, or were there before.
+    pub lost: u64,
+}
+
+/// A count that goes on. Dropping it ends it.
+#[derive(Debug)]
+pub struct Census {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    counted: Counted,
+    /// How often the rings were read.
+    rounds: u64,
+    /// Somebody waits for the next round.
+    wanted: bool,
+    over: bool,
+    /// When it ends, if nobody looks.
+    until: Option<Instant>,
+}
+
+impl Census {
+    /// Counts from now on what reaches `registry`; at first what its recorder still has. It ends by
+    /// itself when nobody has looked for as long as `lease`, if there is one.
+    ///
+    /// # Errors
+    /// The system has no thread to spare.
+    pub fn start(registry: &Registry, lease: Option<Duration>) -> io::Result<Self> {
+        let recorder = registry.recorder().cloned();
+        let recorder = recorder.ok_or(io::ErrorKind::Unsupported)?;
+        let shared = Arc::new(Shared::default());
+        shared.state.lock().until = lease.map(|lease| Instant::now() + lease);
+        let mut counter = Counter::new(recorder, registry.clone());
+        let counting = Arc::clone(&shared);
+        let thread = thread_builder("census").spawn(move || counting.count(&mut counter))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Everything up to now; nothing, if it has ended. It goes on for as long as `lease` from now on,
+    /// if it would end by itself.
+    pub fn look(&self, lease: Duration) -> Option<Counted> {
+        let mut state = self.shared.state.lock();
+        if let Some(until) = &mut state.until {
+            *until = Instant::now() + lease;
+        }
+        // Not the round that may be under way, but the one after it.
+        let round = state.rounds + 2;
+        while !state.over && state.rounds < round {
+            state.wanted = true;
+            self.shared.changed.notify_all();
+            self.shared.changed.wait(&mut state);
+        }
+        (!state.over).then(|| state.counted.clone())
+    }
+}
+
+impl Drop for Census {
+    fn drop(&mut self) {
+        self.shared.state.lock().over = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn count(&self, counter: &mut Counter) {
+        loop {
+            let most = counter.round();
+            let mut state = self.state.lock();
+            state.counted.clone_from(&counter.counted);
+            state.rounds += 1;
+            state.over |= state.until.is_some_and(|until| until <= Instant::now());
+            self.changed.notify_all();
+            if state.over {
+                return;
+            }
+            let period = if most > MANY { SHORT_PERIOD } else { PERIOD };
+            if !std::mem::take(&mut state.wanted) {
+                self.changed.wait_for(&mut state, period);
+            }
+        }
+    }
+}
+
+/// Where a register is: its slot, its offset there, and the direction.
+type Key = (u16, u16, Direction);
+
+struct Counter {
+    registry: Registry,
+    recorder: Arc<Recorder>,
+    follower: Follower,
+    slots: Vec<Slot>,
+    counted: Counted,
+    /// The rows of regions and registers.
+    rows: HashMap<(String, String), usize>,
+}
+
+impl Counter {
+    fn new(recorder: Arc<Recorder>, registry: Registry) -> Self {
+        let follower = recorder.follow();
+        let (slots, counted, rows) = Default::default();
+        Self { registry, recorder, follower, slots, counted, rows }
+    }
+
+    /// Reads the rings; says how much the fullest had.
+    fn round(&mut self) -> usize {
+        let mut most = 0;
+        // What a register is called may depend on the state of its device, so it is asked anew.
+        let mut rows = HashMap::new();
+        for followed in self.follower.read() {
+            most = most.max(followed.records.len());
+            self.counted.lost += followed.lost;
+            let mut times = followed.times.iter().peekable();
+            for (place, record) in followed.records.iter().enumerate() {
+                let time = times.next_if(|(of, _)| *of == place).map(|(_, ns)| *ns);
+                self.add(record, time, &mut rows);
+            }
+        }
+        most
+    }
+
+    fn add(&mut self, record: &Record, time: Option<u64>, rows: &mut HashMap<Key, usize>) {
+        let Some((direction, bytes, _, outcome)) = record.access() else { return };
+        let key = (record.slot, record.offset, direction);
+        let row = match rows.get(&key) {
+            Some(row) => *row,
+            None => {
+                let row = self.row(record.slot, record.offset, direction);
+                rows.insert(key, row);
+                row
+            }
+        };
+        let Some(row) = self.counted.registers.get_mut(row) else { return };
+        let count = match record.op {
+            Op::String(_) => record.value / (bytes as u64).max(1),
+            _ => 1,
+        };
+        match direction {
+            Direction::Read => row.reads += count,
+            Direction::Write => row.writes += count,
+        }
+        match outcome {
+            Outcome::Coalesced => row.queued += 1,
+            _ => row.exits += 1,
+        }
+        if let Some(ns) = time {
+            row.timed += 1;
+            row.timed_ns = row.timed_ns.saturating_add(ns);
+        }
+        (row.last, row.last_written) = (record.value, direction == Direction::Write);
+    }
+
+    /// The row of a register, by what it is called now.
+    fn row(&mut self, slot: u16, offset: u16, direction: Direction) -> usize {
+        if usize::from(slot) >= self.slots.len() {
+            self.slots.extend(self.recorder.slots(self.slots.len()));
+        }
+        let (device, region, register) = match self.slots.get(usize::from(slot)) {
+            Some(Slot { region: Some(region), base, .. }) => {
+                let into = base.wrapping_sub(region.base).wrapping_add(offset.into());
+                let name = self.registry.register_at(region.id, into, direction);
+                let register = name.map_or_else(|| format!("+{into:#x}"), str::to_owned);
+                (region.name.device.to_string(), region.name.to_string(), register)
+            }
+            Some(Slot { region: None, space, base }) => {
+                let addr = base.wrapping_add(offset.into());
+                ("unclaimed".to_owned(), "unclaimed".to_owned(), format!("{space} {addr:#x}"))
+            }
+            None => ("unclaimed".to_owned(), "unclaimed".to_owned(), String::new()),
+        };
+        // A region's others go together once there are many.
+        let known = self.rows.contains_key(&(region.clone(), register.clone()));
+        let full = self.rows.len() >= REGISTERS_MAX && !known;
+        let register = if full { String::new() } else { register };
+        let counts = &mut self.counted.registers;
+        *self.rows.entry((region.clone(), register.clone())).or_insert_with(|| {
+            counts.push(RegisterCounts { device, region, register, ..RegisterCounts::default() });
+            counts.len() - 1
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trapline::{Mode, Region, Size, Space};
+    use trapline_access::{AccessClock, Handler, IoCx};
+
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(600);
+
+    struct Zero;
+    impl AccessClock for Zero {
+        fn stamp_ns(&self) -> u64 {
+            0
+        }
+    }
+
+    struct Device;
+    impl Handler for Device {
+        fn read(&self, _: &IoCx<'_>, offset: u64, _: Size) -> u64 {
+            0x40 + offset
+        }
+
+        fn write(&self, _: &IoCx<'_>, _: u64, _: Size, _: u64) {}
+
+        fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
+            match (offset, direction) {
+                (0, Direction::Read) => Some("STATUS"),
+                (0, Direction::Write) => Some("COMMAND"),
+                _ => None,
+            }
+        }
+    }
+
+    fn registry() -> (Registry, trapline::Mapping) {
+        let registry = Registry::builder().build();
+        registry.start_recorder(Arc::new(Zero), Mode::Flight);
+        let region = Region::pio(0x300, 8, "box", "ports", Arc::new(Device));
+        let mapping = registry.map(region).unwrap();
+        (registry, mapping)
+    }
+
+    #[test]
+    fn accesses_are_counted_by_the_names_of_registers() {
+        let (registry, _mapping) = registry();
+        let mut handle = registry.handle(0);
+        handle.read_value(Space::Pio, 0x300, Size::Byte);
+        let census = Census::start(&registry, Some(LEASE)).unwrap();
+        for value in 1..=200 {
+            handle.write_value(Space::Pio, 0x300, Size::Byte, value);
+            handle.read_value(Space::Pio, 0x302, Size::Byte);
+        }
+        handle.read_value(Space::Pio, 0x500, Size::Byte);
+        let counted = census.look(LEASE).unwrap();
+        assert_eq!(counted.lost, 0);
+        let row = |register: &str| {
+            let row = counted.registers.iter().find(|row| row.register == register);
+            let row = row.unwrap_or_else(|| panic!("no {register}: {counted:?}"));
+            (row.region.as_str(), row.reads, row.writes, row.exits, row.last, row.last_written)
+        };
+        assert_eq!(row("STATUS"), ("box/ports", 1, 0, 1, 0x40, false));
+        assert_eq!(row("COMMAND"), ("box/ports", 0, 200, 200, 200, true));
+        assert_eq!(row("+0x2"), ("box/ports", 200, 0, 200, 0x42, false));
+        assert_eq!(row("pio 0x500"), ("unclaimed", 1, 0, 1, 0xff, false));
+        assert!(counted.registers.iter().map(|row| row.timed).sum::<u64>() >= 6);
+        // It goes on.
+        handle.write_value(Space::Pio, 0x300, Size::Byte, 7);
+        let counted = census.look(LEASE).unwrap();
+        assert!(counted.registers.iter().any(|row| (row.writes, row.last) == (201, 7)));
+    }
+
+    #[test]
+    fn nobody_who_looks_is_the_end_of_it() {
+        let (registry, _mapping) = registry();
+        let census = Census::start(&registry, Some(Duration::ZERO)).unwrap();
+        let thread = census.thread.as_ref().unwrap();
+        while !thread.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(census.look(LEASE), None);
+    }
+
+    #[test]
+    fn a_guest_that_touches_everything_has_a_bounded_count() {
+        let (registry, _mapping) = registry();
+        let mut handle = registry.handle(0);
+        let census = Census::start(&registry, None).unwrap();
+        for port in 0..10_000 {
+            handle.read_value(Space::Pio, 0x1000 + port, Size::Byte);
+            if port % 1000 == 0 {
+                census.look(LEASE).unwrap();
+            }
+        }
+        let counted = census.look(LEASE).unwrap();
+        assert!(counted.registers.len() <= REGISTERS_MAX + 1, "{}", counted.registers.len());
+        let reads: u64 = counted.registers.iter().map(|row| row.reads).sum();
+        assert_eq!(reads + counted.lost, 10_000);
+    }
+}
