@@ -10,6 +10,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use trapline_device::Direction;
+use trapline_machine::deliveries::LateWrites;
 use trapline_machine::record::replay::{Fault, Options, replay};
 
 fn recordings() -> Vec<(PathBuf, Vec<u8>)> {
@@ -68,6 +69,25 @@ fn a_device_with_one_wrong_bit_is_found_by_the_name_of_the_register() {
         let difference = difference.unwrap_or_else(|| panic!("{register} is not missed"));
         assert!(difference.what.starts_with(found), "{register}: {difference}");
     }
+}
+
+#[test]
+fn a_write_that_comes_late_makes_a_difference_where_somebody_can_tell() {
+    let all = recordings();
+    let (_, bytes) = all.iter().find(|(path, _)| path.ends_with("pc-split.trp")).unwrap();
+    let late = |device: &str, region: &str, offset| {
+        let (device, region) = (device.to_owned(), region.to_owned());
+        let late = LateWrites { device, region, register: String::new(), offset, len: 1 };
+        let options = Options { late: vec![late], ..Options::default() };
+        replay(Cursor::new(bytes), &options).unwrap().difference
+    };
+    for (device, region, offset) in [("rtc", "cmos", 0), ("serial1", "uart", 3), ("nobody", "x", 0)]
+    {
+        assert_eq!(late(device, region, offset), None, "{device}/{region} {offset}");
+    }
+    // An interrupt is enabled, and does not come.
+    let what = late("serial0", "uart", 1).unwrap().to_string();
+    assert!(what.contains("pic: interrupt acknowledge: vector 0x34 was recorded"), "{what}");
 }
 
 #[test]

@@ -119,9 +119,13 @@ pub(crate) fn words(event: &Event, sites: &Sites) -> Option<String> {
         Op::Rang => format!("{value} rings of {} in the kernel", sites.device(slot)),
         Op::Edit => format!("map {value}"),
         Op::In if offset >= outside::BLOBS => {
-            format!("{} takes {} bytes from outside", sites.device(slot), blob.len)
+            let (device, what) = (sites.device(slot), outside::input(offset));
+            format!("{device} takes {} bytes from outside: {what}", blob.len)
         }
-        Op::In => format!("{} is told {value} from outside (kind {offset})", sites.device(slot)),
+        Op::In => {
+            let (device, what) = (sites.device(slot), outside::input(offset));
+            format!("{device} is told {what} from outside: {value}")
+        }
         Op::Out => format!("{} {}", sites.device(slot), output(offset, value)),
         Op::Stop => "stopped".to_owned(),
         Op::Reset => "reset".to_owned(),
@@ -138,6 +142,10 @@ fn output(kind: u16, value: u64) -> String {
         Some(outside::Output::Level) => format!("raises line {}", value >> 1),
         Some(outside::Output::Message) => "sends a message-signalled interrupt".to_owned(),
         Some(outside::Output::Sent) => format!("sends {} bytes", value >> 32),
+        // The address is eight more.
+        Some(outside::Output::Written) => {
+            format!("writes {} bytes to guest memory", (value >> 32).saturating_sub(8))
+        }
         None => format!("puts out {value:#x} (kind {kind})"),
     }
 }

@@ -41,6 +41,9 @@ pub struct Advice {
     pub exits_then: u64,
     /// Whether the recording has the outputs that prove it.
     pub proved: bool,
+    /// What a replay with the writes as late as they may be says: that nothing else was different, or why
+    /// there was none. `None` while nobody has asked one.
+    pub replayed: Option<Result<(), String>>,
 }
 
 /// A register whose writes may be late.
@@ -84,6 +87,7 @@ struct Seen {
     strings: u64,
     lines: u64,
     messages: u64,
+    memory: u64,
     values: HashMap<u64, u64>,
 }
 
@@ -146,6 +150,37 @@ pub fn tune<R: Read + Seek>(
     Ok(advice)
 }
 
+/// Takes the registers out of which a replay says that their writes cannot be late, with what it said, by
+/// their numbers in [`Advice::late`]; counts again.
+///
+/// # Errors
+/// When the recording cannot be read.
+pub fn refuse<R: Read + Seek>(
+    advice: &mut Advice,
+    refused: Vec<(usize, String)>,
+    reader: &mut Reader<R>,
+) -> Result<(), Error> {
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let refused: BTreeMap<usize, String> = refused.into_iter().collect();
+    for (number, late) in std::mem::take(&mut advice.late).into_iter().enumerate() {
+        let Some(said) = refused.get(&number) else {
+            advice.late.push(late);
+            continue;
+        };
+        let Late { device, region, register, writes, .. } = late;
+        let register = format!("{device}/{region} {register}");
+        let said = format!("cannot be late, says a replay: {said}");
+        advice.others.push(Other { register, exits: writes, said });
+    }
+    advice.others.sort_by(|a, b| (b.exits, &a.register).cmp(&(a.exits, &b.register)));
+    let (sites, _) = look(&mut reader.merged()?, &mut |_| {})?;
+    let left = advice.late.iter().flat_map(|late| numbers(&sites, late)).collect();
+    (advice.exits_then, _) = count(&mut reader.merged()?, &left, &mut |_| {})?;
+    Ok(())
+}
+
 /// The sites that an entry is of.
 fn numbers(sites: &Sites, late: &Late) -> Vec<usize> {
     let is = |site: &Site| {
@@ -188,6 +223,7 @@ fn look<R: Read + Seek>(
                 match outside::Output::of(event.record.offset) {
                     Some(outside::Output::Level) => seen.lines += 1,
                     Some(outside::Output::Message) => seen.messages += 1,
+                    Some(outside::Output::Written) => seen.memory += 1,
                     Some(outside::Output::Sent) | None => {}
                 }
             }
@@ -201,7 +237,7 @@ fn may_be_late(site: &Site, seen: &Seen) -> bool {
         && site.id.is_some()
         && site.is_named()
         && !site.prompt
-        && (seen.lines, seen.messages, seen.rang) == (0, 0, 0)
+        && (seen.lines, seen.messages, seen.memory, seen.rang) == (0, 0, 0, 0)
         && seen.exits > seen.strings
         && seen.queued == 0
 }
@@ -256,7 +292,6 @@ fn entry(sites: &Sites, site: &Site, seen: &Seen, latest_ns: u64) -> Late {
 
 /// What is to be said of a register that is no candidate.
 fn word(sites: &Sites, site: &Site, seen: &Seen) -> Option<String> {
-    let of = |n: u64, what: &str| format!("{n} {what}");
     if site.direction == Direction::Read {
         let (value, count) = seen.usual();
         let constant = seen.exits >= READS_WORTH && count * 100 >= seen.exits * 99;
@@ -288,18 +323,21 @@ fn word(sites: &Sites, site: &Site, seen: &Seen) -> Option<String> {
     if !site.is_named() && seen.exits > 0 && site.id.is_some() {
         return Some("no map says what it is".to_owned());
     }
-    let outputs = [of(seen.lines, "changes of interrupt lines"), of(seen.messages, "messages")];
+    let outputs = [
+        (seen.lines, "changes of interrupt lines"),
+        (seen.messages, "messages"),
+        (seen.memory, "writes to guest memory"),
+    ];
+    let outputs = outputs.into_iter().filter(|(count, _)| *count > 0);
+    let outputs: Vec<_> = outputs.map(|(count, what)| format!("{count} {what}")).collect();
     let doorbell = site.id.and_then(|id| sites.map().region(id)).is_some_and(|region| {
         region.windows.iter().any(|window| {
             matches!(window.delivered, Delivered::Doorbell(_)) && window.offset == site.offset
         })
     });
-    match (seen.lines, seen.messages) {
-        (0, 0) if doorbell => Some("a doorbell".to_owned()),
-        (0, 0) => None,
-        (_, 0) => Some(format!("made {}", outputs.first()?)),
-        (0, _) => Some(format!("made {}", outputs.last()?)),
-        _ => Some(format!("made {}", outputs.join(" and "))),
+    match outputs.as_slice() {
+        [] => doorbell.then(|| "a doorbell".to_owned()),
+        outputs => Some(format!("made {}", outputs.join(" and "))),
     }
 }
 
@@ -325,6 +363,16 @@ impl fmt::Display for Advice {
                 "not proved: the recording has no outputs, only the register maps were asked"
             )?;
         }
+        match &self.replayed {
+            Some(Ok(())) if !self.late.is_empty() => {
+                writeln!(
+                    f,
+                    "played with each of them late, and all: no other read, no other output"
+                )?;
+            }
+            Some(Err(why)) => writeln!(f, "not played with them late: {why}")?,
+            Some(Ok(())) | None => {}
+        }
         if !self.others.is_empty() {
             writeln!(f, "\n{:<36} {:>8}", "others", "exits")?;
         }
@@ -346,7 +394,11 @@ pub fn deliveries(advice: &Advice, of: &str) -> String {
         advice.exits_then, advice.exits
     );
     for late in &advice.late {
-        let proof = if advice.proved { "no interrupt came of any" } else { "not proved" };
+        let proof = match (&advice.replayed, advice.proved) {
+            (Some(Ok(())), _) => "a replay with them late is the same",
+            (_, true) => "no interrupt came of any",
+            (_, false) => "not proved",
+        };
         text += &format!(
             "\n# {} writes, {proof}; saves {} exits, late by {} s at most\n[[late]]\ndevice = {}\n\
              region = {}\nregister = {}\noffset = {}\nlen = {}\n",

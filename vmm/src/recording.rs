@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use trapline_machine::deliveries::LateWrites;
 use trapline_machine::qtest::BoardKind;
+use trapline_machine::record::replay;
 use trapline_machine::recorded_map;
 use trapline_trace::diff::cost::Costs;
 use trapline_trace::diff::{Run, Tokens, compare};
@@ -14,7 +16,7 @@ use trapline_trace::export::{Format, export};
 use trapline_trace::import::import;
 use trapline_trace::show::{self, Filter};
 use trapline_trace::stat::stats;
-use trapline_trace::tune;
+use trapline_trace::tune::{self, Advice};
 use trapline_trace::{Error, MapChange, Merged, Meta, Reader, Sites, Stream};
 
 use crate::cli::{DiffOptions, TraceOptions, TuneOptions};
@@ -88,7 +90,8 @@ pub fn tune(options: &TuneOptions) -> anyhow::Result<ExitCode> {
     let mut progress = Progress::new("reading");
     let advice = tune::tune(&mut reader, steps(&mut progress));
     drop(progress);
-    let advice = advice.with_context(|| path.display().to_string())?;
+    let mut advice = advice.with_context(|| path.display().to_string())?;
+    prove(path, &mut advice, &mut reader)?;
     let mut out = stdout();
     match write!(out, "{advice}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
@@ -100,6 +103,61 @@ pub fn tune(options: &TuneOptions) -> anyhow::Result<ExitCode> {
         wrote.with_context(|| format!("cannot write {}", output.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Plays the recording with writes as late as they may be, each register alone and all together, and takes
+/// those out of the advice of which anything else is different then.
+fn prove(path: &Path, advice: &mut Advice, reader: &mut Recording) -> anyhow::Result<()> {
+    if advice.late.is_empty() {
+        return Ok(());
+    }
+    let played = |late: Vec<LateWrites>| -> Result<Option<String>, String> {
+        let file = readable(path).map_err(|error| format!("{error:#}"))?;
+        let options = replay::Options { late, ..replay::Options::default() };
+        let verdict = replay::replay(BufReader::new(file), &options);
+        let verdict = verdict.map_err(|error| error.to_string())?;
+        Ok(verdict.difference.map(|difference| difference.to_string()))
+    };
+    match played(Vec::new()) {
+        Ok(None) => {}
+        Ok(Some(difference)) => {
+            advice.replayed = Some(Err(format!("it is not the same as it is: {difference}")));
+            return Ok(());
+        }
+        Err(why) => {
+            advice.replayed = Some(Err(why));
+            return Ok(());
+        }
+    }
+    let all: Vec<LateWrites> = advice.late.iter().map(late_writes).collect();
+    let (mut kept, mut refused) = (Vec::new(), Vec::new());
+    for (number, late) in all.iter().enumerate() {
+        match played(vec![late.clone()]).map_err(anyhow::Error::msg)? {
+            None => kept.push(number),
+            Some(difference) => refused.push((number, difference)),
+        }
+    }
+    // The least savings are last.
+    loop {
+        let together = kept.iter().filter_map(|number| all.get(*number).cloned()).collect();
+        let Some(difference) = played(together).map_err(anyhow::Error::msg)? else { break };
+        let Some(last) = kept.pop() else { break };
+        refused.push((last, format!("together with others: {difference}")));
+    }
+    tune::refuse(advice, refused, reader).with_context(|| path.display().to_string())?;
+    advice.replayed = Some(Ok(()));
+    Ok(())
+}
+
+/// The same for a board.
+fn late_writes(late: &tune::Late) -> LateWrites {
+    LateWrites {
+        device: late.device.clone(),
+        region: late.region.clone(),
+        register: late.register.clone(),
+        offset: late.offset,
+        len: late.len,
+    }
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

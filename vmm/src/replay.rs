@@ -19,7 +19,8 @@ use crate::stream;
 pub fn run(options: &ReplayOptions) -> anyhow::Result<ExitCode> {
     let name = options.file.display();
     let file = File::open(&options.file).with_context(|| format!("cannot open {name}"))?;
-    let wanted = Options { until: options.until, dump: options.dump.clone(), fault: None };
+    let (until, dump) = (options.until, options.dump.clone());
+    let wanted = Options { until, dump, ..Options::default() };
     let verdict = replay(file, &wanted).with_context(|| name.to_string())?;
     write(&told(&verdict))?;
     match verdict.difference {

@@ -201,3 +201,13 @@ fn a_file_that_cannot_be_written_ends_the_run_before_it_starts() {
     let ended = Guest::new(&Asm::new().exit(0)).with(&options).run().expect_status(2);
     assert!(ended.err.contains("cannot record to /nowhere/at/all: No such file"), "{}", ended.err);
 }
+
+#[test]
+fn what_tune_says_is_played() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../machine/tests/recordings");
+    let recording = folder.join("pc-split-2.trp");
+    let told = trapline(&["tune", recording.to_str().unwrap()]);
+    assert_eq!(told.0, 0, "{told:?}");
+    let played = "\nplayed with each of them late, and all: no other read, no other output\n";
+    assert!(told.1.contains(played) && told.1.contains("serial0/uart LCR"), "{told:?}");
+}

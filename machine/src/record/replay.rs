@@ -3,6 +3,7 @@
 
 pub(crate) mod board;
 mod clock;
+mod late;
 mod script;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,9 @@ use trapline_trace::{Event, Map, Place, Reader, Stream};
 use super::host::call_of;
 use super::journal::{Input, Output};
 use super::settings::Settings;
+use crate::deliveries::LateWrites;
 use board::Machine;
+use late::Late;
 use script::{Mismatch, Step};
 
 /// What is to be done beside playing.
@@ -29,6 +32,9 @@ pub struct Options {
     pub dump: Vec<String>,
     /// What a broken device would do, to see whether it is found.
     pub fault: Option<Fault>,
+    /// Writes to these registers come late: before the next access to another one, or whatever else
+    /// happens, and as if KVM had queued them.
+    pub late: Vec<LateWrites>,
 }
 
 /// At each access to a register in one direction some bits of the value are the other way round.
@@ -145,6 +151,7 @@ pub fn replay<R: Read + Seek>(from: R, options: &Options) -> Result<Verdict, Rep
         map,
         handles: BTreeMap::new(),
         fault: options.fault.clone(),
+        late: Late::new(&options.late),
         verdict: Verdict { unseen: reader.meta().unseen.clone(), ..Verdict::default() },
     };
     // All streams are in the file up to where the last map begins.
@@ -176,6 +183,14 @@ pub fn replay<R: Read + Seek>(from: R, options: &Options) -> Result<Verdict, Rep
         // What comes of a part of a step is nothing to compare.
         let whole = step.iter().all(|event| event.number < until);
         step.retain(|event| event.number < until);
+        if player.late.takes(&player.map, &step) {
+            let event = step.first().cloned();
+            let Some(mismatch) = player.late.queue(step, script) else { continue };
+            let told = event.map(|event| player.crossed(&event, &mismatch, None));
+            player.verdict.difference = told;
+            break;
+        }
+        let (step, script) = player.late.before(step, script);
         if let Some(difference) = player.step(&step, script, whole) {
             player.verdict.difference = Some(difference);
             break;
@@ -191,6 +206,7 @@ struct Player {
     map: Map,
     handles: BTreeMap<Stream, Handle>,
     fault: Option<Fault>,
+    late: Late,
     verdict: Verdict,
 }
 
@@ -202,11 +218,11 @@ struct Made<'a> {
 }
 
 impl Player {
-    /// Plays everything of one stamp.
+    /// Plays everything of one stamp, that of the last. What was late comes before.
     fn step(&mut self, events: &[Event], script: Step, whole: bool) -> Option<Difference> {
-        let first = events.first()?;
-        self.verdict.at_ns = first.time_ns;
-        self.machine.clock.set(first.time_ns);
+        let (first, last) = (events.first()?, events.last()?);
+        self.verdict.at_ns = last.time_ns;
+        self.machine.clock.set(last.time_ns);
         self.verdict.inputs += script.inputs() as u64;
         self.verdict.outputs += script.outputs() as u64;
         self.machine.script.begin(script);
@@ -227,7 +243,8 @@ impl Player {
         }
         let mismatch = self.machine.script.end().filter(|_| whole)?;
         // The access or input that the step is, rather than what came of it.
-        let cause = events.iter().find(|event| event.record.op != Op::Out).unwrap_or(first);
+        let is_cause = |event: &&Event| event.record.op != Op::Out && event.time_ns == last.time_ns;
+        let cause = events.iter().find(is_cause).unwrap_or(first);
         let last = self.last_access(cause);
         Some(self.crossed(cause, &mismatch, last))
     }

@@ -44,6 +44,20 @@ impl Step {
         Ok(())
     }
 
+    /// Adds what another step has, behind its own.
+    pub(super) fn append(&mut self, mut later: Self) {
+        self.inputs.append(&mut later.inputs);
+        self.outputs.append(&mut later.outputs);
+    }
+
+    /// The first that comes of it and is no byte to be sent, as one that comes late.
+    pub(super) fn first_but_sent(&self) -> Option<Mismatch> {
+        let mut others = self.outputs.iter().filter(|(_, output, _)| *output != Output::Sent);
+        let (port, output, value) = others.next().copied()?;
+        let (what, expected) = (name(output).to_owned(), tell(output, value));
+        Some(Mismatch { port, what, expected, got: "it later".to_owned() })
+    }
+
     pub(super) fn inputs(&self) -> usize {
         self.inputs.len()
     }
