@@ -65,6 +65,9 @@ enum What {
     Exit,
     /// Nanoseconds per access that a device behind a descriptor answers, beside one in place
     Ioregion,
+    /// Nanoseconds an access and an exit while nothing, the last accesses or all are recorded; bytes an
+    /// access, and the time of a replay
+    Record,
     /// The GICv3 ITS: translations and commands per second, from 1 to 1,000,000 mapped events
     Its,
 }
@@ -77,6 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         What::Trap => cargo_bench("trapline", "dispatch"),
         What::Exit => cargo_bench("trapline-kvm", "exit"),
         What::Ioregion => cargo_bench("trapline-machine", "ioregion"),
+        What::Record => cargo_bench("trapline-machine", "record"),
         What::Its => its(),
     }
 }

@@ -71,6 +71,8 @@ enum Task {
     Filesystems(filesystems::Options),
     /// Linux on network cards, at length
     Net(net::Options),
+    /// Record machines of every kind, for the tests to play without KVM
+    Record(recordings::Options),
     /// Measure
     Bench(bench::Options),
 }
@@ -96,6 +98,7 @@ fn run(task: Task) -> Result<u8> {
         Task::Virtio(options) => virtio::run(&options),
         Task::Filesystems(options) => filesystems::run(&options),
         Task::Net(options) => net::run(&options),
+        Task::Record(options) => recordings::run(&options),
         Task::Bench(options) => bench::run(&options),
     }
 }

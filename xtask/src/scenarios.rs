@@ -113,8 +113,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "boots are played again without KVM, alike; and exits are as many as tune predicts",
         image: Image::Bzimage,
         options: &["-m", "128", "-c", "1"],
-        user: User::Recorded("init-smoke.sh"),
-        expect: &["GUEST: done", "played pc-kernel, status 0", "played pc-exact-2, status 0"],
+        user: User::Recorded("init-record.sh"),
+        expect: &[
+            "GUEST: done",
+            "played pc-kernel, status 0",
+            "GUEST: used vda vdb rng port 9p\n",
+            "played pc-devices, status 0",
+            "played pc-exact-2, status 0",
+        ],
         once: Some("played pc-split, status 0"),
     },
     Scenario {

@@ -164,12 +164,12 @@ fn play(scenario: &Scenario, place: Place, ready: &Ready) -> Result<Tally> {
         }
         User::Firmware(init) => boot(scenario, init, ovmf()?, place, ready)?,
         User::Recorded(init) => {
-            let (file, variables) = (Some("host-record.sh"), recordings::variables());
-            let script = Script { file, variables, ..Script::default() };
-            let mut boot = prepare(scenario, init, script, Place::Nested, ready)?;
+            let mut boot = prepare(scenario, init, recordings::tested(), Place::Nested, ready)?;
+            boot.modules = recordings::modules(ready)?;
             boot.watch.timeout = Some(TIMEOUT * 4);
             let text = finish(&boot, ready)?;
-            recordings::keep(&text)?;
+            let names: Vec<_> = recordings::TESTED.iter().map(|machine| machine.name).collect();
+            recordings::keep(&text, &names)?;
             recordings::compare_exits(&text)?;
             text
         }
