@@ -1,5 +1,6 @@
 //! The options of a run, judged and with every default filled in.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -237,17 +238,16 @@ impl RunOptions {
             rng: args.virtio.rng,
             edu: args.trapline.edu.as_deref().map_or(Ok(0), edu)?,
             vfio: vfio::functions(&args.vfio)?,
-            fw_cfg: args
-                .trapline
-                .fw_cfg
-                .iter()
-                .map(|text| FwCfgFile::new(text))
-                .collect::<Result<_, _>>()?,
+            fw_cfg: fw_cfg_files(&args.trapline.fw_cfg)?,
             ioregions: ioregions(&args.trapline.ioregion)?,
             coalesce: !args.trapline.no_coalesce,
             mirror: !args.trapline.no_mirror,
         })
     }
+}
+
+fn fw_cfg_files(options: &[OsString]) -> anyhow::Result<Vec<FwCfgFile>> {
+    options.iter().map(|option| FwCfgFile::new(option)).collect()
 }
 
 /// What to start, if all that is asked for can be had with it.

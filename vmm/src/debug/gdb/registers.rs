@@ -17,7 +17,7 @@ pub(super) type Registers = <Arch as gdbstub::arch::Arch>::Registers;
 pub(super) const BREAKPOINT: &[u8] = &[0xcc];
 /// The instruction that stops a vCPU: `brk #0`.
 #[cfg(target_arch = "aarch64")]
-pub(super) const BREAKPOINT: &[u8] = &0xd420_0000_u32.to_le_bytes();
+pub(super) const BREAKPOINT: &[u8] = &[0x00, 0x00, 0x20, 0xd4];
 
 /// gdb's registers of a vCPU.
 #[cfg(target_arch = "x86_64")]
