@@ -22,7 +22,7 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{HardwareAddress, IpCidr, TcpPacket};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, TcpPacket};
 use trapline_device::Readiness;
 
 use crate::frame::{Packet, Place, checksums};
@@ -173,6 +173,11 @@ impl Inner {
     pub(crate) fn tcp(&mut self, packet: &Packet<'_>) {
         let Ok(segment) = TcpPacket::new_checked(packet.payload) else { return };
         let Place { source, destination } = packet.place;
+        // A connection has two ends (RFC 1122, section 4.2.3.10), and smoltcp has no address for
+        // everybody.
+        if [source, destination].into_iter().any(|ip| !IpAddress::from(ip).is_unicast()) {
+            return;
+        }
         let ends = Ends {
             guest: SocketAddr::new(source, segment.src_port()),
             remote: SocketAddr::new(destination, segment.dst_port()),

@@ -436,6 +436,33 @@ fn ipv6_guests_find_the_prefix_and_the_gateway() {
     assert_eq!(guest.ask(handle, to, &data), (data, to));
 }
 
+/// RFC 1122, section 4.2.3.10.
+#[test]
+fn segments_to_or_from_everybody_are_for_nobody() {
+    let guest = Guest::new(&[]);
+    let (own, host) = (IpAddress::from(ADDRESSES.guest), IpAddress::from(ADDRESSES.host));
+    let own6 = IpAddress::from(Ipv6Addr::new(0xfdc0, 0xa821, 0, 0, 0, 0, 0, 0x15));
+    let everybody6 = IpAddress::from(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
+    // From port 1 to port 2: one to begin, one of no connection, and one that ends.
+    for flags in [0x02, 0x10, 0x11] {
+        let segment = [0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags, 4, 0, 0, 0, 0, 0];
+        for (source, to) in [
+            (own, IpAddress::from(Ipv4Addr::BROADCAST)),
+            (own, IpAddress::from(Ipv4Addr::new(224, 0, 0, 1))),
+            (own, IpAddress::from(Ipv4Addr::UNSPECIFIED)),
+            (IpAddress::from(Ipv4Addr::UNSPECIFIED), host),
+            (IpAddress::from(Ipv4Addr::BROADCAST), host),
+            (own6, everybody6),
+            (own6, IpAddress::from(Ipv6Addr::UNSPECIFIED)),
+            (IpAddress::from(Ipv6Addr::UNSPECIFIED), IpAddress::from(ADDRESSES.host6())),
+        ] {
+            guest.net.send(&ip_frame(source, to, IpProtocol::Tcp, &segment));
+            assert!(next(&guest).is_none(), "{source} to {to}");
+            assert_eq!(guest.net.counts().opened, 0);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..Default::default() })]
 
