@@ -37,6 +37,7 @@ mod test;
 mod tools;
 mod unit;
 mod vfio;
+mod viewers;
 mod virtio;
 mod vmm;
 

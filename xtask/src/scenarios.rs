@@ -117,7 +117,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: &[
             "GUEST: done",
             "played pc-kernel, status 0",
-            "GUEST: used vda vdb rng port 9p\n",
+            "GUEST: used vda vdb",
             "played pc-devices, status 0",
             "played pc-exact-2, status 0",
         ],

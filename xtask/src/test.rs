@@ -14,7 +14,7 @@ use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Row, Tally, Task};
 use crate::{
     cases, check, coalescing, deb, disks, driver, filesystems, instrumented, interrupts, net,
-    pauses, picture, pty, recordings, shares, unit, vfio, virtio, vmm,
+    pauses, picture, pty, recordings, shares, unit, vfio, viewers, virtio, vmm,
 };
 
 /// How many boots run at the same time: each keeps about one processor busy.
@@ -71,6 +71,7 @@ fn guests() -> Vec<Guests> {
     guests.extend(filesystems::guests());
     guests.extend(shares::guests());
     guests.extend(net::guests());
+    guests.extend(viewers::guests());
     let place = Place::best(Arch::X86_64);
     guests.extend(SCENARIOS.iter().map(|scenario| Guests {
         name: scenario.name,
