@@ -42,6 +42,9 @@ pub(crate) enum User {
     /// A script: it answers what guests with this init ask on their virtio consoles. Their host is
     /// always an emulated one.
     Answering(&'static str),
+    /// Nobody: the guest runs this init, and stops at breaks without a terminal, so that all are told.
+    /// Its host is always an emulated one.
+    Stopping(&'static str),
     /// Nobody, but somebody wants to see the display at the end: it must show [`DISPLAYED`].
     Looking(&'static str),
     /// Nobody, twice: with the interrupt controllers in the kernel and with our own. This init's
@@ -122,6 +125,32 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             "played pc-exact-2, status 0",
         ],
         once: Some("played pc-split, status 0"),
+    },
+    Scenario {
+        name: "break",
+        about: "Debian's kernel stops at accesses, with its own symbols wherever it has put itself",
+        image: Image::Bzimage,
+        options: &[
+            "-m",
+            "128",
+            "-c",
+            "1",
+            "--break",
+            "serial0:LCR=w,value=0x83",
+            "--break",
+            "rtc:Register B=r",
+        ],
+        user: User::Stopping("init-smoke.sh"),
+        expect: &[
+            "stopped after serial0/uart LCR (pio 0x3fb) write 1 byte 0x83 (break ",
+            " io_serial_out+0x",
+            " start_kernel+0x",
+            "stopped after rtc/cmos Register B (pio 0x71) read 1 byte 0x2 (break ",
+            " rtc_cmos_read+0x",
+            " do_one_initcall+0x",
+            "TRAPLINE-GUEST: done",
+        ],
+        once: Some("TRAPLINE-GUEST: done"),
     },
     Scenario {
         name: "boot-two-cpus",

@@ -148,6 +148,10 @@ fn play(scenario: &Scenario, place: Place, ready: &Ready) -> Result<Tally> {
             boot.watch.timeout = Some(TIMEOUT * 3);
             finish(&boot, ready)?
         }
+        User::Stopping(init) => {
+            let script = Script { file: Some("host-break.sh"), ..Script::default() };
+            boot(scenario, init, script, Place::Nested, ready)?
+        }
         User::Answering(init) => {
             let script = Script { file: Some("host-console.sh"), ..Script::default() };
             boot(scenario, init, script, Place::Nested, ready)?
@@ -363,6 +367,7 @@ mod tests {
             | User::Looking(init)
             | User::Disks(init)
             | User::Mending(init)
+            | User::Stopping(init)
             | User::Answering(init)
             | User::Recorded(init)
             | User::Comparing(init)
