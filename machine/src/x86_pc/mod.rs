@@ -58,8 +58,8 @@ pub(crate) use replay::Replayed;
 pub const MMIO_CONSOLE: u32 = layout::SERIAL_MMIO;
 
 /// Adds the page of memory that a serial port's registers begin.
-fn add_page(part: &mut Part, serial: &Arc<Serial>) {
-    let name = ("serial0", "page");
+fn add_page(part: &mut Part, serial: &Arc<Serial>, region: &str) {
+    let name = ("serial0", region);
     part.mmio(layout::SERIAL_MMIO.into(), PAGE_LEN, name, serial.clone())
         .coalesce(0..1)
         .mirror(0..PAGE_LEN, serial.mirror());
@@ -225,7 +225,7 @@ impl Maker<'_> {
         let serial = Serial::new(backend, self.line(irq), Arc::clone(&self.wiring.clock));
         let device = serial.clone();
         let part = builder.device("serial0", serial.clone());
-        add_page(part.after_reset(move || device.poll()), &serial);
+        add_page(part.after_reset(move || device.poll()), &serial, "uart");
         serial
     }
 
@@ -248,7 +248,7 @@ impl Maker<'_> {
             let part = builder.device(&name, serial.clone()).after_reset(move || device.poll());
             if i == 0 && self.wiring.options.earlycon {
                 part.ports(base, 8, (&name, "uart"), serial.at_ports()).coalesce(0..1);
-                add_page(part, &serial);
+                add_page(part, &serial, "page");
             } else {
                 part.ports(base, 8, (&name, "uart"), serial.clone()).coalesce(0..1);
             }
