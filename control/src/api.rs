@@ -221,14 +221,123 @@ pub struct RegisterCount {
     pub last_written: bool,
 }
 
+/// `GET /balloon`: how much of the guest's memory is in its balloon.
+pub struct GetBalloon;
+
+impl Endpoint for GetBalloon {
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/balloon";
+    type Request = ();
+    type Answer = Balloon;
+}
+
+/// A memory balloon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balloon {
+    /// How much is to be in it, in MiB.
+    pub amount_mib: u64,
+    /// How much the guest says is in it, in MiB, rounded down.
+    pub actual_mib: u64,
+}
+
+/// `PATCH /balloon`: has the guest put so much of its memory into the balloon.
+pub struct PatchBalloon;
+
+impl Endpoint for PatchBalloon {
+    const METHOD: Method = Method::Patch;
+    const PATH: &'static str = "/balloon";
+    type Request = BalloonUpdate;
+    type Answer = ();
+}
+
+/// How large the balloon is to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonUpdate {
+    /// In MiB. More than all of the guest's memory is all of it.
+    pub amount_mib: u64,
+}
+
+/// `GET /balloon/statistics`: what the guest says of its memory. Asks for newer ones, and waits for a
+/// second at most until they come.
+pub struct GetBalloonStatistics;
+
+impl Endpoint for GetBalloonStatistics {
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/balloon/statistics";
+    type Request = ();
+    type Answer = BalloonStatistics;
+}
+
+/// What a guest says of its memory, as far as its driver does; bytes, or how often.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonStatistics {
+    /// Bytes swapped in.
+    pub swap_in: Option<u64>,
+    /// Bytes swapped out to disk.
+    pub swap_out: Option<u64>,
+    /// Major page faults.
+    pub major_faults: Option<u64>,
+    /// Minor page faults.
+    pub minor_faults: Option<u64>,
+    /// Bytes not used for anything.
+    pub free_memory: Option<u64>,
+    /// Bytes there are.
+    pub total_memory: Option<u64>,
+    /// Bytes that new programs could have without swapping.
+    pub available_memory: Option<u64>,
+    /// Bytes of cached files.
+    pub disk_caches: Option<u64>,
+    /// Huge pages that were allocated.
+    pub hugetlb_allocations: Option<u64>,
+    /// Huge pages that could not be.
+    pub hugetlb_failures: Option<u64>,
+}
+
+/// `PUT /debug`: looks into the guest, or pokes it. A guest that runs is paused meanwhile, and goes on.
+pub struct PutDebug;
+
+impl Endpoint for PutDebug {
+    const METHOD: Method = Method::Put;
+    const PATH: &'static str = "/debug";
+    type Request = DebugRequest;
+    type Answer = DebugReport;
+}
+
+/// What is wanted of a guest that is debugged, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DebugRequest {
+    /// A letter that its console gets after a break, which Linux takes as SysRq.
+    #[serde(default)]
+    pub sysrq: Option<char>,
+    /// A vCPU that gets a non-maskable interrupt. Not on arm64.
+    #[serde(default)]
+    pub nmi: Option<u32>,
+    /// Where each vCPU is, who called, its registers and its last accesses.
+    #[serde(default)]
+    pub dump: bool,
+}
+
+/// What a guest was doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebugReport {
+    /// A text of several lines for each vCPU, if that was wanted.
+    pub vcpus: Vec<String>,
+}
+
 /// `GET /metrics`: [`Statistics`] in Prometheus' text format. What it gives is no JSON.
 pub const METRICS: &str = "/metrics";
 
 /// All end points, by method and path.
-pub const ENDPOINTS: [(Method, &str); 5] = [
+pub const ENDPOINTS: [(Method, &str); 9] = [
     (GetInstance::METHOD, GetInstance::PATH),
     (GetStatistics::METHOD, GetStatistics::PATH),
     (Method::Get, METRICS),
+    (GetBalloon::METHOD, GetBalloon::PATH),
+    (GetBalloonStatistics::METHOD, GetBalloonStatistics::PATH),
+    (PatchBalloon::METHOD, PatchBalloon::PATH),
+    (PutDebug::METHOD, PutDebug::PATH),
     (PatchVm::METHOD, PatchVm::PATH),
     (PutAction::METHOD, PutAction::PATH),
 ];

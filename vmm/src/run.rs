@@ -80,7 +80,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let terminal = TerminalSize(machine.terminal());
     terminal.tell();
     serve(&requests, &pauses, (&control, &look), (&console, terminal), &wish);
-    let server = name.serve(guest(options, (&control, &look), &requests))?;
+    let server = name.serve(guest(options, &machine, &console, (&look, &requests)))?;
     let ending = live(&mut machine, &console, options);
     // What the guest has sent comes before what there is to say about its end.
     session.finish(|| wish.lock().is_some());
@@ -121,12 +121,19 @@ fn watch(
 }
 
 /// What is asked by the control socket is asked of this.
-fn guest(options: &RunOptions, (control, look): (&Control, &Look), requests: &Requests) -> Guest {
+fn guest(
+    options: &RunOptions,
+    machine: &Machine,
+    console: &Arc<Console>,
+    (look, requests): (&Look, &Requests),
+) -> Guest {
     Guest {
         name: options.name.to_string(),
         cpus: options.cpus,
         mem_bytes: options.mem_bytes,
-        control: control.clone(),
+        control: machine.control(),
+        balloon: machine.balloon().map(Arc::downgrade),
+        console: Arc::downgrade(console),
         look: look.clone(),
         requests: requests.clone(),
     }

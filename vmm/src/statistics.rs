@@ -145,9 +145,10 @@ fn unclaimed(statistics: &Statistics) -> Option<(Row, Vec<Row>)> {
 fn line(text: &mut String, row: &Row, indent: &str, (width, total): (usize, u64)) {
     let name = shortened(&format!("{indent}{}", row.name), width);
     let permille = u128::from(row.exits) * u128::from(K) / u128::from(total.max(1));
-    let share = match permille {
-        _ if row.exits >= total => "100%".to_owned(),
-        _ => format!("{}.{}%", permille / 10, permille % 10),
+    let share = if total > 0 && row.exits >= total {
+        "100%".to_owned()
+    } else {
+        format!("{}.{}%", permille / 10, permille % 10)
     };
     let Row { reads, writes, queued, exits, .. } = row;
     let _ = writeln!(

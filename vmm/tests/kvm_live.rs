@@ -145,7 +145,7 @@ fn several_guests_obey_at_once() {
 #[test]
 fn statuses_are_kvmtools() {
     let user = User::new();
-    for command in ["pause", "resume", "stop"] {
+    for command in ["pause", "resume", "stop", "stat", "debug"] {
         let (status, out, err) = user.run(&[command, "-n", "nobody"]);
         assert_eq!((status, out.as_str()), (128, ""), "{command}");
         assert_eq!(err, "Fatal: no guest called nobody is running\n");
@@ -264,7 +264,12 @@ fn busy() -> Asm {
 }
 
 fn start_busy(user: &User, name: &str) -> Owned {
-    let mut child = user.command(name, &busy()).spawn().unwrap().into();
+    start_program(user, name, &busy())
+}
+
+/// Starts a guest that prints `.`, and waits for that.
+fn start_program(user: &User, name: &str, program: &Asm) -> Owned {
+    let mut child = user.command(name, program).spawn().unwrap().into();
     await_dot(&mut child);
     child
 }
@@ -404,6 +409,92 @@ fn top_prints_rates_once_as_table_and_as_json() {
     ended(two);
 }
 
+/// An interrupt table at 0 whose entry 2, the non-maskable interrupt's, leads to code that prints `N`
+/// and returns; prints `.` and spins.
+fn hears_nmis() -> Asm {
+    let handler = Asm::new().outb(0x3f8, b'N').bytes(&[0xcf]); // iret
+    let (code, at, _) = Asm::new().embed(&handler.rom()[..handler.len16().into()]);
+    let stack = code.bytes(&[0x31, 0xc0, 0x8e, 0xd0, 0xbc, 0x00, 0x7c]); // xor ax, ax; mov ss, ax; mov sp, 0x7c00
+    let table = stack.bytes(&[0x8e, 0xd8]).mov_ax(at).store_ax(8); // mov ds, ax
+    table.bytes(&[0x8c, 0xc8]).store_ax(10).print(b".").spin() // mov ax, cs
+}
+
+#[test]
+fn debug_dumps_vcpus_and_gives_nmis_and_sysrq() {
+    let user = User::new();
+    let mut one = start_program(&user, "one", &hears_nmis());
+    let dump = user.say(&["debug", "-n", "one", "-d"]);
+    assert!(dump.starts_with("vCPU 0 stopped with the machine\n"), "{dump}");
+    assert!(dump.contains("serial0/uart THR (pio 0x3f8) write 1 byte 0x2e"), "{dump}");
+    assert_eq!(user.listed(), pairs(&[("one", "running")]), "it goes on");
+    assert_eq!(user.say(&["debug", "--all", "--nmi", "0"]), "");
+    let mut heard = [0];
+    one.stdout.as_mut().unwrap().read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"N");
+    assert_eq!(user.run(&["debug", "-n", "one", "-m", "7"]).0, 128, "there is no such vCPU");
+    assert_eq!(user.say(&["debug", "-n", "one"]), "");
+    // A paused one stays so.
+    user.say(&["pause", "-n", "one"]);
+    assert!(user.say(&["debug", "-n", "one", "--dump"]).starts_with("vCPU 0 "));
+    assert_eq!(user.listed(), pairs(&[("one", "paused")]));
+    user.say(&["stop", "-n", "one"]);
+    ended(one);
+    // The break and then the letter, as a driver reads them.
+    let wait = Asm::new().print(b".").wait_for(0x3fd, 0x10).inb(0x3f8);
+    let mut two = start_program(&user, "two", &wait.wait_for(0x3fd, 1).inb(0x3f8).send_al().spin());
+    user.say(&["debug", "-n", "two", "--sysrq", "t"]);
+    two.stdout.as_mut().unwrap().read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"t");
+    for wrong in [["--sysrq", ""], ["-m", "x"], ["-s", "\u{e9}"]] {
+        assert_eq!(user.run(&[&["debug", "-n", "two"], &wrong[..]].concat()).0, 129, "{wrong:?}");
+    }
+    user.say(&["stop", "-n", "two"]);
+    ended(two);
+}
+
+#[test]
+fn a_balloon_is_told_its_size_and_who_has_none_says_so() {
+    let user = User::new();
+    let one = user.start("one");
+    let (status, _, err) = user.run(&["balloon", "-n", "one", "-i", "1"]);
+    assert_eq!((status, err.as_str()), (128, "Fatal: the guest has no balloon (run --balloon)\n"));
+    assert_eq!(user.run(&["stat", "-m", "-n", "one"]).0, 128);
+    let mut command = user.command("two", &Asm::new().print(b".").spin());
+    let mut two: Owned = command.args(["--balloon", "-m", "64"]).spawn().unwrap().into();
+    await_dot(&mut two);
+    let amount = || {
+        let mut socket = UnixStream::connect(user.folder().join("two.sock")).unwrap();
+        socket.write_all(b"GET /balloon HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        json["amount_mib"].as_u64().unwrap()
+    };
+    assert_eq!(user.say(&["balloon", "-n", "two", "-i", "10"]), "");
+    assert_eq!(amount(), 10);
+    user.say(&["balloon", "-n", "two", "--deflate", "3"]);
+    assert_eq!(amount(), 7);
+    user.say(&["balloon", "-n", "two", "--deflate=30"]);
+    assert_eq!(amount(), 0);
+    user.say(&["balloon", "-n", "two", "--inflate=1000"]);
+    assert_eq!(amount(), 64, "it has no more");
+    let (status, _, err) = user.run(&["stat", "-m", "-n", "two"]);
+    let silent = "Fatal: the guest says nothing of its memory\n";
+    assert_eq!((status, err.as_str()), (128, silent), "it has no driver");
+    for wrong in [
+        &["-n", "two"][..],
+        &["-i", "1"],
+        &["-n", "two", "-i", "0"],
+        &["-n", "two", "-i", "1", "-d", "1"],
+    ] {
+        assert_eq!(user.run(&[&["balloon"], wrong].concat()).0, 129, "{wrong:?}");
+    }
+    user.say(&["stop", "--all"]);
+    ended(one);
+    ended(two);
+}
+
 /// That each is described is for a test of the API's crate.
 #[test]
 fn every_end_point_of_the_api_is_answered() {
@@ -417,7 +508,12 @@ fn every_end_point_of_the_api_is_answered() {
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
         let code = answer.split(' ').nth(1).unwrap();
-        let wanted = if method == "GET" { "200" } else { "400" };
+        let wanted = match path {
+            // There is none.
+            "/balloon" | "/balloon/statistics" if method == "GET" => "409",
+            _ if method == "GET" => "200",
+            _ => "400",
+        };
         assert_eq!(code, wanted, "{method} {path}: {answer}");
     }
     user.say(&["stop", "--all"]);

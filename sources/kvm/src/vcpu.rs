@@ -136,6 +136,14 @@ impl Vcpu {
         Arc::clone(&self.counters)
     }
 
+    /// Gives a stopped vCPU a non-maskable interrupt, which it takes when it goes on.
+    ///
+    /// # Errors
+    /// Its architecture has none, or KVM refuses.
+    pub fn nmi(&self) -> Result<(), Error> {
+        arch::nmi(&self.fd)
+    }
+
     /// KVM's registers of a stopped vCPU, ready to print.
     pub fn registers(&self) -> String {
         arch::describe_registers(&self.fd)

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use trapline_control::GuestName;
+use trapline_control::api::DebugRequest;
 
-use super::sentence;
+use super::{sentence, units};
 use crate::guests::{Sort, TopOptions};
 
 /// What is to be done with guests that run.
@@ -25,8 +26,26 @@ pub enum GuestsCommand {
     Stat {
         /// Which ones.
         which: WhichGuests,
+        /// What they say of their memory, and not what they have accessed.
+        memory: bool,
         /// As JSON.
         json: bool,
+    },
+    /// To look into them, or to poke them.
+    Debug {
+        /// Which ones.
+        which: WhichGuests,
+        /// What is wanted.
+        request: DebugRequest,
+    },
+    /// To change how much of one's memory is in its balloon.
+    Balloon {
+        /// The guest's name.
+        name: GuestName,
+        /// There is to be more in the balloon, and not less.
+        inflate: bool,
+        /// By how much, in MiB.
+        mib: u64,
     },
     /// To end them.
     Stop(WhichGuests),
@@ -70,9 +89,73 @@ struct WhichArgs {
 struct StatArgs {
     #[command(flatten)]
     which: WhichArgs,
+    /// What the guest says of its memory, which takes a balloon
+    #[arg(short, long)]
+    memory: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+// As above.
+#[derive(Args, Clone, Debug)]
+struct DebugArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+    /// Where each vCPU is, its registers and its last accesses
+    #[arg(short, long)]
+    dump: bool,
+    /// Give a vCPU a non-maskable interrupt
+    #[arg(short = 'm', long, value_name = "VCPU", allow_negative_numbers = true)]
+    nmi: Option<String>,
+    /// Send SysRq and this letter to the console
+    #[arg(short, long, value_name = "LETTER")]
+    sysrq: Option<String>,
+}
+
+impl DebugArgs {
+    fn command(self) -> anyhow::Result<GuestsCommand> {
+        let nmi = self.nmi.as_deref();
+        let nmi = nmi.map(|text| units::within("--nmi", text, 0..=u64::from(u32::MAX)));
+        // As in kvmtool, of a longer word the first letter.
+        let sysrq = match &self.sysrq {
+            Some(text) => match text.chars().next() {
+                Some(letter) if letter.is_ascii_graphic() => Some(letter),
+                _ => bail!("--sysrq: which letter?"),
+            },
+            None => None,
+        };
+        let nmi = nmi.transpose()?.map(u32::try_from).transpose()?;
+        let request = DebugRequest { sysrq, nmi, dump: self.dump };
+        Ok(GuestsCommand::Debug { which: self.which.which("debug")?, request })
+    }
+}
+
+// As above.
+#[derive(Args, Clone, Debug)]
+struct BalloonArgs {
+    /// The running guest of this name
+    #[arg(short, long, value_name = "NAME")]
+    name: Option<String>,
+    /// Put so many MiB more of the guest's memory into the balloon
+    #[arg(short, long, value_name = "MIB", conflicts_with = "deflate")]
+    inflate: Option<String>,
+    /// Take so many MiB out of it
+    #[arg(short, long, value_name = "MIB")]
+    deflate: Option<String>,
+}
+
+impl BalloonArgs {
+    fn command(&self) -> anyhow::Result<GuestsCommand> {
+        let mib = |option, text| units::within(option, text, 1..=u64::MAX >> 20);
+        let (inflate, mib) = match (&self.inflate, &self.deflate) {
+            (Some(text), _) => (true, mib("--inflate", text)?),
+            (None, Some(text)) => (false, mib("--deflate", text)?),
+            (None, None) => bail!("trapline balloon: by how much? --inflate or --deflate MIB"),
+        };
+        let name = self.name.as_deref().context("trapline balloon: which guest? -n NAME")?;
+        Ok(GuestsCommand::Balloon { name: GuestName::new(name)?, inflate, mib })
+    }
 }
 
 // As above.
@@ -127,14 +210,17 @@ impl WhichArgs {
 }
 
 /// The names of the commands.
-pub(super) const NAMES: [&str; 6] = ["list", "pause", "resume", "stat", "stop", "top"];
+pub(super) const NAMES: [&str; 8] =
+    ["balloon", "debug", "list", "pause", "resume", "stat", "stop", "top"];
 
 /// The commands.
-pub(super) fn commands() -> [Command; 6] {
+pub(super) fn commands() -> [Command; 8] {
     let command = |name: &'static str, about: &'static str| {
         Command::new(name).about(about).infer_long_args(true).args_override_self(true)
     };
     [
+        BalloonArgs::augment_args(command("balloon", "Change a running guest's memory")),
+        DebugArgs::augment_args(command("debug", "Look into a running guest, or poke it")),
         ListArgs::augment_args(command("list", "List the running guests")),
         WhichArgs::augment_args(command("pause", "Stop a running guest's CPUs")),
         WhichArgs::augment_args(command("resume", "Let a paused guest go on")),
@@ -152,8 +238,15 @@ pub(super) fn parse(name: &str, matches: &ArgMatches) -> anyhow::Result<GuestsCo
         return Ok(GuestsCommand::List { running: args.run || !args.rootfs });
     }
     if name == "stat" {
-        let StatArgs { which, json } = StatArgs::from_arg_matches(matches).map_err(wrong)?;
-        return Ok(GuestsCommand::Stat { which: which.which(name)?, json });
+        let StatArgs { which, memory, json } =
+            StatArgs::from_arg_matches(matches).map_err(wrong)?;
+        return Ok(GuestsCommand::Stat { which: which.which(name)?, memory, json });
+    }
+    if name == "debug" {
+        return DebugArgs::from_arg_matches(matches).map_err(wrong)?.command();
+    }
+    if name == "balloon" {
+        return BalloonArgs::from_arg_matches(matches).map_err(wrong)?.command();
     }
     if name == "top" {
         let args = TopArgs::from_arg_matches(matches).map_err(wrong)?;

@@ -77,11 +77,7 @@ pub enum Parsed {
 }
 
 /// kvmtool's commands that have nothing to talk to yet.
-const LATER: [(&str, &str); 3] = [
-    ("debug", "Show or poke a running guest's CPUs"),
-    ("balloon", "Change a running guest's memory"),
-    ("sandbox", "Run one command in a guest"),
-];
+const LATER: [(&str, &str); 1] = [("sandbox", "Run one command in a guest")];
 
 /// The sentence in the middle is how other projects' scripts recognize a command line of this
 /// kind; kvm-unit-tests looks for its first four words.

@@ -224,6 +224,22 @@ impl Console {
         }
     }
 
+    /// Sends a break and then a key, which Linux takes as SysRq. Nothing, where the guest has not read
+    /// what was typed for long.
+    pub fn send_sysrq(&self, key: u8) {
+        let keys = [self.break_key.unwrap_or(key), key];
+        let keys = if self.break_key.is_some() { &keys[..] } else { &keys[1..] };
+        if self.break_key.is_none() {
+            self.send_break();
+        }
+        let mut input = self.input.lock();
+        if input.room() >= keys.len() {
+            input.push(keys);
+        }
+        drop(input);
+        self.poll_device();
+    }
+
     fn device(&self) -> Option<Arc<dyn CharDevice>> {
         self.device.lock().as_ref().and_then(Weak::upgrade)
     }

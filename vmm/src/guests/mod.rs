@@ -1,5 +1,6 @@
 //! The commands to guests that run: kvmtool's, by their control sockets.
 
+mod debug;
 mod life;
 mod list;
 mod rates;
@@ -24,7 +25,17 @@ pub fn run(command: &GuestsCommand) -> ExitCode {
         GuestsCommand::List { running } => list::list(*running),
         GuestsCommand::Pause(which) => each(which, life::pause),
         GuestsCommand::Resume(which) => each(which, life::resume),
-        GuestsCommand::Stat { which, json } => each(which, |guest| stat::traps(guest, *json)),
+        GuestsCommand::Stat { which, memory: true, json } => {
+            each(which, |guest| stat::memory(guest, *json))
+        }
+        GuestsCommand::Stat { which, json, .. } => each(which, |guest| stat::traps(guest, *json)),
+        GuestsCommand::Debug { which, request } => {
+            each(which, |guest| debug::debug(guest, request))
+        }
+        GuestsCommand::Balloon { name, inflate, mib } => {
+            let which = WhichGuests::One(name.clone());
+            each(&which, |guest| debug::balloon(guest, *inflate, *mib))
+        }
         GuestsCommand::Top(options) => top::top(options).map(|()| ExitCode::SUCCESS),
         GuestsCommand::Stop(which) => each(which, life::stop),
     };

@@ -3,6 +3,7 @@
 mod look;
 pub mod metrics;
 mod metrics_file;
+mod poke;
 mod routes;
 
 use anyhow::Context;

@@ -1,13 +1,18 @@
 //! Who answers which end point of the [API](trapline_control::api).
 
+use std::sync::Weak;
+
 use trapline_control::api::{
-    Action, ActionType, GetInstance, GetStatistics, Instance, InstanceState, METRICS, PatchVm,
-    PutAction, VmState,
+    Action, ActionType, GetBalloon, GetBalloonStatistics, GetInstance, GetStatistics, Instance,
+    InstanceState, METRICS, PatchBalloon, PatchVm, PutAction, PutDebug, VmState,
 };
 use trapline_control::{Refusal, Routes};
+use trapline_machine::balloon::Balloon;
 use trapline_machine::{Control, ControlError, State};
 
+use super::poke::{self, BalloonOf};
 use super::{Look, metrics};
+use crate::console::Console;
 use crate::request::{Request, Requests};
 
 /// What there is to ask of a guest, and to look at. Nothing of it keeps the machine alive.
@@ -22,6 +27,10 @@ pub struct Guest {
     pub control: Control,
     /// What sees what it does.
     pub look: Look,
+    /// Its balloon, if it has one.
+    pub balloon: Option<Weak<Balloon>>,
+    /// Its console.
+    pub console: Weak<Console>,
     /// What ends it as its user would.
     pub requests: Requests,
 }
@@ -29,7 +38,10 @@ pub struct Guest {
 impl Guest {
     /// The routes of its socket.
     pub(super) fn routes(self) -> Routes {
-        let Self { name, cpus, mem_bytes, control, look, requests } = self;
+        let Self { name, cpus, mem_bytes, control, look, balloon, console, requests } = self;
+        let balloons = [(); 3].map(|()| BalloonOf(balloon.clone()));
+        let [balloon, set, statistics] = balloons;
+        let debugged = control.clone();
         let (called, seen) = (name.clone(), look.clone());
         let of = control.clone();
         let instance = move |()| Ok(instance(&name, cpus, mem_bytes, &of));
@@ -40,6 +52,10 @@ impl Guest {
             .serve_text(METRICS, metrics::MEDIA_TYPE, move || {
                 metrics::text(&called, &seen.statistics(false))
             })
+            .serve::<GetBalloon>(move |()| balloon.get())
+            .serve::<GetBalloonStatistics>(move |()| statistics.statistics())
+            .serve::<PatchBalloon>(move |update| set.set(&update))
+            .serve::<PutDebug>(move |request| poke::debug(&request, &debugged, &console))
             .serve::<PatchVm>(move |vm| {
                 let done = match vm.state {
                     VmState::Paused => pauses.pause(),
@@ -81,7 +97,7 @@ fn act(action: Action, control: &Control, requests: &Requests) -> Result<(), Ref
 }
 
 /// Why the machine did not do it.
-fn refusal(error: ControlError) -> Refusal {
+pub(super) fn refusal(error: ControlError) -> Refusal {
     match error {
         ControlError::State { .. } => Refusal::conflict(error),
         error => Refusal::failed(error),

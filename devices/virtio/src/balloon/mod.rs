@@ -119,6 +119,11 @@ impl Balloon {
         self.set_held(self.mem.len().saturating_sub(bytes));
     }
 
+    /// How much memory is to be in the balloon, in bytes.
+    pub fn wanted(&self) -> u64 {
+        u64::from(self.inner.lock().state.wanted) * PAGE
+    }
+
     /// How much memory the guest says is in the balloon, in bytes.
     pub fn held(&self) -> u64 {
         (u64::from(self.inner.lock().state.actual) * PAGE).min(self.mem.len())

@@ -129,6 +129,11 @@ fn address_bits(last: u64) -> u32 {
     (u64::BITS - last.leading_zeros()).max(32)
 }
 
+/// There are no non-maskable interrupts.
+pub(crate) fn nmi(_fd: &VcpuFd) -> Result<(), Error> {
+    Err(Error::Missing("non-maskable interrupts"))
+}
+
 /// There is no paravirtual clock to be told of a pause.
 pub(crate) fn tell_of_pause(_fd: &VcpuFd) {}
 

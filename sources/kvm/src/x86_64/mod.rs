@@ -53,5 +53,10 @@ pub(crate) fn tell_of_pause(fd: &VcpuFd) {
     let _ = fd.kvmclock_ctrl();
 }
 
+/// Gives the vCPU a non-maskable interrupt.
+pub(crate) fn nmi(fd: &VcpuFd) -> Result<(), Error> {
+    fd.nmi().map_err(Error::ioctl("give a vCPU a non-maskable interrupt"))
+}
+
 /// A vCPU's thread is like any other.
 pub(crate) fn prepare_thread(_options: &VmOptions) {}
