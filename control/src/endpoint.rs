@@ -280,6 +280,9 @@ fn request<E: Endpoint>(body: &[u8]) -> Result<E::Request, Refusal> {
     let takes_none = size_of::<E::Request>() == 0;
     if takes_none {
         no_body(body)?;
+    } else if !body.trim_ascii_start().starts_with(b"{") {
+        // serde takes an array of a structure's fields for one, too.
+        return Err(Refusal::bad_request("the body must be an object"));
     }
     let json = if takes_none { b"null" } else { body };
     serde_json::from_slice(json).map_err(|error| Refusal::bad_request(format!("the body: {error}")))
@@ -342,7 +345,9 @@ mod tests {
         assert_eq!(status("PATCH", "/size", r#"{"mib":4}"#), Ok(None));
         assert_eq!(status("GET", "/size", ""), Ok(Some(r#"{"mib":3}"#.to_owned())));
         assert_eq!(status("PATCH", "/size", r#"{"mib":0}"#), Err(409));
-        for body in ["", "{}", "null", r#"{"mib":-1}"#, r#"{"mib":4,"more":1}"#, "{\"mib\":4}x"] {
+        for body in
+            ["", "{}", "null", r#"{"mib":-1}"#, r#"{"mib":4,"more":1}"#, "{\"mib\":4}x", "[4]"]
+        {
             assert_eq!(status("PATCH", "/size", body), Err(400), "{body}");
         }
         assert_eq!(status("GET", "/size", "null"), Err(400));
