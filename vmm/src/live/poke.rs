@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use trapline::Mode;
 use trapline_control::Refusal;
 use trapline_control::api::{Balloon, BalloonStatistics, BalloonUpdate, DebugReport, DebugRequest};
 use trapline_machine::balloon::{Balloon as Device, Statistics};
@@ -31,7 +32,13 @@ impl BalloonOf {
         Ok(Balloon { amount_mib, actual_mib })
     }
 
-    pub(super) fn set(&self, update: &BalloonUpdate) -> Result<(), Refusal> {
+    pub(super) fn set(&self, update: &BalloonUpdate, control: &Control) -> Result<(), Refusal> {
+        let registry = control.registry();
+        let recorder = registry.as_ref().and_then(|registry| registry.recorder());
+        if recorder.is_some_and(|recorder| recorder.mode() == Mode::Lossless) {
+            // A recording has no place for it, and would not play.
+            return Err(Refusal::conflict("the guest is recorded, and its balloon stays as it is"));
+        }
         self.device()?.set_held(update.amount_mib.saturating_mul(1 << 20));
         Ok(())
     }

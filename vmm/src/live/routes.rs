@@ -41,7 +41,7 @@ impl Guest {
         let Self { name, cpus, mem_bytes, control, look, balloon, console, requests } = self;
         let balloons = [(); 3].map(|()| BalloonOf(balloon.clone()));
         let [balloon, set, statistics] = balloons;
-        let debugged = control.clone();
+        let (debugged, recorded) = (control.clone(), control.clone());
         let (called, seen) = (name.clone(), look.clone());
         let of = control.clone();
         let instance = move |()| Ok(instance(&name, cpus, mem_bytes, &of));
@@ -54,7 +54,7 @@ impl Guest {
             })
             .serve::<GetBalloon>(move |()| balloon.get())
             .serve::<GetBalloonStatistics>(move |()| statistics.statistics())
-            .serve::<PatchBalloon>(move |update| set.set(&update))
+            .serve::<PatchBalloon>(move |update| set.set(&update, &recorded))
             .serve::<PutDebug>(move |request| poke::debug(&request, &debugged, &console))
             .serve::<PatchVm>(move |vm| {
                 let done = match vm.state {
