@@ -18,6 +18,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod again;
+mod cause;
 mod counted;
 mod crash;
 mod debug;
