@@ -439,6 +439,15 @@ fn debug_dumps_vcpus_and_gives_nmis_and_sysrq() {
     assert_eq!(user.listed(), pairs(&[("one", "paused")]));
     user.say(&["stop", "-n", "one"]);
     ended(one);
+    // Nobody has started the second vCPU, which could take none.
+    let mut command = user.command("pair", &Asm::new().print(b".").spin());
+    let mut pair: Owned = command.args(["-c", "2"]).spawn().unwrap().into();
+    await_dot(&mut pair);
+    let (status, _, err) = user.run(&["debug", "-n", "pair", "-m", "1"]);
+    assert_eq!((status, err.as_str()), (128, "Fatal: vCPU 1 has not been started\n"));
+    assert_eq!(user.listed(), pairs(&[("pair", "running")]));
+    user.say(&["stop", "-n", "pair"]);
+    ended(pair);
     // The break and then the letter, as a driver reads them.
     let wait = Asm::new().print(b".").wait_for(0x3fd, 0x10).inb(0x3f8);
     let mut two = start_program(&user, "two", &wait.wait_for(0x3fd, 1).inb(0x3f8).send_al().spin());

@@ -127,11 +127,12 @@ impl Vcpu {
         Arc::clone(&self.counters)
     }
 
-    /// Gives a stopped vCPU a non-maskable interrupt, which it takes when it goes on.
+    /// Gives a stopped vCPU a non-maskable interrupt, which it takes when it goes on. Whether it has
+    /// been started; one that has not takes none.
     ///
     /// # Errors
     /// Its architecture has none, or KVM refuses.
-    pub fn nmi(&self) -> Result<(), Error> {
+    pub fn nmi(&self) -> Result<bool, Error> {
         arch::nmi(&self.fd)
     }
 

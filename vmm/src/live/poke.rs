@@ -105,8 +105,10 @@ pub(super) fn debug(
 fn look(standing: &Standing<'_>, nmi: Option<u32>, dump: bool) -> Result<Vec<String>, Refusal> {
     if let Some(index) = nmi {
         let vcpu = standing.vcpus.iter().find(|vcpu| vcpu.index() == index);
-        let vcpu = vcpu.ok_or_else(|| Refusal::bad_request(format!("there is no vCPU {index}")))?;
-        vcpu.nmi().map_err(Refusal::failed)?;
+        let vcpu = vcpu.ok_or_else(|| Refusal::not_found(format!("there is no vCPU {index}")))?;
+        if !vcpu.nmi().map_err(Refusal::failed)? {
+            return Err(Refusal::conflict(format!("vCPU {index} has not been started")));
+        }
     }
     let count = if dump { standing.vcpus.len() } else { 0 };
     let indices = standing.vcpus.iter().take(count).map(|vcpu| vcpu.index());

@@ -130,7 +130,7 @@ fn address_bits(last: u64) -> u32 {
 }
 
 /// There are no non-maskable interrupts.
-pub(crate) fn nmi(_fd: &VcpuFd) -> Result<(), Error> {
+pub(crate) fn nmi(_fd: &VcpuFd) -> Result<bool, Error> {
     Err(Error::Missing("non-maskable interrupts"))
 }
 

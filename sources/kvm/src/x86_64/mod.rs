@@ -11,6 +11,7 @@ mod processor;
 mod registers;
 mod start;
 
+use kvm_bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::{VcpuFd, VmFd};
 use trapline_guestmem::GuestMem;
 
@@ -53,9 +54,15 @@ pub(crate) fn tell_of_pause(fd: &VcpuFd) {
     let _ = fd.kvmclock_ctrl();
 }
 
-/// Gives the vCPU a non-maskable interrupt.
-pub(crate) fn nmi(fd: &VcpuFd) -> Result<(), Error> {
-    fd.nmi().map_err(Error::ioctl("give a vCPU a non-maskable interrupt"))
+/// Gives the vCPU a non-maskable interrupt, if it has been started: one that waits for a start-up IPI
+/// takes none (SDM vol. 3, 11.4.3), and KVM would come back from it for ever.
+pub(crate) fn nmi(fd: &VcpuFd) -> Result<bool, Error> {
+    let state = fd.get_mp_state().map_err(Error::ioctl("tell what a vCPU is doing"))?.mp_state;
+    let waits = matches!(state, KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED);
+    if !waits {
+        fd.nmi().map_err(Error::ioctl("give a vCPU a non-maskable interrupt"))?;
+    }
+    Ok(!waits)
 }
 
 /// A vCPU's thread is like any other.
