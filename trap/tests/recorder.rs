@@ -117,13 +117,13 @@ fn a_report_tells_each_kind_of_access_and_names_registers_as_they_were() {
     handle.read(Space::Mmio, 0, &mut [0; 16]);
     assert!(last(&handle).starts_with("p/r"), "what no processor does is not recorded");
     assert_eq!(handle.recent().len(), 9);
-    for value in 0..20 {
+    for value in 0..40 {
         handle.write_value(Space::Pio, 0x500, Size::Byte, value);
     }
     let told: Vec<_> = handle.recent().iter().map(ToString::to_string).collect();
-    assert_eq!(told.len(), 16, "the last ones");
-    assert_eq!(told[0], "unclaimed (pio 0x500) write 1 byte 0x4");
-    assert_eq!(told[15], "unclaimed (pio 0x500) write 1 byte 0x13");
+    assert_eq!(told.len(), 32, "the last ones");
+    assert_eq!(told[0], "unclaimed (pio 0x500) write 1 byte 0x8");
+    assert_eq!(told[31], "unclaimed (pio 0x500) write 1 byte 0x27");
     handle.forget_recent();
     assert_eq!(handle.recent(), []);
 }

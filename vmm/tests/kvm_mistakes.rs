@@ -345,7 +345,7 @@ fn options_nobody_can_honour_are_refused_by_name() {
         (&["--frobnicate"][..], "--frobnicate: no such option"),
         (&["--balloon=lots"], "--balloon=lots: not a memory size"),
         (&["-d", "disk.img,rw"], "--disk disk.img,rw: rw is none of ro, direct,"),
-        (&["-n", "mode=user"], "-n mode=user: user-mode networking does not exist yet"),
+        (&["-n", "mode=wild"], "mode=wild is none of user, tap and none"),
         (&["--console", "hv"], "--console hv: the hypervisor console does not exist yet"),
         (&["--irqchip", "gicv3"], "--irqchip gicv3: an arm64 guest's"),
         (&["-m"], "-m"),

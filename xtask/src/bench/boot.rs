@@ -363,7 +363,7 @@ mod tests {
         let ours = command(&find("trapline-bzImage-nodefaults-memory"));
         assert!(ours.contains(" --console mmio --ecam --nodefaults "), "{ours}");
         let ours = command(&find("trapline-bzImage-console-earlycon"));
-        assert!(ours.contains(" --stat --earlycon "), "{ours}");
+        assert!(ours.contains("=all --earlycon "), "{ours}");
         let ours = command(&find("trapline-Image-console-trapped"));
         assert!(ours.contains(" --no-mirror --no-coalesce "), "{ours}");
         let theirs = command(&find("qemu-microvm-bzImage-nodefaults"));
