@@ -12,7 +12,7 @@ use crate::session::{Show, Watch, last_lines};
 use crate::suite::{Guests, Tally};
 use crate::vmm;
 
-/// A guest and how often it is paused.
+/// A guest to be paused.
 struct Storm {
     /// What a user calls it.
     name: &'static str,
@@ -22,8 +22,6 @@ struct Storm {
     arch: Arch,
     /// Options of `trapline run`.
     options: &'static [&'static str],
-    /// How often it is paused.
-    pauses: u32,
     /// Says which moments they are, as far as the host's scheduler lets it.
     seed: u32,
 }
@@ -32,18 +30,16 @@ struct Storm {
 const STORMS: &[Storm] = &[
     Storm {
         name: "arm64-pause-storm",
-        about: "an arm64 guest with two vCPUs, paused 200 times while it counts and is typed to",
+        about: "an arm64 guest with two vCPUs, paused while it counts and is typed to (TRAPLINE_PAUSES times, or 60)",
         arch: Arch::Aarch64,
         options: &["-c", "2", "-m", "256", "-p", "quiet"],
-        pauses: 200,
         seed: 2,
     },
     Storm {
         name: "pause-storm",
-        about: "a guest with two vCPUs, paused 200 times while it counts and is typed to",
+        about: "a guest with two vCPUs, paused while it counts and is typed to (TRAPLINE_PAUSES times, or 60)",
         arch: Arch::X86_64,
         options: &["-c", "2", "-m", "256", "-p", "quiet"],
-        pauses: 200,
         seed: 1,
     },
     Storm {
@@ -51,7 +47,6 @@ const STORMS: &[Storm] = &[
         about: "the same with our own interrupt controllers, of which the guest uses the 8259s",
         arch: Arch::X86_64,
         options: &["-c", "2", "-m", "256", "--irqchip", "split", "-p", "quiet noapic"],
-        pauses: 200,
         seed: 3,
     },
 ];
@@ -69,14 +64,16 @@ pub(crate) fn guests() -> impl Iterator<Item = Guests> {
 impl Storm {
     /// Boots the guest, and judges what it says.
     fn run(&self, ready: &Ready) -> Result<Tally> {
-        let text = self.boot(ready)?;
-        let judged = Said(&text).judge(self.pauses);
+        let pauses = std::env::var("TRAPLINE_PAUSES").unwrap_or_else(|_| "60".to_owned());
+        let pauses = pauses.parse().context("TRAPLINE_PAUSES is no number")?;
+        let text = self.boot(ready, pauses)?;
+        let judged = Said(&text).judge(pauses);
         let summary = judged.with_context(|| format!("last lines:\n{}", last_lines(&text)))?;
         eprintln!("{summary}");
         Ok(Tally::of(true))
     }
 
-    fn boot(&self, ready: &Ready) -> Result<String> {
+    fn boot(&self, ready: &Ready, pauses: u32) -> Result<String> {
         let metronome = vmm::static_binary(self.arch, "trapline-metronome", "metronome")?;
         let boot = Boot {
             name: self.name.to_owned(),
@@ -89,12 +86,16 @@ impl Storm {
             script: Script {
                 file: Some("host-pause.sh"),
                 variables: vec![
-                    ("PAUSES".to_owned(), self.pauses.to_string()),
+                    ("PAUSES".to_owned(), pauses.to_string()),
                     ("SEED".to_owned(), self.seed.to_string()),
                 ],
                 ..Script::default()
             },
-            watch: Watch { show: Show::Nothing, input: false, timeout: Some(8 * TIMEOUT) },
+            watch: Watch {
+                show: Show::Nothing,
+                input: false,
+                timeout: Some(TIMEOUT * (2 + pauses / 30)),
+            },
         };
         let outcome = boot.run(ready)?;
         let last = last_lines(&outcome.text);
