@@ -62,7 +62,8 @@ impl Ring {
         }
         let write = self.entry(first);
         // KVM may fill the entry again from here on.
-        self.page.u32_at(FIRST)?.store((first + 1) % self.entries, Ordering::Release);
+        let next = if first + 1 < self.entries { first + 1 } else { 0 };
+        self.page.u32_at(FIRST)?.store(next, Ordering::Release);
         write
     }
 
@@ -77,8 +78,7 @@ impl Ring {
         let addr = self.page.u64_at(at + ADDR)?.load(Ordering::Relaxed);
         let space = if load(PIO)? == 1 { Space::Pio } else { Space::Mmio };
         let len = u8::try_from(load(LEN)?.clamp(1, 8)).ok()?;
-        let mut data = [0; 8];
-        self.page.copy_out(at + DATA, &mut data);
+        let data = self.page.u64_at(at + DATA)?.load(Ordering::Relaxed).to_ne_bytes();
         Some(CoalescedWrite { space, addr, len, data })
     }
 }

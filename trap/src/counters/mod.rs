@@ -166,9 +166,11 @@ impl CounterWriter {
     }
 
     fn rare(&mut self, number: u32, what: Rare, n: u64) {
-        if self.tables.rest.row(number).is_none() {
-            self.grow(number);
+        if let Some(row) = self.tables.rest.row(number) {
+            row.rare.get(what as usize).into_iter().for_each(|cell| add(cell, n));
+            return;
         }
+        self.grow(number);
         let cell = self.tables.rest.row(number).and_then(|row| row.rare.get(what as usize));
         cell.into_iter().for_each(|cell| add(cell, n));
     }

@@ -97,7 +97,9 @@ impl Handle {
         if let Some((entry, size)) = entry.and_then(|entry| plain(entry, &write)) {
             marker.found(mark(entry.number()));
             drop(queue);
-            self.counters.access(entry.number(), Direction::Write);
+            if !self.counters.access_if_easy(entry.number(), Direction::Write) {
+                self.counters.access(entry.number(), Direction::Write);
+            }
             self.counters.coalesced(entry.number());
             let register = Cell::new(None);
             let cx = IoCx::new(Requester::Coalesced, core).with_register(&register);
