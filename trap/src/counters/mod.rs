@@ -114,6 +114,9 @@ impl CounterWriter {
 
     /// Counts one access.
     pub(crate) fn access(&mut self, number: u32, direction: Direction) {
+        if self.access_if_easy(number, direction) {
+            return;
+        }
         if self.tables.rest.row(number).is_none() {
             self.grow(number);
         }
@@ -166,11 +169,9 @@ impl CounterWriter {
     }
 
     fn rare(&mut self, number: u32, what: Rare, n: u64) {
-        if let Some(row) = self.tables.rest.row(number) {
-            row.rare.get(what as usize).into_iter().for_each(|cell| add(cell, n));
-            return;
+        if self.tables.rest.row(number).is_none() {
+            self.grow(number);
         }
-        self.grow(number);
         let cell = self.tables.rest.row(number).and_then(|row| row.rare.get(what as usize));
         cell.into_iter().for_each(|cell| add(cell, n));
     }

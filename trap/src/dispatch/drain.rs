@@ -72,7 +72,7 @@ impl Handle {
         // What edits took out of the source, and as much as the source can have had: not what the
         // guest goes on queueing meanwhile, which could hold us without end.
         let most = core.coalesced.queue.lock().len() + QUEUED_WRITES_MAX;
-        let mut batch = Batch { channel: None, recording: Recording::begin(core, step) };
+        let mut batch = Batch::new(core, step);
         for _ in 0..most {
             if !self.deliver_next(core, &mut batch) {
                 break;
@@ -94,30 +94,12 @@ impl Handle {
         // An edit may have taken it out of the map.
         let entry = before.as_ref().or_else(|| snapshot.find(write.space, write.addr));
         let generation = before.is_none().then_some(generation);
-        if let Some((entry, size)) = entry.and_then(|entry| plain(entry, &write)) {
-            marker.found(mark(entry.number()));
-            drop(queue);
-            if !self.counters.access_if_easy(entry.number(), Direction::Write) {
-                self.counters.access(entry.number(), Direction::Write);
-            }
-            self.counters.coalesced(entry.number());
-            let register = Cell::new(None);
-            let cx = IoCx::new(Requester::Coalesced, core).with_register(&register);
-            let (offset, value) = (entry.offset_of(write.addr), width::load(write.bytes()));
-            entry.handler.write(&cx, offset, size, value);
-            batch.record(&write, generation, Some(entry), register.get());
-            return true;
-        }
-        let covered = entry.and_then(|entry| {
-            let (last, window) = entry.diverted_at(write.addr, Direction::Write);
-            let whole = last - write.addr >= u64::from(write.len.max(1)) - 1;
-            whole.then_some((entry, window))
-        });
-        if let Some((entry, _)) = covered {
+        let whole = entry.and_then(|entry| Some((entry, Way::of(entry, &write)?)));
+        if let Some((entry, _)) = whole {
             marker.found(mark(entry.number()));
         }
         drop(queue);
-        let Some((entry, window)) = covered else {
+        let Some((entry, way)) = whole else {
             drop(marker);
             // The access that comes after it may have been interrupted before.
             let progress = std::mem::take(&mut self.progress);
@@ -131,49 +113,96 @@ impl Handle {
         };
         self.counters.access(entry.number(), Direction::Write);
         self.counters.coalesced(entry.number());
-        let (data, offset) = (write.bytes(), entry.offset_of(write.addr));
-        let made = Made {
-            requester: Requester::Coalesced,
-            space: write.space,
-            addr: write.addr,
-            direction: Direction::Write,
-            width: data.len(),
-            data,
-        };
-        let witness = Witness::of_region(core, entry, &made);
         let register = Cell::new(None);
         let cx = IoCx::new(Requester::Coalesced, core).with_register(&register);
-        let outcome = match window.and_then(|window| batch.forward(entry, window, &write, &cx)) {
-            Some(outcome) => outcome,
-            None if width::write(&*entry.handler, entry.shared.rules, &cx, offset, data) => {
-                Outcome::Coalesced
+        match way {
+            Way::Handler(size) => {
+                let (offset, value) = (entry.offset_of(write.addr), width::load(write.bytes()));
+                entry.handler.write(&cx, offset, size, value);
             }
-            None => Outcome::Refused,
-        };
-        if matches!(outcome, Outcome::Refused | Outcome::Gone) {
-            self.counters.refused(entry.number());
+            Way::Around(window) => {
+                let made = made(&write);
+                let witness = Witness::of_region(core, entry, &made);
+                let outcome = batch.write_around(entry, window, &write, &cx);
+                if matches!(outcome, Outcome::Refused | Outcome::Gone) {
+                    self.counters.refused(entry.number());
+                }
+                witness.end(made.data, outcome, &register);
+            }
         }
-        witness.end(data, outcome, &register);
         batch.record(&write, generation, Some(entry), register.get());
         true
     }
 }
 
-/// The entry and the size, if the handler takes the write as it is and nothing else is to be done.
-fn plain<'a>(entry: &'a Entry, write: &CoalescedWrite) -> Option<(&'a Entry, Size)> {
-    let size = Size::new(write.len.into())?;
-    let plain = entry.is_plain(Direction::Write) && entry.is_whole(write.addr, size);
-    plain.then_some((entry, size))
+/// How a queued write is delivered that is all in one piece of a region.
+enum Way<'a> {
+    /// The handler takes it as it is, and nothing else is to be done.
+    Handler(Size),
+    /// It is watched, of another width than the handler's, or in a window that is not the handler's.
+    Around(Option<&'a Window>),
+}
+
+impl<'a> Way<'a> {
+    fn of(entry: &'a Entry, write: &CoalescedWrite) -> Option<Self> {
+        let size = Size::new(write.len.into()).filter(|size| entry.is_whole(write.addr, *size));
+        if let Some(size) = size.filter(|_| entry.is_plain(Direction::Write)) {
+            return Some(Self::Handler(size));
+        }
+        let (last, window) = entry.diverted_at(write.addr, Direction::Write);
+        let whole = last - write.addr >= u64::from(write.len.max(1)) - 1;
+        whole.then_some(Self::Around(window))
+    }
+}
+
+/// What observers are told of a queued write.
+fn made(write: &CoalescedWrite) -> Made<'_> {
+    let data = write.bytes();
+    Made {
+        requester: Requester::Coalesced,
+        space: write.space,
+        addr: write.addr,
+        direction: Direction::Write,
+        width: data.len(),
+        data,
+    }
 }
 
 /// What writes that are delivered one after the other have in common.
 struct Batch<'a> {
     /// The channel that they go to, which may keep them back until the last of them.
     channel: Option<ChannelRef>,
-    recording: Option<Recording<'a>>,
+    /// What they are recorded with, and the step that they are delivered in.
+    recorder: Option<(&'a Recorder, &'a Step<'a>)>,
+    /// The recorder's, taken out of it meanwhile, as handlers are called.
+    track: Option<Box<Track>>,
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
+    fn new(core: &'a Core, step: Option<&'a Step<'a>>) -> Self {
+        let recorder = core.recorder.get().map(|recorder| &**recorder).zip(step);
+        let track = recorder.and_then(|(recorder, _)| recorder.queued.lock().take());
+        Self { channel: None, recorder, track }
+    }
+
+    /// Makes a write that is all in `window`, if there is one, or all the handler's.
+    fn write_around(
+        &mut self,
+        entry: &Entry,
+        window: Option<&Window>,
+        write: &CoalescedWrite,
+        cx: &IoCx<'_>,
+    ) -> Outcome {
+        if let Some(outcome) = window.and_then(|window| self.forward(entry, window, write, cx)) {
+            return outcome;
+        }
+        let (rules, offset) = (entry.shared.rules, entry.offset_of(write.addr));
+        match width::write(&*entry.handler, rules, cx, offset, write.bytes()) {
+            true => Outcome::Coalesced,
+            false => Outcome::Refused,
+        }
+    }
+
     /// Passes a write on that is all in a window, if that is a forwarded one.
     fn forward(
         &mut self,
@@ -212,41 +241,9 @@ impl Batch<'_> {
         entry: Option<&Entry>,
         register: Option<&'static str>,
     ) {
-        if let Some(recording) = &mut self.recording {
-            recording.record(write, generation, entry, register);
-        }
-    }
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        self.flush();
-    }
-}
-
-/// Records the queued writes that are delivered in one step. The stream's track is taken out of the
-/// recorder meanwhile, as handlers are called, and put back at the end.
-struct Recording<'a> {
-    recorder: &'a Recorder,
-    step: &'a Step<'a>,
-    track: Option<Box<Track>>,
-}
-
-impl<'a> Recording<'a> {
-    fn begin(core: &'a Core, step: Option<&'a Step<'a>>) -> Option<Self> {
-        let (recorder, step) = (core.recorder.get()?, step?);
-        let track = recorder.queued.lock().take();
-        Some(Self { recorder, step, track })
-    }
-
-    #[inline]
-    fn record(
-        &mut self,
-        write: &CoalescedWrite,
-        generation: Option<u64>,
-        entry: Option<&Entry>,
-        register: Option<&'static str>,
-    ) {
+        let (Some((recorder, step)), Some(track)) = (self.recorder, &mut self.track) else {
+            return;
+        };
         let CoalescedWrite { space, addr, .. } = *write;
         let (direction, data) = (Direction::Write, write.bytes());
         let outcome = record::Outcome::Coalesced;
@@ -258,15 +255,16 @@ impl<'a> Recording<'a> {
         };
         let value = width::load(data);
         let access = tape::Access { op, space, addr, value, data: &[], register };
-        if let Some(track) = &mut self.track {
-            track.access(self.recorder, self.step, &access, generation, || entry);
-        }
+        track.access(recorder, step, &access, generation, || entry);
     }
 }
 
-impl Drop for Recording<'_> {
+impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        *self.recorder.queued.lock() = self.track.take();
+        if let Some((recorder, _)) = self.recorder {
+            *recorder.queued.lock() = self.track.take();
+        }
+        self.flush();
     }
 }
 
