@@ -2,7 +2,7 @@
 //!
 //! Two who want one name at a time, and who takes a dead guest's socket away, are kept apart by a lock
 //! on the folder itself, which goes with whoever has it. Whether a guest is there is what the kernel
-//! says to who connects: a socket that nobody listens on belonged to one that is dead.
+//! says to who asks for its socket: one that nobody has open belonged to a guest that is dead.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -202,13 +202,13 @@ impl Folder {
     }
 
     fn try_connect(&self, name: &GuestName) -> Result<OwnedFd, Errno> {
-        let socket = socket(SocketFlags::NONBLOCK)?;
+        let socket = socket(SocketType::STREAM, SocketFlags::NONBLOCK)?;
         rustix::net::connect(&socket, &self.address(name)?)?;
         Ok(socket)
     }
 
     fn listen(&self, name: &GuestName) -> Result<(OwnedFd, Id), Errno> {
-        let socket = socket(SocketFlags::empty())?;
+        let socket = socket(SocketType::STREAM, SocketFlags::empty())?;
         // The file gets this mode, less what the umask takes away.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         rustix::net::bind(&socket, &self.address(name)?)?;
@@ -229,13 +229,17 @@ impl Folder {
         })
     }
 
+    /// Asks the kernel what is behind a name. It is asked for datagrams, and what it refuses is a guest
+    /// that has no such socket: so nothing is opened there, and the guest is not woken up.
     fn probe(&self, name: &GuestName) -> io::Result<Found> {
-        match self.try_connect(name) {
-            // Clients stand in line.
-            Ok(_) | Err(Errno::AGAIN) => Ok(Found::Alive),
+        let datagrams = socket(SocketType::DGRAM, SocketFlags::empty())?;
+        match rustix::net::connect(&datagrams, &self.address(name)?) {
+            Err(Errno::PROTOTYPE) => Ok(Found::Alive),
             Err(Errno::CONNREFUSED) => Ok(Found::Dead),
             Err(Errno::NOENT) => Ok(Found::Nothing),
             Err(error) => Err(error.into()),
+            // No guest's.
+            Ok(()) => Err(Errno::PROTOTYPE.into()),
         }
     }
 
@@ -276,14 +280,14 @@ impl Folder {
 /// What is behind a name.
 enum Found {
     Alive,
-    /// A socket that nobody listens on.
+    /// A socket that nobody has open.
     Dead,
     Nothing,
 }
 
-fn socket(flags: SocketFlags) -> Result<OwnedFd, Errno> {
+fn socket(kind: SocketType, flags: SocketFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | SocketFlags::CLOEXEC;
-    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+    rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)
 }
 
 fn file(name: &GuestName) -> String {
@@ -451,6 +455,17 @@ mod tests {
         let folder = Folder::at(&long).unwrap();
         let claim = folder.claim(&name(&"n".repeat(64))).unwrap();
         assert_eq!(folder.names().unwrap(), [claim.name().clone()]);
+    }
+
+    #[test]
+    fn a_guest_hears_nothing_of_who_asks_whether_it_runs() {
+        let (_parent, folder) = folder();
+        let claim = folder.claim(&name("one")).unwrap();
+        assert_eq!(folder.names().unwrap(), [name("one")]);
+        assert!(matches!(folder.claim(&name("one")), Err(ClaimError::Taken(_))));
+        rustix::io::ioctl_fionbio(&claim.listener, true).unwrap();
+        let nobody = rustix::net::accept(&claim.listener).unwrap_err();
+        assert_eq!(nobody, Errno::AGAIN);
     }
 
     #[test]
