@@ -6,21 +6,66 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Endpoint, Method};
 
+/// Makes a type of each end point, and the list of all.
+macro_rules! endpoints {
+    ($($(#[$doc:meta])* $name:ident: $method:ident $path:literal, $request:ty => $answer:ty;)*) => {
+        $(
+            $(#[$doc])*
+            pub struct $name;
+
+            impl Endpoint for $name {
+                const METHOD: Method = Method::$method;
+                const PATH: &'static str = $path;
+                type Request = $request;
+                type Answer = $answer;
+            }
+        )*
+
+        /// All end points, by method and path.
+        pub const ENDPOINTS: &[(Method, &str)] =
+            &[$((Method::$method, $path),)* (Method::Get, METRICS)];
+    };
+}
+
+endpoints! {
+    /// `GET /`: which guest this is, and what it does.
+    GetInstance: Get "/", () => Instance;
+
+    /// `PATCH /vm`: pauses the guest, or lets it go on.
+    PatchVm: Patch "/vm", Vm => ();
+
+    /// `PUT /actions`: has the guest do something.
+    PutAction: Put "/actions", Action => ();
+
+    /// `GET /stat`: what the guest has done so far.
+    ///
+    /// The first request, and the first after ten seconds without one, begins to count by register;
+    /// until then only what the rings of recent accesses still have is counted so.
+    GetStatistics: Get "/stat", () => Statistics;
+
+    /// `GET /balloon`: how much of the guest's memory is in its balloon.
+    GetBalloon: Get "/balloon", () => Balloon;
+
+    /// `PATCH /balloon`: has the guest put so much of its memory into the balloon.
+    PatchBalloon: Patch "/balloon", BalloonUpdate => ();
+
+    /// `GET /balloon/statistics`: what the guest says of its memory. Asks for newer ones, and waits
+    /// for a second at most until they come.
+    GetBalloonStatistics: Get "/balloon/statistics", () => BalloonStatistics;
+
+    /// `PUT /debug`: looks into the guest, or pokes it. A guest that runs is paused meanwhile, and
+    /// goes on.
+    PutDebug: Put "/debug", DebugRequest => DebugReport;
+}
+
+/// `GET /metrics`: [`Statistics`] in Prometheus' text format. What it gives is no JSON.
+pub const METRICS: &str = "/metrics";
+
 /// What comes with every HTTP status that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// A sentence.
     pub fault_message: String,
-}
-
-/// `GET /`: which guest this is, and what it does.
-pub struct GetInstance;
-
-impl Endpoint for GetInstance {
-    const METHOD: Method = Method::Get;
-    const PATH: &'static str = "/";
-    type Request = ();
-    type Answer = Instance;
 }
 
 /// A guest.
@@ -58,16 +103,6 @@ pub enum InstanceState {
     Ended,
 }
 
-/// `PATCH /vm`: pauses the guest, or lets it go on.
-pub struct PatchVm;
-
-impl Endpoint for PatchVm {
-    const METHOD: Method = Method::Patch;
-    const PATH: &'static str = "/vm";
-    type Request = Vm;
-    type Answer = ();
-}
-
 /// What a guest is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,16 +120,6 @@ pub enum VmState {
     Resumed,
 }
 
-/// `PUT /actions`: has the guest do something.
-pub struct PutAction;
-
-impl Endpoint for PutAction {
-    const METHOD: Method = Method::Put;
-    const PATH: &'static str = "/actions";
-    type Request = Action;
-    type Answer = ();
-}
-
 /// Something to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,19 +135,6 @@ pub enum ActionType {
     Stop,
     /// To reset it, as its reset button would.
     Reset,
-}
-
-/// `GET /stat`: what the guest has done so far.
-///
-/// The first request, and the first after ten seconds without one, begins to count by register; until
-/// then only what the rings of recent accesses still have is counted so.
-pub struct GetStatistics;
-
-impl Endpoint for GetStatistics {
-    const METHOD: Method = Method::Get;
-    const PATH: &'static str = "/stat";
-    type Request = ();
-    type Answer = Statistics;
 }
 
 /// What a guest has done since it was started, over its resets.
@@ -221,16 +233,6 @@ pub struct RegisterCount {
     pub last_written: bool,
 }
 
-/// `GET /balloon`: how much of the guest's memory is in its balloon.
-pub struct GetBalloon;
-
-impl Endpoint for GetBalloon {
-    const METHOD: Method = Method::Get;
-    const PATH: &'static str = "/balloon";
-    type Request = ();
-    type Answer = Balloon;
-}
-
 /// A memory balloon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balloon {
@@ -240,33 +242,12 @@ pub struct Balloon {
     pub actual_mib: u64,
 }
 
-/// `PATCH /balloon`: has the guest put so much of its memory into the balloon.
-pub struct PatchBalloon;
-
-impl Endpoint for PatchBalloon {
-    const METHOD: Method = Method::Patch;
-    const PATH: &'static str = "/balloon";
-    type Request = BalloonUpdate;
-    type Answer = ();
-}
-
 /// How large the balloon is to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BalloonUpdate {
     /// In MiB. More than all of the guest's memory is all of it.
     pub amount_mib: u64,
-}
-
-/// `GET /balloon/statistics`: what the guest says of its memory. Asks for newer ones, and waits for a
-/// second at most until they come.
-pub struct GetBalloonStatistics;
-
-impl Endpoint for GetBalloonStatistics {
-    const METHOD: Method = Method::Get;
-    const PATH: &'static str = "/balloon/statistics";
-    type Request = ();
-    type Answer = BalloonStatistics;
 }
 
 /// What a guest says of its memory, as far as its driver does; bytes, or how often.
@@ -294,16 +275,6 @@ pub struct BalloonStatistics {
     pub hugetlb_failures: Option<u64>,
 }
 
-/// `PUT /debug`: looks into the guest, or pokes it. A guest that runs is paused meanwhile, and goes on.
-pub struct PutDebug;
-
-impl Endpoint for PutDebug {
-    const METHOD: Method = Method::Put;
-    const PATH: &'static str = "/debug";
-    type Request = DebugRequest;
-    type Answer = DebugReport;
-}
-
 /// What is wanted of a guest that is debugged, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -325,19 +296,3 @@ pub struct DebugReport {
     /// A text of several lines for each vCPU, if that was wanted.
     pub vcpus: Vec<String>,
 }
-
-/// `GET /metrics`: [`Statistics`] in Prometheus' text format. What it gives is no JSON.
-pub const METRICS: &str = "/metrics";
-
-/// All end points, by method and path.
-pub const ENDPOINTS: [(Method, &str); 9] = [
-    (GetInstance::METHOD, GetInstance::PATH),
-    (GetStatistics::METHOD, GetStatistics::PATH),
-    (Method::Get, METRICS),
-    (GetBalloon::METHOD, GetBalloon::PATH),
-    (GetBalloonStatistics::METHOD, GetBalloonStatistics::PATH),
-    (PatchBalloon::METHOD, PatchBalloon::PATH),
-    (PutDebug::METHOD, PutDebug::PATH),
-    (PatchVm::METHOD, PatchVm::PATH),
-    (PutAction::METHOD, PutAction::PATH),
-];

@@ -297,38 +297,16 @@ fn no_body(body: &[u8]) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Size {
-        mib: u64,
-    }
-
-    struct Set;
-    impl Endpoint for Set {
-        const METHOD: Method = Method::Patch;
-        const PATH: &'static str = "/size";
-        type Request = Size;
-        type Answer = ();
-    }
-
-    struct Look;
-    impl Endpoint for Look {
-        const METHOD: Method = Method::Get;
-        const PATH: &'static str = "/size";
-        type Request = ();
-        type Answer = Size;
-    }
+    use crate::api::{Balloon, BalloonUpdate, GetBalloon, PatchBalloon};
 
     fn status(method: &str, path: &str, body: &str) -> Result<Option<String>, u16> {
-        let full = |size: Size| match size.mib {
+        let set = |update: BalloonUpdate| match update.amount_mib {
             0 => Err(Refusal::conflict("nothing is left")),
             _ => Ok(()),
         };
-        let routes = Routes::default().serve::<Set>(full).serve::<Look>(|()| Ok(Size { mib: 3 }));
+        let get = |()| Ok(Balloon { amount_mib: 3, actual_mib: 2 });
+        let routes = Routes::default().serve::<PatchBalloon>(set).serve::<GetBalloon>(get);
         match routes.answer(method, path, body.as_bytes()) {
             Ok(Answer::Done) => Ok(None),
             Ok(Answer::Body(_, body)) => Ok(Some(String::from_utf8(body).unwrap())),
@@ -342,17 +320,17 @@ mod tests {
 
     #[test]
     fn a_request_is_found_by_method_and_path_and_has_the_types_of_its_end_point() {
-        assert_eq!(status("PATCH", "/size", r#"{"mib":4}"#), Ok(None));
-        assert_eq!(status("GET", "/size", ""), Ok(Some(r#"{"mib":3}"#.to_owned())));
-        assert_eq!(status("PATCH", "/size", r#"{"mib":0}"#), Err(409));
-        for body in
-            ["", "{}", "null", r#"{"mib":-1}"#, r#"{"mib":4,"more":1}"#, "{\"mib\":4}x", "[4]"]
-        {
-            assert_eq!(status("PATCH", "/size", body), Err(400), "{body}");
+        let balloon = r#"{"amount_mib":3,"actual_mib":2}"#.to_owned();
+        assert_eq!(status("PATCH", "/balloon", r#"{"amount_mib":4}"#), Ok(None));
+        assert_eq!(status("GET", "/balloon", ""), Ok(Some(balloon)));
+        assert_eq!(status("PATCH", "/balloon", r#"{"amount_mib":0}"#), Err(409));
+        let more = r#"{"amount_mib":4,"more":1}"#;
+        for body in ["", "{}", "null", r#"{"amount_mib":-1}"#, more, "{\"amount_mib\":4}x", "[4]"] {
+            assert_eq!(status("PATCH", "/balloon", body), Err(400), "{body}");
         }
-        assert_eq!(status("GET", "/size", "null"), Err(400));
-        assert_eq!(status("PUT", "/size", ""), Err(405));
-        assert_eq!(status("get", "/size", ""), Err(405));
-        assert_eq!(status("GET", "/sizes", ""), Err(404));
+        assert_eq!(status("GET", "/balloon", "null"), Err(400));
+        assert_eq!(status("PUT", "/balloon", ""), Err(405));
+        assert_eq!(status("get", "/balloon", ""), Err(405));
+        assert_eq!(status("GET", "/balloons", ""), Err(404));
     }
 }

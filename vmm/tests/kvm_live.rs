@@ -509,7 +509,7 @@ fn a_balloon_is_told_its_size_and_who_has_none_says_so() {
 fn every_end_point_of_the_api_is_answered() {
     let user = User::new();
     let one = user.start("one");
-    for (method, path) in trapline_control::api::ENDPOINTS {
+    for &(method, path) in trapline_control::api::ENDPOINTS {
         let mut socket = UnixStream::connect(user.folder().join("one.sock")).unwrap();
         let method = method.name();
         let request = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
