@@ -61,26 +61,26 @@ pub struct Counted {
 }
 
 /// A count that goes on. Dropping it ends it.
-#[derive(Debug)]
 pub struct Census {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
+impl std::fmt::Debug for Census {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Census").finish_non_exhaustive()
+    }
 }
 
-#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Notified when the count is over.
+    over: Condvar,
+}
+
 struct State {
-    counted: Counted,
-    /// How often the rings were read.
-    rounds: u64,
-    /// Somebody waits for the next round.
-    wanted: bool,
-    over: bool,
+    /// Nothing, when the count is over.
+    counter: Option<Counter>,
     /// When it ends, if nobody looks.
     until: Option<Instant>,
 }
@@ -94,11 +94,11 @@ impl Census {
     pub fn start(registry: &Registry, lease: Option<Duration>) -> io::Result<Self> {
         let recorder = registry.recorder().cloned();
         let recorder = recorder.ok_or(io::ErrorKind::Unsupported)?;
-        let shared = Arc::new(Shared::default());
-        shared.state.lock().until = lease.map(|lease| Instant::now() + lease);
-        let mut counter = Counter::new(recorder, registry.clone());
+        let counter = Some(Counter::new(recorder, registry.clone()));
+        let state = State { counter, until: lease.map(|lease| Instant::now() + lease) };
+        let shared = Arc::new(Shared { state: Mutex::new(state), over: Condvar::new() });
         let counting = Arc::clone(&shared);
-        let thread = thread_builder("census").spawn(move || counting.count(&mut counter))?;
+        let thread = thread_builder("census").spawn(move || counting.count())?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -109,21 +109,16 @@ impl Census {
         if let Some(until) = &mut state.until {
             *until = Instant::now() + lease;
         }
-        // Not the round that may be under way, but the one after it.
-        let round = state.rounds + 2;
-        while !state.over && state.rounds < round {
-            state.wanted = true;
-            self.shared.changed.notify_all();
-            self.shared.changed.wait(&mut state);
-        }
-        (!state.over).then(|| state.counted.clone())
+        let counter = state.counter.as_mut()?;
+        counter.round();
+        Some(counter.counted.clone())
     }
 }
 
 impl Drop for Census {
     fn drop(&mut self) {
-        self.shared.state.lock().over = true;
-        self.shared.changed.notify_all();
+        self.shared.state.lock().counter = None;
+        self.shared.over.notify_all();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -131,20 +126,14 @@ impl Drop for Census {
 }
 
 impl Shared {
-    fn count(&self, counter: &mut Counter) {
-        loop {
-            let most = counter.round();
-            let mut state = self.state.lock();
-            state.counted.clone_from(&counter.counted);
-            state.rounds += 1;
-            state.over |= state.until.is_some_and(|until| until <= Instant::now());
-            self.changed.notify_all();
-            if state.over {
-                return;
-            }
-            let period = if most > MANY { SHORT_PERIOD } else { PERIOD };
-            if !std::mem::take(&mut state.wanted) {
-                self.changed.wait_for(&mut state, period);
+    /// Counts until it is over. Who looks waits for a round at most.
+    fn count(&self) {
+        let mut state = self.state.lock();
+        while let Some(counter) = &mut state.counter {
+            let period = if counter.round() > MANY { SHORT_PERIOD } else { PERIOD };
+            self.over.wait_for(&mut state, period);
+            if state.until.is_some_and(|until| until <= Instant::now()) {
+                state.counter = None;
             }
         }
     }
@@ -236,12 +225,14 @@ impl Counter {
             }
             None => ("unclaimed".to_owned(), "unclaimed".to_owned(), String::new()),
         };
+        let mut name = (region, register);
         // A region's others go together once there are many.
-        let known = self.rows.contains_key(&(region.clone(), register.clone()));
-        let full = self.rows.len() >= REGISTERS_MAX && !known;
-        let register = if full { String::new() } else { register };
+        if self.rows.len() >= REGISTERS_MAX && !self.rows.contains_key(&name) {
+            name.1.clear();
+        }
         let counts = &mut self.counted.registers;
-        *self.rows.entry((region.clone(), register.clone())).or_insert_with(|| {
+        *self.rows.entry(name).or_insert_with_key(|(region, register)| {
+            let (region, register) = (region.clone(), register.clone());
             counts.push(RegisterCounts { device, region, register, ..RegisterCounts::default() });
             counts.len() - 1
         })
