@@ -1,7 +1,7 @@
 //! `--metrics-path`: a line of JSON a minute, and one at the end, as Firecracker writes them.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,7 +20,11 @@ use super::Look;
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// Where the lines go, made sure of before there is a guest.
-pub struct MetricsFile(File);
+pub struct MetricsFile {
+    file: File,
+    /// The end of a line whose beginning is written: a FIFO had no room for more.
+    rest: Vec<u8>,
+}
 
 /// Lines are written until it is dropped, and a last one then.
 #[must_use = "dropping it ends it"]
@@ -55,14 +59,14 @@ impl MetricsFile {
         if !matches!(kind, FileType::RegularFile | FileType::Fifo) {
             bail!("{}: it is neither a file nor a FIFO", what());
         }
-        Ok(Self(file))
+        Ok(Self { file, rest: Vec::new() })
     }
 
     /// Begins to write what `look` sees.
     ///
     /// # Errors
     /// The system has no thread to spare.
-    pub fn start(self, look: Look) -> anyhow::Result<MetricsWriter> {
+    pub fn start(mut self, look: Look) -> anyhow::Result<MetricsWriter> {
         look.count_registers();
         let over = Arc::new((Mutex::new(false), Condvar::new()));
         let told = Arc::clone(&over);
@@ -84,16 +88,46 @@ impl MetricsFile {
         Ok(MetricsWriter { over, thread: Some(thread.context("--metrics-path")?) })
     }
 
-    /// Writes a line, whole or, where nobody reads, not at all.
-    fn write(&self, look: &Look) {
+    fn write(&mut self, look: &Look) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let utc_timestamp_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let line = Line { utc_timestamp_ms, statistics: look.statistics(false) };
         let Ok(mut line) = serde_json::to_vec(&line) else { return };
         line.push(b'\n');
-        if let Err(error) = (&self.0).write_all(&line) {
+        if let Err(error) = self.write_line(line) {
             tracing::debug!("a line of metrics is lost: {error}");
         }
+    }
+
+    /// Writes a line, or nothing of it where there is no room for its beginning. Its end may have to wait
+    /// until the next line, which is lost if there is no room for that end either.
+    fn write_line(&mut self, line: Vec<u8>) -> io::Result<()> {
+        self.write_rest()?;
+        let len = line.len();
+        self.rest = line;
+        let written = self.write_rest();
+        if self.rest.len() == len {
+            self.rest.clear();
+            return written;
+        }
+        Ok(())
+    }
+
+    fn write_rest(&mut self) -> io::Result<()> {
+        while !self.rest.is_empty() {
+            match self.file.write(&self.rest) {
+                Ok(count) => drop(self.rest.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if error.kind() == ErrorKind::BrokenPipe {
+                        // Whoever reads next has not read the beginning.
+                        self.rest.clear();
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -104,5 +138,33 @@ impl Drop for MetricsWriter {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_fifo_that_is_read_too_slowly_has_whole_lines_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, mode, 0).unwrap();
+        let nonblock = OFlags::NONBLOCK.bits().cast_signed();
+        let mut reader = File::options().read(true).custom_flags(nonblock).open(&path).unwrap();
+        let mut metrics = MetricsFile::open(&path).unwrap();
+        let line = [vec![b'x'; 5000], vec![b'\n']].concat();
+        let written = (0..1000).take_while(|_| metrics.write_line(line.clone()).is_ok()).count();
+        assert!(written < 1000 && !metrics.rest.is_empty(), "{written}");
+        let mut told = Vec::new();
+        assert_eq!(reader.read_to_end(&mut told).unwrap_err().kind(), ErrorKind::WouldBlock);
+        metrics.write_line(line.clone()).unwrap();
+        drop(metrics);
+        reader.read_to_end(&mut told).unwrap();
+        assert!(told == line.repeat(written + 1), "{} bytes", told.len());
     }
 }
