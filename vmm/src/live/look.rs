@@ -32,7 +32,7 @@ impl Look {
 
     /// Counts by register from now on until the end.
     pub fn count_registers(&self) {
-        self.begin(None);
+        *self.census.lock() = self.census(None);
     }
 
     /// Everything up to now. Whoever does not ask for `registers` has them only where they are counted
@@ -52,21 +52,19 @@ impl Look {
     }
 
     fn counted(&self, wanted: bool) -> Counted {
+        let mut census = self.census.lock();
         let look = |census: &Option<Census>| census.as_ref().and_then(|one| one.look(LEASE));
-        let counted = look(&self.census.lock());
-        if counted.is_some() || !wanted {
-            return counted.unwrap_or_default();
+        let mut counted = look(&census);
+        if counted.is_none() && wanted {
+            *census = self.census(Some(LEASE));
+            counted = look(&census);
         }
-        self.begin(Some(LEASE));
-        look(&self.census.lock()).unwrap_or_default()
+        counted.unwrap_or_default()
     }
 
-    fn begin(&self, lease: Option<Duration>) {
-        let Some(registry) = self.control.registry() else { return };
-        match Census::start(&registry, lease) {
-            Ok(census) => *self.census.lock() = Some(census),
-            Err(error) => tracing::debug!("registers are not counted: {error}"),
-        }
+    fn census(&self, lease: Option<Duration>) -> Option<Census> {
+        let census = Census::start(&self.control.registry()?, lease);
+        census.inspect_err(|error| tracing::debug!("registers are not counted: {error}")).ok()
     }
 }
 

@@ -6,34 +6,30 @@ use std::time::{Duration, Instant};
 use trapline::Mode;
 use trapline_control::Refusal;
 use trapline_control::api::{Balloon, BalloonStatistics, BalloonUpdate, DebugReport, DebugRequest};
+use trapline_machine::State;
 use trapline_machine::balloon::{Balloon as Device, Statistics};
 use trapline_machine::debug::Standing;
-use trapline_machine::{Control, State};
 
-use super::routes::refusal;
-use crate::console::Console;
+use super::routes::{Guest, refusal};
 
 /// How long a guest may take to say what its memory is like.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The balloon of a guest, which may have none.
-#[derive(Clone)]
-pub(super) struct BalloonOf(pub(super) Option<Weak<Device>>);
-
-impl BalloonOf {
+impl Guest {
+    /// Its balloon; it may have none.
     fn device(&self) -> Result<Arc<Device>, Refusal> {
-        let device = self.0.as_ref().and_then(Weak::upgrade);
+        let device = self.balloon.as_ref().and_then(Weak::upgrade);
         device.ok_or_else(|| Refusal::conflict("the guest has no balloon (run --balloon)"))
     }
 
-    pub(super) fn get(&self) -> Result<Balloon, Refusal> {
+    pub(super) fn balloon(&self) -> Result<Balloon, Refusal> {
         let device = self.device()?;
         let (amount_mib, actual_mib) = (device.wanted() >> 20, device.held() >> 20);
         Ok(Balloon { amount_mib, actual_mib })
     }
 
-    pub(super) fn set(&self, update: &BalloonUpdate, control: &Control) -> Result<(), Refusal> {
-        let registry = control.registry();
+    pub(super) fn set_balloon(&self, update: BalloonUpdate) -> Result<(), Refusal> {
+        let registry = self.control.registry();
         let recorder = registry.as_ref().and_then(|registry| registry.recorder());
         if recorder.is_some_and(|recorder| recorder.mode() == Mode::Lossless) {
             // A recording has no place for it, and would not play.
@@ -43,7 +39,7 @@ impl BalloonOf {
         Ok(())
     }
 
-    pub(super) fn statistics(&self) -> Result<BalloonStatistics, Refusal> {
+    pub(super) fn balloon_statistics(&self) -> Result<BalloonStatistics, Refusal> {
         let device = self.device()?;
         let before = device.statistics().map(|statistics| statistics.at_ns);
         device.ask_for_statistics();
@@ -56,6 +52,29 @@ impl BalloonOf {
         let statistics = device.statistics();
         let none = || Refusal::conflict("the guest says nothing of its memory");
         statistics.map(|statistics| told(&statistics)).ok_or_else(none)
+    }
+
+    /// Does what is asked, one after the other.
+    pub(super) fn debug(&self, request: DebugRequest) -> Result<DebugReport, Refusal> {
+        let DebugRequest { sysrq, nmi, dump } = request;
+        if let Some(letter) = sysrq {
+            let byte = u8::try_from(letter).ok().filter(u8::is_ascii_graphic);
+            let byte = byte.ok_or_else(|| Refusal::bad_request("SysRq takes an ASCII letter"))?;
+            self.console.upgrade().inspect(|console| console.send_sysrq(byte));
+        }
+        if nmi.is_none() && !dump {
+            return Ok(DebugReport::default());
+        }
+        let control = &self.control;
+        let runs = control.state() == State::Running;
+        if runs {
+            control.pause().map_err(refusal)?;
+        }
+        let seen = control.inspect(move |standing| look(standing, nmi, dump));
+        if runs {
+            control.resume().map_err(refusal)?;
+        }
+        Ok(DebugReport { vcpus: seen.map_err(refusal)?? })
     }
 }
 
@@ -74,32 +93,6 @@ fn told(statistics: &Statistics) -> BalloonStatistics {
         hugetlb_allocations: value(8),
         hugetlb_failures: value(9),
     }
-}
-
-/// Does what is asked, one after the other.
-pub(super) fn debug(
-    request: &DebugRequest,
-    control: &Control,
-    console: &Weak<Console>,
-) -> Result<DebugReport, Refusal> {
-    if let Some(letter) = request.sysrq {
-        let byte = u8::try_from(letter).ok().filter(u8::is_ascii_graphic);
-        let byte = byte.ok_or_else(|| Refusal::bad_request("SysRq takes an ASCII letter"))?;
-        console.upgrade().inspect(|console| console.send_sysrq(byte));
-    }
-    let (nmi, dump) = (request.nmi, request.dump);
-    if nmi.is_none() && !dump {
-        return Ok(DebugReport::default());
-    }
-    let runs = control.state() == State::Running;
-    if runs {
-        control.pause().map_err(refusal)?;
-    }
-    let seen = control.inspect(move |standing| look(standing, nmi, dump));
-    if runs {
-        control.resume().map_err(refusal)?;
-    }
-    Ok(DebugReport { vcpus: seen.map_err(refusal)?? })
 }
 
 fn look(standing: &Standing<'_>, nmi: Option<u32>, dump: bool) -> Result<Vec<String>, Refusal> {

@@ -1,16 +1,15 @@
 //! Who answers which end point of the [API](trapline_control::api).
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use trapline_control::api::{
     Action, ActionType, GetBalloon, GetBalloonStatistics, GetInstance, GetStatistics, Instance,
-    InstanceState, METRICS, PatchBalloon, PatchVm, PutAction, PutDebug, VmState,
+    InstanceState, METRICS, PatchBalloon, PatchVm, PutAction, PutDebug, Vm, VmState,
 };
 use trapline_control::{Refusal, Routes};
 use trapline_machine::balloon::Balloon;
 use trapline_machine::{Control, ControlError, State};
 
-use super::poke::{self, BalloonOf};
 use super::{Look, metrics};
 use crate::console::Console;
 use crate::request::{Request, Requests};
@@ -38,62 +37,69 @@ pub struct Guest {
 impl Guest {
     /// The routes of its socket.
     pub(super) fn routes(self) -> Routes {
-        let Self { name, cpus, mem_bytes, control, look, balloon, console, requests } = self;
-        let balloons = [(); 3].map(|()| BalloonOf(balloon.clone()));
-        let [balloon, set, statistics] = balloons;
-        let (debugged, recorded) = (control.clone(), control.clone());
-        let (called, seen) = (name.clone(), look.clone());
-        let of = control.clone();
-        let instance = move |()| Ok(instance(&name, cpus, mem_bytes, &of));
-        let pauses = control.clone();
+        let guest = &Arc::new(self);
         Routes::default()
-            .serve::<GetInstance>(instance)
-            .serve::<GetStatistics>(move |()| Ok(look.statistics(true)))
-            .serve_text(METRICS, metrics::MEDIA_TYPE, move || {
-                metrics::text(&called, &seen.statistics(false))
+            .serve::<GetInstance>(of(guest, |guest, ()| Ok(guest.instance())))
+            .serve::<GetStatistics>(of(guest, |guest, ()| Ok(guest.look.statistics(true))))
+            .serve_text(METRICS, metrics::MEDIA_TYPE, {
+                let text = of(guest, |guest, ()| {
+                    metrics::text(&guest.name, &guest.look.statistics(false))
+                });
+                move || text(())
             })
-            .serve::<GetBalloon>(move |()| balloon.get())
-            .serve::<GetBalloonStatistics>(move |()| statistics.statistics())
-            .serve::<PatchBalloon>(move |update| set.set(&update, &recorded))
-            .serve::<PutDebug>(move |request| poke::debug(&request, &debugged, &console))
-            .serve::<PatchVm>(move |vm| {
-                let done = match vm.state {
-                    VmState::Paused => pauses.pause(),
-                    VmState::Resumed => pauses.resume(),
-                };
-                done.map_err(refusal)
-            })
-            .serve::<PutAction>(move |action| act(action, &control, &requests))
+            .serve::<GetBalloon>(of(guest, |guest, ()| guest.balloon()))
+            .serve::<GetBalloonStatistics>(of(guest, |guest, ()| guest.balloon_statistics()))
+            .serve::<PatchBalloon>(of(guest, Self::set_balloon))
+            .serve::<PutDebug>(of(guest, Self::debug))
+            .serve::<PatchVm>(of(guest, Self::bring))
+            .serve::<PutAction>(of(guest, Self::act))
     }
-}
 
-fn instance(name: &str, cpus: u32, mem_bytes: u64, control: &Control) -> Instance {
-    Instance {
-        app_name: "trapline".to_owned(),
-        id: name.to_owned(),
-        state: match control.state() {
-            State::Built => InstanceState::NotStarted,
-            State::Running => InstanceState::Running,
-            State::Paused | State::Saved => InstanceState::Paused,
-            State::Resetting => InstanceState::Resetting,
-            State::Ended => InstanceState::Ended,
-        },
-        vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
-        vcpu_count: cpus,
-        mem_size_mib: mem_bytes >> 20,
-    }
-}
-
-fn act(action: Action, control: &Control, requests: &Requests) -> Result<(), Refusal> {
-    match action.action_type {
-        ActionType::Stop => {
-            requests.make(Request::Quit);
-            control.stop();
-            Ok(())
+    fn instance(&self) -> Instance {
+        Instance {
+            app_name: "trapline".to_owned(),
+            id: self.name.clone(),
+            state: match self.control.state() {
+                State::Built => InstanceState::NotStarted,
+                State::Running => InstanceState::Running,
+                State::Paused | State::Saved => InstanceState::Paused,
+                State::Resetting => InstanceState::Resetting,
+                State::Ended => InstanceState::Ended,
+            },
+            vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            vcpu_count: self.cpus,
+            mem_size_mib: self.mem_bytes >> 20,
         }
-        ActionType::Reset => control.reset().map_err(refusal),
     }
+
+    fn bring(&self, vm: Vm) -> Result<(), Refusal> {
+        let done = match vm.state {
+            VmState::Paused => self.control.pause(),
+            VmState::Resumed => self.control.resume(),
+        };
+        done.map_err(refusal)
+    }
+
+    fn act(&self, action: Action) -> Result<(), Refusal> {
+        match action.action_type {
+            ActionType::Stop => {
+                self.requests.make(Request::Quit);
+                self.control.stop();
+                Ok(())
+            }
+            ActionType::Reset => self.control.reset().map_err(refusal),
+        }
+    }
+}
+
+/// What answers for `guest`.
+fn of<Q, A>(
+    guest: &Arc<Guest>,
+    answer: impl Fn(&Guest, Q) -> A + Send + Sync + 'static,
+) -> impl Fn(Q) -> A + Send + Sync + 'static {
+    let guest = Arc::clone(guest);
+    move |request| answer(&guest, request)
 }
 
 /// Why the machine did not do it.
