@@ -171,9 +171,8 @@ fn serve(
     };
     requests.serve(move |request| match request {
         Request::Statistics => {
-            let columns =
-                terminal::size().map_or(statistics::COLUMNS, |(columns, _)| columns.into());
-            tell(&format!("\n{}", statistics::table(&look.statistics(true), columns)));
+            let table = statistics::table(&look.statistics(true), statistics::columns());
+            tell(&format!("\n{table}"));
         }
         Request::Pause => tell(&pauses.toggle()),
         Request::Resized => terminal.tell(),
@@ -285,11 +284,11 @@ struct Seen {
 
 /// Prints what was asked for.
 fn say(seen: &Seen, options: &RunOptions) {
-    let columns = terminal::size().map_or(statistics::COLUMNS, |(columns, _)| columns.into());
     let mut text = match options.stat {
         Some(StatForm::All) => return stream::answer(&seen.report.to_string()),
         Some(StatForm::Table) => {
-            return stream::answer(&statistics::table(&seen.statistics, columns));
+            let table = statistics::table(&seen.statistics, statistics::columns());
+            return stream::answer(&table);
         }
         Some(StatForm::Json) => {
             let json = serde_json::to_string(&seen.statistics).unwrap_or_default();

@@ -7,8 +7,15 @@ use std::fmt::Write;
 
 use trapline_control::api::{RegionCount, RegisterCount, Statistics};
 
+use crate::terminal;
+
 /// The width of a table for who has no terminal.
-pub const COLUMNS: usize = 80;
+const COLUMNS: usize = 80;
+
+/// The width of a table: the terminal's, or 80.
+pub fn columns() -> usize {
+    terminal::size().map_or(COLUMNS, |(columns, _)| columns.into())
+}
 
 /// From one unit to the next.
 const K: u64 = 10 * 10 * 10;

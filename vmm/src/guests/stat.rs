@@ -6,7 +6,7 @@ use trapline_control::Client;
 use trapline_control::api::{BalloonStatistics, GetBalloonStatistics, GetStatistics};
 
 use super::say;
-use crate::{statistics, terminal};
+use crate::statistics;
 
 /// Shows what the guest has done, as a table or as JSON.
 pub(super) fn traps(guest: &mut Client, json: bool) -> anyhow::Result<()> {
@@ -14,10 +14,8 @@ pub(super) fn traps(guest: &mut Client, json: bool) -> anyhow::Result<()> {
     if json {
         return say(&(serde_json::to_string(&statistics)? + "\n"));
     }
-    let columns = terminal::size().map_or(statistics::COLUMNS, |(columns, _)| columns.into());
-    let mut text = format!("guest {}\n", guest.name());
-    let _ = writeln!(text, "{}", statistics::table(&statistics, columns));
-    say(&text)
+    let table = statistics::table(&statistics, statistics::columns());
+    say(&format!("guest {}\n{table}\n", guest.name()))
 }
 
 /// Shows what the guest says of its memory, in kvmtool's words.

@@ -79,10 +79,8 @@ fn print(guest: &mut Client, options: &TopOptions) -> anyhow::Result<()> {
         if options.json {
             say(&(serde_json::to_string(&rates)? + "\n"))?;
         } else {
-            let columns = crate::terminal::size().map_or(statistics::COLUMNS, |(n, _)| n.into());
-            let lines: Vec<String> = rates.lines(columns);
-            let lines: String =
-                lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect();
+            let lines = rates.lines(statistics::columns());
+            let lines: String = lines.iter().map(|line| format!("{}\n", line.trim_end())).collect();
             say(&(title(&rates, &after, options.sort) + "\n" + &lines))?;
         }
         if options.once {
