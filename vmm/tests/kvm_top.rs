@@ -82,7 +82,9 @@ fn the_screen_has_registers_sorted_as_wanted_and_follows_keys() {
     pty.resize(100, 24);
     let before = pty.settings();
     let mut top = busy.top(&pty, &["--delay", "0.1"]);
-    let rows = screen(&mut top, (100, 24), |rows| row_of(rows, "LSR") == Some(2));
+    let rows = screen(&mut top, (100, 24), |rows| {
+        row_of(rows, "LSR") == Some(2) && row_of(rows, "SCR").is_some()
+    });
     assert!(rows[0].starts_with("busy: up 0:00:") && rows[0].contains("4 vCPUs"), "{rows:#?}");
     assert!(rows[0].ends_with("by exits"), "{rows:#?}");
     assert!(rows[1].starts_with("DEVICE/REGION REGISTER"), "{rows:#?}");

@@ -16,7 +16,7 @@ use trapline_control::{AskError, Client, GuestName};
 
 use super::rates::{Rates, Sort, rates};
 use super::{all, one, say};
-use crate::statistics;
+use crate::{statistics, stream};
 
 /// What is wanted of `top`.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,7 +126,8 @@ impl Screen {
         if lines.len() == 2 {
             lines.push("nothing is accessed".to_owned());
         }
-        let mut out = std::io::stdout().lock();
+        // In one piece, so that nobody sees half of it.
+        let mut out = Vec::new();
         queue!(out, cursor::MoveTo(0, 0))?;
         for (at, line) in lines.iter().take(usize::from(rows).saturating_sub(1)).enumerate() {
             let attribute = if at == 1 { Attribute::Reverse } else { Attribute::Reset };
@@ -141,7 +142,7 @@ impl Screen {
         let help: String = help.chars().take(columns.saturating_sub(1)).collect();
         queue!(out, cursor::MoveTo(0, rows.saturating_sub(1)))?;
         write!(out, "{help}")?;
-        out.flush()
+        Ok(stream::write_all(rustix::stdio::stdout(), &out, None)?)
     }
 }
 
