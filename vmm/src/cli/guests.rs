@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::{ArgMatches, Args, Command};
 use trapline_control::GuestName;
 use trapline_control::api::DebugRequest;
 
-use super::{sentence, units};
+use super::{given, units};
 use crate::guests::{Sort, TopOptions};
 
 /// What is to be done with guests that run.
@@ -232,30 +232,21 @@ pub(super) fn commands() -> [Command; 8] {
 
 /// What the command of this name asks for.
 pub(super) fn parse(name: &str, matches: &ArgMatches) -> anyhow::Result<GuestsCommand> {
-    let wrong = |error: clap::Error| anyhow::anyhow!(sentence(&error));
-    if name == "list" {
-        let args = ListArgs::from_arg_matches(matches).map_err(wrong)?;
-        return Ok(GuestsCommand::List { running: args.run || !args.rootfs });
-    }
-    if name == "stat" {
-        let StatArgs { which, memory, json } =
-            StatArgs::from_arg_matches(matches).map_err(wrong)?;
-        return Ok(GuestsCommand::Stat { which: which.which(name)?, memory, json });
-    }
-    if name == "debug" {
-        return DebugArgs::from_arg_matches(matches).map_err(wrong)?.command();
-    }
-    if name == "balloon" {
-        return BalloonArgs::from_arg_matches(matches).map_err(wrong)?.command();
-    }
-    if name == "top" {
-        let args = TopArgs::from_arg_matches(matches).map_err(wrong)?;
-        return Ok(GuestsCommand::Top(args.options()?));
-    }
-    let which = WhichArgs::from_arg_matches(matches).map_err(wrong)?.which(name)?;
+    let which = || given::<WhichArgs>(matches)?.which(name);
     Ok(match name {
-        "pause" => GuestsCommand::Pause(which),
-        "resume" => GuestsCommand::Resume(which),
-        _ => GuestsCommand::Stop(which),
+        "balloon" => given::<BalloonArgs>(matches)?.command()?,
+        "debug" => given::<DebugArgs>(matches)?.command()?,
+        "list" => {
+            let ListArgs { run, rootfs } = given(matches)?;
+            GuestsCommand::List { running: run || !rootfs }
+        }
+        "pause" => GuestsCommand::Pause(which()?),
+        "resume" => GuestsCommand::Resume(which()?),
+        "stat" => {
+            let StatArgs { which, memory, json } = given(matches)?;
+            GuestsCommand::Stat { which: which.which(name)?, memory, json }
+        }
+        "top" => GuestsCommand::Top(given::<TopArgs>(matches)?.options()?),
+        _ => GuestsCommand::Stop(which()?),
     })
 }

@@ -114,41 +114,24 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
         Err(error) => return asked_for_text(&error),
     };
     match matches.subcommand() {
-        Some(("run", matches)) => run_options(matches, host),
+        Some(("run", matches)) => {
+            Ok(Parsed::Run(Box::new(RunOptions::new(given(matches)?, host)?)))
+        }
         Some(("device", matches)) => match matches.subcommand() {
-            Some((_, matches)) => {
-                let args = device::ServeArgs::from_arg_matches(matches);
-                let args = args.map_err(|e| anyhow!(sentence(&e)))?;
-                Ok(Parsed::Serve(Box::new(ServeOptions::new(args)?)))
-            }
+            Some((_, matches)) => Ok(Parsed::Serve(Box::new(ServeOptions::new(given(matches)?)?))),
             None => Err(anyhow!("trapline device: a command is missing; there is serve")),
         },
         Some(("qtest", matches)) => {
-            let args = qtest::QtestArgs::from_arg_matches(matches);
-            let args = args.map_err(|e| anyhow!(sentence(&e)))?;
-            Ok(Parsed::Qtest(Box::new(QtestOptions::new(&args)?)))
+            Ok(Parsed::Qtest(Box::new(QtestOptions::new(&given(matches)?)?)))
         }
         Some(("setup", matches)) => Ok(Parsed::SetUpVfio(vfio::setup(matches)?)),
-        Some(("tune", matches)) => {
-            let args = trace::TuneArgs::from_arg_matches(matches);
-            let args = args.map_err(|e| anyhow!(sentence(&e)))?;
-            Ok(Parsed::Tune(Box::new(TuneOptions::new(args))))
-        }
-        Some(("diff", matches)) => {
-            let args = trace::DiffArgs::from_arg_matches(matches);
-            let args = args.map_err(|e| anyhow!(sentence(&e)))?;
-            Ok(Parsed::Diff(Box::new(DiffOptions::new(args)?)))
-        }
+        Some(("tune", matches)) => Ok(Parsed::Tune(Box::new(TuneOptions::new(given(matches)?)))),
+        Some(("diff", matches)) => Ok(Parsed::Diff(Box::new(DiffOptions::new(given(matches)?)?))),
         Some(("trace", matches)) => {
-            let args = trace::TraceArgs::from_arg_matches(matches);
-            let args = args.map_err(|e| anyhow!(sentence(&e)))?;
-            Ok(Parsed::Trace(Box::new(TraceOptions::new(args)?)))
+            Ok(Parsed::Trace(Box::new(TraceOptions::new(given(matches)?)?)))
         }
-        Some(("replay", matches)) => {
-            let options = ReplayOptions::from_arg_matches(matches);
-            Ok(Parsed::Replay(Box::new(options.map_err(|e| anyhow!(sentence(&e)))?)))
-        }
-        Some((name, matches)) if guests::NAMES.contains(&name) => {
+        Some(("replay", matches)) => Ok(Parsed::Replay(Box::new(given(matches)?))),
+        Some((name, matches)) if is_to_guests(name) => {
             Ok(Parsed::Guests(guests::parse(name, matches)?))
         }
         Some(("version", _)) => Ok(Parsed::Text(version())),
@@ -157,9 +140,9 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
     }
 }
 
-fn run_options(matches: &ArgMatches, host: &Host) -> anyhow::Result<Parsed> {
-    let args = args::RunArgs::from_arg_matches(matches).map_err(|e| anyhow!(sentence(&e)))?;
-    Ok(Parsed::Run(Box::new(RunOptions::new(args, host)?)))
+/// The arguments of a command.
+fn given<A: FromArgMatches>(matches: &ArgMatches) -> anyhow::Result<A> {
+    A::from_arg_matches(matches).map_err(|error| anyhow!(sentence(&error)))
 }
 
 /// Whether a command is one of kvmtool's to guests that run.
