@@ -124,20 +124,17 @@ fn region_count(
 }
 
 fn register_count(row: RegisterCounts) -> RegisterCount {
-    let RegisterCounts { device, region, register, reads, writes, queued, exits, .. } = row;
-    let RegisterCounts { timed, timed_ns, last, last_written, .. } = row;
-    let last_value = format!("{last:#x}");
     RegisterCount {
-        device,
-        region,
-        register,
-        reads,
-        writes,
-        queued,
-        exits,
-        timed,
-        timed_ns,
-        last_value,
-        last_written,
+        device: row.device,
+        region: row.region,
+        register: row.register,
+        reads: row.reads,
+        writes: row.writes,
+        queued: row.queued,
+        exits: row.exits,
+        timed: row.timed,
+        timed_ns: row.timed_ns,
+        last_value: format!("{:#x}", row.last),
+        last_written: row.last_written,
     }
 }
