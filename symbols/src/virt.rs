@@ -34,14 +34,13 @@ impl<'a> Virtual<'a> {
     /// Copies what is there of the bytes at `virt` to `buf`, and zeros for the rest. Says whether
     /// anything is there.
     pub fn read_mapped(&self, virt: u64, buf: &mut [u8]) -> bool {
-        let mut any = buf.len();
-        let whole = buf.len();
+        let mut there = buf.len();
         self.copy(virt, buf, |hole| {
-            any -= hole.len();
+            there -= hole.len();
             hole.fill(0);
             true
         });
-        any > 0 && whole > 0
+        there > 0
     }
 
     /// Eight bytes.
@@ -56,23 +55,33 @@ impl<'a> Virtual<'a> {
         self.read(virt, &mut bytes).then(|| u32::from_le_bytes(bytes))
     }
 
-    /// Copies page by page; what is no memory goes to `missing`, which says whether to go on.
-    fn copy(&self, virt: u64, buf: &mut [u8], mut missing: impl FnMut(&mut [u8]) -> bool) -> bool {
-        let (mut virt, mut rest) = (virt, buf);
-        while !rest.is_empty() {
+    /// The `len` bytes at `virt`, page by page: where in guest physical memory, if anywhere, and how
+    /// many bytes.
+    pub fn pieces(&self, virt: u64, len: usize) -> impl Iterator<Item = (Option<u64>, usize)> {
+        let (mut virt, mut rest) = (virt, len);
+        std::iter::from_fn(move || {
+            if rest == 0 {
+                return None;
+            }
             let found = self.paging.translate(self.memory, virt);
             let left = found.map_or_else(|hole| hole.left, |mapped| mapped.left);
-            let len = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
-            let (piece, others) = std::mem::take(&mut rest).split_at_mut(len);
-            let there = found.is_ok_and(|mapped| self.memory.read(mapped.phys, piece));
-            if !there && !missing(piece) {
-                return false;
-            }
+            let len = usize::try_from(left).unwrap_or(usize::MAX).min(rest);
             // What is after the last address is before the first one.
-            virt = virt.wrapping_add(left.min(len as u64));
+            virt = virt.wrapping_add(len as u64);
+            rest -= len;
+            Some((found.ok().map(|mapped| mapped.phys), len))
+        })
+    }
+
+    /// Copies page by page; what is no memory goes to `missing`, which says whether to go on.
+    fn copy(&self, virt: u64, buf: &mut [u8], mut missing: impl FnMut(&mut [u8]) -> bool) -> bool {
+        let len = buf.len();
+        let mut rest = buf;
+        self.pieces(virt, len).all(|(phys, len)| {
+            let (piece, others) = std::mem::take(&mut rest).split_at_mut(len);
             rest = others;
-        }
-        true
+            phys.is_some_and(|phys| self.memory.read(phys, piece)) || missing(piece)
+        })
     }
 }
 

@@ -120,15 +120,16 @@ impl Standing<'_> {
         (frames.collect(), kernel.and_then(|kernel| kernel.base()))
     }
 
-    /// Where `vcpu` has the virtual address `virt`, in guest physical memory, and how many bytes of it
-    /// follow.
+    /// Where vCPU `index` has the `len` bytes at the virtual address `virt`, page by page: guest
+    /// physical addresses and lengths, up to the first byte that is nowhere.
     ///
     /// # Errors
     /// KVM does not tell its registers.
-    pub fn translate(&self, index: usize, virt: u64) -> Result<Option<(u64, u64)>, Error> {
-        let Some(vcpu) = self.vcpus.get(index) else { return Ok(None) };
+    pub fn pieces(&self, index: usize, virt: u64, len: usize) -> Result<Vec<(u64, usize)>, Error> {
+        let Some(vcpu) = self.vcpus.get(index) else { return Ok(Vec::new()) };
         let cpu = cpu::of(&vcpu.processor()?);
-        let mapped = Virtual::of(self, &cpu).translate(virt);
-        Ok(mapped.map(|mapped| (mapped.phys, mapped.left)))
+        let memory = Virtual::of(self, &cpu);
+        let pieces = memory.pieces(virt, len);
+        Ok(pieces.map_while(|(phys, len)| Some((phys?, len))).collect())
     }
 }

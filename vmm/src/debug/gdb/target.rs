@@ -204,23 +204,10 @@ impl Guest {
     }
 }
 
-/// One piece of memory for each page that it is in: guest physical address and length.
-fn pieces(standing: &Standing<'_>, vcpu: usize, start: u64, len: usize) -> Vec<(u64, usize)> {
-    let (mut addr, mut left, mut pieces) = (start, len, Vec::new());
-    while left > 0 {
-        let Ok(Some((phys, there))) = standing.translate(vcpu, addr) else { break };
-        let piece = usize::try_from(there).unwrap_or(usize::MAX).min(left);
-        pieces.push((phys, piece));
-        addr = addr.wrapping_add(piece as u64);
-        left -= piece;
-    }
-    pieces
-}
-
 /// Reads as much as there is.
 fn read_memory(standing: &Standing<'_>, vcpu: usize, start: u64, len: usize) -> Vec<u8> {
     let mut all = Vec::new();
-    for (phys, piece) in pieces(standing, vcpu, start, len) {
+    for (phys, piece) in standing.pieces(vcpu, start, len).unwrap_or_default() {
         let mut bytes = vec![0; piece];
         if !standing.memory.read(phys, &mut bytes) {
             break;
@@ -233,7 +220,7 @@ fn read_memory(standing: &Standing<'_>, vcpu: usize, start: u64, len: usize) -> 
 /// Writes all, or nothing of what is in the page that cannot be written and those after it.
 fn write_memory(standing: &Standing<'_>, vcpu: usize, start: u64, data: &[u8]) -> bool {
     let mut rest = data;
-    for (phys, piece) in pieces(standing, vcpu, start, data.len()) {
+    for (phys, piece) in standing.pieces(vcpu, start, data.len()).unwrap_or_default() {
         let Some((bytes, others)) = rest.split_at_checked(piece) else { return false };
         if !standing.memory.write(phys, bytes) {
             return false;
@@ -377,9 +364,10 @@ impl Breakpoints for Guest {
 impl SwBreakpoint for Guest {
     fn add_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
         let written = self.look(move |standing| {
-            let before = read_memory(standing, 0, addr, BREAKPOINT.len());
-            let (phys, _) = standing.translate(0, addr).ok().flatten()?;
-            let whole = before.len() == BREAKPOINT.len();
+            let pieces = standing.pieces(0, addr, BREAKPOINT.len()).ok()?;
+            let [(phys, len)] = *pieces else { return None };
+            let mut before = vec![0; len];
+            let whole = len == BREAKPOINT.len() && standing.memory.read(phys, &mut before);
             (whole && standing.memory.write(phys, BREAKPOINT)).then_some((phys, before))
         });
         let Some(before) = written.map_err(TargetError::Fatal)? else { return Ok(false) };
