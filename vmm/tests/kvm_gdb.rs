@@ -177,6 +177,8 @@ fn breakpoints_of_both_kinds_steps_memory_and_registers() {
     assert_eq!(code, "b001eea20050");
     for kind in ["Z0", "Z1"] {
         let at = START + 6;
+        // Said twice it is one, which is gone when it is taken away once.
+        assert_eq!(gdb.ask(&format!("{kind},{at:x},1")), "OK");
         assert_eq!(gdb.ask(&format!("{kind},{at:x},1")), "OK");
         // The guest's instruction, not ours.
         assert_eq!(gdb.ask(&format!("m{at:x},1")), "ee");

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Connection {
     stream: TcpStream,
     end: Arc<AtomicBool>,
-    /// What gdb has sent and nobody has taken.
+    /// What gdb has sent and nobody has taken, the next byte last.
     waiting: Vec<u8>,
 }
 
@@ -26,7 +26,7 @@ impl Connection {
         Ok(Self { stream, end: Arc::clone(end), waiting: Vec::new() })
     }
 
-    /// Reads what there is within `timeout`, lowest byte last.
+    /// Reads what there is within `timeout`, the first byte last.
     fn fill(&mut self, timeout: Duration) -> io::Result<()> {
         let mut bytes = [0; 4096];
         self.stream.set_read_timeout(Some(timeout))?;

@@ -84,8 +84,8 @@ impl Guest {
         if self.control.pause().is_ok() {
             let written = std::mem::take(&mut self.written);
             let _ = self.look(move |standing| {
-                for (phys, bytes) in written.values() {
-                    standing.memory.write(*phys, bytes);
+                for (phys, before) in written.values() {
+                    restore(standing, *phys, before);
                 }
                 standing.vcpus.iter_mut().for_each(|vcpu| drop(vcpu.set_traps(&Traps::default())));
             });
@@ -144,8 +144,7 @@ impl Guest {
                 MultiThreadStopReason::HwBreak(thread)
             }
             Some(Cause::Instruction(DebugStop::Watch(addr))) => {
-                let inside =
-                    |point: &&Watchpoint| (point.addr..point.addr + point.len).contains(addr);
+                let inside = |point: &&Watchpoint| addr.wrapping_sub(point.addr) < point.len;
                 let point = self.traps.watchpoints.iter().find(inside);
                 let kind = match point.map(|point| (point.read, point.write)) {
                     Some((true, false)) => WatchKind::Read,
@@ -230,6 +229,14 @@ fn write_memory(standing: &Standing<'_>, vcpu: usize, start: u64, data: &[u8]) -
     rest.is_empty()
 }
 
+/// Puts back what was there before a breakpoint, unless the guest has written something else there.
+fn restore(standing: &Standing<'_>, phys: u64, before: &[u8]) {
+    let mut now = vec![0; before.len()];
+    if standing.memory.read(phys, &mut now) && now == BREAKPOINT {
+        standing.memory.write(phys, before);
+    }
+}
+
 impl Target for Guest {
     type Arch = Arch;
     type Error = Failure;
@@ -274,8 +281,9 @@ impl MultiThreadBase for Guest {
         let mut bytes = read.map_err(TargetError::Fatal)?;
         // gdb sees the guest's own instructions.
         for (addr, (_, before)) in &self.written {
-            for (at, byte) in (*addr..).zip(before) {
-                let place = at.checked_sub(start).and_then(|place| usize::try_from(place).ok());
+            for (at, byte) in before.iter().enumerate() {
+                let place = addr.wrapping_add(at as u64).wrapping_sub(start);
+                let place = usize::try_from(place).ok();
                 if let Some(shown) = place.and_then(|place| bytes.get_mut(place)) {
                     *shown = *byte;
                 }
@@ -362,7 +370,9 @@ impl Breakpoints for Guest {
 }
 
 impl SwBreakpoint for Guest {
-    fn add_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
+    fn add_sw_breakpoint(&mut self, addr: u64, len: usize) -> TargetResult<bool, Self> {
+        // A second one would take the first for the guest's instruction.
+        self.remove_sw_breakpoint(addr, len)?;
         let written = self.look(move |standing| {
             let pieces = standing.pieces(0, addr, BREAKPOINT.len()).ok()?;
             let [(phys, len)] = *pieces else { return None };
@@ -379,12 +389,7 @@ impl SwBreakpoint for Guest {
     fn remove_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
         self.traps.software.retain(|other| *other != addr);
         let Some((phys, before)) = self.written.remove(&addr) else { return Ok(false) };
-        // The guest may have written something else there meanwhile, or gone.
-        let restored = self.look(move |standing| {
-            let mut now = vec![0; before.len()];
-            let ours = standing.memory.read(phys, &mut now) && now == BREAKPOINT;
-            ours && standing.memory.write(phys, &before)
-        });
+        let restored = self.look(move |standing| restore(standing, phys, &before));
         restored.map_err(TargetError::Fatal)?;
         Ok(true)
     }
@@ -392,6 +397,9 @@ impl SwBreakpoint for Guest {
 
 impl HwBreakpoint for Guest {
     fn add_hw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
+        if self.traps.breakpoints.contains(&addr) {
+            return Ok(true);
+        }
         let mut traps = self.traps.clone();
         traps.breakpoints.push(addr);
         self.try_traps(traps)
@@ -417,8 +425,12 @@ impl HwWatchpoint for Guest {
         len: u64,
         kind: WatchKind,
     ) -> TargetResult<bool, Self> {
+        let wanted = watchpoint(addr, len, kind);
+        if self.traps.watchpoints.contains(&wanted) {
+            return Ok(true);
+        }
         let mut traps = self.traps.clone();
-        traps.watchpoints.push(watchpoint(addr, len, kind));
+        traps.watchpoints.push(wanted);
         self.try_traps(traps)
     }
 
