@@ -62,6 +62,8 @@ pub enum FileError {
 
 /// The most symbols that are kept: more than any kernel has, and a bound for what a guest says.
 pub(crate) const SYMBOLS_MAX: usize = 1 << 20;
+/// The most text of names that is kept, for the same reason: a large kernel has a tenth of it.
+const TEXT_MAX: usize = 64 << 20;
 /// The longest name that is kept (Linux `KSYM_NAME_LEN`).
 pub(crate) const NAME_MAX: usize = 512;
 
@@ -124,6 +126,7 @@ impl Symbols {
         let is_name = !name.is_empty() && !name.starts_with('$') && !name.starts_with(".L");
         if let (Ok(start), Some(len), true) = (start, len, is_name)
             && self.entries.len() < SYMBOLS_MAX
+            && self.text.len() < TEXT_MAX
         {
             self.entries.push(Entry { addr, start, len, code });
             self.text.push_str(name);

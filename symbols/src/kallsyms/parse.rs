@@ -8,6 +8,8 @@ use crate::table::{NAME_MAX, SYMBOLS_MAX, is_code};
 const TOKENS: usize = 256;
 /// Each marker says where so many names further one begins.
 const NAMES_A_MARKER: usize = 256;
+/// Hardly another place has the right number before it by chance; a guest can write it to each of them.
+const STARTS_MAX: usize = 16;
 /// A kernel has more; a table that fits by chance has not.
 const SYMBOLS_MIN: usize = 256;
 
@@ -64,7 +66,7 @@ fn tokens(image: &[u8], digits: usize) -> Option<(usize, usize)> {
 }
 
 /// Where the names begin, and how many there are.
-fn names(image: &[u8], token_table: usize) -> Option<(usize, usize)> {
+pub(super) fn names(image: &[u8], token_table: usize) -> Option<(usize, usize)> {
     let direct = markers_before(image, token_table).into_iter();
     direct.chain(markers_before_order(image, token_table)).find_map(|markers| {
         let last = size_at(image, markers.start + 4 * (markers.count - 1))?;
@@ -74,6 +76,7 @@ fn names(image: &[u8], token_table: usize) -> Option<(usize, usize)> {
         let starts = (earliest..=latest).rev().filter(|start| start.is_multiple_of(4));
         starts
             .filter_map(|start| Some((start, count_before(image, start, &markers)?)))
+            .take(STARTS_MAX)
             .find(|(start, count)| fits(image, *start, *count, markers.start))
     })
 }

@@ -86,6 +86,16 @@ fn a_guest_that_writes_the_row_again_and_again_is_given_up() {
     assert!(find_at(&ram, cpu).is_none());
 }
 
+#[test]
+fn names_that_could_begin_anywhere_are_soon_given_up() {
+    // Each four bytes are two names of one token, and the number of names of all markers.
+    let mut image = [1, 1, 1, 0].repeat(100_000);
+    let count = u32::from_le_bytes([1, 1, 1, 0]).div_ceil(256);
+    let markers = (0..count).map(|n| if n + 2 == count { 512 * n + 1 } else { 512 * n });
+    image.extend(markers.flat_map(u32::to_le_bytes));
+    assert_eq!(parse::names(&image, image.len()), None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -85,10 +85,10 @@ impl Orc {
         }
         // Each says how far from itself the stretch begins.
         let (words, _) = starts.as_chunks::<4>();
-        let starts: Vec<u64> = (start..)
-            .step_by(4)
-            .zip(words)
-            .map(|(at, word)| at.wrapping_add_signed(i32::from_le_bytes(*word).into()))
+        let starts: Vec<u64> = words
+            .iter()
+            .zip((start..end).step_by(4))
+            .map(|(word, at)| at.wrapping_add_signed(i32::from_le_bytes(*word).into()))
             .collect();
         if !starts.is_sorted() {
             return None;

@@ -135,7 +135,7 @@ fn by_frame_pointers(
         match caller {
             Some((next, pc)) if inside && may_be_code(virt, kernel, pc) => {
                 frames.push(Frame::returning(pc));
-                (sp, bp) = (bp + 8, next);
+                (sp, bp) = (bp.wrapping_add(8), next);
             }
             _ => break,
         }
