@@ -162,7 +162,7 @@ mod tests {
             .zip(0..)
             .map(|((kind, name), n)| format!("{:x} {kind} {name}\n", BASE + 0x100 * n))
             .collect();
-        let file = Symbols::from_file(map.as_bytes()).unwrap();
+        let file = Symbols::from_file(std::io::Cursor::new(map)).unwrap();
         let find = |cpu: X86, file: &Symbols| {
             let cpu = Cpu::X86(cpu);
             let kernel = Kernel::of_file(&Virtual::of(&ram, &cpu), &cpu, file)?;

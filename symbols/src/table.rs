@@ -1,8 +1,9 @@
 //! Symbols in order of their addresses.
 
 use std::fmt;
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
 
-use elf::ElfBytes;
+use elf::ElfStream;
 use elf::abi::{STT_FILE, STT_SECTION};
 use elf::endian::AnyEndian;
 
@@ -44,6 +45,9 @@ impl fmt::Display for Symbol<'_> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] io::Error),
     /// It is an ELF file of which something is not where it says.
     #[error("a damaged ELF file: {0}")]
     Elf(#[from] elf::ParseError),
@@ -60,6 +64,7 @@ pub enum FileError {
     Placeholder,
 }
 
+const ELF_MAGIC: &[u8] = b"\x7fELF";
 /// The most symbols that are kept: more than any kernel has, and a bound for what a guest says.
 pub(crate) const SYMBOLS_MAX: usize = 1 << 20;
 /// The most text of names that is kept, for the same reason: a large kernel has a tenth of it.
@@ -68,21 +73,28 @@ const TEXT_MAX: usize = 64 << 20;
 pub(crate) const NAME_MAX: usize = 512;
 
 impl Symbols {
-    /// Symbols out of the content of a file: `vmlinux`, or `System.map`. They are where the kernel
-    /// was linked to; [`Symbols::shifted`] puts them where it runs.
+    /// Symbols out of a file: `vmlinux`, or `System.map`. They are where the kernel was linked to;
+    /// [`Symbols::shifted`] puts them where it runs. Of a `vmlinux`, most of which is for debuggers, only
+    /// the tables of symbols are read.
     ///
     /// # Errors
-    /// The file has none.
-    pub fn from_file(content: &[u8]) -> Result<Self, FileError> {
-        if content.starts_with(b"\x7fELF") {
-            Self::from_elf(content)
-        } else {
-            Self::from_map(content)
+    /// It cannot be read, or has none.
+    pub fn from_file(mut file: impl Read + Seek) -> Result<Self, FileError> {
+        let mut start = Vec::new();
+        file.by_ref().take(ELF_MAGIC.len() as u64).read_to_end(&mut start)?;
+        if start != ELF_MAGIC {
+            return Self::from_map(BufReader::new(Cursor::new(start).chain(file)));
         }
+        if file.rewind().is_ok() {
+            return Self::from_elf(file);
+        }
+        // A pipe.
+        file.read_to_end(&mut start)?;
+        Self::from_elf(Cursor::new(start))
     }
 
-    fn from_elf(content: &[u8]) -> Result<Self, FileError> {
-        let file = ElfBytes::<AnyEndian>::minimal_parse(content)?;
+    fn from_elf(file: impl Read + Seek) -> Result<Self, FileError> {
+        let mut file = ElfStream::<AnyEndian, _>::open_stream(file)?;
         let (symbols, names) = file.symbol_table()?.ok_or(FileError::Stripped)?;
         let mut made = Self::default();
         for symbol in symbols.iter() {
@@ -100,10 +112,13 @@ impl Symbols {
         if made.entries.is_empty() { Err(FileError::Stripped) } else { Ok(made.sorted()) }
     }
 
-    fn from_map(content: &[u8]) -> Result<Self, FileError> {
-        let text = std::str::from_utf8(content).map_err(|_| FileError::NeitherKind)?;
+    fn from_map(file: impl BufRead) -> Result<Self, FileError> {
         let mut made = Self::default();
-        for line in text.lines() {
+        for line in file.lines() {
+            let line = line.map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => FileError::NeitherKind,
+                _ => FileError::Read(error),
+            })?;
             let mut words = line.split_whitespace();
             let (addr, kind, name) = (words.next(), words.next(), words.next());
             let addr = addr.and_then(|addr| u64::from_str_radix(addr, 16).ok());
@@ -201,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_map_gives_code_by_address_and_everything_by_name() {
-        let symbols = Symbols::from_file(MAP.as_bytes()).unwrap();
+        let symbols = Symbols::from_file(Cursor::new(MAP)).unwrap();
         let told = |addr| symbols.lookup(addr).map(|symbol| symbol.to_string());
         assert_eq!(told(0xffff_ffff_8100_0000).unwrap(), "_text+0x0", "the first of two names");
         assert_eq!(told(0xffff_ffff_8100_0112).unwrap(), "io_serial_in+0x12");
@@ -215,9 +230,36 @@ mod tests {
         assert_eq!(symbol, Symbol { name: "io_serial_in", offset: 1 });
     }
 
+    /// What cannot be read a second time.
+    struct Pipe<R>(R);
+
+    impl<R: Read> Read for Pipe<R> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buf)
+        }
+    }
+
+    impl<R> Seek for Pipe<R> {
+        fn seek(&mut self, _: io::SeekFrom) -> io::Result<u64> {
+            Err(io::ErrorKind::NotSeekable.into())
+        }
+    }
+
+    #[test]
+    fn an_elf_file_gives_its_symbols_as_a_file_and_from_a_pipe() {
+        let open = || std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let symbols = Symbols::from_file(open()).unwrap();
+        let main = symbols.address("main").unwrap();
+        assert_eq!(symbols.lookup(main + 1), Some(Symbol { name: "main", offset: 1 }));
+        assert_eq!(Symbols::from_file(Pipe(open())).unwrap(), symbols);
+        let map = Symbols::from_file(Pipe(MAP.as_bytes())).unwrap();
+        assert_eq!(map, Symbols::from_file(Cursor::new(MAP)).unwrap());
+    }
+
     #[test]
     fn what_is_no_map_says_so() {
-        let told = |content: &[u8]| Symbols::from_file(content).unwrap_err().to_string();
+        let told =
+            |content: &[u8]| Symbols::from_file(Cursor::new(content)).unwrap_err().to_string();
         assert_eq!(told(b"hello"), "neither a vmlinux with symbols nor a System.map");
         assert_eq!(told(b""), told(b"hello"));
         assert_eq!(told(b"\xff\xfe\x00"), told(b"hello"));

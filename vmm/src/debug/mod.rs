@@ -19,7 +19,7 @@ pub use prompt::Prompt;
 /// It cannot be read, or has none.
 pub fn load_symbols(control: &Control, path: &Path) -> anyhow::Result<()> {
     let what = || format!("--symbols {}", path.display());
-    let content = std::fs::read(path).with_context(what)?;
-    control.debug().set_symbols(Symbols::from_file(&content).with_context(what)?);
+    let file = std::fs::File::open(path).with_context(what)?;
+    control.debug().set_symbols(Symbols::from_file(file).with_context(what)?);
     Ok(())
 }
