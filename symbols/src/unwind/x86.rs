@@ -19,11 +19,9 @@ const PT_SP: u64 = 19 * 8;
 /// What is known of a caller.
 #[derive(Clone, Copy)]
 struct State {
-    pc: u64,
+    frame: Frame,
     sp: u64,
     bp: u64,
-    /// `pc` is behind a call.
-    returns: bool,
 }
 
 /// Adds the callers of `cpu` to `frames`.
@@ -36,7 +34,7 @@ pub(super) fn walk(
     if !cpu.long {
         return;
     }
-    let state = State { pc: cpu.rip, sp: cpu.rsp, bp: cpu.rbp, returns: false };
+    let state = State { frame: Frame::at(cpu.rip), sp: cpu.rsp, bp: cpu.rbp };
     let rest = match kernel.and_then(|kernel| Some((kernel, kernel.orc()?))) {
         Some((kernel, orc)) => by_orc(virt, cpu, (kernel, orc), state, frames),
         None => by_frame_pointers(virt, kernel, state, frames),
@@ -56,7 +54,7 @@ fn by_orc(
     frames: &mut Vec<Frame>,
 ) -> Option<u64> {
     for round in 0..FRAMES_MAX {
-        let place = if state.returns { state.pc.wrapping_sub(1) } else { state.pc };
+        let place = state.frame.place();
         // Modules have tables of their own, which are not looked for.
         let entry = kernel.is_text(place).then(|| orc.entry(place)).flatten();
         let Some(entry) = entry else { return Some(state.sp) };
@@ -66,16 +64,16 @@ fn by_orc(
         let first = (round == 0).then_some(cpu);
         let Some(next) = step(virt, first, &entry, &state) else { return Some(state.sp) };
         // A user's code, whose stack is not the kernel's, or nobody's.
-        if next.pc >> 63 == 0 {
+        if next.frame.pc >> 63 == 0 {
             return None;
         }
         // A stack grows downwards; another one begins with saved registers.
         let stays = entry.kind == Kind::Call && next.sp <= state.sp;
-        if stays || !may_be_code(virt, Some(kernel), next.pc) {
+        if stays || !may_be_code(virt, Some(kernel), next.frame.pc) {
             return Some(state.sp);
         }
         state = next;
-        frames.push(if state.returns { Frame::returning(state.pc) } else { Frame::at(state.pc) });
+        frames.push(state.frame);
     }
     None
 }
@@ -102,19 +100,17 @@ fn step(virt: &Virtual<'_>, cpu: Option<&X86>, entry: &Entry, state: &State) -> 
                 Base::Bp => read(state.bp.wrapping_add_signed(entry.bp_offset.into()))?,
                 _ => state.bp,
             };
-            Some(State { pc: read(top.wrapping_sub(8))?, sp: top, bp, returns: true })
+            Some(State { frame: Frame::returning(read(top.wrapping_sub(8))?), sp: top, bp })
         }
         Kind::Regs => Some(State {
-            pc: read(top.wrapping_add(PT_IP))?,
+            frame: Frame::at(read(top.wrapping_add(PT_IP))?),
             sp: read(top.wrapping_add(PT_SP))?,
             bp: read(top.wrapping_add(PT_BP))?,
-            returns: false,
         }),
         Kind::RegsPartial => Some(State {
-            pc: read(top)?,
+            frame: Frame::at(read(top)?),
             sp: read(top.wrapping_add(PT_SP - PT_IP))?,
             bp: state.bp,
-            returns: false,
         }),
         Kind::End | Kind::Undefined => None,
     }
