@@ -1,11 +1,11 @@
 //! What there is to say of a vCPU that stands still.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 use trapline_symbols::{Virtual, unwind};
 
-use super::{Cause, Hit, Standing, cpu};
+use super::{Cause, Hit, Standing, Stopped, cpu};
 use crate::Error;
 
 /// A vCPU that stands still: where it is, who called, its registers and its last accesses. `Display` is
@@ -83,6 +83,27 @@ impl fmt::Display for Hit {
 }
 
 impl Standing<'_> {
+    /// All there is to say of what stopped the machine; of the first vCPU, if nothing did.
+    pub fn tell(&self, stopped: &Stopped) -> String {
+        let mut text = String::new();
+        let hits = stopped.hits.iter().map(Some);
+        let nothing = stopped.hits.is_empty().then_some(None);
+        for hit in hits.chain(nothing) {
+            // A device's own access is told with the first vCPU.
+            match self.report(hit.and_then(|hit| hit.vcpu).unwrap_or(0), hit) {
+                Ok(report) => text.extend(report.map(|report| report.to_string())),
+                Err(error) => {
+                    let cause = hit.map(|hit| format!("{hit}: ")).unwrap_or_default();
+                    let _ = writeln!(text, "{cause}{error}");
+                }
+            }
+        }
+        if stopped.more > 0 {
+            let _ = writeln!(text, "It came to breaks {} times more.", stopped.more);
+        }
+        text
+    }
+
     /// What there is to say of vCPU `index`, which may have stopped for `hit`. `None`: there is none of
     /// that index.
     ///

@@ -1,7 +1,6 @@
 //! The prompt at a break: what stopped, where, and what to do now. Its thread asks the machine, which
 //! must not wait for it.
 
-use std::fmt::Write;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,7 +8,7 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use trapline_device::thread_builder;
-use trapline_machine::debug::{Client, Hit, Stopped};
+use trapline_machine::debug::{Client, Stopped};
 use trapline_machine::{Control, State};
 
 use super::line::{Line, Typed};
@@ -167,24 +166,9 @@ impl Prompting {
 
     /// All there is to say of the vCPUs that stopped.
     fn report(&self, stopped: &Stopped) -> String {
-        let hits: Vec<Hit> = stopped.hits.clone();
-        let told = self.control.inspect(move |standing| {
-            let mut text = String::new();
-            for hit in &hits {
-                // A device's own access is told with the first vCPU.
-                match standing.report(hit.vcpu.unwrap_or(0), Some(hit)) {
-                    Ok(Some(report)) => text.push_str(&report.to_string()),
-                    Ok(None) => {}
-                    Err(error) => drop(writeln!(text, "{hit}: {error}")),
-                }
-            }
-            text
-        });
-        let mut text = told.unwrap_or_else(|error| format!("  # {error}\n"));
-        if stopped.more > 0 {
-            let _ = writeln!(text, "It came to breaks {} times more.", stopped.more);
-        }
-        text
+        let stopped = stopped.clone();
+        let told = self.control.inspect(move |standing| standing.tell(&stopped));
+        told.unwrap_or_else(|error| format!("  # {error}\n"))
     }
 
     fn typed(&mut self, byte: u8) {

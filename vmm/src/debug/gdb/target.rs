@@ -1,7 +1,6 @@
 //! The guest as gdb's protocol has it: each vCPU is a thread, and all of them stop and go together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -186,20 +185,8 @@ impl Guest {
     }
 
     fn report(&self) -> String {
-        let hits = self.last.hits.clone();
-        let told = self.look(move |standing| {
-            let first = hits.first();
-            let vcpu = first.and_then(|hit| hit.vcpu).unwrap_or(0);
-            match standing.report(vcpu, first) {
-                Ok(report) => report.map_or_else(String::new, |report| report.to_string()),
-                Err(error) => error.to_string(),
-            }
-        });
-        let mut text = told.unwrap_or_else(|error| error);
-        if self.last.hits.len() > 1 {
-            let _ = write!(text, "and {} more vCPUs", self.last.hits.len() - 1);
-        }
-        text
+        let stopped = self.last.clone();
+        self.look(move |standing| standing.tell(&stopped)).unwrap_or_else(|error| error)
     }
 }
 
