@@ -137,8 +137,10 @@ impl Symbols {
     pub(crate) fn push(&mut self, addr: u64, name: &str, code: bool) {
         let start = u32::try_from(self.text.len());
         let len = u16::try_from(name.len()).ok().filter(|len| usize::from(*len) <= NAME_MAX);
-        // `$x` and `$d` say where arm64's code and data begin.
-        let is_name = !name.is_empty() && !name.starts_with('$') && !name.starts_with(".L");
+        // `$x` and `$d` say where arm64's code and data begin. What is no letter, number or sign would
+        // do something to the terminal that the name is shown on.
+        let shown = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_name = shown && !name.starts_with('$') && !name.starts_with(".L");
         if let (Ok(start), Some(len), true) = (start, len, is_name)
             && self.entries.len() < SYMBOLS_MAX
             && self.text.len() < TEXT_MAX
@@ -254,6 +256,16 @@ mod tests {
         assert_eq!(Symbols::from_file(Pipe(open())).unwrap(), symbols);
         let map = Symbols::from_file(Pipe(MAP.as_bytes())).unwrap();
         assert_eq!(map, Symbols::from_file(Cursor::new(MAP)).unwrap());
+    }
+
+    #[test]
+    fn a_name_that_would_move_the_cursor_is_none() {
+        let mut symbols = Symbols::default();
+        for name in ["\x1b[2J", "two\nlines", "", "\u{202e}", "_RNvCs_7___rust.llvm.1", "~"] {
+            symbols.push(1, name, true);
+        }
+        let names: Vec<_> = symbols.iter().map(|(_, name)| name).collect();
+        assert_eq!(names, ["_RNvCs_7___rust.llvm.1", "~"]);
     }
 
     #[test]
