@@ -141,7 +141,7 @@ impl Inner {
     }
 
     fn close_flow(&mut self, pair: Pair) {
-        self.deadlines.set(Who::Datagram(pair), None);
+        self.forget(Who::Datagram(pair));
         if let Some(Flow { way: Way::Own(socket), .. }) = self.flows.remove(&pair) {
             self.dead.push(socket);
         }

@@ -49,6 +49,8 @@ pub struct Counts {
     pub connections: usize,
     /// Pairs of ends that exchange datagrams.
     pub flows: usize,
+    /// Who waits for room for frames, of these and of forwarded ports.
+    pub stalled: usize,
     /// Connections that were begun, from either side.
     pub opened: u64,
     /// Connections that have ended.
@@ -200,7 +202,7 @@ impl UserNet {
     pub fn counts(&self) -> Counts {
         let inner = self.inner.lock();
         let (connections, flows) = (inner.connections.len(), inner.flows.len());
-        Counts { connections, flows, ..inner.counts }
+        Counts { connections, flows, stalled: inner.stalled.len(), ..inner.counts }
     }
 
     /// Does something for the card, which hears of frames later.
@@ -362,10 +364,16 @@ impl Inner {
             match who {
                 Who::Connection(ends) => self.pump(ends),
                 Who::Datagram(pair) => self.flow_due(pair),
+                Who::Forward(index) => self.forward_ready(index),
                 Who::Router => self.advertise(),
-                Who::Forward(_) => {}
             }
         }
+    }
+
+    /// Waits neither for the time of who has ended, nor for room for it.
+    pub(crate) fn forget(&mut self, who: Who) {
+        self.deadlines.set(who, None);
+        self.stalled.remove(&who);
     }
 
     /// Lets go on who waited for room.

@@ -329,7 +329,7 @@ impl Inner {
     }
 
     fn close(&mut self, ends: Ends) {
-        self.deadlines.set(Who::Connection(ends), None);
+        self.forget(Who::Connection(ends));
         let Some(connection) = self.connections.remove(&ends) else { return };
         self.counts.closed += 1;
         if !(connection.host_done && connection.guest_done) {

@@ -394,6 +394,38 @@ fn answers_that_nobody_fetches_have_a_bound() {
     assert!((1 << 19..=1 << 20).contains(&bytes), "{bytes}");
 }
 
+/// Pairs of ends that have gone wait for nothing, however many come after them.
+#[test]
+fn who_waits_for_a_guest_that_fetches_nothing_has_a_bound() {
+    let port = echo(Ipv4Addr::LOCALHOST.into());
+    let guest = Guest::new(&[]);
+    let (source, to) = (IpAddress::from(ADDRESSES.guest), IpAddress::from(ADDRESSES.host));
+    let send = |from, data: &[u8]| {
+        let datagram = udp_payload(source, to, (from, port), data);
+        guest.net.send(&ip_frame(source, to, IpProtocol::Udp, &datagram));
+    };
+    // As long as there is room, answers are put there.
+    while guest.net.counts().stalled == 0 {
+        send(999, &[7; 1400]);
+        guest.event_loop.turn();
+    }
+    for from in 1000..1000 + 3 * u16::try_from(DATAGRAM_FLOWS_MAX).unwrap() {
+        send(from, b"?");
+        // The answer is there before the next.
+        let before = guest.net.counts().stalled;
+        for _ in 0..100 {
+            guest.event_loop.turn();
+            if guest.net.counts().stalled > before || before >= DATAGRAM_FLOWS_MAX {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(20));
+        }
+    }
+    let counts = guest.net.counts();
+    assert_eq!(counts.flows, DATAGRAM_FLOWS_MAX);
+    assert!((2..=DATAGRAM_FLOWS_MAX).contains(&counts.stalled), "{counts:?}");
+}
+
 #[test]
 fn ipv6_guests_find_the_prefix_and_the_gateway() {
     if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
