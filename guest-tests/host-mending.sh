@@ -4,10 +4,8 @@
 tar -x -f "$TOOLS" -C /
 PATH=$PATH:/usr/bin:/usr/sbin:/sbin
 mkdir /images
-console=/tmp/console status=0
-mkfifo /tmp/typed
-# Nobody need be at the other end for it to be opened.
-exec 4<>/tmp/typed
+open_typed
+console=$scratch/console status=0
 # Pauses the guest, or lets it go on.
 key() { printf '\001p' >&4; }
 said() { grep -c "$1" "$console"; }

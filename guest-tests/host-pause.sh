@@ -2,11 +2,8 @@
 # keys, while the guest counts, listens, sleeps and watches its clocks: a word is typed before each
 # pause, and one in it. Says what the time is here before and after the guest looks at its own. Runs
 # in the outer machine and, with hardware virtualization, on the host itself.
-scratch=$(mktemp -d)
+open_typed
 console=$scratch/console
-mkfifo "$scratch/typed"
-# Nobody need be at the other end for it to be opened.
-exec 4<>"$scratch/typed"
 now() {
     read -r seconds idle </proc/uptime
     echo "TRAPLINE-HOST: $1 at $seconds s"

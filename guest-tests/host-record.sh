@@ -3,28 +3,12 @@
 # $TUNING says may be late. A line is a name, the words to type when the guest waits for one, and options,
 # separated by bars; DISK0 and DISK1 are raw images, PORT a file, SHARE a folder. Runs in the outer machine and, with
 # hardware virtualization, on the host itself.
-scratch=$(mktemp -d)
-mkfifo "$scratch/typed"
-# Nobody need be at the other end for either to be opened.
-exec 4<>"$scratch/typed"
+open_typed
 if [ -n "$TUN" ]; then
     insmod "$TUN"
     mkdir -p /dev/net
     [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
 fi
-# Copies the guest's output and types words.
-answer() {
-    words="$1 "
-    while IFS= read -r line; do
-        echo "$line"
-        case "$line" in
-        *"TRAPLINE-GUEST: waiting for a word"*)
-            echo "${words%% *}" >&4
-            words=${words#* }
-            ;;
-        esac
-    done
-}
 status=0
 deliveries=
 echo "$MACHINES" >"$scratch/machines"

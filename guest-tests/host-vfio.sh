@@ -14,34 +14,16 @@ find_function() {
         fi
     done
 }
-scratch=$(mktemp -d)
-mkfifo "$scratch/typed"
-# Nobody need be at the other end for either to be opened.
-exec 4<>"$scratch/typed"
-answer() {
-    words="$1 "
-    while IFS= read -r line; do
-        echo "$line"
-        case "$line" in
-        *"TRAPLINE-GUEST: waiting for a word"*)
-            case "${words%% *}" in
-            kill) kill -9 $(pidof trapline) ;;
-            take)
-                take
-                echo "" >&4
-                ;;
-            *) echo "${words%% *}" >&4 ;;
-            esac
-            words=${words#* }
-            ;;
-        *"TRAPLINE-GUEST: suspending"*)
-            # One that comes too early keeps the guest awake: then it tries again, and so do we.
-            for pause in 5 5 10 20 40 80; do sleep "$pause"; echo; done >&4 2>&4 &
-            keys=$!
-            ;;
-        *"TRAPLINE-GUEST: resumed"*) kill "$keys" ;;
-        esac
-    done
+open_typed
+type_word() {
+    case "$1" in
+    kill) kill -9 $(pidof trapline) ;;
+    take)
+        take
+        echo "" >&4
+        ;;
+    *) echo "$1" >&4 ;;
+    esac
 }
 # The host takes the first function of a case, and gives it to vfio-pci again.
 take() {

@@ -183,7 +183,7 @@ impl Boot {
         let folder = ready.vmm.parent().context("trapline has no folder")?;
         let path = std::env::var("PATH").unwrap_or_default();
         let mut shell = Command::new("sh");
-        shell.args(["-c", &paths::guest_test(script)?, "sh"]).args(args);
+        shell.args(["-c", &paths::host_script(script)?, "sh"]).args(args);
         shell.env("PATH", format!("{}:{path}", folder.display()));
         shell.envs(self.script.variables.iter().cloned());
         shell.envs(self.script.files.iter().cloned());

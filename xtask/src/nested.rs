@@ -99,7 +99,7 @@ impl NestedRun {
     fn archive(&self) -> Result<Vec<u8>> {
         let mut archive = Archive::new()?;
         archive.init(self.kernel.arch, "host-init.sh")?;
-        archive.file("run.sh", 0o644, paths::guest_test(&self.script)?.as_bytes())?;
+        archive.file("run.sh", 0o644, paths::host_script(&self.script)?.as_bytes())?;
         archive.file("args.sh", 0o644, self.settings().as_bytes())?;
         archive.file("bin/trapline", 0o755, &read(&self.vmm)?)?;
         for module in KVM_MODULES.into_iter().chain(self.hardware.modules.iter().copied()) {

@@ -44,6 +44,15 @@ pub(crate) fn guest_test(name: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("Cannot read {}", path.display()))
 }
 
+/// The content of a script of `guest-tests/` that runs trapline, behind what all of them have.
+///
+/// # Errors
+///
+/// When there is none, or it cannot be read.
+pub(crate) fn host_script(name: &str) -> Result<String> {
+    Ok(guest_test("host-prepare.sh")? + &guest_test(name)?)
+}
+
 /// A name beside `path` that nobody else uses, thread or process.
 pub(crate) fn draft(path: &Path) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
