@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::sync::Weak;
 
@@ -17,6 +18,8 @@ use crate::stack::{Inner, UserNet, Who};
 const BACKLOG: i32 = 128;
 /// Connections that a turn accepts; the rest is the next turn's.
 const TURN: usize = 16;
+/// How long they wait if the host has no descriptor for one.
+const FULL_NS: u64 = 1_000_000_000;
 
 /// What a forwarded port speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,15 +150,16 @@ impl Forwards {
     }
 
     /// The next connection, and who it is from.
-    fn accept(&self, index: usize) -> Option<(std::os::fd::OwnedFd, SocketAddr)> {
-        let open = self.0.get(index)?;
-        let fd = rustix::net::accept_with(open.socket.fd(), FLAGS).ok()?;
-        let peer = rustix::net::getpeername(&fd).ok()?;
-        Some((fd, SocketAddr::try_from(peer?).ok()?))
+    fn accept(&mut self, index: usize) -> Result<(OwnedFd, SocketAddr), Errno> {
+        let open = self.0.get_mut(index).ok_or(Errno::BADF)?;
+        open.socket.want(Readiness::READ);
+        let (fd, peer) = rustix::net::acceptfrom_with(open.socket.fd(), FLAGS)?;
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        Ok((fd, peer.ok_or(Errno::AFNOSUPPORT)?))
     }
 }
 
-fn listen(forward: &Forward) -> Result<std::os::fd::OwnedFd, Errno> {
+fn listen(forward: &Forward) -> Result<OwnedFd, Errno> {
     let kind = match forward.protocol {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
@@ -184,12 +188,26 @@ impl Inner {
             Some(Protocol::Tcp) => {
                 let Some(port) = self.forwards.guest_port(index) else { return };
                 for _ in 0..TURN {
-                    let Some((fd, peer)) = self.forwards.accept(index) else { return };
-                    self.offer(fd, peer, port);
+                    match self.forwards.accept(index) {
+                        Ok((fd, peer)) => self.offer(fd, peer, port),
+                        Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                            return self.accept_later(index);
+                        }
+                        Err(_) => return,
+                    }
                 }
             }
             None => {}
         }
+    }
+
+    /// Leaves connections where they are for a while: the host has no descriptor for another, and its
+    /// socket is ready as long as one waits.
+    fn accept_later(&mut self, index: usize) {
+        tracing::debug!("there is no descriptor for a connection to a forwarded port");
+        self.forwards.pause(index);
+        let later = self.now_ns().saturating_add(FULL_NS);
+        self.deadlines.set(Who::Forward(index), Some(later));
     }
 }
 
