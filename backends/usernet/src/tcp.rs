@@ -13,7 +13,8 @@
 //! there are.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -124,18 +125,24 @@ impl Device for Wire<'_> {
     }
 }
 
+/// What has this address.
+fn interface(address: IpAddr, outbox: &mut Outbox, now: Instant) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    // Where sequence numbers begin.
+    config.random_seed = fastrand::u64(..);
+    let mut interface = Interface::new(config, &mut Wire { packet: None, outbox }, now);
+    let all = if address.is_ipv6() { 128 } else { 32 };
+    // There is room for one.
+    interface.update_ip_addrs(|addresses| {
+        let _ = addresses.push(IpCidr::new(address.into(), all));
+    });
+    interface
+}
+
 impl Side {
     /// The side of whoever has this address, with no connection yet.
-    fn new(address: std::net::IpAddr, outbox: &mut Outbox, now: Instant) -> Self {
-        let mut config = Config::new(HardwareAddress::Ip);
-        // Where sequence numbers begin.
-        config.random_seed = fastrand::u64(..);
-        let mut interface = Interface::new(config, &mut Wire { packet: None, outbox }, now);
-        let all = if address.is_ipv6() { 128 } else { 32 };
-        // There is room for one.
-        interface.update_ip_addrs(|addresses| {
-            let _ = addresses.push(IpCidr::new(address.into(), all));
-        });
+    fn new(address: IpAddr, outbox: &mut Outbox, now: Instant) -> Self {
+        let interface = interface(address, outbox, now);
         let buffer = || SocketBuffer::new(vec![0; BUFFER]);
         let mut socket = Socket::new(buffer(), buffer());
         // Whoever has sent the bytes has waited for more already.
@@ -199,8 +206,9 @@ impl Inner {
     /// Answers a segment of no connection: by a reset, if it is none itself.
     fn refuse(&mut self, packet: &Packet<'_>) {
         let now = self.instant();
-        let mut nobody = Side::new(packet.place.destination, &mut self.outbox, now);
-        nobody.take(packet.whole, &mut self.outbox, now);
+        let mut nobody = interface(packet.place.destination, &mut self.outbox, now);
+        let wire = &mut Wire { packet: Some(packet.whole), outbox: &mut self.outbox };
+        nobody.poll_ingress_single(now, wire, &mut SocketSet::new(vec![]));
     }
 
     /// Begins a connection that the guest asks for. Whether there is one now; the guest has been told if
@@ -250,7 +258,12 @@ impl Inner {
     }
 
     /// Offers the guest a connection from `peer`, which has come to a forwarded port of its.
-    pub(crate) fn offer(&mut self, fd: std::os::fd::OwnedFd, peer: SocketAddr, port: u16) {
+    pub(crate) fn offer(&mut self, fd: OwnedFd, peer: SocketAddr, port: u16) {
+        // Until the guest has taken it.
+        reset_when_closed(fd.as_fd());
+        if self.connections.len() >= CONNECTIONS_MAX {
+            return;
+        }
         let guest = SocketAddr::new(self.addresses.guest.into(), port);
         let mut remote = self.addresses.inside(peer);
         let taken = |remote, all: &Connections| all.contains_key(&Ends { guest, remote });
@@ -259,10 +272,7 @@ impl Inner {
             remote.set_port(remote.port().checked_add(1).unwrap_or(1024));
         }
         let (ends, now) = (Ends { guest, remote }, self.instant());
-        let full = self.connections.len() >= CONNECTIONS_MAX;
         let _ = sockopt::set_tcp_nodelay(&fd, true);
-        // Until the guest has taken it.
-        reset_when_closed(std::os::fd::AsFd::as_fd(&fd));
         let who = (self.me.clone(), Who::Connection(ends));
         let event_loop = Arc::clone(&self.event_loop);
         let Ok(host) = HostSocket::new(fd, Readiness::NONE, &*event_loop, who) else { return };
@@ -270,7 +280,7 @@ impl Inner {
         let handle = side.handle;
         let socket = side.sockets.get_mut::<Socket<'_>>(handle);
         socket.set_timeout(Some(DIAL_TIMEOUT));
-        if full || socket.connect(side.interface.context(), guest, remote).is_err() {
+        if socket.connect(side.interface.context(), guest, remote).is_err() {
             self.dead.push(host);
             return;
         }
