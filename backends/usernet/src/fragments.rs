@@ -11,7 +11,7 @@ const PACKETS_MAX: usize = 16;
 /// How long the rest of a packet is waited for (RFC 8200, section 4.5).
 const PATIENCE_NS: u64 = 60_000_000_000;
 
-/// What has come of packets, each with the time when it began.
+/// What has come of packets, each with the time of the last piece.
 pub(crate) struct Fragments(IpDefragPool<u64, ()>);
 
 impl Fragments {
@@ -36,9 +36,6 @@ impl Fragments {
         }
         // Pieces that contradict each other are what an error is about.
         let whole = self.0.process_sliced_packet(sliced, now_ns, ()).ok()??;
-        let protocol = IpProtocol::from(whole.ip_number.0);
-        let payload = whole.payload.clone();
-        self.0.return_buf(whole);
-        Some((protocol, payload))
+        Some((IpProtocol::from(whole.ip_number.0), whole.payload))
     }
 }
