@@ -61,6 +61,24 @@ pub(crate) fn all_shipped(
     names.into_iter().map(|name| shipped(name, kernel)).collect()
 }
 
+/// Those of these modules that the kernel's package has, as a kernel has some built in.
+///
+/// # Errors
+///
+/// When one cannot be unpacked.
+pub(crate) fn if_shipped(
+    names: impl IntoIterator<Item = &'static str>,
+    kernel: &Kernel,
+) -> Result<Vec<Module>> {
+    let mut modules = Vec::new();
+    for name in names {
+        if let Some(content) = kernel.module(name)? {
+            modules.push(kept(name, &content, kernel)?);
+        }
+    }
+    Ok(modules)
+}
+
 /// A module that the kernel's package has, ready to be loaded.
 ///
 /// # Errors
@@ -69,8 +87,13 @@ pub(crate) fn all_shipped(
 pub(crate) fn shipped(name: &'static str, kernel: &Kernel) -> Result<Module> {
     let content = kernel.module(name)?;
     let content = content.with_context(|| format!("{} has no module {name}", kernel.release))?;
+    kept(name, &content, kernel)
+}
+
+/// A module in a file of its own.
+fn kept(name: &'static str, content: &[u8], kernel: &Kernel) -> Result<Module> {
     let file = paths::build()?.join(format!("{name}-{}.ko", kernel.release));
-    paths::write_whole(&file, &content)?;
+    paths::write_whole(&file, content)?;
     Ok(Module { name, file })
 }
 

@@ -125,12 +125,8 @@ impl Kind {
     fn boot(self, options: Options, ready: &Ready) -> Result<Tally> {
         let Options { arch, mebibytes, echoes } = options;
         let netload = vmm::static_binary(arch, "trapline-netload", "netload")?;
-        let mut modules = Vec::new();
-        for module in disks::BUS.into_iter().chain(MODULES) {
-            if ready.kernel.module(module)?.is_some() {
-                modules.push(driver::shipped(module, &ready.kernel)?);
-            }
-        }
+        let modules = disks::BUS.into_iter().chain(MODULES);
+        let modules = driver::if_shipped(modules, &ready.kernel)?;
         let tun = driver::shipped("tun", &ready.kernel)?;
         let lines: Vec<String> =
             self.cases.iter().map(|case| format!("{}|{}", case.name, case.keys)).collect();

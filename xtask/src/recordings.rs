@@ -21,9 +21,13 @@ pub(crate) struct Machine {
     pub(crate) name: &'static str,
     /// What is typed when the guest waits for a word: its ends, one life after another.
     words: &'static str,
-    /// Options of `trapline run`.
+    /// Options of `trapline run`, where `DEVICES` stands for [`DEVICES`].
     options: &'static str,
 }
+
+/// Every kind of device.
+const DEVICES: &str = "-d DISK0 -d DISK1 --virtio-transport disk1=mmio --rng --balloon=8 \
+                       --virtio-port name=log,file=PORT --9p SHARE,share --edu 1";
 
 /// Machines that share an outer one.
 struct Group {
@@ -43,12 +47,7 @@ pub(crate) const TESTED: &[Machine] = &[
     machine("pc-kernel", "", "--irqchip kernel"),
     machine("pc-split", "", "--irqchip split"),
     machine("pc-split-2", "", "--irqchip split -c 2"),
-    machine(
-        "pc-devices",
-        "",
-        "--irqchip split --record-exact -p 'quiet devices' -d DISK0 -d DISK1 --virtio-transport disk1=mmio --rng --balloon=8 \
-         --virtio-port name=log,file=PORT --9p SHARE,share --edu 1",
-    ),
+    machine("pc-devices", "", "--irqchip split --record-exact -p 'quiet devices' DEVICES"),
     machine("pc-exact-2", "", "--irqchip split -c 2 --record-exact"),
 ];
 
@@ -95,8 +94,7 @@ const GROUPS: &[Group] = &[
             machine(
                 "arm64-devices",
                 "",
-                "-c 1 --irqchip gicv3-its --record-exact -p 'quiet devices' -d DISK0 -d DISK1 \
-                 --virtio-transport disk1=mmio --rng --balloon=8 --virtio-port name=log,file=PORT --9p SHARE,share --edu 1",
+                "-c 1 --irqchip gicv3-its --record-exact -p 'quiet devices' DEVICES",
             ),
             machine(
                 "arm64-reboot",
@@ -219,18 +217,14 @@ fn boot(name: &str, arch: Arch, machines: &[&Machine], outer: &[&str]) -> Result
 ///
 /// When the kernel's package cannot be had.
 pub(crate) fn modules(ready: &Ready) -> Result<Vec<driver::Module>> {
-    let mut modules = Vec::new();
-    for module in disks::BUS.into_iter().chain(MODULES) {
-        if ready.kernel.module(module)?.is_some() {
-            modules.push(driver::shipped(module, &ready.kernel)?);
-        }
-    }
-    Ok(modules)
+    driver::if_shipped(disks::BUS.into_iter().chain(MODULES), &ready.kernel)
 }
 
 /// What records these machines.
 fn script(machines: &[&Machine]) -> Script {
-    let line = |Machine { name, words, options }: &&Machine| format!("{name}|{words}|{options}");
+    let line = |Machine { name, words, options }: &&Machine| {
+        format!("{name}|{words}|{}", options.replace("DEVICES", DEVICES))
+    };
     let lines = machines.iter().map(line).collect::<Vec<_>>().join("\n");
     let variables = vec![("MACHINES".to_owned(), lines)];
     Script { file: Some("host-record.sh"), variables, ..Script::default() }

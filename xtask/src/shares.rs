@@ -48,12 +48,8 @@ pub(crate) fn guests() -> impl Iterator<Item = Guests> {
 fn boot(name: &str, ready: &Ready) -> Result<Tally> {
     // The cloud kernels have no 9P.
     let kernel = kernel::debian_machine(Arch::X86_64)?;
-    let mut modules = Vec::new();
-    for module in disks::BUS.into_iter().chain(MODULES) {
-        if kernel.module(module)?.is_some() {
-            modules.push(driver::shipped(module, &kernel)?);
-        }
-    }
+    let modules = disks::BUS.into_iter().chain(MODULES);
+    let modules = driver::if_shipped(modules, &kernel)?;
     let load = vmm::static_binary(Arch::X86_64, "trapline-fileload", "fileload")?;
     let programs = [("fileload".to_owned(), load)];
     let initrd = initrd::guest(Arch::X86_64, "init-9p.sh", &modules, &programs)?;

@@ -307,12 +307,7 @@ fn boot(name: &str, cases: &[Case], ready: &Ready) -> Result<Tally> {
 
 /// The guests' initial RAM disk.
 fn guest(kernel: &Kernel) -> Result<PathBuf> {
-    let mut modules = Vec::new();
-    for &module in GUEST_MODULES {
-        if kernel.module(module)?.is_some() {
-            modules.push(driver::shipped(module, kernel)?);
-        }
-    }
+    let mut modules = driver::if_shipped(GUEST_MODULES.iter().copied(), kernel)?;
     modules.push(driver::module("edu", kernel)?);
     initrd::guest(kernel.arch, "init-vfio.sh", &modules, &[])
 }

@@ -44,6 +44,17 @@ struct Case {
 
 const ALL: &[&str] = &["pci", "pci-legacy", "pci-transitional", "mmio", "mmio-legacy"];
 
+/// Every kind of registers, with the ends of each life.
+const TWO: Case = Case {
+    name: "two",
+    cpus: 2,
+    disks: ALL,
+    others: ["mmio", "pci-legacy", "pci"],
+    defaults: false,
+    words: "suspend reboot poweroff",
+    reloads: 1,
+};
+
 /// Those of the tests.
 #[rustfmt::skip]
 const BOARDS: &[Board] = &[
@@ -52,8 +63,7 @@ const BOARDS: &[Board] = &[
         about: "the same as boot-virtio with arm64, whose device tree has the registers in memory",
         arch: Arch::Aarch64,
         cases: &[
-            Case { name: "two", cpus: 2, disks: ALL, defaults: false,
-                others: ["mmio", "pci-legacy", "pci"], words: "suspend reboot poweroff", reloads: 1 },
+            TWO,
             Case { name: "one", cpus: 1, disks: ALL, defaults: false,
                 others: ["mmio-legacy", "pci", "pci-legacy"], words: "", reloads: 1 },
         ],
@@ -63,8 +73,7 @@ const BOARDS: &[Board] = &[
         about: "Debian's modules drive virtio devices over every transport, also after suspend and reboot",
         arch: Arch::X86_64,
         cases: &[
-            Case { name: "two", cpus: 2, disks: ALL, defaults: false,
-                others: ["mmio", "pci-legacy", "pci"], words: "suspend reboot poweroff", reloads: 1 },
+            TWO,
             Case { name: "8259", cpus: 1, disks: ALL, defaults: true,
                 others: ["mmio-legacy", "pci", "pci-legacy"], words: "", reloads: 1 },
         ],
@@ -135,12 +144,8 @@ fn boot(name: &str, arch: Arch, cases: &[Case], ready: &Ready) -> Result<Tally> 
     let lines: Vec<String> = cases.iter().map(|case| case.line(arch)).collect();
     let turns: usize = cases.iter().map(Case::turns).sum();
     let most_cpus = cases.iter().map(|case| case.cpus).max().unwrap_or(1);
-    let mut modules = Vec::new();
-    for module in disks::BUS.into_iter().chain(MODULES) {
-        if ready.kernel.module(module)?.is_some() {
-            modules.push(driver::shipped(module, &ready.kernel)?);
-        }
-    }
+    let modules = disks::BUS.into_iter().chain(MODULES);
+    let modules = driver::if_shipped(modules, &ready.kernel)?;
     let boot = Boot {
         name: name.to_owned(),
         place: Place::best(arch),
