@@ -14,7 +14,7 @@ use crate::{Abilities, FRAME_MAX, HEADER_LEN, Header, Mac, NetBackend, NetCard, 
 pub struct User {
     net: Arc<UserNet>,
     card: OnceLock<Weak<dyn NetCard>>,
-    /// The frame that is being sent, in one piece.
+    /// Begins with the frame that is being sent, in one piece.
     frame: Mutex<Vec<u8>>,
 }
 
@@ -60,11 +60,14 @@ impl NetBackend for User {
 
     fn send(&self, _pair: u16, _header: &Header, frame: &mut Buffers) -> io::Result<()> {
         let len = usize::try_from(frame.len()).ok().filter(|len| *len <= FRAME_MAX);
+        let len = len.ok_or(io::ErrorKind::InvalidInput)?;
         let mut bytes = self.frame.lock();
-        bytes.clear();
-        bytes.resize(len.ok_or(io::ErrorKind::InvalidInput)?, 0);
-        frame.copy_to(&mut bytes);
-        self.net.send(&bytes);
+        // It only grows: what it had before is written over.
+        if bytes.len() < len {
+            bytes.resize(len, 0);
+        }
+        let copied = frame.copy_to(bytes.get_mut(..len).unwrap_or_default());
+        self.net.send(bytes.get(..copied).unwrap_or_default());
         Ok(())
     }
 
