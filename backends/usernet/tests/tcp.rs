@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use smoltcp::socket::tcp::State;
-use support::{Guest, pattern};
+use support::{ADDRESSES, GUEST_MAC, Guest, pattern};
 use trapline_usernet::CONNECTIONS_MAX;
 
 fn listen() -> (TcpListener, u16) {
@@ -210,4 +210,92 @@ fn a_guest_that_does_not_listen_resets_who_comes_to_its_port() {
     guest.until(|_| client.is_finished().then_some(()));
     assert_eq!(client.join().unwrap(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(guest.net.counts().connections, 0);
+}
+
+/// A segment of the guest's from `from` to `to`: its flags, its numbers, and what is behind them.
+fn segment((from, to): (u16, u16), flags: u8, numbers: [u32; 2], tail: &[&[u8]; 3]) -> Vec<u8> {
+    let [window, options, data] = *tail;
+    let words = 5 + options.len().div_ceil(4);
+    let mut tcp = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    tcp.extend(numbers.map(u32::to_be_bytes).concat());
+    tcp.extend([u8::try_from(words).unwrap() << 4, flags]);
+    tcp.extend([window, &[0; 4], options].concat());
+    // Options that say nothing.
+    tcp.resize(4 * words, 1);
+    tcp.extend(data);
+    let len = u16::try_from(20 + tcp.len()).unwrap().to_be_bytes();
+    let addresses = [ADDRESSES.guest.octets(), ADDRESSES.host.octets()].concat();
+    let ethernet = [&ADDRESSES.host_mac[..], &GUEST_MAC, &[8, 0]].concat();
+    let ip = [&[0x45, 0][..], &len, &[0, 0, 0, 0, 64, 6, 0, 0], &addresses].concat();
+    [ethernet, ip, tcp].concat()
+}
+
+/// What a guest has seen of a connection: the number that it is to acknowledge.
+fn fetch(guest: &Guest, most: usize) -> Option<u32> {
+    let (mut buf, mut number) = (vec![0; 65_600], None);
+    for _ in 0..most {
+        let Some(len) = guest.net.receive(&mut buf) else { break };
+        let data = u32::try_from(len - 54).unwrap() + u32::from(buf[47] & 3 != 0);
+        let first = u32::from_be_bytes(buf[38..42].try_into().unwrap());
+        number = Some(first.wrapping_add(data));
+    }
+    number
+}
+
+/// Numbers, windows, options and lengths that are near to what is right, and far from it.
+#[test]
+fn no_segment_of_a_connection_is_too_strange() {
+    let (listener, port) = listen();
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+        }
+    });
+    let mut random = fastrand::Rng::with_seed(1);
+    let guest = Guest::new(&[]);
+    for from in 1000..1400 {
+        let mut numbers = [random.u32(..), 0];
+        let size = random.u16(..).to_be_bytes();
+        let options = [2, 4, size[0], size[1], 3, 3, random.u8(..), 4, 2];
+        let asked = segment((from, port), 2, numbers, &[&[0xff; 2], &options, &[]]);
+        guest.net.send(&asked);
+        numbers[0] = numbers[0].wrapping_add(1);
+        numbers[1] = (0..1000)
+            .find_map(|_| {
+                guest.event_loop.turn();
+                fetch(&guest, 9).or_else(|| {
+                    thread::sleep(Duration::from_micros(50));
+                    None
+                })
+            })
+            .unwrap();
+        for _ in 0..random.u8(1..40) {
+            let flags = *random.choice(&[0x10, 0x10, 0x10, 0x18, 0x11, 2, 0x14, 0x3f]).unwrap();
+            let len = *random.choice(&[0, 0, 1, 1460, 60_000]).unwrap();
+            let near = numbers.map(|number| match random.u8(..8) {
+                0 => random.u32(..),
+                1 => number.wrapping_add(random.u32(..200_000)),
+                2 => number.wrapping_sub(random.u32(..200_000)),
+                _ => number,
+            });
+            let edges = near.map(u32::to_be_bytes).concat();
+            let selective = [&[5, 10][..], &edges].concat();
+            let options = *random.choice(&[&[][..], &selective, &edges]).unwrap();
+            let window = random.choice(&[[0, 0], [0, 1], [0xff, 0xff]]).unwrap();
+            let tail = [&window[..], options, &vec![7; len]];
+            guest.net.send(&segment((from, port), flags, near, &tail));
+            if near[0] == numbers[0] {
+                numbers[0] = near[0].wrapping_add(u32::try_from(len).unwrap());
+            }
+            guest.event_loop.turn();
+            numbers[1] = fetch(&guest, random.usize(..5)).unwrap_or(numbers[1]);
+            guest.clock.step_ns(random.u64(..500_000_000));
+        }
+        // It gives up, with the number that is awaited, if that is known.
+        fetch(&guest, usize::MAX);
+        guest.net.send(&segment((from, port), 0x14, numbers, &[&[0; 2], &[], &[]]));
+        fetch(&guest, usize::MAX);
+    }
+    let counts = guest.net.counts();
+    assert!(counts.connections < CONNECTIONS_MAX && counts.opened >= 400, "{counts:?}");
 }
