@@ -59,9 +59,8 @@ pub struct Counts {
 
 /// A network for one guest.
 pub struct UserNet {
-    notifier: OnceLock<Box<dyn Notifier>>,
-    _handlers: OnceLock<Arc<Handlers>>,
-    timer: OnceLock<Box<dyn Timer>>,
+    notifier: Box<dyn Notifier>,
+    timer: Box<dyn Timer>,
     ready: OnceLock<Weak<dyn FramesReady>>,
     inner: Mutex<Inner>,
 }
@@ -113,22 +112,16 @@ pub(crate) struct Inner {
     waited_for: bool,
 }
 
-/// What the loop and the clock call.
-struct Handlers(Weak<UserNet>);
-
-impl EventHandler for Handlers {
+/// The card had frames made, or room for more.
+impl EventHandler for UserNet {
     fn event(&self, _ready: Readiness) {
-        if let Some(net) = self.0.upgrade() {
-            net.notified();
-        }
+        self.on_loop(Inner::unstall);
     }
 }
 
-impl Wake for Handlers {
+impl Wake for UserNet {
     fn wake(&self) {
-        if let Some(net) = self.0.upgrade() {
-            net.on_loop(Inner::look_at_due);
-        }
+        self.on_loop(Inner::look_at_due);
     }
 }
 
@@ -150,23 +143,16 @@ impl UserNet {
                 Forwards::none()
             });
             Self {
-                notifier: OnceLock::new(),
-                _handlers: OnceLock::new(),
-                timer: OnceLock::new(),
+                notifier: event_loop.notifier(me.clone()),
+                timer: clock.timer(me.clone()),
                 ready: OnceLock::new(),
                 inner: Mutex::new(Inner::new(me, options, forwards, (event_loop, clock))),
             }
         });
-        if let Some(refused) = refused {
-            return Err(refused);
+        match refused {
+            Some(refused) => Err(refused),
+            None => Ok(this),
         }
-        let handlers = Arc::new(Handlers(Arc::downgrade(&this)));
-        let (called, woken): (Weak<Handlers>, Weak<Handlers>) =
-            (Arc::downgrade(&handlers), Arc::downgrade(&handlers));
-        this.notifier.get_or_init(|| event_loop.notifier(called));
-        this.timer.get_or_init(|| clock.timer(woken));
-        this._handlers.get_or_init(|| handlers);
-        Ok(this)
     }
 
     /// Whom to tell of frames. Called once.
@@ -193,7 +179,7 @@ impl UserNet {
         let moves_on = !inner.stalled.is_empty() && inner.outbox.has_room();
         drop(inner);
         if moves_on {
-            self.notify();
+            self.notifier.notify();
         }
         len
     }
@@ -208,7 +194,7 @@ impl UserNet {
     /// Does something for the card, which hears of frames later.
     fn act(&self, act: impl FnOnce(&mut Inner)) {
         if self.locked(act) {
-            self.notify();
+            self.notifier.notify();
         }
     }
 
@@ -228,21 +214,10 @@ impl UserNet {
         let tell = inner.waited_for && !inner.outbox.is_empty();
         drop(inner);
         drop(dead);
-        if let (Some(due), Some(timer)) = (due, self.timer.get()) {
-            timer.arm(due);
+        if let Some(due) = due {
+            self.timer.arm(due);
         }
         tell
-    }
-
-    fn notify(&self) {
-        if let Some(notifier) = self.notifier.get() {
-            notifier.notify();
-        }
-    }
-
-    /// The card had frames made, or room for more.
-    fn notified(&self) {
-        self.on_loop(Inner::unstall);
     }
 
     fn tell(&self) {
