@@ -11,8 +11,10 @@ status=0
 echo "$CASES" >/cases
 while IFS='|' read -r name keys <&3; do
     echo "TRAPLINE-HOST: case $name"
-    trapline "$@" -n "pcap=/card.pcap,$keys" </dev/null || status=$?
-    echo "TRAPLINE-HOST: case status $?"
+    trapline "$@" -n "pcap=/card.pcap,$keys" </dev/null
+    ended=$?
+    [ "$ended" = 0 ] || status=$ended
+    echo "TRAPLINE-HOST: case status $ended"
     echo "TRAPLINE-HOST: copied" $(head -c 4 /card.pcap | od -A n -t x1)
     echo "TRAPLINE-HOST: interfaces" $(ls /sys/class/net)
     rm -f /card.pcap
