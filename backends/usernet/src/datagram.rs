@@ -234,10 +234,9 @@ impl Inner {
 
     /// What nobody here speaks.
     pub(crate) fn other(&mut self, packet: &Packet<'_>) {
-        let quiet =
-            matches!(packet.protocol, IpProtocol::Icmp | IpProtocol::Icmpv6 | IpProtocol::Igmp);
-        if !quiet && self.addresses.outside(SocketAddr::new(packet.place.destination, 0)).is_some()
-        {
+        let quiet = packet.protocol == IpProtocol::Igmp;
+        let destination = SocketAddr::new(packet.place.destination, 0);
+        if !quiet && self.addresses.outside(destination).is_some() {
             icmp::unreachable(&mut self.outbox, packet.place, packet.whole, Unreachable::Protocol);
         }
     }
