@@ -72,11 +72,24 @@ pub struct RamFile<'a> {
 /// A handle on the guest's RAM. Clones share it.
 #[derive(Clone, Debug)]
 pub struct GuestMem {
+    /// Empty in a handle that a tap sees: so it is only where an access finds nothing that anybody asks
+    /// whether there is a tap.
     inner: Arc<Backend>,
+    rest: Arc<Rest>,
+}
+
+#[derive(Debug)]
+struct Rest {
     /// How many have asked to keep it all. Held for reading while some goes.
     keepers: Arc<RwLock<usize>>,
-    /// Who sees what is read and written through this handle.
-    tap: Option<Arc<dyn Tap>>,
+    tapped: Option<Tapped>,
+}
+
+/// What is behind a handle that a tap sees.
+#[derive(Debug)]
+struct Tapped {
+    mem: GuestMem,
+    tap: Arc<dyn Tap>,
 }
 
 /// Nothing of a guest's RAM goes back to the host while any of these is there: see
@@ -114,7 +127,7 @@ impl GuestMem {
             bytes: ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.1)),
             reason: e.to_string(),
         })?;
-        Ok(Self { inner: Arc::new(inner), keepers: Arc::default(), tap: None })
+        Ok(Self::untapped_of(inner))
     }
 
     /// `len` bytes from address 0 that are all ones, for a guest to read. However many they are, they
@@ -137,8 +150,7 @@ impl GuestMem {
         let region = backing::ones(unit).and_then(|ones| Region::repeated(len, &ones, unit));
         let region = region.map_err(|reason| refused(reason.to_string()))?;
         let inner = GuestRegionCollection::from_regions(vec![region]);
-        let inner = Arc::new(inner.map_err(|error| refused(error.to_string()))?);
-        Ok(Self { inner, keepers: Arc::default(), tap: None })
+        Ok(Self::untapped_of(inner.map_err(|error| refused(error.to_string()))?))
     }
 
     /// `len` bytes of a device's registers from address 0, which its file shares from `offset` on
@@ -156,8 +168,7 @@ impl GuestMem {
         let region = Region::of_device(fd, offset, len);
         let region = region.map_err(|reason| refused(reason.to_string()))?;
         let inner = GuestRegionCollection::from_regions(vec![region]);
-        let inner = Arc::new(inner.map_err(|error| refused(error.to_string()))?);
-        Ok(Self { inner, keepers: Arc::default(), tap: None })
+        Ok(Self::untapped_of(inner.map_err(|error| refused(error.to_string()))?))
     }
 
     /// Lets go of the device of [`GuestMem::of_device`]: its file is not open here any more, and whoever
@@ -166,20 +177,31 @@ impl GuestMem {
     /// # Errors
     /// [`Error::Map`] when the host refuses.
     pub fn leave_device(&self) -> Result<(), Error> {
-        let left = self.inner.iter().try_for_each(Region::leave_device);
+        let left = self.backend().iter().try_for_each(Region::leave_device);
         left.map_err(|reason| Error::Map { bytes: self.len(), reason: reason.to_string() })
+    }
+
+    fn untapped_of(regions: Backend) -> Self {
+        let rest = Rest { keepers: Arc::default(), tapped: None };
+        Self { inner: Arc::new(regions), rest: Arc::new(rest) }
     }
 
     /// The same RAM, for devices whose reads and writes `tap` sees.
     #[must_use]
     pub fn with_tap(&self, tap: Arc<dyn Tap>) -> Self {
-        Self { tap: Some(tap), ..self.clone() }
+        let keepers = Arc::clone(&self.rest.keepers);
+        let tapped = Some(Tapped { mem: self.without_tap(), tap });
+        Self { inner: Arc::new(Backend::new()), rest: Arc::new(Rest { keepers, tapped }) }
     }
 
     /// The same RAM for a back end of a device, of whose accesses no tap hears.
     #[must_use]
     pub fn without_tap(&self) -> Self {
-        Self { tap: None, ..self.clone() }
+        self.untapped().clone()
+    }
+
+    fn untapped(&self) -> &Self {
+        self.rest.tapped.as_ref().map_or(self, |tapped| &tapped.mem)
     }
 
     /// Copies from guest RAM.
@@ -187,15 +209,6 @@ impl GuestMem {
     /// # Errors
     /// [`Error::OutOfRange`] when any byte is not RAM; `buf` may be partly filled then.
     pub fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), Error> {
-        self.copy_from(addr, buf)?;
-        if let Some(tap) = &self.tap {
-            tap.read(addr, buf);
-        }
-        Ok(())
-    }
-
-    fn copy_from(&self, addr: u64, buf: &mut [u8]) -> Result<(), Error> {
-        let len = buf.len();
         // A descriptor or a header.
         if let Ok(both) = <&mut [u8; 16]>::try_from(&mut *buf)
             && let Some(read) = self.read_u128(addr)
@@ -203,10 +216,23 @@ impl GuestMem {
             *both = read.to_le_bytes();
             return Ok(());
         }
-        if let Ok(slice) = self.slice(addr, len) {
+        if let Some((region, offset)) = self.find(addr)
+            && let Ok(slice) = region.get_slice(offset, buf.len())
+        {
             slice.copy_to(buf);
             return Ok(());
         }
+        self.read_otherwise(addr, buf)
+    }
+
+    #[cold]
+    fn read_otherwise(&self, addr: u64, buf: &mut [u8]) -> Result<(), Error> {
+        if let Some(Tapped { mem, tap }) = &self.rest.tapped {
+            mem.read(addr, buf)?;
+            tap.read(addr, buf);
+            return Ok(());
+        }
+        let len = buf.len();
         self.inner.read_slice(buf, GuestAddress(addr)).map_err(|_| Error::OutOfRange { addr, len })
     }
 
@@ -229,18 +255,24 @@ impl GuestMem {
     /// # Errors
     /// [`Error::OutOfRange`] when any byte is not RAM; nothing is written then.
     pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), Error> {
-        self.copy_to(addr, data)?;
-        self.tell_written(addr, data);
-        Ok(())
-    }
-
-    fn copy_to(&self, addr: u64, data: &[u8]) -> Result<(), Error> {
         // The status of a request.
         if let [byte] = data {
-            return self.store_at(*byte, addr, Ordering::Relaxed);
+            return self.store(*byte, addr, Ordering::Relaxed);
         }
-        if let Ok(slice) = self.slice(addr, data.len()) {
+        if let Some((region, offset)) = self.find(addr)
+            && let Ok(slice) = region.get_slice(offset, data.len())
+        {
             slice.copy_from(data);
+            return Ok(());
+        }
+        self.write_otherwise(addr, data)
+    }
+
+    #[cold]
+    fn write_otherwise(&self, addr: u64, data: &[u8]) -> Result<(), Error> {
+        if let Some(Tapped { mem, tap }) = &self.rest.tapped {
+            mem.write(addr, data)?;
+            tap.wrote(addr, data);
             return Ok(());
         }
         if !self.contains(addr, data.len()) {
@@ -257,10 +289,20 @@ impl GuestMem {
     /// # Errors
     /// [`Error::OutOfRange`] when any byte is not RAM, or of another piece.
     pub fn slice(&self, addr: u64, len: usize) -> Result<Slice<'_>, Error> {
-        let Some((region, offset)) = self.find(addr) else {
-            return Err(Error::OutOfRange { addr, len });
-        };
-        region.get_slice(offset, len).map_err(|_| Error::OutOfRange { addr, len })
+        match self.find(addr) {
+            Some((region, offset)) => {
+                region.get_slice(offset, len).map_err(|_| Error::OutOfRange { addr, len })
+            }
+            None => self.slice_otherwise(addr, len),
+        }
+    }
+
+    #[cold]
+    fn slice_otherwise(&self, addr: u64, len: usize) -> Result<Slice<'_>, Error> {
+        match &self.rest.tapped {
+            Some(Tapped { mem, .. }) => mem.slice(addr, len),
+            None => Err(Error::OutOfRange { addr, len }),
+        }
     }
 
     /// One atomic load, in the host's byte order: the index of a ring.
@@ -271,11 +313,19 @@ impl GuestMem {
     #[inline]
     pub fn load<T: AtomicAccess>(&self, addr: u64, order: Ordering) -> Result<T, Error> {
         let found = self.find(addr).and_then(|(region, offset)| region.number::<T::A>(offset.0));
-        let number = found.ok_or_else(|| self.not_atomic(addr, size_of::<T>()))?;
-        let mut loaded: T = number.load(order).into();
-        if let Some(tap) = &self.tap {
-            tap.read(addr, loaded.as_mut_slice());
+        match found {
+            Some(number) => Ok(number.load(order).into()),
+            None => self.load_otherwise(addr, order),
         }
+    }
+
+    #[cold]
+    fn load_otherwise<T: AtomicAccess>(&self, addr: u64, order: Ordering) -> Result<T, Error> {
+        let Some(Tapped { mem, tap }) = &self.rest.tapped else {
+            return Err(self.not_atomic(addr, size_of::<T>()));
+        };
+        let mut loaded: T = mem.load(addr, order)?;
+        tap.read(addr, loaded.as_mut_slice());
         Ok(loaded)
     }
 
@@ -284,11 +334,6 @@ impl GuestMem {
     /// for whom a tap sees, which could not see what is read of them.
     #[inline]
     pub fn words(&self, addr: u64, count: usize) -> Option<&[AtomicU64]> {
-        if self.tap.is_some() { None } else { self.words_at(addr, count) }
-    }
-
-    #[inline]
-    fn words_at(&self, addr: u64, count: usize) -> Option<&[AtomicU64]> {
         let (region, MemoryRegionAddress(offset)) = self.find(addr)?;
         region.numbers(offset, count)
     }
@@ -304,21 +349,29 @@ impl GuestMem {
         addr: u64,
         order: Ordering,
     ) -> Result<(), Error> {
-        self.store_at(value, addr, order)?;
-        self.tell_written(addr, value.as_slice());
-        Ok(())
-    }
-
-    #[inline]
-    fn store_at<T: AtomicAccess>(&self, value: T, addr: u64, order: Ordering) -> Result<(), Error> {
         let found = self
             .find(addr)
             .and_then(|(region, offset)| Some((region, offset, region.number::<T::A>(offset.0)?)));
         let Some((region, offset, number)) = found else {
-            return Err(self.not_atomic(addr, size_of::<T>()));
+            return self.store_otherwise(value, addr, order);
         };
         number.store(value.into(), order);
         region.have_written(offset.0, size_of::<T>());
+        Ok(())
+    }
+
+    #[cold]
+    fn store_otherwise<T: AtomicAccess>(
+        &self,
+        value: T,
+        addr: u64,
+        order: Ordering,
+    ) -> Result<(), Error> {
+        let Some(Tapped { mem, tap }) = &self.rest.tapped else {
+            return Err(self.not_atomic(addr, size_of::<T>()));
+        };
+        mem.store(value, addr, order)?;
+        tap.wrote(addr, value.as_slice());
         Ok(())
     }
 
@@ -334,29 +387,32 @@ impl GuestMem {
             Some((region, offset, first, second))
         });
         let Some((region, offset, first, second)) = found else {
-            return Err(self.not_atomic(addr, size_of_val(&values)));
+            return self.store_pair_otherwise(values, addr);
         };
         let [one, other] = values;
         first.store(one, Ordering::Relaxed);
         second.store(other, Ordering::Relaxed);
         region.have_written(offset.0, size_of_val(&values));
-        self.tell_written(addr, &one.to_ne_bytes());
-        self.tell_written(addr + size_of_val(&one) as u64, &other.to_ne_bytes());
         Ok(())
     }
 
-    #[inline]
-    fn tell_written(&self, addr: u64, data: &[u8]) {
-        if let Some(tap) = &self.tap {
-            tap.wrote(addr, data);
+    #[cold]
+    fn store_pair_otherwise(&self, values: [u32; 2], addr: u64) -> Result<(), Error> {
+        let Some(Tapped { mem, tap }) = &self.rest.tapped else {
+            return Err(self.not_atomic(addr, size_of_val(&values)));
+        };
+        mem.store_pair(values, addr)?;
+        for (at, value) in (addr..).step_by(size_of::<u32>()).zip(values) {
+            tap.wrote(at, &value.to_ne_bytes());
         }
+        Ok(())
     }
 
     /// Marks `len` bytes at `addr` as written: for who has somebody else write there, as the kernel.
     /// What is not RAM is left out.
     pub fn have_written(&self, addr: u64, len: usize) {
         let (mut addr, mut left) = (addr, len as u64);
-        while let Some((region, offset)) = self.find(addr).filter(|_| left > 0) {
+        while let Some((region, offset)) = self.find_unseen(addr).filter(|_| left > 0) {
             let piece = left.min(region.len() - offset.0);
             region.have_written(offset.0, usize::try_from(piece).unwrap_or(usize::MAX));
             addr = addr.wrapping_add(piece);
@@ -367,7 +423,7 @@ impl GuestMem {
     /// Sixteen bytes at a multiple of eight, in order.
     #[inline]
     fn read_u128(&self, addr: u64) -> Option<u128> {
-        let [low, high] = self.words_at(addr, 2)? else { return None };
+        let [low, high] = self.words(addr, 2)? else { return None };
         let [low, high] = [low, high].map(|half| u64::from_le(half.load(Ordering::Relaxed)));
         Some(u128::from(high) << 64 | u128::from(low))
     }
@@ -395,12 +451,12 @@ impl GuestMem {
         if !self.contains(addr, bytes) {
             return Err(Error::OutOfRange { addr, len: bytes });
         }
-        let keepers = self.keepers.read();
+        let keepers = self.rest.keepers.read();
         if *keepers > 0 {
             return Ok(0);
         }
         let (mut at, end, mut sum) = (addr, addr + len, 0);
-        while let Some((region, offset)) = self.find(at).filter(|_| at < end) {
+        while let Some((region, offset)) = self.find_unseen(at).filter(|_| at < end) {
             let piece = (region.len() - offset.0).min(end - at);
             let given = region.give_back(offset.0, piece);
             sum += given.map_err(|reason| Error::GiveBack { addr: at, reason })?;
@@ -413,14 +469,14 @@ impl GuestMem {
     /// and would go on with those when the guest has others, as an IOMMU for a device that it lets
     /// reach them (VFIO). When this returns nothing is on its way to the host.
     pub fn keep(&self) -> Keep {
-        *self.keepers.write() += 1;
-        Keep(Arc::clone(&self.keepers))
+        *self.rest.keepers.write() += 1;
+        Keep(Arc::clone(&self.rest.keepers))
     }
 
     /// Whether `len` bytes at `addr` are all RAM.
     pub fn contains(&self, addr: u64, len: usize) -> bool {
         GuestMemory::check_range(
-            &*self.inner,
+            self.backend(),
             GuestAddress(addr),
             len,
             vm_memory::Permissions::ReadWrite,
@@ -429,7 +485,7 @@ impl GuestMem {
 
     /// Total RAM in bytes.
     pub fn len(&self) -> u64 {
-        self.inner.iter().map(GuestMemoryRegion::len).sum()
+        self.backend().iter().map(GuestMemoryRegion::len).sum()
     }
 
     /// Whether there is no RAM at all.
@@ -439,7 +495,7 @@ impl GuestMem {
 
     /// The pieces, in ascending order of guest address.
     pub fn regions(&self) -> Vec<RamRegion> {
-        self.inner
+        self.backend()
             .iter()
             .map(|region| RamRegion {
                 guest_addr: region.start_addr().0,
@@ -452,22 +508,29 @@ impl GuestMem {
     /// The file with the RAM at `addr` and what follows in the same piece, unless the memory is
     /// private or there is none.
     pub fn file(&self, addr: u64) -> Option<RamFile<'_>> {
-        let (region, offset) = self.find(addr)?;
+        let (region, offset) = self.find_unseen(addr)?;
         let file = region.file_offset()?;
         Some(RamFile { fd: file.file().as_fd(), offset: file.start() + offset.0 })
     }
 
     /// The `vm_memory` object, for loaders and for crates that take one.
     pub fn backend(&self) -> &Backend {
-        &self.inner
+        &self.untapped().inner
     }
 
     /// Which pages of the piece at `addr` this process has written.
     pub(crate) fn written(&self, addr: u64) -> Option<&WrittenPages> {
-        self.find(addr).map(|(region, _)| region.written())
+        self.find_unseen(addr).map(|(region, _)| region.written())
     }
 
-    /// The region with this address, of which there are two or three in a machine.
+    /// The region with this address, for what no tap hears of.
+    #[inline]
+    fn find_unseen(&self, addr: u64) -> Option<(&Region, MemoryRegionAddress)> {
+        self.find(addr).or_else(|| self.untapped().find(addr))
+    }
+
+    /// The region with this address, of which there are two or three in a machine. None in a handle that a
+    /// tap sees.
     #[inline]
     fn find(&self, addr: u64) -> Option<(&Region, MemoryRegionAddress)> {
         let offset = |region: &Region| addr.wrapping_sub(region.start_addr().0);

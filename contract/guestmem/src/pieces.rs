@@ -67,7 +67,7 @@ impl<'m> Pieces<'m> {
     #[inline]
     fn piece(&self) -> Result<Slice<'m>> {
         let none = || Error::InvalidGuestAddress(GuestAddress(self.addr));
-        let (region, offset) = self.mem.find(self.addr).ok_or_else(none)?;
+        let (region, offset) = self.mem.find_unseen(self.addr).ok_or_else(none)?;
         let here = usize::try_from(region.len() - offset.0).unwrap_or(usize::MAX);
         region.get_slice(offset, self.left.min(here))
     }
