@@ -5,13 +5,17 @@ use std::sync::Weak;
 
 use trapline_guestio::Buffers;
 
-use crate::{Header, NetBackend, NetCard};
+use crate::{Abilities, Header, NetBackend, NetCard};
 
-/// A back end that drops what it is sent, and has nothing to say.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Nobody;
+/// A back end that drops what it is sent, and has nothing to say. It can do what it is said to.
+#[derive(Clone, Copy, Debug)]
+pub struct Nobody(pub Abilities);
 
 impl NetBackend for Nobody {
+    fn abilities(&self) -> Abilities {
+        self.0
+    }
+
     fn attach(&self, _card: Weak<dyn NetCard>) {}
 
     fn set_receiving(&self, _pair: u16, _on: bool) {}

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use trapline_device::{Clock, EventLoop};
 
 use crate::{
-    Capture, Forward, FrameStream, Mac, NetBackend, Nobody, Tap, TapOptions, TapSource, User,
-    UserNetOptions,
+    Abilities, Capture, Forward, FrameStream, Mac, NetBackend, Nobody, Tap, TapOptions, TapSource,
+    User, UserNetOptions,
 };
 
 /// The address of a guest's first card, unless it is told another: kvmtool's.
@@ -116,7 +116,7 @@ impl NetMode {
         clock: &Arc<dyn Clock>,
     ) -> Result<Arc<dyn NetBackend>, NetError> {
         Ok(match self {
-            Self::Nobody => Arc::new(Nobody),
+            Self::Nobody => Arc::new(Nobody(Abilities::PLAIN)),
             Self::Socket(fd) => {
                 let refused = |reason| NetError::Socket { fd: *fd, reason };
                 let socket = trapline_guestio::inherited(*fd).map_err(refused)?;

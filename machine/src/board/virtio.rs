@@ -8,7 +8,7 @@ use trapline_block::{Disk, DiskOptions};
 use trapline_device::{
     CharBackend, CharDevice, Clock, EventLoop, FdtDevice, FdtNode, Interrupt, NullBackend,
 };
-use trapline_net::NetOptions;
+use trapline_net::{NetOptions, Nobody};
 use trapline_virtio::VirtioDevice;
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::blk::{Background, Blk};
@@ -22,7 +22,7 @@ use trapline_virtio::rng::{Entropy, HostEntropy, Rng};
 use super::{Builder, Wiring};
 use crate::record::host::{JournaledEntropy, JournaledWitness, char_device};
 use crate::record::journal::{Journal, JournaledBackend};
-use crate::record::net::{Absent, JournaledNet};
+use crate::record::net::JournaledNet;
 use crate::{ConsoleKind, Error, PortOptions, VirtioTransport};
 
 /// A virtio device on its way to a board.
@@ -247,7 +247,7 @@ fn wired_net(n: usize, options: &NetOptions, wiring: &Wiring) -> Result<Arc<Net>
     };
     let stand_in = wiring.options.stand_ins.as_ref().and_then(|all| all.nets.get(n));
     let backend = match stand_in {
-        Some(abilities) => Arc::new(Absent(*abilities)),
+        Some(abilities) => Arc::new(Nobody(*abilities)),
         None => options.open(&wiring.event_loop, &wiring.host_clock)?,
     };
     let backend = JournaledNet::around(backend, journal, &format!("net{n}"));

@@ -183,24 +183,3 @@ impl EventHandler for Call {
         }
     }
 }
-
-/// What is behind the card of a replay: nobody, with what the one of the recording could do.
-pub(crate) struct Absent(pub(crate) Abilities);
-
-impl NetBackend for Absent {
-    fn abilities(&self) -> Abilities {
-        self.0
-    }
-
-    fn attach(&self, _card: Weak<dyn NetCard>) {}
-
-    fn set_receiving(&self, _pair: u16, _on: bool) {}
-
-    fn send(&self, _pair: u16, _header: &Header, _frame: &mut Buffers) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn receive(&self, _pair: u16, _buf: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-}
