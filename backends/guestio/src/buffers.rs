@@ -130,11 +130,6 @@ impl Buffers {
         Places { mem: self.mem.without_tap(), pieces: pieces.collect() }
     }
 
-    /// A copy of what is left.
-    pub fn bytes(&self) -> Vec<u8> {
-        self.places().bytes()
-    }
-
     /// What is left, piece by piece.
     pub fn slices(&self) -> Vec<Slice<'_>> {
         let pieces = self.pieces.iter().skip(self.first);
@@ -283,16 +278,29 @@ pub struct Places {
 }
 
 impl Places {
-    /// A copy of what is there.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+    /// How many bytes there are.
+    pub fn len(&self) -> u64 {
+        self.pieces.iter().fold(0, |sum, piece| sum.saturating_add(piece.len as u64))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Hands a copy of what is there to `tell`, piece by piece. However much it is, no more than a page
+    /// is copied at once.
+    pub fn each(&self, tell: &mut dyn FnMut(&[u8])) {
+        let mut page = [0; 4096];
         for Piece { addr, len } in &self.pieces {
-            let start = bytes.len();
-            bytes.resize(start + len, 0);
-            // Each was found to be RAM.
-            let _ = self.mem.read(*addr, bytes.get_mut(start..).unwrap_or_default());
+            for at in (0..*len).step_by(page.len()) {
+                let here = (len - at).min(page.len());
+                let Some(copy) = page.get_mut(..here) else { break };
+                // Each was found to be RAM.
+                let _ = self.mem.read(addr + at as u64, copy);
+                tell(copy);
+            }
         }
-        bytes
     }
 }
 

@@ -233,3 +233,22 @@ fn the_end_of_a_ring_waits_for_the_kernel() {
     assert!(dropped.join().unwrap(), "the ring ended before its request");
     assert_eq!(bytes(&mem, 0x40, 4), b"late", "it was still ours to be written to");
 }
+
+#[test]
+fn places_of_any_length_are_handed_on_a_page_at_a_time() {
+    let mem = memory();
+    mem.write(0x10, b"abc").unwrap();
+    let mut list = buffers(&mem, &[(0x10, 3), (0x0, 0x1000), (0x11, 2)]);
+    list.consume(1);
+    let places = list.places();
+    let (mut all, mut most) = (Vec::new(), 0);
+    places.each(&mut |piece| {
+        most = most.max(piece.len());
+        all.extend_from_slice(piece);
+    });
+    assert_eq!((all.len() as u64, most, places.is_empty()), (places.len(), 0x1000, false));
+    assert_eq!((&all[..2], &all[2 + 0x10..2 + 0x13]), (&b"bc"[..], &b"abc"[..]));
+    assert_eq!(&all[0x1002..], b"bc");
+    list.consume(u64::MAX);
+    assert!(list.places().is_empty());
+}

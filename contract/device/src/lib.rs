@@ -52,4 +52,4 @@ pub use trapline_access::{
     Rules, Showing, Size, Space, Stamp, Window,
 };
 pub use vector::{MessageVector, SinkVector};
-pub use witness::Witness;
+pub use witness::{Pieces, Witness};

@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use trapline_device::{
-    CharDevice, Doorbell, EventHandler, EventLoop, Notifier, Readiness, Watch, WatchedEventFd,
-    Witness,
+    CharDevice, Doorbell, EventHandler, EventLoop, Notifier, Pieces, Readiness, Watch,
+    WatchedEventFd, Witness,
 };
 use trapline_guestmem::{GuestMem, Tap};
 use trapline_virtio::rng::Entropy;
 
-use super::journal::{Input, Journal, Output, hash};
+use super::journal::{Input, Journal, Output, hash_pieces};
 
 /// An event loop for one device, whose handlers' calls are in the journal. They are numbered as they are
 /// made.
@@ -144,7 +144,9 @@ impl Tap for JournaledMemory {
     }
 
     fn wrote(&self, addr: u64, data: &[u8]) {
-        let written = hash(&[&addr.to_le_bytes(), data].concat());
+        let all = [&addr.to_le_bytes(), data];
+        let len = all.iter().map(|part| part.len() as u64).sum();
+        let written = hash_pieces(len, |piece| all.into_iter().for_each(piece));
         self.journal.output(self.port, Output::Written, written);
     }
 }
@@ -172,8 +174,8 @@ impl Witness for JournaledWitness {
         self.journal.arrived(self.port, came)
     }
 
-    fn payload(&self, copy: &mut dyn FnMut() -> Vec<u8>) {
-        self.journal.payload(self.port, copy);
+    fn payload(&self, len: u64, copy: &mut Pieces<'_>) {
+        self.journal.payload(self.port, len, copy);
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use trapline_device::{
     CharBackend, Clock, EoiSink, EventHandler, ExtInt, Line, LineSink, MessageVector,
-    MsiController, MsiSink, SinkVector, Timer, Wake,
+    MsiController, MsiSink, Pieces, SinkVector, Timer, Wake,
 };
 
 /// What comes to a device from outside. The number is the offset in the record of `Op::In`; from
@@ -138,7 +138,14 @@ impl Output {
 
 /// A hash of what a device puts out, the same on every host: its length, and CRC-32C.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
-    (bytes.len() as u64) << 32 | u64::from(crc32c::crc32c(bytes))
+    hash_pieces(bytes.len() as u64, |piece| piece(bytes))
+}
+
+/// The same of `len` bytes that come in pieces.
+pub(crate) fn hash_pieces(len: u64, each: impl FnOnce(&mut dyn FnMut(&[u8]))) -> u64 {
+    let mut crc = 0;
+    each(&mut |piece| crc = crc32c::crc32c_append(crc, piece));
+    len << 32 | u64::from(crc)
 }
 
 /// Something that lasts until it is dropped.
@@ -173,8 +180,8 @@ pub(crate) trait Journal: Send + Sync {
     /// What a back end is done with now: `came`, or what was written down.
     fn arrived(&self, port: u16, came: Vec<u64>) -> Vec<u64>;
 
-    /// What the host and guest memory exchange; `copy` copies it.
-    fn payload(&self, port: u16, copy: &mut dyn FnMut() -> Vec<u8>);
+    /// `len` bytes that the host and guest memory exchange; `copy` hands copies on, piece by piece.
+    fn payload(&self, port: u16, len: u64, copy: &mut Pieces<'_>);
 
     /// A device reads `data` at this guest address.
     fn memory(&self, port: u16, addr: u64, data: &mut [u8]);

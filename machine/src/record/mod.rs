@@ -29,7 +29,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use trapline::{Recorder, Registry, Step};
 use trapline_access::record::{Blob, Op};
-use trapline_device::{Clock, EventHandler};
+use trapline_device::{Clock, EventHandler, Pieces};
 
 use crate::board::{Options, VirtioHandles};
 use crate::{Config, Error};
@@ -252,17 +252,27 @@ impl Recording {
         }
     }
 
-    fn write_bytes(&self, port: u16, kind: Input, bytes: &[u8]) {
+    fn write_bytes(&self, port: u16, kind: Input, bytes: Vec<u8>) {
         if self.begun.load(Ordering::Acquire) {
             let step = self.recorder.step();
             let mut blobs = self.blobs.lock();
             let (number, len) = (blobs.next, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
             blobs.next = blobs.next.wrapping_add(1);
-            blobs.waiting.push(bytes.to_vec());
             blobs.bytes = blobs.bytes.saturating_add(bytes.len());
+            blobs.waiting.push(bytes);
             drop(blobs);
             let value = Blob { len, number }.value();
             self.recorder.event(&step, Op::In, port, kind as u16, value);
+        }
+    }
+
+    /// What a device has asked for, of which nothing is what usually comes.
+    fn came(&self, port: u16, kind: Input, bytes: Vec<u8>) {
+        if bytes.is_empty() {
+            self.omit(port, kind);
+        } else {
+            self.unusual(port, kind);
+            self.write_bytes(port, kind, bytes);
         }
     }
 }
@@ -295,43 +305,34 @@ impl Journal for Recording {
         ask: &mut dyn FnMut(&mut [u8]) -> usize,
     ) -> usize {
         let got = ask(buf).min(buf.len());
-        let bytes = buf.get(..got).unwrap_or_default();
-        if bytes.is_empty() {
-            self.omit(port, kind);
-        } else {
-            self.unusual(port, kind);
-            self.write_bytes(port, kind, bytes);
-        }
+        self.came(port, kind, buf.get(..got).unwrap_or_default().to_vec());
         got
     }
 
     fn arrived(&self, port: u16, came: Vec<u64>) -> Vec<u64> {
-        if came.is_empty() {
-            self.omit(port, Input::Arrived);
-        } else {
-            self.unusual(port, Input::Arrived);
-            let bytes: Vec<_> = came.iter().flat_map(|value| value.to_le_bytes()).collect();
-            self.write_bytes(port, Input::Arrived, &bytes);
-        }
+        let bytes = came.iter().flat_map(|value| value.to_le_bytes());
+        self.came(port, Input::Arrived, bytes.collect());
         came
     }
 
-    fn payload(&self, port: u16, copy: &mut dyn FnMut() -> Vec<u8>) {
+    fn payload(&self, port: u16, len: u64, copy: &mut Pieces<'_>) {
         if !self.begun.load(Ordering::Acquire) {
             return;
         }
-        let bytes = copy();
-        let waiting = self.blobs.lock().bytes.saturating_add(bytes.len());
+        let bytes = usize::try_from(len).unwrap_or(usize::MAX);
+        let waiting = self.blobs.lock().bytes.saturating_add(bytes);
         // A blob is no longer than a chunk can be, and memory has an end.
-        if self.payload && bytes.len() <= BLOB_MAX && waiting <= WAITING_MAX {
-            self.write_bytes(port, Input::Payload, &bytes);
+        if self.payload && bytes <= BLOB_MAX && waiting <= WAITING_MAX {
+            let mut copied = Vec::with_capacity(bytes);
+            copy(&mut |piece| copied.extend_from_slice(piece));
+            self.write_bytes(port, Input::Payload, copied);
         } else {
-            self.write(Op::In, port, Input::Exchanged as u16, journal::hash(&bytes));
+            self.write(Op::In, port, Input::Exchanged as u16, journal::hash_pieces(len, copy));
         }
     }
 
     fn memory(&self, port: u16, addr: u64, data: &mut [u8]) {
-        self.write_bytes(port, Input::Memory, &[&addr.to_le_bytes(), &*data].concat());
+        self.write_bytes(port, Input::Memory, [&addr.to_le_bytes(), &*data].concat());
     }
 
     fn listens(
@@ -346,7 +347,7 @@ impl Journal for Recording {
 
     fn event(&self, port: u16, kind: Input, value: u64, bytes: &[u8]) {
         if kind.is_blob() {
-            self.write_bytes(port, kind, bytes);
+            self.write_bytes(port, kind, bytes.to_vec());
         } else {
             self.write(Op::In, port, kind as u16, value);
         }

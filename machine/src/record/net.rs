@@ -86,7 +86,7 @@ impl NetBackend for JournaledNet {
     }
 
     fn send(&self, pair: u16, header: &Header, frame: &mut Buffers) -> io::Result<()> {
-        self.journal.payload(self.port, &mut || frame.bytes());
+        self.journal.payload(self.port, frame.len(), &mut |tell| frame.places().each(tell));
         let mut ask = || number_of(&self.inner.send(pair, header, frame));
         result_of(self.journal.number(self.port, Input::Answer, DONE, &mut ask))
     }

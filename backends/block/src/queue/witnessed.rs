@@ -98,7 +98,9 @@ impl Queue {
     /// Shows the witness what is to be written, and remembers where what is read will be.
     fn tell_data(&mut self, witness: &dyn Witness, tag: u64, request: &Request) {
         match request {
-            Request::Write { buffers, .. } => witness.payload(&mut || buffers.bytes()),
+            Request::Write { buffers, .. } => {
+                witness.payload(buffers.len(), &mut |tell| buffers.places().each(tell));
+            }
             Request::Read { buffers, .. } => {
                 self.places.insert(tag, buffers.places());
             }
@@ -109,7 +111,7 @@ impl Queue {
     /// Shows the witness what has been read.
     fn tell_read(&mut self, witness: &dyn Witness, tag: u64) {
         if let Some(places) = self.places.remove(&tag) {
-            witness.payload(&mut || places.bytes());
+            witness.payload(places.len(), &mut |tell| places.each(tell));
         }
     }
 }

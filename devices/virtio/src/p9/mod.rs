@@ -169,7 +169,7 @@ impl P9 {
         run.next += 1;
         run.under_way.insert(number, header.tag);
         if let Some(witness) = self.witness.get() {
-            witness.payload(&mut || bytes_of(chain.readable(), mem));
+            tell(&**witness, chain.readable(), mem);
         }
         if self.shared.server.is_none() {
             run.elsewhere.insert(number, chain);
@@ -227,9 +227,10 @@ impl P9 {
         });
         let all: Vec<_> = done.into_iter().chain(elsewhere).collect();
         for Done { chain, .. } in &all {
-            let mem = run.queue.as_ref().map(|queue| queue.mem());
-            witness
-                .payload(&mut || mem.map_or_else(Vec::new, |mem| bytes_of(chain.writable(), mem)));
+            match &run.queue {
+                Some(queue) => tell(&**witness, chain.writable(), queue.mem()),
+                None => witness.payload(0, &mut |_| {}),
+            }
         }
         all
     }
@@ -273,8 +274,8 @@ impl P9 {
     }
 }
 
-/// What is in these buffers, as far as they are RAM.
-fn bytes_of(buffers: &[Buffer], mem: &GuestMem) -> Vec<u8> {
+/// Shows the witness what is in these buffers, as far as they are RAM.
+fn tell(witness: &dyn Witness, buffers: &[Buffer], mem: &GuestMem) {
     let mut all = Buffers::new(mem);
     for Buffer { addr, len } in buffers {
         let len = usize::try_from(*len).unwrap_or(usize::MAX);
@@ -282,7 +283,8 @@ fn bytes_of(buffers: &[Buffer], mem: &GuestMem) -> Vec<u8> {
             break;
         }
     }
-    all.bytes()
+    let places = all.places();
+    witness.payload(places.len(), &mut |tell| places.each(tell));
 }
 
 impl Shared {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline_access::record::{Blob, Op, Record};
-use trapline_device::{CharBackend, EventHandler};
+use trapline_device::{CharBackend, EventHandler, Pieces};
 use trapline_trace::Event;
 
 use super::{Input, Output};
@@ -218,7 +218,7 @@ impl Journal for Script {
     }
 
     /// What the host and guest memory exchanged is nothing that a device depends on.
-    fn payload(&self, port: u16, _copy: &mut dyn FnMut() -> Vec<u8>) {
+    fn payload(&self, port: u16, _len: u64, _copy: &mut Pieces<'_>) {
         if self.take_next(port, Input::Exchanged).is_none() {
             let _ = self.take_next(port, Input::Payload);
         }
