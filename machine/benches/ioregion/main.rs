@@ -14,6 +14,9 @@
 use std::process::ExitCode;
 
 #[cfg(target_arch = "x86_64")]
+#[path = "../guest/mod.rs"]
+mod guest;
+#[cfg(target_arch = "x86_64")]
 mod pc;
 
 #[cfg(target_arch = "x86_64")]

@@ -3,29 +3,25 @@
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use trapline::{Channel, Forwarded, Region, Registry, Requester};
+use trapline::{Channel, Forwarded, Region, Requester};
 use trapline_device::{Handler, IoCx, Size};
-use trapline_guestmem::GuestMem;
-use trapline_kvm::{Irqchip, Kvm, Start, Stop, Vcpu, VcpuSet, Vm, VmOptions};
+use trapline_kvm::Kvm;
 use trapline_remote::{
     Ends, IoRegions, KvmIoregion, Link, LinkOptions, PIO, POSTED_WRITES, Server,
 };
 use trapline_testkit::realmode::Asm;
 
+use crate::guest::{Guest, PORT};
+
 /// Accesses of a pass, and passes of a case.
 const ACCESSES: u16 = 2000;
 const PASSES: usize = 7;
-/// The device's port, and the one that is written before and after.
-const PORT: u16 = 0x500;
-const MARK: u16 = 0x510;
-const CODE: u16 = 0x1000;
 /// What a message socket on the vCPU's processor may cost, as a multiple of an access that is answered
 /// in place.
 const MOST_SEQPACKET: f64 = 2.5;
@@ -61,18 +57,6 @@ impl Handler for Device {
     }
 }
 
-#[derive(Default)]
-struct Marks(Mutex<Vec<Instant>>);
-
-impl Handler for Marks {
-    fn read(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size) -> u64 {
-        0
-    }
-    fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, _value: u64) {
-        self.0.lock().push(Instant::now());
-    }
-}
-
 fn pin(cpu: usize) {
     let mut set = CpuSet::new();
     set.set(cpu);
@@ -98,27 +82,12 @@ fn ends(kind: Kind) -> (Ends, Ends) {
 
 /// Nanoseconds per access: the median of the passes.
 fn measure(kvm: &Kvm, kind: Kind, access: Access, device_cpu: usize) -> f64 {
-    let mem = GuestMem::new(&[(0, 0x10000)]).unwrap();
-    let options = VmOptions {
-        vcpus: 1,
-        tss_addr: 0xfffb_d000,
-        identity_map_addr: None,
-        irqchip: Irqchip::None,
-        wiring: Vec::new(),
-        pit: false,
-    };
-    let vm = Vm::new(kvm, &mem, options).unwrap();
-    let registry = Registry::builder().offload(vm.offload()).build();
-    let pieces = mem.pieces().into_iter().map(Arc::new);
-    let _ram: Vec<_> =
-        pieces.map(|piece| registry.map(Region::ram(0, "memory", "ram", piece)).unwrap()).collect();
-    let marks = Arc::new(Marks::default());
-    let _marks = registry.map(Region::pio(MARK, 1, "marks", "mark", marks.clone())).unwrap();
+    let mut guest = Guest::new(kvm);
     let ports = Region::pio(PORT, 1, "device", "port", Arc::new(Device::default()));
     let coalesced = access == Access::Coalesced;
     let ports = if coalesced { ports.coalesce(0..1) } else { ports };
-    let _ports = registry.map(ports).unwrap();
-    let regions = IoRegions::new(Arc::new(registry.downgrade()), LinkOptions::default());
+    guest.map(ports);
+    let regions = IoRegions::new(Arc::new(guest.registry.downgrade()), LinkOptions::default());
     let mut served = None;
     if kind != Kind::Inline {
         let (ours, theirs) = ends(kind);
@@ -135,22 +104,9 @@ fn measure(kvm: &Kvm, kind: Kind, access: Access, device_cpu: usize) -> f64 {
         }));
     }
     let body = if access == Access::Read { Asm::new().in_al() } else { Asm::new().out_al() };
-    let code = Asm::new().outb(MARK, 0).mov_dx(PORT).repeat(ACCESSES, body).outb(MARK, 1).hlt();
-    mem.write(CODE.into(), &code.0).unwrap();
-    let mut vcpus = vec![Vcpu::new(&vm, 0, &registry).unwrap()];
-    let mut times: Vec<f64> = (0..PASSES)
-        .map(|_| {
-            vcpus[0].set_start(&Start::Real { cs: 0, ip: CODE, ds: 0, sp: 0xf000 }).unwrap();
-            let (sender, events) = channel();
-            let on_event = Arc::new(move |event| drop(sender.send(event)));
-            let set = VcpuSet::start(std::mem::take(&mut vcpus), on_event).unwrap();
-            assert_eq!(events.recv().unwrap().stop, Stop::Halted);
-            vcpus = set.stop().unwrap();
-            let marks = std::mem::take(&mut *marks.0.lock());
-            (marks[1] - marks[0]).as_secs_f64() * 1e9 / f64::from(ACCESSES)
-        })
-        .collect();
-    drop((vcpus, regions));
+    guest.load(ACCESSES, body);
+    let mut times: Vec<f64> = (0..PASSES).map(|_| guest.pass()).collect();
+    drop((regions, guest));
     if let Some(served) = served {
         served.join().unwrap().unwrap();
     }

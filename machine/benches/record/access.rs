@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use trapline::{Handle, Region, Registry};
-use trapline_device::{Handler, IoCx, Size, Space};
+use trapline_device::{Size, Space};
 
-use crate::{Recorded, Recording, goal};
+use crate::{Recorded, Recording, Register, goal};
 
 /// Accesses of one repetition: short enough to fit between two interruptions.
 const ACCESSES: u32 = 20_000;
@@ -15,15 +15,6 @@ const REPETITIONS: usize = 200;
 const PORT: u64 = 0x3f8;
 /// What one with recording off may take more than without a recorder, in nanoseconds: noise.
 const NOISE: f64 = 1.0;
-
-struct Register;
-
-impl Handler for Register {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
-        offset
-    }
-    fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, _value: u64) {}
-}
 
 struct Bus {
     handle: Handle,

@@ -1,102 +1,39 @@
 //! A whole exit: a guest in real mode that reads a port again and again.
 
 use std::sync::Arc;
-use std::sync::mpsc::channel;
-use std::time::Instant;
 
-use parking_lot::Mutex;
-use trapline::{Mapping, Region, Registry};
-use trapline_device::{Handler, IoCx, Size};
-use trapline_guestmem::GuestMem;
-use trapline_kvm::{Irqchip, Kvm, Start, Stop, Vcpu, VcpuSet, Vm, VmOptions};
+use trapline::Region;
+use trapline_kvm::Kvm;
 use trapline_testkit::realmode::Asm;
 
-use crate::{Recorded, Recording, goal};
+use crate::guest::{self, PORT};
+use crate::{Recorded, Recording, Register, goal};
 
 /// Exits of a pass, and passes of each.
 const EXITS: u16 = 400;
 const PASSES: usize = 300;
-/// The device's port, and the one that is written before and after.
-const PORT: u16 = 0x500;
-const MARK: u16 = 0x510;
-const CODE: u16 = 0x1000;
 /// What an exit may take, as a multiple of one with nothing recorded.
 const MOST_FLIGHT: f64 = 1.01;
 const MOST_RECORDING: f64 = 1.02;
 
-struct Register;
-
-impl Handler for Register {
-    fn read(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size) -> u64 {
-        0x5a
-    }
-    fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, _value: u64) {}
-}
-
-#[derive(Default)]
-struct Marks(Mutex<Vec<Instant>>);
-
-impl Handler for Marks {
-    fn read(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size) -> u64 {
-        0
-    }
-    fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, _value: u64) {
-        self.0.lock().push(Instant::now());
-    }
-}
-
 struct Guest {
     recording: Recording,
-    marks: Arc<Marks>,
-    vcpus: Vec<Vcpu>,
+    guest: guest::Guest,
     times: Vec<f64>,
-    _mappings: Vec<Mapping>,
     _recorded: Recorded,
-    _vm: Arc<Vm>,
 }
 
 impl Guest {
     fn new(kvm: &Kvm, recording: Recording) -> Self {
-        let mem = GuestMem::new(&[(0, 0x10000)]).unwrap();
-        let options = VmOptions {
-            vcpus: 1,
-            tss_addr: 0xfffb_d000,
-            identity_map_addr: None,
-            irqchip: Irqchip::None,
-            wiring: Vec::new(),
-            pit: false,
-        };
-        let vm = Vm::new(kvm, &mem, options).unwrap();
-        let registry = Registry::builder().offload(vm.offload()).build();
-        let recorded = Recorded::start(&registry, recording);
-        let marks = Arc::new(Marks::default());
-        let ram = mem
-            .pieces()
-            .into_iter()
-            .map(|piece| registry.map(Region::ram(0, "memory", "ram", Arc::new(piece))).unwrap());
-        let mut mappings: Vec<_> = ram.collect();
-        let ports = [
-            Region::pio(MARK, 1, "marks", "mark", marks.clone()),
-            Region::pio(PORT, 1, "device", "port", Arc::new(Register)),
-        ];
-        mappings.extend(ports.map(|region| registry.map(region).unwrap()));
-        let body = Asm::new().in_al();
-        let code = Asm::new().outb(MARK, 0).mov_dx(PORT).repeat(EXITS, body).outb(MARK, 1).hlt();
-        mem.write(CODE.into(), &code.0).unwrap();
-        let vcpus = vec![Vcpu::new(&vm, 0, &registry).unwrap()];
-        let times = Vec::new();
-        Self { recording, marks, vcpus, times, _mappings: mappings, _recorded: recorded, _vm: vm }
+        let mut guest = guest::Guest::new(kvm);
+        let recorded = Recorded::start(&guest.registry, recording);
+        guest.map(Region::pio(PORT, 1, "device", "port", Arc::new(Register)));
+        guest.load(EXITS, Asm::new().in_al());
+        Self { recording, guest, times: Vec::new(), _recorded: recorded }
     }
 
     fn pass(&mut self) {
-        self.vcpus[0].set_start(&Start::Real { cs: 0, ip: CODE, ds: 0, sp: 0xf000 }).unwrap();
-        let (sender, events) = channel();
-        let on_event = Arc::new(move |event| drop(sender.send(event)));
-        let set = VcpuSet::start(std::mem::take(&mut self.vcpus), on_event).unwrap();
-        assert_eq!(events.recv().unwrap().stop, Stop::Halted);
-        self.vcpus = set.stop().unwrap();
-        let marks = std::mem::take(&mut *self.marks.0.lock());
-        self.times.push((marks[1] - marks[0]).as_secs_f64() * 1e9 / f64::from(EXITS));
+        self.times.push(self.guest.pass());
     }
 }
 

@@ -15,6 +15,9 @@ mod access;
 #[cfg(target_arch = "x86_64")]
 mod exit;
 mod files;
+#[cfg(target_arch = "x86_64")]
+#[path = "../guest/mod.rs"]
+mod guest;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,6 +27,7 @@ use std::time::Duration;
 
 use trapline::{Mode, Registry};
 use trapline_backends::{EpollLoop, HostClock, NoQueuedWrites};
+use trapline_device::{Handler, IoCx, Size};
 
 /// What is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,16 @@ impl Recording {
             Self::All => "recording",
         }
     }
+}
+
+/// A device that does as good as nothing.
+struct Register;
+
+impl Handler for Register {
+    fn read(&self, _cx: &IoCx<'_>, offset: u64, _size: Size) -> u64 {
+        offset
+    }
+    fn write(&self, _cx: &IoCx<'_>, _offset: u64, _size: Size, _value: u64) {}
 }
 
 /// Has a registry record, until it is dropped.
