@@ -87,6 +87,45 @@ pub struct Config {
     pub arm64: Arm64,
 }
 
+impl Config {
+    /// A machine of one vCPU with this much RAM and a console, and nothing that is only there where
+    /// somebody asks for it.
+    pub fn new(boot: Boot, mem_bytes: u64, console: Arc<dyn CharBackend>) -> Self {
+        Self {
+            cpus: 1,
+            mem_bytes,
+            memory: Backing::Private,
+            kvm_device: "/dev/kvm".into(),
+            boot,
+            console,
+            console_kind: ConsoleKind::default(),
+            ports: Vec::new(),
+            balloon: None,
+            firmware_log: None,
+            display: None,
+            exit_port: false,
+            testdev: false,
+            virtio: VirtioTransports::default(),
+            rng: false,
+            edu: 0,
+            vfio: Vec::new(),
+            disks: Vec::new(),
+            nets: Vec::new(),
+            shares: Vec::new(),
+            fw_cfg: Vec::new(),
+            ioregions: Vec::new(),
+            coalesce: true,
+            mirror: true,
+            pc_irqchip: PcIrqchip::default(),
+            pc_legacy: true,
+            pc_config_space: PcConfigSpace::default(),
+            pc_earlycon: false,
+            record: None,
+            arm64: Arm64::default(),
+        }
+    }
+}
+
 impl From<&Config> for Options {
     fn from(config: &Config) -> Self {
         Self {

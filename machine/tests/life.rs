@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use trapline_device::Space;
 use trapline_machine::{
-    Arm64, Backing, Boot, Config, Control, ControlError, Ending, Error, FirmwareFlash, IoRegion,
-    OnDeath, PcIrqchip, Session, Socket, State,
+    Boot, Config, Control, ControlError, Ending, Error, FirmwareFlash, IoRegion, OnDeath,
+    PcIrqchip, Session, Socket, State,
 };
 use trapline_testkit::realmode::{Asm, LSR_DATA_READY, UART, UART_LSR};
 use trapline_testkit::{TestTerminal, skip};
@@ -60,41 +60,13 @@ impl Guest {
         let firmware = tempfile::NamedTempFile::new()?;
         std::fs::write(firmware.path(), program.rom())?;
         let terminal = TestTerminal::default();
+        let path = firmware.path().to_owned();
+        let boot = Boot::Firmware { path, flash: FirmwareFlash::None, kernel: None };
         let session = Session::new(Config {
-            cpus: 1,
-            mem_bytes: 2 << 20,
-            memory: Backing::Private,
-            kvm_device: "/dev/kvm".into(),
-            boot: Boot::Firmware {
-                path: firmware.path().to_owned(),
-                flash: FirmwareFlash::None,
-                kernel: None,
-            },
-            console: Arc::new(terminal.clone()),
-            console_kind: trapline_machine::ConsoleKind::Serial,
-            ports: Vec::new(),
-            balloon: None,
-            nets: Vec::new(),
-            firmware_log: None,
-            display: None,
             exit_port: true,
-            virtio: trapline_machine::VirtioTransport::Pci.into(),
-            rng: false,
-            edu: 0,
-            vfio: Vec::new(),
-            disks: Vec::new(),
-            shares: Vec::new(),
-            testdev: false,
-            fw_cfg: Vec::new(),
             ioregions,
-            coalesce: true,
-            mirror: true,
-            pc_legacy: true,
-            pc_config_space: trapline_machine::PcConfigSpace::Ports,
-            pc_earlycon: false,
-            record: None,
             pc_irqchip,
-            arm64: Arm64::default(),
+            ..Config::new(boot, 2 << 20, Arc::new(terminal.clone()))
         })?;
         let control = session.control();
         Ok(Some(Self { session, control, terminal, _firmware: firmware }))

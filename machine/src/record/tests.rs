@@ -24,7 +24,7 @@ use super::settings::Settings;
 use super::*;
 use crate::board::{self, Vfio, Wiring};
 use crate::on_loop::CoalescedWrites;
-use crate::{Arm64, Boot, FirmwareFlash, PcConfigSpace, PcIrqchip, PortOptions, x86_pc};
+use crate::{Boot, FirmwareFlash, PcIrqchip, PortOptions, x86_pc};
 
 const MIB: u64 = 1 << 20;
 /// Where memory BARs can be.
@@ -69,46 +69,19 @@ struct Pc {
 
 /// A machine with nothing, recorded.
 fn config(folder: &Path, terminal: &TestTerminal, payload: bool) -> Config {
+    let path = "/no/such/firmware".into();
+    let boot = Boot::Firmware { path, flash: FirmwareFlash::None, kernel: None };
     Config {
-        cpus: 1,
-        mem_bytes: 8 * MIB,
-        memory: Backing::Private,
-        kvm_device: "/dev/kvm".into(),
-        boot: Boot::Firmware {
-            path: "/no/such/firmware".into(),
-            flash: FirmwareFlash::None,
-            kernel: None,
-        },
-        console: Arc::new(terminal.clone()),
-        console_kind: crate::ConsoleKind::Serial,
-        ports: Vec::new(),
-        balloon: None,
-        nets: Vec::new(),
-        firmware_log: None,
-        display: None,
-        exit_port: false,
-        virtio: crate::VirtioTransport::Pci.into(),
-        rng: false,
-        edu: 0,
-        vfio: Vec::new(),
-        disks: Vec::new(),
-        shares: Vec::new(),
-        testdev: false,
-        fw_cfg: Vec::new(),
-        ioregions: Vec::new(),
         coalesce: false,
         mirror: false,
-        pc_legacy: true,
-        pc_config_space: PcConfigSpace::Ports,
-        pc_earlycon: false,
+        pc_irqchip: PcIrqchip::Split,
         record: Some(RecordOptions {
             path: folder.join("recording"),
             exact: true,
             payload,
             arguments: Vec::new(),
         }),
-        pc_irqchip: PcIrqchip::Split,
-        arm64: Arm64::default(),
+        ..Config::new(boot, 8 * MIB, Arc::new(terminal.clone()))
     }
 }
 
