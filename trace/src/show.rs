@@ -119,11 +119,11 @@ pub(crate) fn words(event: &Event, sites: &Sites) -> Option<String> {
         Op::Rang => format!("{value} rings of {} in the kernel", sites.device(slot)),
         Op::Edit => format!("map {value}"),
         Op::In if offset >= outside::BLOBS => {
-            let (device, what) = (sites.device(slot), outside::input(offset));
+            let (device, what) = (sites.device(slot), input(offset));
             format!("{device} takes {} bytes from outside: {what}", blob.len)
         }
         Op::In => {
-            let (device, what) = (sites.device(slot), outside::input(offset));
+            let (device, what) = (sites.device(slot), input(offset));
             format!("{device} is told {what} from outside: {value}")
         }
         Op::Out => format!("{} {}", sites.device(slot), output(offset, value)),
@@ -133,6 +133,11 @@ pub(crate) fn words(event: &Event, sites: &Sites) -> Option<String> {
         Op::Lost => format!("{value} records are missing"),
         Op::Time | Op::Turn | Op::Access(_) | Op::Odd { .. } | Op::String(_) => return None,
     })
+}
+
+/// What a device takes from outside.
+fn input(kind: u16) -> &'static str {
+    outside::Input::of(kind).map_or("something", outside::Input::words)
 }
 
 /// What a device does to the world outside.
