@@ -41,7 +41,7 @@ fn modules(tokens: TokenStream, folder: &str, beside: &str) -> Vec<String> {
         let inner = format!("{folder}/{name}").trim_start_matches('/').to_owned();
         match (named.take(), after) {
             _ if word != "mod" => {}
-            (Some(path), TokenTree::Punct(_)) => found.push(format!("{beside}/{path}")),
+            (Some(path), TokenTree::Punct(_)) => found.push(file_in(beside, &path)),
             (None, TokenTree::Punct(_)) => {
                 found.extend([format!("{inner}.rs"), format!("{inner}/mod.rs")]);
             }
@@ -58,6 +58,19 @@ fn path_attribute(attribute: &str) -> Option<String> {
     Some(value.trim().trim_matches('"').to_owned())
 }
 
+/// The file that a path in `folder` means, which may go up by `..`.
+fn file_in(folder: &str, path: &str) -> String {
+    let mut parts: Vec<&str> = folder.split('/').collect();
+    for part in path.split('/') {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
+    parts.join("/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{texts, tree};
@@ -69,7 +82,8 @@ mod tests {
             ("a/src/lib.rs", "pub(crate) mod one; mod two { mod three; } // mod four;"),
             ("a/src/one/mod.rs", "mod five;"),
             ("a/src/one/five.rs", "#[cfg(test)] mod six; #[path = \"7.rs\"] pub(crate) mod seven;"),
-            ("a/src/one/7.rs", ""),
+            ("a/src/one/7.rs", "#[path = \"../../shared/8.rs\"] mod eight;"),
+            ("a/shared/8.rs", ""),
             ("a/src/one/five/six.rs", ""),
             ("a/src/two/three.rs", ""),
             ("a/src/four.rs", ""),
