@@ -15,7 +15,7 @@ pub enum Error {
         reason: io::Error,
     },
     /// The image is a directory.
-    #[error("{} is a directory; a guest could have it only by 9p, which does not exist yet", path.display())]
+    #[error("{} is a directory and no disk image; a guest can have it by --9p", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,

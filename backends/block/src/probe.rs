@@ -36,11 +36,16 @@ pub(crate) fn probe(first: &[u8]) -> Probed {
     if is_vmdk_descriptor(first) {
         return Probed::Known(Format::Vmdk);
     }
-    let foreign: [(&[u8], &'static str); 4] = [
+    // VirtualBox': a line of text that says who made it comes first.
+    if first.get(64..68) == Some(&[0x7f, 0x10, 0xda, 0xbe]) {
+        return Probed::Foreign("a VDI image");
+    }
+    let foreign: [(&[u8], &'static str); 5] = [
         (b"QED\0", "a QED image"),
         (b"vhdxfile", "a VHDX image"),
         (b"conectix", "a VHD image"),
         (b"WithoutFreeSpace", "a Parallels image"),
+        (b"WithouFreSpacExt", "a Parallels image"),
     ];
     let foreign = foreign.into_iter().find(|(magic, _)| first.starts_with(magic));
     foreign.map_or(Probed::Known(Format::Raw), |(_, name)| Probed::Foreign(name))
@@ -79,6 +84,11 @@ mod tests {
             (b"conectix", Probed::Foreign("a VHD image")),
             (b"QED\0", Probed::Foreign("a QED image")),
             (b"WithoutFreeSpace", Probed::Foreign("a Parallels image")),
+            (b"WithouFreSpacExt", Probed::Foreign("a Parallels image")),
+            (
+                &[&[b'<'; 64][..], &[0x7f, 0x10, 0xda, 0xbe]].concat(),
+                Probed::Foreign("a VDI image"),
+            ),
             (b"\xeb\x63\x90", known(Format::Raw)),
             (b"QFI\xfa\0\0\0\x03", known(Format::Raw)),
             (b"", known(Format::Raw)),

@@ -46,6 +46,7 @@ fn set(options: &mut DiskOptions, part: &str) -> Result<(), String> {
         ("werror", Some(value)) => {
             return Err(format!("werror={value} is neither report nor stop"));
         }
+        ("", None) => return Err("an option is missing behind a comma".to_owned()),
         _ => {
             return Err(format!(
                 "{part} is none of ro, direct, queues=, serial=, iops=, bps=, format= and werror="
@@ -61,8 +62,13 @@ fn queues(value: &str) -> Result<u16, String> {
     count.ok_or_else(|| format!("queues={value} is no number from 1 to {QUEUES_MAX}"))
 }
 
-/// A serial number that is not too long for a disk.
+/// A serial number that a disk can have: characters of ASCII (virtio 1.3, 5.2.6.1), none of which does
+/// anything to a terminal of the guest's, and not too many of them.
 pub(super) fn serial(value: &str) -> Result<String, String> {
+    let printable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    if !value.bytes().all(printable) {
+        return Err(format!("serial={} is not printable ASCII", value.escape_debug()));
+    }
     if value.len() > SERIAL_LEN {
         return Err(format!("serial={value} is longer than {SERIAL_LEN} bytes"));
     }
@@ -144,6 +150,10 @@ mod tests {
             ("a,bps=99999999999T", "bps=99999999999T is no number, which may end in K, M, G or T"),
             ("a,format=vdi", "format=vdi is none of raw, qcow2 and vmdk"),
             ("a,werror=ignore", "werror=ignore is neither report nor stop"),
+            ("a,", "an option is missing behind a comma"),
+            ("a,ro,", "an option is missing behind a comma"),
+            ("a,serial=\u{e4}", "serial=\u{e4} is not printable ASCII"),
+            ("a,serial=b\nc", "serial=b\\nc is not printable ASCII"),
             (
                 "a,serial=123456789012345678901",
                 "serial=123456789012345678901 is longer than 20 bytes",
@@ -151,7 +161,7 @@ mod tests {
         ] {
             assert_eq!(refusal(text), said, "{text}");
         }
-        for text in ["a,rw", "a,ro=1", "a,direct=on", "a,", "a,queues", "a,serial"] {
+        for text in ["a,rw", "a,ro=1", "a,direct=on", "a,queues", "a,serial"] {
             let said = refusal(text);
             assert!(
                 said.ends_with(
