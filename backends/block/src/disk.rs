@@ -29,9 +29,15 @@ pub struct Disk {
     pub(crate) limiter: Mutex<Limiter>,
     pub(crate) pool: Pool,
     on_stop: OnStop,
-    /// For a disk without an image: whether giving up space does anything. Its queues' witnesses know how
-    /// requests end.
-    stand_in: Option<bool>,
+    /// For a disk without an image. Its queues' witnesses know how requests end.
+    stand_in: Option<StandIn>,
+}
+
+/// What cannot be asked of an image that is not there.
+#[derive(Clone, Copy, Debug)]
+struct StandIn {
+    can_discard: bool,
+    can_erase: bool,
 }
 
 /// What a driver sees of a disk, apart from its data.
@@ -43,6 +49,8 @@ pub struct DiskShape {
     pub topology: Topology,
     /// Whether giving up space does anything.
     pub can_discard: bool,
+    /// Whether space can be erased.
+    pub can_erase: bool,
     /// What the disk says of itself.
     pub serial: String,
 }
@@ -95,7 +103,7 @@ impl Disk {
     /// A disk that looks as one with these options did, and has no image: its queues are told how requests
     /// end ([`crate::Queue::set_witness`]).
     pub fn stand_in(options: &DiskOptions, shape: DiskShape) -> Arc<Self> {
-        let DiskShape { capacity, topology, can_discard, serial } = shape;
+        let DiskShape { capacity, topology, can_discard, can_erase, serial } = shape;
         Arc::new(Self {
             options: options.clone(),
             image: Arc::new(Image::absent()),
@@ -105,7 +113,7 @@ impl Disk {
             limiter: Mutex::new(Limiter::new(options.limits, 0)),
             pool: Pool::new("disk"),
             on_stop: OnStop::default(),
-            stand_in: Some(can_discard),
+            stand_in: Some(StandIn { can_discard, can_erase }),
         })
     }
 
@@ -115,6 +123,7 @@ impl Disk {
             capacity: self.capacity(),
             topology: self.topology,
             can_discard: self.can_discard(),
+            can_erase: self.can_erase(),
             serial: self.serial.clone(),
         }
     }
@@ -147,7 +156,14 @@ impl Disk {
     /// Whether giving up space ([`crate::Request::Discard`]) does anything.
     pub fn can_discard(&self) -> bool {
         let can = || self.image.can_discard();
-        self.is_writable() && self.stand_in.unwrap_or_else(can)
+        self.is_writable() && self.stand_in.map_or_else(can, |known| known.can_discard)
+    }
+
+    /// Whether the host can erase space so that nobody gets at what was there
+    /// ([`crate::Request::Erase`]): some block devices can.
+    pub fn can_erase(&self) -> bool {
+        let can = || self.image.can_erase();
+        self.is_writable() && self.stand_in.map_or_else(can, |known| known.can_erase)
     }
 
     /// What the disk says of itself: [`SERIAL_LEN`] bytes, with zeroes behind the text.

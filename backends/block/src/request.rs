@@ -27,6 +27,8 @@ pub enum Request {
     Flush,
     /// Nobody needs what is in these ranges any more.
     Discard(Vec<Range<u64>>),
+    /// Nobody is to get at what is in these ranges any more, by any means.
+    Erase(Vec<Range<u64>>),
     /// These ranges are to read as zeroes.
     WriteZeroes(Vec<Zeroes>),
 }
@@ -49,21 +51,21 @@ impl Request {
                 offset.checked_add(buffers.len()).is_some_and(|end| end <= capacity)
             }
             Self::Flush => true,
-            Self::Discard(ranges) => ranges.iter().all(inside),
+            Self::Discard(ranges) | Self::Erase(ranges) => ranges.iter().all(inside),
             Self::WriteZeroes(zeroes) => zeroes.iter().all(|zeroes| inside(&zeroes.range)),
         }
     }
 
     /// Whether it changes anything.
     pub(crate) fn writes(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::Discard(_) | Self::WriteZeroes(_))
+        !matches!(self, Self::Read { .. } | Self::Flush)
     }
 
     /// How many bytes of guest memory it moves.
     pub(crate) fn bytes(&self) -> u64 {
         match self {
             Self::Read { buffers, .. } | Self::Write { buffers, .. } => buffers.len(),
-            Self::Flush | Self::Discard(_) | Self::WriteZeroes(_) => 0,
+            Self::Flush | Self::Discard(_) | Self::Erase(_) | Self::WriteZeroes(_) => 0,
         }
     }
 }

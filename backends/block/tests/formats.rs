@@ -99,6 +99,9 @@ fn qcow2_has_what_was_written_and_stays_whole() {
             let options = DiskOptions { direct, ..DiskOptions::new(&path) };
             let mut driver = Driver::new(&options, Engine::Ring);
             assert_eq!(driver.disk.capacity(), 4 * MIB);
+            assert!(!driver.disk.can_erase(), "nobody knows where its bytes have been");
+            let erased = driver.request(Request::Erase(vec![0..512; 1]));
+            assert!(matches!(erased, Err(Failure::Unsupported)));
             let model = driver.read(0, 4 << 20).unwrap();
             let model = storm(&mut driver, model);
             driver.request(Request::Flush).unwrap();

@@ -30,9 +30,13 @@ fn it_reads_as_zeroes_whatever_was_written() {
             assert!(read.iter().all(|byte| *byte == 0), "{offset}");
         }
         let zeroes = Zeroes { range: 0..GIB, unmap: true };
-        for request in
-            [Request::Flush, Request::Discard(vec![(0..GIB)]), Request::WriteZeroes(vec![zeroes])]
-        {
+        assert!(driver.disk.can_erase());
+        for request in [
+            Request::Flush,
+            Request::Discard(vec![(0..GIB)]),
+            Request::Erase(vec![(0..GIB)]),
+            Request::WriteZeroes(vec![zeroes]),
+        ] {
             driver.request(request).unwrap();
         }
     }

@@ -143,6 +143,7 @@ fn block_devices_are_disks() {
         assert_eq!(disk.capacity(), LEN);
         assert_eq!(disk.topology().logical_block.to_string(), sector);
         assert!(disk.can_discard());
+        assert!(!disk.can_erase(), "a loop device cannot");
         assert!(disk.resize(LEN * 2).is_err(), "a device has the size it has");
         disk.resize(LEN / 2).unwrap();
         assert_eq!(disk.capacity(), LEN / 2);
@@ -199,6 +200,10 @@ fn requests_beyond_the_end_and_writes_to_what_is_read_only_fail() {
         let zeroes = Request::WriteZeroes(vec![Zeroes { range, unmap: true }]);
         assert!(matches!(driver.request(zeroes), Err(Failure::OutOfRange)));
     }
+    for (range, outcome) in [(0..8192, Failure::OutOfRange), (0..512, Failure::Unsupported)] {
+        let erased = driver.request(Request::Erase(vec![range])).unwrap_err();
+        assert_eq!(erased.to_string(), outcome.to_string(), "a file's bytes can be anywhere");
+    }
     drop(driver);
 
     let options = DiskOptions { read_only: true, ..DiskOptions::new(&path) };
@@ -206,6 +211,7 @@ fn requests_beyond_the_end_and_writes_to_what_is_read_only_fail() {
     assert!(!driver.disk.can_discard());
     assert!(matches!(driver.write(0, &[1; 512]), Err(Failure::ReadOnly)));
     assert!(matches!(driver.request(Request::Discard(vec![0..512])), Err(Failure::ReadOnly)));
+    assert!(matches!(driver.request(Request::Erase(vec![0..512])), Err(Failure::ReadOnly)));
     driver.request(Request::Flush).unwrap();
     assert_eq!(driver.read(0, 512).unwrap(), [0; 512]);
     assert!(driver.disk.resize(512).is_err());
@@ -339,10 +345,7 @@ fn what_is_no_disk_is_refused_in_a_sentence() {
         open("none"),
         "cannot open disk image DIR/none: No such file or directory (os error 2)"
     );
-    assert_eq!(
-        open("."),
-        "DIR/. is a directory; a guest could have it only by 9p, which does not exist yet"
-    );
+    assert_eq!(open("."), "DIR/. is a directory and no disk image; a guest can have it by --9p");
     Command::new("mkfifo").arg(path.join("pipe")).status().unwrap();
     assert_eq!(open("pipe"), "disk image DIR/pipe is neither a regular file nor a block device");
     image(path, "vhdx", 512, b"vhdxfile");

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Besides, what back ends need of the kernel that no other crate asks of it: descriptors that a user
-//! names by their numbers ([`inherited()`]), and taps ([`mod@tap`]).
+//! names by their numbers ([`inherited()`]), taps ([`mod@tap`]), and that a device erases
+//! ([`secure_erase`]).
 //!
 //! The kernel is given addresses of guest RAM, which no borrow can vouch for: that is what this
 //! crate's `unsafe` is about. [`Buffers`] hold the mapping they are in, and a [`Ring`] lets go of a
@@ -16,6 +17,7 @@
 //! so in a [`Pool`] of threads.
 
 mod buffers;
+mod erase;
 mod inherited;
 mod pool;
 mod ring;
@@ -24,6 +26,7 @@ pub mod tap;
 mod tests;
 
 pub use buffers::{Buffers, Places, Wait};
+pub use erase::{can_secure_erase, secure_erase};
 pub use inherited::inherited;
 pub use pool::Pool;
 pub use ring::{Completion, Operation, Ring};

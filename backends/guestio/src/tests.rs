@@ -252,3 +252,15 @@ fn places_of_any_length_are_handed_on_a_page_at_a_time() {
     list.consume(u64::MAX);
     assert!(list.places().is_empty());
 }
+
+#[test]
+fn only_some_devices_erase() {
+    let (file, before) = file(4096);
+    assert!(!can_secure_erase(file.as_fd()));
+    let refused = secure_erase(file.as_fd(), 0..512).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOTTY), "it is no device");
+    secure_erase(file.as_fd(), 512..512).unwrap();
+    let mut after = vec![0; before.len()];
+    file.read_exact_at(&mut after, 0).unwrap();
+    assert_eq!(after, before);
+}

@@ -108,11 +108,12 @@ pub(crate) fn fw_cfg_bytes(config: &Config) -> usize {
 fn disk(options: &DiskOptions, shape: &DiskShape) -> String {
     let topology = shape.topology.numbers().map(|number| number.to_string()).join("/");
     let limit = |limit: Option<NonZeroU64>| limit.map_or(0, NonZeroU64::get);
-    let DiskShape { capacity, can_discard, serial, .. } = shape;
+    let DiskShape { capacity, can_discard, can_erase, serial, .. } = shape;
     format!(
-        "capacity={capacity},topology={topology},discard={},serial={},read-only={},queues={},iops={},\
-         bps={},stop={}",
+        "capacity={capacity},topology={topology},discard={},erase={},serial={},read-only={},queues={},\
+         iops={},bps={},stop={}",
         u8::from(*can_discard),
+        u8::from(*can_erase),
         hex(serial.as_bytes()),
         u8::from(options.read_only),
         options.queues,
@@ -290,6 +291,8 @@ impl<'a> Words<'a> {
             capacity: self.number("capacity")?,
             topology: Topology::of_numbers(numbers),
             can_discard: self.flag("discard")?,
+            // Recordings that say nothing of it are of before there was any.
+            can_erase: self.word("erase").is_some() && self.flag("erase")?,
             serial: text(self.word("serial")?)?,
         })
     }
@@ -335,6 +338,7 @@ mod tests {
             capacity: 1 << 30,
             topology: Topology::of_numbers([512, 4096, 4096, 0, 4096]),
             can_discard: true,
+            can_erase: true,
             serial: "a,b=c".to_owned(),
         };
         let card =

@@ -92,6 +92,8 @@ impl Formatted {
                     self.discard(range.start, range.end, cancelled)?;
                 }
             }
+            // It is not known where its bytes have been.
+            Request::Erase(_) => return Err(Failure::Unsupported),
             Request::WriteZeroes(zeroes) => {
                 for zeroes in zeroes {
                     self.write_zeroes(zeroes, cancelled)?;

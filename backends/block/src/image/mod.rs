@@ -83,6 +83,15 @@ impl Image {
         }
     }
 
+    /// Whether it can be erased so that nobody gets at what was there.
+    pub(crate) fn can_erase(&self) -> bool {
+        match self {
+            Self::Raw(raw) => raw.can_erase(),
+            Self::Formatted(_) => false,
+            Self::Null(_) => true,
+        }
+    }
+
     /// Does what is left of a request, and waits until it is done.
     pub(crate) fn perform(
         &self,
@@ -98,6 +107,12 @@ impl Image {
             (Self::Raw(raw), Request::Discard(ranges)) => {
                 for range in ranges {
                     raw.discard(range.clone())?;
+                }
+            }
+            (Self::Raw(raw), Request::Erase(ranges)) => {
+                for range in ranges {
+                    check(cancelled)?;
+                    raw.erase(range.clone())?;
                 }
             }
             (Self::Raw(raw), Request::WriteZeroes(zeroes)) => {

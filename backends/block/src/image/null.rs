@@ -34,7 +34,8 @@ impl Null {
         match request {
             Request::Read { buffers, .. } => while buffers.fill_from(&ZEROES) > 0 {},
             Request::Write { buffers, .. } => buffers.consume(buffers.len()),
-            Request::Flush | Request::Discard(_) | Request::WriteZeroes(_) => {}
+            // There is nothing to be got at.
+            Request::Flush | Request::Discard(_) | Request::Erase(_) | Request::WriteZeroes(_) => {}
         }
     }
 }

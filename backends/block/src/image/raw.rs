@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 use rustix::io::Errno;
-use trapline_guestio::{Buffers, Wait};
+use trapline_guestio::{Buffers, Wait, can_secure_erase, secure_erase};
 
 use super::topology::device_limit;
 use super::{Opened, Topology, check};
 use crate::probe::{PROBE_LEN, Probed, probe};
-use crate::{Format, Zeroes};
+use crate::{Failure, Format, Zeroes};
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of `linux/magic.h`.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
@@ -51,6 +51,7 @@ pub(crate) struct Raw {
     reads_at_once: AtomicBool,
     writes_at_once: AtomicBool,
     discards: bool,
+    erases: bool,
 }
 
 /// What `O_DIRECT` asks for.
@@ -77,6 +78,9 @@ impl Raw {
             part_of_block: Mutex::new(()),
         });
         let discards = opened.writable && discards(&opened, kind);
+        // Of a file, the host's file system may have copies.
+        let device = opened.writable && kind == Kind::Device;
+        let erases = device && can_secure_erase(opened.file.as_fd());
         Self {
             file: Arc::new(opened.file),
             kind,
@@ -85,6 +89,7 @@ impl Raw {
             reads_at_once: AtomicBool::new(true),
             writes_at_once: AtomicBool::new(true),
             discards,
+            erases,
         }
     }
 
@@ -108,6 +113,10 @@ impl Raw {
 
     pub(crate) fn can_discard(&self) -> bool {
         self.discards
+    }
+
+    pub(crate) fn can_erase(&self) -> bool {
+        self.erases
     }
 
     /// Whether this file's `fdatasync` has nothing to do.
@@ -309,6 +318,17 @@ impl Raw {
         }
         match self.punch(&range) {
             Err(Errno::OPNOTSUPP | Errno::INVAL) => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    /// Has the device erase a range: all of it, or it has failed.
+    pub(crate) fn erase(&self, range: Range<u64>) -> Result<(), Failure> {
+        if !self.erases {
+            return Err(Failure::Unsupported);
+        }
+        match secure_erase(self.file.as_fd(), range) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Err(Failure::Unsupported),
             done => Ok(done?),
         }
     }

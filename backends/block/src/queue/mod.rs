@@ -419,7 +419,7 @@ fn at_once(raw: &Raw, request: &mut Request) -> Option<io::Result<()>> {
             () => raw.write_at_once(offset, buffers),
         },
         Request::Flush if raw.is_memory() => Some(Ok(())),
-        Request::Flush | Request::Discard(_) | Request::WriteZeroes(_) => None,
+        Request::Flush | Request::Discard(_) | Request::Erase(_) | Request::WriteZeroes(_) => None,
     }
 }
 
@@ -431,7 +431,7 @@ fn is_for_ring(raw: &Raw, request: &Request) -> bool {
             !raw.is_guarded(*offset) && raw.is_aligned(*offset, buffers)
         }
         Request::Flush => true,
-        Request::Discard(_) | Request::WriteZeroes(_) => false,
+        Request::Discard(_) | Request::Erase(_) | Request::WriteZeroes(_) => false,
     }
 }
 

@@ -104,7 +104,7 @@ impl Queue {
             Request::Read { buffers, .. } => {
                 self.places.insert(tag, buffers.places());
             }
-            Request::Flush | Request::Discard(_) | Request::WriteZeroes(_) => {}
+            Request::Flush | Request::Discard(_) | Request::Erase(_) | Request::WriteZeroes(_) => {}
         }
     }
 

@@ -2,9 +2,9 @@
 
 use trapline_block::{Disk, SECTOR};
 
-use super::regs::CONFIG_LEN;
+use super::regs::{CONFIG_LEN, CONFIG_LEN_ERASE};
 
-/// Segments of one request that discards or zeroes.
+/// Segments of one request that discards, erases or zeroes.
 pub(super) const SEGMENTS_MAX: u32 = 32;
 
 /// Sectors of one such segment: QEMU's limit, below 2 GiB.
@@ -14,13 +14,17 @@ pub(super) const SEGMENT_SECTORS_MAX: u32 = (i32::MAX as u32) >> 9;
 const HEADS: u64 = 16;
 const TRACK_SECTORS: u64 = 63;
 
+/// All that a configuration space can have.
+pub(super) type Bytes = [u8; CONFIG_LEN_ERASE as usize];
+
+/// How long it is for this disk.
+pub(super) fn len(disk: &Disk) -> u32 {
+    if disk.can_erase() { CONFIG_LEN_ERASE } else { CONFIG_LEN }
+}
+
 /// The configuration space, `struct virtio_blk_config`. What a feature that is not offered has in
 /// it is 0.
-pub(super) fn of(
-    disk: &Disk,
-    (queues, queue_size): (u16, u16),
-    writeback: bool,
-) -> [u8; CONFIG_LEN as usize] {
+pub(super) fn of(disk: &Disk, (queues, queue_size): (u16, u16), writeback: bool) -> Bytes {
     let topology = disk.topology();
     let sectors = disk.capacity() / SECTOR;
     let block = topology.logical_block.max(1);
@@ -49,18 +53,23 @@ pub(super) fn of(
         config.put(&limit.to_le_bytes());
     }
     config.put(&[u8::from(disk.can_discard()), 0, 0, 0]);
+    for limit in limits(disk.can_erase()) {
+        config.put(&limit.to_le_bytes());
+    }
+    // What is not a multiple of it is no error: it has to be of blocks only.
+    config.put(&if disk.can_erase() { aligned.max(1) } else { 0 }.to_le_bytes());
     config.bytes
 }
 
 /// The configuration, field by field.
 struct Config {
-    bytes: [u8; CONFIG_LEN as usize],
+    bytes: Bytes,
     at: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { bytes: [0; CONFIG_LEN as usize], at: 0 }
+        Self { bytes: [0; CONFIG_LEN_ERASE as usize], at: 0 }
     }
 }
 

@@ -6,8 +6,8 @@
 //!
 //! Spec: virtio 1.3, section 5.2.
 //!
-//! Deviation: there is no secure erase (`VIRTIO_BLK_F_SECURE_ERASE`), as no file has one; such
-//! requests, those for zones and those for SCSI are answered as unsupported.
+//! Requests for zones and those for SCSI are answered as unsupported, as are those for what the host
+//! cannot do.
 
 mod config;
 mod lane;
@@ -29,8 +29,8 @@ use crate::features::OF_QUEUES;
 use crate::{Activation, DeviceType, Link, VirtioDevice};
 use lane::Lane;
 use regs::{
-    CONFIG_LEN, F_BLK_SIZE, F_CONFIG_WCE, F_DISCARD, F_FLUSH, F_GEOMETRY, F_MQ, F_RO, F_SEG_MAX,
-    F_TOPOLOGY, F_WRITE_ZEROES, WRITEBACK,
+    F_BLK_SIZE, F_CONFIG_WCE, F_DISCARD, F_FLUSH, F_GEOMETRY, F_MQ, F_RO, F_SECURE_ERASE,
+    F_SEG_MAX, F_TOPOLOGY, F_WRITE_ZEROES, WRITEBACK,
 };
 use request::Rules;
 
@@ -153,7 +153,7 @@ impl Blk {
         }
     }
 
-    fn config(&self) -> [u8; CONFIG_LEN as usize] {
+    fn config(&self) -> config::Bytes {
         config::of(&self.disk, (self.disk.options().queues, QUEUE_SIZE), self.is_writeback())
     }
 
@@ -186,6 +186,9 @@ impl VirtioDevice for Blk {
         if self.disk.can_discard() {
             features |= F_DISCARD;
         }
+        if self.disk.can_erase() {
+            features |= F_SECURE_ERASE;
+        }
         if self.lanes.len() > 1 {
             features |= F_MQ;
         }
@@ -197,7 +200,7 @@ impl VirtioDevice for Blk {
     }
 
     fn config_len(&self) -> u32 {
-        CONFIG_LEN
+        config::len(&self.disk)
     }
 
     fn config_read(&self, offset: u32, data: &mut [u8]) {

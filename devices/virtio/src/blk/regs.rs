@@ -4,8 +4,8 @@
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
-    VIRTIO_BLK_F_GEOMETRY, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_F_GEOMETRY, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SECURE_ERASE,
+    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 
 /// How many buffers a request can have is in the configuration.
@@ -28,15 +28,19 @@ pub const F_MQ: u64 = 1 << VIRTIO_BLK_F_MQ;
 pub const F_DISCARD: u64 = 1 << VIRTIO_BLK_F_DISCARD;
 /// There is [`T_WRITE_ZEROES`].
 pub const F_WRITE_ZEROES: u64 = 1 << VIRTIO_BLK_F_WRITE_ZEROES;
+/// There is [`T_SECURE_ERASE`].
+pub const F_SECURE_ERASE: u64 = 1 << VIRTIO_BLK_F_SECURE_ERASE;
 
 /// Length of the configuration space, up to and with what [`F_WRITE_ZEROES`] has in it.
 pub const CONFIG_LEN: u32 = 60;
+/// The same with [`F_SECURE_ERASE`], which has its fields behind that.
+pub const CONFIG_LEN_ERASE: u32 = 72;
 /// Offset of the one byte of it that can be written: whether there is a write-back cache.
 pub const WRITEBACK: u32 = 32;
 
 /// Length of a request's header: type, a reserved word, first sector.
 pub const HEADER_LEN: usize = 16;
-/// Length of a segment of [`T_DISCARD`] and [`T_WRITE_ZEROES`]: first sector, count, flags.
+/// Length of a segment of [`T_DISCARD`], [`T_WRITE_ZEROES`] and [`T_SECURE_ERASE`]: first sector, count, flags.
 pub const SEGMENT_LEN: usize = 16;
 /// Flag of a segment: the space may be given up.
 pub const SEGMENT_UNMAP: u32 = 1;
@@ -53,6 +57,8 @@ pub const T_GET_ID: u32 = 8;
 pub const T_DISCARD: u32 = 11;
 /// Space is to read as zeroes.
 pub const T_WRITE_ZEROES: u32 = 13;
+/// Nobody is to get at what is in a space any more.
+pub const T_SECURE_ERASE: u32 = 14;
 
 /// Status of a request: done.
 pub const S_OK: u8 = 0;

@@ -1,12 +1,14 @@
 //! What a driver asks for in a chain, whatever buffers it has cut it into.
 
+use std::ops::Range;
+
 use trapline_block::{Disk, Failure, Request, SECTOR, Zeroes};
 use trapline_guestmem::GuestMem;
 
 use super::config::{SEGMENT_SECTORS_MAX, SEGMENTS_MAX};
 use super::regs::{
-    F_DISCARD, F_WRITE_ZEROES, HEADER_LEN, S_IOERR, S_OK, S_UNSUPP, SEGMENT_LEN, SEGMENT_UNMAP,
-    T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT, T_WRITE_ZEROES,
+    F_DISCARD, F_SECURE_ERASE, F_WRITE_ZEROES, HEADER_LEN, S_IOERR, S_OK, S_UNSUPP, SEGMENT_LEN,
+    SEGMENT_UNMAP, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT, T_SECURE_ERASE, T_WRITE_ZEROES,
 };
 use crate::Chain;
 
@@ -42,7 +44,10 @@ impl Rules<'_> {
             T_OUT => self.write(chain, mem, sector),
             T_FLUSH => Some(Parsed::Request(Request::Flush)),
             T_GET_ID => self.identify(chain, mem),
-            T_DISCARD if self.features & F_DISCARD != 0 => self.discard(chain, mem),
+            T_DISCARD if self.features & F_DISCARD != 0 => ranges(chain, mem, Request::Discard),
+            T_SECURE_ERASE if self.features & F_SECURE_ERASE != 0 => {
+                ranges(chain, mem, Request::Erase)
+            }
             T_WRITE_ZEROES if self.features & F_WRITE_ZEROES != 0 => self.write_zeroes(chain, mem),
             _ => Some(Parsed::Status(S_UNSUPP)),
         };
@@ -69,16 +74,6 @@ impl Rules<'_> {
         let serial = serial.get(..room.min(serial.len()))?;
         chain.write_at(mem, 0, serial).ok()?;
         Some(Parsed::Status(S_OK))
-    }
-
-    fn discard(self, chain: &Chain, mem: &GuestMem) -> Option<Parsed> {
-        let segments = segments(chain, mem)?;
-        // Nothing is to be read as zeroes afterwards, so there is nothing that may be given up.
-        if segments.iter().any(|segment| segment.flags != 0) {
-            return Some(Parsed::Status(S_UNSUPP));
-        }
-        let ranges = segments.iter().map(|segment| segment.range()).collect::<Option<_>>()?;
-        Some(Parsed::Request(Request::Discard(ranges)))
     }
 
     fn write_zeroes(self, chain: &Chain, mem: &GuestMem) -> Option<Parsed> {
@@ -108,6 +103,21 @@ fn whole_sectors(len: u64) -> Option<u64> {
     len.is_multiple_of(SECTOR).then_some(len)
 }
 
+/// A request that has nothing but ranges.
+fn ranges(
+    chain: &Chain,
+    mem: &GuestMem,
+    request: impl Fn(Vec<Range<u64>>) -> Request,
+) -> Option<Parsed> {
+    let segments = segments(chain, mem)?;
+    // Nothing is to be read as zeroes afterwards, so there is nothing that may be given up.
+    if segments.iter().any(|segment| segment.flags != 0) {
+        return Some(Parsed::Status(S_UNSUPP));
+    }
+    let ranges = segments.iter().map(Segment::range).collect::<Option<_>>()?;
+    Some(Parsed::Request(request(ranges)))
+}
+
 struct Segment {
     sector: u64,
     sectors: u32,
@@ -115,7 +125,7 @@ struct Segment {
 }
 
 impl Segment {
-    fn range(&self) -> Option<std::ops::Range<u64>> {
+    fn range(&self) -> Option<Range<u64>> {
         if self.sectors > SEGMENT_SECTORS_MAX {
             return None;
         }

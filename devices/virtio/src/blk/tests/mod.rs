@@ -14,7 +14,9 @@ use trapline_guestmem::GuestMem;
 use trapline_testkit::TestClock;
 use trapline_testkit::virtio::Part;
 
-use super::regs::{S_IOERR, S_OK, S_UNSUPP, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT};
+use super::regs::{
+    S_IOERR, S_OK, S_UNSUPP, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT, T_SECURE_ERASE,
+};
 use super::*;
 use crate::alone::Alone;
 
@@ -188,6 +190,22 @@ fn the_configuration_has_every_field_in_its_place() {
 }
 
 #[test]
+fn a_disk_that_can_be_erased_says_so_behind_everything_else() {
+    let bench = Bench::new(|options| options.format = Some(Format::Null));
+    assert_eq!(bench.device.features() & F_SECURE_ERASE, F_SECURE_ERASE);
+    assert_eq!(bench.device.config_len(), 72);
+    for (offset, value) in [(56, 1), (60, 0x3f_ffff), (64, 32), (68, 1)] {
+        assert_eq!(bench.config(offset, 4), value, "offset {offset}");
+    }
+    let read_only = Bench::new(|options| {
+        options.format = Some(Format::Null);
+        options.read_only = true;
+    });
+    assert_eq!(read_only.device.features() & F_SECURE_ERASE, 0);
+    assert_eq!((read_only.device.config_len(), read_only.config(60, 8)), (60, 0));
+}
+
+#[test]
 fn features_are_those_of_the_disk() {
     let all = F_SEG_MAX | F_GEOMETRY | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY | OF_QUEUES;
     let writable = all | F_CONFIG_WCE | F_DISCARD | F_WRITE_ZEROES;
@@ -293,6 +311,22 @@ fn space_is_given_up_and_zeroed() {
     assert_eq!(bench.image(128 * 512, 512), [0; 512]);
     assert_eq!(bench.image(129 * 512, 512), contents()[129 * 512..][..512]);
     assert_eq!(bench.image(130 * 512, 1024), [0; 1024]);
+}
+
+#[test]
+fn what_is_to_be_erased_is_or_the_driver_hears_that_it_is_not() {
+    let mut bench = Bench::started(|options| options.format = Some(Format::Null));
+    assert_eq!(bench.segments(T_SECURE_ERASE, &[(0, 8, 0), (64, 1, 0)]), S_OK);
+    assert_eq!(bench.segments(T_SECURE_ERASE, &[(0, 8, 0), (8, 8, 1)]), S_UNSUPP);
+    assert_eq!(bench.segments(T_SECURE_ERASE, &[(u64::MAX / 512, 8, 0)]), S_IOERR);
+    assert_eq!(bench.segments(T_SECURE_ERASE, &[(0, 0x40_0000, 0)]), S_IOERR);
+    bench.reset();
+    bench.start(F_DISCARD);
+    assert_eq!(bench.segments(T_SECURE_ERASE, &[(0, 8, 0)]), S_UNSUPP, "it was not accepted");
+    let mut file = Bench::started(|_| ());
+    assert_eq!(file.device.features() & F_SECURE_ERASE, 0);
+    assert_eq!(file.segments(T_SECURE_ERASE, &[(0, 8, 0)]), S_UNSUPP);
+    assert_eq!(file.image(0, 4096), contents()[..4096]);
 }
 
 /// Whether what is written is durable at once, by what the driver has accepted and chosen.
