@@ -26,6 +26,10 @@ progress() {
         echo "TRAPLINE-PROGRESS: $name: $3 on $on: $((ns / $4)) instructions a request"
     fi
 }
+# What the threads of process $1 have had of the processor, in hundredths of a second.
+ticks() {
+    sed 's/.*) //' "/proc/$1/task/"*/stat | awk '{ sum += $12 + $13 } END { print sum + 0 }'
+}
 # Runs the VMM $name and says what its guest says; how it ended is in the variable "status". A guest
 # that says nothing for ten seconds, each of a thousand million instructions, when it boots, or for three
 # at a load, or that its kernel panics, has hung, and is killed.
@@ -57,6 +61,10 @@ attempt() {
         echo "$name: $line"
     done
     if [ "$status" = hung ]; then
+        # A guest that is hung as described below does not stop; one that misses an interrupt waits.
+        before=$(ticks "$(cat /tmp/pid)")
+        sleep 1
+        doing="busy for $(($(ticks "$(cat /tmp/pid)") - before)) % of a second"
         kill -9 "$(cat /tmp/pid)"
         while IFS= read -r line <&3; do
             case "$line" in *"TRAPLINE-BENCH: $name status "*) break ;; esac
@@ -72,7 +80,7 @@ measure() {
     for turn in 1 2 3 4 5; do
         attempt "$@"
         if [ "$status" != hung ]; then return; fi
-        echo "TRAPLINE-PROGRESS: $name: the guest has hung in turn $turn"
+        echo "TRAPLINE-PROGRESS: $name: the guest has hung in turn $turn, $doing"
     done
     status=1
 }

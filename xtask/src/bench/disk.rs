@@ -31,6 +31,9 @@ pub(super) struct Options {
     /// device by O_DIRECT; both, if it is not said
     #[arg(long, value_delimiter = ',', value_parser = ["vda", "vdb"])]
     disks: Vec<String>,
+    /// Only the loads whose name has this in it: `read`, `write-1`, `sync`
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// Further options of `trapline run`
     #[arg(last = true)]
     run: Vec<String>,
@@ -78,6 +81,7 @@ pub(super) fn run(options: &Options) -> Result<u8> {
         files.push(("QEMU", qemu::archive()?));
     }
     let loads = options.loads();
+    ensure!(loads.len() > 1, "no load has {} in its name", options.only);
     let said = loads.iter().map(|load| format!("{}:{}:{}", load.disk, load.name, load.count));
     let variables = [
         ("LOADS", said.collect::<Vec<_>>().join(",")),
@@ -114,7 +118,8 @@ pub(super) fn run(options: &Options) -> Result<u8> {
 impl Options {
     fn loads(&self) -> Vec<&'static Load> {
         let wanted = |disk| self.disks.is_empty() || self.disks.iter().any(|named| named == disk);
-        LOADS.iter().filter(|load| load.is_nothing() || wanted(load.disk)).collect()
+        let wanted = |load: &Load| wanted(load.disk) && load.name.contains(&self.only);
+        LOADS.iter().filter(|load| load.is_nothing() || wanted(load)).collect()
     }
 }
 
@@ -302,12 +307,16 @@ mod tests {
             alone: true,
             show: false,
             disks: disks.iter().map(|disk| (*disk).to_owned()).collect(),
+            only: String::new(),
             run: Vec::new(),
         };
         assert_eq!(options(&[]).loads().len(), LOADS.len());
         let loads = options(&["vdb"]).loads();
         assert!(loads.first().is_some_and(|load| load.is_nothing()));
         assert!(loads.iter().skip(1).all(|load| load.disk == "vdb") && loads.len() == 3);
+        let syncs = Options { only: "sync".to_owned(), ..options(&[]) };
+        let names: Vec<_> = syncs.loads().iter().map(|load| load.name).collect();
+        assert_eq!(names, ["nothing", "sync"]);
         let text = output("trapline", 1, 1).replace("vda", "vdc");
         assert!(report(&text, &loads, true).is_ok());
         assert!(report(&text, &all(), true).is_err());
