@@ -53,9 +53,12 @@ endpoints! {
     /// for a second at most until they come.
     GetBalloonStatistics: Get "/balloon/statistics", () => BalloonStatistics;
 
-    /// `PUT /debug`: looks into the guest, or pokes it. A guest that runs is paused meanwhile, and
-    /// goes on.
+    /// `PUT /debug`: looks into the guest, or pokes it. A guest that runs stands still meanwhile.
     PutDebug: Put "/debug", DebugRequest => DebugReport;
+
+    /// `GET /why`: why the guest hangs, as far as can be seen. It is watched for a second, and stands
+    /// still for a moment before and after that.
+    GetWhy: Get "/why", () => Why;
 }
 
 /// `GET /metrics`: [`Statistics`] in Prometheus' text format. What it gives is no JSON.
@@ -295,4 +298,162 @@ pub struct DebugRequest {
 pub struct DebugReport {
     /// A text of several lines for each vCPU, if that was wanted.
     pub vcpus: Vec<String>,
+}
+
+/// Why a guest hangs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Why {
+    /// What it does.
+    pub state: InstanceState,
+    /// How long it was watched, in nanoseconds.
+    pub watched_ns: u64,
+    /// What it may hang in, the likeliest first.
+    pub causes: Vec<Cause>,
+    /// Its vCPUs.
+    pub vcpus: Vec<VcpuWhy>,
+    /// Interrupts that have been raised and not served.
+    pub interrupts: Vec<InterruptWhy>,
+    /// Accesses that nobody claimed while it was watched, the most frequent first; at most 16 of them.
+    pub unclaimed: Vec<UnclaimedCount>,
+    /// How often it was reset in its life.
+    pub resets: u32,
+    /// Its console.
+    pub console: ConsoleWhy,
+}
+
+/// Something that a guest may hang in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// What it is.
+    pub kind: CauseKind,
+    /// A sentence.
+    pub text: String,
+}
+
+/// What a guest may hang in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CauseKind {
+    /// Its process was stopped, by SIGTSTP for one. No guest says that of itself.
+    ProcessStopped,
+    /// It is paused.
+    Paused,
+    /// It does not come to stand still.
+    NoAnswer,
+    /// It is reset again and again.
+    BootLoop,
+    /// Its console's output is not taken by the pipe, the terminal or what else it goes to.
+    ConsoleBlocked,
+    /// Its kernel says that it waits for its root file system.
+    RootDisk,
+    /// A device of another process does not answer.
+    DeviceStalls,
+    /// A vCPU polls what no device claims.
+    PollUnclaimed,
+    /// A vCPU polls a register.
+    Poll,
+    /// All vCPUs are halted with interrupts off.
+    InterruptsOff,
+    /// An interrupt is raised and masked.
+    InterruptMasked,
+    /// An interrupt is raised, but its edge has been taken.
+    InterruptLost,
+    /// An interrupt is raised and not taken.
+    InterruptNotTaken,
+    /// An interrupt was taken and not ended.
+    InterruptNotEnded,
+    /// All vCPUs are halted and wait for an interrupt, and none is raised.
+    Idle,
+    /// A vCPU runs and accesses no device.
+    Spins,
+    /// A vCPU runs and accesses devices.
+    Busy,
+}
+
+/// What a vCPU was doing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VcpuWhy {
+    /// Its index.
+    pub vcpu: u32,
+    /// What it was doing.
+    pub doing: VcpuDoing,
+    /// The same in words.
+    pub text: String,
+    /// Whether it would take an interrupt.
+    pub takes_interrupts: bool,
+    /// Where it is, and who called, innermost first: addresses and symbols.
+    pub frames: Vec<String>,
+    /// Its accesses to devices while it was watched.
+    pub accesses: u64,
+    /// How long ago its last one was, in nanoseconds, if it made one.
+    pub quiet_ns: Option<u64>,
+    /// What it polls, if it does.
+    pub poll: Option<PollWhy>,
+}
+
+/// What a vCPU was doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VcpuDoing {
+    /// It executes instructions.
+    Runs,
+    /// It waits for an interrupt.
+    Halted,
+    /// It waits for another vCPU to start it.
+    NotStarted,
+    /// It polls a register.
+    Polls,
+    /// It waits for a device of another process.
+    Waits,
+}
+
+/// A register that a vCPU polls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollWhy {
+    /// The region; nothing, if nobody claims the address.
+    pub region: Option<String>,
+    /// The register, or its offset or address.
+    pub register: String,
+    /// Its address: `pio 0x3fd`.
+    pub place: String,
+    /// What it says each time, in hexadecimal.
+    pub value: String,
+    /// How often it was read without a change.
+    pub reads: u64,
+    /// How often a second, of late.
+    pub reads_per_second: u64,
+    /// For how long, in nanoseconds.
+    pub for_ns: u64,
+    /// It was longer, as far as anybody knows.
+    pub at_least: bool,
+    /// What else the vCPU accesses meanwhile.
+    pub others: Vec<String>,
+}
+
+/// An interrupt that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterruptWhy {
+    /// What it is called.
+    pub name: String,
+    /// `masked`, `raised`, `in-service` or `lost`.
+    pub stage: String,
+    /// The vector, or arm64's INTID, if it has one.
+    pub vector: Option<u32>,
+    /// A sentence.
+    pub text: String,
+}
+
+/// A console.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleWhy {
+    /// What its output goes to: `a pipe`.
+    pub to: String,
+    /// Bytes that wait to be written.
+    pub waiting_bytes: u64,
+    /// Whether the guest has to wait.
+    pub full: bool,
+    /// How long nothing was taken although something waits, in nanoseconds.
+    pub blocked_ns: Option<u64>,
+    /// The last lines that the guest has printed.
+    pub last_lines: Vec<String>,
 }

@@ -82,6 +82,13 @@ impl Client {
         &self.name
     }
 
+    /// The process that runs the guest, as the kernel knows it; it answers also for one that is stopped.
+    pub fn pid(&self) -> Option<u32> {
+        let peer =
+            rustix::net::sockopt::socket_peercred(self.connection.as_ref()?.stream()).ok()?;
+        u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+    }
+
     /// Has answers be waited for as long as `patience`, in place of 20 s.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;

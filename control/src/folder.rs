@@ -163,6 +163,14 @@ impl Folder {
         Ok(names)
     }
 
+    /// Whether a guest called `name` runs. Nobody else is asked for.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn has(&self, name: &GuestName) -> io::Result<bool> {
+        Ok(matches!(self.probe(name)?, Found::Alive))
+    }
+
     /// Takes the name `name` for a guest of this process: a socket is there from now on, and clients
     /// wait until it is [served](Claim::serve).
     ///
@@ -405,6 +413,10 @@ mod tests {
         let two = folder.claim(&name("two")).unwrap();
         assert_eq!(folder.names().unwrap(), [name("one"), name("two")]);
         drop(claim);
+        assert_eq!(
+            ["one", "two", "three"].map(|one| folder.has(&name(one)).unwrap()),
+            [false, true, false]
+        );
         drop(folder.claim(&name("one")).unwrap());
         drop(two);
     }

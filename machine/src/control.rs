@@ -1,8 +1,10 @@
 //! The handle that other threads have on a machine, and what reaches the machine's own thread.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use trapline::Registry;
@@ -14,6 +16,7 @@ use crate::debug::{Debug, Standing};
 use crate::life::{ControlError, Request, State};
 use crate::remote::Loss;
 use crate::report::Report;
+use crate::why::Resets;
 
 /// Where the answer to a request goes.
 pub(crate) type Reply = SyncSender<Result<Answer, ControlError>>;
@@ -33,7 +36,7 @@ pub(crate) type Inspection = Box<dyn FnOnce(&mut Standing<'_>) + Send>;
 pub(crate) enum Event {
     /// Another thread wants something, and waits for the answer.
     Request(Request, Reply),
-    /// Another thread wants to look into a machine that stands still.
+    /// Another thread wants to look into the machine while it stands still.
     Inspect(Inspection),
     /// The guest asked for it, through this device.
     Power(PowerEvent, &'static str),
@@ -86,7 +89,13 @@ struct Live {
     registry: Option<Registry>,
     exits: Vec<Arc<ExitCounters>>,
     resets: u32,
+    /// When the last few were, the latest last.
+    reset_times: VecDeque<Instant>,
+    reset_cause: Option<String>,
 }
+
+/// So many resets are remembered.
+const RESETS_MAX: usize = 8;
 
 impl Control {
     pub(crate) fn new() -> (Self, Receiver<Event>) {
@@ -150,23 +159,42 @@ impl Control {
         &self.debug
     }
 
-    /// Looks into a machine that is paused: `look` is called on the machine's thread, where nothing of
-    /// the machine runs meanwhile, and must not ask anything of it.
+    /// Looks into a machine: `look` is called on the machine's thread, where nothing of the machine runs
+    /// meanwhile, and must not ask anything of it. A machine that runs stands still for that and goes
+    /// on, without being paused for anybody else; who asks meanwhile, to pause it for one, waits.
     ///
     /// # Errors
-    /// The machine is not paused, or goes on or ends before it comes to that.
+    /// The machine does not run and is not paused, or ends before it comes to that.
     pub fn inspect<T: Send + 'static>(
         &self,
         look: impl FnOnce(&mut Standing<'_>) -> T + Send + 'static,
     ) -> Result<T, ControlError> {
+        let answer = self.begin_inspection(look)?;
+        answer.recv().map_err(|_| self.not_inspected(RecvTimeoutError::Disconnected))
+    }
+
+    /// Has somebody look into the machine, which sends what comes of it.
+    pub(crate) fn begin_inspection<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut Standing<'_>) -> T + Send + 'static,
+    ) -> Result<Receiver<T>, ControlError> {
         let (seen, answer) = sync_channel(1);
         let inspection = move |standing: &mut Standing<'_>| {
             let _ = seen.send(look(standing));
         };
         self.queue(Request::Inspect, Event::Inspect(Box::new(inspection)))?;
-        let thrown_away =
-            |_| ControlError::State { state: self.state(), request: Request::Inspect };
-        answer.recv().map_err(thrown_away)
+        Ok(answer)
+    }
+
+    /// Why nothing came of an inspection.
+    pub(crate) fn not_inspected(&self, error: RecvTimeoutError) -> ControlError {
+        match error {
+            RecvTimeoutError::Timeout => ControlError::Late { request: Request::Inspect },
+            // It was thrown away.
+            RecvTimeoutError::Disconnected => {
+                ControlError::State { state: self.state(), request: Request::Inspect }
+            }
+        }
     }
 
     /// Ends the run: on return no vCPU runs any more, and [`crate::Session::run`] returns.
@@ -288,7 +316,27 @@ impl Control {
     }
 
     pub(crate) fn count_reset(&self) {
-        self.live.lock().resets += 1;
+        let mut live = self.live.lock();
+        live.resets += 1;
+        if live.reset_times.len() >= RESETS_MAX {
+            live.reset_times.pop_front();
+        }
+        live.reset_times.push_back(Instant::now());
+    }
+
+    /// What the next reset is by.
+    pub(crate) fn note_reset(&self, cause: String) {
+        self.live.lock().reset_cause = Some(cause);
+    }
+
+    /// How the machine was reset.
+    pub(crate) fn resets(&self) -> Resets {
+        let live = self.live.lock();
+        Resets {
+            count: live.resets,
+            ago: live.reset_times.iter().rev().map(Instant::elapsed).collect(),
+            cause: live.reset_cause.clone(),
+        }
     }
 }
 

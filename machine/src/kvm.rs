@@ -7,6 +7,7 @@ use trapline_kvm::{Start, Vcpu, Vm, VmOptions};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use crate::arm64_virt::VirtOnKvm as Host;
 use crate::board::{Board, Wiring};
+use crate::why::Interrupt;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use crate::x86_pc::PcOnKvm as Host;
 use crate::{Config, Error};
@@ -34,6 +35,10 @@ pub(crate) trait HostBoard: Sized {
 
     /// Wires up what had to wait for the vCPUs. Called once.
     fn connect(&mut self, vcpus: &mut [Vcpu]) -> Result<(), Error>;
+
+    /// The interrupts that have been raised and not served, of the VM of the board, whose vCPUs are
+    /// stopped.
+    fn interrupts(&self, vm: &Vm, vcpus: &[Vcpu]) -> Result<Vec<Interrupt>, Error>;
 
     /// Puts the guest's software into memory, over whatever an earlier run left there, and says
     /// where the first vCPU starts. `again`: not for the first time.

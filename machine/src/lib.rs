@@ -29,6 +29,7 @@ mod report;
 mod serve;
 mod session;
 mod snapshot;
+pub mod why;
 mod x86_pc;
 
 pub use board::{Plug, PlugDevice, PlugPort};

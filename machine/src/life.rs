@@ -56,7 +56,7 @@ pub enum Request {
     Resume,
     /// Start over, as after the reset button; a paused machine stays paused.
     Reset,
-    /// Let somebody look into it, and stay as it is.
+    /// Let somebody look into it, and stay as it is; one that runs stands still meanwhile.
     Inspect,
     /// Give its state, and stay as it is.
     Save,
@@ -89,6 +89,14 @@ pub enum ControlError {
         /// What was asked for.
         request: Request,
     },
+    /// It has not done it in time.
+    #[error(
+        "the machine has not been {request} in time: a device or a back end of it does not return"
+    )]
+    Late {
+        /// What was asked for.
+        request: Request,
+    },
     /// It tried, and ended of that.
     #[error("the machine could not be {request}: {reason}")]
     Failed {
@@ -112,7 +120,7 @@ impl State {
             (Self::Running | Self::Paused | Self::Saved, Request::Resume) => Self::Running,
             (Self::Running, Request::Reset) => Self::Running,
             (Self::Paused, Request::Reset) => Self::Paused,
-            (state @ (Self::Paused | Self::Saved), Request::Inspect) => state,
+            (state @ (Self::Running | Self::Paused | Self::Saved), Request::Inspect) => state,
             (Self::Paused | Self::Saved, Request::Save) => Self::Saved,
             (state, request) => return Err(ControlError::State { state, request }),
         })
@@ -135,7 +143,7 @@ mod tests {
         assert_eq!(after(Pause), [no, Some(Paused), Some(Paused), no, no, no]);
         assert_eq!(after(Resume), [no, Some(Running), Some(Running), no, Some(Running), no]);
         assert_eq!(after(Reset), [no, Some(Running), Some(Paused), no, no, no]);
-        assert_eq!(after(Inspect), [no, no, Some(Paused), no, Some(Saved), no]);
+        assert_eq!(after(Inspect), [no, Some(Running), Some(Paused), no, Some(Saved), no]);
         assert_eq!(after(Save), [no, no, Some(Saved), no, Some(Saved), no]);
         assert_eq!(after(Stop), [Some(Ended); 6]);
     }

@@ -1,6 +1,6 @@
 //! One machine from power-on to its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
@@ -14,7 +14,7 @@ use trapline_virtio::balloon::Balloon;
 use trapline_virtio::console::Console as VirtioConsole;
 
 use crate::board::{self, Options, Vfio, Wiring};
-use crate::control::{Answer, Control, Event, Reply};
+use crate::control::{Answer, Control, Event, Inspection, Reply};
 use crate::debug::Standing;
 use crate::kvm::{Host, HostBoard};
 use crate::life::{ControlError, Request, State};
@@ -29,6 +29,8 @@ pub struct Session {
     config: Config,
     control: Control,
     events: Receiver<Event>,
+    /// What came while somebody looked into the machine, before what is in `events`.
+    put_off: VecDeque<Event>,
     vcpus: Vec<Vcpu>,
     /// Where the first vCPU starts, until it has.
     start: Option<Start>,
@@ -55,9 +57,8 @@ impl Session {
     pub fn new(config: Config) -> Result<Self, Error> {
         let kvm = Kvm::open(&config.kvm_device)?;
         let (control, events) = Control::new();
-        let options = Host::vm_options(&config)?;
         let ram = board::map_ram(&Host::ram_ranges(&config)?, &config.memory)?;
-        let vm = Vm::new(&kvm, &ram, options)?;
+        let vm = Vm::new(&kvm, &ram, Host::vm_options(&config)?)?;
         let registry = Registry::builder().offload(offload(&vm, &config)).build();
         let writes = CoalescedWrites::of(&registry);
         let event_loop = EpollLoop::start("events", writes.clone()).map_err(Error::EventLoop)?;
@@ -111,6 +112,7 @@ impl Session {
             config,
             control,
             events,
+            put_off: VecDeque::new(),
             vcpus,
             start,
             console,
@@ -188,12 +190,16 @@ impl Session {
             ended = Err(Error::DeviceLost(reason.to_owned()));
         }
         let state = match &ended {
-            Ok(Ending::Reset(_)) => State::Resetting,
+            Ok(Ending::Reset(cause)) => {
+                self.control.note_reset(cause.to_string());
+                State::Resetting
+            }
             _ => State::Ended,
         };
         self.event_loop.resume();
         self.control.in_run(false, state);
         // Whatever came after the reason to end was asked of a machine that was ending.
+        self.put_off.clear();
         while self.events.try_recv().is_ok() {}
         ended
     }
@@ -215,8 +221,10 @@ impl Session {
         loop {
             next = match next {
                 Next::Run(answer) => self.run_vcpus(answer)?,
+                Next::Look(look) => self.stand_still_for(look),
                 Next::Pause(reply) => self.stay_paused(&reply)?,
                 Next::Reset(reply) => {
+                    self.control.note_reset("its user".to_owned());
                     self.reset(&reply)?;
                     Next::Run(Some(reply))
                 }
@@ -275,7 +283,7 @@ impl Session {
         self.vcpus = running.stop().map_err(Error::from).inspect_err(|error| match &next {
             Next::Pause(reply) => fail(reply, Request::Pause, error),
             Next::Reset(reply) => fail(reply, Request::Reset, error),
-            Next::Run(_) | Next::End(_) => {}
+            Next::Run(_) | Next::Look(_) | Next::End(_) => {}
         })?;
         self.registry.drain();
         Ok(next)
@@ -300,10 +308,12 @@ impl Session {
     }
 
     /// Waits for a reason to stop the vCPUs.
-    fn wait(&self) -> Next {
+    fn wait(&mut self) -> Next {
         loop {
-            let Ok(event) = self.events.recv() else { return Next::End(Ending::Stopped) };
+            let event = self.put_off.pop_front().map_or_else(|| self.events.recv(), Ok);
+            let Ok(event) = event else { return Next::End(Ending::Stopped) };
             match event {
+                Event::Inspect(look) => return Next::Look(look),
                 Event::Request(Request::Pause, reply) => return Next::Pause(reply),
                 Event::Request(Request::Reset, reply) => return Next::Reset(reply),
                 Event::Request(Request::Resume, reply) => succeed(&reply),
@@ -316,6 +326,51 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Stands still while somebody looks, and goes on, unless a vCPU came to a break or the guest ended
+    /// meanwhile.
+    fn stand_still_for(&mut self, look: Inspection) -> Next {
+        self.event_loop.pause();
+        self.registry.drain();
+        look(&mut self.standing());
+        let Came { requests, end, stops } = self.came();
+        if let Some(end) = end {
+            refuse_all(requests);
+            return Next::End(end);
+        }
+        self.put_off.extend(requests);
+        if stops {
+            return Next::Pause(nobody());
+        }
+        self.vcpus.iter().for_each(Vcpu::tell_of_pause);
+        Next::Run(None)
+    }
+
+    /// The machine, for who looks into it.
+    fn standing(&mut self) -> Standing<'_> {
+        Standing {
+            vcpus: &mut self.vcpus,
+            memory: self.vm.memory(),
+            debug: self.control.debug(),
+            host: &self.host,
+            vm: &self.vm,
+        }
+    }
+
+    /// What came up to now; for when the vCPUs have stopped. The guest may have ended itself while
+    /// they did: nothing of it runs any more, so what it asked for is queued by now.
+    fn came(&mut self) -> Came {
+        let put_off = std::mem::take(&mut self.put_off);
+        let mut came = Came { requests: Vec::new(), end: None, stops: false };
+        for event in put_off.into_iter().chain(self.events.try_iter()) {
+            match event {
+                event if self.is_stop(&event) => came.stops = true,
+                event @ (Event::Request(..) | Event::Inspect(_)) => came.requests.push(event),
+                event => came.end = came.end.or_else(|| ending(event)),
+            }
+        }
+        came
     }
 
     /// Whether a vCPU has stopped for who debugs the guest, which is noted then.
@@ -336,20 +391,10 @@ impl Session {
         self.event_loop.pause();
         // What a handler of the loop may have had the guest's devices do last.
         self.registry.drain();
-        // The guest may have ended itself while its vCPUs were stopped. Nothing of it runs any more,
-        // so what it asked for is queued by now, and a machine that is paused stays so.
-        let (requests, others): (Vec<_>, Vec<_>) = self
-            .events
-            .try_iter()
-            .filter(|event| !self.is_stop(event))
-            .partition(|event| matches!(event, Event::Request(..)));
-        if let Some(end) = others.into_iter().find_map(ending) {
+        let Came { requests, end, .. } = self.came();
+        if let Some(end) = end {
             refuse(reply, State::Ended, Request::Pause);
-            for event in requests {
-                if let Event::Request(request, reply) = event {
-                    refuse(&reply, State::Ended, request);
-                }
-            }
+            refuse_all(requests);
             return Ok(Next::End(end));
         }
         let mut requests = requests.into_iter();
@@ -386,11 +431,7 @@ impl Session {
                 Event::Request(request @ (Request::Stop | Request::Inspect), reply) => {
                     refuse(&reply, state, request);
                 }
-                Event::Inspect(look) => look(&mut Standing {
-                    vcpus: &mut self.vcpus,
-                    memory: self.vm.memory(),
-                    debug: self.control.debug(),
-                }),
+                Event::Inspect(look) => look(&mut self.standing()),
                 // The host ended it meanwhile.
                 event => {
                     if let Some(ending) = ending(event) {
@@ -424,12 +465,24 @@ fn offload(vm: &Arc<Vm>, config: &Config) -> Arc<dyn Offload> {
 enum Next {
     /// Run the vCPUs. Whoever asked for it waits until they do.
     Run(Option<Reply>),
+    /// Stand still for as long as somebody looks.
+    Look(Inspection),
     /// Stand still.
     Pause(Reply),
     /// Reset the machine, and go on.
     Reset(Reply),
     /// End the run.
     End(Ending),
+}
+
+/// What came while the vCPUs stopped.
+struct Came {
+    /// Requests and inspections, in their order.
+    requests: Vec<Event>,
+    /// How the run is to end, if it is.
+    end: Option<Ending>,
+    /// Whether a vCPU stopped for who debugs the guest.
+    stops: bool,
 }
 
 /// How the run ends of an event that is no request, if it does.
@@ -471,6 +524,15 @@ fn succeed(reply: &Reply) {
 
 fn refuse(reply: &Reply, state: State, request: Request) {
     let _ = reply.send(Err(ControlError::State { state, request }));
+}
+
+/// Refuses what was asked of a machine that is over. Inspections are thrown away, which says so.
+fn refuse_all(requests: Vec<Event>) {
+    for event in requests {
+        if let Event::Request(request, reply) = event {
+            refuse(&reply, State::Ended, request);
+        }
+    }
 }
 
 fn fail(reply: &Reply, request: Request, error: &Error) {

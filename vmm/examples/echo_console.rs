@@ -67,6 +67,7 @@ fn run(mode: &str) -> anyhow::Result<ExitCode> {
             Event::Bang => {}
             Event::Asked(Request::Pause) => console.message("\n  paused\n"),
             Event::Asked(Request::Statistics) => console.message("\n  statistics\n"),
+            Event::Asked(Request::Why) => console.message("\n  why\n"),
             Event::Asked(Request::Resized) => {
                 console.message(&format!("\n  size {:?}\n", terminal::size()));
             }

@@ -38,6 +38,7 @@ pub mod stream;
 pub mod terminal;
 pub mod trace;
 pub mod vfio;
+pub mod why;
 
 /// What `main` does: the command line, or init when the kernel of a guest started us.
 pub fn main() -> ExitCode {

@@ -14,6 +14,8 @@ pub enum Request {
     Pause,
     /// Ctrl-a s: show the trap statistics.
     Statistics,
+    /// Ctrl-a w: watch the guest, and say why it hangs.
+    Why,
     /// The terminal may have another size now.
     Resized,
     /// The guest's output has nowhere to go any more, for this reason: end the guest.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
@@ -32,6 +32,7 @@ use crate::reboot::{Next, Resets, SILENT_MAX};
 use crate::request::{Request, Requests};
 use crate::session::Session;
 use crate::trace::Trace;
+use crate::why::{self, Surroundings};
 use crate::{signals, statistics, stream, terminal, vfio};
 
 /// Runs one guest; returns when it has ended.
@@ -51,7 +52,6 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let break_key = (options.console == ConsoleKind::Virtio).then_some(HVC_BREAK);
     let console = Console::new(requests.clone(), break_key)?;
     let (boot, remark) = boot(options)?;
-    let kernel = matches!(boot, trapline_machine::Boot::Kernel { .. });
     let mut machine = Machine::new(config(options, boot, (fw_cfg, vfio), &console))?;
     console.attach(machine.console_device());
     let late = deliveries::apply(machine.registry(), &options.late_writes);
@@ -60,16 +60,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
         .then(|| Trace::start(machine.registry(), &options.trace))
         .transpose()?;
     let debugged = debugged(&machine, &console, options)?;
-    // Said only now: whoever cannot run has one sentence to read.
-    options.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    remark.iter().for_each(Remark::say);
-    if kernel {
-        warn_of_software_kvm();
-    }
-    tracing::info!("# {}", command_line(options));
-    for (name, place) in machine.port_places() {
-        tracing::info!("port {name} is on {}", place.display());
-    }
+    tell_start(options, &machine, remark.as_ref());
     let viewers = display.serve(&machine, options.name.as_str())?;
 
     let session = Session::start(&console, &requests)?;
@@ -79,7 +70,17 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let pauses = Arc::new(Pauses::new(control.clone()));
     let terminal = TerminalSize(machine.terminal());
     terminal.tell();
-    serve(&requests, &pauses, (&control, &look), (&console, terminal), &wish);
+    let obeying = Obeying {
+        pauses: Arc::clone(&pauses),
+        control: control.clone(),
+        look: look.clone(),
+        name: options.name.to_string(),
+        console: Arc::downgrade(&console),
+        disks: disks(options),
+        terminal,
+        wish: Arc::clone(&wish),
+    };
+    requests.serve(move |request| obeying.obey(request));
     let server = name.serve(guest(options, &machine, &console, (&look, &requests)))?;
     let ending = live(&mut machine, &console, options);
     // What the guest has sent comes before what there is to say about its end.
@@ -104,6 +105,20 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let status = conclude(ending?, wish)?;
     recorded?;
     dumped.map(|()| status)
+}
+
+/// Says what there is to say of a guest that is about to run. Only now: whoever cannot run has one
+/// sentence to read.
+fn tell_start(options: &RunOptions, machine: &Machine, remark: Option<&Remark>) {
+    options.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    remark.inspect(|remark| remark.say());
+    if matches!(options.boot, Boot::Kernel { .. }) {
+        warn_of_software_kvm();
+    }
+    tracing::info!("# {}", command_line(options));
+    for (name, place) in machine.port_places() {
+        tracing::info!("port {name} is on {}", place.display());
+    }
 }
 
 /// What sees what the guest does, and what writes that down all the time, if somebody wants it.
@@ -134,9 +149,15 @@ fn guest(
         control: machine.control(),
         balloon: machine.balloon().map(Arc::downgrade),
         console: Arc::downgrade(console),
+        disks: disks(options),
         look: look.clone(),
         requests: requests.clone(),
     }
+}
+
+/// The images of the guest's disks.
+fn disks(options: &RunOptions) -> Vec<String> {
+    options.disks.iter().map(|disk| disk.path.display().to_string()).collect()
 }
 
 /// Who looks at the guest where it stands.
@@ -155,32 +176,42 @@ fn debugged(
     Ok((prompt, gdb))
 }
 
-/// Obeys the person at the console, and the host. Runs on their threads, which nothing of the
+/// Who obeys the person at the console, and the host. Runs on their threads, which nothing of the
 /// machine waits for: who wants a pause may wait until it has begun.
-fn serve(
-    requests: &Requests,
-    pauses: &Arc<Pauses>,
-    (control, look): (&Control, &Look),
-    (console, terminal): (&Arc<Console>, TerminalSize),
-    wish: &Arc<Mutex<Option<Request>>>,
-) {
-    let (control, console, wish) = (control.clone(), Arc::downgrade(console), Arc::clone(wish));
-    let (pauses, look) = (Arc::clone(pauses), look.clone());
-    let tell = move |text: &str| {
-        console.upgrade().inspect(|console| console.message(text));
-    };
-    requests.serve(move |request| match request {
-        Request::Statistics => {
-            let table = statistics::table(&look.statistics(true), statistics::columns());
-            tell(&format!("\n{table}"));
+struct Obeying {
+    pauses: Arc<Pauses>,
+    control: Control,
+    look: Look,
+    name: String,
+    console: Weak<Console>,
+    disks: Vec<String>,
+    terminal: TerminalSize,
+    /// What ended the guest.
+    wish: Arc<Mutex<Option<Request>>>,
+}
+
+impl Obeying {
+    fn obey(&self, request: Request) {
+        let Some(console) = self.console.upgrade() else { return };
+        match request {
+            Request::Statistics => {
+                let seen = self.look.statistics(true);
+                let table = statistics::table(&seen, statistics::columns());
+                console.message(&format!("\n{table}"));
+            }
+            Request::Why => {
+                let seen = self.control.observe(why::SPAN);
+                let seen = why::why(&seen, Surroundings::of(&console, &self.disks));
+                console.message(&format!("\n{}", why::text(&self.name, &seen)));
+            }
+            Request::Pause => console.message(&self.pauses.toggle()),
+            Request::Resized => self.terminal.tell(),
+            request => {
+                self.wish.lock().get_or_insert(request);
+                self.control.request_stop();
+            }
         }
-        Request::Pause => tell(&pauses.toggle()),
-        Request::Resized => terminal.tell(),
-        request => {
-            wish.lock().get_or_insert(request);
-            control.request_stop();
-        }
-    });
+    }
 }
 
 /// What Linux takes on a virtio console for what a break is on a serial port: Ctrl-o.

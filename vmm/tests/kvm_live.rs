@@ -7,81 +7,13 @@ mod support;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use support::guest::{Ended, Guest, finish, off};
-use support::{Owned, TRAPLINE, shell_status, until};
-use tempfile::TempDir;
+use support::user::{User, await_dot};
+use support::{Owned, until};
 use trapline_testkit::realmode::Asm;
-
-/// A user's runtime folder, with no guests of others in it.
-struct User(TempDir);
-
-impl User {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn folder(&self) -> std::path::PathBuf {
-        self.0.path().join("trapline")
-    }
-
-    /// `trapline` with these arguments, and what has come of it.
-    fn run(&self, args: &[&str]) -> (i32, String, String) {
-        let mut command = Command::new(TRAPLINE);
-        command.args(args).env("XDG_RUNTIME_DIR", self.0.path()).stdin(Stdio::null());
-        let output = command.output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (shell_status(output.status), text(output.stdout), text(output.stderr))
-    }
-
-    /// What a command that works says.
-    #[track_caller]
-    fn say(&self, args: &[&str]) -> String {
-        let (status, out, err) = self.run(args);
-        assert_eq!((status, err.as_str()), (0, ""), "{args:?}: {out}");
-        out
-    }
-
-    /// Starts a guest that prints `.`, and waits for that.
-    fn start(&self, name: &str) -> Owned {
-        let mut child = self.command(name, &Asm::new().print(b".").spin()).spawn().unwrap().into();
-        await_dot(&mut child);
-        child
-    }
-
-    fn command(&self, name: &str, program: &Asm) -> Command {
-        let path = self.0.path().join(format!("{name}.rom"));
-        std::fs::write(&path, program.rom()).unwrap();
-        let mut command = support::command(TRAPLINE);
-        let path = path.to_str().unwrap();
-        command.args(["run", "--firmware", path, "-m", "2", "-c", "1", "--name", name]);
-        command.env("XDG_RUNTIME_DIR", self.0.path()).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// Names and states of the guests that are listed.
-    fn listed(&self) -> Vec<(String, String)> {
-        let out = self.say(&["list"]);
-        let mut lines = out.lines();
-        assert_eq!(lines.next(), Some("   PID NAME                 STATE"));
-        assert_eq!(lines.next(), Some("------------------------------------"));
-        let row = |line: &str| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            assert_eq!(line, format!("{:>5} {:<20} {}", words[0], words[1], words[2]));
-            (words[1].to_owned(), words[2].to_owned())
-        };
-        lines.map(row).collect()
-    }
-}
-
-fn await_dot(child: &mut Owned) {
-    let mut dot = [0];
-    child.stdout.as_mut().unwrap().read_exact(&mut dot).unwrap();
-    assert_eq!(&dot, b".");
-}
 
 fn pairs(wanted: &[(&str, &str)]) -> Vec<(String, String)> {
     wanted.iter().map(|(name, state)| (name.to_string(), state.to_string())).collect()
@@ -200,7 +132,7 @@ fn a_guest_without_a_name_is_called_by_its_process() {
     let user = User::new();
     let guest = Guest::new(&Asm::new().print(b".").spin());
     let mut command = guest.command();
-    command.env("XDG_RUNTIME_DIR", user.0.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("XDG_RUNTIME_DIR", user.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child: Owned = command.spawn().unwrap().into();
     await_dot(&mut child);
     let name = format!("guest-{}", child.id());
@@ -223,7 +155,7 @@ fn a_folder_that_is_not_its_users_alone_is_a_reason_not_to_take_a_name() {
     // Who did not ask for a name does without.
     let guest = Guest::new(&off());
     let mut command = guest.command();
-    command.env("XDG_RUNTIME_DIR", user.0.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("XDG_RUNTIME_DIR", user.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let ended = finish(command.spawn().unwrap()).expect_status(0);
     assert!(ended.err.contains("Warning: there is no control socket: "), "{}", ended.err);
 }
@@ -335,7 +267,7 @@ fn metrics_are_prometheus_text_and_count_what_the_guest_did() {
 #[test]
 fn metrics_go_to_a_file_as_lines_of_json_one_of_them_at_the_end() {
     let user = User::new();
-    let path = user.0.path().join("metrics");
+    let path = user.path().join("metrics");
     let mut command = user.command("one", &Asm::new().inb(0x3fd).then(&off()));
     command.arg("--metrics-path").arg(&path);
     finish(command.spawn().unwrap()).expect_status(0);
@@ -459,6 +391,34 @@ fn debug_dumps_vcpus_and_gives_nmis_and_sysrq() {
     }
     user.say(&["stop", "-n", "two"]);
     ended(two);
+}
+
+#[test]
+fn many_may_look_at_once_and_nobody_hears_of_a_pause() {
+    let user = User::new();
+    let one = start_busy(&user, "one");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    let dump = user.say(&["debug", "-n", "one", "-d"]);
+                    assert!(dump.starts_with("vCPU 0 stopped with the machine\n"), "{dump}");
+                }
+            });
+        }
+        for _ in 0..20 {
+            assert_eq!(user.listed(), pairs(&[("one", "running")]));
+        }
+    });
+    // A pause that comes meanwhile is kept.
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| (0..10).for_each(|_| drop(user.say(&["debug", "-a", "-d"]))));
+        user.say(&["pause", "-n", "one"]);
+        looking.join().unwrap();
+    });
+    assert_eq!(user.listed(), pairs(&[("one", "paused")]));
+    user.say(&["stop", "-n", "one"]);
+    ended(one);
 }
 
 #[test]

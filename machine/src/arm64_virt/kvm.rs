@@ -9,7 +9,7 @@ use trapline_boot::arm64::{self, KernelRequest, Loaded};
 use trapline_boot::fdt;
 use trapline_device::MsiController;
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Gic, Pmu, Start, Vcpu, Vm, VmOptions};
+use trapline_kvm::{Gic, GicInterrupt, Pmu, Start, Vcpu, Vm, VmOptions};
 
 use super::frame::Frame;
 use super::tree::Facts;
@@ -19,6 +19,7 @@ use crate::config::initrd;
 use crate::flash::{Access, FlashFile, FlashImage};
 use crate::kvm::HostBoard;
 use crate::record::journal;
+use crate::why::{Interrupt, Stage};
 use crate::{Boot, Config, Error, Irqchip};
 
 /// The arm64 board on KVM, which runs its processors and their interrupt controller.
@@ -84,6 +85,12 @@ impl HostBoard for VirtOnKvm {
     fn connect(&mut self, vcpus: &mut [Vcpu]) -> Result<(), Error> {
         self.affinities = vcpus.iter().map(Vcpu::mpidr).collect::<Result<_, _>>()?;
         Ok(())
+    }
+
+    fn interrupts(&self, vm: &Vm, vcpus: &[Vcpu]) -> Result<Vec<Interrupt>, Error> {
+        let cpus = vcpus.iter().map(Vcpu::takes_interrupts).collect::<Result<Vec<_>, _>>()?;
+        let waiting = vm.gic_interrupts(vcpus)?;
+        Ok(waiting.iter().map(|one| pending(one, &cpus)).collect())
     }
 
     fn load(&self, config: &Config, again: bool) -> Result<Start, Error> {
@@ -154,6 +161,27 @@ fn dump(path: &Path, blob: &[u8]) -> std::io::Result<()> {
     let mut file = trapline_boot::create(path)?;
     trapline_boot::empty(&file)?;
     file.write_all(blob)
+}
+
+/// An interrupt that the GIC has and no processor has served.
+fn pending(interrupt: &GicInterrupt, takes_interrupts: &[bool]) -> Interrupt {
+    let GicInterrupt { intid, vcpu, pending: _, enabled, active } = *interrupt;
+    let name = match (vcpu, layout::devices_of(intid)) {
+        (Some(vcpu), devices) => format!("INTID {intid} of vCPU {vcpu}{devices}"),
+        (None, devices) => format!("INTID {intid}{devices}"),
+    };
+    let stage = if active {
+        Stage::InService("the GIC (GICD_ISACTIVER)".to_owned())
+    } else if enabled {
+        let off = |index: usize| takes_interrupts.get(index).is_some_and(|takes| !takes);
+        let of = vcpu.and_then(|vcpu| usize::try_from(vcpu).ok());
+        let all_off = of.map_or_else(|| takes_interrupts.iter().all(|takes| !takes), off);
+        let why = all_off.then(|| "interrupts are off (PSTATE.I)".to_owned());
+        Stage::Raised { at: "the GIC".to_owned(), why }
+    } else {
+        Stage::Masked(vec!["the GIC (GICD_ISENABLER)".to_owned()])
+    };
+    Interrupt { name, stage, vector: Some(intid) }
 }
 
 /// How KVM is to make the VM.

@@ -89,6 +89,29 @@ pub(crate) mod ppi {
     pub(crate) const PMU: u32 = 7;
 }
 
+/// What an interrupt is of, for people, in parentheses; nothing, where that is nobody's or a message.
+#[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "of a board on KVM"))]
+pub(crate) fn devices_of(intid: u32) -> String {
+    /// The architecture's first SPI and first PPI.
+    const FIRST: [u32; 2] = [32, 16];
+    let [first_spi, first_ppi] = FIRST;
+    let Some(spi) = intid.checked_sub(first_spi) else {
+        let timer = ppi::TIMERS.iter().any(|ppi| first_ppi + ppi == intid);
+        return if timer { " (a timer)".to_owned() } else { String::new() };
+    };
+    let serial = spi::SERIAL.iter().position(|serial| *serial == spi);
+    match serial {
+        Some(n) => format!(" (serial{n})"),
+        None if (spi::pci(0)..spi::pci(32)).contains(&spi) => {
+            format!(" (PCI device {})", spi - spi::pci(0))
+        }
+        None if spi::VIRTIO.contains(&spi) => {
+            format!(" (virtio window {})", spi - spi::VIRTIO.start)
+        }
+        None => String::new(),
+    }
+}
+
 /// Shared peripheral interrupts, counted from 0 (INTID 32).
 pub(crate) mod spi {
     use std::ops::Range;

@@ -5,7 +5,7 @@ use trapline_symbols::Cpu;
 
 /// The processor that `from` are the registers of.
 #[cfg(target_arch = "x86_64")]
-pub(super) const fn of(from: &Processor) -> Cpu {
+pub(crate) const fn of(from: &Processor) -> Cpu {
     let [_, _, _, rdx, _, rdi, rbp, rsp, _, _, r10, _, _, r13, _, _] = from.general;
     let [cs_base, ss_base, ..] = from.segment_bases;
     Cpu::X86(trapline_symbols::X86 {
@@ -31,7 +31,7 @@ pub(super) const fn of(from: &Processor) -> Cpu {
 
 /// The processor that `from` are the registers of.
 #[cfg(target_arch = "aarch64")]
-pub(super) const fn of(from: &Processor) -> Cpu {
+pub(crate) const fn of(from: &Processor) -> Cpu {
     let [.., fp, lr] = from.x;
     Cpu::Arm64(trapline_symbols::Arm64 {
         pc: from.pc,

@@ -24,9 +24,12 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trapline::{Observer, Outcome, Registry, Requester, TraceRecord, Watch, Watching};
-use trapline_kvm::{Brake, SeenMemory, Vcpu};
+use trapline_kvm::{Brake, SeenMemory, Vcpu, Vm};
 use trapline_symbols::{Kernel, Symbols};
 
+use crate::kvm::Host;
+
+pub(crate) use cpu::of as cpu_of;
 pub use place::{Break, BreakError};
 pub use report::{FrameReport, StopReport};
 pub use trapline_kvm::{DebugStop, Processor, Traps, Watchpoint};
@@ -168,6 +171,10 @@ impl Debug {
         Some(!listeners.is_empty())
     }
 
+    fn registry(&self) -> Option<Registry> {
+        self.state.lock().registry.clone()
+    }
+
     fn access(&self, client: u64, place: Option<(u64, String)>, record: &TraceRecord<'_>) {
         // A write that the source had queued before it was watched was made some time ago.
         if record.outcome == Outcome::Coalesced {
@@ -259,14 +266,20 @@ impl Client {
             place: Some((id, Arc::clone(&place))),
         };
         // An edit, for which no lock is held: it may wait for vCPUs, which may come to a break.
-        let watching = registry.watch(place.watch(), Arc::new(trigger));
-        let watching = watching.map_err(|error| BreakError::Watch(error.to_string()))?;
-        let mut state = self.debug.state.lock();
-        let client = state.clients.get_mut(&self.id);
-        if let Some((_, kept)) = client.and_then(|client| client.breaks.get_mut(&id)) {
-            *kept = Some(watching);
+        match registry.watch(place.watch(), Arc::new(trigger)) {
+            Ok(watching) => {
+                let mut state = self.debug.state.lock();
+                let client = state.clients.get_mut(&self.id);
+                if let Some((_, kept)) = client.and_then(|client| client.breaks.get_mut(&id)) {
+                    *kept = Some(watching);
+                }
+                Ok(id)
+            }
+            Err(error) => {
+                self.remove(id);
+                Err(BreakError::Watch(error.to_string()))
+            }
         }
-        Ok(id)
     }
 
     /// Takes a break away; whether there was one of that number.
@@ -313,7 +326,7 @@ impl Client {
     }
 
     fn registry(&self) -> Result<Registry, BreakError> {
-        self.debug.state.lock().registry.clone().ok_or(BreakError::Over)
+        self.debug.registry().ok_or(BreakError::Over)
     }
 }
 
@@ -367,6 +380,8 @@ pub struct Standing<'a> {
     /// What they see.
     pub memory: SeenMemory,
     pub(crate) debug: &'a Debug,
+    pub(crate) host: &'a Host,
+    pub(crate) vm: &'a Vm,
 }
 
 impl trapline_symbols::Memory for Standing<'_> {

@@ -3,10 +3,14 @@
 use std::fmt::{self, Write as _};
 
 use serde::Serialize;
+use trapline::{Direction, Space};
+use trapline_kvm::{Activity, Vcpu};
 use trapline_symbols::{Virtual, unwind};
 
 use super::{Cause, Hit, Standing, Stopped, cpu};
 use crate::Error;
+use crate::kvm::HostBoard;
+use crate::why::Interrupt;
 
 /// A vCPU that stands still: where it is, who called, its registers and its last accesses. `Display` is
 /// several lines.
@@ -125,7 +129,7 @@ impl Standing<'_> {
     }
 
     /// The call chain of a processor, and where its kernel is.
-    fn frames(&self, cpu: &trapline_symbols::Cpu) -> (Vec<FrameReport>, Option<u64>) {
+    pub(crate) fn frames(&self, cpu: &trapline_symbols::Cpu) -> (Vec<FrameReport>, Option<u64>) {
         let kernel = self.debug.kernel(self, cpu);
         let virt = Virtual::of(self, cpu);
         let chain = unwind::chain(&virt, cpu, kernel.as_deref());
@@ -139,6 +143,40 @@ impl Standing<'_> {
             FrameReport { pc: frame.pc, symbol, sure: frame.sure }
         });
         (frames.collect(), kernel.and_then(|kernel| kernel.base()))
+    }
+
+    /// What an access to `addr` reaches, by name.
+    pub(crate) fn name_at(&self, space: Space, addr: u64, direction: Direction) -> String {
+        let registry = self.debug.registry();
+        let name = registry.and_then(|registry| registry.name_at(space, addr, direction));
+        name.unwrap_or_else(|| "unclaimed".to_owned())
+    }
+
+    /// What a vCPU goes on with.
+    pub(crate) fn activity(&self, vcpu: &Vcpu) -> Result<Activity, Error> {
+        match vcpu.activity()? {
+            Activity::Runs if self.is_behind_wfi(vcpu)? => Ok(Activity::Halted),
+            activity => Ok(activity),
+        }
+    }
+
+    /// Whether the instruction before the next one waits for an interrupt, which only arm64's KVM
+    /// does not tell by itself. It has come back out of it, to stand still.
+    fn is_behind_wfi(&self, vcpu: &Vcpu) -> Result<bool, Error> {
+        const WFI: [u8; 4] = 0xd503_207f_u32.to_le_bytes();
+        if cfg!(not(target_arch = "aarch64")) {
+            return Ok(false);
+        }
+        let processor = vcpu.processor()?;
+        let before = processor.pc().wrapping_sub(4);
+        let mut instruction = [0; 4];
+        let read = Virtual::of(self, &cpu::of(&processor)).read(before, &mut instruction);
+        Ok(read && instruction == WFI)
+    }
+
+    /// Interrupts that wait.
+    pub(crate) fn interrupts(&self) -> Result<Vec<Interrupt>, Error> {
+        self.host.interrupts(self.vm, self.vcpus)
     }
 
     /// Where vCPU `index` has the `len` bytes at the virtual address `virt`, page by page: guest

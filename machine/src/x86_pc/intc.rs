@@ -57,6 +57,13 @@ impl Controllers {
         self.outputs.ioapic.clone()
     }
 
+    /// What they are doing.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn pending(&self) -> super::pending::Chips {
+        let Outputs { pic, ioapic } = &self.outputs;
+        super::pending::Chips::of_ours(&pic.state(), &ioapic.state())
+    }
+
     /// Adds the controllers with their registers.
     pub(super) fn add(&self, builder: &mut Builder) {
         let Outputs { pic, ioapic } = &self.outputs;

@@ -8,11 +8,12 @@ use trapline_kvm::{LocalApics, Start, Vcpu, Vm, VmOptions};
 use trapline_platform::testdev::PageFlush;
 
 use super::intc::Controllers;
-use super::{FlashImages, Source, X86Pc, boot, display, layout};
+use super::{FlashImages, Source, X86Pc, boot, display, layout, pending};
 use crate::board::{Board, Lines, Wiring};
 use crate::kvm::HostBoard;
 use crate::record::journal::{self, Journal};
 use crate::record::settings::SPLIT;
+use crate::why::Interrupt;
 use crate::{Boot, Config, Error, PcIrqchip};
 
 /// Local APIC and I/O APIC numbers are a byte in the MP table, and one more is the broadcast.
@@ -89,6 +90,16 @@ impl HostBoard for PcOnKvm {
             Some(_) => SPLIT,
             None => "kernel",
         }
+    }
+
+    fn interrupts(&self, vm: &Vm, vcpus: &[Vcpu]) -> Result<Vec<Interrupt>, Error> {
+        let chips = match (&self.chips, vm.kernel_chips()?) {
+            (Some(ours), _) => ours.controllers.pending(),
+            (None, Some(kernel)) => pending::Chips::of_kernel(&kernel.pics, &kernel.ioapic),
+            (None, None) => return Ok(Vec::new()),
+        };
+        let cpus = vcpus.iter().map(pending::Cpu::of).collect::<Result<Vec<_>, _>>()?;
+        Ok(pending::waiting(&chips, &cpus))
     }
 
     fn load(&self, config: &Config, again: bool) -> Result<Start, Error> {

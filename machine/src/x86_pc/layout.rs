@@ -236,6 +236,23 @@ const CASCADE: u8 = 2;
 /// Lines of the ISA bus.
 const ISA_LINES: u8 = 16;
 
+/// The devices that hold a line, for people; nothing, where it is nobody's.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "of a PC on KVM"))]
+pub(crate) fn devices_of(line: u32) -> &'static str {
+    let [first, second, ..] = irq::SERIAL;
+    match u8::try_from(line) {
+        Ok(irq::TIMER) => "pit",
+        Ok(irq::KEYBOARD) => "i8042",
+        Ok(line) if line == first => "serial0, serial2",
+        Ok(line) if line == second => "serial1, serial3",
+        Ok(irq::RTC) => "rtc",
+        Ok(irq::SCI) => "acpi",
+        Ok(irq::MOUSE) => "i8042, the mouse",
+        Ok(line) if irq::PCI.contains(&line) => "PCI",
+        _ => "",
+    }
+}
+
 /// What the interrupt lines are wired to, whichever the interrupt controllers are: the ISA lines
 /// to the 8259s and to the I/O APIC, for the guest uses one or the other, the others to the I/O
 /// APIC alone. Guests learn of it by [`overrides`].

@@ -15,6 +15,8 @@ mod kvm;
     allow(dead_code, reason = "what guests are told is unused")
 )]
 mod layout;
+#[cfg(target_arch = "x86_64")]
+mod pending;
 mod qtest;
 mod replay;
 mod testdev;

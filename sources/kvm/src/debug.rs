@@ -1,8 +1,6 @@
 //! A vCPU for who debugs its guest: stopped right after an access or at an instruction, its registers
 //! read and written.
 
-use std::time::Duration;
-
 use crate::arch::{self, Processor};
 use crate::exit::DebugExit;
 use crate::kick::Kick;
@@ -125,9 +123,8 @@ impl Vcpu {
 
     /// Stands still until it is to stop ([`Traps::held`]).
     pub(crate) fn stand_still(&self) -> Stop {
-        const LOOK: Duration = Duration::from_millis(1);
         while !self.kick().is_stopping() {
-            std::thread::sleep(LOOK);
+            std::thread::park();
         }
         self.kick().acknowledge();
         Stop::Requested

@@ -51,14 +51,37 @@ pub(crate) fn interrupt(vcpu: &VcpuFd, vector: u8) -> io::Result<()> {
 /// write to its edge/level control register does.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn set_elcr(vm: &VmFd, chip_id: u32, elcr: u8) -> Result<(), kvm_ioctls::Error> {
+    let mut state = pic(vm, chip_id)?;
+    state.elcr = elcr & state.elcr_mask;
+    let mut chip = kvm_bindings::kvm_irqchip { chip_id, ..Default::default() };
+    chip.chip.pic = state;
+    vm.set_irqchip(&chip)
+}
+
+/// The state of an 8259A in the kernel.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn pic(
+    vm: &VmFd,
+    chip_id: u32,
+) -> Result<kvm_bindings::kvm_pic_state, kvm_ioctls::Error> {
     let mut chip = kvm_bindings::kvm_irqchip { chip_id, ..Default::default() };
     vm.get_irqchip(&mut chip)?;
     // SAFETY: of a union of chips, KVM has filled in the one that was named, an 8259A; all of its
     // fields are bytes.
-    let mut pic = unsafe { chip.chip.pic };
-    pic.elcr = elcr & pic.elcr_mask;
-    chip.chip.pic = pic;
-    vm.set_irqchip(&chip)
+    Ok(unsafe { chip.chip.pic })
+}
+
+/// The inputs of the I/O APIC in the kernel that ask for an interrupt, and its redirection table.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn ioapic(vm: &VmFd, chip_id: u32) -> Result<(u32, Vec<u64>), kvm_ioctls::Error> {
+    let mut chip = kvm_bindings::kvm_irqchip { chip_id, ..Default::default() };
+    vm.get_irqchip(&mut chip)?;
+    // SAFETY: of a union of chips, KVM has filled in the one that was named, the I/O APIC; all of its
+    // fields are integers.
+    let state = unsafe { chip.chip.ioapic };
+    // SAFETY: of a union of the same 64 bits as a number and as fields, which have no invalid values.
+    let entries = state.redirtbl.iter().map(|entry| unsafe { entry.bits });
+    Ok((state.irr, entries.collect()))
 }
 
 /// Wraps an open file as `/dev/kvm`. Whether it is one shows in its answers.

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
 
 use libc::{c_int, c_void, pthread_t, siginfo_t};
 use parking_lot::Mutex;
@@ -27,12 +28,21 @@ pub(crate) struct Kick {
     brake: Arc<AtomicBool>,
     immediate_exit: ImmediateExit,
     /// The thread the vCPU runs on. Whoever holds the lock knows that the thread has not ended.
-    thread: Arc<Mutex<Option<pthread_t>>>,
+    thread: Arc<Mutex<Option<OnThread>>>,
+}
+
+/// The thread that a vCPU runs on.
+#[derive(Clone, Debug)]
+struct OnThread {
+    /// For signals.
+    id: pthread_t,
+    /// For one that is parked.
+    handle: Thread,
 }
 
 /// As long as it is there, kicks reach the thread it was made on. That thread drops it.
 #[derive(Debug)]
-pub(crate) struct Here(Arc<Mutex<Option<pthread_t>>>);
+pub(crate) struct Here(Arc<Mutex<Option<OnThread>>>);
 
 impl Kick {
     pub(crate) fn new(immediate_exit: ImmediateExit) -> Self {
@@ -46,7 +56,8 @@ impl Kick {
         if let Err(error) = unblock_signal(signal()) {
             tracing::warn!("the signal that stops vCPUs stays blocked: {error}");
         }
-        *self.thread.lock() = Some(this_thread());
+        let handle = std::thread::current();
+        *self.thread.lock() = Some(OnThread { id: this_thread(), handle });
         Here(Arc::clone(&self.thread))
     }
 
@@ -54,25 +65,28 @@ impl Kick {
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         let thread = self.thread.lock();
-        self.interrupt(*thread);
+        self.interrupt(thread.as_ref());
+        if let Some(thread) = &*thread {
+            thread.handle.unpark();
+        }
     }
 
     /// Makes the vCPU look around before it enters the guest again. On its own thread it is about to
     /// anyway.
     pub(crate) fn wake(&self) {
         let thread = self.thread.lock();
-        if *thread != Some(this_thread()) {
-            self.interrupt(*thread);
+        if thread.as_ref().is_none_or(|thread| thread.id != this_thread()) {
+            self.interrupt(thread.as_ref());
         }
     }
 
     /// To be called with the lock held that `thread` is from.
-    fn interrupt(&self, thread: Option<pthread_t>) {
+    fn interrupt(&self, thread: Option<&OnThread>) {
         self.immediate_exit.set(true);
-        if let Some(thread) = thread {
+        if let Some(OnThread { id, .. }) = thread {
             // SAFETY: the thread has not ended, as it takes itself out under the lock before.
             // There is no other failure with this signal number.
-            let _ = unsafe { libc::pthread_kill(thread, signal()) };
+            let _ = unsafe { libc::pthread_kill(*id, signal()) };
         }
     }
 
@@ -86,7 +100,7 @@ impl Kick {
     pub(crate) fn pull_brake(&self) {
         self.brake.store(true, Ordering::SeqCst);
         let thread = self.thread.lock();
-        self.interrupt(thread.filter(|thread| *thread != this_thread()));
+        self.interrupt(thread.as_ref().filter(|thread| thread.id != this_thread()));
     }
 
     /// Whether the brake was pulled, which it is no longer.

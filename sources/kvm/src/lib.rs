@@ -17,6 +17,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod activity;
 mod again;
 mod cause;
 mod counted;
@@ -48,10 +49,14 @@ use aarch64 as arch;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;
 
+pub use activity::{Activity, Unfinished};
 #[cfg(target_arch = "aarch64")]
-pub use arch::{Gic, Pmu, Processor, Start, VmOptions};
+pub use arch::{Gic, GicInterrupt, Pmu, Processor, Start, VmOptions};
 #[cfg(target_arch = "x86_64")]
-pub use arch::{Irqchip, LocalApics, Processor, Start, Table, VmOptions};
+pub use arch::{
+    Irqchip, KernelChips, KernelIoApic, KernelPic, LocalApic, LocalApics, Processor, Start, Table,
+    VmOptions,
+};
 pub use counted::CountedClock;
 pub use crash::CrashReport;
 pub use debug::{Brake, DebugStop, Traps, Watchpoint};

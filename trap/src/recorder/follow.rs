@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use trapline_access::record::{Op, Record};
+use trapline_access::record::{Op, Record, TICK_NS};
 
 use crate::recorder::{Recorder, Stream, StreamId};
 
@@ -25,6 +25,10 @@ struct Cursor {
     sure: u64,
     /// So many records were not read, and not told of yet.
     lost: u64,
+    /// The time of the last record, in ticks since the first.
+    ticks: u64,
+    /// The moment that they count from, once a record has said what time it is.
+    origin: Option<u64>,
 }
 
 /// What was read of one stream.
@@ -37,6 +41,9 @@ pub struct Followed {
     /// How long handlers took, registry and all: the place in `records`, and nanoseconds. Of one
     /// access in 64.
     pub times: Vec<(usize, u64)>,
+    /// When each of `records` was made, in ticks of the recorder ([`Recorder::ticks_to_ns`]) since a moment
+    /// that is the same for all that is read of a stream. After a loss they begin anew.
+    pub ticks: Vec<u64>,
     /// How many records there were before these that nobody has read.
     pub lost: u64,
 }
@@ -53,7 +60,7 @@ impl Follower {
         while let Some(stream) = streams.get(self.cursors.len()) {
             let at = stream.ring.oldest_whole();
             let sure = if at == 0 { 0 } else { at + STRING_MAX };
-            self.cursors.push(Cursor { at, sure, lost: sure });
+            self.cursors.push(Cursor { at, sure, lost: sure, ticks: 0, origin: None });
         }
         let all = streams.iter().zip(&mut self.cursors);
         all.map(|(stream, cursor)| cursor.read(stream)).collect()
@@ -75,7 +82,7 @@ impl Cursor {
         let Some(words) = words else {
             // Where the next record begins nobody knows but the writer, who says where the last ends.
             followed.lost += end.saturating_sub(self.at.max(self.sure));
-            *self = Self { at: end, sure: end, lost: 0 };
+            *self = Self { at: end, sure: end, ..Self::default() };
             return followed;
         };
         let mut times = times.into_iter().peekable();
@@ -86,17 +93,33 @@ impl Cursor {
             let own = at;
             at += 1 + record.map_or(0, |record| record.raw_records());
             let Some(record) = record.filter(|_| own >= self.sure) else { continue };
+            self.pass(&record);
             while times.next_if(|(number, _)| *number < own).is_some() {}
             if let Some((_, ns)) = times.next_if(|(number, _)| *number == own) {
                 followed.times.push((followed.records.len(), ns));
             }
             match record.op {
-                Op::Access(_) | Op::Odd { .. } | Op::String(_) => followed.records.push(record),
+                Op::Access(_) | Op::Odd { .. } | Op::String(_) => {
+                    followed.records.push(record);
+                    followed.ticks.push(self.ticks);
+                }
                 _ => {}
             }
         }
         self.at = end;
         followed
+    }
+
+    /// Counts the time up to `record`. How long it was before the first that says what time it is, no
+    /// delta could tell, and is not counted.
+    fn pass(&mut self, record: &Record) {
+        if record.op == Op::Time {
+            let now = record.value / TICK_NS;
+            let origin = *self.origin.get_or_insert(now.saturating_sub(self.ticks));
+            self.ticks = now.saturating_sub(origin);
+        } else {
+            self.ticks += u64::from(record.delta);
+        }
     }
 }
 
@@ -204,6 +227,21 @@ mod tests {
         let strings = read.records.iter().filter(|record| matches!(record.op, Op::String(_)));
         assert!(strings.count() > 5);
         assert!(!values(&read).contains(&0xdead));
+    }
+
+    #[test]
+    fn records_have_times_however_far_they_are_apart() {
+        let written = Written::new();
+        let mut follower = written.recorder.follow();
+        let push = |ticks: u64| {
+            written.stream.ring.push(ticks * TICK_NS, access(ticks), &[], || {});
+        };
+        let far = 1 << 30;
+        // The first after a long time: nobody knows how long that was.
+        [far, far + 5, far + 7, 3 * far, 3 * far + 1].into_iter().for_each(push);
+        assert_eq!(written.of_vcpu(&mut follower).ticks, [0, 5, 7, 2 * far, 2 * far + 1]);
+        [3 * far + 4, 9 * far].into_iter().for_each(push);
+        assert_eq!(written.of_vcpu(&mut follower).ticks, [2 * far + 4, 8 * far]);
     }
 
     #[test]

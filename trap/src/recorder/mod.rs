@@ -121,14 +121,17 @@ impl Counter {
         Step { at, _stamp: Some(Stamp::begin_deferred(at)), _turn: None }
     }
 
-    /// The time from `count` to now. Of the two clocks only the rate is compared, as they are not read
-    /// at the same moment.
+    /// The time from `count` to now.
     fn ns_since(&self, clock: &dyn AccessClock, count: u64) -> u64 {
-        let now = (self.read)();
-        let whole = u128::from(now.saturating_sub(self.start).max(1));
+        self.span_ns(clock, (self.read)().saturating_sub(count))
+    }
+
+    /// How long `counts` are. Of the two clocks only the rate is compared, as they are not read at the
+    /// same moment.
+    fn span_ns(&self, clock: &dyn AccessClock, counts: u64) -> u64 {
+        let whole = u128::from((self.read)().saturating_sub(self.start).max(1));
         let whole_ns = u128::from(clock.stamp_ns().saturating_sub(self.start_ns));
-        let part = u128::from(now.saturating_sub(count));
-        u64::try_from(part * whole_ns / whole).unwrap_or(u64::MAX)
+        u64::try_from(u128::from(counts) * whole_ns / whole).unwrap_or(u64::MAX)
     }
 
     /// Machine time of `count`, on the line from the start to now: the counter does not stop where
@@ -289,6 +292,24 @@ impl Recorder {
     /// Machine time of a step's stamp, in nanoseconds.
     pub(crate) fn ns_of(&self, at: u64) -> u64 {
         self.counter.as_ref().map_or(at, |counter| counter.ns(&*self.clock, at))
+    }
+
+    /// How long so many ticks of its records are, in nanoseconds.
+    pub fn ticks_to_ns(&self, ticks: u64) -> u64 {
+        let count = ticks.saturating_mul(TICK_NS);
+        match &self.counter {
+            Some(counter) => counter.span_ns(&*self.clock, count),
+            None => count,
+        }
+    }
+
+    /// How long ago the last record of a stream was made, in nanoseconds; nothing, if there was none.
+    pub fn quiet_ns(&self, stream: StreamId) -> Option<u64> {
+        let streams = self.streams.lock();
+        let own = streams.iter().filter(|one| one.id == stream);
+        let last =
+            own.filter(|stream| stream.ring.written() > 0).map(|one| one.ring.last_ns()).max();
+        last.map(|at| self.ns_since(at))
     }
 
     /// Records what is no access, with the stamp of `step`, in the stream of events. In a lossless

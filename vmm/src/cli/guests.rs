@@ -51,6 +51,13 @@ pub enum GuestsCommand {
     Stop(WhichGuests),
     /// To show what one does as it happens.
     Top(TopOptions),
+    /// To say why one hangs.
+    Why {
+        /// The guest; without it the only one there is.
+        name: Option<GuestName>,
+        /// As JSON.
+        json: bool,
+    },
 }
 
 /// Which guests are meant.
@@ -161,12 +168,8 @@ impl BalloonArgs {
 // As above.
 #[derive(Args, Clone, Debug)]
 struct TopArgs {
-    /// The running guest of this name; without it the only one there is
-    #[arg(value_name = "NAME")]
-    guest: Option<String>,
-    /// The same
-    #[arg(short, long, value_name = "NAME", conflicts_with = "guest")]
-    name: Option<String>,
+    #[command(flatten)]
+    this: ThisArgs,
     /// Print one table and end
     #[arg(long)]
     once: bool,
@@ -181,9 +184,37 @@ struct TopArgs {
     delay: String,
 }
 
+// As above.
+#[derive(Args, Clone, Debug)]
+struct ThisArgs {
+    /// The running guest of this name; without it the only one there is
+    #[arg(value_name = "NAME")]
+    guest: Option<String>,
+    /// The same
+    #[arg(short, long, value_name = "NAME", conflicts_with = "guest")]
+    name: Option<String>,
+}
+
+impl ThisArgs {
+    fn name(&self) -> anyhow::Result<Option<GuestName>> {
+        let name = self.guest.as_ref().or(self.name.as_ref());
+        Ok(name.map(|name| GuestName::new(name)).transpose()?)
+    }
+}
+
+// As above.
+#[derive(Args, Clone, Debug)]
+struct WhyArgs {
+    #[command(flatten)]
+    this: ThisArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 impl TopArgs {
     fn options(self) -> anyhow::Result<TopOptions> {
-        let name = self.guest.or(self.name).as_deref().map(GuestName::new).transpose()?;
+        let name = self.this.name()?;
         let sort = Sort::ALL.into_iter().find(|sort| sort.name() == self.sort);
         let Some(sort) = sort else {
             let names: Vec<_> = Sort::ALL.iter().map(|sort| sort.name()).collect();
@@ -210,11 +241,11 @@ impl WhichArgs {
 }
 
 /// The names of the commands.
-pub(super) const NAMES: [&str; 8] =
-    ["balloon", "debug", "list", "pause", "resume", "stat", "stop", "top"];
+pub(super) const NAMES: [&str; 9] =
+    ["balloon", "debug", "list", "pause", "resume", "stat", "stop", "top", "why"];
 
 /// The commands.
-pub(super) fn commands() -> [Command; 8] {
+pub(super) fn commands() -> [Command; 9] {
     let command = |name: &'static str, about: &'static str| {
         Command::new(name).about(about).infer_long_args(true).args_override_self(true)
     };
@@ -227,6 +258,7 @@ pub(super) fn commands() -> [Command; 8] {
         StatArgs::augment_args(command("stat", "Show what a running guest did")),
         WhichArgs::augment_args(command("stop", "End a running guest")),
         TopArgs::augment_args(command("top", "Show what a running guest does, as it happens")),
+        WhyArgs::augment_args(command("why", "Say why a running guest hangs")),
     ]
 }
 
@@ -247,6 +279,10 @@ pub(super) fn parse(name: &str, matches: &ArgMatches) -> anyhow::Result<GuestsCo
             GuestsCommand::Stat { which: which.which(name)?, memory, json }
         }
         "top" => GuestsCommand::Top(given::<TopArgs>(matches)?.options()?),
+        "why" => {
+            let WhyArgs { this, json } = given(matches)?;
+            GuestsCommand::Why { name: this.name()?, json }
+        }
         _ => GuestsCommand::Stop(which()?),
     })
 }

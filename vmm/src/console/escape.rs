@@ -9,6 +9,7 @@ pub(crate) const KEYS: &str = "
   Ctrl-a b  send a break: Linux takes the next key as SysRq
   Ctrl-a p  pause the guest, or let it go on
   Ctrl-a s  show what it has accessed so far
+  Ctrl-a w  watch it for a second, and say why it hangs
   Ctrl-a h  show these keys
   Ctrl-a a  send Ctrl-a to the guest (also Ctrl-a Ctrl-a)
 ";
@@ -30,6 +31,8 @@ pub(super) enum Key {
     Help,
     /// Show the trap statistics.
     Statistics,
+    /// Say why the guest hangs.
+    Why,
 }
 
 /// Remembers whether the byte before was Ctrl-a.
@@ -51,6 +54,7 @@ impl Escape {
             b'b' => Key::Break,
             b'p' => Key::Pause,
             b's' => Key::Statistics,
+            b'w' => Key::Why,
             b'h' | b'?' => Key::Help,
             b'a' | ESCAPE => Key::Guest(ESCAPE),
             _ => Key::Nothing,
@@ -76,9 +80,10 @@ mod tests {
 
     #[test]
     fn ctrl_a_and_a_letter_are_a_command() {
-        use Key::{Break, Guest, Help, Nothing, Pause, Quit, Statistics};
+        use Key::{Break, Guest, Help, Nothing, Pause, Quit, Statistics, Why};
         assert_eq!(keys(b"\x01x"), [Nothing, Quit]);
         assert_eq!(keys(b"\x01s"), [Nothing, Statistics]);
+        assert_eq!(keys(b"\x01w"), [Nothing, Why]);
         assert_eq!(keys(b"\x01p"), [Nothing, Pause]);
         assert_eq!(keys(b"\x01bh"), [Nothing, Break, Guest(b'h')]);
         assert_eq!(keys(b"\x01h\x01?"), [Nothing, Help, Nothing, Help]);

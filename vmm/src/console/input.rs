@@ -106,6 +106,7 @@ fn obey(console: &Console, command: Key) {
         },
         Key::Pause => console.requests.make(Request::Pause),
         Key::Statistics => console.requests.make(Request::Statistics),
+        Key::Why => console.requests.make(Request::Why),
         Key::Guest(_) | Key::Nothing => {}
     }
 }

@@ -21,6 +21,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,6 +77,24 @@ struct Output {
     lines: u64,
     /// Its last line has no end yet.
     inside_line: bool,
+    /// The end of what it has sent.
+    tail: VecDeque<u8>,
+    /// Since when the writer is in a piece.
+    writing: Option<Instant>,
+}
+
+/// So much of what the guest has sent is remembered.
+const TAIL: usize = 4 << 10;
+
+/// How the output gets on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Bytes that wait to be written, without those being written.
+    pub waiting: usize,
+    /// There is no room for more: the guest waits.
+    pub full: bool,
+    /// How long the piece that is being written has not been taken.
+    pub blocked: Option<Duration>,
 }
 
 impl Output {
@@ -85,6 +104,10 @@ impl Output {
         if let Some(last) = sent.last() {
             self.inside_line = *last != b'\n';
         }
+        let kept = sent.get(sent.len().saturating_sub(TAIL)..).unwrap_or_default();
+        let over = (self.tail.len() + kept.len()).saturating_sub(TAIL);
+        self.tail.drain(..over);
+        self.tail.extend(kept);
     }
 }
 
@@ -111,6 +134,8 @@ impl Console {
                 phase: Phase::Open,
                 lines: 0,
                 inside_line: false,
+                tail: VecDeque::new(),
+                writing: None,
             }),
             changed: Condvar::new(),
             input: Mutex::new(InQueue::new(IN_ROOM)),
@@ -178,6 +203,21 @@ impl Console {
     /// Whether the last line the guest has sent has no end yet.
     pub fn is_inside_line(&self) -> bool {
         self.output.lock().inside_line
+    }
+
+    /// How the output gets on.
+    pub fn backlog(&self) -> Backlog {
+        let output = self.output.lock();
+        Backlog {
+            waiting: output.queue.len(),
+            full: output.queue.room() == 0,
+            blocked: output.writing.map(|since| since.elapsed()),
+        }
+    }
+
+    /// The last 4 KiB that the guest has sent.
+    pub fn tail(&self) -> Vec<u8> {
+        self.output.lock().tail.iter().copied().collect()
     }
 
     /// Reads no more and writes what the guest has sent; call it when no vCPU runs any more. Gives

@@ -1,7 +1,7 @@
 //! The console's writer thread: from the guest's console device to standard output.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Console, LARGE, OUT_ROOM, Phase};
 use crate::request::Request;
@@ -21,6 +21,7 @@ pub(super) fn write_all(console: &Console, stdout: &impl AsFd) {
             console.poll_device();
         }
         result = stream::write_all(stdout, &piece, None);
+        console.output.lock().writing = None;
         spare = piece;
         spare.clear();
     }
@@ -45,5 +46,6 @@ fn next_piece(console: &Console, spare: Vec<u8>) -> Option<(Vec<u8>, bool)> {
     if output.phase == Phase::Open && output.queue.len() < LARGE {
         console.changed.wait_for(&mut output, GATHER);
     }
+    output.writing = Some(Instant::now());
     Some(output.queue.take(spare))
 }

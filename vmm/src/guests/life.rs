@@ -15,22 +15,30 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Has the guest stand still.
 pub(super) fn pause(guest: &mut Client) -> anyhow::Result<()> {
-    let name = guest.name().clone();
-    if state(guest)? == InstanceState::Paused {
-        return say(&format!("Guest {name} is already paused.\n"));
-    }
-    guest.ask::<PatchVm>(&Vm { state: VmState::Paused })?;
-    say(&format!("Guest {name} paused\n"))
+    let told = ["is already paused.", "paused"];
+    bring(guest, (InstanceState::Paused, VmState::Paused), told)
 }
 
 /// Has the guest go on.
 pub(super) fn resume(guest: &mut Client) -> anyhow::Result<()> {
-    let name = guest.name().clone();
-    if state(guest)? == InstanceState::Running {
-        return say(&format!("Guest {name} is still running.\n"));
-    }
-    guest.ask::<PatchVm>(&Vm { state: VmState::Resumed })?;
-    say(&format!("Guest {name} resumed\n"))
+    let told = ["is still running.", "resumed"];
+    bring(guest, (InstanceState::Running, VmState::Resumed), told)
+}
+
+/// Brings the guest to a state, and says which of these two it was, in kvmtool's words: in it before,
+/// or brought to it.
+fn bring(
+    guest: &mut Client,
+    (is, to): (InstanceState, VmState),
+    [before, now]: [&str; 2],
+) -> anyhow::Result<()> {
+    let told = if guest.ask::<GetInstance>(&())?.state == is {
+        before
+    } else {
+        guest.ask::<PatchVm>(&Vm { state: to })?;
+        now
+    };
+    say(&format!("Guest {} {told}\n", guest.name()))
 }
 
 /// Ends the guest, and waits until its process has let go of everything.
@@ -40,8 +48,4 @@ pub(super) fn stop(guest: &mut Client) -> anyhow::Result<()> {
         bail!("guest {} does not end", guest.name());
     }
     Ok(())
-}
-
-fn state(guest: &mut Client) -> anyhow::Result<InstanceState> {
-    Ok(guest.ask::<GetInstance>(&())?.state)
 }

@@ -6,10 +6,11 @@ mod list;
 mod rates;
 mod stat;
 mod top;
+mod why;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rustix::io::Errno;
 use trapline_control::{AskError, Client, Folder, GuestName};
 
@@ -36,7 +37,10 @@ pub fn run(command: &GuestsCommand) -> ExitCode {
             let which = WhichGuests::One(name.clone());
             each(&which, |guest| debug::balloon(guest, *inflate, *mib))
         }
-        GuestsCommand::Top(options) => top::top(options).map(|()| ExitCode::SUCCESS),
+        GuestsCommand::Top(options) => top::top(options).map(done),
+        GuestsCommand::Why { name, json } => {
+            this(name.as_ref(), "why").and_then(|mut guest| why::why(&mut guest, *json)).map(done)
+        }
         GuestsCommand::Stop(which) => each(which, life::stop),
     };
     done.unwrap_or_else(|error| logging::fatal(&error))
@@ -73,6 +77,26 @@ pub(super) fn one(name: &GuestName) -> anyhow::Result<Client> {
         }
     }
     Err(AskError::NoGuest(name.clone()).into())
+}
+
+/// The guest of a name; without one the only guest there is.
+pub(super) fn this(name: Option<&GuestName>, command: &str) -> anyhow::Result<Client> {
+    if let Some(name) = name {
+        return one(name);
+    }
+    let guests = all()?;
+    match guests.as_slice() {
+        [] => bail!("no guest is running"),
+        [guest] => Ok(guest.connect()?),
+        several => {
+            let names: Vec<&str> = several.iter().map(|guest| guest.name.as_str()).collect();
+            bail!("trapline {command}: which guest? There are {}", names.join(", "))
+        }
+    }
+}
+
+const fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }
 
 /// Does `what` to one guest or to all. Of all, the others follow one that fails, which is said; one

@@ -15,7 +15,7 @@ use trapline_control::api::{GetStatistics, Statistics};
 use trapline_control::{AskError, Client, GuestName};
 
 use super::rates::{Rates, Sort, rates};
-use super::{all, one, say};
+use super::{say, this};
 use crate::{statistics, stream};
 
 /// What is wanted of `top`.
@@ -35,10 +35,7 @@ pub struct TopOptions {
 
 /// Shows the guest until it ends or its user has seen enough.
 pub(super) fn top(options: &TopOptions) -> anyhow::Result<()> {
-    let mut guest = match &options.name {
-        Some(name) => one(name)?,
-        None => only()?,
-    };
+    let mut guest = this(options.name.as_ref(), "top")?;
     if options.once || options.json {
         return print(&mut guest, options);
     }
@@ -46,19 +43,6 @@ pub(super) fn top(options: &TopOptions) -> anyhow::Result<()> {
         bail!("trapline top: this is no terminal; --once and --json need none");
     }
     show(&mut guest, options)
-}
-
-/// The only guest there is.
-fn only() -> anyhow::Result<Client> {
-    let guests = all()?;
-    match guests.as_slice() {
-        [] => bail!("no guest is running"),
-        [guest] => Ok(guest.connect()?),
-        several => {
-            let names: Vec<&str> = several.iter().map(|guest| guest.name.as_str()).collect();
-            bail!("trapline top: which guest? There are {}", names.join(", "))
-        }
-    }
 }
 
 fn look(guest: &mut Client) -> Result<Statistics, AskError> {

@@ -53,7 +53,7 @@ impl Name {
 fn claim(options: &RunOptions) -> anyhow::Result<Claim> {
     // A name is one guest's wherever its user's guests may be.
     for folder in Folder::all_of_user()? {
-        if folder.names()?.contains(&options.name) {
+        if folder.has(&options.name)? {
             return Err(ClaimError::Taken(options.name.clone()).into());
         }
     }

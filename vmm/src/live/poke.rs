@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use trapline::Mode;
 use trapline_control::Refusal;
 use trapline_control::api::{Balloon, BalloonStatistics, BalloonUpdate, DebugReport, DebugRequest};
-use trapline_machine::State;
 use trapline_machine::balloon::{Balloon as Device, Statistics};
 use trapline_machine::debug::Standing;
 
@@ -65,15 +64,7 @@ impl Guest {
         if nmi.is_none() && !dump {
             return Ok(DebugReport::default());
         }
-        let control = &self.control;
-        let runs = control.state() == State::Running;
-        if runs {
-            control.pause().map_err(refusal)?;
-        }
-        let seen = control.inspect(move |standing| look(standing, nmi, dump));
-        if runs {
-            control.resume().map_err(refusal)?;
-        }
+        let seen = self.control.inspect(move |standing| look(standing, nmi, dump));
         Ok(DebugReport { vcpus: seen.map_err(refusal)?? })
     }
 }

@@ -3,16 +3,17 @@
 use std::sync::{Arc, Weak};
 
 use trapline_control::api::{
-    Action, ActionType, GetBalloon, GetBalloonStatistics, GetInstance, GetStatistics, Instance,
-    InstanceState, METRICS, PatchBalloon, PatchVm, PutAction, PutDebug, Vm, VmState,
+    Action, ActionType, GetBalloon, GetBalloonStatistics, GetInstance, GetStatistics, GetWhy,
+    Instance, METRICS, PatchBalloon, PatchVm, PutAction, PutDebug, Vm, VmState, Why,
 };
 use trapline_control::{Refusal, Routes};
 use trapline_machine::balloon::Balloon;
-use trapline_machine::{Control, ControlError, State};
+use trapline_machine::{Control, ControlError};
 
 use super::{Look, metrics};
 use crate::console::Console;
 use crate::request::{Request, Requests};
+use crate::why::{self, Surroundings};
 
 /// What there is to ask of a guest, and to look at. Nothing of it keeps the machine alive.
 pub struct Guest {
@@ -30,6 +31,8 @@ pub struct Guest {
     pub balloon: Option<Weak<Balloon>>,
     /// Its console.
     pub console: Weak<Console>,
+    /// The images of its disks.
+    pub disks: Vec<String>,
     /// What ends it as its user would.
     pub requests: Requests,
 }
@@ -51,6 +54,7 @@ impl Guest {
             .serve::<GetBalloonStatistics>(of(guest, |guest, ()| guest.balloon_statistics()))
             .serve::<PatchBalloon>(of(guest, Self::set_balloon))
             .serve::<PutDebug>(of(guest, Self::debug))
+            .serve::<GetWhy>(of(guest, |guest, ()| guest.why()))
             .serve::<PatchVm>(of(guest, Self::bring))
             .serve::<PutAction>(of(guest, Self::act))
     }
@@ -59,18 +63,19 @@ impl Guest {
         Instance {
             app_name: "trapline".to_owned(),
             id: self.name.clone(),
-            state: match self.control.state() {
-                State::Built => InstanceState::NotStarted,
-                State::Running => InstanceState::Running,
-                State::Paused | State::Saved => InstanceState::Paused,
-                State::Resetting => InstanceState::Resetting,
-                State::Ended => InstanceState::Ended,
-            },
+            state: why::state(self.control.state()),
             vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             vcpu_count: self.cpus,
             mem_size_mib: self.mem_bytes >> 20,
         }
+    }
+
+    fn why(&self) -> Result<Why, Refusal> {
+        let seen = self.control.observe(why::SPAN);
+        let console = self.console.upgrade();
+        let console = console.ok_or_else(|| Refusal::conflict("the machine is over"))?;
+        Ok(why::why(&seen, Surroundings::of(&console, &self.disks)))
     }
 
     fn bring(&self, vm: Vm) -> Result<(), Refusal> {

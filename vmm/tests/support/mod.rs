@@ -8,6 +8,7 @@
 
 pub mod flat;
 pub mod guest;
+pub mod user;
 
 use std::io::{Read, Write};
 use std::ops::{Deref, DerefMut};
@@ -22,7 +23,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{
-    OptionalActions, Termios, Winsize, tcgetattr, tcgetpgrp, tcsetattr, tcsetwinsize,
+    Action, OptionalActions, Termios, Winsize, tcflow, tcgetattr, tcgetpgrp, tcsetattr,
+    tcsetwinsize,
 };
 
 /// How long anything may take. Generous: it is only ever used up by a failure.
@@ -169,6 +171,11 @@ impl Pty {
     /// The settings now, to look at.
     pub fn termios(&self) -> Termios {
         tcgetattr(&self.program).unwrap()
+    }
+
+    /// Stops its output, as Ctrl-s does where the terminal's settings know it.
+    pub fn stop_output(&self) {
+        tcflow(&self.program, Action::OOff).unwrap();
     }
 
     /// Gives it another size.

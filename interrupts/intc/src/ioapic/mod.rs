@@ -79,6 +79,11 @@ impl IoApic {
         })
     }
 
+    /// What the chip is doing now.
+    pub fn state(&self) -> State {
+        self.inner.lock().state.clone()
+    }
+
     /// Drives input `pin`; pins past 23 do not exist.
     pub fn set_pin(&self, pin: u8, level: bool) {
         if pin >= PINS {

@@ -28,7 +28,7 @@ impl Chip {
 
     /// The interrupt request register. Inputs that are not level triggered request from a rising
     /// edge on until they are served.
-    fn irr(&self) -> u8 {
+    pub fn irr(&self) -> u8 {
         let level = if self.icw1.ltim() { 0xff } else { self.elcr };
         self.poll.unwrap_or((self.lines & level) | (self.latched & !level))
     }

@@ -137,6 +137,11 @@ impl Pic {
         Arc::new(Self { intr, state: Mutex::default() })
     }
 
+    /// What both chips are doing now.
+    pub fn state(&self) -> State {
+        *self.state.lock()
+    }
+
     /// Has these inputs be level triggered, bit per input, and no others: a write to both edge/level
     /// control registers.
     pub fn set_level_triggered(&self, inputs: u16) {

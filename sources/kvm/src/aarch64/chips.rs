@@ -7,9 +7,9 @@ use kvm_ioctls::VmFd;
 use parking_lot::Mutex;
 use trapline_device::{MessageVector, Msi, MsiController, MsiSink};
 
-use super::gic::{Gic, KernelGic, spis};
+use super::gic::{Gic, GicInterrupt, KernelGic, spis};
 use crate::routing::{Route, Routing};
-use crate::{Caps, Error, Vm, VmOptions};
+use crate::{Caps, Error, Vcpu, Vm, VmOptions};
 
 /// INTID of the first shared peripheral interrupt (Arm IHI 0069, "INTIDs").
 const FIRST_SPI: u32 = 32;
@@ -68,6 +68,17 @@ impl Vm {
     /// The interrupt controller that was made, one of [`VmOptions::gics`].
     pub fn gic(&self) -> Option<Gic> {
         self.chips().gic.as_ref().map(KernelGic::what)
+    }
+
+    /// The interrupts that are pending or active in the interrupt controller, of `vcpus`, all of them
+    /// stopped.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn gic_interrupts(&self, vcpus: &[Vcpu]) -> Result<Vec<GicInterrupt>, Error> {
+        let Some(gic) = &self.chips().gic else { return Ok(Vec::new()) };
+        let mpidrs = vcpus.iter().map(Vcpu::mpidr).collect::<Result<Vec<_>, _>>()?;
+        gic.interrupts(&mpidrs)
     }
 
     /// Where messages of PCI functions go to an ITS, which knows them by their Requester ID. Without

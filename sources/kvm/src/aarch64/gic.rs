@@ -13,7 +13,7 @@ use kvm_bindings::{
 use kvm_ioctls::{DeviceFd, VmFd};
 
 use super::attr::{command, has, set_u32, set_u64};
-use super::gic_state::{PowerOnState, Version};
+use super::gic_state::{self, PowerOnState, Version};
 use crate::{Error, VmOptions, ioctl};
 
 /// An interrupt controller and where it is, guest physical addresses all.
@@ -138,6 +138,45 @@ impl KernelGic {
         }
         // A controller that is not built yet is as after power-on.
         self.power_on.get().map_or(Ok(()), |state| state.restore(&self.fd))
+    }
+}
+
+/// An interrupt that the vGIC has something to do with now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GicInterrupt {
+    /// Its INTID.
+    pub intid: u32,
+    /// The vCPU, of a private one.
+    pub vcpu: Option<u32>,
+    /// It is pending: latched, or its line is high (GICD_ISPENDR).
+    pub pending: bool,
+    /// It is enabled (GICD_ISENABLER).
+    pub enabled: bool,
+    /// It has been acknowledged and not ended (GICD_ISACTIVER).
+    pub active: bool,
+}
+
+impl KernelGic {
+    /// The interrupts that are pending or active, of stopped vCPUs with these MPIDRs.
+    pub(super) fn interrupts(&self, mpidrs: &[u64]) -> Result<Vec<GicInterrupt>, Error> {
+        let private = (0..).zip(mpidrs).map(|(vcpu, mpidr)| match self.what {
+            Gic::V2 { .. } => gic_state::private_v2(vcpu),
+            Gic::V3 { .. } => gic_state::private_v3(*mpidr),
+        });
+        let private = (0..).zip(private).map(|(vcpu, bank)| (Some(vcpu), 0, bank));
+        let shared = (PRIVATE..self.intids).step_by(32);
+        let shared = shared.map(|first| (None, first, gic_state::shared(first)));
+        let mut all = Vec::new();
+        for (vcpu, first, bank) in private.chain(shared) {
+            let [pending, enabled, active] =
+                bank.read(&self.fd).map_err(Error::ioctl("read the interrupt controller"))?;
+            all.extend((0..32).filter(|bit| (pending | active) >> bit & 1 == 1).map(|bit| {
+                let is = |word: u64| word >> bit & 1 == 1;
+                let (pending, enabled, active) = (is(pending), is(enabled), is(active));
+                GicInterrupt { intid: first + bit, vcpu, pending, enabled, active }
+            }));
+        }
+        Ok(all)
     }
 }
 

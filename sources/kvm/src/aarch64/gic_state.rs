@@ -6,8 +6,8 @@
 
 use kvm_bindings::{
     KVM_DEV_ARM_VGIC_CPUID_SHIFT, KVM_DEV_ARM_VGIC_GRP_CPU_REGS, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS,
-    KVM_DEV_ARM_VGIC_GRP_DIST_REGS, KVM_DEV_ARM_VGIC_GRP_REDIST_REGS,
-    KVM_DEV_ARM_VGIC_V3_MPIDR_SHIFT,
+    KVM_DEV_ARM_VGIC_GRP_DIST_REGS, KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO,
+    KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, KVM_DEV_ARM_VGIC_V3_MPIDR_SHIFT,
 };
 use kvm_ioctls::DeviceFd;
 
@@ -76,6 +76,47 @@ impl PowerOnState {
                 Error::ioctl("reset the interrupt controller")(error)
             })
         })
+    }
+}
+
+/// Where the state of 32 interrupts is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bank {
+    group: u32,
+    /// Of the registers' first.
+    base: u64,
+    /// The line levels of the same: group and attribute.
+    levels: Option<(u32, u64)>,
+}
+
+/// The private interrupts of a vCPU of a GICv2.
+pub(super) fn private_v2(vcpu: u32) -> Bank {
+    let base = u64::from(vcpu) << KVM_DEV_ARM_VGIC_CPUID_SHIFT;
+    Bank { group: KVM_DEV_ARM_VGIC_GRP_DIST_REGS, base, levels: None }
+}
+
+/// The private interrupts of a vCPU of a GICv3.
+pub(super) fn private_v3(mpidr: u64) -> Bank {
+    let of = affinity(mpidr) << KVM_DEV_ARM_VGIC_V3_MPIDR_SHIFT;
+    let levels = Some((KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, of));
+    Bank { group: KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, base: of | gicr::SGI_BASE, levels }
+}
+
+/// The 32 shared interrupts from `first`.
+pub(super) fn shared(first: u32) -> Bank {
+    let levels = Some((KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, first.into()));
+    let base = u64::from(first) / 8;
+    Bank { group: KVM_DEV_ARM_VGIC_GRP_DIST_REGS, base, levels }
+}
+
+impl Bank {
+    /// Which are pending, enabled and active. A GICv3 tells user space of pending latches and of line
+    /// levels, which a GICv2 has together.
+    pub(super) fn read(self, fd: &DeviceFd) -> Result<[u64; 3], kvm_ioctls::Error> {
+        let read = |register| ioctl::device_attr(fd, self.group, self.base + register);
+        let levels = self.levels.and_then(|(group, attr)| ioctl::device_attr(fd, group, attr).ok());
+        let pending = read(gicd::ISPENDR)? | levels.unwrap_or(0);
+        Ok([pending, read(gicd::ISENABLER)?, read(gicd::ISACTIVER)?])
     }
 }
 
@@ -196,6 +237,7 @@ mod gicd {
     pub(super) const ICENABLER: u64 = 0x180;
     pub(super) const ISPENDR: u64 = 0x200;
     pub(super) const ICPENDR: u64 = 0x280;
+    pub(super) const ISACTIVER: u64 = 0x300;
     pub(super) const ICACTIVER: u64 = 0x380;
     pub(super) const IPRIORITYR: u64 = 0x400;
     pub(super) const ITARGETSR: u64 = 0x800;

@@ -21,17 +21,18 @@ mod suspend;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_ARM_MTE, KVM_CAP_ARM_NISV_TO_USER, KVM_CAP_ARM_SYSTEM_SUSPEND, kvm_enable_cap,
+    KVM_CAP_ARM_MTE, KVM_CAP_ARM_NISV_TO_USER, KVM_CAP_ARM_SYSTEM_SUSPEND, KVM_MP_STATE_STOPPED,
+    kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use trapline::Region;
 use trapline_guestmem::GuestMem;
 
-use crate::{Error, Kvm, Vm};
+use crate::{Activity, Error, Kvm, Vcpu, Vm};
 
 pub(crate) use chips::{Chips, commit_routing, routing};
 pub(crate) use counter::counter;
-pub use gic::Gic;
+pub use gic::{Gic, GicInterrupt};
 pub(crate) use model::CpuModel;
 pub use options::VmOptions;
 pub(crate) use pins::Pins;
@@ -127,6 +128,25 @@ fn vm_type(kvm: &Kvm, mem: &GuestMem) -> Result<u64, Error> {
 
 fn address_bits(last: u64) -> u32 {
     (u64::BITS - last.leading_zeros()).max(32)
+}
+
+/// What a stopped vCPU goes on with. One that has switched itself off waits for another, too.
+pub(crate) fn activity(fd: &VcpuFd) -> Result<Activity, kvm_ioctls::Error> {
+    Ok(match fd.get_mp_state()?.mp_state {
+        KVM_MP_STATE_STOPPED => Activity::AwaitsStart,
+        _ => Activity::Runs,
+    })
+}
+
+impl Vcpu {
+    /// Whether a stopped vCPU would take an interrupt now (PSTATE.I).
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn takes_interrupts(&self) -> Result<bool, Error> {
+        const I: u64 = 1 << 7;
+        Ok(self.processor()?.pstate & I == 0)
+    }
 }
 
 /// There are no non-maskable interrupts.

@@ -360,9 +360,16 @@ impl SwBreakpoint for Guest {
     fn add_sw_breakpoint(&mut self, addr: u64, len: usize) -> TargetResult<bool, Self> {
         // A second one would take the first for the guest's instruction.
         self.remove_sw_breakpoint(addr, len)?;
+        // gdb does not say whose address it is: that of the vCPU that it was told of, and else of one
+        // that has something there.
+        let told = self.last.hits.first().and_then(|hit| hit.vcpu).unwrap_or(0);
+        let told = usize::try_from(told).unwrap_or(0);
         let written = self.look(move |standing| {
-            let pieces = standing.pieces(0, addr, BREAKPOINT.len()).ok()?;
-            let [(phys, len)] = *pieces else { return None };
+            let mut vcpus = std::iter::once(told).chain(0..standing.vcpus.len());
+            let (phys, len) = vcpus.find_map(|vcpu| {
+                let pieces = standing.pieces(vcpu, addr, BREAKPOINT.len()).ok()?;
+                if let [piece] = *pieces { Some(piece) } else { None }
+            })?;
             let mut before = vec![0; len];
             let whole = len == BREAKPOINT.len() && standing.memory.read(phys, &mut before);
             (whole && standing.memory.write(phys, BREAKPOINT)).then_some((phys, before))
