@@ -77,14 +77,21 @@ impl HostClock {
     /// # Errors
     /// The host has no timer to spare.
     pub fn new(event_loop: &dyn EventLoop) -> io::Result<Self> {
+        Self::starting_at(event_loop, 0)
+    }
+
+    /// The same at another machine time, in nanoseconds: that of a machine whose clock another process
+    /// has.
+    ///
+    /// # Errors
+    /// As of [`HostClock::new`].
+    pub fn starting_at(event_loop: &dyn EventLoop, now_ns: u64) -> io::Result<Self> {
+        let now = Instant::now();
+        let start = now.checked_sub(Duration::from_nanos(now_ns)).unwrap_or(now);
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = Arc::new(timerfd_create(TimerfdClockId::Monotonic, flags)?);
         let shared = Arc::new(Shared {
-            time: Time {
-                start: Instant::now(),
-                paused_ns: AtomicU64::new(0),
-                stopped_ns: AtomicU64::new(RUNNING),
-            },
+            time: Time { start, paused_ns: AtomicU64::new(0), stopped_ns: AtomicU64::new(RUNNING) },
             queue: Mutex::default(),
             timer: Arc::clone(&timer),
             idle: Condvar::new(),

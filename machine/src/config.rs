@@ -12,9 +12,9 @@ use trapline_net::NetOptions;
 use trapline_ninep::ShareOptions;
 use trapline_vfio::Assignment;
 
-use crate::IoRegion;
 use crate::board::{EntropyFrom, FirmwareOptions, Options, Spared};
 use crate::record::RecordOptions;
+use crate::{IoRegion, Isolate};
 
 /// A machine, as its user describes it.
 #[derive(Clone)]
@@ -63,6 +63,8 @@ pub struct Config {
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// Regions that other processes answer.
     pub ioregions: Vec<IoRegion>,
+    /// Which devices are in processes of their own.
+    pub isolate: Isolate,
     /// Whether writes that may be late are queued by the kernel.
     pub coalesce: bool,
     /// Whether reads that change nothing are answered by the kernel.
@@ -114,6 +116,7 @@ impl Config {
             shares: Vec::new(),
             fw_cfg: Vec::new(),
             ioregions: Vec::new(),
+            isolate: Isolate::default(),
             coalesce: true,
             mirror: true,
             pc_irqchip: PcIrqchip::default(),

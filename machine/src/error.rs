@@ -187,6 +187,14 @@ pub enum Error {
     /// The host has no thread or descriptor left for the event loop or the clock.
     #[error("cannot set up the event loop: {0}")]
     EventLoop(std::io::Error),
+    /// A device cannot be in a process of its own.
+    #[error("--isolate {device}: {reason}")]
+    Isolate {
+        /// Its name.
+        device: String,
+        /// Why not.
+        reason: String,
+    },
     /// A vCPU would not stop.
     #[error(transparent)]
     Stuck(#[from] trapline_kvm::Stuck),

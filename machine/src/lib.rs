@@ -18,6 +18,7 @@ pub mod debug;
 pub mod deliveries;
 mod error;
 mod flash;
+pub mod isolate;
 mod kvm;
 mod life;
 mod on_loop;
@@ -39,6 +40,7 @@ pub use config::{
 };
 pub use control::Control;
 pub use error::Error;
+pub use isolate::Isolate;
 pub use life::{ControlError, Request, State};
 pub use on_loop::Terminal;
 pub use remote::{IoRegion, OnDeath, Socket};

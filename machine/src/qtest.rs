@@ -170,6 +170,7 @@ impl Machine {
         };
         let ram = board::map_ram(&ranges, &Backing::Private)?;
         let wiring = Wiring {
+            isolates: Arc::default(),
             vfio: Vfio::default(),
             registry: registry.clone(),
             clock: Arc::new(clock.clone()),

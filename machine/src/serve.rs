@@ -4,15 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use trapline_backends::{EpollLoop, HostClock, NoQueuedWrites, Outlet};
-use trapline_device::{
-    CharBackend, CharDevice, Clock, EventLoop, Handler, Line, Power, PowerEvent,
-};
-use trapline_platform::i8042::{I8042, NoTimer2};
-use trapline_platform::rtc::{CmosConfig, Rtc};
-use trapline_platform::serial::Serial;
+use trapline_device::{CharBackend, Clock, EventLoop, Handler, Power, PowerEvent};
+use trapline_platform::rtc::{CmosConfig, WINDOW_LEN};
+use trapline_platform::serial::REGISTERS_LEN;
 use trapline_remote::{Listener, Server};
 
 use crate::Error;
+use crate::isolate::{Kind, Made, Wired};
 
 /// The devices that can be served: those that need no memory of the guest's.
 #[derive(Clone, Debug)]
@@ -69,9 +67,9 @@ fn build(device: &ServedDevice, stdout: Arc<dyn CharBackend>) -> Result<Served, 
     let event_loop = EpollLoop::start("events", NoQueuedWrites).map_err(Error::EventLoop)?;
     let clock: Arc<dyn Clock> = Arc::new(HostClock::new(&*event_loop).map_err(Error::EventLoop)?);
     // Nobody hears the device's interrupts: the protocol has none.
-    let line = Line::unconnected;
-    let (handler, len): (Arc<dyn Handler>, u64) = match device {
-        ServedDevice::Uart(None) => (Serial::new(stdout, line(), clock), 8),
+    let lines = Vec::new();
+    let power = Arc::new(NoPower);
+    let open = match device {
         ServedDevice::Uart(Some(outlet)) => {
             let on_loop: Arc<dyn EventLoop> = event_loop.clone();
             let open = outlet.open(&on_loop).map_err(|reason| Error::Port {
@@ -82,21 +80,20 @@ fn build(device: &ServedDevice, stdout: Arc<dyn CharBackend>) -> Result<Served, 
             if let Some(place) = open.place() {
                 tracing::info!("the UART is on {}", place.display());
             }
-            let backend: Arc<dyn CharBackend> = open.clone();
-            let serial = Serial::new(backend, line(), clock);
-            let device: Arc<dyn CharDevice> = serial.clone();
-            open.attach(device);
-            (serial, 8)
+            Some(open)
         }
-        ServedDevice::Rtc => {
-            let cmos = CmosConfig { below_4g: 0, above_4g: 0, cpus: 1 };
-            (Rtc::new(line(), clock, cmos), trapline_platform::rtc::WINDOW_LEN)
-        }
-        ServedDevice::I8042 => {
-            let power = Arc::new(NoPower);
-            (I8042::new(line(), line(), power, clock, Box::new(NoTimer2)), 5)
-        }
+        _ => None,
     };
+    let backend = open.as_ref().map_or(stdout, |open| Arc::clone(open) as Arc<dyn CharBackend>);
+    let (kind, len) = match device {
+        ServedDevice::Uart(_) => (Kind::Uart, REGISTERS_LEN.into()),
+        ServedDevice::Rtc => (CmosConfig { below_4g: 0, above_4g: 0, cpus: 1 }.into(), WINDOW_LEN),
+        ServedDevice::I8042 => (Kind::I8042, Kind::I8042.len()),
+    };
+    let Made { handler, chars, .. } = kind.make(Wired { lines, backend, power, clock });
+    if let (Some(open), Some(device)) = (open, chars) {
+        open.attach(device);
+    }
     Ok(Served { handler, len, _event_loop: event_loop })
 }
 

@@ -13,9 +13,10 @@ use trapline_kvm::{CountedClock, Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm}
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::console::Console as VirtioConsole;
 
-use crate::board::{self, Options, Vfio, Wiring};
+use crate::board::{self, Board, Options, Vfio, Wiring};
 use crate::control::{Answer, Control, Event, Inspection, Reply};
 use crate::debug::Standing;
+use crate::isolate::Isolates;
 use crate::kvm::{Host, HostBoard};
 use crate::life::{ControlError, Request, State};
 use crate::on_loop::{CharReport, CoalescedWrites, InputReport, OnLoop, SizeReport, Terminal};
@@ -46,6 +47,8 @@ pub struct Session {
     /// Before the board, whose devices it is about.
     recorded: Option<Recorded>,
     host: Host,
+    /// After the board, which has the devices that are in processes.
+    isolates: Arc<Isolates>,
     _remotes: Remotes,
 }
 
@@ -69,6 +72,7 @@ impl Session {
         let mut options = Options::from(&config);
         let tapped = Tapped::of(&config, &registry, clock.clone(), &mut options)?;
         let vfio = Vfio::open(&config.vfio, &vm)?;
+        let isolates = Arc::new(Isolates::new(&config.isolate, &control)?);
         let wiring = Wiring {
             registry: registry.clone(),
             clock: tapped.clock(),
@@ -78,17 +82,12 @@ impl Session {
             power,
             ram,
             vfio,
+            isolates: Arc::clone(&isolates),
             options,
         };
         let mut host = Host::new(&vm, wiring, &config)?;
         let console = OnLoop::new(host.board().console(), &*event_loop, tapped.journal());
-        for blk in &host.board().virtio().disks {
-            let control = control.clone();
-            blk.disk().on_stop(move |reason| {
-                tracing::error!("{reason}; the machine is paused, and tries again when it goes on");
-                control.request_pause();
-            });
-        }
+        pause_for_disks(host.board(), &control);
         let remotes = Remotes::connect(&config.ioregions, &registry, &control)?;
         let terminal = host.board().virtio().console.as_ref();
         let terminal = terminal.filter(|console| console.has_console()).map(Arc::downgrade);
@@ -123,6 +122,7 @@ impl Session {
             registry,
             vm,
             host,
+            isolates,
             _remotes: remotes,
         })
     }
@@ -272,6 +272,7 @@ impl Session {
             }
         };
         self.event_loop.resume();
+        self.isolates.pause(false);
         self.look_after_disks();
         let vcpus = std::mem::take(&mut self.vcpus);
         let running = self.control.start(|| VcpuSet::start(vcpus, Arc::new(on_event)))?;
@@ -286,6 +287,7 @@ impl Session {
             Next::Run(_) | Next::Look(_) | Next::End(_) => {}
         })?;
         self.registry.drain();
+        self.isolates.settle();
         Ok(next)
     }
 
@@ -332,6 +334,7 @@ impl Session {
     /// meanwhile.
     fn stand_still_for(&mut self, look: Inspection) -> Next {
         self.event_loop.pause();
+        self.isolates.pause(true);
         self.registry.drain();
         look(&mut self.standing());
         let Came { requests, end, stops } = self.came();
@@ -389,6 +392,7 @@ impl Session {
     /// are stopped: their accesses are complete, as KVM has come back interrupted.
     fn stay_paused(&mut self, reply: &Reply) -> Result<Next, Error> {
         self.event_loop.pause();
+        self.isolates.pause(true);
         // What a handler of the loop may have had the guest's devices do last.
         self.registry.drain();
         let Came { requests, end, .. } = self.came();
@@ -450,6 +454,17 @@ impl Session {
             vcpus: BTreeMap::new(),
             kernel_chips: BTreeMap::new(),
         }
+    }
+}
+
+/// Has a disk that cannot go on have the machine pause.
+fn pause_for_disks(board: &dyn Board, control: &Control) {
+    for blk in &board.virtio().disks {
+        let control = control.clone();
+        blk.disk().on_stop(move |reason| {
+            tracing::error!("{reason}; the machine is paused, and tries again when it goes on");
+            control.request_pause();
+        });
     }
 }
 

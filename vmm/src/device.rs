@@ -18,6 +18,20 @@ pub fn serve(options: &ServeOptions) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Is the process of a device that a run of ours has started (`--isolate`).
+pub fn isolated() -> ExitCode {
+    match trapline_machine::isolate::main() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            // Who has started it has been told, or is somebody at a terminal.
+            let text =
+                format!("trapline device isolated is started by trapline run --isolate: {why}\n");
+            let _ = stream::write_all(rustix::stdio::stderr(), text.as_bytes(), None);
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Standard output behind a UART. Whoever does not read holds up this device, and its guest by no more
 /// than a device that stalls.
 struct Stdout;

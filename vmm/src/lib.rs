@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use rustix::io::Errno;
+use trapline_machine::isolate;
 
 pub mod cli;
 pub mod console;
@@ -48,6 +49,9 @@ pub fn main() -> ExitCode {
     }
     if let Some(status) = terminal::guardian::main(args.first()) {
         return status;
+    }
+    if args.iter().skip(1).eq(isolate::ARGUMENTS.iter()) {
+        return device::isolated();
     }
     // Before there is a second thread.
     trapline_machine::register_membarrier();

@@ -17,8 +17,8 @@ use trapline_machine::deliveries;
 use trapline_machine::record::RecordOptions;
 use trapline_machine::vfio::Assignment;
 use trapline_machine::{
-    Config, ConsoleKind, Control, CrashReport, Ending, FirmwareFlash, Initrd, PcConfigSpace,
-    Report, ResetCause, Session as Machine, release_startup_memory,
+    Config, ConsoleKind, Control, CrashReport, Ending, FirmwareFlash, Initrd, Isolate,
+    PcConfigSpace, Report, ResetCause, Session as Machine, release_startup_memory,
 };
 
 use crate::cli::{Boot, FwCfgFile, LogLevel, RunOptions, StatForm};
@@ -379,6 +379,12 @@ fn config(
         shares: options.shares.clone(),
         fw_cfg,
         ioregions: options.ioregions.clone(),
+        isolate: Isolate {
+            devices: options.isolated.clone(),
+            on_death: options.on_isolated_death,
+            // This program, also when its file has been replaced.
+            program: "/proc/self/exe".into(),
+        },
         coalesce: options.coalesce,
         mirror: options.mirror,
         record: options.record.clone().map(|path| RecordOptions {

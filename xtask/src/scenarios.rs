@@ -45,6 +45,9 @@ pub(crate) enum User {
     /// Nobody: the guest runs this init, and stops at breaks without a terminal, so that all are told.
     /// Its host is always an emulated one.
     Stopping(&'static str),
+    /// Nobody: the guest runs this init, and the process of its clock is killed while it boots. Its host
+    /// is always an emulated one.
+    Isolated(&'static str),
     /// Nobody, but somebody wants to see the display at the end: it must show [`DISPLAYED`].
     Looking(&'static str),
     /// Nobody, twice: with the interrupt controllers in the kernel and with our own. This init's
@@ -149,6 +152,31 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             " rtc_cmos_read+0x",
             " do_one_initcall+0x",
             "TRAPLINE-GUEST: done",
+        ],
+        once: Some("TRAPLINE-GUEST: done"),
+    },
+    Scenario {
+        name: "isolate",
+        about: "UART, clock and keyboard controller each in a process; the clock's is killed twice in a boot",
+        image: Image::Bzimage,
+        options: &["-c", "1", "--isolate", "serial0,rtc,i8042"],
+        user: User::Isolated("init-smoke.sh"),
+        expect: &[
+            "Linux version {release}",
+            "TRAPLINE-HOST: serial0 has 1 process",
+            "TRAPLINE-HOST: rtc has 1 process",
+            "TRAPLINE-HOST: i8042 has 1 process",
+            "TRAPLINE-HOST: killed the clock's process, 1",
+            "TRAPLINE-HOST: killed the clock's process, 2",
+            "TRAPLINE-GUEST: uname {release}\n",
+            "TRAPLINE-GUEST: file /proc/interrupts",
+            "i8042",
+            "ttyS0",
+            "rtc0",
+            "TRAPLINE-GUEST: done",
+            "TRAPLINE-HOST: afterwards serial0 has 0",
+            "TRAPLINE-HOST: afterwards rtc has 0",
+            "TRAPLINE-HOST: afterwards i8042 has 0",
         ],
         once: Some("TRAPLINE-GUEST: done"),
     },

@@ -152,6 +152,10 @@ fn play(scenario: &Scenario, place: Place, ready: &Ready) -> Result<Tally> {
             let script = Script { file: Some("host-break.sh"), ..Script::default() };
             boot(scenario, init, script, Place::Nested, ready)?
         }
+        User::Isolated(init) => {
+            let script = Script { file: Some("host-isolate.sh"), ..Script::default() };
+            boot(scenario, init, script, Place::Nested, ready)?
+        }
         User::Answering(init) => {
             let script = Script { file: Some("host-console.sh"), ..Script::default() };
             boot(scenario, init, script, Place::Nested, ready)?
@@ -368,6 +372,7 @@ mod tests {
             | User::Disks(init)
             | User::Mending(init)
             | User::Stopping(init)
+            | User::Isolated(init)
             | User::Answering(init)
             | User::Recorded(init)
             | User::Comparing(init)

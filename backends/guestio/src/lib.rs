@@ -27,6 +27,6 @@ mod tests;
 
 pub use buffers::{Buffers, Places, Wait};
 pub use erase::{can_secure_erase, secure_erase};
-pub use inherited::inherited;
+pub use inherited::{inherited, keep_from_children};
 pub use pool::Pool;
 pub use ring::{Completion, Operation, Ring};

@@ -66,8 +66,17 @@ const LOOK_AROUND: Duration = Duration::from_millis(50);
 impl Link {
     /// A channel through these.
     pub fn new(ends: Ends, options: LinkOptions) -> Self {
+        Self::of(Some(ends), options)
+    }
+
+    /// A channel to a device that is still to come ([`Link::replace`]): dead until then.
+    pub fn without_device(options: LinkOptions) -> Self {
+        Self::of(None, options)
+    }
+
+    fn of(ends: Option<Ends>, options: LinkOptions) -> Self {
         let state = State {
-            ends: Some(Arc::new(ends)),
+            ends: ends.map(Arc::new),
             unsent: Vec::new(),
             partial: ([0; RESPONSE_LEN], 0),
             slots: VecDeque::new(),

@@ -34,6 +34,7 @@ use crate::board::{
     VirtioHandles, Wiring, add_mmio, consoles, serial_backend,
 };
 use crate::flash::FlashImage;
+use crate::isolate::Kind;
 
 /// The first device of the PCI bus; kvmtool's has none with the number 0 either.
 const FIRST_DEVICE: u8 = 1;
@@ -93,12 +94,14 @@ impl Arm64Virt {
     pub(crate) fn new(wiring: &Wiring, source: &Source) -> Result<Self, Error> {
         let (mut builder, mut nodes) = (Builder::default(), Vec::new());
         builder.ram(&wiring.ram);
-        let console = add_serial_ports(wiring, source, &mut builder, &mut nodes);
-        add_rtc(wiring, &mut builder, &mut nodes);
+        let console = add_serial_ports(wiring, source, &mut builder, &mut nodes)?;
+        add_rtc(wiring, &mut builder, &mut nodes)?;
         if let Some(image) = &source.flash {
             add_flash(image, &mut builder, &mut nodes);
         }
-        let (on_bus, windows, handles) = ChosenVirtio::new(wiring)?.split();
+        let virtio = ChosenVirtio::new(wiring)?;
+        let names = virtio.names();
+        let (on_bus, windows, handles) = virtio.split();
         nodes.extend(add_virtio(windows, wiring, source, &mut builder)?);
         let (bus, pci) = add_pci(on_bus, wiring, source, &mut builder)?;
         if let Some(controllers) = &source.controllers {
@@ -106,6 +109,8 @@ impl Arm64Virt {
         }
         let devices = Devices::new(wiring.registry.clone(), wiring.options.spared);
         devices.add(builder)?;
+        let is_there = |name: &str| devices.has(name) || names.iter().any(|other| other == name);
+        wiring.isolates.check(is_there)?;
         if let Some(image) = &source.flash {
             image.mapped(&wiring.registry, "flash");
         }
@@ -121,36 +126,55 @@ fn add_serial_ports(
     source: &Source,
     builder: &mut Builder,
     nodes: &mut Vec<FdtNode>,
-) -> Arc<Serial> {
+) -> Result<Arc<dyn CharDevice>, Error> {
     let first = serial_backend(&wiring.options);
     let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
-    let mut console = None;
+    let mut console: Option<Arc<dyn CharDevice>> = None;
     for (i, (base, spi)) in layout::SERIAL.into_iter().zip(layout::spi::SERIAL).enumerate() {
-        let backend = if i == 0 { &first } else { &nothing };
+        let (backend, name) = (if i == 0 { &first } else { &nothing }, format!("serial{i}"));
+        let node = |node: FdtNode| tree::interrupt(node.at(base..base + SERIAL_LEN), spi);
+        let lines = || vec![source.lines.line(spi)];
+        if let Some(serial) = wiring.isolated(&name, Kind::Uart, backend, lines)? {
+            let (device, there) = (serial.clone(), Serial::node());
+            let part = builder.device(&name, serial.clone()).after_reset(move || device.poll());
+            part.mmio(base, PAGE_LEN, (&name, "uart"), serial.clone());
+            part.coalesce(0..1).forward(serial.channel());
+            nodes.push(node(there));
+            console.get_or_insert(serial);
+            continue;
+        }
         let (line, clock) = (source.lines.line(spi), Arc::clone(&wiring.clock));
         let serial = Serial::new(Arc::clone(backend), line, clock);
-        let (name, device) = (format!("serial{i}"), serial.clone());
+        let device = serial.clone();
         builder
             .device(&name, serial.clone())
             .mmio(base, PAGE_LEN, (&name, "uart"), serial.clone())
             .coalesce(0..1)
             .mirror(0..PAGE_LEN, serial.mirror())
             .after_reset(move || device.poll());
-        let node = serial.fdt_node().at(base..base + SERIAL_LEN);
-        nodes.push(tree::interrupt(node, spi));
+        nodes.push(node(serial.fdt_node()));
         console.get_or_insert(serial);
     }
-    console.unwrap_or_else(|| unreachable!("there are four serial ports"))
+    Ok(console.unwrap_or_else(|| unreachable!("there are four serial ports")))
 }
 
 /// The clock, whose interrupt leads nowhere, as on kvmtool's board. No firmware looks for a memory
 /// size in its RAM.
-fn add_rtc(wiring: &Wiring, builder: &mut Builder, nodes: &mut Vec<FdtNode>) {
+fn add_rtc(wiring: &Wiring, builder: &mut Builder, nodes: &mut Vec<FdtNode>) -> Result<(), Error> {
     let cmos = CmosConfig { below_4g: 0, above_4g: 0, cpus: 1 };
+    let (at, name) = (layout::RTC..layout::RTC + WINDOW_LEN, ("rtc", "cmos"));
+    let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
+    if let Some(rtc) = wiring.isolated("rtc", cmos.into(), &nothing, Vec::new)? {
+        nodes.push(Rtc::node().at(at));
+        let part = builder.device("rtc", rtc.clone());
+        part.mmio(layout::RTC, WINDOW_LEN, name, rtc.clone()).coalesce(0..1).forward(rtc.channel());
+        return Ok(());
+    }
     let rtc = Rtc::new(Line::unconnected(), Arc::clone(&wiring.clock), cmos);
-    nodes.push(rtc.fdt_node().at(layout::RTC..layout::RTC + WINDOW_LEN));
+    nodes.push(rtc.fdt_node().at(at));
     let part = builder.device("rtc", rtc.clone());
-    part.mmio(layout::RTC, WINDOW_LEN, ("rtc", "cmos"), rtc).coalesce(0..1);
+    part.mmio(layout::RTC, WINDOW_LEN, name, rtc).coalesce(0..1);
+    Ok(())
 }
 
 /// Virtio devices behind windows of registers, each with a line.

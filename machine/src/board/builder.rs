@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use trapline::{Handler, Mirror, Region, RegionId};
+use trapline::{ChannelRef, Handler, Mirror, Region, RegionId};
 use trapline_device::{Device, SaveState};
 use trapline_guestmem::GuestMem;
 
@@ -44,6 +44,8 @@ pub(super) type Follower = Arc<dyn Fn() + Send + Sync>;
 /// A region, and what of its accesses the source can spare us on a board that has it do so.
 pub(super) struct PartRegion {
     pub(super) region: Region,
+    /// Who answers in the place of the handler: a device's process.
+    pub(super) forwarded: Option<ChannelRef>,
     pub(super) coalesced: Option<Range<u64>>,
     /// The offsets at which reads are mirrored on a board that does so, and what of.
     pub(super) mirrored: Option<(Range<u64>, Arc<Mirror>)>,
@@ -53,6 +55,25 @@ pub(super) struct PartRegion {
 
 /// See [`Part::when_mapped`].
 pub(super) type Mapped = Box<dyn FnOnce(RegionId)>;
+
+impl PartRegion {
+    /// The region with windows for the channel, one of them for writes that may be late.
+    pub(super) fn region(&self) -> Region {
+        let region = self.region.clone();
+        let Some(channel) = &self.forwarded else { return region };
+        let late = self.coalesced.clone().unwrap_or(0..0);
+        let len = region.len;
+        let windows = [(0..late.start, false), (late.clone(), true), (late.end..len, false)];
+        windows.into_iter().filter(|(range, _)| !range.is_empty()).fold(
+            region,
+            |region, (range, posted)| {
+                // The register that the window begins with, as its offsets are its own.
+                let first = self.region.device_offset + range.start;
+                region.forward(range, channel.clone(), first, posted)
+            },
+        )
+    }
+}
 
 impl Builder {
     /// A device with state, under a name that no other device of the board has.
@@ -124,7 +145,13 @@ impl Part {
 
     /// Adds a region.
     pub(crate) fn region(&mut self, region: Region) -> &mut Self {
-        self.regions.push(PartRegion { region, coalesced: None, mirrored: None, mapped: None });
+        self.regions.push(PartRegion {
+            region,
+            forwarded: None,
+            coalesced: None,
+            mirrored: None,
+            mapped: None,
+        });
         self
     }
 
@@ -142,6 +169,15 @@ impl Part {
     pub(crate) fn mirror(&mut self, offsets: Range<u64>, mirror: Arc<Mirror>) -> &mut Self {
         if let Some(last) = self.regions.last_mut() {
             last.mirrored = Some((offsets, mirror));
+        }
+        self
+    }
+
+    /// Has a process answer the accesses to the last region. The guest does not wait for writes that
+    /// may be late.
+    pub(crate) fn forward(&mut self, channel: ChannelRef) -> &mut Self {
+        if let Some(last) = self.regions.last_mut() {
+            last.forwarded = Some(channel);
         }
         self
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use trapline_device::{CharBackend, CharDevice, OutputOnly};
-use trapline_platform::serial::Serial;
 
 use super::{Options, VirtioHandles};
 use crate::ConsoleKind;
@@ -18,7 +17,7 @@ pub(crate) fn serial_backend(options: &Options) -> Arc<dyn CharBackend> {
 }
 
 /// All that the console's back end is to call.
-pub(crate) fn consoles(serial: Arc<Serial>, virtio: &VirtioHandles) -> Arc<dyn CharDevice> {
+pub(crate) fn consoles(serial: Arc<dyn CharDevice>, virtio: &VirtioHandles) -> Arc<dyn CharDevice> {
     match virtio.console.as_ref().filter(|console| console.has_console()) {
         Some(console) => Arc::new(Both { serial, virtio: console.port(0) }),
         None => serial,
@@ -27,7 +26,7 @@ pub(crate) fn consoles(serial: Arc<Serial>, virtio: &VirtioHandles) -> Arc<dyn C
 
 /// The serial port and the virtio console, which share a terminal.
 struct Both {
-    serial: Arc<Serial>,
+    serial: Arc<dyn CharDevice>,
     virtio: Arc<dyn CharDevice>,
 }
 

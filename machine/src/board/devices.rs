@@ -69,9 +69,10 @@ impl Devices {
             for Part { name, stage, device, regions, follower } in parts {
                 let mut mappings = Vec::with_capacity(regions.len());
                 for part in regions {
+                    let region = part.region();
                     let region = match part.coalesced.filter(|_| self.spared.writes) {
-                        Some(offsets) => part.region.coalesce(offsets),
-                        None => part.region,
+                        Some(offsets) => region.coalesce(offsets),
+                        None => region,
                     };
                     let region = match part.mirrored.filter(|_| self.spared.reads) {
                         Some((offsets, mirror)) => region.mirror(offsets, mirror),
@@ -101,6 +102,11 @@ impl Devices {
         drop(installed);
         removed.mappings.into_iter().for_each(|mapping| self.registry.remove_sync(mapping));
         true
+    }
+
+    /// Whether there is a device of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.installed.lock().iter().any(|device| device.name == name)
     }
 
     /// Everything back to power-on.

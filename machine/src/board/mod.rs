@@ -21,16 +21,17 @@ mod virtio;
 use std::sync::{Arc, Weak};
 
 use trapline::Registry;
-use trapline_device::{CharBackend, CharDevice, Clock, EventLoop, Power};
+use trapline_device::{CharBackend, CharDevice, Clock, EventLoop, Line, Power};
 use trapline_display::{Input, Screen};
 use trapline_guestmem::{Backing, GuestMem};
 
+use crate::isolate::{Connections, Isolated, Isolates, Kind};
 use crate::record::devices::StandIns;
 use crate::record::host::{JournaledLoop, JournaledMemory};
 use crate::record::journal::Journal;
 use crate::{ConsoleKind, Error, FirmwareKernel, PcConfigSpace, PortOptions, VirtioTransports};
 
-pub(crate) use builder::{Builder, Part};
+pub(crate) use builder::{BoardDevice, Builder, Part};
 pub(crate) use consoles::{consoles, serial_backend};
 pub(crate) use devices::{Devices, Spared};
 pub(crate) use lines::Lines;
@@ -80,12 +81,32 @@ pub(crate) struct Wiring {
     pub(crate) ram: GuestMem,
     /// Functions of the host that the guest is to have.
     pub(crate) vfio: Vfio,
+    /// Which devices are in processes of their own.
+    pub(crate) isolates: Arc<Isolates>,
     pub(crate) options: Options,
     /// Who writes down what crosses the line around the devices, if anybody does.
     pub(crate) journal: Option<Arc<dyn Journal>>,
 }
 
 impl Wiring {
+    /// Starts a process for the device of this name, if it is to have one; what it is connected to
+    /// here is as it would be.
+    pub(crate) fn isolated(
+        &self,
+        name: &str,
+        kind: Kind,
+        backend: &Arc<dyn CharBackend>,
+        lines: impl FnOnce() -> Vec<Line>,
+    ) -> Result<Option<Arc<Isolated>>, Error> {
+        self.isolates.start(name, kind, || Connections {
+            lines: lines(),
+            backend: Arc::clone(backend),
+            power: Arc::clone(&self.power),
+            clock: Arc::clone(&self.host_clock),
+            event_loop: Arc::clone(&self.event_loop),
+        })
+    }
+
     /// The event loop for the device of this name, by way of the journal if there is one.
     pub(crate) fn event_loop_of(&self, name: &str) -> Arc<dyn EventLoop> {
         match &self.journal {

@@ -109,6 +109,7 @@ fn lacking(config: &Config) -> Vec<String> {
     let all = [
         (!config.vfio.is_empty(), "assigned functions"),
         (!config.ioregions.is_empty(), "devices of other processes"),
+        (!config.isolate.devices.is_empty(), "isolated devices"),
         (firmware_has_more(config), "firmware"),
         (devices::fw_cfg_bytes(config) > FW_CFG_MAX, "fw_cfg"),
         (config.arm64.flash.is_some(), "flash"),

@@ -104,6 +104,7 @@ impl Pc {
         let ranges = x86_pc::ram_ranges(config.mem_bytes).unwrap();
         let ram = board::map_ram(&ranges, &Backing::Private).unwrap();
         let wiring = Wiring {
+            isolates: Arc::default(),
             registry: registry.clone(),
             clock: tapped.clock(),
             host_clock: tapped.host_clock(),

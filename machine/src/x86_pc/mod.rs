@@ -45,6 +45,7 @@ use crate::board::{
     Plugs, VirtioHandles, Wiring, add_mmio, consoles, serial_backend,
 };
 use crate::flash::FlashImage;
+use crate::isolate::{Isolated, Kind};
 use crate::{ConsoleKind, Error, PcConfigSpace};
 
 pub(crate) use flash::FlashImages;
@@ -73,7 +74,7 @@ pub(crate) struct X86Pc {
     _assigned: AssignedUntil,
     devices: Devices,
     console: Arc<dyn CharDevice>,
-    keys: Arc<Keys>,
+    keys: Arc<dyn Input>,
     screen: Option<Arc<Screen>>,
     virtio: VirtioHandles,
     /// How many virtio devices there are behind windows of registers.
@@ -101,7 +102,7 @@ impl Board for X86Pc {
     }
 
     fn input(&self) -> Option<Arc<dyn Input>> {
-        Some(self.keys.clone())
+        Some(Arc::clone(&self.keys))
     }
 
     fn screen(&self) -> Option<Arc<Screen>> {
@@ -142,9 +143,9 @@ impl X86Pc {
         let mut builder = Builder::default();
         builder.ram(&wiring.ram);
         let maker = Maker { wiring, source };
-        let console = maker.add_serial_ports(&mut builder);
-        let i8042 = maker.add_platform(&mut builder);
-        maker.add_legacy(&mut builder);
+        let console = maker.add_serial_ports(&mut builder)?;
+        let keys = maker.add_platform(&mut builder)?;
+        maker.add_legacy(&mut builder)?;
         let virtio = ChosenVirtio::new(wiring)?;
         let names = virtio.names();
         let (on_bus, windows, handles) = virtio.split();
@@ -155,16 +156,18 @@ impl X86Pc {
             testdev::add(&mut builder, wiring, source);
         }
         let bus = maker.add_pci(on_bus, &mut builder)?;
-        let plugs = maker.add_plugs(&bus, names, &mut builder);
+        let plugs = maker.add_plugs(&bus, names.clone(), &mut builder);
         if let Some(controllers) = &source.controllers {
             controllers.add(&mut builder);
         }
         let devices = Devices::new(wiring.registry.clone(), wiring.options.spared);
         devices.add(builder)?;
+        let is_there = |name: &str| devices.has(name) || names.iter().any(|other| other == name);
+        wiring.isolates.check(is_there)?;
         flash::mapped(&wiring.registry, &source.flash);
         let _assigned = wiring.vfio.start(&bus, &wiring.registry)?;
         let console = consoles(console, &handles);
-        let (keys, screen, virtio) = (Arc::new(Keys(i8042)), None, handles);
+        let (screen, virtio) = (None, handles);
         Ok(Self { _assigned, devices, console, keys, screen, virtio, virtio_windows, plugs, bus })
     }
 }
@@ -181,6 +184,24 @@ impl X86Pc {
                 self.bus.config_write(devfn, INTERRUPT_LINE, Size::Byte, line.into());
             }
         }
+    }
+}
+
+/// The ports, and the page, of a UART in a process of its own.
+fn add_isolated_ports(
+    builder: &mut Builder,
+    name: &str,
+    base: u16,
+    serial: &Arc<Isolated>,
+    has_page: bool,
+) {
+    let device = serial.clone();
+    let part = builder.device(name, serial.clone()).after_reset(move || device.poll());
+    part.ports(base, 8, (name, "uart"), serial.clone()).coalesce(0..1).forward(serial.channel());
+    if has_page {
+        let page = (name, "page");
+        part.mmio(layout::SERIAL_MMIO.into(), PAGE_LEN, page, serial.clone());
+        part.coalesce(0..1).forward(serial.channel());
     }
 }
 
@@ -221,34 +242,49 @@ impl Maker<'_> {
     }
 
     /// The page of a UART in memory, for the console alone.
-    fn add_mmio_serial(&self, builder: &mut Builder) -> Arc<Serial> {
+    fn add_mmio_serial(&self, builder: &mut Builder) -> Result<Arc<dyn CharDevice>, Error> {
         let backend = serial_backend(&self.wiring.options);
         let [irq, ..] = irq::SERIAL;
+        let line = || vec![self.line(irq)];
+        if let Some(serial) = self.wiring.isolated("serial0", Kind::Uart, &backend, line)? {
+            let (device, base) = (serial.clone(), layout::SERIAL_MMIO.into());
+            let part = builder.device("serial0", serial.clone());
+            part.mmio(base, PAGE_LEN, ("serial0", "uart"), serial.clone());
+            part.coalesce(0..1).forward(serial.channel()).after_reset(move || device.poll());
+            return Ok(serial);
+        }
         let serial = Serial::new(backend, self.line(irq), Arc::clone(&self.wiring.clock));
         let device = serial.clone();
         let part = builder.device("serial0", serial.clone());
         add_page(part.after_reset(move || device.poll()), &serial, "uart");
-        serial
+        Ok(serial)
     }
 
     /// Up to four UARTs on two lines, as on a PC; the console is on the first.
-    fn add_serial_ports(&self, builder: &mut Builder) -> Arc<Serial> {
+    fn add_serial_ports(&self, builder: &mut Builder) -> Result<Arc<dyn CharDevice>, Error> {
         let kind = self.wiring.options.console_kind;
         if kind == ConsoleKind::Mmio {
             return self.add_mmio_serial(builder);
         }
         let first = serial_backend(&self.wiring.options);
         let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
-        let mut console = None;
+        let mut console: Option<Arc<dyn CharDevice>> = None;
         let ports = irq::SERIAL.into_iter().zip(port::SERIAL);
         let count = layout::serial_ports(self.legacy(), kind);
         for (i, (line, base)) in ports.enumerate().take(count) {
-            let backend = if i == 0 { &first } else { &nothing };
+            let (backend, name) = (if i == 0 { &first } else { &nothing }, format!("serial{i}"));
+            let has_page = i == 0 && self.wiring.options.earlycon;
+            let lines = || vec![self.line(line)];
+            if let Some(serial) = self.wiring.isolated(&name, Kind::Uart, backend, lines)? {
+                add_isolated_ports(builder, &name, base, &serial, has_page);
+                console.get_or_insert(serial);
+                continue;
+            }
             let clock = Arc::clone(&self.wiring.clock);
             let serial = Serial::new(Arc::clone(backend), self.line(line), clock);
-            let (name, device) = (format!("serial{i}"), serial.clone());
+            let device = serial.clone();
             let part = builder.device(&name, serial.clone()).after_reset(move || device.poll());
-            if i == 0 && self.wiring.options.earlycon {
+            if has_page {
                 part.ports(base, 8, (&name, "uart"), serial.at_ports()).coalesce(0..1);
                 add_page(part, &serial, "page");
             } else {
@@ -256,11 +292,39 @@ impl Maker<'_> {
             }
             console.get_or_insert(serial);
         }
-        console.unwrap_or_else(|| unreachable!("there is a serial port"))
+        Ok(console.unwrap_or_else(|| unreachable!("there is a serial port")))
     }
 
-    fn add_platform(&self, builder: &mut Builder) -> Arc<I8042> {
-        let Wiring { clock, power, options, .. } = self.wiring;
+    fn add_platform(&self, builder: &mut Builder) -> Result<Arc<dyn Input>, Error> {
+        let Wiring { clock, power, .. } = self.wiring;
+        let keys = self.add_i8042(builder)?;
+        self.add_rtc(builder)?;
+        let sci = self.line(irq::SCI);
+        let acpi = AcpiPm::new(sci, Arc::clone(clock), Arc::clone(power), TimerWidth::Bits24);
+        let len = u64::from(trapline_platform::acpi_pm::regs::WINDOW_LEN);
+        builder.device("acpi", acpi.clone()).ports(self.power(), len, ("acpi", "pm"), acpi);
+        Ok(keys)
+    }
+
+    /// The keyboard controller and what is between its ports, and a timer where there is none.
+    fn add_i8042(&self, builder: &mut Builder) -> Result<Arc<dyn Input>, Error> {
+        let Wiring { clock, power, .. } = self.wiring;
+        let lines = || vec![self.line(irq::KEYBOARD), self.line(irq::MOUSE)];
+        let ports = [(0_u8, "data"), (1, "port-b"), (4, "command")];
+        let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
+        if self.source.controllers.is_some() {
+            let reason = "its port B is wired to the timer, which is here with --irqchip split";
+            self.wiring.isolates.refuse("i8042", reason)?;
+        }
+        if let Some(i8042) = self.wiring.isolated("i8042", Kind::I8042, &nothing, lines)? {
+            let part = builder.device("i8042", i8042.clone());
+            for (offset, region) in ports {
+                let base = port::I8042 + u16::from(offset);
+                let region = Region::pio(base, 1, "i8042", region, i8042.clone());
+                part.region(region.device_offset(offset.into())).forward(i8042.channel());
+            }
+            return Ok(i8042);
+        }
         let timer2 = self.source.controllers.as_ref().map_or_else(
             || -> Box<dyn Timer2> { Box::new(NoTimer2) },
             |_| intc::add_timer(builder, self.line(irq::TIMER), Arc::clone(clock)),
@@ -268,31 +332,35 @@ impl Maker<'_> {
         let (keyboard, mouse) = (self.line(irq::KEYBOARD), self.line(irq::MOUSE));
         let i8042 = I8042::new(keyboard, mouse, Arc::clone(power), Arc::clone(clock), timer2);
         let part = builder.device("i8042", i8042.clone());
-        for (offset, region) in [(0u8, "data"), (1, "port-b"), (4, "command")] {
+        for (offset, region) in ports {
             let base = port::I8042 + u16::from(offset);
             let handler: Arc<dyn Handler> = i8042.clone();
             let region = Region::pio(base, 1, "i8042", region, handler);
             part.region(region.device_offset(offset.into()));
         }
+        Ok(Arc::new(Keys(i8042)))
+    }
 
+    fn add_rtc(&self, builder: &mut Builder) -> Result<(), Error> {
+        let Wiring { clock, options, .. } = self.wiring;
         let ranges = ram_ranges(options.mem_bytes).unwrap_or_default();
         let len = |i: usize| ranges.get(i).map_or(0, |range| range.1);
         let cpus = u8::try_from(options.cpus).unwrap_or(u8::MAX);
         let cmos = CmosConfig { below_4g: len(0), above_4g: len(1), cpus };
+        let (name, len) = (("rtc", "cmos"), trapline_platform::rtc::WINDOW_LEN);
+        let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
+        let lines = || vec![self.line(irq::RTC)];
+        if let Some(rtc) = self.wiring.isolated("rtc", cmos.into(), &nothing, lines)? {
+            let part = builder.device("rtc", rtc.clone());
+            part.ports(port::RTC, len, name, rtc.clone()).coalesce(0..1).forward(rtc.channel());
+            return Ok(());
+        }
         let rtc = Rtc::new(self.line(irq::RTC), Arc::clone(clock), cmos);
-        builder
-            .device("rtc", rtc.clone())
-            .ports(port::RTC, trapline_platform::rtc::WINDOW_LEN, ("rtc", "cmos"), rtc)
-            .coalesce(0..1);
-
-        let sci = self.line(irq::SCI);
-        let acpi = AcpiPm::new(sci, Arc::clone(clock), Arc::clone(power), TimerWidth::Bits24);
-        let len = u64::from(trapline_platform::acpi_pm::regs::WINDOW_LEN);
-        builder.device("acpi", acpi.clone()).ports(self.power(), len, ("acpi", "pm"), acpi);
-        i8042
+        builder.device("rtc", rtc.clone()).ports(port::RTC, len, name, rtc).coalesce(0..1);
+        Ok(())
     }
 
-    fn add_legacy(&self, builder: &mut Builder) {
+    fn add_legacy(&self, builder: &mut Builder) -> Result<(), Error> {
         let Wiring { power, options, .. } = self.wiring;
         let dma1 = Arc::new(Dma::bytes());
         builder.device("dma1", dma1.clone()).ports(port::DMA1, 0x20, ("dma1", "8237"), dma1);
@@ -322,8 +390,7 @@ impl Maker<'_> {
             let (name, printer) = (format!("lpt{i}"), Arc::new(PrinterPort::default()));
             builder.device(&name, printer.clone()).ports(base, 3, (&name, "spp"), printer);
         }
-        let crt = Arc::new(Crtc::default());
-        builder.device("crt", crt.clone()).ports(port::CRT, 2, ("crt", "6845"), crt);
+        self.add_crt(builder)?;
         if options.firmware.is_some() {
             add_ata(builder);
         }
@@ -336,6 +403,21 @@ impl Maker<'_> {
             let exit = Arc::new(ExitPort::new(Arc::clone(power)));
             builder.stateless("exit-port").ports(port::EXIT, 4, ("test", "exit"), exit);
         }
+        Ok(())
+    }
+
+    /// The ports of a display.
+    fn add_crt(&self, builder: &mut Builder) -> Result<(), Error> {
+        let name = ("crt", "6845");
+        let nothing: Arc<dyn CharBackend> = Arc::new(NullBackend);
+        if let Some(crt) = self.wiring.isolated("crt", Kind::Crtc, &nothing, Vec::new)? {
+            let part = builder.device("crt", crt.clone());
+            part.ports(port::CRT, 2, name, crt.clone()).forward(crt.channel());
+            return Ok(());
+        }
+        let crt = Arc::new(Crtc::default());
+        builder.device("crt", crt.clone()).ports(port::CRT, 2, name, crt);
+        Ok(())
     }
 
     /// Virtio devices behind windows of registers, on the lines that the pins of PCI functions share;

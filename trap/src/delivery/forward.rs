@@ -9,11 +9,14 @@ use trapline_access::{
 use crate::dispatch::bytes::Bytes;
 use crate::dispatch::progress::Progress;
 use crate::dispatch::width;
+use crate::region::Entry;
 use crate::watch::Outcome;
 
 /// A window's channel in the place of its region's handler, for one access.
 pub(crate) struct Forwarder<'a> {
     forward: &'a Forward,
+    /// The region's own, which knows what the registers are called.
+    handler: &'a dyn Handler,
     /// The offset that the region's handler would see at the start of the window.
     start: u64,
     /// Whether another write follows at once.
@@ -30,16 +33,16 @@ struct Turn<'a> {
 }
 
 impl<'a> Forwarder<'a> {
-    /// For `window` of a region with this device offset, if it is one to forward.
+    /// For `window` of the region of `entry`, if it is one to forward.
     pub(crate) fn new(
         window: &'a Window,
-        device_offset: u64,
+        entry: &'a Entry,
         progress: &'a mut Progress,
     ) -> Option<Self> {
         let Delivery::Forward(forward) = &window.delivery else { return None };
-        let start = window.offset.wrapping_add(device_offset);
+        let start = window.offset.wrapping_add(entry.shared.device_offset);
         let turn = Mutex::new(Turn { progress, answer: Answer::Done(0) });
-        Some(Self { forward, start, more: false, turn })
+        Some(Self { forward, handler: &*entry.handler, start, more: false, turn })
     }
 
     /// Where it leads.
@@ -111,11 +114,13 @@ impl<'a> Forwarder<'a> {
 
 impl Handler for Forwarder<'_> {
     fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+        cx.reaches(|| self.handler.register(offset, Direction::Read));
         let access = Forwarded { posted: false, ..self.access(cx.requester(), offset, Some(size)) };
         self.ask(|channel, progress| channel.read(&access, progress.waiter()))
     }
 
     fn write(&self, cx: &IoCx<'_>, offset: u64, size: Size, value: u64) {
+        cx.reaches(|| self.handler.register(offset, Direction::Write));
         let access = self.access(cx.requester(), offset, Some(size));
         self.ask(|channel, progress| channel.write(&access, value, progress.waiter()));
     }

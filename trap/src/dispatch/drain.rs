@@ -212,7 +212,7 @@ impl<'a> Batch<'a> {
         cx: &IoCx<'_>,
     ) -> Option<Outcome> {
         let mut progress = Progress::default();
-        let forwarder = Forwarder::new(window, entry.shared.device_offset, &mut progress)?;
+        let forwarder = Forwarder::new(window, entry, &mut progress)?;
         let channel = forwarder.channel();
         if self.channel.as_ref() != Some(channel) {
             self.flush();

@@ -228,7 +228,7 @@ fn answer(
         }
         return Outcome::Memory;
     }
-    if let Some(to) = window.and_then(|w| Forwarder::new(w, entry.shared.device_offset, progress)) {
+    if let Some(to) = window.and_then(|w| Forwarder::new(w, entry, progress)) {
         return to.make(rules, cx, offset, buf);
     }
     let taken = match buf {
@@ -309,7 +309,7 @@ fn ring(
     let Some(window) = of_value else {
         return tell(entry, addr, Direction::Write, cx, progress);
     };
-    let forwarder = Forwarder::new(window, entry.shared.device_offset, progress)?;
+    let forwarder = Forwarder::new(window, entry, progress)?;
     Some(forwarder.make(
         Rules { valid: Limits::ANY, handled: Limits::ANY },
         cx,
@@ -331,7 +331,7 @@ fn tell(
         let taken = direction == Direction::Write || no_data;
         window.len == 0 && entry.base + window.offset == addr && taken
     })?;
-    let forwarder = Forwarder::new(window, entry.shared.device_offset, progress)?;
+    let forwarder = Forwarder::new(window, entry, progress)?;
     Some(forwarder.tell(cx.requester(), entry.offset_of(addr), direction))
 }
 

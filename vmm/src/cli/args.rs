@@ -321,6 +321,14 @@ pub(super) struct TraplineArgs {
         action = ArgAction::Append
     )]
     pub(super) ioregion: Vec<OsString>,
+    /// Have each of these devices in a process of its own, which has nothing but its registers,
+    /// interrupts and characters: serial0 to serial3, rtc, i8042, crt. When one dies it is started again
+    /// (restart), reads as ones (ones), or ends the machine (stop) [default: restart]
+    #[arg(
+        long, value_name = "DEVICE[,...][,when-dead=restart|ones|stop]", action = ArgAction::Append,
+        value_delimiter = ','
+    )]
+    pub(super) isolate: Vec<String>,
     /// Trap every access at once; writes that may be late are not queued by the kernel
     #[arg(long)]
     pub(super) no_coalesce: bool,

@@ -1,4 +1,4 @@
-//! `--ioregion`: regions that another process answers.
+//! `--ioregion`: regions that another process answers; `--isolate`: devices in processes of their own.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -100,6 +100,30 @@ impl Said {
     }
 }
 
+/// Understands the words of `--isolate`: devices, and what happens when one dies.
+pub(super) fn isolate(words: &[String]) -> anyhow::Result<(Vec<String>, OnDeath)> {
+    let (mut devices, mut on_death) = (Vec::new(), OnDeath::Reconnect);
+    for word in words {
+        match word.split_once('=') {
+            Some(("when-dead", "restart")) => on_death = OnDeath::Reconnect,
+            Some(("when-dead", "ones")) => on_death = OnDeath::AllOnes,
+            Some(("when-dead", "stop")) => on_death = OnDeath::StopVm,
+            Some(("when-dead", value)) => {
+                bail!("--isolate: when-dead={value} is not one of restart, ones and stop")
+            }
+            Some(_) => bail!("--isolate {word}: neither a device nor when-dead="),
+            None if word.is_empty() => bail!("--isolate: the name of a device is missing"),
+            None => {
+                ensure!(!devices.contains(word), "--isolate {word}: it is named twice");
+                devices.push(word.clone());
+            }
+        }
+    }
+    let said = words.is_empty() || !devices.is_empty();
+    ensure!(said, "--isolate: when-dead= of which device? Add serial0, rtc, i8042 or crt");
+    Ok((devices, on_death))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,5 +194,27 @@ mod tests {
         }
         let wrong = parse("pio=x,len=8,socket=/s").unwrap_err();
         assert!(wrong.starts_with("--ioregion pio=x,len=8,socket=/s: pio="), "{wrong}");
+    }
+
+    #[test]
+    fn devices_are_isolated_by_their_names_once_each() {
+        let parse = |text: &str| {
+            let words: Vec<String> = text.split(',').map(str::to_owned).collect();
+            isolate(&words).map_err(|error| error.to_string())
+        };
+        assert_eq!(isolate(&[]).unwrap(), (Vec::new(), OnDeath::Reconnect));
+        let both = (vec!["rtc".to_owned(), "serial0".to_owned()], OnDeath::StopVm);
+        assert_eq!(parse("rtc,when-dead=stop,serial0"), Ok(both));
+        assert_eq!(parse("crt,when-dead=ones").unwrap().1, OnDeath::AllOnes);
+        for (text, said) in [
+            ("rtc,rtc", "--isolate rtc: it is named twice"),
+            ("rtc,", "the name of a device is missing"),
+            ("when-dead=ones", "of which device?"),
+            ("rtc,when-dead=never", "not one of restart, ones and stop"),
+            ("rtc=1", "--isolate rtc=1: neither a device nor when-dead="),
+        ] {
+            let refused = parse(text).unwrap_err();
+            assert!(refused.contains(said), "{refused}");
+        }
     }
 }

@@ -12,14 +12,14 @@ use trapline_machine::disk::DiskOptions;
 use trapline_machine::net::NetOptions;
 use trapline_machine::ninep::ShareOptions;
 use trapline_machine::{
-    Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, IoRegion, PcConfigSpace, PcIrqchip,
-    PortOptions, VirtioTransports,
+    Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, IoRegion, OnDeath, PcConfigSpace,
+    PcIrqchip, PortOptions, VirtioTransports,
 };
 
 use super::args::{BasicArgs, KernelArgs, RunArgs};
 use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
-use super::ioregion::ioregions;
+use super::ioregion::{ioregions, isolate};
 use super::ports::ports;
 use super::shares::shares;
 use super::units::{self, BadNumber};
@@ -114,6 +114,10 @@ pub struct RunOptions {
     pub fw_cfg: Vec<FwCfgFile>,
     /// Regions that other processes answer.
     pub ioregions: Vec<IoRegion>,
+    /// Devices in processes of their own, by their names on the board.
+    pub isolated: Vec<String>,
+    /// What happens when one of the processes dies.
+    pub on_isolated_death: OnDeath,
     /// The kernel may queue writes that can be late.
     pub coalesce: bool,
     /// Whether reads that change nothing are answered by the kernel.
@@ -180,7 +184,10 @@ impl RunOptions {
         let cpus = cpus(&args.basic, host)?;
         let (mem_bytes, mem_base) = memory(&args.basic, cpus, host)?;
         let mut virtio = virtio::transports(&args.virtio)?;
+        let (isolated, on_isolated_death) = isolate(&args.trapline.isolate)?;
         Ok(Self {
+            isolated,
+            on_isolated_death,
             warnings: warnings(&args, mem_bytes, host),
             arm64: match host.machine {
                 Machine::Pc => trapline_machine::Arm64::default(),

@@ -102,11 +102,6 @@ impl Mc146818 {
         }
     }
 
-    /// Name of the register the latch selects.
-    pub fn selected_name(&self) -> &'static str {
-        MAP.for_read(self.selected().into()).map_or("CMOS RAM", |row| row.name)
-    }
-
     /// Brings the chip to `utc_ns` and derives its outputs. To be called after every other method
     /// and when [`Outputs::change_in_ns`] has passed.
     pub fn sync(&mut self, utc_ns: u64) -> Outputs {
@@ -246,6 +241,11 @@ impl Mc146818 {
     fn line_ns(&self, utc_ns: u64) -> i128 {
         i128::from(utc_ns) + i128::from(self.state.phase_ns)
     }
+}
+
+/// Name of the register that the address latch selects while it holds `index`.
+pub(super) fn selected_name(index: u8) -> &'static str {
+    MAP.for_read((index & !NMI_MASK).into()).map_or("CMOS RAM", |row| row.name)
 }
 
 /// The tick of each second at which UIP rises: tBUC and tUC before the update ends.

@@ -78,6 +78,13 @@ impl Rtc {
         })
     }
 
+    /// What [`FdtDevice::fdt_node`] says of any clock.
+    ///
+    /// Spec: Linux `Documentation/devicetree/bindings/rtc/rtc-cmos.yaml`.
+    pub fn node() -> FdtNode {
+        FdtNode::new("rtc").text("compatible", "motorola,mc146818")
+    }
+
     /// The board's own change to the CMOS RAM (boot order, shutdown status), with the checksum made
     /// good. `index` is one of the constants of this module or any other byte of RAM; the clock's
     /// registers are not touched.
@@ -140,19 +147,22 @@ impl Handler for Rtc {
     }
 }
 
-/// The register that an access at `offset` reaches, by what is selected.
 fn register(chip: &Mc146818, offset: u64) -> Option<&'static str> {
+    register_of(chip.state().index, offset)
+}
+
+/// The name of the register that an access at `offset` reaches while the address latch holds `index`.
+pub fn register_of(index: u8, offset: u64) -> Option<&'static str> {
     match offset {
         regs::INDEX => Some("RTC index"),
-        regs::DATA => Some(chip.selected_name()),
+        regs::DATA => Some(chip::selected_name(index)),
         _ => None,
     }
 }
 
 impl FdtDevice for Rtc {
-    /// Spec: Linux `Documentation/devicetree/bindings/rtc/rtc-cmos.yaml`.
     fn fdt_node(&self) -> FdtNode {
-        FdtNode::new("rtc").text("compatible", "motorola,mc146818")
+        Self::node()
     }
 }
 

@@ -52,6 +52,20 @@ pub struct Uart {
     state: State,
 }
 
+/// The name of the register that an access at `offset` reaches while the line control register holds
+/// `lcr`.
+pub fn register(lcr: Lcr, offset: u64, direction: Direction) -> Option<&'static str> {
+    let row = match direction {
+        Direction::Read => map(lcr).for_read(offset),
+        Direction::Write => map(lcr).for_write(offset),
+    };
+    row.map(|row| row.name)
+}
+
+fn map(lcr: Lcr) -> &'static RegMap<Reg> {
+    if lcr.dlab() { &MAP_DLAB } else { &MAP }
+}
+
 impl Uart {
     /// A chip that goes on from `state`.
     pub const fn from_state(state: State) -> Self {
@@ -128,11 +142,7 @@ impl Uart {
 
     /// The name of the register an access at `offset` reaches now.
     pub fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
-        let row = match direction {
-            Direction::Read => self.map().for_read(offset),
-            Direction::Write => self.map().for_write(offset),
-        };
-        row.map(|row| row.name)
+        register(self.state.lcr, offset, direction)
     }
 
     /// Characters ready to leave, oldest first. Empty only when there are none.
@@ -192,7 +202,7 @@ impl Uart {
     }
 
     fn map(&self) -> &'static RegMap<Reg> {
-        if self.state.lcr.dlab() { &MAP_DLAB } else { &MAP }
+        map(self.state.lcr)
     }
 
     /// How many received characters make an interrupt.

@@ -82,6 +82,14 @@ impl Serial {
         Arc::new(AtPorts(Arc::clone(self)))
     }
 
+    /// What [`FdtDevice::fdt_node`] says of any port.
+    ///
+    /// Spec: Linux `Documentation/devicetree/bindings/serial/8250.yaml`.
+    pub fn node() -> FdtNode {
+        let clock = u32::try_from(CLOCK_HZ).unwrap_or(u32::MAX);
+        FdtNode::new("serial").text("compatible", "ns16550a").cells("clock-frequency", [clock])
+    }
+
     fn answer(&self, cx: &IoCx<'_>, offset: u64) -> u64 {
         let mut port = self.port.lock();
         cx.reaches(|| port.uart.register(offset, Direction::Read));
@@ -209,10 +217,8 @@ impl Handler for AtPorts {
 }
 
 impl FdtDevice for Serial {
-    /// Spec: Linux `Documentation/devicetree/bindings/serial/8250.yaml`.
     fn fdt_node(&self) -> FdtNode {
-        let clock = u32::try_from(CLOCK_HZ).unwrap_or(u32::MAX);
-        FdtNode::new("serial").text("compatible", "ns16550a").cells("clock-frequency", [clock])
+        Self::node()
     }
 }
 

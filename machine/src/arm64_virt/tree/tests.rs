@@ -52,6 +52,7 @@ fn tree_with(
     let irqchip = facts.irqchip;
     let msi = matches!(irqchip, Irqchip::Gicv2m | Irqchip::Gicv3Its);
     let wiring = Wiring {
+        isolates: Arc::default(),
         vfio: Vfio::default(),
         registry: Registry::builder().build(),
         clock: Arc::new(TestClock::default()),

@@ -81,6 +81,7 @@ impl Machine {
             BoardKind::Arm64Virt => arm64_virt::ram_ranges(settings.mem_base, settings.mem_bytes)?,
         };
         let wiring = Wiring {
+            isolates: Arc::default(),
             registry: registry.clone(),
             clock: JournaledClock::around(&inner, &journal),
             host_clock: Arc::clone(&inner),
