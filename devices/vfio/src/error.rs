@@ -25,8 +25,8 @@ pub enum Error {
     },
     /// The host does not translate its addresses.
     #[error(
-        "PCI function {0}: it is behind no IOMMU; switch that on in the host's firmware, and with \
-         intel_iommu=on or amd_iommu=on on its kernel's command line"
+        "PCI function {0}: it is behind no IOMMU; switch that on in the host's firmware{more}",
+        more = IOMMU_WORDS
     )]
     NoIommu(Address),
     /// Drivers of the host have others of its group.
@@ -127,6 +127,13 @@ pub enum Error {
         reason: String,
     },
 }
+
+/// What else switches an IOMMU on.
+const IOMMU_WORDS: &str = if cfg!(target_arch = "x86_64") {
+    ", and with intel_iommu=on or amd_iommu=on on its kernel's command line"
+} else {
+    ""
+};
 
 fn driver_of(driver: &Option<String>) -> String {
     match driver {

@@ -92,6 +92,17 @@ impl Sysfs {
         link_name(&self.function(address).join("iommu_group"))?.parse().ok()
     }
 
+    /// Whether the host has IOMMUs that are switched on.
+    fn has_iommu(&self) -> bool {
+        fs::read_dir(self.0.join("class/iommu")).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Whether it leads to another bus.
+    fn is_bridge(&self, address: Address) -> bool {
+        let class = fs::read_to_string(self.function(address).join("class"));
+        class.is_ok_and(|class| ["0x0604", "0x0607"].iter().any(|bridge| class.starts_with(bridge)))
+    }
+
     /// All functions of its group, in order.
     pub fn members(&self, address: Address) -> Vec<Address> {
         let folder = self.function(address).join("iommu_group/devices");
@@ -119,10 +130,13 @@ impl Sysfs {
         if !self.has(address) {
             return Err(Error::NotFound(address));
         }
-        let group = self.group(address).ok_or(Error::NoIommu(address))?;
-        let driver = self.driver(address);
-        match driver.as_deref() {
-            Some(VFIO_PCI) => Ok(group),
+        let (group, driver) = (self.group(address), self.driver(address));
+        match (driver.as_deref(), group) {
+            (Some(VFIO_PCI), Some(group)) => Ok(group),
+            (Some(VFIO_PCI), None) => Err(Error::NoIommu(address)),
+            // Where a device tree says which IOMMU it is behind, it comes to a group with its first
+            // driver.
+            (_, None) if !self.has_iommu() => Err(Error::NoIommu(address)),
             _ => Err(Error::Driver { address, driver }),
         }
     }
@@ -141,7 +155,8 @@ impl Sysfs {
         }
     }
 
-    /// Gives a function to vfio-pci; what was done, in sentences.
+    /// Gives a function to vfio-pci; what was done, in sentences. A bridge, which vfio-pci does not take,
+    /// is only taken from its driver: so it is in nobody's way.
     ///
     /// # Errors
     /// The host has no such function or driver, or the kernel refuses.
@@ -153,6 +168,11 @@ impl Sysfs {
         if before.as_deref() == Some(VFIO_PCI) {
             return Ok(vec![format!("{address}: vfio-pci has it already")]);
         }
+        if self.is_bridge(address) {
+            let mut said = self.unbind(address)?;
+            said.push(format!("{address}: a bridge, which no driver need have"));
+            return Ok(said);
+        }
         if !self.0.join("bus/pci/drivers").join(VFIO_PCI).exists() {
             return Err(Error::NoDriver);
         }
@@ -160,7 +180,10 @@ impl Sysfs {
         let mut said = self.unbind(address)?;
         self.probe(address)?;
         if self.driver(address).as_deref() != Some(VFIO_PCI) {
-            return Err(Error::NotTaken { address });
+            return Err(match self.group(address) {
+                Some(_) => Error::NotTaken { address },
+                None => Error::NoIommu(address),
+            });
         }
         said.push(format!("{address}: given to vfio-pci"));
         for (other, driver) in self.in_the_way(address) {
@@ -284,7 +307,7 @@ mod tests {
 
     #[test]
     fn each_reason_not_to_assign_a_function_says_what_mends_it() {
-        let (_root, sysfs) = host(&[
+        let (root, sysfs) = host(&[
             ("0000:00:01.0", Some("e1000"), Some(4)),
             ("0000:00:02.0", None, Some(5)),
             ("0000:00:03.0", Some("vfio-pci"), None),
@@ -292,6 +315,7 @@ mod tests {
             ("0000:00:04.1", Some("nvme"), Some(7)),
             ("0000:00:04.2", Some("pcieport"), Some(7)),
             ("0000:00:04.3", None, Some(7)),
+            ("0000:00:05.0", None, None),
         ]);
         let check = |text: &str| sysfs.check(address(text)).unwrap_err().to_string();
         assert_eq!(
@@ -305,12 +329,17 @@ mod tests {
         );
         assert!(check("0:2.0").contains("0000:00:02.0: no driver has it and not vfio-pci; run"));
         assert!(check("0:3.0").contains("behind no IOMMU; switch that on"));
+        assert!(check("0:5.0").contains("behind no IOMMU"));
         assert_eq!(sysfs.check(address("0:4.0")).unwrap(), 7);
         assert_eq!(
             sysfs.not_viable(address("0:4.0"), 7).to_string(),
             "PCI function 0000:00:04.0: the IOMMU cannot tell it from 0000:00:04.1 (driver nvme) \
              (group 7), which must come along; run: trapline setup vfio 0000:00:04.1"
         );
+        // It may come to a group with its driver.
+        fs::create_dir_all(root.path().join("class/iommu/smmu3.0x9050000")).unwrap();
+        assert!(check("0:5.0").contains("no driver has it and not vfio-pci; run"));
+        assert!(check("0:3.0").contains("behind no IOMMU"), "vfio-pci has it, without a group");
     }
 
     #[test]
@@ -327,6 +356,31 @@ mod tests {
         assert!(matches!(sysfs.bind(address("5:0.0")), Err(Error::NotFound(_))));
         fs::remove_dir(root.path().join("bus/pci/drivers/vfio-pci")).unwrap();
         assert!(matches!(sysfs.bind(at), Err(Error::NoDriver)));
+    }
+
+    #[test]
+    fn a_function_that_stays_without_a_group_is_behind_no_iommu() {
+        let (_root, sysfs) = host(&[("0000:00:01.0", None, None)]);
+        assert!(matches!(sysfs.bind(address("0:1.0")), Err(Error::NoIommu(_))));
+    }
+
+    #[test]
+    fn a_bridge_is_taken_from_its_driver_and_given_to_nobody() {
+        let (root, sysfs) = host(&[("0000:00:06.0", Some("shpchp"), Some(0))]);
+        let (at, pci) = (address("0:6.0"), root.path().join("bus/pci"));
+        fs::write(pci.join("devices/0000:00:06.0/class"), "0x060400\n").unwrap();
+        assert_eq!(
+            sysfs.bind(at).unwrap(),
+            [
+                "0000:00:06.0: taken from shpchp",
+                "0000:00:06.0: a bridge, which no driver need have"
+            ]
+        );
+        assert_eq!(
+            fs::read_to_string(pci.join("devices/0000:00:06.0/driver_override")).unwrap(),
+            ""
+        );
+        assert_eq!(fs::read_to_string(pci.join("drivers_probe")).unwrap(), "");
     }
 
     #[test]
