@@ -15,7 +15,10 @@
 #include <linux/iopoll.h>
 #include <linux/module.h>
 #include <linux/pci.h>
+#include <linux/sort.h>
+#include <linux/timex.h>
 
+#define EDU_LIVENESS	0x04 /* what was written, inverted */
 #define EDU_FACTORIAL	0x08
 #define EDU_STATUS	0x20
 #define EDU_COMPUTING	0x01
@@ -37,6 +40,13 @@
 #define MSIX_BAR	1
 #define MSIX_PENDING	0x800 /* in that BAR */
 
+/* How often each thing is done that is measured. */
+#define SAMPLES		201
+
+static bool measure;
+module_param(measure, bool, 0444);
+MODULE_PARM_DESC(measure, "Say what accesses and interrupts cost, in cycles, and test nothing");
+
 struct edu;
 
 /* One interrupt: the pin, the message of MSI, or a vector of MSI-X. */
@@ -48,6 +58,7 @@ struct edu_vector {
 	unsigned int count;
 	unsigned int cpu;
 	u32 value;
+	cycles_t when;
 };
 
 struct edu {
@@ -68,6 +79,7 @@ static irqreturn_t edu_interrupt(int irq, void *data)
 {
 	struct edu_vector *vector = data;
 	struct edu *edu = vector->edu;
+	cycles_t now = get_cycles();
 	u32 value = readl(edu->regs + EDU_RAISED);
 
 	if (edu->pdev->msix_enabled)
@@ -76,7 +88,8 @@ static irqreturn_t edu_interrupt(int irq, void *data)
 		return IRQ_NONE;
 	writel(value, edu->regs + EDU_ACKNOWLEDGE);
 	vector->value = value;
-	vector->count++;
+	vector->when = now;
+	WRITE_ONCE(vector->count, vector->count + 1);
 	vector->cpu = smp_processor_id();
 	complete(&vector->came);
 	return IRQ_HANDLED;
@@ -324,6 +337,95 @@ static void edu_masks(struct edu *edu)
 		 good);
 }
 
+static int edu_compare(const void *a, const void *b)
+{
+	u64 left = *(const u64 *)a, right = *(const u64 *)b;
+
+	return left < right ? -1 : left > right;
+}
+
+/* The median. */
+static void edu_tell(struct edu *edu, const char *thing, const char *part, u64 *samples)
+{
+	sort(samples, SAMPLES, sizeof(*samples), edu_compare, NULL);
+	dev_info(&edu->pdev->dev, "measured %s %s %llu\n", thing, part, samples[SAMPLES / 2]);
+}
+
+/* What a read and a write of a register cost. */
+static void edu_measure_accesses(struct edu *edu, u64 *samples)
+{
+	unsigned int n;
+
+	for (n = 0; n < SAMPLES; n++) {
+		cycles_t start = get_cycles();
+
+		readl(edu->regs + EDU_LIVENESS);
+		samples[n] = get_cycles() - start;
+	}
+	edu_tell(edu, "register", "read", samples);
+	for (n = 0; n < SAMPLES; n++) {
+		cycles_t start = get_cycles();
+
+		writel(n, edu->regs + EDU_LIVENESS);
+		samples[n] = get_cycles() - start;
+	}
+	edu_tell(edu, "register", "write", samples);
+}
+
+/*
+ * How long after the write that raises it an interrupt is in its handler while the processor does
+ * nothing but look for it, and how long until the processor is back from there and finds that it came.
+ */
+static int edu_measure_interrupts(struct edu *edu, u64 *samples, u64 *ends, unsigned int means)
+{
+	struct edu_vector *vector = &edu->vectors[0];
+	unsigned int n, turns;
+	int error = pci_alloc_irq_vectors(edu->pdev, 1, 1, means);
+
+	if (error < 0)
+		return error;
+	error = edu_request(edu, 0, IRQF_SHARED);
+	if (error)
+		goto out;
+	for (n = 0; !error && n < SAMPLES; n++) {
+		unsigned int count = vector->count;
+		cycles_t start = get_cycles();
+
+		writel(1, edu->regs + EDU_RAISE);
+		for (turns = 0; READ_ONCE(vector->count) == count && turns < 1000000; turns++)
+			cpu_relax();
+		ends[n] = get_cycles() - start;
+		samples[n] = vector->when - start;
+		if (vector->count == count)
+			error = -ETIMEDOUT;
+	}
+	if (!error) {
+		edu_tell(edu, edu_means(edu), "handler", samples);
+		edu_tell(edu, edu_means(edu), "return", ends);
+	}
+	free_irq(vector->irq, vector);
+out:
+	pci_free_irq_vectors(edu->pdev);
+	return error;
+}
+
+/* In place of all tests. The device is nobody's afterwards. */
+static int edu_measure(struct edu *edu)
+{
+	u64 *samples = kmalloc_array(2 * SAMPLES, sizeof(*samples), GFP_KERNEL);
+	int error;
+
+	if (!samples)
+		return -ENOMEM;
+	edu_measure_accesses(edu, samples);
+	error = edu_measure_interrupts(edu, samples, samples + SAMPLES, PCI_IRQ_MSI);
+	if (!error)
+		error = edu_measure_interrupts(edu, samples, samples + SAMPLES,
+					       PCI_IRQ_ALL_TYPES & ~(PCI_IRQ_MSI | PCI_IRQ_MSIX));
+	kfree(samples);
+	return error ? error : -ENODEV;
+}
+
 /* MSI-X, where the machine has it; then the rest goes on with what is left. */
 static int edu_msix(struct edu *edu)
 {
@@ -377,6 +479,8 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 			return -ENOMEM;
 	}
 	pci_set_master(pdev); /* messages are writes to memory */
+	if (measure)
+		return edu_measure(edu);
 	error = edu_msix(edu);
 	if (error)
 		return error;

@@ -14,6 +14,7 @@ use crate::session::{Show, Watch, last_lines};
 mod boot;
 mod disk;
 mod qemu;
+mod vfio;
 
 const MEMORY_MIB: u32 = 256;
 /// What the project promises: memory beside guest RAM, in KiB.
@@ -59,6 +60,9 @@ enum What {
     Boot(boot::Options),
     /// Instructions and exits for a request of a guest to its disks, beside QEMU's
     VirtioBlk(disk::Options),
+    /// Instructions for an access to, and an interrupt of, a PCI function of the host, beside the same
+    /// assignment by QEMU
+    Vfio,
     /// The registry's dispatch and edits beside those of other crates
     Trap,
     /// Nanoseconds per exit on /dev/kvm, beside a bare KVM_RUN loop
@@ -77,6 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     match &options.what {
         What::Boot(options) => boot::run(options),
         What::VirtioBlk(options) => disk::run(options),
+        What::Vfio => vfio::run(),
         What::Trap => cargo_bench("trapline", "dispatch"),
         What::Exit => cargo_bench("trapline-kvm", "exit"),
         What::Ioregion => cargo_bench("trapline-machine", "ioregion"),
