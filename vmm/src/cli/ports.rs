@@ -56,6 +56,8 @@ fn port(option: &OsStr) -> anyhow::Result<PortOptions> {
         name.len() <= NAME_MAX,
         "--virtio-port {shown}: the name has more than {NAME_MAX} bytes"
     );
+    let control = name.contains(char::is_control);
+    ensure!(!control, "--virtio-port {shown}: the name has a control character in it");
     let outlet = outlet.with_context(|| {
         format!("--virtio-port {shown}: where does it lead? Add file=, pty or socket=")
     })?;
@@ -103,6 +105,7 @@ mod tests {
             ("a,tcp=1", "tcp=1 is none of name=, file=, pty, pty= and socket="),
             ("a,", " is none of name=, file=, pty, pty= and socket="),
             ("a,pty,file=b", "it can be one of file=, pty and socket= only"),
+            ("a\nb,pty", "the name has a control character in it"),
             (&long, "the name has more than 64 bytes"),
         ] {
             assert_eq!(parse(&[text]).unwrap_err(), format!("--virtio-port {text}: {said}"));

@@ -339,6 +339,9 @@ fn port(given: &mut Properties, is_console: bool, chardevs: &Chardevs) -> Result
     if name.as_ref().is_some_and(|name| name.len() > ports::NAME_MAX) {
         return Err(format!("the name has more than {} bytes", ports::NAME_MAX));
     }
+    if name.as_ref().is_some_and(|name| name.contains(char::is_control)) {
+        return Err("the name has a control character in it".to_owned());
+    }
     let outlet = match given.remove("chardev") {
         None => None,
         Some(chardev) => match chardevs.get(&chardev) {

@@ -37,6 +37,9 @@ fn parse(text: &OsStr) -> Result<ShareOptions, String> {
     if tag.len() > TAG_LEN {
         return Err(format!("the tag is longer than {TAG_LEN} bytes"));
     }
+    if tag.contains(char::is_control) {
+        return Err("the tag has a control character in it".to_owned());
+    }
     let mut options = ShareOptions::new(path, tag);
     parts.try_for_each(|part| set(&mut options, &String::from_utf8_lossy(&part)))?;
     Ok(options)
@@ -88,6 +91,7 @@ mod tests {
             (",tag", "the folder's name is missing"),
             ("/a", "the tag is missing, by which the guest mounts the folder"),
             ("/a,", "the tag is missing, by which the guest mounts the folder"),
+            ("/a,b\tc", "the tag has a control character in it"),
             ("/a,b,rw", "rw is neither ro nor security_model="),
             ("/a,b,ro=1", "ro=1 is neither ro nor security_model="),
             ("/a,b,security_model=x", "security_model=x is none of none, passthrough and mapped"),

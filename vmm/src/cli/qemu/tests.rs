@@ -188,6 +188,7 @@ fn ports_and_what_they_lead_to() {
         ("virtserialport,bus=v", "Bus 'v' not found"),
         ("virtserialport,nr=one", "nr one: not a number from 0 to 4294967295"),
         (&long, "the name has more than 64 bytes"),
+        ("virtserialport,name=a\u{1b}b", "the name has a control character in it"),
         ("virtserialport,chardev=x", "there is no chardev called x"),
         ("virtserialport,chardev=char0", "chardev=char0: a monitor has it"),
         ("virtserialport,chardev=s1", "chardev=s1: a port's socket is one with server=on"),
