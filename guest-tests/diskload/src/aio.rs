@@ -59,7 +59,7 @@ impl Batch {
         // SAFETY: io_setup writes a handle to the address it is given.
         let status = unsafe { libc::syscall(libc::SYS_io_setup, depth_c, &raw mut context) };
         check(status)?;
-        let memory = vec![0; (depth + 1) * block];
+        let memory = vec![super::DATA; (depth + 1) * block];
         let start = memory.as_ptr().align_offset(block);
         let (requests, events) = (vec![Iocb::default(); depth], vec![Event::default(); depth]);
         Ok(Self { context, memory, start, block, requests, events })

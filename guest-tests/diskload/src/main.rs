@@ -21,6 +21,9 @@ use records::Records;
 
 /// Bytes of a request.
 const BLOCK: usize = 4096;
+/// What blocks are made of. A program that writes has something to write: memory that nobody has written
+/// is one page of zeroes, of which Linux looks up each request's by a longer way.
+const DATA: u8 = 0x5a;
 /// Requests at a time of the loads that keep the disk busy.
 const DEPTH: usize = 32;
 /// How long the host has to look at its counters.
@@ -105,7 +108,7 @@ impl Disk {
         if blocks == 0 {
             return Err(Error::other("the disk has no room for a request"));
         }
-        let memory = vec![0; 2 * BLOCK];
+        let memory = vec![DATA; 2 * BLOCK];
         let batch = Batch::new(DEPTH, BLOCK)?;
         Ok(Self { file, blocks, offsets: Offsets(0x9e37_79b9_7f4a_7c15), batch, memory })
     }
