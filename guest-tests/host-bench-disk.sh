@@ -43,7 +43,7 @@ attempt() {
         wait $! || status=$?
         echo "TRAPLINE-BENCH: $name status $status" >/console
     ) &
-    status=hung
+    status=hung doing=
     while IFS= read -t "$silence" -r line <&3; do
         case "$line" in
         "DISKLOAD: begin"*)
@@ -56,15 +56,19 @@ attempt() {
             ;;
         "TRAPLINE-GUEST: "*) disk=${line##* } ;;
         "TRAPLINE-BENCH: $name status "*) status=${line##* } && break ;;
-        *"Kernel panic"*) echo "$name: $line" && break ;;
+        *"Kernel panic"*) doing=${line##*Kernel panic} && echo "$name: $line" && break ;;
         esac
         echo "$name: $line"
     done
     if [ "$status" = hung ]; then
         # A guest that is hung as described below does not stop; one that misses an interrupt waits.
-        before=$(ticks "$(cat /tmp/pid)")
-        sleep 1
-        doing="busy for $(($(ticks "$(cat /tmp/pid)") - before)) % of a second"
+        if [ -z "$doing" ]; then
+            before=$(ticks "$(cat /tmp/pid)")
+            sleep 1
+            doing="it was busy for $(($(ticks "$(cat /tmp/pid)") - before)) % of a second"
+        else
+            doing="it panicked$doing"
+        fi
         kill -9 "$(cat /tmp/pid)"
         while IFS= read -r line <&3; do
             case "$line" in *"TRAPLINE-BENCH: $name status "*) break ;; esac
@@ -80,7 +84,7 @@ measure() {
     for turn in 1 2 3 4 5; do
         attempt "$@"
         if [ "$status" != hung ]; then return; fi
-        echo "TRAPLINE-PROGRESS: $name: the guest has hung in turn $turn, $doing"
+        echo "TRAPLINE-PROGRESS: $name: the guest has hung in turn $turn: $doing"
     done
     status=1
 }
