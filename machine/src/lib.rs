@@ -53,6 +53,7 @@ pub use trapline_backends::Outlet;
 pub use trapline_block as disk;
 pub use trapline_boot as boot;
 pub use trapline_display as display;
+pub use trapline_guestio::interface;
 pub use trapline_guestmem::Backing;
 pub use trapline_kvm::{CrashReport, hardware_virtualization, release_startup_memory};
 pub use trapline_net as net;

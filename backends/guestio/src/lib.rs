@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Besides, what back ends need of the kernel that no other crate asks of it: descriptors that a user
-//! names by their numbers ([`inherited()`]), taps ([`mod@tap`]), and that a device erases
-//! ([`secure_erase`]).
+//! names by their numbers ([`inherited()`]), taps ([`mod@tap`]), what addresses and routes network
+//! interfaces have ([`interface`]), and that a device erases ([`secure_erase`]).
 //!
 //! The kernel is given addresses of guest RAM, which no borrow can vouch for: that is what this
 //! crate's `unsafe` is about. [`Buffers`] hold the mapping they are in, and a [`Ring`] lets go of a
@@ -19,6 +19,7 @@
 mod buffers;
 mod erase;
 mod inherited;
+pub mod interface;
 mod pool;
 mod ring;
 pub mod tap;

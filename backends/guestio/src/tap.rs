@@ -1,13 +1,13 @@
 //! Taps: network interfaces of the host whose frames a program reads and writes
 //! (`Documentation/networking/tuntap.rst` of Linux).
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
 use crate::Buffers;
+use crate::interface::{self, ioctl, name_of, named};
 
 /// Flags of a queue of a tap's: whole Ethernet frames, nothing but the header of virtio-net in front.
 const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
@@ -135,22 +135,7 @@ impl TapQueue {
     /// # Errors
     /// The kernel's.
     pub fn configure(&self, ip: [u8; 4]) -> io::Result<()> {
-        let family = rustix::net::AddressFamily::INET;
-        let flags = rustix::net::SocketFlags::CLOEXEC;
-        let kind = rustix::net::SocketType::DGRAM;
-        let socket = rustix::net::socket_with(family, kind, flags, None)?;
-        let mut request = named(&self.name)?;
-        request.ifr_ifru.ifru_addr = ipv4(ip);
-        ioctl(socket.as_fd(), libc::SIOCSIFADDR, &mut request)?;
-        request.ifr_ifru.ifru_netmask = ipv4([255, 255, 255, 0]);
-        ioctl(socket.as_fd(), libc::SIOCSIFNETMASK, &mut request)?;
-        ioctl(socket.as_fd(), libc::SIOCGIFFLAGS, &mut request)?;
-        // SAFETY: the kernel has filled in the flags.
-        #[expect(unsafe_code, reason = "a field of a union that the kernel fills")]
-        let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags }) | libc::IFF_UP;
-        request.ifr_ifru.ifru_flags =
-            i16::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
-        ioctl(socket.as_fd(), libc::SIOCSIFFLAGS, &mut request)
+        interface::configure(&self.name, ip, [255, 255, 255, 0])
     }
 
     /// Writes one frame behind its header.
@@ -178,44 +163,3 @@ impl AsFd for TapQueue {
 
 /// Length of a header, as the kernel takes it.
 const HEADER_LEN: libc::c_int = 12;
-
-/// A request about the interface with this name.
-fn named(name: &str) -> io::Result<libc::ifreq> {
-    let mut chars = [0; libc::IFNAMSIZ];
-    // One is for the zero at the end.
-    if name.len() >= chars.len() || name.bytes().any(|byte| byte == 0) {
-        let reason = "the name of an interface has at most 15 bytes";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
-    }
-    for (to, from) in chars.iter_mut().zip(name.bytes()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    let none = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
-    Ok(libc::ifreq { ifr_name: chars, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_addr: none } })
-}
-
-fn name_of(request: &libc::ifreq) -> String {
-    let bytes = request.ifr_name.map(|byte| {
-        let [byte] = byte.to_ne_bytes();
-        byte
-    });
-    let name = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
-    name.to_string_lossy().into_owned()
-}
-
-fn ipv4([a, b, c, d]: [u8; 4]) -> libc::sockaddr {
-    let octets = [0, 0, a, b, c, d].map(|octet| libc::c_char::from_ne_bytes([octet]));
-    let mut address = libc::sockaddr { sa_family: 2, sa_data: [0; 14] };
-    address.sa_data.iter_mut().zip(octets).for_each(|(to, from)| *to = from);
-    address
-}
-
-/// An ioctl whose argument the kernel reads, and may write.
-fn ioctl<T>(fd: BorrowedFd<'_>, request: libc::Ioctl, argument: &mut T) -> io::Result<()> {
-    let pointer: *mut T = argument;
-    // SAFETY: all callers have arguments of the size and kind that their request takes, and the
-    // kernel is done with it on return.
-    #[expect(unsafe_code, reason = "an ioctl that takes an address")]
-    let done = unsafe { libc::ioctl(fd.as_raw_fd(), request, pointer) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
