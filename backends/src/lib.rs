@@ -23,6 +23,6 @@ mod chardev;
 mod clock;
 mod event_loop;
 
-pub use chardev::{OpenOutlet, Outlet};
+pub use chardev::{Connected, OpenOutlet, Outlet};
 pub use clock::HostClock;
 pub use event_loop::{EpollLoop, NoQueuedWrites, PolledLoop, QueuedWrites, Turn};

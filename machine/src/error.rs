@@ -208,6 +208,7 @@ fn outlet_of(outlet: &trapline_backends::Outlet) -> String {
             format!("cannot make a pseudo terminal with the link {}", link.display())
         }
         Outlet::Pty(None) => "cannot make a pseudo terminal".to_owned(),
+        Outlet::Connected(_) => "cannot use a socket".to_owned(),
         Outlet::Socket(path) => format!("cannot listen on {}", path.display()),
     }
 }

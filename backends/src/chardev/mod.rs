@@ -12,6 +12,8 @@ mod stream;
 mod tests;
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,7 +29,32 @@ pub enum Outlet {
     /// A socket with this name, which one client at a time can connect to. While there is none, what
     /// the guest writes is lost.
     Socket(PathBuf),
+    /// A socket without a name, whose other end somebody has.
+    Connected(Connected),
 }
+
+/// One end of a pair of sockets. Equal to itself alone.
+#[derive(Clone, Debug)]
+pub struct Connected(Arc<UnixStream>);
+
+impl Connected {
+    /// An end for a character device, and the other one.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn pair() -> io::Result<(Self, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        Ok((Self(Arc::new(ours)), theirs))
+    }
+}
+
+impl PartialEq for Connected {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Connected {}
 
 /// A file, pseudo terminal or socket, open.
 pub trait OpenOutlet: CharBackend {
@@ -51,6 +78,9 @@ impl Outlet {
             Self::File(path) => Ok(stream::file(path, event_loop)?),
             Self::Pty(link) => Ok(pty::Pty::open(link.as_deref(), event_loop)?),
             Self::Socket(path) => Ok(socket::Socket::listen(path, event_loop)?),
+            Self::Connected(Connected(end)) => {
+                Ok(stream::Stream::new(OwnedFd::from(end.try_clone()?), true, &**event_loop)?)
+            }
         }
     }
 }

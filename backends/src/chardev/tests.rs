@@ -173,3 +173,23 @@ fn a_socket_that_was_left_behind_is_replaced_and_another_is_not() {
     assert!(Outlet::Pty(Some(file.clone())).open(&event_loop).is_err());
     assert_eq!(std::fs::read(&file).unwrap(), b"precious");
 }
+
+#[test]
+fn a_pair_of_sockets_is_connected_until_somebody_closes_its_other_end() {
+    let (end, mut other) = Connected::pair().unwrap();
+    let bench = Bench::new(|_| Outlet::Connected(end.clone()));
+    drop(end);
+    assert_eq!((bench.outlet.transmit(b"abc"), bench.read()), (3, vec![]));
+    let mut three = [0; 3];
+    other.read_exact(&mut three).unwrap();
+    assert_eq!(&three, b"abc");
+    other.write_all(b"x").unwrap();
+    assert!(bench.told());
+    assert_eq!(bench.read(), b"x");
+    let room = bench.fill();
+    assert!(!bench.told());
+    other.read_exact(&mut vec![0; room]).unwrap();
+    assert!(bench.told());
+    drop(other);
+    assert_eq!(bench.outlet.transmit(b"lost"), 4);
+}

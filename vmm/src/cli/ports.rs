@@ -63,7 +63,7 @@ fn port(option: &OsStr) -> anyhow::Result<PortOptions> {
     })?;
     let path = match &outlet {
         Outlet::File(path) | Outlet::Socket(path) | Outlet::Pty(Some(path)) => Some(path),
-        Outlet::Pty(None) => None,
+        Outlet::Pty(None) | Outlet::Connected(_) => None,
     };
     let named = path.is_none_or(|path| !path.as_os_str().is_empty());
     ensure!(named, "--virtio-port {shown}: the path is missing");
