@@ -75,6 +75,8 @@ pub struct Defaults {
     pub ecam: bool,
     /// Whether there is a first disk to be the root file system.
     pub root_disk: bool,
+    /// Whether the kernel is to say nothing but what is wrong, and nothing before it has a console.
+    pub quiet: bool,
 }
 
 /// The defaults, then `user`. The root disk is not named when `user` names a `root=` itself.
@@ -91,6 +93,7 @@ pub fn build(defaults: Defaults, user: Option<&str>) -> String {
     };
     let no_display = defaults.display == Display::None;
     let early = match defaults.console {
+        _ if defaults.quiet => String::new(),
         Console::SerialEarly(base) => format!("earlycon=uart8250,mmio,{base:#x} "),
         Console::Serial | Console::Virtio | Console::Hypervisor if no_display => EARLY.to_owned(),
         // There are no ports to print to early where the console's is in memory.
@@ -103,6 +106,9 @@ pub fn build(defaults: Defaults, user: Option<&str>) -> String {
         Display::Watched => format!("{machine} {early}{DISPLAY} console=tty0 console={console}"),
         Display::Used => format!("{machine} {early}{DISPLAY} console={console} console=tty0"),
     };
+    if defaults.quiet {
+        line.push_str(" quiet");
+    }
     if defaults.root_disk && !user.is_some_and(|user| user.contains("root=")) {
         line.push_str(" root=/dev/vda rw ");
     }
@@ -207,6 +213,16 @@ mod tests {
         let line = build(Defaults::default(), Some("quiet init=/bin/sh"));
         assert!(line.ends_with(" i8042.noaux=1 console=ttyS0 quiet init=/bin/sh"));
         assert!(!line.contains("root="));
+    }
+
+    #[test]
+    fn a_quiet_kernel_has_no_early_messages() {
+        let defaults = Defaults { quiet: true, ..Defaults::default() };
+        assert_eq!(
+            build(defaults, Some("loglevel=7")),
+            "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 \
+             i8042.nopnp=1 i8042.noaux=1 console=ttyS0 quiet loglevel=7"
+        );
     }
 
     #[test]

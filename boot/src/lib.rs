@@ -1,7 +1,7 @@
 //! Puts a guest's software into its memory and describes the machine to it.
 //!
 //! Kernels and firmware for x86-64 (`kernel`, `firmware`) and for arm64 ([`arm64`]), the command line ([`cmdline`]), an
-//! initramfs of our own making ([`initramfs`]); and the tables by which a guest learns what
+//! initramfs of our own making ([`initramfs`]) with the drivers it needs ([`drivers`]); and the tables by which a guest learns what
 //! machine it runs on: `e820`, [`acpi`], [`mptable`]; [`fdt`].
 //!
 //! Nothing here knows a device, a hypervisor, or an address of the board: whoever builds the
@@ -13,6 +13,7 @@
 pub mod acpi;
 pub mod arm64;
 pub mod cmdline;
+pub mod drivers;
 #[cfg(target_arch = "x86_64")]
 pub mod e820;
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +32,7 @@ pub mod kernel;
 pub mod modules;
 pub mod mptable;
 mod open;
+mod packed;
 pub mod search;
 pub mod wiring;
 

@@ -49,7 +49,7 @@ pub use serve::{ServedDevice, serve};
 pub use session::Session;
 pub use snapshot::{Snapshot, SnapshotError};
 pub use trapline::register_membarrier;
-pub use trapline_backends::Outlet;
+pub use trapline_backends::{Connected, Outlet};
 pub use trapline_block as disk;
 pub use trapline_boot as boot;
 pub use trapline_display as display;

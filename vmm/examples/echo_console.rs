@@ -13,6 +13,7 @@ use trapline_vmm::cli::LogLevel;
 use trapline_vmm::console::Console;
 use trapline_vmm::request::{Request, Requests};
 use trapline_vmm::session::Session;
+use trapline_vmm::task::Streams;
 use trapline_vmm::{logging, signals, terminal};
 
 enum Event {
@@ -55,7 +56,7 @@ fn run(mode: &str) -> anyhow::Result<ExitCode> {
     let port = Arc::new(Loopback { console: Arc::clone(&console), events: events.clone() });
     let device: Weak<Loopback> = Arc::downgrade(&port);
     console.attach(device);
-    let session = Session::start(&console, &requests)?;
+    let session = Session::start(&console, &requests, Streams::default())?;
     requests.serve(move |request| {
         let _ = events.send(Event::Asked(request));
     });
@@ -76,6 +77,7 @@ fn run(mode: &str) -> anyhow::Result<ExitCode> {
                 session.finish(|| true);
                 return Ok(ExitCode::SUCCESS);
             }
+            Event::Asked(Request::CommandEnded(status)) => return Ok(ExitCode::from(status)),
             Event::Asked(Request::OutputLost(why)) => bail!("cannot write the output: {why}"),
             Event::Asked(Request::Signal(number)) => {
                 session.finish(|| true);

@@ -30,12 +30,15 @@ pub mod reboot;
 pub mod recording;
 pub mod replay;
 pub mod request;
+pub mod roots;
 pub mod run;
 pub mod session;
 pub mod signals;
+pub mod software;
 pub mod statistics;
 pub mod status;
 pub mod stream;
+pub mod task;
 pub mod terminal;
 pub mod trace;
 pub mod vfio;
@@ -76,6 +79,10 @@ pub fn main() -> ExitCode {
         Ok(cli::Parsed::SetUpVfio(setup)) => {
             vfio::set_up(&setup).unwrap_or_else(|error| logging::fatal(&error))
         }
+        Ok(cli::Parsed::SetUpRoot(name)) => match roots::make(&name) {
+            Ok(root) => say(&format!("{}\n", root.display())),
+            Err(error) => logging::fatal(&error),
+        },
         Ok(cli::Parsed::Diff(options)) => {
             logging::start(cli::LogLevel::default());
             recording::diff(&options).unwrap_or_else(|error| logging::fatal(&error))

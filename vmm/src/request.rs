@@ -20,6 +20,8 @@ pub enum Request {
     Resized,
     /// The guest's output has nowhere to go any more, for this reason: end the guest.
     OutputLost(String),
+    /// The guest's command has ended with this status: end the guest.
+    CommandEnded(u8),
     /// The process was told to end by this signal.
     Signal(i32),
 }

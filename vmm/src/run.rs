@@ -1,6 +1,6 @@
 //! `trapline run`: from options to a machine, and from its end to an exit status.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Weak};
 
@@ -10,15 +10,15 @@ use tracing::Level;
 use trapline_control::api::Statistics;
 use trapline_device::CharBackend;
 use trapline_machine::Terminal;
-use trapline_machine::boot::modules::{initrd_files, is_multiboot};
-use trapline_machine::boot::{cmdline, initramfs, open, read_ahead, search};
+use trapline_machine::boot::modules::initrd_files;
+use trapline_machine::boot::{open, read_ahead};
 use trapline_machine::console::Size;
 use trapline_machine::deliveries;
 use trapline_machine::record::RecordOptions;
 use trapline_machine::vfio::Assignment;
 use trapline_machine::{
-    Config, ConsoleKind, Control, CrashReport, Ending, FirmwareFlash, Initrd, Isolate,
-    PcConfigSpace, Report, ResetCause, Session as Machine, release_startup_memory,
+    Config, ConsoleKind, Control, CrashReport, Ending, FirmwareFlash, Isolate, Report, ResetCause,
+    Session as Machine, release_startup_memory,
 };
 
 use crate::cli::{Boot, FwCfgFile, LogLevel, RunOptions, StatForm};
@@ -28,9 +28,12 @@ use crate::display::{self, Display};
 use crate::live::{Guest, Look, MetricsFile, MetricsWriter, Name};
 use crate::logging;
 use crate::pause::Pauses;
+use crate::progress::Waiting;
 use crate::reboot::{Next, Resets, SILENT_MAX};
 use crate::request::{Request, Requests};
 use crate::session::Session;
+use crate::software::{self, Arranged, Remark};
+use crate::task::Errand;
 use crate::trace::Trace;
 use crate::why::{self, Surroundings};
 use crate::{signals, statistics, stream, terminal, vfio};
@@ -51,7 +54,8 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let requests = Requests::default();
     let break_key = (options.console == ConsoleKind::Virtio).then_some(HVC_BREAK);
     let console = Console::new(requests.clone(), break_key)?;
-    let (boot, remark) = boot(options)?;
+    let Arranged { options, boot, remarks, errand } = software::arrange(options)?;
+    let options = &options;
     let mut machine = Machine::new(config(options, boot, (fw_cfg, vfio), &console))?;
     console.attach(machine.console_device());
     let late = deliveries::apply(machine.registry(), &options.late_writes);
@@ -60,15 +64,18 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
         .then(|| Trace::start(machine.registry(), &options.trace))
         .transpose()?;
     let debugged = debugged(&machine, &console, options)?;
-    tell_start(options, &machine, remark.as_ref());
+    tell_start(options, &machine, &remarks);
     let viewers = display.serve(&machine, options.name.as_str())?;
 
-    let session = Session::start(&console, &requests)?;
+    let streams = software::streams(options);
+    let session = Session::start(&console, &requests, streams)?;
     let control = machine.control();
     let (look, metrics) = watch(options, &control, metrics)?;
     let wish = Arc::new(Mutex::new(None));
     let pauses = Arc::new(Pauses::new(control.clone()));
-    let terminal = TerminalSize(machine.terminal());
+    errand.iter().try_for_each(|errand| errand.start(requests.clone()))?;
+    let waiting = errand.as_ref().map(|errand| Waiting::start(&console, errand)).transpose()?;
+    let terminal = TerminalSize { machine: machine.terminal(), errand };
     terminal.tell();
     let obeying = Obeying {
         pauses: Arc::clone(&pauses),
@@ -84,6 +91,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let server = name.serve(guest(options, &machine, &console, (&look, &requests)))?;
     let ending = live(&mut machine, &console, options);
     // What the guest has sent comes before what there is to say about its end.
+    drop(waiting);
     session.finish(|| wish.lock().is_some());
     drop((trace, debugged));
     requests.unserve();
@@ -102,16 +110,16 @@ pub fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     say(&seen, options);
     // Who waits for the end finds everything written and free.
     drop(server);
-    let status = conclude(ending?, wish)?;
+    let status = conclude(ending?, wish, options)?;
     recorded?;
     dumped.map(|()| status)
 }
 
 /// Says what there is to say of a guest that is about to run. Only now: whoever cannot run has one
 /// sentence to read.
-fn tell_start(options: &RunOptions, machine: &Machine, remark: Option<&Remark>) {
+fn tell_start(options: &RunOptions, machine: &Machine, remarks: &[Remark]) {
     options.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    remark.inspect(|remark| remark.say());
+    remarks.iter().for_each(Remark::say);
     if matches!(options.boot, Boot::Kernel { .. }) {
         warn_of_software_kvm();
     }
@@ -217,14 +225,17 @@ impl Obeying {
 /// What Linux takes on a virtio console for what a break is on a serial port: Ctrl-o.
 const HVC_BREAK: u8 = 0x0f;
 
-/// The size of the terminal, and who wants to know it.
-struct TerminalSize(Option<Terminal>);
+/// The size of the terminal, and who wants to know it: a virtio console, and our init.
+struct TerminalSize {
+    machine: Option<Terminal>,
+    errand: Option<Errand>,
+}
 
 impl TerminalSize {
     fn tell(&self) {
-        if let (Some(console), Some((columns, rows))) = (&self.0, terminal::size()) {
-            console.resize(Size { columns, rows });
-        }
+        let Some((columns, rows)) = terminal::size() else { return };
+        self.machine.iter().for_each(|console| console.resize(Size { columns, rows }));
+        self.errand.iter().for_each(|errand| errand.resize(columns, rows));
     }
 }
 
@@ -265,7 +276,7 @@ fn live(machine: &mut Machine, console: &Console, options: &RunOptions) -> anyho
 /// (`inside_line`); an error begins a line of its own all the same.
 fn tell_end(ending: &anyhow::Result<Ending>, wish: Option<&Request>, inside_line: bool) {
     let last_line = match (ending, wish) {
-        (Ok(_), Some(Request::OutputLost(_))) => return,
+        (Ok(_), Some(Request::OutputLost(_) | Request::CommandEnded(_))) => return,
         (Ok(Ending::Stopped), Some(Request::Quit)) => "  # KVM session terminated.\n".to_owned(),
         (Ok(Ending::Off | Ending::Exit(_)), _) => ENDED.to_owned(),
         (Ok(Ending::Reset(cause)), _) => {
@@ -288,15 +299,27 @@ fn tell_end(ending: &anyhow::Result<Ending>, wish: Option<&Request>, inside_line
 const ENDED: &str = "  # KVM session ended normally.\n";
 
 /// The exit status: 0 for a guest that ended in order or was ended by its user, its own for one
-/// that used the exit port. What a signal has ended, that signal ends.
-fn conclude(ending: Ending, wish: Option<Request>) -> anyhow::Result<ExitCode> {
+/// that used the exit port, its command's for one that was there for a command. What a signal has
+/// ended, that signal ends.
+fn conclude(
+    ending: Ending,
+    wish: Option<Request>,
+    options: &RunOptions,
+) -> anyhow::Result<ExitCode> {
     match (ending, wish) {
         // Whatever it has come to, nobody has seen it.
         (_, Some(Request::OutputLost(why))) => bail!("cannot write the guest's output: {why}"),
         (Ending::Exit(status), _) => Ok(ExitCode::from(status)),
+        (Ending::Stopped, Some(Request::CommandEnded(status))) => Ok(ExitCode::from(status)),
+        (Ending::Off | Ending::Reset(_), _) if options.root.is_errand() => {
+            bail!("the guest has ended before its command did")
+        }
         (Ending::Off | Ending::Reset(_), _) => Ok(ExitCode::SUCCESS),
         (Ending::Crashed(report), _) => crashed(&report),
         (Ending::Stopped, Some(Request::Signal(number))) => signals::end_by(number),
+        (Ending::Stopped, _) if options.root.is_errand() => {
+            bail!("the guest was ended before its command did")
+        }
         (Ending::Stopped, _) => Ok(ExitCode::SUCCESS),
     }
 }
@@ -395,88 +418,6 @@ fn config(
         }),
         arm64: options.arm64.clone(),
     }
-}
-
-/// What the user may want to know about a run that could be started.
-enum Remark {
-    /// An initramfs was made, with this shell of the host's.
-    Shell(PathBuf),
-    /// An initramfs was made, without a shell.
-    NoShell,
-}
-
-impl Remark {
-    fn say(&self) {
-        match self {
-            Self::Shell(path) => tracing::info!("no initrd: made one with {}", path.display()),
-            Self::NoShell => {
-                tracing::warn!("no initrd, and no shell on this host to make one with");
-            }
-        }
-    }
-}
-
-fn boot(options: &RunOptions) -> anyhow::Result<(trapline_machine::Boot, Option<Remark>)> {
-    let (path, initrd, params) = match &options.boot {
-        Boot::Firmware { path, flash, kernel } => {
-            let (path, flash, kernel) = (path.clone(), flash.clone(), kernel.clone());
-            return Ok((trapline_machine::Boot::Firmware { path, flash, kernel }, None));
-        }
-        Boot::Kernel { path, initrd, params } => (path, initrd, params),
-    };
-    let path = path.clone().map_or_else(host_kernel, Ok)?;
-    if is_multiboot(&path) {
-        // Our initramfs and our arguments are Linux's.
-        let initrd = initrd.clone().map_or(Initrd::None, Initrd::File);
-        let cmdline = params.clone();
-        return Ok((trapline_machine::Boot::Kernel { path, initrd, cmdline }, None));
-    }
-    let (initrd, remark) = match initrd {
-        Some(path) => (Initrd::File(path.clone()), None),
-        // A disk is the root file system, as in kvmtool.
-        None if options.nodefaults || params.contains("root=") || !options.disks.is_empty() => {
-            (Initrd::None, None)
-        }
-        None => made_initramfs()?,
-    };
-    let user = (!params.is_empty()).then_some(params.as_str());
-    let cmdline = if options.nodefaults {
-        params.clone()
-    } else {
-        let display = display::console(options);
-        let machine = cmdline::Machine::HOST;
-        let root_disk = !options.disks.is_empty();
-        let console = match options.console {
-            ConsoleKind::Serial if options.earlycon => {
-                cmdline::Console::SerialEarly(trapline_machine::MMIO_CONSOLE)
-            }
-            ConsoleKind::Serial => cmdline::Console::Serial,
-            ConsoleKind::Mmio => cmdline::Console::Mmio(trapline_machine::MMIO_CONSOLE),
-            ConsoleKind::Virtio => cmdline::Console::Virtio,
-        };
-        let ecam = options.config_space == PcConfigSpace::Ecam;
-        let defaults = cmdline::Defaults { machine, console, display, ecam, root_disk };
-        cmdline::build(defaults, user)
-    };
-    Ok((trapline_machine::Boot::Kernel { path, initrd, cmdline }, remark))
-}
-
-/// The kernel nobody named.
-fn host_kernel() -> anyhow::Result<PathBuf> {
-    search::find_host_kernel().with_context(|| {
-        let looked: Vec<String> =
-            search::host_kernel().iter().map(|path| path.display().to_string()).collect();
-        format!("no kernel found; name one with -k (looked for {})", looked.join(", "))
-    })
-}
-
-/// An initramfs of our own: this program as init, and a shell of the host's.
-fn made_initramfs() -> anyhow::Result<(Initrd, Option<Remark>)> {
-    let init = std::env::current_exe().context("cannot find this program's own file")?;
-    let request = initramfs::InitramfsRequest { init: &init, host: Path::new("/") };
-    let (bytes, contents) = initramfs::build(&request)?;
-    let shell = contents.shell.map(|shell| Remark::Shell(shell.host_path));
-    Ok((Initrd::Made(Arc::new(bytes)), Some(shell.unwrap_or(Remark::NoShell))))
 }
 
 fn warn_of_software_kvm() {

@@ -9,6 +9,7 @@ use anyhow::Context;
 use crate::console::Console;
 use crate::request::Requests;
 use crate::signals::SignalThread;
+use crate::task::Streams;
 use crate::terminal::Terminal;
 
 /// How long output may take to be read when something has gone wrong.
@@ -26,21 +27,29 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Session {
     console: Arc<Console>,
     // In the order they are to be dropped: signals restore the terminal until it is restored.
-    _terminal: Terminal,
+    _terminal: Option<Terminal>,
     _signals: SignalThread,
 }
 
 impl Session {
-    /// Makes the terminal raw and starts the threads of `console` and of the signals.
+    /// Makes the terminal raw, if what is typed is for the console, and starts the threads of `console` and of the signals.
     ///
     /// # Errors
     /// What could not be started.
-    pub fn start(console: &Arc<Console>, requests: &Requests) -> anyhow::Result<Self> {
+    pub fn start(
+        console: &Arc<Console>,
+        requests: &Requests,
+        streams: Streams,
+    ) -> anyhow::Result<Self> {
         let signals = SignalThread::start(requests.clone()).context("cannot catch signals")?;
-        let terminal = Terminal::raw().context("cannot set up the terminal")?;
+        let typed = streams.types();
+        let terminal =
+            typed.then(Terminal::raw).transpose().context("cannot set up the terminal")?;
         let session = Self { console: Arc::clone(console), _terminal: terminal, _signals: signals };
+        let (stdout, stderr) = (rustix::stdio::stdout(), rustix::stdio::stderr());
+        let shown = if streams.shows() { stdout } else { stderr };
         console
-            .start(rustix::stdio::stdin(), rustix::stdio::stdout())
+            .start(typed.then(rustix::stdio::stdin), shown)
             .context("cannot start the console")?;
         Ok(session)
     }

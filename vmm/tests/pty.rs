@@ -18,7 +18,10 @@ const MISTAKES: [(&[&str], &str); 8] = [
         "Fatal: --vsock: the virtio-vsock device does not exist yet in this version",
     ),
     (&["run", "--no-such-option"], "Fatal: --no-such-option: no such option"),
-    (&["sandbox", "-a"], "Fatal: trapline sandbox: not available yet in this version"),
+    (
+        &["sandbox", "-c", "1"],
+        "Fatal: trapline sandbox: a script is missing, or a command behind --",
+    ),
 ];
 
 fn echo() -> std::path::PathBuf {

@@ -1,5 +1,6 @@
 //! Initial RAM disks: newc cpio archives whose bytes depend on nothing but their content.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -19,22 +20,34 @@ const CHARACTER_DEVICE: u32 = 0o020_000;
 pub(crate) struct Archive {
     bytes: Vec<u8>,
     inode: u32,
+    folders: BTreeSet<String>,
 }
 
 impl Archive {
     /// An archive with the folders every init here expects and the console the kernel opens for it.
     pub(crate) fn new() -> Result<Self> {
-        let mut archive = Self { bytes: Vec::new(), inode: 0 };
+        let mut archive = Self { bytes: Vec::new(), inode: 0, folders: BTreeSet::new() };
         for dir in ["bin", "dev", "guest", "modules", "proc", "sys", "tmp"] {
-            archive.add(Builder::new(dir).mode(DIRECTORY | 0o755), &[])?;
+            archive.folder(dir)?;
         }
         let console = Builder::new("dev/console").mode(CHARACTER_DEVICE | 0o600);
         archive.add(console.rdev_major(5).rdev_minor(1), &[])?;
         Ok(archive)
     }
 
-    /// Adds a file; `name` has no leading slash.
+    /// Adds a folder, once.
+    fn folder(&mut self, name: &str) -> Result<()> {
+        if !self.folders.insert(name.to_owned()) {
+            return Ok(());
+        }
+        self.add(Builder::new(name).mode(DIRECTORY | 0o755), &[])
+    }
+
+    /// Adds a file, and the folders it is in; `name` has no leading slash.
     pub(crate) fn file(&mut self, name: &str, permissions: u32, content: &[u8]) -> Result<()> {
+        for (end, _) in name.match_indices('/') {
+            self.folder(name.get(..end).unwrap_or_default())?;
+        }
         self.add(Builder::new(name).mode(FILE | permissions), content)
     }
 

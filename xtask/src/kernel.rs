@@ -77,6 +77,11 @@ fn debian(arch: Arch, meta: &str) -> Result<(PathBuf, PathBuf)> {
 }
 
 impl Kernel {
+    /// The list of what is built in that would be a module elsewhere.
+    pub(crate) fn builtin(&self) -> PathBuf {
+        self.package.join("lib/modules").join(&self.release).join("modules.builtin")
+    }
+
     /// The module's file content, uncompressed, if the package has the module.
     pub(crate) fn module(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let wanted = [format!("{name}.ko"), format!("{name}.ko.xz"), format!("{name}.ko.zst")];

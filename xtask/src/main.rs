@@ -13,6 +13,7 @@ mod deb;
 mod disks;
 mod driver;
 mod filesystems;
+mod first_run;
 mod guest;
 mod heartbeat;
 mod initrd;

@@ -13,8 +13,8 @@ use crate::scenarios::{DISPLAYED, FEWER_EXITS, RELEASE, SCENARIOS, Scenario, Use
 use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Row, Tally, Task};
 use crate::{
-    cases, check, coalescing, deb, disks, driver, filesystems, instrumented, interrupts, net,
-    pauses, picture, pty, recordings, shares, unit, vfio, viewers, virtio, vmm,
+    cases, check, coalescing, deb, disks, driver, filesystems, first_run, instrumented, interrupts,
+    net, pauses, picture, pty, recordings, shares, unit, vfio, viewers, virtio, vmm,
 };
 
 /// How many boots run at the same time: each keeps about one processor busy.
@@ -70,6 +70,7 @@ fn guests() -> Vec<Guests> {
     guests.extend(vfio::guests());
     guests.extend(filesystems::guests());
     guests.extend(shares::guests());
+    guests.extend(first_run::guests());
     guests.extend(net::guests());
     guests.extend(viewers::guests());
     let place = Place::best(Arch::X86_64);

@@ -6,10 +6,10 @@ use trapline_guestmem::GuestMem;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::packed::Packing;
 use crate::error::{Error, placing};
 use crate::foreign::{Foreign, HEAD, anywhere};
 use crate::image::Image;
+use crate::packed::Packing;
 
 /// The header of a 64-bit `Image` (`booting.rst`, section 4).
 #[derive(FromBytes, Immutable, KnownLayout)]

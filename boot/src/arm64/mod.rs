@@ -13,7 +13,6 @@
 
 mod firmware;
 mod image;
-mod packed;
 #[cfg(test)]
 mod tests;
 

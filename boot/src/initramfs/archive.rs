@@ -65,6 +65,18 @@ impl Archive {
         Ok(())
     }
 
+    /// Adds a file with these permissions and contents; nothing if `path` is there already.
+    pub(super) fn contents(
+        &mut self,
+        path: &str,
+        permissions: u32,
+        contents: &[u8],
+    ) -> Result<(), Error> {
+        self.parents(path)?;
+        self.files += 1;
+        self.entry(path, permissions, ModeFileType::Regular, |builder| builder, contents)
+    }
+
     /// How many regular files there are.
     pub(super) fn files(&self) -> usize {
         self.files
@@ -94,7 +106,8 @@ impl Archive {
         if !self.is_new(path) {
             return Ok(());
         }
-        let size = u32::try_from(contents.len()).unwrap_or(u32::MAX);
+        let size = u32::try_from(contents.len())
+            .map_err(|_| refused(path, &io::ErrorKind::FileTooLarge.into()))?;
         let builder = extra(self.builder(path, mode, kind));
         let mut writer = builder.write(&mut self.bytes, size);
         let written = writer.write_all(contents).and_then(|()| writer.finish());

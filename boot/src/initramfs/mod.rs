@@ -1,10 +1,12 @@
-//! The initramfs for a guest that was given none: our init and a shell of the host's.
+//! The initramfs for a guest that was given none: our init with what it needs, which is drivers and a
+//! list of what to do, or a shell of the host's where there will be no other root file system.
 //!
 //! With it, `trapline run` alone ends at a prompt, without a disk, without root's rights, and
 //! without starting any program of the host's: libraries are found by reading ELF headers.
 
 mod archive;
 mod closure;
+mod loaded;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,24 @@ pub struct InitramfsRequest<'a> {
     pub init: &'a Path,
     /// Where the host's files are; `/` but in tests.
     pub host: &'a Path,
+    /// Whether there is to be a shell.
+    pub shell: bool,
+    /// Programs of the host's to take along, with their libraries, each at its own path; what cannot
+    /// be taken along is left out.
+    pub programs: &'a [PathBuf],
+    /// Further files.
+    pub files: &'a [File],
+}
+
+/// A file of an initramfs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Its path in the guest, without the leading slash.
+    pub path: String,
+    /// Its permissions.
+    pub mode: u32,
+    /// What is in it.
+    pub contents: Vec<u8>,
 }
 
 /// What is in it, for messages and for the init program.
@@ -77,11 +97,18 @@ pub fn build(request: &InitramfsRequest<'_>) -> Result<(Vec<u8>, Contents), Erro
     archive.device("dev/null", 0o666, (1, 3))?;
 
     let needs = closure::of(request.host, request.init)?;
-    archive.file("init", request.init)?;
+    archive.contents("init", 0o755, &loaded::part(request.init)?)?;
     for file in &needs.files {
         archive.file(&file.guest, &file.host)?;
     }
-    let shell = find_shell(request.host);
+    for File { path, mode, contents } in request.files {
+        archive.contents(path, *mode, contents)?;
+    }
+    request
+        .programs
+        .iter()
+        .try_for_each(|program| take_along(&mut archive, request.host, program))?;
+    let shell = request.shell.then(|| find_shell(request.host)).flatten();
     if let Some((shell, needs)) = &shell {
         let name = if shell.busybox { "bin/busybox" } else { "bin/sh" };
         archive.file(name, &shell.host_path)?;
@@ -95,6 +122,15 @@ pub fn build(request: &InitramfsRequest<'_>) -> Result<(Vec<u8>, Contents), Erro
     let files = archive.files();
     let shell = shell.map(|(shell, _)| shell);
     Ok((archive.finish()?, Contents { shell, files }))
+}
+
+/// A program at its own path; what is no ELF file, or lacks a library, stays where it is.
+fn take_along(archive: &mut Archive, host: &Path, program: &Path) -> Result<(), Error> {
+    let Ok(below) = program.strip_prefix("/") else { return Ok(()) };
+    let (Some(guest), path) = (below.to_str(), host.join(below)) else { return Ok(()) };
+    let Ok(needs) = closure::of(host, &path) else { return Ok(()) };
+    archive.file(guest, &path)?;
+    needs.files.iter().try_for_each(|file| archive.file(&file.guest, &file.host))
 }
 
 /// A static busybox, else any busybox, else a plain shell. What is no ELF file, or lacks a

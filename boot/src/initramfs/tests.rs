@@ -25,9 +25,13 @@ impl Host {
         fs::write(path, bytes).unwrap();
     }
 
+    fn request<'a>(&'a self, init: &'a Path) -> InitramfsRequest<'a> {
+        InitramfsRequest { init, host: self.dir.path(), shell: true, programs: &[], files: &[] }
+    }
+
     fn build(&self) -> Result<(BTreeMap<String, Member>, Contents), Error> {
         let init = self.dir.path().join("opt/init");
-        let request = InitramfsRequest { init: &init, host: self.dir.path() };
+        let request = self.request(&init);
         let (bytes, contents) = build(&request)?;
         Ok((unpack(&bytes), contents))
     }
@@ -140,6 +144,41 @@ fn the_same_host_makes_the_same_bytes() {
     let host = Host::new();
     host.put("bin/busybox", &ElfBuilder::program(None, &[]));
     let init = host.dir.path().join("opt/init");
-    let request = InitramfsRequest { init: &init, host: host.dir.path() };
+    let request = host.request(&init);
     assert_eq!(build(&request).unwrap().0, build(&request).unwrap().0);
+}
+
+#[test]
+fn further_files_and_programs_come_along_and_a_shell_only_if_wanted() {
+    let host = Host::new();
+    host.put("bin/sh", &ElfBuilder::program(None, &[]));
+    host.put("usr/bin/tool", &ElfBuilder::program(None, &["liba.so"]));
+    host.put("usr/lib/liba.so", &ElfBuilder::program(None, &[]));
+    host.put("usr/bin/script", b"#!/bin/sh\n");
+    let init = host.dir.path().join("opt/init");
+    let programs = ["/usr/bin/tool", "/usr/bin/script", "/usr/bin/gone"].map(PathBuf::from);
+    let list = File { path: "run/list".to_owned(), mode: 0o640, contents: b"{}".to_vec() };
+    let request = InitramfsRequest {
+        shell: false,
+        programs: &programs,
+        files: &[list],
+        ..host.request(&init)
+    };
+    let (bytes, contents) = build(&request).unwrap();
+    let members = unpack(&bytes);
+    assert_eq!(contents, Contents { shell: None, files: 4 });
+    assert_eq!((members["run/list"].mode, &members["run/list"].bytes[..]), (0o100_640, &b"{}"[..]));
+    assert!(members.contains_key("usr/bin/tool") && members.contains_key("usr/lib/liba.so"));
+    assert!(!members.contains_key("usr/bin/script") && !members.contains_key("bin/sh"));
+}
+
+/// Symbols and line numbers are behind what is loaded.
+#[test]
+fn init_is_as_long_as_what_is_loaded_of_it() {
+    let host = Host::new();
+    let program = ElfBuilder::program(None, &[]);
+    let with_more = [&program[..], &[7; 5000]].concat();
+    host.put("opt/init", &with_more);
+    let (members, _) = host.build().unwrap();
+    assert_eq!(members["init"].bytes, program);
 }

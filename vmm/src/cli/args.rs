@@ -18,6 +18,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) kernel: KernelArgs,
     #[command(flatten)]
+    pub(super) root: RootArgs,
+    #[command(flatten)]
     pub(super) network: NetworkArgs,
     #[command(flatten)]
     pub(super) display: DisplayArgs,
@@ -48,7 +50,8 @@ pub(super) struct BasicArgs {
     /// of the host's]
     #[arg(short, long, value_name = "SIZE[BKMGTP]", allow_negative_numbers = true)]
     pub(super) mem: Option<String>,
-    /// Disk image, a file or a block device (several: vda, vdb, ...): raw, qcow2, or VMDK to read.
+    /// Disk image, a file or a block device (several: vda, vdb, ...): raw, qcow2, or VMDK to read; or a
+    /// folder to be the root file system, also by the name of one that trapline setup made.
     /// With ,ro the guest cannot write; with ,direct the host's page cache is left out; further
     /// queues=N, serial=TEXT, iops=N, bps=N{K,M,G,T}, format=raw|qcow2|vmdk, werror=report|stop
     #[arg(
@@ -110,6 +113,29 @@ pub(super) struct KernelArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Root file system and command, without a disk and initial RAM disk")]
+pub(super) struct RootArgs {
+    /// Let the guest change the host's files, as far as the user can
+    #[arg(long, overrides_with = "ro")]
+    pub(super) rw: bool,
+    /// Keep the guest from changing its root [default for the host's files, not for -d DIR]
+    #[arg(long, overrides_with = "rw")]
+    pub(super) ro: bool,
+    /// Begin in the folder that this command is given in
+    #[arg(long)]
+    pub(super) pwd: bool,
+    /// Run the shell or the command as this user of the guest, a name or a number [default: root]
+    #[arg(long, value_name = "USER")]
+    pub(super) user: Option<String>,
+    /// Run this script of the host's in the guest, with the arguments behind --, and end with its status
+    #[arg(long, value_name = "FILE")]
+    pub(super) script: Option<PathBuf>,
+    /// Run this command in the guest, and end with its status
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Networking options")]
 pub(super) struct NetworkArgs {
     /// Add a network card: in a network that needs no rights on the host (mode=user; also host_ip,
@@ -121,7 +147,7 @@ pub(super) struct NetworkArgs {
         num_args = 0..=1, default_missing_value = "mode=user"
     )]
     pub(super) network: Vec<String>,
-    /// Do not configure the guest's network by DHCP (nothing does so yet)
+    /// Do not configure the guest's network by DHCP, which our init does
     #[arg(long)]
     pub(super) no_dhcp: bool,
 }
@@ -212,8 +238,8 @@ pub(super) struct DeviceArgs {
     /// Serial port on a pty of the host
     #[arg(long, value_name = "N", action = ArgAction::Append)]
     pub(super) tty: Vec<String>,
-    /// Script to run in a guest made of the host's files
-    #[arg(long, value_name = "SCRIPT")]
+    /// As --script
+    #[arg(long, value_name = "SCRIPT", hide = true)]
     pub(super) sandbox: Option<PathBuf>,
 }
 

@@ -22,6 +22,7 @@ pub(crate) mod qemu;
 mod qtest;
 mod refused;
 mod replay;
+mod root;
 mod shares;
 mod trace;
 mod units;
@@ -48,6 +49,7 @@ pub use options::{Boot, LogLevel, RunOptions, StatForm};
 pub use qemu::Properties;
 pub use qtest::{AsQemu, QtestOptions};
 pub use replay::ReplayOptions;
+pub use root::{RootOptions, Work};
 pub use trace::{DiffOptions, TraceOptions, TuneOptions};
 pub use vfio::{VfioOptions, VfioSetup};
 
@@ -62,6 +64,8 @@ pub enum Parsed {
     Qtest(Box<QtestOptions>),
     /// To give functions of the host to vfio-pci, or back.
     SetUpVfio(VfioSetup),
+    /// To make a root file system with this name.
+    SetUpRoot(String),
     /// To compare two recordings.
     Diff(Box<DiffOptions>),
     /// To find out what could be delivered in another way.
@@ -75,9 +79,6 @@ pub enum Parsed {
     /// To print this on standard output and be done.
     Text(String),
 }
-
-/// kvmtool's commands that have nothing to talk to yet.
-const LATER: [(&str, &str); 1] = [("sandbox", "Run one command in a guest")];
 
 /// The sentence in the middle is how other projects' scripts recognize a command line of this
 /// kind; kvm-unit-tests looks for its first four words.
@@ -117,6 +118,10 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
         Some(("run", matches)) => {
             Ok(Parsed::Run(Box::new(RunOptions::new(given(matches)?, host)?)))
         }
+        Some(("sandbox", matches)) => {
+            let args = root::sandboxed(given(matches)?)?;
+            Ok(Parsed::Run(Box::new(RunOptions::new(args, host)?)))
+        }
         Some(("device", matches)) => match matches.subcommand() {
             Some((_, matches)) => Ok(Parsed::Serve(Box::new(ServeOptions::new(given(matches)?)?))),
             None => Err(anyhow!("trapline device: a command is missing; there is serve")),
@@ -124,7 +129,10 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
         Some(("qtest", matches)) => {
             Ok(Parsed::Qtest(Box::new(QtestOptions::new(&given(matches)?)?)))
         }
-        Some(("setup", matches)) => Ok(Parsed::SetUpVfio(vfio::setup(matches)?)),
+        Some(("setup", matches)) => match matches.subcommand() {
+            Some(("vfio", matches)) => Ok(Parsed::SetUpVfio(vfio::setup(matches)?)),
+            _ => Ok(Parsed::SetUpRoot(root_name(matches)?)),
+        },
         Some(("tune", matches)) => Ok(Parsed::Tune(Box::new(TuneOptions::new(given(matches)?)))),
         Some(("diff", matches)) => Ok(Parsed::Diff(Box::new(DiffOptions::new(given(matches)?)?))),
         Some(("trace", matches)) => {
@@ -135,8 +143,7 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
             Ok(Parsed::Guests(guests::parse(name, matches)?))
         }
         Some(("version", _)) => Ok(Parsed::Text(version())),
-        Some((name, _)) => Err(anyhow!("trapline {name}: not available yet in this version")),
-        None => Ok(Parsed::Text(command(host).render_help().to_string())),
+        _ => Ok(Parsed::Text(command(host).render_help().to_string())),
     }
 }
 
@@ -158,9 +165,14 @@ fn version() -> String {
 fn command(host: &Host) -> Command {
     let run = Command::new("run")
         .about("Run a guest")
-        .override_usage("trapline run [OPTIONS] [KERNEL]")
+        .override_usage("trapline run [OPTIONS] [KERNEL] [-- COMMAND...]")
         .after_help(format!("While the guest runs:{}", KEYS.trim_end()))
         // As in kvmtool, options may be shortened and the last of several wins.
+        .infer_long_args(true)
+        .args_override_self(true);
+    let sandbox = Command::new("sandbox")
+        .about("Run a script or a command in a guest on the host's files")
+        .override_usage("trapline sandbox [OPTIONS] SCRIPT [-- ARGUMENT...] | -- COMMAND...")
         .infer_long_args(true)
         .args_override_self(true);
     let qtest = Command::new("qtest")
@@ -179,10 +191,13 @@ fn command(host: &Host) -> Command {
         .subcommand(device::ServeArgs::augment_args(serve));
     let tune = Command::new("tune")
         .about("Find out from a recording which writes may be late, and what that saves");
-    let all = Command::new("trapline")
+    let options =
+        |command| foreign::hide(negated::add(args::RunArgs::augment_args(command)), host.machine);
+    Command::new("trapline")
         .version(env!("CARGO_PKG_VERSION"))
         .help_template(StyledStr::from(HELP))
-        .subcommand(foreign::hide(negated::add(args::RunArgs::augment_args(run)), host.machine))
+        .subcommand(options(run))
+        .subcommand(options(sandbox))
         .subcommands(guests::commands())
         .subcommand(qtest::QtestArgs::augment_args(qtest))
         .subcommand(setup())
@@ -191,27 +206,26 @@ fn command(host: &Host) -> Command {
         .subcommand(device)
         .subcommand(trace::TuneArgs::augment_args(tune))
         .subcommand(ReplayOptions::augment_args(Command::new("replay")))
-        .subcommand(Command::new("version").about("Print the version"));
-    LATER.iter().fold(all, |all, (name, about)| {
-        let ignored = Arg::new("args").num_args(0..).allow_hyphen_values(true);
-        all.subcommand(
-            Command::new(*name)
-                .about(format!("{about} (not available yet)"))
-                .disable_help_flag(true)
-                .arg(ignored.trailing_var_arg(true)),
-        )
-    })
+        .subcommand(Command::new("version").about("Print the version"))
 }
 
-/// What kvmtool's command of this name does is not there yet.
 fn setup() -> Command {
     let vfio = Command::new("vfio")
         .about("Give PCI functions of the host to vfio-pci, or back")
         .override_usage("trapline setup vfio [--release] [DOMAIN:]BUS:DEV.FN...");
     Command::new("setup")
-        .about("Prepare the host (a root file system for guests: not available yet)")
-        .allow_external_subcommands(true)
+        .about("Make a root file system for guests (-d NAME), or give functions to vfio-pci")
+        .override_usage("trapline setup NAME | trapline setup vfio ...")
+        .args_conflicts_with_subcommands(true)
+        .subcommand_precedence_over_arg(true)
+        .arg(Arg::new("name").value_name("NAME").help("What the root file system is to be called"))
         .subcommand(vfio::SetupArgs::augment_args(vfio))
+}
+
+/// What the root file system is to be called.
+fn root_name(matches: &ArgMatches) -> anyhow::Result<String> {
+    let name = matches.get_one::<String>("name").cloned();
+    name.ok_or_else(|| anyhow!("trapline setup: a name is missing, or vfio"))
 }
 
 /// Help and versions come out of clap as errors.

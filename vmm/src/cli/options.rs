@@ -16,11 +16,12 @@ use trapline_machine::{
     PcIrqchip, PortOptions, VirtioTransports,
 };
 
-use super::args::{BasicArgs, KernelArgs, RunArgs};
+use super::args::{BasicArgs, KernelArgs, RunArgs, VirtioArgs};
 use super::disk::disk;
 use super::fw_cfg::FwCfgFile;
 use super::ioregion::{ioregions, isolate};
 use super::ports::ports;
+use super::root::{self, RootOptions};
 use super::shares::shares;
 use super::units::{self, BadNumber};
 use super::vfio::{self, VfioOptions};
@@ -45,6 +46,8 @@ pub struct RunOptions {
     pub disks: Vec<DiskOptions>,
     /// Folders of the host that the guest can mount.
     pub shares: Vec<ShareOptions>,
+    /// The root file system, where it is neither a disk nor an initial RAM disk.
+    pub root: RootOptions,
     /// The network cards.
     pub nets: Vec<NetOptions>,
     /// KVM's device file.
@@ -185,6 +188,7 @@ impl RunOptions {
         let (mem_bytes, mem_base) = memory(&args.basic, cpus, host)?;
         let mut virtio = virtio::transports(&args.virtio)?;
         let (isolated, on_isolated_death) = isolate(&args.trapline.isolate)?;
+        let (disks, root) = files(&args, &software)?;
         Ok(Self {
             isolated,
             on_isolated_death,
@@ -200,10 +204,11 @@ impl RunOptions {
             cpus,
             mem_bytes,
             memory: args.basic.hugetlbfs.clone().map_or(Backing::Private, Backing::Hugetlbfs),
-            disks: args.basic.disk.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
+            disks,
             shares: shares(&args.virtio.plan9)?,
             boot: software,
-            loglevel: loglevel(&args.basic, args.debug.debug)?,
+            loglevel: loglevel(&args.basic, args.debug.debug, &root)?,
+            root,
             named: args.basic.name.is_some(),
             name: name(args.basic.name.as_deref())?,
             dev: args.basic.dev.unwrap_or_else(|| "/dev/kvm".into()),
@@ -234,12 +239,7 @@ impl RunOptions {
             testdev: args.trapline.testdev,
             console: console(args.basic.console.as_deref(), host.machine),
             ports: ports(&args.virtio.virtio_port)?,
-            balloon: args
-                .virtio
-                .balloon
-                .as_deref()
-                .map(|text| balloon(text, mem_bytes))
-                .transpose()?,
+            balloon: balloon_of(&args.virtio, mem_bytes)?,
             nets: network::cards(&args.network.network, &mut virtio)?,
             virtio,
             rng: args.virtio.rng,
@@ -255,6 +255,15 @@ impl RunOptions {
 
 fn fw_cfg_files(options: &[OsString]) -> anyhow::Result<Vec<FwCfgFile>> {
     options.iter().map(|option| FwCfgFile::new(option)).collect()
+}
+
+/// The disks, and what is the root file system if they are not.
+fn files(args: &RunArgs, software: &Boot) -> anyhow::Result<(Vec<DiskOptions>, RootOptions)> {
+    let disks = args.basic.disk.iter().map(|text| disk(text)).collect::<Result<_, _>>()?;
+    let (disks, folders) = root::split(disks);
+    let root = RootOptions::new(args, folders)?;
+    root.check(software, &disks, args.basic.nodefaults)?;
+    Ok((disks, root))
 }
 
 /// What to start, if all that is asked for can be had with it.
@@ -347,6 +356,11 @@ fn warnings(args: &RunArgs, mem_bytes: u64, host: &Host) -> Vec<String> {
         warnings.push(format!("--console {text}: no such console, it is the serial port"));
     }
     warnings
+}
+
+/// How much of the guest's memory a balloon is to hold, if there is one.
+fn balloon_of(args: &VirtioArgs, mem_bytes: u64) -> anyhow::Result<Option<u64>> {
+    args.balloon.as_deref().map(|text| balloon(text, mem_bytes)).transpose()
 }
 
 /// How much of the guest's memory a balloon is to hold, as `--balloon` says it.
@@ -463,8 +477,10 @@ fn vnc(text: &str) -> anyhow::Result<SocketAddr> {
     })
 }
 
-fn loglevel(args: &BasicArgs, debug: bool) -> anyhow::Result<LogLevel> {
+/// What a command writes is not to be between sentences of ours.
+fn loglevel(args: &BasicArgs, debug: bool, root: &RootOptions) -> anyhow::Result<LogLevel> {
     let level = match args.loglevel.as_deref() {
+        None if root.is_errand() => LogLevel::Warning,
         None => LogLevel::default(),
         Some("error") => LogLevel::Error,
         Some("warning") => LogLevel::Warning,

@@ -32,7 +32,6 @@ fn device(args: &DeviceArgs) -> Option<String> {
         (args.vidmode.is_some(), "--vidmode", "a choice of video modes"),
         (args.vsock.is_some(), "--vsock", "the virtio-vsock device"),
         (!args.tty.is_empty(), "--tty", "a serial port on a pty of its own"),
-        (args.sandbox.is_some(), "--sandbox", "a guest made of the host's files"),
     ])
 }
 

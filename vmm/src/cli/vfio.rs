@@ -109,9 +109,6 @@ pub struct VfioSetup {
 
 /// Understands `trapline setup`'s arguments.
 pub(super) fn setup(matches: &ArgMatches) -> anyhow::Result<VfioSetup> {
-    let Some(("vfio", matches)) = matches.subcommand() else {
-        bail!("trapline setup: not available yet in this version, but for trapline setup vfio")
-    };
     let args = SetupArgs::from_arg_matches(matches).context("the arguments of setup vfio")?;
     let functions = args.functions.iter().map(|text| address("trapline setup vfio", text));
     Ok(VfioSetup { release: args.release, functions: functions.collect::<Result<_, _>>()? })

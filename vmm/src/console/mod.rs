@@ -157,11 +157,11 @@ impl Console {
         self.poll_device();
     }
 
-    /// Starts to read `stdin` and to write `stdout`. Once per console.
+    /// Starts to read `stdin`, if nobody else does, and to write `stdout`. Once per console.
     ///
     /// # Errors
     /// What the kernel says when it refuses a thread.
-    pub fn start<I, O>(self: &Arc<Self>, stdin: I, stdout: O) -> io::Result<()>
+    pub fn start<I, O>(self: &Arc<Self>, stdin: Option<I>, stdout: O) -> io::Result<()>
     where
         I: AsFd + Send + 'static,
         O: AsFd + Send + 'static,
@@ -171,6 +171,7 @@ impl Console {
         let writer =
             thread_builder("console-out").spawn(move || output::write_all(&writer, &stdout))?;
         self.threads.lock().push(writer);
+        let Some(stdin) = stdin else { return Ok(()) };
         let reader = Arc::clone(self);
         let reader =
             thread_builder("console-in").spawn(move || input::read_all(&reader, &stdin))?;
@@ -198,6 +199,12 @@ impl Console {
     /// How many lines the guest has sent in its whole life.
     pub fn lines(&self) -> u64 {
         self.output.lock().lines
+    }
+
+    /// Whether the guest has sent anything.
+    pub fn was_used(&self) -> bool {
+        let output = self.output.lock();
+        output.inside_line || output.lines > 0
     }
 
     /// Whether the last line the guest has sent has no end yet.

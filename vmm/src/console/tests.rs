@@ -90,7 +90,7 @@ fn what_the_guest_sent_is_written_before_the_end() {
     let console = Console::new(Requests::default(), None).unwrap();
     let port = Port::on(&console);
     port.send(b"before there is a terminal, ");
-    console.start(nothing_typed(), writer).unwrap();
+    console.start(Some(nothing_typed()), writer).unwrap();
     port.send(b"and after\r\n");
     assert!(console.close(PATIENCE));
     drop((console, port));
@@ -104,7 +104,7 @@ fn a_reader_that_stalls_turns_the_guest_away_and_loses_nothing() {
     let (mut reader, writer) = io::pipe().unwrap();
     let console = Console::new(Requests::default(), None).unwrap();
     let port = Port::on(&console);
-    console.start(nothing_typed(), writer).unwrap();
+    console.start(Some(nothing_typed()), writer).unwrap();
     let sent = pattern(1 << 20);
     let start = Instant::now();
     port.send(&sent);
@@ -121,7 +121,7 @@ fn a_reader_that_never_reads_again_does_not_hold_up_the_end_for_ever() {
     let (_reader, writer) = io::pipe().unwrap();
     let console = Console::new(Requests::default(), None).unwrap();
     let port = Port::on(&console);
-    console.start(nothing_typed(), writer).unwrap();
+    console.start(Some(nothing_typed()), writer).unwrap();
     port.send(&pattern(1 << 20));
     assert!(!console.close(Duration::from_millis(50)));
 }
@@ -133,7 +133,7 @@ fn a_closed_standard_output_is_reported_once_and_swallows_the_rest() {
     let (requests, log) = requests();
     let console = Console::new(requests, None).unwrap();
     let port = Port::on(&console);
-    console.start(nothing_typed(), writer).unwrap();
+    console.start(Some(nothing_typed()), writer).unwrap();
     port.send(&pattern(1 << 20));
     until("the loss is reported", || !log.lock().is_empty());
     until("the guest can send again", || port.to_send.lock().is_empty());
@@ -146,7 +146,7 @@ fn what_is_typed_reaches_the_guest_and_commands_do_not() {
     let (typed, mut keyboard) = io::pipe().unwrap();
     let (requests, log) = requests();
     let console = Console::new(requests, None).unwrap();
-    console.start(typed, std::fs::File::create("/dev/null").unwrap()).unwrap();
+    console.start(Some(typed), std::fs::File::create("/dev/null").unwrap()).unwrap();
     let port = Port::on(&console);
     keyboard.write_all(b"echo\x01\x01 hi\r\x01b\x01s\x01q\x01p\x01x").unwrap();
     until("all commands are obeyed", || log.lock().len() == 3);
@@ -162,7 +162,7 @@ fn a_guest_that_does_not_read_holds_up_the_typist_and_loses_nothing() {
     let console = Console::new(Requests::default(), None).unwrap();
     let port = Port::on(&console);
     port.deaf.store(true, Ordering::Relaxed);
-    console.start(typed, std::fs::File::create("/dev/null").unwrap()).unwrap();
+    console.start(Some(typed), std::fs::File::create("/dev/null").unwrap()).unwrap();
     let text: Vec<u8> = pattern(1 << 20).into_iter().map(|byte| byte | 0x80).collect();
     let sent = text.clone();
     let typist = std::thread::spawn(move || keyboard.write_all(&sent));
@@ -183,7 +183,7 @@ fn the_end_of_the_input_ends_nothing_else() {
     let (requests, log) = requests();
     let console = Console::new(requests, None).unwrap();
     let port = Port::on(&console);
-    console.start(nothing_typed(), writer).unwrap();
+    console.start(Some(nothing_typed()), writer).unwrap();
     std::thread::sleep(Duration::from_millis(20));
     port.send(b"still here");
     let mut seen = [0; 10];
@@ -198,7 +198,7 @@ fn a_console_that_knows_no_breaks_gets_a_key_in_its_place() {
     let (reader, mut writer) = io::pipe().unwrap();
     let console = Console::new(Requests::default(), Some(0x0f)).unwrap();
     let port = Port::on(&console);
-    console.start(reader, nothing_typed()).unwrap();
+    console.start(Some(reader), nothing_typed()).unwrap();
     writer.write_all(b"a\x01bh").unwrap();
     until("the key has come", || *port.got.lock() == b"a\x0fh");
     assert_eq!(port.breaks.load(Ordering::Relaxed), 0);

@@ -50,9 +50,6 @@ fn functions_are_set_up_by_their_addresses() {
     assert_eq!(set_up("vfio --release 1:0.0 1:0.1"), (true, 2));
     assert!(refusal("setup vfio 1:0").starts_with("trapline setup vfio 1:0: not a PCI function's"));
     assert!(refusal("setup vfio").ends_with("missing; see --help"));
-    for args in ["setup", "setup name"] {
-        let sentence =
-            "trapline setup: not available yet in this version, but for trapline setup vfio";
-        assert_eq!(refusal(args), sentence);
-    }
+    assert!(matches!(parse("setup name").unwrap(), Parsed::SetUpRoot(name) if name == "name"));
+    assert_eq!(refusal("setup"), "trapline setup: a name is missing, or vfio");
 }
