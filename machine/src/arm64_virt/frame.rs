@@ -3,32 +3,30 @@
 
 use std::sync::Arc;
 
-use trapline_device::{MessageVector, MsiController, MsiSink};
+use trapline_device::{MsiController, MsiSink};
 use trapline_intc::v2m::V2m;
 use trapline_intc::v2m::regs::{SETSPI, WINDOW_LEN};
-use trapline_kvm::Vm;
 
 use super::{Controllers, layout};
 use crate::board::{Builder, Lines};
 
 /// The register that messages are written to.
-const DOORBELL: u64 = layout::GIC_V2M.start + SETSPI;
+pub(super) const DOORBELL: u64 = layout::GIC_V2M.start + SETSPI;
 /// INTID of the first shared peripheral interrupt.
 const FIRST_SPI: u32 = 32;
 
 /// The frame.
 pub(super) struct Frame {
-    vm: Arc<Vm>,
     chip: Arc<V2m>,
 }
 
 impl Frame {
     /// A frame with the board's share of the interrupts.
-    pub(super) fn new(vm: &Arc<Vm>, lines: &Lines) -> Self {
+    pub(super) fn new(lines: &Lines) -> Self {
         let spis = layout::spi::V2M..layout::spi::V2M + layout::spi::V2M_COUNT;
         let base = u16::try_from(FIRST_SPI + spis.start).unwrap_or(u16::MAX);
         let chip = V2m::new(base, spis.map(|spi| lines.line(spi)).collect());
-        Self { vm: Arc::clone(vm), chip: Arc::new(chip) }
+        Self { chip: Arc::new(chip) }
     }
 }
 
@@ -43,10 +41,6 @@ impl MsiController for Frame {
     /// A frame does not ask who sends.
     fn sink(&self, _requester: u16) -> Arc<dyn MsiSink> {
         Arc::new(Messages(Arc::clone(&self.chip)))
-    }
-
-    fn vector(&self, requester: u16) -> Arc<dyn MessageVector> {
-        self.vm.frame_vector(self.sink(requester), DOORBELL)
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use trapline_boot::arm64::{self, KernelRequest, Loaded};
 use trapline_boot::fdt;
-use trapline_device::MsiController;
+use trapline_device::{MessageVector, MsiController, MsiSink};
 use trapline_guestmem::GuestMem;
 use trapline_kvm::{Gic, GicInterrupt, Pmu, Start, Vcpu, Vm, VmOptions};
 
-use super::frame::Frame;
+use super::frame::{DOORBELL, Frame};
 use super::tree::Facts;
 use super::{Arm64Virt, Controllers, FLASH, Source, layout, ram_ranges};
 use crate::board::{Board, Builder, Lines, Wiring};
@@ -30,6 +30,22 @@ pub(crate) struct VirtOnKvm {
     irqchip: Irqchip,
     /// The vCPUs' MPIDRs, once there are vCPUs.
     affinities: Vec<u64>,
+}
+
+/// A GICv2m frame, of whose messages KVM's GICv2 delivers those that it is told of.
+struct OnKvm {
+    vm: Arc<Vm>,
+    frame: Arc<Frame>,
+}
+
+impl MsiController for OnKvm {
+    fn sink(&self, requester: u16) -> Arc<dyn MsiSink> {
+        self.frame.sink(requester)
+    }
+
+    fn vector(&self, requester: u16) -> Arc<dyn MessageVector> {
+        self.vm.frame_vector(self.sink(requester), DOORBELL)
+    }
 }
 
 impl HostBoard for VirtOnKvm {
@@ -53,8 +69,9 @@ impl HostBoard for VirtOnKvm {
         let (messages, controllers): (Option<Arc<dyn MsiController>>, _) = match irqchip {
             Irqchip::Gicv2 | Irqchip::Gicv3 => (None, None),
             Irqchip::Gicv2m => {
-                let frame = Arc::new(Frame::new(vm, &lines));
-                (Some(frame.clone()), Some(frame as Arc<dyn Controllers>))
+                let frame = Arc::new(Frame::new(&lines));
+                let on_kvm = OnKvm { vm: Arc::clone(vm), frame: Arc::clone(&frame) };
+                (Some(Arc::new(on_kvm)), Some(frame as Arc<dyn Controllers>))
             }
             Irqchip::Gicv3Its => (Some(vm.messages()), None),
         };

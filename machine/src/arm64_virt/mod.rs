@@ -1,7 +1,6 @@
 //! The arm64 board: kvmtool's map, its devices listed one by one. They are the PC's, reached by
 //! address instead of by port.
 
-#[cfg(target_arch = "aarch64")]
 mod frame;
 mod gic;
 #[cfg(target_arch = "aarch64")]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use trapline_device::{Line, MsiController};
 
-use super::{Arm64Virt, Source};
+use super::frame::Frame;
+use super::{Arm64Virt, Controllers, Source};
 use crate::board::{Board, Lines, Wiring};
 use crate::record::journal;
 use crate::record::replay::board::{Nowhere, ReplayBoard};
@@ -22,12 +23,21 @@ impl Replayed {
             Some(journal) => journal::line(Line::unconnected(), journal, spi),
             None => Line::unconnected(),
         });
-        // KVM's GICv2 and GICv3 take no messages.
-        let none = [Irqchip::Gicv2, Irqchip::Gicv3];
-        let takes_messages = none.iter().all(|irqchip| irqchip.name() != settings.irqchip);
-        let nowhere: Arc<dyn MsiController> = Arc::new(Nowhere);
-        let messages = takes_messages.then(|| journal::messages(nowhere, wiring.journal.as_ref()));
-        let source = Source { lines, messages, controllers: None, flash: None };
+        let (messages, controllers): (Option<Arc<dyn MsiController>>, _) = match settings
+            .irqchip
+            .as_str()
+        {
+            // KVM's GICv2 and GICv3 take no messages.
+            chip if chip == Irqchip::Gicv2.name() || chip == Irqchip::Gicv3.name() => (None, None),
+            // Its frame is ours.
+            chip if chip == Irqchip::Gicv2m.name() => {
+                let frame = Arc::new(Frame::new(&lines));
+                (Some(frame.clone()), Some(frame as Arc<dyn Controllers>))
+            }
+            _ => (Some(Arc::new(Nowhere)), None),
+        };
+        let messages = messages.map(|to| journal::messages(to, wiring.journal.as_ref()));
+        let source = Source { lines, messages, controllers, flash: None };
         Ok(Self(Arm64Virt::new(wiring, &source)?))
     }
 }
