@@ -7,9 +7,9 @@ use trapline_intc::{ioapic, pic, pit, v2m};
 use trapline_pci::regs as pci;
 use trapline_platform::{acpi_pm, fw_cfg, i8042, legacy, rtc, serial};
 use trapline_qtest::Target;
-use trapline_regs::{Described, RegMap, Traits};
+use trapline_regs::{Access, Described, RegMap, Select, Traits};
 use trapline_trace::{
-    Class, Delivered, Field, MapChange, MapRegion, MapWindow, Register, Registers,
+    Bank, Delivered, Field, MapChange, MapRegion, MapWindow, Register, Registers,
 };
 use trapline_virtio::{mmio, pci as virtio};
 
@@ -71,6 +71,7 @@ pub fn of_registry(registry: &Registry) -> MapChange {
     let mut change = MapChange::default();
     for region in registry.stats().regions {
         let registers = registers(registry, &region);
+        change.banks.extend(banks(&region, &registers));
         if !registers.is_empty() {
             change.registers.push(Registers { id: region.id.0, registers });
         }
@@ -134,6 +135,119 @@ fn registers(registry: &Registry, region: &RegionStats) -> Vec<Register> {
     merged(registers)
 }
 
+/// The registers that share a place of a region, whose registers in their own places are these.
+fn banks(region: &RegionStats, own: &[Register]) -> Vec<Bank> {
+    let offset = |offset: u32| u64::from(offset).checked_sub(region.device_offset);
+    let bank = |banked: &Banked| {
+        let Select { selector, width, enabled, mask, shift, first, len } = banked.select;
+        let len = len.min(u32::try_from(region.len).unwrap_or(u32::MAX));
+        let (selector, first) = (offset(selector)?, offset(first)?);
+        // Another region of the device has them.
+        let selects = |register: &Register| register.offset == selector && register.write;
+        let here = width == 0 || own.iter().any(selects);
+        (here && first + u64::from(len) <= region.len).then(|| Bank {
+            id: region.id.0,
+            selector,
+            width: u8::try_from(width).unwrap_or(8),
+            enabled: enabled.into(),
+            mask: mask.into(),
+            shift,
+            first,
+            len: len.into(),
+            period: banked.period,
+            registers: banked.registers.iter().map(described).collect(),
+            others: banked.others.to_owned(),
+        })
+    };
+    Banked::of(&region.name.device, &region.name.region).iter().filter_map(bank).collect()
+}
+
+/// Registers that share a place, by the device's own words.
+struct Banked {
+    select: Select,
+    registers: Vec<Described>,
+    /// After so many bytes they are there once more; 0 if they are not.
+    period: u64,
+    /// What is there where none of them is; nothing if that is another register of the device's.
+    others: &'static str,
+}
+
+impl Banked {
+    fn new(
+        select: Select,
+        registers: impl Iterator<Item = Described>,
+        others: &'static str,
+    ) -> Self {
+        Self { select, registers: registers.collect(), period: 0, others }
+    }
+
+    /// Those of a region, by its names on the board.
+    fn of(device: &str, region: &str) -> Option<Self> {
+        Some(match (device, region) {
+            ("rtc", _) => {
+                Self::new(rtc::regs::SELECT, rtc::regs::MAP.described(), rtc::regs::RAM_NAME)
+            }
+            ("crt", _) => {
+                let data = legacy::regs::CRT.for_read(1).map_or("", |row| row.name);
+                Self::new(legacy::regs::CRT_SELECT, legacy::regs::CRT_FILE.described(), data)
+            }
+            ("pci", "conf1") => {
+                Self::new(pci::CONF1_SELECT, pci::HEADER.described(), "CONFIG_DATA")
+            }
+            ("pci", "cam") => Self::each_function(pci::CONFIG_LEN),
+            ("pci", "ecam") => Self::each_function(pci::EXTENDED_CONFIG_LEN),
+            ("ioapic", _) => {
+                let registers = ioapic::regs::Indirect::described();
+                Self::new(ioapic::regs::SELECT, registers, "IOWIN")
+            }
+            _ if device.starts_with("serial") => {
+                let select = serial::regs::DLAB;
+                let shared = move |of: &Described| of.offset < select.first + select.len;
+                Self::new(select, serial::regs::MAP_DLAB.described().filter(shared), "")
+            }
+            _ => return None,
+        })
+    }
+
+    /// Configuration space of every function, each of so many bytes.
+    fn each_function(len: usize) -> Self {
+        let all =
+            Select { width: 0, enabled: 0, mask: 0, first: 0, len: u32::MAX, ..pci::CONF1_SELECT };
+        Self { period: len as u64, ..Self::new(all, pci::HEADER.described(), "") }
+    }
+}
+
+/// A register behind an index, for a file.
+fn described(of: &Described) -> Register {
+    let reads = matches!(of.access, Access::Read | Access::ReadWrite);
+    let writes = matches!(of.access, Access::Write | Access::ReadWrite);
+    register(of.name, (of.offset.into(), of.width), (reads, writes), of.traits)
+}
+
+/// A register of this name at an offset, of so many bytes, with what is to be known of it.
+fn register(
+    name: &str,
+    (offset, width): (u64, u32),
+    (read, write): (bool, bool),
+    traits: Traits,
+) -> Register {
+    let field = |field: &trapline_regs::Field| Field {
+        name: field.name.to_owned(),
+        bit: field.bit,
+        bits: field.bits,
+    };
+    Register {
+        name: name.to_owned(),
+        offset,
+        width,
+        read,
+        write,
+        class: traits.class,
+        prompt: traits.prompt,
+        fields: traits.fields.iter().map(field).collect(),
+    }
+}
+
 /// Makes one register of those of one name and place that are read and written.
 fn merged(mut registers: Vec<Register>) -> Vec<Register> {
     registers.sort_by(|a, b| (a.offset, &a.name, a.width).cmp(&(b.offset, &b.name, b.width)));
@@ -159,10 +273,8 @@ fn is_memory(region: &RegionStats) -> bool {
 /// an index selects. Empty if `present`, the names of what has one, is of other maps.
 pub(crate) fn names_of(device: &str, present: &[Register]) -> Vec<&'static str> {
     let mut known: Vec<_> = Known::of(device).registers.iter().map(|known| known.name).collect();
-    if device == "ioapic" {
-        use ioapic::regs::{INDIRECT, Indirect};
-        known.extend(INDIRECT.described().map(|register| register.name));
-        known.extend([Indirect::RedirectLow(0).name(), Indirect::RedirectHigh(0).name()]);
+    if let Some(banked) = Banked::of(device, "") {
+        known.extend(banked.registers.iter().map(|register| register.name));
     }
     let ours = present.iter().any(|register| known.contains(&&*register.name));
     if ours { known } else { Vec::new() }
@@ -223,33 +335,16 @@ impl Known {
 
     /// A register that begins at `offset`.
     fn register(&self, offset: u64, direction: Direction, step: usize, name: &str) -> Register {
-        let traits = self.traits(name);
-        let field = |field: &trapline_regs::Field| Field {
-            name: field.name.to_owned(),
-            bit: field.bit,
-            bits: field.bits,
-        };
-        Register {
-            name: name.to_owned(),
-            offset,
-            width: u32::try_from(step).unwrap_or(1),
-            read: direction == Direction::Read,
-            write: direction == Direction::Write,
-            class: match traits.class {
-                trapline_regs::Class::Exact => Class::Exact,
-                trapline_regs::Class::Time => Class::Time,
-                trapline_regs::Class::Payload => Class::Payload,
-                trapline_regs::Class::Random => Class::Random,
-                trapline_regs::Class::Address => Class::Address,
-            },
-            prompt: traits.prompt,
-            fields: traits.fields.iter().map(field).collect(),
-        }
+        let width = u32::try_from(step).unwrap_or(1);
+        let ways = (direction == Direction::Read, direction == Direction::Write);
+        register(name, (offset, width), ways, self.traits(name))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use trapline_regs::Class;
+
     use super::*;
 
     fn register(map: &MapChange, region: &str, name: &str) -> Register {

@@ -13,8 +13,10 @@ use std::fmt;
 
 /// What the file begins with.
 pub const MAGIC: [u8; 8] = *b"trapline";
-/// The format that is written and read here.
-pub const VERSION: u32 = 1;
+/// The format that is written here.
+pub const VERSION: u32 = 2;
+/// The oldest format that is read here. It has no STEPS chunks.
+pub const VERSION_MIN: u32 = 1;
 /// Bytes of the file's head.
 pub const HEAD: usize = 16;
 /// Bytes of a chunk's header.
@@ -46,6 +48,8 @@ pub enum Kind {
     Index,
     /// The recording was finished. What follows is not read.
     End,
+    /// Records of all streams, in the order in which they were made.
+    Steps,
     /// A kind of a later version.
     Unknown(u8),
 }
@@ -61,6 +65,7 @@ impl Kind {
             Self::State => 5,
             Self::Index => 6,
             Self::End => 7,
+            Self::Steps => 8,
             Self::Unknown(number) => number,
         }
     }
@@ -75,6 +80,7 @@ impl Kind {
             5 => Self::State,
             6 => Self::Index,
             7 => Self::End,
+            8 => Self::Steps,
             other => Self::Unknown(other),
         }
     }
@@ -90,6 +96,7 @@ impl fmt::Display for Kind {
             Self::State => f.write_str("STATE"),
             Self::Index => f.write_str("INDEX"),
             Self::End => f.write_str("END"),
+            Self::Steps => f.write_str("STEPS"),
             Self::Unknown(number) => write!(f, "unknown ({number})"),
         }
     }
@@ -135,7 +142,7 @@ pub struct Header {
     pub codec: Codec,
     /// The number of the stream; 0 for chunks that are of none.
     pub stream: u16,
-    /// Of ACCESS the records (places of 16 bytes), of BLOB the blobs; 0 otherwise.
+    /// Of ACCESS the records (places of 16 bytes), of STEPS the rows, of BLOB the blobs; 0 otherwise.
     pub records: u32,
     /// Bytes of the payload before it was compressed.
     pub raw_len: u32,
@@ -195,6 +202,7 @@ impl Header {
                     && self.records as usize <= RECORDS_MAX
                     && self.raw_len as usize == self.records as usize * 16
             }
+            Kind::Steps => lengths && self.records as usize <= RECORDS_MAX,
             _ => lengths,
         }
     }

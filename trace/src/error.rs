@@ -17,12 +17,16 @@ pub enum Error {
     #[error("this is no recording of trapline")]
     Magic,
     /// A recording of a version that this program does not read.
-    #[error("this recording has format {found}, and this program reads format {known}")]
+    #[error(
+        "this recording has format {found}, and this program reads formats {} to {}",
+        known[0],
+        known[1]
+    )]
     Version {
         /// The file's.
         found: u32,
-        /// Ours.
-        known: u32,
+        /// The first and the last of ours.
+        known: [u32; 2],
     },
     /// Not even the head of the recording is there.
     #[error("this recording ends before it begins: it has no description of the run")]

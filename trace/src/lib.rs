@@ -9,7 +9,7 @@
 //! use std::io::Cursor;
 //! use trapline_access::record::{Access, Op, Outcome, Record};
 //! use trapline_access::{Direction, Size, Space};
-//! use trapline_trace::{MapChange, Meta, Reader, Slot, Stream, Writer};
+//! use trapline_trace::{MapChange, Meta, Part, Reader, Slot, Stream, Writer};
 //!
 //! # fn main() -> Result<(), trapline_trace::Error> {
 //! let mut writer = Writer::new(Vec::new(), &Meta { vcpus: 1, ..Meta::default() })?;
@@ -22,7 +22,8 @@
 //!     outcome: Outcome::Handled,
 //! });
 //! let record = Record { op, slot: 0, offset: 5, delta: 0, value: 0x60 };
-//! writer.access(Stream::vcpu(0), 1_000, &[record.encode()])?;
+//! let words = &[record.encode()];
+//! writer.steps(&[Part { stream: Stream::vcpu(0), first_time_ns: 1_000, words }])?;
 //! let file = writer.finish()?;
 //!
 //! let mut reader = Reader::open(Cursor::new(file))?;
@@ -49,18 +50,21 @@ mod reader;
 pub mod show;
 mod sites;
 pub mod stat;
+mod steps;
 pub mod tune;
 mod writer;
 
 pub use error::Error;
 pub use map::{
-    Class, Delivered, Field, Map, MapChange, MapRegion, MapWindow, Place, Register, Registers, Slot,
+    Bank, Delivered, Field, Map, MapChange, MapRegion, MapWindow, Place, Register, Registers, Slot,
 };
 pub use merge::{Event, Merged};
 pub use meta::{Level, Meta, Source};
 pub use reader::{Ending, Reader};
 pub use show::Filter;
 pub use sites::{Site, Sites};
+pub use steps::Part;
+pub use trapline_regs::Class;
 pub use writer::Writer;
 
 use std::fmt;

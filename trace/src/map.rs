@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use trapline_access::{Direction, Space};
+use trapline_regs::Class;
 
 /// What changed in the map. Each MAP chunk has one; the first has everything.
 ///
@@ -24,6 +25,10 @@ pub struct MapChange {
     pub slots: Vec<Slot>,
     /// The registers of regions, for those that have not had them.
     pub registers: Vec<Registers>,
+    /// The banks of regions, for those that have not had them. In the file they are behind the rest, where
+    /// the first format has nothing.
+    #[serde(skip)]
+    pub banks: Vec<Bank>,
 }
 
 /// A region.
@@ -123,6 +128,64 @@ pub struct Registers {
     pub registers: Vec<Register>,
 }
 
+/// Registers that share a place in a region: which of them is there is what another register says, an index
+/// or a bank.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bank {
+    /// The region's number.
+    pub id: u64,
+    /// Offset of the selecting register in the region.
+    pub selector: u64,
+    /// Its width in bytes, 8 at most; 0 where the registers are there whatever is written.
+    pub width: u8,
+    /// Bits of it that must be set for any of the registers to be there.
+    pub enabled: u64,
+    /// The bits that select.
+    pub mask: u64,
+    /// By how much those are shifted to the left.
+    pub shift: u8,
+    /// Offset of the shared place in the region.
+    pub first: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// After so many bytes the registers are there once more; 0 if they are not.
+    pub period: u64,
+    /// The registers. Their offsets are what the selector says, so shifted, and from there on.
+    pub registers: Vec<Register>,
+    /// What is there where none of them is; nothing if that is the region's own register.
+    pub others: String,
+}
+
+impl Bank {
+    /// The value of the selector before anything is written to it, if that matters to nobody.
+    pub(crate) fn unselected(&self) -> Option<u64> {
+        (self.width == 0).then_some(0)
+    }
+
+    /// Where among the registers an access to `offset` of the region is, if it is in the shared place while
+    /// the selector has this value.
+    pub(crate) fn index(&self, selected: u64, offset: u64) -> Option<u64> {
+        let inside = offset.checked_sub(self.first).filter(|inside| *inside < self.len)?;
+        let inside = inside.checked_rem(self.period).unwrap_or(inside);
+        let index = (selected & self.mask).checked_shl(self.shift.into()).unwrap_or(0);
+        (selected & self.enabled == self.enabled).then(|| index.saturating_add(inside))
+    }
+
+    /// What the selector is after bytes were written at `offset` of the region, if any of them is its.
+    pub(crate) fn written(&self, selected: u64, offset: u64, bytes: &[u8]) -> Option<u64> {
+        let width = usize::from(self.width.min(8));
+        let mut now = selected.to_le_bytes();
+        let mut hit = false;
+        for (at, to) in (self.selector..).zip(now.iter_mut().take(width)) {
+            let from = at.checked_sub(offset).and_then(|at| usize::try_from(at).ok());
+            if let Some(byte) = from.and_then(|from| bytes.get(from)) {
+                (*to, hit) = (*byte, true);
+            }
+        }
+        hit.then(|| u64::from_le_bytes(now))
+    }
+}
+
 /// A register, as far as it does not depend on the device's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {
@@ -137,29 +200,12 @@ pub struct Register {
     /// Whether writes reach it.
     pub write: bool,
     /// What kind of values it has.
+    #[serde(with = "class")]
     pub class: Class,
     /// Whether a write to it must not be late.
     pub prompt: bool,
     /// Its bit fields.
     pub fields: Vec<Field>,
-}
-
-/// What kind of values a register has: whether two runs of one guest can be expected to agree.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub enum Class {
-    /// The same in each run.
-    #[default]
-    Exact,
-    /// A time or a count of it.
-    Time,
-    /// What the guest moves through: characters, sectors, frames.
-    Payload,
-    /// Different each time on purpose.
-    Random,
-    /// Where the guest has put something in its memory.
-    Address,
 }
 
 /// Some bits of a register.
@@ -171,6 +217,23 @@ pub struct Field {
     pub bit: u8,
     /// How many there are.
     pub bits: u8,
+}
+
+mod class {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use trapline_regs::Class;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    pub(super) fn serialize<S: Serializer>(class: &Class, to: S) -> Result<S::Ok, S::Error> {
+        (*class as u8).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Class, D::Error> {
+        let number = u8::deserialize(from)?;
+        let class = Class::ALL.into_iter().find(|class| *class as u8 == number);
+        class.ok_or_else(|| D::Error::custom("there is no such class of values"))
+    }
 }
 
 mod space {
@@ -197,6 +260,7 @@ pub struct Map {
     regions: BTreeMap<u64, MapRegion>,
     slots: BTreeMap<u16, Place>,
     registers: BTreeMap<u64, Vec<Register>>,
+    banks: Vec<Bank>,
     /// Where each region has been: generation and base, ascending.
     places: BTreeMap<u64, Vec<(u64, Option<u64>)>>,
     /// The generation of the first change.
@@ -219,6 +283,10 @@ impl Map {
         for Registers { id, mut registers } in change.registers {
             registers.sort_by_key(|register| register.offset);
             self.registers.insert(id, registers);
+        }
+        for mut bank in change.banks {
+            bank.registers.sort_by_key(|register| register.offset);
+            self.banks.push(bank);
         }
     }
 
@@ -271,21 +339,34 @@ impl Map {
         self.registers.get(&id).map_or(&[], Vec::as_slice)
     }
 
+    /// The banks of all regions.
+    pub fn banks(&self) -> &[Bank] {
+        &self.banks
+    }
+
     /// The register that an access of a region reaches, as far as that does not depend on the
     /// device's state.
     pub fn register(&self, id: u64, offset: u64, direction: Direction) -> Option<&Register> {
-        let registers = self.registers(id);
-        let end = registers.partition_point(|register| register.offset <= offset);
-        let before = registers.get(..end)?;
-        // A register that begins before others and goes on behind them is none that there is.
-        before.iter().rev().take(MAX_AT_ONE_OFFSET).find(|register| {
-            offset - register.offset < u64::from(register.width)
-                && match direction {
-                    Direction::Read => register.read,
-                    Direction::Write => register.write,
-                }
-        })
+        register_of(self.registers(id), offset, direction)
     }
+}
+
+/// The one of these, in ascending order, that an access reaches.
+pub(crate) fn register_of(
+    registers: &[Register],
+    offset: u64,
+    direction: Direction,
+) -> Option<&Register> {
+    let end = registers.partition_point(|register| register.offset <= offset);
+    let before = registers.get(..end)?;
+    // A register that begins before others and goes on behind them is none that there is.
+    before.iter().rev().take(MAX_AT_ONE_OFFSET).find(|register| {
+        offset - register.offset < u64::from(register.width)
+            && match direction {
+                Direction::Read => register.read,
+                Direction::Write => register.write,
+            }
+    })
 }
 
 /// A read-only and a write-only register can share an offset, and a wide one can be beside them.

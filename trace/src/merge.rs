@@ -10,7 +10,9 @@ use std::io::{Read, Seek};
 
 use trapline_access::record::{Op, Record, TICK_NS};
 
+use crate::chunk::Kind;
 use crate::reader::Chunk;
+use crate::steps::{Head, Steps, Wrong};
 use crate::{Error, Reader, Stream};
 
 /// The most streams that are merged: each has a chunk in memory.
@@ -40,32 +42,34 @@ pub struct Merged<'a, R> {
     next: u64,
 }
 
-/// Where one stream is read.
+/// Where one stream, or what is in order already, is read.
 struct Cursor {
-    stream: Stream,
     /// The chunks that are still to come, the next one last.
     chunks: Vec<Chunk>,
-    /// The bytes of the one that is read, and how many of them have been.
-    raw: Vec<u8>,
-    read: usize,
-    /// Where the chunk that is read begins in the file.
-    at: u64,
-    /// Whether the next record is its chunk's first one.
-    first: bool,
-    time_ns: u64,
-    head: Option<(u64, Record, Vec<u8>)>,
+    /// The one that is read.
+    open: Option<(Chunk, Open)>,
+    head: Option<Head>,
+}
+
+/// The records of a chunk.
+enum Open {
+    /// Those of an ACCESS chunk.
+    Access(Places),
+    /// Those of a STEPS chunk.
+    Steps(Steps),
 }
 
 impl<'a, R: Read + Seek> Merged<'a, R> {
     pub(crate) fn new(reader: &'a mut Reader<R>) -> Result<Self, Error> {
-        let streams = reader.streams();
+        let streams = reader.access_streams();
         if streams.len() as u64 > STREAMS_MAX {
             return Err(Error::TooMany { what: "streams", limit: STREAMS_MAX });
         }
+        let mut all: Vec<_> = streams.into_iter().map(|stream| reader.chunks_of(stream)).collect();
+        all.push(reader.steps_chunks());
         let mut merged = Self { reader, streams: Vec::new(), turns: BTreeMap::new(), next: 0 };
-        for stream in streams {
-            let chunks = merged.reader.chunks_of(stream);
-            let mut cursor = Cursor::new(stream, chunks);
+        for chunks in all {
+            let mut cursor = Cursor { chunks, open: None, head: None };
             cursor.advance(merged.reader)?;
             merged.streams.push(cursor);
         }
@@ -79,14 +83,18 @@ impl<'a, R: Read + Seek> Merged<'a, R> {
     #[expect(clippy::should_implement_trait, reason = "an iterator has no errors of its own")]
     pub fn next(&mut self) -> Result<Option<Event>, Error> {
         let turns = &self.turns;
-        let first = self
-            .streams
-            .iter_mut()
-            .filter(|cursor| cursor.head.is_some())
-            .min_by_key(|cursor| cursor.rank(turns));
+        let first = match self.streams.as_mut_slice() {
+            // As in a file whose records are in order.
+            [only] => Some(only),
+            all => all
+                .iter_mut()
+                .filter(|cursor| cursor.head.is_some())
+                .min_by_key(|cursor| cursor.rank(turns)),
+        };
         let Some(cursor) = first else { return Ok(None) };
-        let Some((time_ns, record, data)) = cursor.head.take() else { return Ok(None) };
-        let stream = cursor.stream;
+        let Some(Head { stream, time_ns, record, data }) = cursor.head.take() else {
+            return Ok(None);
+        };
         cursor.advance(self.reader)?;
         if record.op == Op::Turn {
             self.turns.insert(record.slot, record.value);
@@ -104,7 +112,7 @@ impl<'a, R: Read + Seek> Merged<'a, R> {
     pub fn progress(&self) -> (u64, u64) {
         let left = |cursor: &Cursor| {
             let chunks = cursor.chunks.iter().map(|chunk| u64::from(chunk.header.records));
-            chunks.sum::<u64>() + cursor.places() as u64 + u64::from(cursor.head.is_some())
+            chunks.sum::<u64>() + cursor.left() + u64::from(cursor.head.is_some())
         };
         let total = self.reader.records();
         (total.saturating_sub(self.streams.iter().map(left).sum()), total)
@@ -116,18 +124,17 @@ impl<'a, R: Read + Seek> Merged<'a, R> {
 type Rank = (u64, bool, bool, u64, bool, u16);
 
 impl Cursor {
-    const fn new(stream: Stream, chunks: Vec<Chunk>) -> Self {
-        let raw = Vec::new();
-        Self { stream, chunks, raw, read: 0, at: 0, first: false, time_ns: 0, head: None }
-    }
-
     /// Records' places of the chunk that have not been read.
-    const fn places(&self) -> usize {
-        (self.raw.len() - self.read) / Record::LEN
+    fn left(&self) -> u64 {
+        match &self.open {
+            None => 0,
+            Some((_, Open::Access(places))) => places.left() as u64,
+            Some((_, Open::Steps(steps))) => steps.left(),
+        }
     }
 
     fn rank(&self, turns: &BTreeMap<u16, u64>) -> Rank {
-        let Some((time_ns, record, _)) = &self.head else {
+        let Some(Head { stream, time_ns, record, .. }) = &self.head else {
             return (u64::MAX, true, true, u64::MAX, true, u16::MAX);
         };
         let turn = record.op == Op::Turn;
@@ -137,57 +144,86 @@ impl Cursor {
         } else {
             (false, 0)
         };
-        (*time_ns, turn, later, count, self.stream != Stream::SHARED, self.stream.number())
+        (*time_ns, turn, later, count, *stream != Stream::SHARED, stream.number())
     }
 
     /// Reads the next record into `head`.
     fn advance<R: Read + Seek>(&mut self, reader: &mut Reader<R>) -> Result<(), Error> {
         self.head = None;
-        let Some(bytes) = self.place(reader)? else { return Ok(()) };
-        let record = Record::from_bytes(bytes).map_err(|op| Error::Op { at: self.at, op })?;
+        loop {
+            if let Some((chunk, open)) = &mut self.open {
+                let next = match open {
+                    Open::Access(places) => places.next(),
+                    Open::Steps(steps) => steps.next(),
+                };
+                let next = next.map_err(|wrong| chunk.wrong(wrong))?;
+                if next.is_some() {
+                    self.head = next;
+                    return Ok(());
+                }
+            }
+            let Some(chunk) = self.chunks.pop() else {
+                self.open = None;
+                return Ok(());
+            };
+            let open = match chunk.header.kind {
+                Kind::Steps => Open::Steps(reader.steps(chunk)?),
+                _ => Open::Access(Places::new(&chunk, reader.payload(chunk)?)),
+            };
+            self.open = Some((chunk, open));
+        }
+    }
+}
+
+/// The records of an ACCESS chunk, one by one.
+struct Places {
+    stream: Stream,
+    raw: Vec<u8>,
+    /// How many bytes have been read.
+    read: usize,
+    time_ns: u64,
+}
+
+impl Places {
+    fn new(chunk: &Chunk, raw: Vec<u8>) -> Self {
+        let (stream, time_ns) = (Stream::of(chunk.header.stream), chunk.header.first_time_ns);
+        Self { stream, raw, read: 0, time_ns }
+    }
+
+    /// Places that have not been read.
+    const fn left(&self) -> usize {
+        (self.raw.len() - self.read) / Record::LEN
+    }
+
+    fn next(&mut self) -> Result<Option<Head>, Wrong> {
+        let first = self.read == 0;
+        let rest = self.raw.get(self.read..).unwrap_or_default();
+        let Some(bytes) = rest.first_chunk() else { return Ok(None) };
+        self.read += Record::LEN;
+        let record = Record::from_bytes(*bytes).map_err(Wrong::Op)?;
         self.time_ns = match record.op {
             Op::Time => record.value,
-            _ if self.first => self.time_ns,
+            // The delta of the first one is in the time of the chunk.
+            _ if first => self.time_ns,
             _ => self.time_ns.saturating_add(u64::from(record.delta) * TICK_NS),
         };
-        self.first = false;
         let data = self.data(&record)?;
-        self.head = Some((self.time_ns, record, data));
-        Ok(())
+        Ok(Some(Head { stream: self.stream, time_ns: self.time_ns, record, data }))
     }
 
     /// The data of a string, which is in the same chunk.
-    fn data(&mut self, record: &Record) -> Result<Vec<u8>, Error> {
+    fn data(&mut self, record: &Record) -> Result<Vec<u8>, Wrong> {
         let places = record.raw_records();
         if places == 0 {
             return Ok(Vec::new());
         }
-        if places > self.places() as u64 {
-            let why = "a string access lacks its data".to_owned();
-            return Err(Error::Content { kind: crate::chunk::Kind::Access, at: self.at, why });
+        if places > self.left() as u64 {
+            return Err(Wrong::from("a string access lacks its data"));
         }
         let len = usize::try_from(record.value).unwrap_or(usize::MAX);
         let rest = self.raw.get(self.read..).unwrap_or_default();
         let data = rest.get(..len).unwrap_or_default().to_vec();
         self.read += data.len().next_multiple_of(Record::LEN);
         Ok(data)
-    }
-
-    /// The next 16 bytes of the stream.
-    fn place<R: Read + Seek>(
-        &mut self,
-        reader: &mut Reader<R>,
-    ) -> Result<Option<[u8; Record::LEN]>, Error> {
-        loop {
-            let rest = self.raw.get(self.read..).unwrap_or_default();
-            if let Some(bytes) = rest.first_chunk() {
-                self.read += Record::LEN;
-                return Ok(Some(*bytes));
-            }
-            let Some(chunk) = self.chunks.pop() else { return Ok(None) };
-            (self.raw, self.read) = (reader.payload(chunk)?, 0);
-            (self.at, self.first) = (chunk.at, true);
-            self.time_ns = chunk.header.first_time_ns;
-        }
     }
 }

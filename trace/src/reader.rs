@@ -10,7 +10,8 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use serde::de::DeserializeOwned;
 use zstd::bulk::Decompressor;
 
-use crate::chunk::{self, Codec, HEAD, HEADER, Header, Kind, MAGIC, RAW_MAX, VERSION};
+use crate::chunk::{self, Codec, HEAD, HEADER, Header, Kind, MAGIC, RAW_MAX, VERSION, VERSION_MIN};
+use crate::steps::{self, Steps, Wrong};
 use crate::writer::IndexEntry;
 use crate::{Error, Map, MapChange, Merged, Meta, Stream};
 
@@ -36,6 +37,16 @@ pub struct Reader<R> {
 pub(crate) struct Chunk {
     pub(crate) header: Header,
     pub(crate) at: u64,
+}
+
+impl Chunk {
+    /// What is wrong with its records.
+    pub(crate) fn wrong(&self, wrong: Wrong) -> Error {
+        match wrong {
+            Wrong::Content(why) => Error::Content { kind: self.header.kind, at: self.at, why },
+            Wrong::Op(op) => Error::Op { at: self.at, op },
+        }
+    }
 }
 
 /// How a recording ends.
@@ -100,7 +111,7 @@ impl<R: Read + Seek> Reader<R> {
                     if maps > MAPS_MAX {
                         return Err(Error::TooMany { what: "bytes of maps", limit: MAPS_MAX });
                     }
-                    let change: MapChange = self.content(chunk)?;
+                    let change = self.map_change(chunk)?;
                     self.map.apply(change);
                 }
                 Kind::Blob => {
@@ -137,19 +148,49 @@ impl<R: Read + Seek> Reader<R> {
     /// How many records there are, the places of strings' data included.
     pub fn records(&self) -> u64 {
         let of = |header: &Header| match header.kind {
-            Kind::Access => u64::from(header.records),
+            Kind::Access | Kind::Steps => u64::from(header.records),
             _ => 0,
         };
         self.chunks().map(of).sum()
     }
 
     /// The streams that have records, in ascending order of their numbers.
-    pub fn streams(&self) -> Vec<Stream> {
+    ///
+    /// # Errors
+    /// When the recording cannot be read.
+    pub fn streams(&mut self) -> Result<Vec<Stream>, Error> {
+        let mut streams = self.access_streams();
+        for chunk in self.steps_chunks() {
+            let payload = self.payload(chunk)?;
+            streams
+                .extend(steps::streams(&payload).map(|(streams, _)| streams).unwrap_or_default());
+        }
+        streams.sort_unstable();
+        streams.dedup();
+        Ok(streams)
+    }
+
+    /// The streams that have ACCESS chunks.
+    pub(crate) fn access_streams(&self) -> Vec<Stream> {
         let accesses = self.chunks().filter(|header| header.kind == Kind::Access);
         let mut streams: Vec<_> = accesses.map(|header| Stream::of(header.stream)).collect();
         streams.sort_unstable();
         streams.dedup();
         streams
+    }
+
+    /// The STEPS chunks, last first.
+    pub(crate) fn steps_chunks(&self) -> Vec<Chunk> {
+        let steps = self.chunks.iter().rev().filter(|chunk| chunk.header.kind == Kind::Steps);
+        steps.copied().collect()
+    }
+
+    /// The records of a STEPS chunk.
+    pub(crate) fn steps(&mut self, chunk: Chunk) -> Result<Steps, Error> {
+        let payload = self.payload(chunk)?;
+        let Header { records, first_time_ns, .. } = chunk.header;
+        let steps = Steps::decode(&payload, records, first_time_ns, &mut self.decompressor);
+        steps.map_err(|wrong| chunk.wrong(wrong))
     }
 
     /// All records, in the order in which they were made.
@@ -221,11 +262,20 @@ impl<R: Read + Seek> Reader<R> {
     fn content<T: DeserializeOwned>(&mut self, chunk: Chunk) -> Result<T, Error> {
         let raw = self.payload(chunk)?;
         let content = postcard::from_bytes(&raw);
-        content.map_err(|error| Error::Content {
-            kind: chunk.header.kind,
-            at: chunk.at,
-            why: error.to_string(),
-        })
+        content.map_err(|error| chunk.wrong(Wrong::Content(error.to_string())))
+    }
+
+    /// What a MAP chunk tells.
+    fn map_change(&mut self, chunk: Chunk) -> Result<MapChange, Error> {
+        let raw = self.payload(chunk)?;
+        let change = || {
+            let (mut change, rest): (MapChange, _) = postcard::take_from_bytes(&raw)?;
+            if !rest.is_empty() {
+                change.banks = postcard::from_bytes(rest)?;
+            }
+            Ok(change)
+        };
+        change().map_err(|error: postcard::Error| chunk.wrong(Wrong::Content(error.to_string())))
     }
 
     /// Whether the index says what the scan has found.
@@ -278,8 +328,8 @@ fn check_head(head: &[u8; HEAD], len: usize) -> Result<(), Error> {
         return Err(Error::NoMeta);
     }
     match rest.first_chunk().copied().map(u32::from_le_bytes) {
-        Some(VERSION) => Ok(()),
-        found => Err(Error::Version { found: found.unwrap_or(0), known: VERSION }),
+        Some(VERSION_MIN..=VERSION) => Ok(()),
+        found => Err(Error::Version { found: found.unwrap_or(0), known: [VERSION_MIN, VERSION] }),
     }
 }
 

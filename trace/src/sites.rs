@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use trapline_access::record::{Op, Outcome, Record};
 use trapline_access::{Direction, Space};
 
-use crate::{Class, Event, Field, Map, Place};
+use crate::map::register_of;
+use crate::{Bank, Class, Event, Field, Map, Place, Register};
 
 /// The longest name that is shown, in characters.
 const NAME_MAX: usize = 64;
@@ -43,6 +44,30 @@ impl Site {
         format!("{} {}", self.region, self.register)
     }
 
+    /// It is this register, so many bytes into it.
+    fn reaches(&mut self, register: &Register, inside: u64) {
+        self.register = clean(&register.name);
+        self.fields.clear();
+        if inside > 0 {
+            self.register += &format!("+{inside}");
+        } else {
+            self.fields.clone_from(&register.fields);
+        }
+        (self.class, self.prompt) = (register.class, register.prompt);
+    }
+
+    /// It is what a bank has there.
+    fn reaches_behind(&mut self, bank: &Bank, index: u64) {
+        match register_of(&bank.registers, index, self.direction) {
+            Some(register) => self.reaches(register, index - register.offset),
+            None if bank.others.is_empty() => {}
+            None => {
+                self.register = clean(&bank.others);
+                (self.class, self.fields) = (Class::Exact, Vec::new());
+            }
+        }
+    }
+
     /// Whether the map says what the register is called.
     pub fn is_named(&self) -> bool {
         !without_offset(&self.register).is_empty()
@@ -71,21 +96,33 @@ pub(crate) fn without_offset(register: &str) -> &str {
     register.rsplit_once('+').map_or(register, |(name, _)| name)
 }
 
-/// Finds the sites of records, as the map says them. A record's names do not depend on time; its
-/// address does, so records are given in their order.
+/// Finds the sites of records, as the map says them. A record's address depends on time, and so does the
+/// name of a register behind an index, so records are given in their order.
 #[derive(Clone, Debug, Default)]
 pub struct Sites {
     map: Map,
     sites: Vec<Site>,
-    known: HashMap<(u16, u16, Direction, usize, Space), usize>,
+    known: HashMap<Key, usize>,
     generation: u64,
+    /// What the selectors of the map's banks have been told, those of which that is known; and which of them
+    /// a slot has.
+    selected: Vec<Option<u64>>,
+    banked: HashMap<u16, Vec<usize>>,
 }
+
+/// Slot, offset, direction, width and space of an access, and where in which bank it is.
+type Key = (u16, u16, Direction, usize, Space, Option<(usize, u64)>);
 
 impl Sites {
     /// For the records of a recording with this map.
     pub fn new(map: &Map) -> Self {
+        Self { selected: unselected(map), banked: banked(map), ..Self::of_registers(map) }
+    }
+
+    /// The same, which calls what banks have by the region's own register there, whatever is selected.
+    pub(crate) fn of_registers(map: &Map) -> Self {
         let generation = map.first_generation();
-        Self { map: map.clone(), sites: Vec::new(), known: HashMap::new(), generation }
+        Self { map: map.clone(), generation, ..Self::default() }
     }
 
     /// The sites that there have been records of, in the order of their first one.
@@ -101,18 +138,50 @@ impl Sites {
     /// The number of an access's site; `None` for a record of something else. Takes notice of edits.
     pub fn of(&mut self, event: &Event) -> Option<usize> {
         let record = &event.record;
-        if record.op == Op::Edit {
-            self.generation = record.value;
+        match record.op {
+            Op::Edit => self.generation = record.value,
+            Op::Reset if !self.selected.is_empty() => self.selected = unselected(&self.map),
+            _ => {}
         }
         let (direction, bytes, space, _) = record.access()?;
-        let key = (record.slot, record.offset, direction, bytes, space);
+        let bank = if self.banked.is_empty() { None } else { self.bank(event) };
+        let key = (record.slot, record.offset, direction, bytes, space, bank);
         if let Some(&known) = self.known.get(&key) {
             return Some(known);
         }
-        let site = self.make(record, direction, bytes, space);
+        let site = self.make(record, direction, bytes, space, bank);
         self.sites.push(site);
         self.known.insert(key, self.sites.len() - 1);
         Some(self.sites.len() - 1)
+    }
+
+    /// Where in which bank an access is, by what was selected before it; takes notice of what it selects.
+    fn bank(&mut self, event: &Event) -> Option<(usize, u64)> {
+        let record = &event.record;
+        let banks = self.banked.get(&record.slot)?;
+        let Some(Place::Region { page, .. }) = self.map.slot(record.slot) else { return None };
+        let offset = page << 16 | u64::from(record.offset);
+        let found = banks.iter().find_map(|&number| {
+            let (bank, selected) = (self.map.banks().get(number)?, *self.selected.get(number)?);
+            Some((number, bank.index(selected?, offset)?))
+        });
+        let (direction, bytes, ..) = record.access()?;
+        if direction == Direction::Write {
+            let whole = record.value.to_le_bytes();
+            // Of a string the last element stays.
+            let last = event.data.len().saturating_sub(bytes);
+            let written = match record.op {
+                Op::String(_) => event.data.get(last..),
+                _ => whole.get(..bytes),
+            };
+            for &number in banks {
+                let bank = self.map.banks().get(number);
+                let Some((bank, to)) = bank.zip(self.selected.get_mut(number)) else { continue };
+                let now = bank.written(to.unwrap_or(0), offset, written.unwrap_or_default());
+                *to = now.or(*to);
+            }
+        }
+        found
     }
 
     /// The site of a number that [`Sites::of`] gave.
@@ -135,7 +204,14 @@ impl Sites {
         name.map_or_else(|| format!("device {number}"), |name| clean(name))
     }
 
-    fn make(&self, record: &Record, direction: Direction, bytes: usize, space: Space) -> Site {
+    fn make(
+        &self,
+        record: &Record,
+        direction: Direction,
+        bytes: usize,
+        space: Space,
+        bank: Option<(usize, u64)>,
+    ) -> Site {
         let low = u64::from(record.offset);
         let place = self.map.slot(record.slot);
         let region = match place {
@@ -171,19 +247,32 @@ impl Sites {
                 site.register = format!("slot {} +{low:#x}", record.slot);
             }
         }
-        let named = site.id.and_then(|id| self.map.register(id, offset, direction));
-        if let Some(register) = named {
-            let inside = offset - register.offset;
-            site.register = clean(&register.name);
-            if inside > 0 {
-                site.register += &format!("+{inside}");
-            } else {
-                site.fields.clone_from(&register.fields);
-            }
-            (site.class, site.prompt) = (register.class, register.prompt);
+        if let Some(register) = site.id.and_then(|id| self.map.register(id, offset, direction)) {
+            site.reaches(register, offset - register.offset);
+        }
+        let bank = bank.and_then(|(number, index)| Some((self.map.banks().get(number)?, index)));
+        if let Some((bank, index)) = bank {
+            site.reaches_behind(bank, index);
         }
         site
     }
+}
+
+/// What the selectors of all banks are before anything is written to them.
+fn unselected(map: &Map) -> Vec<Option<u64>> {
+    map.banks().iter().map(Bank::unselected).collect()
+}
+
+/// The banks of each slot.
+fn banked(map: &Map) -> HashMap<u16, Vec<usize>> {
+    let mut all: HashMap<u16, Vec<usize>> = HashMap::new();
+    for slot in map.slots() {
+        let Place::Region { id, .. } = slot.place else { continue };
+        for (number, _) in map.banks().iter().enumerate().filter(|(_, bank)| bank.id == id) {
+            all.entry(slot.number).or_default().push(number);
+        }
+    }
+    all
 }
 
 /// A name out of a file, fit for a terminal.

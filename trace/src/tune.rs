@@ -200,7 +200,7 @@ fn look<R: Read + Seek>(
     merged: &mut Merged<'_, R>,
     step: &mut impl FnMut(&Merged<'_, R>),
 ) -> Result<(Sites, Vec<Seen>), Error> {
-    let mut sites = Sites::new(merged.reader().map());
+    let mut sites = Sites::of_registers(merged.reader().map());
     let mut seen: Vec<Seen> = Vec::new();
     // The accesses of the step that is being made: those of one time.
     let (mut now, mut made): (u64, Vec<usize>) = (0, Vec::new());
@@ -248,7 +248,7 @@ fn count<R: Read + Seek>(
     late: &BTreeSet<usize>,
     step: &mut impl FnMut(&Merged<'_, R>),
 ) -> Result<(u64, BTreeMap<usize, u64>), Error> {
-    let mut sites = Sites::new(merged.reader().map());
+    let mut sites = Sites::of_registers(merged.reader().map());
     let (mut exits, mut queued) = (0, 0_u64);
     let mut waiting: BTreeMap<usize, u64> = BTreeMap::new();
     let mut lateness: BTreeMap<usize, u64> = BTreeMap::new();

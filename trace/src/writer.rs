@@ -7,15 +7,23 @@ use trapline_access::record::{self, Op, Record, TICK_NS};
 use zstd::bulk::Compressor;
 
 use crate::chunk::{Codec, HEAD, HEADER, Header, Kind, MAGIC, RAW_MAX, RECORDS_MAX, VERSION};
-use crate::{Error, MapChange, Meta, Stream};
+use crate::steps::{self, Made, Payload};
+use crate::{Error, MapChange, Meta, Part, Stream};
 
-/// The compression: more costs time and gains nothing on records.
-const LEVEL: i32 = 1;
+/// The compression.
+const LEVEL: i32 = 6;
+/// The same where there is so much at once that time counts: a guest waits for who writes.
+const QUICK_LEVEL: i32 = 1;
+/// How many records at once are that much.
+const MUCH: usize = 16 << 10;
+/// A chunk of so many records ends with the step that it is in.
+const ENOUGH: usize = RECORDS_MAX / 2;
 
 /// Writes a recording. What was written can be read at any time, whatever becomes of the writer.
 pub struct Writer<W: Write> {
     to: W,
     compressor: Compressor<'static>,
+    quick: Compressor<'static>,
     index: Vec<IndexEntry>,
     /// Bytes written.
     at: u64,
@@ -47,12 +55,13 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// When it cannot be written.
     pub fn new(mut to: W, meta: &Meta) -> Result<Self, Error> {
-        let compressor = Compressor::new(LEVEL)?;
+        let (compressor, quick) = (Compressor::new(LEVEL)?, Compressor::new(QUICK_LEVEL)?);
         to.write_all(&MAGIC)?;
         to.write_all(&VERSION.to_le_bytes())?;
         to.write_all(&[0; 4])?;
         let (index, at) = (Vec::new(), HEAD as u64);
-        let mut writer = Self { to, compressor, index, at, records: 0, blobs: 0, states: 0 };
+        let (records, blobs, states) = (0, 0, 0);
+        let mut writer = Self { to, compressor, quick, index, at, records, blobs, states };
         writer.encoded(Kind::Meta, 0, meta)?;
         Ok(writer)
     }
@@ -62,7 +71,10 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// When it cannot be written.
     pub fn map(&mut self, time_ns: u64, change: &MapChange) -> Result<(), Error> {
-        self.encoded(Kind::Map, time_ns, change)
+        match change.banks.as_slice() {
+            [] => self.encoded(Kind::Map, time_ns, change),
+            banks => self.encoded(Kind::Map, time_ns, &(change, banks)),
+        }
     }
 
     /// Adds records to a stream, [encoded](Record::encode), with each string's data behind its
@@ -86,6 +98,48 @@ impl<W: Write> Writer<W> {
             self.records += u64::from(count);
             rest = behind;
         }
+        Ok(())
+    }
+
+    /// Adds records of several streams, which are written in the order in which they were made: by time,
+    /// of one time those of the queue first, and else in the order of `parts`.
+    ///
+    /// # Errors
+    /// When they cannot be written, or are none: operations that do not exist, or a string without
+    /// all of its data.
+    pub fn steps(&mut self, parts: &[Part<'_>]) -> Result<(), Error> {
+        let all = steps::in_order(parts).map_err(Error::Unrecordable)?;
+        let quick = all.len() > MUCH;
+        let mut payload = Payload::default();
+        let mut last_ns = None;
+        for made in &all {
+            let enough = payload.records() >= ENOUGH && last_ns != Some(made.time_ns);
+            if enough || !payload.add(made) {
+                self.steps_chunk(&payload, quick)?;
+                payload = self.begin_steps(made)?;
+            }
+            last_ns = Some(made.time_ns);
+        }
+        self.steps_chunk(&payload, quick)
+    }
+
+    /// A payload that begins with this record.
+    fn begin_steps(&self, made: &Made<'_>) -> Result<Payload, Error> {
+        let mut payload = Payload::default();
+        let begun = payload.add(made);
+        begun.then_some(payload).ok_or(Error::Unrecordable("a record that no chunk has room for"))
+    }
+
+    fn steps_chunk(&mut self, payload: &Payload, quick: bool) -> Result<(), Error> {
+        let count = u32::try_from(payload.records()).unwrap_or(u32::MAX);
+        if count == 0 {
+            return Ok(());
+        }
+        let compressor = if quick { &mut self.quick } else { &mut self.compressor };
+        let encoded = payload.encode(compressor)?;
+        let codec = (Codec::Raw, encoded.len());
+        self.stored((Kind::Steps, 0, count), payload.first_time_ns(), codec, &encoded)?;
+        self.records += u64::from(count);
         Ok(())
     }
 
@@ -189,14 +243,25 @@ impl<W: Write> Writer<W> {
         } else {
             (Codec::Raw, raw)
         };
-        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.stored((kind, stream, records), first_time_ns, (codec, raw.len()), payload)
+    }
+
+    /// A chunk whose payload was this long before it got what is to be written.
+    fn stored(
+        &mut self,
+        (kind, stream, records): (Kind, u16, u32),
+        first_time_ns: u64,
+        (codec, raw_len): (Codec, usize),
+        payload: &[u8],
+    ) -> Result<(), Error> {
+        let length = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         let header = Header {
             kind,
             codec,
             stream,
             records,
-            raw_len: length(raw),
-            stored_len: length(payload),
+            raw_len: length(raw_len),
+            stored_len: length(payload.len()),
             first_time_ns,
             number: u32::try_from(self.index.len()).unwrap_or(u32::MAX),
         };

@@ -13,7 +13,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
-use support::{change, events, meta, raw, recording, records};
+use support::{Shape, change, events, meta, raw, recording, records};
 use trapline_access::record::{Op, Record};
 use trapline_trace::chunk::{Codec, HEAD, HEADER, Header, Kind, MAGIC, RAW_MAX, VERSION};
 use trapline_trace::{Error, Event, Reader, Stream, Writer};
@@ -46,17 +46,18 @@ fn by_stream(events: Vec<Event>) -> Streams {
 
 /// A recording that nothing is wrong with.
 struct Whole {
+    shape: Shape,
     file: Vec<u8>,
     chunks: Vec<(Header, usize, usize)>,
     streams: Streams,
 }
 
 impl Whole {
-    fn new() -> Self {
-        let file = recording();
+    fn new(shape: Shape) -> Self {
+        let file = recording(shape);
         let chunks = chunks(&file);
         let streams = by_stream(events(&file).expect("it is valid"));
-        Self { file, chunks, streams }
+        Self { shape, file, chunks, streams }
     }
 }
 
@@ -78,22 +79,34 @@ fn check(file: &[u8], good: usize, whole: &Whole) {
     assert_eq!(reader.ending().at, before.last().map_or(0, |chunk| chunk.2 as u64));
     assert_eq!(reader.meta(), &meta());
     let read = by_stream(events(file).expect("the prefix is valid"));
-    let mut places = BTreeMap::new();
-    for (header, ..) in before.iter().filter(|(header, ..)| header.kind == Kind::Access) {
-        *places.entry(Stream::of(header.stream)).or_insert(0) += u64::from(header.records);
+    let mut places = 0;
+    for (header, ..) in &before {
+        places += match header.kind {
+            Kind::Access | Kind::Steps => u64::from(header.records),
+            _ => 0,
+        };
     }
-    assert!(read.keys().eq(places.keys()));
+    let mut held = 0;
     for (stream, records) in read {
         let expected = &whole.streams[&stream];
         assert_eq!(records[..], expected[..records.len()], "{stream}");
-        let held: u64 = records.iter().map(|(_, record, _)| 1 + record.raw_records()).sum();
-        assert_eq!(held, places[&stream], "{stream}");
+        held += match whole.shape {
+            Shape::Streams => records.iter().map(|(_, record, _)| 1 + record.raw_records()).sum(),
+            Shape::Steps => records.len() as u64,
+        };
     }
+    assert_eq!(held, places);
 }
+
+const SHAPES: [Shape; 2] = [Shape::Streams, Shape::Steps];
 
 #[test]
 fn a_recording_cut_off_anywhere_is_read_up_to_its_last_whole_chunk() {
-    let whole = Whole::new();
+    SHAPES.into_iter().for_each(cut_off);
+}
+
+fn cut_off(shape: Shape) {
+    let whole = Whole::new(shape);
     let len = whole.file.len();
     let mut random = fastrand::Rng::with_seed(42);
     check(&whole.file, len, &whole);
@@ -114,7 +127,11 @@ fn a_recording_cut_off_anywhere_is_read_up_to_its_last_whole_chunk() {
 
 #[test]
 fn a_recording_with_a_flipped_bit_is_read_up_to_the_chunk_that_has_it() {
-    let whole = Whole::new();
+    SHAPES.into_iter().for_each(flipped);
+}
+
+fn flipped(shape: Shape) {
+    let whole = Whole::new(shape);
     let len = whole.file.len();
     let mut random = fastrand::Rng::with_seed(4711);
     for _ in 0..1_000 {
@@ -132,10 +149,10 @@ fn a_recording_with_a_flipped_bit_is_read_up_to_the_chunk_that_has_it() {
 
 #[test]
 fn many_flipped_bits_never_panic() {
-    let whole = recording();
+    let both = SHAPES.map(recording);
     let mut random = fastrand::Rng::with_seed(99);
-    for _ in 0..200 {
-        let mut file = whole.clone();
+    for round in 0..200 {
+        let mut file = both[round % 2].clone();
         for _ in 0..1_000 {
             let at = random.usize(16..file.len());
             file[at] ^= 1 << random.u32(..8);
@@ -205,6 +222,33 @@ fn content_that_makes_no_sense_is_named_with_its_place() {
     let shorter = with_chunk(Kind::Access, Codec::Zstd, 1, 16, &shorter);
     assert!(complaint(&shorter).contains("another length"), "{}", complaint(&shorter));
 
+    let steps = |payload: &[u8]| {
+        let len = payload.len() as u32;
+        complaint(&with_chunk(Kind::Steps, Codec::Raw, 1, len, payload))
+    };
+    let row = |tag: u8, op: u8| [tag, op, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0];
+    // One stream, a row, and no data or times.
+    let payload = |row: [u8; 14]| [&[1, 0, 0, 0, 14, 14][..], &row, &[0; 12]].concat();
+    let (read, string) = (0x08, 0xa8);
+    for (payload, says) in [
+        (payload(row(0, 0xff)), "unknown operation 0xff"),
+        (payload(row(0x80, read)), "lacks its time"),
+        (payload(row(1, read)), "not listed"),
+        (payload(row(0, string)), "lacks its data"),
+        (payload(row(0, read))[..20].to_vec(), "a section is missing"),
+        (payload(row(0, read))[..19].to_vec(), "a section is cut off"),
+        ([payload(row(0, read)), vec![0]].concat(), "another length"),
+        (vec![1, 0, 0, 0, 13, 13], "a section is cut off"),
+        (vec![9], "list of streams"),
+        (vec![0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f, 0], "more than 16 MiB"),
+        (vec![0, 1, 5, 1, 0], "Src size is incorrect"),
+        (vec![0, 7, 5, 1, 0], "unknown way"),
+        (vec![0, 0, 5, 1, 0], "another length"),
+    ] {
+        let said = steps(&payload);
+        assert!(said.contains(says) && said.contains("at byte"), "{says}: {said}");
+    }
+
     let codec = with_chunk(Kind::Map, Codec::Unknown(9), 0, 4, &[0; 4]);
     assert!(complaint(&codec).contains("compressed in an unknown way"));
 }
@@ -251,7 +295,9 @@ fn other_files_and_other_versions_are_told_apart() {
         (&b"\x7fELF and so on, and so on"[..], "this is no recording of trapline"),
         (b"", "this is no recording of trapline"),
         (b"tra", "this recording ends before it begins"),
-        (b"trapline\x02\0\0\0\0\0\0\0", "this recording has format 2"),
+        (b"trapline\0\0\0\0\0\0\0\0", "this recording has format 0, and this program reads"),
+        (b"trapline\x03\0\0\0\0\0\0\0", "this recording has format 3, and this program reads"),
+        (b"trapline\x02\0\0\0\0\0\0\0", "this recording ends before it begins"),
         (b"trapline\x01\0\0\0\0\0\0\0", "this recording ends before it begins"),
     ] {
         let said = complaint(file);
@@ -283,7 +329,7 @@ fn a_small_file_does_not_become_a_large_one_in_memory() {
 
 #[test]
 fn an_index_that_lies_is_found() {
-    let whole = recording();
+    let whole = recording(Shape::Steps);
     let (_, at, end) = *chunks(&whole).iter().rev().nth(1).expect("the index");
     let mut file = whole[..at].to_vec();
     let number = chunks(&whole).len() as u32 - 2;

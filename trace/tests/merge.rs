@@ -12,10 +12,11 @@ mod support;
 use std::io::Cursor;
 
 use proptest::prelude::*;
-use support::{change, events, meta, recording, records};
+use support::{Shape, change, events, meta, recording, records};
 use trapline_access::record::{Access, Op, Outcome, Record};
 use trapline_access::{Direction, Size, Space};
-use trapline_trace::{Class, Place, Reader, Stream, Writer};
+use trapline_trace::chunk::Kind;
+use trapline_trace::{Class, Part, Place, Reader, Stream, Writer};
 
 fn access(value: u64, delta: u32) -> Record {
     let op = Op::Access(Access {
@@ -119,10 +120,17 @@ fn more_records_than_a_chunk_has_are_split_without_a_trace() {
 
 #[test]
 fn descriptions_blobs_and_states_come_back() {
-    let file = recording();
-    let mut reader = Reader::open(Cursor::new(&file)).expect("it is valid");
+    for shape in [Shape::Streams, Shape::Steps] {
+        come_back(&recording(shape));
+    }
+}
+
+fn come_back(file: &[u8]) {
+    let mut reader = Reader::open(Cursor::new(file)).expect("it is valid");
     assert!(reader.ending().complete());
     assert_eq!(reader.meta(), &meta());
+    let streams: Vec<_> = (0..3).map(Stream::vcpu).chain([Stream::SHARED]).collect();
+    assert_eq!(reader.streams().expect("it is valid"), streams);
     assert_eq!(reader.meta().setting("console"), Some("stdio"));
     let map = reader.map();
     assert_eq!(map.slot(0), Some(Place::Region { id: 3, page: 0 }));
@@ -166,7 +174,85 @@ fn a_region_is_where_it_was_in_each_generation() {
     assert_eq!(map.region(3).map(|region| region.name()), Some("serial0".to_owned()));
 }
 
+/// Records of streams: what an event is made of, but for numbers and deltas, and without times of their own.
+fn made(file: &[u8]) -> Vec<(Stream, u64, Record, Vec<u8>)> {
+    let events = events(file).expect("it is valid");
+    let records = events.into_iter().filter(|event| event.record.op != Op::Time);
+    let without = |record| Record { delta: 0, ..record };
+    records.map(|event| (event.stream, event.time_ns, without(event.record), event.data)).collect()
+}
+
+/// Written in one order they are read as they are out of streams of their own.
+fn same_in_one_order(streams: &[(Stream, u64, Vec<[u64; 2]>)]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), &meta()).expect("memory takes it");
+    for (stream, first, words) in streams {
+        writer.access(*stream, *first, words).expect("memory takes it");
+    }
+    let apart = writer.finish().expect("memory takes it");
+    let mut writer = Writer::new(Vec::new(), &meta()).expect("memory takes it");
+    let parts: Vec<_> = streams
+        .iter()
+        .map(|(stream, first_time_ns, words)| Part {
+            stream: *stream,
+            first_time_ns: *first_time_ns,
+            words,
+        })
+        .collect();
+    writer.steps(&parts).expect("memory takes it");
+    let together = writer.finish().expect("memory takes it");
+    assert_eq!(made(&together), made(&apart));
+    together
+}
+
+fn encoded(records: &[Record]) -> Vec<[u64; 2]> {
+    records.iter().map(|record| record.encode()).collect()
+}
+
+#[test]
+fn times_that_no_delta_has_are_kept_in_one_order_too() {
+    let time = |value| Record { op: Op::Time, slot: 0, offset: 0, delta: 0, value };
+    let most = Record::DELTA_END - 1;
+    // Between two ticks, far away, as far as a delta goes, and further; and of two streams at once.
+    let a = [access(1, 0), time(7), access(2, 0), time(1 << 50), access(3, 0), access(4, most)];
+    let b = [access(5, most), time(9_000_000_000), access(6, 3), access(7, 0)];
+    let file = same_in_one_order(&[
+        (Stream::vcpu(0), 0, encoded(&a)),
+        (Stream::vcpu(1), 16, encoded(&b)),
+        (Stream::SHARED, 16, encoded(&[access(8, 0)])),
+    ]);
+    let first = made(&file).into_iter().map(|(_, time_ns, record, _)| (time_ns, record.value));
+    let expected = [(0, 1), (7, 2), (16, 8), (16, 5), (9_000_000_048, 6), (9_000_000_048, 7)];
+    assert_eq!(first.take(6).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn more_streams_and_more_records_than_a_chunk_has_are_split_between_steps() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut streams: Vec<_> =
+        (0..300).map(|n| (Stream::vcpu(n), u64::from(n) * 16, records(&mut random, 20))).collect();
+    streams.push((Stream::SHARED, 160, records(&mut random, 100_000)));
+    let file = same_in_one_order(&streams);
+    let reader = Reader::open(Cursor::new(&file)).expect("it is valid");
+    let chunks: Vec<_> = reader.chunks().filter(|head| head.kind == Kind::Steps).collect();
+    assert!(chunks.len() > 3, "{chunks:?}");
+    // Of one time in one chunk, if it has room for it.
+    let one = vec![(Stream::vcpu(0), 16, encoded(&vec![access(1, 0); 40_000]))];
+    let file = same_in_one_order(&one);
+    let reader = Reader::open(Cursor::new(&file)).expect("it is valid");
+    assert_eq!(reader.chunks().filter(|head| head.kind == Kind::Steps).count(), 1);
+}
+
 proptest! {
+    #[test]
+    fn one_order_is_that_of_the_streams(seed in 1_u64.., streams in 1_u16..6) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut all: Vec<_> = (0..streams)
+            .map(|n| (Stream::vcpu(n), random.u64(..100) * 16, records(&mut random, 50)))
+            .collect();
+        all.push((Stream::SHARED, 0, records(&mut random, 50)));
+        same_in_one_order(&all);
+    }
+
     #[test]
     fn whatever_was_recorded_comes_back_in_order_of_time(seed in 1_u64.., streams in 1_u16..6) {
         let mut random = fastrand::Rng::with_seed(seed);

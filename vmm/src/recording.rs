@@ -213,7 +213,7 @@ pub(crate) fn steps<R: io::Read + io::Seek>(progress: &mut Progress) -> impl FnM
 fn about(path: &Path) -> anyhow::Result<()> {
     let mut reader = open(path)?;
     let mut out = stdout();
-    describe(&reader, &mut out)?;
+    describe(&mut reader, &mut out).with_context(|| path.display().to_string())?;
     out.flush()?;
     let mut progress = Progress::new("reading");
     let stats = stats(&mut reader.merged()?, &Filter::default(), steps(&mut progress));
@@ -223,7 +223,8 @@ fn about(path: &Path) -> anyhow::Result<()> {
 }
 
 /// What a recording says of itself.
-fn describe(reader: &Recording, out: &mut impl Write) -> io::Result<()> {
+fn describe(reader: &mut Recording, out: &mut impl Write) -> anyhow::Result<()> {
+    let streams = reader.streams()?;
     let Meta { recorder, board, architecture, arguments, vcpus, ram_bytes, .. } = reader.meta();
     let shown = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     let line = |out: &mut dyn Write, name: &str, value: String| match value.trim() {
@@ -231,8 +232,7 @@ fn describe(reader: &Recording, out: &mut impl Write) -> io::Result<()> {
         value => writeln!(out, "{name:<12} {value}"),
     };
     let words = arguments.join(" ");
-    let streams: Vec<String> =
-        reader.streams().into_iter().map(|s: Stream| s.to_string()).collect();
+    let streams: Vec<String> = streams.into_iter().map(|s: Stream| s.to_string()).collect();
     line(out, "recorder", shown(recorder))?;
     line(out, "board", shown(&format!("{board} {architecture}")))?;
     line(out, "options", shown(&words))?;
@@ -245,7 +245,7 @@ fn describe(reader: &Recording, out: &mut impl Write) -> io::Result<()> {
     }
     line(out, "streams", streams.join(" "))?;
     line(out, "records", reader.records().to_string())?;
-    line(out, "file", reader.ending().to_string())
+    Ok(line(out, "file", reader.ending().to_string())?)
 }
 
 /// The levels of a recording, in words.

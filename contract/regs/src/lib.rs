@@ -54,19 +54,26 @@ pub struct Traits {
 }
 
 /// What kind of values a register has: whether two runs of one guest can be expected to agree.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum Class {
     /// The same in each run.
     #[default]
-    Exact,
+    Exact = 0,
     /// A time or a count of it.
-    Time,
+    Time = 1,
     /// What the guest moves through: characters, sectors, frames.
-    Payload,
+    Payload = 2,
     /// Different each time on purpose.
-    Random,
+    Random = 3,
     /// Where the guest has put something in its memory.
-    Address,
+    Address = 4,
+}
+
+impl Class {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] =
+        [Self::Exact, Self::Time, Self::Payload, Self::Random, Self::Address];
 }
 
 /// Some bits of a register.
@@ -95,10 +102,35 @@ pub const fn bits(name: &'static str, bit: u8, bits: u8) -> Field {
 pub struct Described {
     /// Its name in the data sheet.
     pub name: &'static str,
+    /// Offset of its first byte in the window, or its index behind a [`Select`].
+    pub offset: u32,
     /// Its width in bytes.
     pub width: u32,
+    /// Which accesses reach it.
+    pub access: Access,
     /// What is to be known of it.
     pub traits: Traits,
+}
+
+/// Where several registers share a place, and which of them is there is what another register says: an
+/// index, a bank. Their map has them by `(selecting value & mask) << shift`, and how far into the place an
+/// access is counts from there on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Select {
+    /// Offset of the selecting register in the window.
+    pub selector: u32,
+    /// Its width in bytes.
+    pub width: u32,
+    /// Bits of it that must be set for any of them to be there.
+    pub enabled: u32,
+    /// The bits that select.
+    pub mask: u32,
+    /// By how much those are shifted to the left.
+    pub shift: u8,
+    /// Offset of the shared place in the window.
+    pub first: u32,
+    /// Its length in bytes.
+    pub len: u32,
 }
 
 impl Traits {
@@ -187,7 +219,13 @@ impl<R: Copy> RegMap<R> {
 
     /// All registers, in order, as recordings know them.
     pub fn described(&self) -> impl Iterator<Item = Described> + use<R> {
-        let of = |row: &Row<R>| Described { name: row.name, width: row.width, traits: row.traits };
+        let of = |row: &Row<R>| Described {
+            name: row.name,
+            offset: row.offset,
+            width: row.width,
+            access: row.access,
+            traits: row.traits,
+        };
         self.rows.iter().map(of)
     }
 

@@ -8,7 +8,7 @@
 use bitfield_struct::bitfield;
 use trapline_device::PowerEvent;
 use trapline_regs::Access::{Read, ReadWrite};
-use trapline_regs::{Access, RegMap, row};
+use trapline_regs::{Access, RegMap, Select, row};
 
 /// Vendor ID, 16 bits, read only (PCI 3.0, 6.2.1).
 pub const VENDOR_ID: u16 = 0x00;
@@ -280,6 +280,11 @@ pub const CONFIG_ADDRESS: u64 = 0;
 pub const RESET_CONTROL: u64 = 1;
 /// CONFIG_DATA at 0xcfc, four bytes (PCI 3.0, 3.2.2.3.2).
 pub const CONFIG_DATA: u64 = 4;
+
+/// What CONFIG_DATA leads to while bit 31 of CONFIG_ADDRESS is set: [`HEADER`], of every function (PCI 3.0,
+/// 3.2.2.3.2).
+pub const CONF1_SELECT: Select =
+    Select { selector: 0, width: 4, enabled: 1 << 31, mask: 0xfc, shift: 0, first: 4, len: 4 };
 
 /// Configuration mechanism #1's ports (PCI 3.0, 3.2.2.3.2). What CONFIG_DATA leads to may be any
 /// register.

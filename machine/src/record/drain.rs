@@ -11,7 +11,7 @@ use std::time::Duration;
 use trapline::{Recorder, RegionId, Registry, Slot, StreamId, Taken};
 use trapline_access::record::{Op, Record, TICK_NS};
 use trapline_trace::{
-    MapChange, MapRegion, MapWindow, Meta, Place, Register, Registers, Stream, Writer,
+    MapChange, MapRegion, MapWindow, Meta, Part, Place, Register, Registers, Stream, Writer,
 };
 
 use super::Recording;
@@ -116,8 +116,7 @@ impl Built {
 }
 
 impl State {
-    /// Writes what there is. All streams are in the file up to the same moment then, and the next
-    /// chunk that is no part of it is a map.
+    /// Writes what there is. All streams are in the file up to the same moment then.
     fn drain(&mut self) -> Result<(), trapline_trace::Error> {
         let taken = self.recorder.take();
         // What those records name was there before they were.
@@ -125,7 +124,9 @@ impl State {
         let first_ns = taken.iter().map(first_ns).min();
         let Some(first_ns) = first_ns else { return Ok(()) };
         let change = self.change();
-        self.writer.map(first_ns, &change)?;
+        if change != MapChange::default() {
+            self.writer.map(first_ns, &change)?;
+        }
         let mut rest = blobs.as_slice();
         while !rest.is_empty() {
             let (some, later) = rest.split_at(together(rest));
@@ -133,10 +134,8 @@ impl State {
             self.writer.blobs(first_ns, &some)?;
             rest = later;
         }
-        for Taken { stream, words, since_ns } in &taken {
-            let first_ns = first_ns_of(*since_ns, words);
-            self.writer.access(number(*stream), first_ns, words)?;
-        }
+        let parts: Vec<_> = taken.iter().map(part).collect();
+        self.writer.steps(&parts)?;
         Ok(self.writer.flush()?)
     }
 
@@ -196,6 +195,12 @@ fn together(blobs: &[Vec<u8>]) -> usize {
         bytes <= BYTES_AT_ONCE
     });
     few.count().max(1)
+}
+
+/// What was taken, for the file.
+fn part(taken: &Taken) -> Part<'_> {
+    let Taken { stream, words, since_ns } = taken;
+    Part { stream: number(*stream), first_time_ns: first_ns_of(*since_ns, words), words }
 }
 
 fn first_ns(taken: &Taken) -> u64 {

@@ -13,6 +13,7 @@ use std::io::{Read, Seek};
 use trapline::{Handle, Registry};
 use trapline_access::record::{Op, Record};
 use trapline_device::{Direction, Requester, Size, Space};
+use trapline_trace::chunk::Kind;
 use trapline_trace::{Event, Map, Place, Reader, Stream};
 
 use super::host::call_of;
@@ -154,12 +155,9 @@ pub fn replay<R: Read + Seek>(from: R, options: &Options) -> Result<Verdict, Rep
         late: Late::new(&options.late),
         verdict: Verdict { unseen: reader.meta().unseen.clone(), ..Verdict::default() },
     };
-    // All streams are in the file up to where the last map begins.
-    let end_ns = (!reader.ending().complete()).then(|| {
-        let maps = reader.chunks().filter(|head| head.kind == trapline_trace::chunk::Kind::Map);
-        maps.map(|head| head.first_time_ns).max().unwrap_or(0)
-    });
-    player.verdict.incomplete = end_ns.map(|_| reader.ending().to_string());
+    let incomplete = !reader.ending().complete();
+    let end_ns = incomplete.then(|| end_of_all(&reader)).flatten();
+    player.verdict.incomplete = incomplete.then(|| reader.ending().to_string());
     let until = options.until.unwrap_or(u64::MAX);
     let mut merged = reader.merged()?;
     let mut waiting: Option<Event> = None;
@@ -181,7 +179,8 @@ pub fn replay<R: Read + Seek>(from: R, options: &Options) -> Result<Verdict, Rep
             script.add(event, |number| Ok(merged.reader().blob(number)?.to_vec()))?;
         }
         // What comes of a part of a step is nothing to compare.
-        let whole = step.iter().all(|event| event.number < until);
+        let last = incomplete && waiting.is_none();
+        let whole = !last && step.iter().all(|event| event.number < until);
         step.retain(|event| event.number < until);
         if player.late.takes(&player.map, &step) {
             let event = step.first().cloned();
@@ -199,6 +198,14 @@ pub fn replay<R: Read + Seek>(from: R, options: &Options) -> Result<Verdict, Rep
     let mut states = player.machine.save();
     states.retain(|name, _| options.dump.contains(name));
     Ok(Verdict { states, ..player.verdict })
+}
+
+/// Where the last of all streams ends, of a recording that was not finished and has each stream in chunks of
+/// its own: where the last map begins.
+fn end_of_all<R: Read + Seek>(reader: &Reader<R>) -> Option<u64> {
+    let has = |kind| reader.chunks().filter(move |head| head.kind == kind);
+    has(Kind::Access).next()?;
+    Some(has(Kind::Map).map(|head| head.first_time_ns).max().unwrap_or(0))
 }
 
 struct Player {

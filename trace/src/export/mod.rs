@@ -121,7 +121,7 @@ pub fn export<R: Read + Seek>(
         Format::Mmiotrace => Box::new(mmiotrace::Mmiotrace::default()),
         Format::Json => Box::new(json::Json),
     };
-    let (meta, streams) = (merged.reader().meta().clone(), merged.reader().streams());
+    let (meta, streams) = (merged.reader().meta().clone(), merged.reader().streams()?);
     exporter.begin(to, &meta, &streams)?;
     let mut summary = Summary::default();
     while let Some(event) = merged.next()? {

@@ -21,8 +21,8 @@ use trapline_trace::import::import;
 use trapline_trace::stat::{Stats, stats};
 use trapline_trace::tune::{Advice, deliveries, tune};
 use trapline_trace::{
-    Class, Field, Filter, Level, MapChange, MapRegion, Meta, Place, Reader, Register, Registers,
-    Sites, Slot, Stream, Writer, show,
+    Bank, Class, Field, Filter, Level, MapChange, MapRegion, Meta, Place, Reader, Register,
+    Registers, Sites, Slot, Stream, Writer, show,
 };
 
 use Direction::{Read, Write};
@@ -105,9 +105,13 @@ fn lsr(value: u64) -> Record {
 }
 
 fn recorded(records: &[Record]) -> Vec<u8> {
+    recorded_with(&map(), records)
+}
+
+fn recorded_with(map: &MapChange, records: &[Record]) -> Vec<u8> {
     let meta = Meta { recorder: "a test".to_owned(), vcpus: 1, ..Meta::default() };
     let mut writer = Writer::new(Vec::new(), &meta).expect("memory takes it");
-    writer.map(0, &map()).expect("memory takes it");
+    writer.map(0, map).expect("memory takes it");
     let mut words = Vec::new();
     for record in records {
         words.push(record.encode());
@@ -117,6 +121,102 @@ fn recorded(records: &[Record]) -> Vec<u8> {
     }
     writer.access(Stream::vcpu(0), 1_000_000_000, &words).expect("memory takes it");
     writer.finish().expect("memory takes it")
+}
+
+/// The map, with a divisor latch behind bit 7 of register 3, and what register 6 says behind register 7.
+fn banked() -> MapChange {
+    let latch = Bank {
+        id: 1,
+        selector: 3,
+        width: 1,
+        enabled: 0x80,
+        mask: 0,
+        shift: 0,
+        first: 0,
+        len: 2,
+        period: 0,
+        registers: vec![register("DLL", 0, Class::Exact), register("DLM", 1, Class::Exact)],
+        others: String::new(),
+    };
+    let mut wide = register("WIDE", 4, Class::Time);
+    wide.width = 2;
+    wide.fields = vec![Field { name: "LOW".to_owned(), bit: 0, bits: 4 }];
+    let behind = Bank {
+        selector: 6,
+        enabled: 0,
+        mask: 0xf,
+        shift: 2,
+        first: 7,
+        len: 1,
+        registers: vec![wide],
+        others: "NOTHING".to_owned(),
+        ..latch.clone()
+    };
+    let mut map = map();
+    map.registers[0].registers.push(register("SELECT", 6, Class::Exact));
+    map.registers[0].registers.push(register("DATA", 7, Class::Exact));
+    let each = Bank {
+        id: 2,
+        width: 0,
+        enabled: 0,
+        first: 0,
+        len: 0x1000,
+        period: 0x20,
+        registers: vec![register("LOW", 1, Class::Exact)],
+        ..behind.clone()
+    };
+    map.banks = vec![latch, behind, each];
+    map
+}
+
+#[test]
+fn registers_behind_an_index_are_called_by_what_is_selected() {
+    let at = |offset, direction, value| access(0, offset, direction, Size::Byte, value);
+    let data = || at(7, Read, 5);
+    let reset = Record { op: Op::Reset, slot: 0, offset: 0, delta: 1, value: 0 };
+    let file = recorded_with(
+        &banked(),
+        &[
+            // Nobody knows yet.
+            data(),
+            at(6, Write, 0xf1),
+            data(),
+            at(6, Write, 2),
+            data(),
+            // Index and data at once, and the index alone as half of a word.
+            access(0, 6, Write, Size::Word, 0x0901),
+            data(),
+            access(0, 5, Write, Size::Word, 0x0200),
+            data(),
+            at(0, Write, 0x41),
+            at(3, Write, 0x83),
+            at(0, Write, 0x41),
+            at(1, Read, 0),
+            access(0, 0, Write, Size::Word, 1),
+            at(3, Write, 3),
+            at(1, Read, 0),
+            at(3, Write, 0x83),
+            reset,
+            at(1, Read, 0),
+            data(),
+            access(1, 0xfe1, Read, Size::Byte, 0),
+            access(1, 0xfe0, Read, Size::Byte, 0),
+        ],
+    );
+    let named = |line: &String| line.split_whitespace().nth(4).map(str::to_owned);
+    let names: Vec<_> = lines(&file, &Filter::default()).iter().filter_map(named).collect();
+    let expected = "DATA SELECT WIDE SELECT NOTHING SELECT WIDE LSR NOTHING THR +0x3 DLL DLM DLL \
+                    +0x3 IER +0x3 IER DATA LOW NOTHING";
+    assert_eq!(names.join(" "), expected);
+    let wide = Filter { registers: vec!["wide".to_owned()], ..Filter::default() };
+    let shown = lines(&file, &wide);
+    assert_eq!(shown.len(), 2);
+    assert!(shown.iter().all(|line| line.contains("{LOW=0x5}")), "{shown:?}");
+    // Deliveries are of offsets, whatever is behind them.
+    let mut reader = reader(&file);
+    let advice = tune(&mut reader, |_| {}).expect("it is valid");
+    let late: Vec<_> = advice.late.iter().map(|late| late.register.as_str()).collect();
+    assert!(late.contains(&"THR") && !late.contains(&"DLL"), "{late:?}");
 }
 
 fn reader(file: &[u8]) -> Reader<Cursor<&[u8]>> {

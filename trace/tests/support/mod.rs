@@ -12,8 +12,8 @@ use std::io::Cursor;
 use trapline_access::record::{Access, Op, Outcome, Record, bytes_of, words_of};
 use trapline_access::{Direction, Size, Space};
 use trapline_trace::{
-    Class, Error, Event, Field, MapChange, MapRegion, Meta, Place, Reader, Register, Registers,
-    Slot, Stream, Writer,
+    Class, Error, Event, Field, MapChange, MapRegion, Meta, Part, Place, Reader, Register,
+    Registers, Slot, Stream, Writer,
 };
 
 pub(crate) fn meta() -> Meta {
@@ -56,6 +56,7 @@ pub(crate) fn change() -> MapChange {
         gone: Vec::new(),
         slots: vec![Slot { number: 0, place: Place::Region { id: 3, page: 0 } }],
         registers: vec![Registers { id: 3, registers: vec![register] }],
+        banks: Vec::new(),
     }
 }
 
@@ -91,18 +92,40 @@ pub(crate) fn records(random: &mut fastrand::Rng, count: usize) -> Vec<[u64; 2]>
     words
 }
 
+/// How a recording has its records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Each stream in chunks of its own, as in the first format.
+    Streams,
+    /// All in one order.
+    Steps,
+}
+
 /// A finished recording of three vCPUs and of queued writes, of many chunks of every kind.
-pub(crate) fn recording() -> Vec<u8> {
+pub(crate) fn recording(shape: Shape) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(0x1234_5678_9abc_def1);
     let mut writer = Writer::new(Vec::new(), &meta()).expect("memory takes it");
     writer.map(0, &change()).expect("memory takes it");
     let streams = [Stream::vcpu(0), Stream::vcpu(1), Stream::vcpu(2), Stream::SHARED];
     for round in 0..12_u64 {
+        let mut all = Vec::new();
         for (i, stream) in streams.into_iter().enumerate() {
             let count = random.usize(1..=100);
             let records = records(&mut random, count);
-            let first = round * 20_000_000 + (i as u64) * 16;
-            writer.access(stream, first, &records).expect("memory takes it");
+            all.push((stream, round * 20_000_000 + (i as u64) * 16, records));
+        }
+        match shape {
+            Shape::Streams => all.iter().for_each(|(stream, first, records)| {
+                writer.access(*stream, *first, records).expect("memory takes it");
+            }),
+            Shape::Steps => {
+                let part = all.iter().map(|(stream, first, words)| Part {
+                    stream: *stream,
+                    first_time_ns: *first,
+                    words,
+                });
+                writer.steps(&part.collect::<Vec<_>>()).expect("memory takes it");
+            }
         }
         let blobs: Vec<Vec<u8>> = (0..3).map(|n| vec![round as u8; 10 * n]).collect();
         let blobs: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();

@@ -8,7 +8,7 @@ use trapline_device::{
     Direction, Handler, IoCx, Rules, Size, StateError, device_state, saved_form,
 };
 
-use super::regs::{CRT, CRT_INDEX_MASK, CRT_MASKS, Crt};
+use super::regs::{CRT, CRT_FILE, CRT_INDEX_MASK, CRT_MASKS, Crt};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct State {
@@ -41,8 +41,9 @@ saved_form! {
 pub struct Crtc(Mutex<State>);
 
 impl Handler for Crtc {
-    fn read(&self, _cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
+    fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
         let state = self.0.lock();
+        cx.reaches(|| register(&state, offset, Direction::Read));
         match CRT.for_read(offset).map(|row| row.reg) {
             Some(Crt::Index) => u64::from(state.index),
             Some(Crt::Data) => {
@@ -52,9 +53,10 @@ impl Handler for Crtc {
         }
     }
 
-    fn write(&self, _cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
+    fn write(&self, cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
         let value = super::low_byte(value);
         let mut state = self.0.lock();
+        cx.reaches(|| register(&state, offset, Direction::Write));
         let index = usize::from(state.index);
         match CRT.for_write(offset).map(|row| row.reg) {
             Some(Crt::Index) => state.index = value & CRT_INDEX_MASK,
@@ -73,9 +75,20 @@ impl Handler for Crtc {
         Rules::BYTES
     }
 
-    fn register(&self, offset: u64, _direction: Direction) -> Option<&'static str> {
-        CRT.for_read(offset).map(|row| row.name)
+    fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
+        register(&self.0.lock(), offset, direction)
     }
+}
+
+/// The register that an access at `offset` reaches, by what is selected.
+fn register(state: &State, offset: u64, direction: Direction) -> Option<&'static str> {
+    let row = CRT.for_read(offset)?;
+    let selected = match (row.reg, direction) {
+        (Crt::Index, _) => None,
+        (Crt::Data, Direction::Read) => CRT_FILE.for_read(state.index.into()),
+        (Crt::Data, Direction::Write) => CRT_FILE.for_write(state.index.into()),
+    };
+    Some(selected.map_or(row.name, |selected| selected.name))
 }
 
 device_state!(Crtc, SavedV1, 0);

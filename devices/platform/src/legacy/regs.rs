@@ -7,7 +7,7 @@
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite, Write};
-use trapline_regs::{RegMap, row};
+use trapline_regs::{RegMap, Select, row};
 
 /// A printer port's registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,33 @@ pub enum Crt {
 pub const CRT: RegMap<Crt> = RegMap::new(2, &[
     row(Crt::Index, "CRTC_INDEX", 0, 1, ReadWrite),
     row(Crt::Data,  "CRTC_DATA",  1, 1, ReadWrite),
+]);
+
+/// What the data port leads to: [`CRT_FILE`] by index.
+pub const CRT_SELECT: Select =
+    Select { selector: 0, width: 1, enabled: 0, mask: 0x1f, shift: 0, first: 1, len: 1 };
+
+/// The registers by index (6845, "Internal register assignment").
+#[rustfmt::skip]
+pub const CRT_FILE: RegMap<()> = RegMap::new(32, &[
+    row((), "Horizontal Total",        0, 1, ReadWrite),
+    row((), "Horizontal Displayed",    1, 1, ReadWrite),
+    row((), "H. Sync Position",        2, 1, ReadWrite),
+    row((), "Sync Width",              3, 1, ReadWrite),
+    row((), "Vertical Total",          4, 1, ReadWrite),
+    row((), "V. Total Adjust",         5, 1, ReadWrite),
+    row((), "Vertical Displayed",      6, 1, ReadWrite),
+    row((), "V. Sync Position",        7, 1, ReadWrite),
+    row((), "Interlace Mode and Skip", 8, 1, ReadWrite),
+    row((), "Max Scan Line Address",   9, 1, ReadWrite),
+    row((), "Cursor Start",           10, 1, ReadWrite),
+    row((), "Cursor End",             11, 1, ReadWrite),
+    row((), "Start Address (H)",      12, 1, ReadWrite),
+    row((), "Start Address (L)",      13, 1, ReadWrite),
+    row((), "Cursor (H)",             14, 1, ReadWrite),
+    row((), "Cursor (L)",             15, 1, ReadWrite),
+    row((), "Light Pen (H)",          16, 1, Read),
+    row((), "Light Pen (L)",          17, 1, Read),
 ]);
 
 /// The implemented bits of R0 to R15 (6845, "Internal register assignment"). R16 and R17, the light

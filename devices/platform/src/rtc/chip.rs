@@ -3,8 +3,8 @@
 use super::calendar::{self, Format};
 use super::cmos::{self, CmosConfig};
 use super::regs::{
-    BEFORE_UPDATE_TICKS, CENTURY_INDEX, DATA, INDEX, MAP, NMI_MASK, Reg, RegA, RegB, RegC, RegD,
-    TimeBase,
+    BEFORE_UPDATE_TICKS, CENTURY_INDEX, DATA, INDEX, MAP, NMI_MASK, RAM_NAME, Reg, RegA, RegB,
+    RegC, RegD, TimeBase,
 };
 use super::state::State;
 
@@ -245,7 +245,7 @@ impl Mc146818 {
 
 /// Name of the register that the address latch selects while it holds `index`.
 pub(super) fn selected_name(index: u8) -> &'static str {
-    MAP.for_read((index & !NMI_MASK).into()).map_or("CMOS RAM", |row| row.name)
+    MAP.for_read((index & !NMI_MASK).into()).map_or(RAM_NAME, |row| row.name)
 }
 
 /// The tick of each second at which UIP rises: tBUC and tUC before the update ends.

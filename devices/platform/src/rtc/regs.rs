@@ -5,7 +5,7 @@
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite};
-use trapline_regs::{Class, Field, RegMap, bit, bits, row};
+use trapline_regs::{Class, Field, RegMap, Select, bit, bits, row};
 
 /// Device offset of the address latch (port 0x70 of a PC/AT).
 pub const INDEX: u64 = 0;
@@ -73,6 +73,12 @@ const B: &[Field] = &[
     bit("PIE", 6), bit("SET", 7),
 ];
 const C: &[Field] = &[bit("UF", 4), bit("AF", 5), bit("PF", 6), bit("IRQF", 7)];
+
+/// What the data port leads to: [`MAP`] by index.
+pub const SELECT: Select =
+    Select { selector: 0, width: 1, enabled: 0, mask: 0x7f, shift: 0, first: 1, len: 1 };
+/// What is not in [`MAP`].
+pub const RAM_NAME: &str = "CMOS RAM";
 
 /// Registers by index. What is not listed is RAM.
 #[rustfmt::skip]

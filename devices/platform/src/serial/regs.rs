@@ -5,7 +5,7 @@
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite, Write};
-use trapline_regs::{Class, Field, RegMap, bit, bits, row};
+use trapline_regs::{Class, Field, RegMap, Select, bit, bits, row};
 
 /// Length of the register window in bytes.
 pub const WINDOW_LEN: u32 = 8;
@@ -86,6 +86,10 @@ pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
     row(Reg::Msr, "MSR", 6, 1, Read).fields(MSR),
     row(Reg::Scr, "SCR", 7, 1, ReadWrite),
 ]);
+
+/// DLAB, in LCR, has the divisor latch in the place of the first two registers (section 8, table II).
+pub const DLAB: Select =
+    Select { selector: 3, width: 1, enabled: 0x80, mask: 0, shift: 0, first: 0, len: 2 };
 
 /// The window while DLAB is 1.
 #[rustfmt::skip]

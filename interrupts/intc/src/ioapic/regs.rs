@@ -5,7 +5,7 @@
 
 use bitfield_struct::bitfield;
 use trapline_regs::Access::{Read, ReadWrite, Write};
-use trapline_regs::{RegMap, row};
+use trapline_regs::{Described, RegMap, Select, Traits, row};
 
 /// Length of the window in bytes: one page, most of it reserved.
 pub const WINDOW_LEN: u32 = 0x1000;
@@ -41,6 +41,10 @@ pub const MAP: RegMap<Reg> = RegMap::new(WINDOW_LEN, &[
     row(Reg::Window, "IOWIN",    0x10, 4, ReadWrite).prompt(),
     row(Reg::Eoi,    "EOIR",     0x40, 4, Write).prompt(),
 ]);
+
+/// What IOWIN is: [`Indirect::described`] by index, four bytes each.
+pub const SELECT: Select =
+    Select { selector: 0, width: 1, enabled: 0, mask: 0xff, shift: 2, first: 0x10, len: 4 };
 
 /// The registers behind IOWIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +84,21 @@ impl Indirect {
             Some(half) if half & 1 == 0 => Some(Self::RedirectLow(half / 2)),
             Some(half) => Some(Self::RedirectHigh(half / 2)),
         }
+    }
+
+    /// All of them, as recordings know them: each four bytes from four times its index on.
+    pub fn described() -> impl Iterator<Item = Described> {
+        let all = (0..=u8::MAX).filter_map(|index| Some((index, Self::at(index)?)));
+        all.map(|(index, register)| Described {
+            name: register.name(),
+            offset: u32::from(index) << SELECT.shift,
+            width: 4,
+            access: match register {
+                Self::Version | Self::Arbitration => Read,
+                Self::Id | Self::RedirectLow(_) | Self::RedirectHigh(_) => ReadWrite,
+            },
+            traits: Traits { prompt: true, ..Traits::PLAIN },
+        })
     }
 
     /// Its name in the data sheet.
