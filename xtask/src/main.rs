@@ -36,6 +36,7 @@ mod suite;
 mod terminal;
 mod test;
 mod tools;
+mod traces;
 mod unit;
 mod vfio;
 mod viewers;

@@ -254,7 +254,8 @@ pub(crate) fn compare_exits(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes these recordings out of what `host-record.sh` printed, and keeps them in `build/recordings`.
+/// Takes these recordings out of what `host-record.sh` printed, and keeps them in `build/recordings`, under
+/// another name where they were not played alike.
 ///
 /// # Errors
 ///
@@ -272,10 +273,11 @@ pub(crate) fn keep(text: &str, names: &[&str]) -> Result<()> {
         let file = BASE64_STANDARD.decode(encoded).context("A recording is damaged")?;
         let (played, status) = before.trim_end().rsplit_once('\n').unwrap_or_default();
         let played = played.trim_end().rsplit('\n').next().unwrap_or_default();
-        ensure!(played == "no difference", "{name} was played like this: {played}");
         let well = format!("TRAPLINE-HOST: played {name}, status 0");
-        ensure!(status.trim_end() == well, "{name} did not end well: {status}");
-        paths::write_whole(&folder.join(format!("{name}.trp")), &file)?;
+        let same = played == "no difference" && status.trim_end() == well;
+        let kept = if same { format!("{name}.trp") } else { format!("{name}-different.trp") };
+        paths::write_whole(&folder.join(&kept), &file)?;
+        ensure!(same, "{name} was played like this: {played} ({status}); it is in {kept}");
     }
     Ok(())
 }

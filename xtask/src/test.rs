@@ -14,7 +14,7 @@ use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Row, Tally, Task};
 use crate::{
     cases, check, coalescing, deb, disks, driver, filesystems, first_run, instrumented, interrupts,
-    net, pauses, picture, pty, recordings, shares, unit, vfio, viewers, virtio, vmm,
+    net, pauses, picture, pty, recordings, shares, traces, unit, vfio, viewers, virtio, vmm,
 };
 
 /// How many boots run at the same time: each keeps about one processor busy.
@@ -73,6 +73,7 @@ fn guests() -> Vec<Guests> {
     guests.extend(first_run::guests());
     guests.extend(net::guests());
     guests.extend(viewers::guests());
+    guests.extend(traces::guests());
     let place = Place::best(Arch::X86_64);
     guests.extend(SCENARIOS.iter().map(|scenario| Guests {
         name: scenario.name,

@@ -57,7 +57,7 @@ fn export(ready: &Ready, format: &str, to: &Path) -> Result<()> {
 }
 
 /// The reads and the writes that `trace stat` has in the line that begins so.
-fn counted(stat: &str, begin: &str) -> Result<u64> {
+pub(crate) fn counted(stat: &str, begin: &str) -> Result<u64> {
     let line = stat.lines().find(|line| line.trim_start().starts_with(begin));
     let line = line.with_context(|| format!("trace stat has no line {begin}"))?;
     let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
