@@ -58,6 +58,7 @@ pub use trapline_guestmem::Backing;
 pub use trapline_kvm::{CrashReport, hardware_virtualization, release_startup_memory};
 pub use trapline_net as net;
 pub use trapline_ninep as ninep;
+pub use trapline_remote::wire::Features as IoRegionFeatures;
 pub use trapline_symbols as symbols;
 pub use trapline_vfio as vfio;
 pub use trapline_virtio::{balloon, console, net as card};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use trapline::Registry;
 use trapline_device::Space;
+use trapline_remote::wire::Features;
 use trapline_remote::{
     DATAMATCH, Death, Ends, FAST_MMIO, IoRegions, KvmIoregion, Link, LinkOptions, PIO,
     POSTED_WRITES,
@@ -43,8 +44,28 @@ pub struct Socket {
     pub path: PathBuf,
     /// Whether it keeps the borders of messages: `SOCK_SEQPACKET` in the place of `SOCK_STREAM`.
     pub seqpacket: bool,
+    /// What of it goes beyond the patches, which the device is asked for.
+    pub features: Features,
     /// What is to happen when the device dies.
     pub on_death: OnDeath,
+}
+
+/// How long a device may take to say what it does beyond the patches.
+const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Socket {
+    /// Connects, and asks for what goes beyond the patches. A device that has less of it is refused.
+    fn connect(&self) -> std::io::Result<Ends> {
+        let ends = Ends::connect(&self.path, self.seqpacket)?;
+        if self.features == Features::NONE {
+            return Ok(ends);
+        }
+        let (ends, granted) = ends.negotiate(self.features, HELLO_PATIENCE)?;
+        if granted != self.features {
+            return Err(std::io::Error::other("the device has no such thing as ids or a ring"));
+        }
+        Ok(ends)
+    }
 }
 
 /// What is to happen when a device of another process dies.
@@ -117,10 +138,12 @@ fn arguments(region: &IoRegion) -> KvmIoregion {
 /// A channel to a device, which is looked after when the device dies.
 fn connect(socket: &Socket, control: &Control) -> Result<Arc<Link>, Error> {
     let failed = |reason| Error::Socket { path: socket.path.clone(), reason };
-    let ends = Ends::connect(&socket.path, socket.seqpacket).map_err(failed)?;
+    let ends = socket.connect().map_err(failed)?;
     let (deaths, deaths_to_see_to) = channel();
     let on_death = obituary(socket.clone(), control.clone(), deaths);
-    let link = Arc::new(Link::new(ends, LinkOptions { on_death, ..LinkOptions::default() }));
+    let ids = socket.features.has(Features::IDS);
+    let options = LinkOptions { on_death, ids, ..LinkOptions::default() };
+    let link = Arc::new(Link::new(ends, options));
     if socket.on_death == OnDeath::Reconnect {
         let (link, socket) = (Arc::downgrade(&link), socket.clone());
         thread::Builder::new()
@@ -163,7 +186,7 @@ fn reconnect(socket: &Socket, link: &Weak<Link>, deaths: &Receiver<()>) {
     while deaths.recv().is_ok() {
         loop {
             let Some(link) = link.upgrade() else { return };
-            if let Ok(ends) = Ends::connect(&socket.path, socket.seqpacket) {
+            if let Ok(ends) = socket.connect() {
                 link.replace(ends);
                 tracing::info!("there is another device on {}", socket.path.display());
                 break;

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use trapline_device::Space;
 use trapline_machine::{
-    Boot, Config, Control, ControlError, Ending, Error, FirmwareFlash, IoRegion, OnDeath,
-    PcIrqchip, Session, Socket, State,
+    Boot, Config, Control, ControlError, Ending, Error, FirmwareFlash, IoRegion, IoRegionFeatures,
+    OnDeath, PcIrqchip, Session, Socket, State,
 };
 use trapline_testkit::realmode::{Asm, LSR_DATA_READY, UART, UART_LSR};
 use trapline_testkit::{TestTerminal, skip};
@@ -396,7 +396,8 @@ fn a_pause_does_not_wait_for_a_device_in_another_process() {
     let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
     let path = dir.path().join("device");
     let listener = UnixListener::bind(&path).unwrap_or_else(|error| panic!("{error}"));
-    let socket = Socket { path, seqpacket: false, on_death: OnDeath::StopVm };
+    let features = IoRegionFeatures::NONE;
+    let socket = Socket { path, seqpacket: false, features, on_death: OnDeath::StopVm };
     let region = IoRegion {
         space: Space::Pio,
         base: 0x500,

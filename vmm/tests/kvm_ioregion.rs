@@ -192,14 +192,16 @@ fn output(mut server: Owned) -> Vec<u8> {
 
 #[test]
 fn the_consoles_uart_is_in_another_process() {
-    for kind in ["stream", "seqpacket"] {
+    for (kind, features) in
+        [("stream", ""), ("seqpacket", ""), ("stream", ",ids"), ("seqpacket", ",ring,ids")]
+    {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("uart");
         let server = serve("uart", &path, &["--type", kind]);
         // The loopback of the modem control register: the chip is all there.
         let program = Asm::new().print(b"hello, outside").outb(0x3fc, 0x1a).inb(0x3fe);
         let program = program.send_eax(1).exit(0);
-        let region = format!("pio=0x3f8,len=8,type={kind}");
+        let region = format!("pio=0x3f8,len=8,type={kind}{features}");
         let guest = Guest::new(&program).with(&["--exit-port", "--stat=all"]);
         let ended = with_regions(guest, &path, &[&region]).run().expect_status(ENDED);
         assert_eq!(ended.out, b"", "{}", ended.err);

@@ -42,6 +42,30 @@ struct ioregionfd_resp {
     uint8_t pad[24]; /* 8 */
 };
 
+/*
+ * Beyond the patches, and only where a VMM asks for it first: it sends a command IOREGIONFD_CMD_HELLO
+ * with what it wants in data, and the device answers with what of that it does. With
+ * IOREGIONFD_FEATURE_IDS each command has an id in its padding, and a response says which it answers and
+ * whether the device could; they may come in any order.
+ */
+#define IOREGIONFD_CMD_HELLO 0xf
+#define IOREGIONFD_FEATURE_IDS 1
+#define IOREGIONFD_FEATURE_RING 2 /* by memory: not described here, so not to be granted */
+
+struct ioregionfd_reply {
+    uint64_t data;   /*  0 */
+    uint32_t id;     /*  8: that of the command */
+    uint8_t status;  /* 12: 0, or anything else where the device could not: a read gives all ones */
+    uint8_t pad[19]; /* 13 */
+};
+
+/* The id of a command, where commands have one. */
+static inline uint32_t ioregionfd_id(const struct ioregionfd_cmd *cmd)
+{
+    return (uint32_t)cmd->padding[2] | (uint32_t)cmd->padding[3] << 8 |
+           (uint32_t)cmd->padding[4] << 16 | (uint32_t)cmd->padding[5] << 24;
+}
+
 /* Bytes of the access. */
 static inline unsigned int ioregionfd_size(const struct ioregionfd_cmd *cmd)
 {

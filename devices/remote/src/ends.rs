@@ -3,9 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::PollFlags;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType};
+
+use crate::ring::Ring;
 
 /// How bytes go through a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,8 @@ enum Kind {
 pub struct Ends {
     from: (OwnedFd, Kind),
     to: Option<(OwnedFd, Kind)>,
+    /// In the place of the socket, which only wakes who sleeps then.
+    ring: Option<Box<Ring>>,
 }
 
 impl Ends {
@@ -34,7 +39,7 @@ impl Ends {
     /// # Errors
     /// It cannot be made not to wait.
     pub fn socket(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { from: prepared(fd)?, to: None })
+        Ok(Self { from: prepared(fd)?, to: None, ring: None })
     }
 
     /// Two descriptors: what comes is read from `from`, what goes is written to `to`.
@@ -42,7 +47,7 @@ impl Ends {
     /// # Errors
     /// They cannot be made not to wait.
     pub fn pair(from: OwnedFd, to: OwnedFd) -> io::Result<Self> {
-        Ok(Self { from: prepared(from)?, to: Some(prepared(to)?) })
+        Ok(Self { from: prepared(from)?, to: Some(prepared(to)?), ring: None })
     }
 
     /// To wait for what comes.
@@ -55,9 +60,50 @@ impl Ends {
         self.outgoing().0.as_fd()
     }
 
+    /// What to wait for at [`Ends::writable`] where there is no room: in a ring the other end says so.
+    pub(crate) fn room(&self) -> PollFlags {
+        if self.ring.is_some() { PollFlags::IN } else { PollFlags::OUT }
+    }
+
+    /// The same with a ring in memory, by way of another descriptor of the socket.
+    pub(crate) fn with_ring(
+        self,
+        ring: impl FnOnce(OwnedFd) -> io::Result<Ring>,
+    ) -> io::Result<Self> {
+        let ring = ring(self.from.0.try_clone()?)?;
+        Ok(Self { ring: Some(Box::new(ring)), ..self })
+    }
+
+    /// Whether descriptors can be sent along with bytes.
+    pub(crate) fn is_unix_socket(&self) -> bool {
+        let domain = rustix::net::sockopt::socket_domain(&self.from.0);
+        self.to.is_none() && domain == Ok(AddressFamily::UNIX)
+    }
+
+    /// Waits without sleep, as far as that pays, for something to receive; whether there is.
+    pub(crate) fn spin(&self) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.spin())
+    }
+
+    /// Says that somebody here is about to sleep until there is something to receive, or room; whether
+    /// there is neither, so that he may.
+    pub(crate) fn go_to_sleep(&self, wants_room: bool) -> bool {
+        self.ring.as_ref().is_none_or(|ring| ring.go_to_sleep(wants_room))
+    }
+
+    /// Somebody has slept.
+    pub(crate) fn wake_up(&self) {
+        if let Some(ring) = &self.ring {
+            ring.wake_up();
+        }
+    }
+
     /// Sends what can be sent at once, in messages of `message` bytes where there are borders: how many
     /// bytes that was.
     pub(crate) fn send(&self, bytes: &[u8], message: usize) -> Result<usize, Errno> {
+        if let Some(ring) = &self.ring {
+            return ring.send(bytes);
+        }
         let (fd, kind) = self.outgoing();
         let bytes = match kind {
             Kind::Packets => bytes.get(..message).unwrap_or(bytes),
@@ -72,6 +118,9 @@ impl Ends {
     /// Receives what has come, at most one message where there are borders. Zero is the end. A message
     /// longer than `buf` is [`Errno::MSGSIZE`].
     pub(crate) fn receive(&self, buf: &mut [u8]) -> Result<usize, Errno> {
+        if let Some(ring) = &self.ring {
+            return ring.receive(buf);
+        }
         let (fd, kind) = &self.from;
         let room = buf.len();
         let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
@@ -87,7 +136,7 @@ impl Ends {
 
     /// Whether messages have borders on the way here.
     pub(crate) fn has_borders(&self) -> bool {
-        self.from.1 == Kind::Packets
+        self.from.1 == Kind::Packets && self.ring.is_none()
     }
 
     /// Ends the conversation, for whoever waits at either end, too.

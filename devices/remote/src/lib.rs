@@ -19,9 +19,13 @@ pub mod wire;
 #[cfg(feature = "std")]
 mod ends;
 #[cfg(feature = "std")]
+mod hello;
+#[cfg(feature = "std")]
 mod ioregion;
 #[cfg(feature = "std")]
 mod link;
+#[cfg(feature = "std")]
+mod ring;
 #[cfg(feature = "std")]
 mod server;
 #[cfg(feature = "std")]

@@ -2,7 +2,7 @@
 //!
 //! Whoever has an access to make takes a place in a queue of commands that want a response, and waits
 //! by `poll(2)` with no lock held; the first in the queue looks for responses. One command is on its way
-//! at a time, as a response does not say what it answers. A vCPU that is called away leaves its command
+//! at a time, as a response does not say what it answers, or any number, where it does. A vCPU that is called away leaves its command
 //! where it is (the response, or the half of it that has come, is kept), and finds it again when it
 //! makes the same access.
 //!
@@ -26,7 +26,7 @@ use trapline_access::{Answer, Channel, Forwarded, Requester, Size, Waiter};
 
 use self::state::{Slot, Stage, State};
 use crate::ends::Ends;
-use crate::wire::{COMMAND_LEN, Command, Op, RESPONSE_LEN, Response, Width};
+use crate::wire::{COMMAND_LEN, Command, Op, RESPONSE_LEN, Reply, Response, Width};
 
 pub use self::options::{Death, LinkOptions, WhenFull};
 
@@ -78,9 +78,11 @@ impl Link {
         let state = State {
             ends: ends.map(Arc::new),
             unsent: Vec::new(),
+            stalled_since: None,
             partial: ([0; RESPONSE_LEN], 0),
             slots: VecDeque::new(),
             next_slot: 0,
+            next_wire_id: 0,
             events: Vec::new(),
         };
         Self { options, state: Mutex::new(state), counters: Counters::default() }
@@ -130,17 +132,17 @@ impl Link {
                 continue;
             }
             if slot.stage == Stage::Sent {
-                ghosts.push((slot.id, slot.command));
+                ghosts.push((slot.id, slot.command, slot.wire_id));
             }
             if matches!(slot.stage, Stage::Waiting | Stage::Sent) {
                 slot.stage = Stage::Gone;
                 slot.wake();
             }
         }
-        for (id, command) in ghosts {
+        for (id, command, wire_id) in ghosts {
             // The response comes all the same, and has to be taken for what it is.
             let at = state.slots.iter().position(|slot| slot.id == id).unwrap_or_default();
-            state.slots.insert(at, Slot::ghost(command));
+            state.slots.insert(at, Slot::ghost(command, wire_id));
         }
         state.wake_first();
     }
@@ -200,17 +202,24 @@ impl Link {
         let event = state.slots.iter().find(|slot| slot.id == id).and_then(|s| s.event.clone());
         let (Some(ends), Some(event)) = (state.ends.clone(), event) else { return state };
         drop(state);
+        // Whoever is looked for responses by may find one without sleep.
+        if is_first && (ends.spin() || !ends.go_to_sleep(wants_room)) {
+            return self.state.lock();
+        }
         let mut fds = vec![PollFd::new(&event, PollFlags::IN)];
         let (readable, writable) = (ends.readable(), ends.writable());
         if is_first {
             fds.push(PollFd::from_borrowed_fd(readable, PollFlags::IN));
             if wants_room {
-                fds.push(PollFd::from_borrowed_fd(writable, PollFlags::OUT));
+                fds.push(PollFd::from_borrowed_fd(writable, ends.room()));
             }
         }
         sleep(&mut fds, left);
         if fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
             event.take();
+        }
+        if is_first {
+            ends.wake_up();
         }
         self.state.lock()
     }
@@ -226,16 +235,35 @@ impl Link {
             if !state.send(&ends)? {
                 break true;
             }
-            if state.slots.iter().any(|slot| slot.stage == Stage::Sent) {
+            // Without ids one is on its way at a time.
+            if !self.options.ids && state.slots.iter().any(|slot| slot.stage == Stage::Sent) {
                 break false;
             }
             let next = state.slots.iter_mut().find(|slot| slot.stage == Stage::Waiting);
             let Some(slot) = next else { break false };
             slot.stage = Stage::Sent;
-            state.unsent.extend(slot.command.encode(self.options.layout));
+            let bytes = self.encode(&slot.command, slot.wire_id);
+            state.unsent.extend(bytes);
         };
         self.receive(state, &ends)?;
         Ok(wants_room)
+    }
+
+    fn encode(&self, command: &Command, wire_id: u32) -> [u8; COMMAND_LEN] {
+        match self.options.ids {
+            true => command.encode_with_id(wire_id),
+            false => command.encode(self.options.layout),
+        }
+    }
+
+    /// What a response says, and which command it is of, if it says so. A device that could not reads as
+    /// ones.
+    fn decode(&self, bytes: &[u8; RESPONSE_LEN]) -> (u64, Option<u32>) {
+        if !self.options.ids {
+            return (Response::decode(bytes).data, None);
+        }
+        let Reply { id, data, failed } = Reply::decode(bytes);
+        (if failed { u64::MAX } else { data }, Some(id))
     }
 
     /// Takes the responses that have come.
@@ -255,14 +283,15 @@ impl Link {
                 // What it sent before may still be there to read.
                 Err(Errno::CONNRESET) if !was_reset => was_reset = true,
                 Err(Errno::CONNRESET) => return Err(Death::Closed),
+                Err(Errno::PROTO) => return Err(Death::Protocol("its ring cannot be")),
                 Err(Errno::MSGSIZE) => return Err(Death::Protocol("its response is too long")),
                 Err(error) => return Err(Death::Io(error)),
             }
             if *have == RESPONSE_LEN {
-                let response = Response::decode(bytes);
+                let (value, wire_id) = self.decode(bytes);
                 *have = 0;
                 self.counters.responses.fetch_add(1, Ordering::Relaxed);
-                state.answer(response)?;
+                state.answer(value, wire_id)?;
             }
         }
     }
@@ -281,9 +310,10 @@ impl Link {
 
     /// Sends a command that wants no response.
     fn post(&self, command: Command, more: bool, waiter: Option<&dyn Waiter>) -> Answer {
-        let bytes = command.encode(self.options.layout);
         let start = Instant::now();
         let mut state = self.state.lock();
+        let wire_id = if self.options.ids { state.wire_id() } else { 0 };
+        let bytes = self.encode(&command, wire_id);
         if more && state.ends.is_some() && state.unsent.len() < BATCH_MAX {
             state.unsent.extend(bytes);
             return Answer::Done(0);
@@ -320,7 +350,7 @@ impl Link {
                 return self.overflow(state);
             }
             drop(state);
-            sleep(&mut [PollFd::from_borrowed_fd(ends.writable(), PollFlags::OUT)], Some(left));
+            wait_for_room(&ends, left);
             state = self.state.lock();
         }
     }
@@ -365,6 +395,11 @@ impl Channel for Link {
                 Err(death) => return drop(self.die(state, death)),
             }
             let left = self.flush_patience().saturating_sub(start.elapsed());
+            let stalled = state.stalled_since.map_or(Duration::ZERO, |since| since.elapsed());
+            if left.is_zero() && stalled < self.options.post_patience {
+                // The device may only be slow: the rest goes before whatever comes next.
+                return;
+            }
             if left.is_zero() {
                 let kept = (state.unsent.len() / COMMAND_LEN) as u64;
                 if self.options.when_full == WhenFull::Drop {
@@ -377,7 +412,7 @@ impl Channel for Link {
                 return;
             }
             drop(state);
-            sleep(&mut [PollFd::from_borrowed_fd(ends.writable(), PollFlags::OUT)], Some(left));
+            wait_for_room(&ends, left);
             state = self.state.lock();
         }
     }
@@ -388,6 +423,13 @@ impl Link {
     fn flush_patience(&self) -> Duration {
         const PATIENCE: Duration = Duration::from_millis(50);
         self.options.post_patience.min(PATIENCE)
+    }
+}
+
+fn wait_for_room(ends: &Ends, left: Duration) {
+    if ends.go_to_sleep(true) {
+        sleep(&mut [PollFd::from_borrowed_fd(ends.writable(), ends.room())], Some(left));
+        ends.wake_up();
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -16,7 +16,10 @@ use trapline::{
 };
 
 use crate::ends::Ends;
-use crate::wire::{COMMAND_LEN, Command, Op, RESPONSE_LEN, Response, Width, WireError};
+use crate::hello::device_ring;
+use crate::wire::{
+    COMMAND_LEN, Command, Features, Hello, Op, RESPONSE_LEN, Reply, Response, Width, WireError,
+};
 
 /// Devices that are served to one VMM.
 pub struct Server {
@@ -24,6 +27,8 @@ pub struct Server {
     handle: Handle,
     regions: BTreeMap<u64, Served>,
     next_base: u64,
+    /// What VMMs may have that goes beyond the patches.
+    features: Features,
 }
 
 enum Served {
@@ -69,7 +74,7 @@ impl Default for Server {
     fn default() -> Self {
         let registry = Registry::builder().build();
         let handle = registry.handle_for(Requester::External);
-        Self { registry, handle, regions: BTreeMap::new(), next_base: 0 }
+        Self { registry, handle, regions: BTreeMap::new(), next_base: 0, features: Features::ALL }
     }
 }
 
@@ -77,6 +82,12 @@ impl Server {
     /// A server without devices.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Grants VMMs that ask no more than this of what goes beyond the patches; all, if not said.
+    #[must_use]
+    pub fn with_features(self, features: Features) -> Self {
+        Self { features, ..self }
     }
 
     /// The registry its devices are in, to watch accesses in or to look at their counts.
@@ -131,29 +142,70 @@ impl Server {
     /// What came was no command, or a device has failed; the VMM has had all answers until then.
     pub fn serve(&mut self, ends: &Ends, stop: Option<BorrowedFd<'_>>) -> Result<(), ServeError> {
         let mut commands = Incoming::default();
-        loop {
-            match commands.fill(ends)? {
+        let first = loop {
+            match commands.fill(ends, true)? {
                 Filled::Some => {}
-                Filled::Nothing => {
-                    if wait(ends.readable(), PollFlags::IN, stop)? {
-                        return Ok(());
-                    }
-                    continue;
-                }
+                Filled::Nothing if wait(ends, Wait::Commands, stop)? => return Ok(()),
+                Filled::Nothing => {}
                 Filled::End => return Ok(()),
             }
+            if let Some(bytes) = commands.next() {
+                break bytes;
+            }
+        };
+        let Some(Hello { features }) = Hello::decode(&first) else {
+            commands.put_back();
+            return self.answer_all(ends, commands, false, stop);
+        };
+        let mut granted = features.and(self.features);
+        let ring = match granted.has(Features::RING) {
+            true => device_ring(ends, commands.fd.take()).ok(),
+            false => None,
+        };
+        if ring.is_none() {
+            granted = granted.and(Features::IDS);
+        }
+        if !respond(ends, &Response { data: granted.bits() }.encode())? {
+            return Ok(());
+        }
+        let ends = ring.as_ref().unwrap_or(ends);
+        self.answer_all(ends, commands, granted.has(Features::IDS), stop)
+    }
+
+    fn answer_all(
+        &mut self,
+        ends: &Ends,
+        mut commands: Incoming,
+        ids: bool,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<(), ServeError> {
+        loop {
             while let Some(bytes) = commands.next() {
-                let (command, _layout) = Command::decode(&bytes).map_err(ServeError::Wire)?;
+                let (command, id) = match ids {
+                    true => Command::decode_with_id(&bytes).map_err(ServeError::Wire)?,
+                    false => (Command::decode(&bytes).map_err(ServeError::Wire)?.0, 0),
+                };
                 let answer = catch_unwind(AssertUnwindSafe(|| self.answer(&command)));
                 if command.respond {
+                    let failed = answer.is_err();
                     let data = *answer.as_ref().unwrap_or(&u64::MAX) & command.width.ones();
-                    if !respond(ends, Response { data })? {
+                    let bytes = match ids {
+                        true => Reply { id, data, failed }.encode(),
+                        false => Response { data }.encode(),
+                    };
+                    if !respond(ends, &bytes)? {
                         return Ok(());
                     }
                 }
                 if answer.is_err() {
                     return Err(ServeError::Panicked);
                 }
+            }
+            match commands.fill(ends, false)? {
+                Filled::Some => {}
+                Filled::Nothing if wait(ends, Wait::Commands, stop)? => return Ok(()),
+                Filled::Nothing => {}
+                Filled::End => return Ok(()),
             }
         }
     }
@@ -192,6 +244,8 @@ struct Incoming {
     bytes: Vec<u8>,
     /// What of them is still to be taken.
     rest: std::ops::Range<usize>,
+    /// What came along with the first.
+    fd: Option<OwnedFd>,
 }
 
 enum Filled {
@@ -202,16 +256,23 @@ enum Filled {
 
 impl Default for Incoming {
     fn default() -> Self {
-        Self { bytes: vec![0; COMMANDS_MAX * COMMAND_LEN], rest: 0..0 }
+        Self { bytes: vec![0; COMMANDS_MAX * COMMAND_LEN], rest: 0..0, fd: None }
     }
 }
 
 impl Incoming {
-    fn fill(&mut self, ends: &Ends) -> Result<Filled, ServeError> {
+    fn fill(&mut self, ends: &Ends, first: bool) -> Result<Filled, ServeError> {
         self.bytes.copy_within(self.rest.clone(), 0);
         self.rest = 0..self.rest.len();
         let room = self.bytes.get_mut(self.rest.end..).unwrap_or_default();
-        match ends.receive(room) {
+        let received = match first {
+            true => ends.receive_first(room).map(|(len, fd)| {
+                self.fd = self.fd.take().or(fd);
+                len
+            }),
+            false => ends.receive(room),
+        };
+        match received {
             Ok(0) if self.rest.is_empty() => Ok(Filled::End),
             Ok(0) => Err(ServeError::Short),
             Ok(n) if ends.has_borders() && n % COMMAND_LEN != 0 => Err(ServeError::Short),
@@ -227,6 +288,11 @@ impl Incoming {
         }
     }
 
+    /// The command that was taken last is still to be taken.
+    fn put_back(&mut self) {
+        self.rest.start = self.rest.start.saturating_sub(COMMAND_LEN);
+    }
+
     fn next(&mut self) -> Option<[u8; COMMAND_LEN]> {
         let (first, _) = self.bytes.get(self.rest.clone())?.split_first_chunk::<COMMAND_LEN>()?;
         self.rest.start += COMMAND_LEN;
@@ -235,14 +301,13 @@ impl Incoming {
 }
 
 /// Sends a response; whether the VMM is still there.
-fn respond(ends: &Ends, response: Response) -> Result<bool, ServeError> {
-    let bytes = response.encode();
+fn respond(ends: &Ends, bytes: &[u8; RESPONSE_LEN]) -> Result<bool, ServeError> {
     let mut sent = 0;
     while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
         match ends.send(rest, RESPONSE_LEN) {
             Ok(n) => sent += n,
             Err(Errno::AGAIN) => {
-                wait(ends.writable(), PollFlags::OUT, None)?;
+                wait(ends, Wait::Room, None)?;
             }
             Err(Errno::PIPE | Errno::CONNRESET) => return Ok(false),
             Err(error) => return Err(ServeError::Io(error)),
@@ -251,17 +316,29 @@ fn respond(ends: &Ends, response: Response) -> Result<bool, ServeError> {
     Ok(true)
 }
 
+/// What for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Commands,
+    Room,
+}
+
 /// Waits for the channel; whether it is time to stop.
-fn wait(
-    fd: BorrowedFd<'_>,
-    what: PollFlags,
-    stop: Option<BorrowedFd<'_>>,
-) -> Result<bool, ServeError> {
-    let mut fds = vec![PollFd::from_borrowed_fd(fd, what)];
+fn wait(ends: &Ends, what: Wait, stop: Option<BorrowedFd<'_>>) -> Result<bool, ServeError> {
+    let wants_room = what == Wait::Room;
+    if (!wants_room && ends.spin()) || !ends.go_to_sleep(wants_room) {
+        return Ok(false);
+    }
+    let first = match what {
+        Wait::Commands => PollFd::from_borrowed_fd(ends.readable(), PollFlags::IN),
+        Wait::Room => PollFd::from_borrowed_fd(ends.writable(), ends.room()),
+    };
+    let mut fds = vec![first];
     fds.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop, PollFlags::IN)));
     match poll(&mut fds, None) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(error) => return Err(ServeError::Io(error)),
     }
+    ends.wake_up();
     Ok(fds.get(1).is_some_and(|stop| !stop.revents().is_empty()))
 }

@@ -11,6 +11,17 @@
 //! is known by the command itself: in v1 and v2 all that `info` says is in byte 0, so byte 1 is zero,
 //! and where it is zero in v3, too, both mean the same.
 //!
+//! What is beyond the patches is agreed on first, by a command of its own ([`Hello`]), which nobody sends
+//! to a device that was not said to know it:
+//!
+//! ```text
+//!  byte      0        1     2..4     4..8   8..16        16..24   24..32
+//!  hello     0xf      0x13  padding  0      0            0        features that are wanted
+//!  answer    features that are granted (64 bits), padding (192)
+//!  command   as v3, with an id in bytes 4..8
+//!  response  data (64 bits), id (32 bits), status (8 bits), padding (152)
+//! ```
+//!
 //! What was written to a region without data (`KVM_IOREGION_FAST_MMIO`) is size 0 and data 0, which
 //! is also a write of one zero byte: `user_data` tells the device which region it is.
 
@@ -25,6 +36,13 @@ pub const RESPONSE_LEN: usize = 32;
 const READ: u8 = 0;
 /// `IOREGIONFD_CMD_WRITE`.
 const WRITE: u8 = 1;
+
+/// The command that is a [`Hello`].
+const HELLO: u8 = 0xf;
+/// Where a command has its id, and a response.
+const ID: core::ops::Range<usize> = 4..8;
+const RESPONSE_ID: core::ops::Range<usize> = 8..12;
+const RESPONSE_STATUS: usize = 12;
 
 /// v1, v2: where `info` has the exponent of the size, and whether a response is wanted.
 const INFO_SIZE_SHIFT: u32 = 4;
@@ -114,6 +132,97 @@ pub struct Response {
     pub data: u64,
 }
 
+/// What goes beyond the patches: a set of [`Features::IDS`] and [`Features::RING`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Features(u64);
+
+impl Features {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// Commands have ids, and responses say which they answer and whether the device could: several
+    /// can be on their way at a time, and be answered in any order.
+    pub const IDS: Self = Self(1 << 0);
+    /// Commands and responses go through memory that both ends have mapped.
+    pub const RING: Self = Self(1 << 1);
+    /// Both.
+    pub const ALL: Self = Self::IDS.or(Self::RING);
+
+    /// Those of either.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Those of both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether all of `other` are among them.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// As they go over the wire.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Those of these bits that are known here.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits & Self::ALL.0)
+    }
+}
+
+/// The first command of a VMM that wants [`Features`]: answered by those it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// What it wants.
+    pub features: Features,
+}
+
+impl Hello {
+    /// The bytes of the command.
+    pub fn encode(self) -> [u8; COMMAND_LEN] {
+        let head = u64::from_le_bytes([HELLO, RESP | Width::Bits64 as u8, 0, 0, 0, 0, 0, 0]);
+        bytes([head, 0, 0, self.features.bits()])
+    }
+
+    /// The hello in `bytes`, if they are one.
+    pub fn decode(bytes: &[u8; COMMAND_LEN]) -> Option<Self> {
+        let [head, 0, 0, features] = words(bytes) else { return None };
+        let is_hello = head.to_le_bytes() == [HELLO, RESP | Width::Bits64 as u8, 0, 0, 0, 0, 0, 0];
+        is_hello.then_some(Self { features: Features::from_bits(features) })
+    }
+}
+
+/// The answer to a command with an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Which command it answers.
+    pub id: u32,
+    /// What was read; of no meaning for a write, and where the device failed.
+    pub data: u64,
+    /// Whether the device could not do what it was asked: a read gives all ones.
+    pub failed: bool,
+}
+
+impl Reply {
+    /// The bytes of the response.
+    pub fn encode(self) -> [u8; RESPONSE_LEN] {
+        let status = u64::from(self.failed) << 32;
+        bytes([self.data, u64::from(self.id) | status, 0, 0])
+    }
+
+    /// The reply in `bytes`. Any status but 0 is a failure.
+    pub fn decode(bytes: &[u8; RESPONSE_LEN]) -> Self {
+        let [data, ..] = words(bytes);
+        let id = number(bytes.get(RESPONSE_ID).unwrap_or_default());
+        Self { id, data, failed: bytes.get(RESPONSE_STATUS).is_some_and(|status| *status != 0) }
+    }
+}
+
 /// Why 32 bytes are no command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -158,10 +267,29 @@ impl Command {
             Op::Write => self.data & self.width.ones(),
         };
         let head = u64::from_le_bytes([first, second, 0, 0, 0, 0, 0, 0]);
-        let words = [head, self.user_data, self.offset, data].map(u64::to_le_bytes);
-        let mut bytes = [0; COMMAND_LEN];
-        bytes.iter_mut().zip(words.as_flattened()).for_each(|(to, from)| *to = *from);
+        bytes([head, self.user_data, self.offset, data])
+    }
+
+    /// The bytes of the command with an id, in v3.
+    pub fn encode_with_id(&self, id: u32) -> [u8; COMMAND_LEN] {
+        let mut bytes = self.encode(Layout::V3);
+        let place = bytes.get_mut(ID).unwrap_or_default();
+        place.iter_mut().zip(id.to_le_bytes()).for_each(|(to, from)| *to = from);
         bytes
+    }
+
+    /// The command with an id in `bytes`, and the id.
+    ///
+    /// # Errors
+    /// The bytes are no command of v3.
+    pub fn decode_with_id(bytes: &[u8; COMMAND_LEN]) -> Result<(Self, u32), WireError> {
+        let mut plain = *bytes;
+        plain.get_mut(ID).unwrap_or_default().fill(0);
+        let (command, layout) = Self::decode(&plain)?;
+        match layout {
+            Layout::V3 => Ok((command, number(bytes.get(ID).unwrap_or_default()))),
+            Layout::V1 => Err(WireError::Command(bytes.first().copied().unwrap_or_default())),
+        }
     }
 
     /// The command in `bytes`, and how it is laid out: v3 where that makes no difference.
@@ -210,6 +338,19 @@ impl Response {
         let [data, ..] = words(bytes);
         Self { data }
     }
+}
+
+/// A little-endian number of 32 bits.
+fn number(bytes: &[u8]) -> u32 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte))
+}
+
+/// A command or a response of these numbers.
+fn bytes(words: [u64; 4]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    let words = words.map(u64::to_le_bytes);
+    bytes.iter_mut().zip(words.as_flattened()).for_each(|(to, from)| *to = *from);
+    bytes
 }
 
 /// The numbers of which a command and a response are made.
@@ -337,5 +478,40 @@ mod tests {
             let read = Command { op: Op::Read, ..wide };
             assert_eq!(read.encode(layout)[24..], [0; 8]);
         }
+    }
+
+    #[test]
+    fn what_is_beyond_the_patches_has_its_bytes() {
+        let hello = Hello { features: Features::ALL };
+        let mut golden = [0; COMMAND_LEN];
+        (golden[0], golden[1], golden[24]) = (0x0f, 0x13, 3);
+        assert_eq!(hello.encode(), golden);
+        assert_eq!(Hello::decode(&golden), Some(hello));
+        // A device of before knows that it is no command.
+        assert_eq!(Command::decode(&golden), Err(WireError::Command(0xf)));
+        for at in 0..24 {
+            let mut other = golden;
+            other[at] ^= 1;
+            assert_eq!(Hello::decode(&other), None, "byte {at}");
+        }
+        // Features of after are not known.
+        golden[24] = 0xff;
+        assert_eq!(Hello::decode(&golden), Some(hello));
+
+        let id = 0x8899_aabb;
+        let bytes = command(Op::Write, Width::Bits32, true).encode_with_id(id);
+        assert_eq!(bytes[..8], [1, 0x12, 0, 0, 0xbb, 0xaa, 0x99, 0x88]);
+        for command in all() {
+            assert_eq!(Command::decode_with_id(&command.encode_with_id(id)), Ok((command, id)));
+            let v1 = command.encode(Layout::V1);
+            let same = v1 == command.encode(Layout::V3);
+            assert_eq!(Command::decode_with_id(&v1).is_ok(), same, "{command:?}");
+        }
+        let reply = Reply { id, data: 7, failed: true };
+        let bytes = reply.encode();
+        assert_eq!(bytes[..16], [7, 0, 0, 0, 0, 0, 0, 0, 0xbb, 0xaa, 0x99, 0x88, 1, 0, 0, 0]);
+        assert_eq!(bytes[16..], [0; 16]);
+        assert_eq!(Reply::decode(&bytes), reply);
+        assert!(!Reply::decode(&Reply { failed: false, ..reply }.encode()).failed);
     }
 }

@@ -6,7 +6,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 
-use trapline_remote::wire::{COMMAND_LEN, Command, Layout, Op, RESPONSE_LEN, Width};
+use trapline_remote::wire::{
+    COMMAND_LEN, Command, Features, Hello, Layout, Op, RESPONSE_LEN, Width,
+};
 
 /// Reads commands, and prints what the header says they are.
 const PROGRAM: &str = r#"
@@ -19,8 +21,15 @@ int main(void)
     struct ioregionfd_cmd cmd;
 
     printf("%zu %zu\n", sizeof(struct ioregionfd_cmd), sizeof(struct ioregionfd_resp));
+    printf("%zu\n", sizeof(struct ioregionfd_reply));
     while (fread(&cmd, sizeof(cmd), 1, stdin) == 1) {
         ioregionfd_to_v3(&cmd);
+        if (cmd.cmd == IOREGIONFD_CMD_HELLO) {
+            printf("hello %" PRIu64 "\n", cmd.data);
+            continue;
+        }
+        if (ioregionfd_id(&cmd) != 0)
+            printf("%" PRIx32 " ", ioregionfd_id(&cmd));
         printf("%s %u %d %" PRIx64 " %" PRIx64 " %" PRIx64 "\n",
                cmd.cmd == IOREGIONFD_CMD_READ ? "read" : "write", ioregionfd_size(&cmd),
                (cmd.info & IOREGIONFD_RESP) != 0, cmd.user_data, cmd.offset, cmd.data);
@@ -43,7 +52,13 @@ fn the_header_reads_both_layouts_as_we_write_them() {
     };
     assert!(status.success());
     let mut commands = Vec::new();
-    let mut expected = format!("{COMMAND_LEN} {RESPONSE_LEN}\n");
+    let mut expected = format!("{COMMAND_LEN} {RESPONSE_LEN}\n{RESPONSE_LEN}\n");
+    commands.extend(Hello { features: Features::ALL }.encode());
+    expected.push_str("hello 3\n");
+    let (op, width) = (Op::Read, Width::Bits16);
+    let with_id = Command { op, width, respond: true, user_data: 1, offset: 2, data: 0 };
+    commands.extend(with_id.encode_with_id(0x8899_aabb));
+    expected.push_str("8899aabb read 2 1 1 2 0\n");
     for layout in [Layout::V1, Layout::V3] {
         for (op, name) in [(Op::Read, "read"), (Op::Write, "write")] {
             for width in [Width::Bits8, Width::Bits16, Width::Bits32, Width::Bits64] {

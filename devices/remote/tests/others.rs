@@ -6,11 +6,12 @@ mod support;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use support::{Fds, KINDS, Kind, Vmm, channel};
 use trapline::{Size, Space};
-use trapline_remote::wire::Layout;
-use trapline_remote::{DATAMATCH, FAST_MMIO, KvmIoregion, LinkOptions, PIO, POSTED_WRITES};
+use trapline_remote::wire::{Features, Layout};
+use trapline_remote::{DATAMATCH, FAST_MMIO, KvmIoregion, Link, LinkOptions, PIO, POSTED_WRITES};
 
 const SIZES: [Size; 4] = [Size::Byte, Size::Word, Size::Dword, Size::Qword];
 const VALUE: u64 = 0xf8e7_d6c5_b4a3_9281;
@@ -109,6 +110,44 @@ fn a_server_in_python_serves_the_whole_matrix() {
             drive(&vmm, &vmm_end);
             assert!(server.wait().unwrap().success(), "{kind:?} {layout:?}");
         }
+    }
+}
+
+#[test]
+fn a_server_in_python_answers_two_vcpus_in_another_order_by_ids() {
+    for kind in KINDS {
+        let (vmm_end, device_end) = channel(kind);
+        let arrival = if kind == Kind::Seqpacket { "packets" } else { "stream" };
+        let mut python = Command::new("python3");
+        python.arg(here("tests/server.py")).args(["ids", arrival]);
+        let Some(mut server) = start(&mut python, device_end) else {
+            println!("SKIPPED a_server_in_python_answers_by_ids: no python3");
+            return;
+        };
+        drop(python);
+        let wanted = Features::IDS;
+        let (ends, granted) = vmm_end.ends().negotiate(wanted, support::PATIENCE).unwrap();
+        assert_eq!(granted, wanted);
+        let link = Arc::new(Link::new(ends, LinkOptions { ids: true, ..LinkOptions::default() }));
+        let vmm = Vmm::new(LinkOptions::default());
+        let args = KvmIoregion { guest_paddr: 0x1000, memory_size: 0x40, ..KvmIoregion::default() };
+        vmm.regions.assign(&args, Arc::clone(&link)).unwrap();
+        let mut handle = vmm.registry.handle(0);
+        handle.write_value(Space::Mmio, 0x1030, Size::Dword, 0x11);
+        handle.write_value(Space::Mmio, 0x1008, Size::Dword, 0x22);
+        assert_eq!(handle.read_value(Space::Mmio, 0x1028, Size::Word), 0xffff, "it fails");
+        // The first is answered when the second is there, and after it.
+        let mut other = vmm.registry.handle(1);
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| handle.read_value(Space::Mmio, 0x1030, Size::Dword));
+            support::until("a command", || link.stats().commands == 4);
+            while !first.is_finished() {
+                assert_eq!(other.read_value(Space::Mmio, 0x1008, Size::Dword), 0x22);
+            }
+            assert_eq!(first.join().unwrap(), 0x11);
+        });
+        drop((handle, other, vmm, link));
+        assert!(server.wait().unwrap().success(), "{kind:?}");
     }
 }
 

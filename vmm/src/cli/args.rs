@@ -341,7 +341,8 @@ pub(super) struct TraplineArgs {
     /// Have another process answer accesses: the one that listens on a UNIX socket, which is sent each
     /// as a command of ioregionfd (version 3). With ,posted the guest does not wait for writes; with
     /// ,fast the device is told no more than that there was one; further user_data=N, datamatch=VALUE,
-    /// type=stream|seqpacket, when-dead=ones|stop|reconnect
+    /// type=stream|seqpacket, when-dead=ones|stop|reconnect, and for devices that know them ids (several
+    /// accesses on their way at a time) and ring (by memory instead of the socket)
     #[arg(
         long, value_name = "pio=PORT|mmio=ADDRESS,len=BYTES,socket=PATH[,OPTION...]",
         action = ArgAction::Append

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use trapline_device::Space;
-use trapline_machine::{IoRegion, OnDeath, Socket};
+use trapline_machine::{IoRegion, IoRegionFeatures, OnDeath, Socket};
 
 use super::{commas, units};
 
@@ -23,6 +23,7 @@ struct Said {
     len: Option<u64>,
     path: Option<PathBuf>,
     seqpacket: bool,
+    features: IoRegionFeatures,
     posted: bool,
     fast: bool,
     user_data: u64,
@@ -59,8 +60,8 @@ fn ioregion(option: &OsStr) -> anyhow::Result<IoRegion> {
         let fits = value <= u64::MAX >> (64 - 8 * len);
         ensure!(fits, "{option_text}: datamatch={value:#x} does not fit in {len} bytes");
     }
-    let Said { seqpacket, posted, fast, user_data, datamatch, on_death, .. } = said;
-    let socket = Socket { path, seqpacket, on_death };
+    let Said { seqpacket, features, posted, fast, user_data, datamatch, on_death, .. } = said;
+    let socket = Socket { path, seqpacket, features, on_death };
     Ok(IoRegion { space, base, len, socket, posted, fast, user_data, datamatch })
 }
 
@@ -82,6 +83,8 @@ impl Said {
             ("datamatch", _) => self.datamatch = Some(number()?),
             ("posted", "") => self.posted = true,
             ("fast", "") => self.fast = true,
+            ("ids", "") => self.features = self.features.or(IoRegionFeatures::IDS),
+            ("ring", "") => self.features = self.features.or(IoRegionFeatures::RING),
             ("type", "stream") => self.seqpacket = false,
             ("type", "seqpacket") => self.seqpacket = true,
             ("type", _) => bail!("{option}: type={value} is not one of stream and seqpacket"),
@@ -93,7 +96,7 @@ impl Said {
             }
             _ => bail!(
                 "{option}: {text} is none of pio=, mmio=, len=, socket=, type=, posted, fast, \
-                 user_data=, datamatch= and when-dead="
+                 user_data=, datamatch=, ids, ring and when-dead="
             ),
         }
         Ok(())
@@ -134,7 +137,9 @@ mod tests {
 
     #[test]
     fn a_region_has_a_place_a_length_and_somebody_who_answers() {
-        let socket = Socket { path: "/a,b".into(), seqpacket: false, on_death: OnDeath::AllOnes };
+        let features = IoRegionFeatures::NONE;
+        let socket =
+            Socket { path: "/a,b".into(), seqpacket: false, features, on_death: OnDeath::AllOnes };
         let plain = IoRegion {
             space: Space::Pio,
             base: 0x3f8,
@@ -147,9 +152,10 @@ mod tests {
         };
         assert_eq!(parse("pio=0x3f8,len=8,socket=/a,,b").unwrap(), plain);
         let all = "mmio=0x10000,len=4,socket=/s,posted,user_data=7,datamatch=0xffffffff,\
-                   type=seqpacket,when-dead=reconnect";
+                   type=seqpacket,ring,ids,when-dead=reconnect";
         let path = "/s".into();
-        let socket = Socket { path, seqpacket: true, on_death: OnDeath::Reconnect };
+        let features = IoRegionFeatures::ALL;
+        let socket = Socket { path, seqpacket: true, features, on_death: OnDeath::Reconnect };
         let (space, base, len, user_data) = (Space::Mmio, 0x10000, 4, 7);
         let datamatch = Some(0xffff_ffff);
         let expected =

@@ -11,8 +11,11 @@ use crate::wire::Layout;
 /// How a channel behaves.
 #[derive(Clone)]
 pub struct LinkOptions {
-    /// How commands are laid out.
+    /// How commands are laid out, without ids.
     pub layout: Layout,
+    /// Whether commands have ids, and several are on their way at a time: what the device has agreed to
+    /// ([`Ends::negotiate`](crate::Ends::negotiate)), and any that takes its place.
+    pub ids: bool,
     /// How long a response may take; `None`: any time. Time in which the vCPU is stopped does not count.
     pub reply_patience: Option<Duration>,
     /// How long a posted write may wait for room.
@@ -67,6 +70,7 @@ impl Default for LinkOptions {
         const PATIENCE: Duration = Duration::from_secs(5);
         Self {
             layout: Layout::default(),
+            ids: false,
             reply_patience: Some(PATIENCE),
             post_patience: PATIENCE,
             when_full: WhenFull::default(),

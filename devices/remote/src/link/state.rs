@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -11,7 +11,7 @@ use trapline_access::{EventFd, Requester};
 
 use super::Death;
 use crate::ends::Ends;
-use crate::wire::{COMMAND_LEN, Command, RESPONSE_LEN, Response};
+use crate::wire::{COMMAND_LEN, Command, RESPONSE_LEN};
 
 /// See the module.
 pub(super) struct State {
@@ -19,17 +19,22 @@ pub(super) struct State {
     pub(super) ends: Option<Arc<Ends>>,
     /// Encoded commands that are to go out: kept back as more was to follow, or what did not fit.
     pub(super) unsent: Vec<u8>,
+    /// Since when the device has taken nothing, while there is something to send.
+    pub(super) stalled_since: Option<Instant>,
     /// How much of a response has come.
     pub(super) partial: ([u8; RESPONSE_LEN], usize),
     /// Commands that want a response, in order.
     pub(super) slots: VecDeque<Slot>,
     pub(super) next_slot: u64,
+    pub(super) next_wire_id: u32,
     /// Events that nobody waits for now.
     pub(super) events: Vec<EventFd>,
 }
 
 pub(super) struct Slot {
     pub(super) id: u64,
+    /// What it is called on the wire, where commands have ids.
+    pub(super) wire_id: u32,
     pub(super) stage: Stage,
     pub(super) command: Command,
     /// Whose it is; nobody's if the answer is of no use any more.
@@ -78,8 +83,15 @@ impl State {
         let (id, event) = (self.next_slot, self.event()?);
         self.next_slot += 1;
         let (stage, owner, event) = (Stage::Waiting, Some(owner), Some(event));
-        self.slots.push_back(Slot { id, stage, command, owner, event, patience });
+        let wire_id = self.wire_id();
+        self.slots.push_back(Slot { id, wire_id, stage, command, owner, event, patience });
         Some(id)
+    }
+
+    /// What the next command is called, posted ones included.
+    pub(super) fn wire_id(&mut self) -> u32 {
+        self.next_wire_id = self.next_wire_id.wrapping_add(1);
+        self.next_wire_id
     }
 
     pub(super) fn event(&mut self) -> Option<EventFd> {
@@ -113,7 +125,7 @@ impl State {
     pub(super) fn abandon(&mut self, id: u64) {
         let Some(at) = self.slots.iter().position(|slot| slot.id == id) else { return };
         if let Some(slot) = self.slots.get_mut(at).filter(|slot| slot.stage == Stage::Sent) {
-            *slot = Slot::ghost(slot.command);
+            *slot = Slot::ghost(slot.command, slot.wire_id);
         } else {
             self.slots.remove(at);
         }
@@ -142,21 +154,29 @@ impl State {
                 Ok(n) => sent += n,
                 Err(Errno::AGAIN) => break Ok(false),
                 Err(Errno::PIPE | Errno::CONNRESET) => break Err(Death::Closed),
+                Err(Errno::PROTO) => break Err(Death::Protocol("its ring cannot be")),
                 Err(error) => break Err(Death::Io(error)),
             }
         };
         self.unsent.drain(..sent.min(self.unsent.len()));
+        if sent > 0 || self.unsent.is_empty() {
+            self.stalled_since = None;
+        }
+        if !self.unsent.is_empty() {
+            self.stalled_since.get_or_insert_with(Instant::now);
+        }
         result
     }
 
-    /// Gives a response to the command it is of.
-    pub(super) fn answer(&mut self, response: Response) -> Result<(), Death> {
-        let at = self.slots.iter().position(|slot| slot.stage == Stage::Sent);
+    /// Gives a response to the command it is of: that of its id, or the one that is on its way.
+    pub(super) fn answer(&mut self, value: u64, wire_id: Option<u32>) -> Result<(), Death> {
+        let is_it = |slot: &Slot| wire_id.is_none_or(|id| slot.wire_id == id);
+        let at = self.slots.iter().position(|slot| slot.stage == Stage::Sent && is_it(slot));
         let Some(at) = at else {
             return Err(Death::Protocol("it has answered what nobody asked"));
         };
         if let Some(slot) = self.slots.get_mut(at) {
-            slot.stage = Stage::Done(response.data);
+            slot.stage = Stage::Done(value);
             slot.wake();
             if slot.owner.is_none() {
                 self.slots.remove(at);
@@ -171,6 +191,7 @@ impl State {
             ends.shutdown();
         }
         self.unsent.clear();
+        self.stalled_since = None;
         self.partial.1 = 0;
         self.slots.retain(|slot| slot.owner.is_some());
         for slot in &mut self.slots {
@@ -184,9 +205,9 @@ impl State {
 
 impl Slot {
     /// A command whose answer is of no use, and will come.
-    pub(super) fn ghost(command: Command) -> Self {
+    pub(super) fn ghost(command: Command, wire_id: u32) -> Self {
         let (stage, owner, event, patience) = (Stage::Sent, None, None, None);
-        Self { id: u64::MAX, stage, command, owner, event, patience }
+        Self { id: u64::MAX, wire_id, stage, command, owner, event, patience }
     }
 
     pub(super) fn wake(&self) {
