@@ -14,7 +14,7 @@ use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script};
 use crate::nested::quoted;
 use crate::session::{Show, Watch, last_lines};
-use crate::terminal;
+use crate::{disks, driver, terminal};
 
 mod table;
 
@@ -79,6 +79,8 @@ struct Start {
     trapped: bool,
     /// There are a disk, an entropy source, and a console device with a port.
     devices: bool,
+    /// There are a disk and a network card, whose drivers the guest loads before it is in user space.
+    driven: bool,
     limits: Limits,
 }
 
@@ -113,6 +115,14 @@ const DEVICES: &str = "-devices";
 const DEVICE_OPTIONS: [&str; 5] =
     ["-d", "/disk,format=raw", "--rng", "--virtio-port", "name=port,file=/port"];
 
+/// What the name of a start ends with whose guest drives a disk and a network card.
+const DRIVEN: &str = "-driven";
+/// The options for those, and the drivers behind those of the bus.
+const DRIVEN_OPTIONS: [&str; 4] = ["-d", "/disk,format=raw", "-n", "mode=user"];
+const DRIVEN_MODULES: [&str; 4] = ["virtio_blk", "failover", "net_failover", "virtio_net"];
+/// Returns to user space of a start with both, at most.
+const DRIVEN_RETURNS: u64 = 1400;
+
 /// What `host-measure.sh` puts before how far it is.
 const PROGRESS: &str = "TRAPLINE-PROGRESS: ";
 /// How many seconds of the outer machine, which are as many thousand million instructions, a guest has
@@ -139,7 +149,7 @@ fn starts() -> Vec<Start> {
     let (exits, returns) = (Some(2900), Some(308));
     let quiet = Limits { exits, returns, ..instructions(1_750_000) };
     let arm64 = Limits { share: Some(10), config_reads: Some(0), ..none };
-    let (registers, trapped, devices) = (Registers::Ports, false, false);
+    let (registers, trapped, devices, driven) = (Registers::Ports, false, false, false);
     let start = |vmm, arch, elf, say, limits| Start {
         vmm,
         arch,
@@ -148,11 +158,16 @@ fn starts() -> Vec<Start> {
         registers,
         trapped,
         devices,
+        driven,
         limits,
     };
     let with_devices = |start: Start| {
         let (returns, config, more_resident) = (Some(DISK_RETURNS), Some(2000), Some(1024));
         Start { devices: true, limits: Limits { returns, config, more_resident, ..none }, ..start }
+    };
+    let driven = |start: Start| {
+        let limits = Limits { returns: Some(DRIVEN_RETURNS), ..none };
+        Start { driven: true, limits, ..start }
     };
     let trapped = |start: Start| Start { trapped: true, ..start };
     let in_memory = |start: Start| {
@@ -165,6 +180,7 @@ fn starts() -> Vec<Start> {
         start(Trapline, X86_64, false, Little, none),
         with_devices(start(Trapline, X86_64, false, Little, none)),
         start(Trapline, X86_64, false, Nothing, quiet),
+        driven(start(Trapline, X86_64, false, Nothing, none)),
         earlycon(start(Trapline, X86_64, false, Everything, console)),
         in_memory(start(Trapline, X86_64, false, Everything, console)),
         in_memory(start(Trapline, X86_64, false, Nothing, quiet)),
@@ -205,7 +221,8 @@ impl Start {
         };
         let delivery = if self.trapped { TRAPPED } else { "" };
         let devices = if self.devices { DEVICES } else { "" };
-        format!("{vmm}-{image}-{say}{place}{delivery}{devices}")
+        let driven = if self.driven { DRIVEN } else { "" };
+        format!("{vmm}-{image}-{say}{place}{delivery}{devices}{driven}")
     }
 
     /// The VMM and its arguments, in the outer machine.
@@ -232,8 +249,9 @@ impl Start {
                 let delivery: &[&str] =
                     if self.trapped { &["--no-mirror", "--no-coalesce"] } else { &[] };
                 let devices: &[&str] = if self.devices { &DEVICE_OPTIONS } else { &[] };
+                let driven: &[&str] = if self.driven { &DRIVEN_OPTIONS } else { &[] };
                 let more = more.iter().map(String::as_str);
-                let words = [&fixed[..], &size, place, delivery, devices, say].concat();
+                let words = [&fixed[..], &size, place, delivery, devices, driven, say].concat();
                 words.into_iter().chain(more).collect()
             }
             Vmm::Pc | Vmm::Microvm => {
@@ -324,8 +342,13 @@ fn measure(start: &Start, more: &[String], ready: &Ready) -> Result<String> {
         name: format!("bench-{}-{}", std::process::id(), start.name()),
         place: Place::Nested,
         image: Image::Bzimage,
-        init: "init-measure.sh".to_owned(),
-        modules: Vec::new(),
+        init: if start.driven { "init-measure-driven.sh" } else { "init-measure.sh" }.to_owned(),
+        modules: match start.driven {
+            true => {
+                driver::if_shipped(disks::BUS.into_iter().chain(DRIVEN_MODULES), &ready.kernel)?
+            }
+            false => Vec::new(),
+        },
         programs: Vec::new(),
         options: Vec::new(),
         script: Script {

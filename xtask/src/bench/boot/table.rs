@@ -378,9 +378,9 @@ mod tests {
         }
         let say = Say::Nothing;
         let (vmm, arch, limits) = (Vmm::Pc, Arch::X86_64, Limits::default());
-        let (elf, trapped, devices) = (false, false, false);
+        let (elf, trapped, devices, driven) = (false, false, false, false);
         let registers = Registers::Ports;
-        let start = Start { vmm, arch, elf, say, registers, trapped, devices, limits };
+        let start = Start { vmm, arch, elf, say, registers, trapped, devices, driven, limits };
         assert!(!report(&[start], &whole).1, "another start's figures are not its own");
     }
 
