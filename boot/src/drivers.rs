@@ -209,7 +209,7 @@ mod tests {
         let path = folder.path().join("vmlinuz-x");
         bzimage(&path, b"6.1.0-9-amd64 (debian-kernel@lists) #1 SMP\0");
         assert_eq!(release(&path).as_deref(), Some("6.1.0-9-amd64"));
-        for other in [&b"../../etc (x)\0"[..], b"..\0", b"\xff\0", b""] {
+        for other in [&b"../../etc (x)\0"[..], b"6/../../etc x\0", b"..\0", b"\xff\0", b""] {
             bzimage(&path, other);
             assert_eq!(release(&path).as_deref(), Some("x"));
         }
