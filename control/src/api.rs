@@ -59,6 +59,17 @@ endpoints! {
     /// `GET /why`: why the guest hangs, as far as can be seen. It is watched for a second, and stands
     /// still for a moment before and after that.
     GetWhy: Get "/why", () => Why;
+
+    /// `PUT /trace`: the guest's accesses as they happen, a line of JSON each, until the client goes or
+    /// the guest ends.
+    PutTrace: Put "/trace", TraceRequest => TraceLine;
+
+    /// `PUT /breaks`: has the guest stop at accesses, and says so in lines of JSON, until the client
+    /// goes, with whom the breaks go, or the guest ends.
+    PutBreaks: Put "/breaks", BreaksRequest => BreakEvent;
+
+    /// `PUT /breaks/line`: a command of one who has breaks, in the words of the prompt.
+    PutBreakLine: Put "/breaks/line", BreakLine => BreakAnswer;
 }
 
 /// `GET /metrics`: [`Statistics`] in Prometheus' text format. What it gives is no JSON.
@@ -456,4 +467,68 @@ pub struct ConsoleWhy {
     pub blocked_ns: Option<u64>,
     /// The last lines that the guest has printed.
     pub last_lines: Vec<String>,
+}
+
+/// Which accesses are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceRequest {
+    /// Those to these devices or regions (`device/region`), or `unclaimed`; none named is all.
+    #[serde(default)]
+    pub devices: Vec<String>,
+    /// So many lines at most.
+    #[serde(default)]
+    pub lines: Option<u64>,
+}
+
+/// An access.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceLine {
+    /// In words, as `run --trace` tells it.
+    pub access: String,
+    /// How many are missing after it, as the client did not read them in time.
+    pub lost: u64,
+}
+
+/// Where a guest is to stop.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreaksRequest {
+    /// Breaks, in the words of `run --break`.
+    #[serde(default)]
+    pub breaks: Vec<String>,
+    /// The guest stands still at each until the client says what is to be done (`/breaks/line`); else
+    /// it goes on.
+    #[serde(default)]
+    pub asks: bool,
+}
+
+/// What has become of breaks: first that there are some, then each stop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakEvent {
+    /// Whose breaks these are, for `/breaks/line`.
+    pub session: u64,
+    /// The guest has stopped.
+    pub stopped: bool,
+    /// What stopped it, and where it is; of the first line, a list of the breaks.
+    pub text: String,
+}
+
+/// A command of one who has breaks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakLine {
+    /// Whose breaks they are.
+    pub session: u64,
+    /// What is typed at the prompt: `c`, `s`, `b serial0:LCR`.
+    pub line: String,
+}
+
+/// What has come of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakAnswer {
+    /// What there is to say.
+    pub text: String,
+    /// The guest goes on.
+    pub goes_on: bool,
 }

@@ -19,8 +19,6 @@ pub enum Method {
     Put,
     /// Changes a part of something.
     Patch,
-    /// Takes something away.
-    Delete,
 }
 
 impl Method {
@@ -30,13 +28,12 @@ impl Method {
             Self::Get => "GET",
             Self::Put => "PUT",
             Self::Patch => "PATCH",
-            Self::Delete => "DELETE",
         }
     }
 
     /// The method of a name, if an end point can have it.
     pub(crate) fn of(name: &str) -> Option<Self> {
-        [Self::Get, Self::Put, Self::Patch, Self::Delete].into_iter().find(|one| one.name() == name)
+        [Self::Get, Self::Put, Self::Patch].into_iter().find(|one| one.name() == name)
     }
 }
 

@@ -20,6 +20,7 @@ use trapline_trace::tune::{self, Advice};
 use trapline_trace::{Error, MapChange, Merged, Meta, Reader, Sites, Stream};
 
 use crate::cli::{DiffOptions, TraceOptions, TuneOptions};
+use crate::guests;
 use crate::progress::Progress;
 use crate::stream::{self, Patient};
 
@@ -32,6 +33,7 @@ type Recording = Reader<BufReader<File>>;
 /// Why not, in a sentence.
 pub fn run(options: &TraceOptions) -> anyhow::Result<ExitCode> {
     let done = match options {
+        TraceOptions::Follow(options) => return guests::follow(options),
         TraceOptions::About { file } => about(file),
         TraceOptions::Show { file, filter, lines } => show(file, filter, *lines),
         TraceOptions::Stat { file, filter, json } => stat(file, filter, *json),

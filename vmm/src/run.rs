@@ -158,6 +158,7 @@ fn guest(
         balloon: machine.balloon().map(Arc::downgrade),
         console: Arc::downgrade(console),
         disks: disks(options),
+        breaks: Arc::default(),
         look: look.clone(),
         requests: requests.clone(),
     }

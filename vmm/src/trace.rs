@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use trapline::{Observer, Registry, TraceRecord, Watch, Watching};
 use trapline_device::thread_builder;
 
@@ -26,20 +26,17 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Traces the accesses that `names` says: to a device, to one of its regions (`device/region`),
-    /// those that are `unclaimed`, or `all`.
+    /// Traces the accesses that `names` says, on standard error ([`Following::start`]).
     ///
     /// # Errors
     /// A name that means nothing, in a sentence with those that do.
     pub fn start(registry: &Registry, names: &[String]) -> anyhow::Result<Self> {
-        let watch = watch(registry, names)?;
-        let (lines, queue) = sync_channel(LINES_MAX);
-        let lost = Arc::new(AtomicU64::new(0));
-        let observer = Arc::new(Lines { lines, lost: Arc::clone(&lost) });
+        let following = Following::start(registry, names);
+        let Following { watching, queue, lost } =
+            following.map_err(|error| anyhow!("--trace {error}"))?;
         let writer = thread_builder("trace").spawn(move || write_all(&queue, &lost));
-        let writer = writer.context("--trace")?;
-        let watching = registry.watch(watch, observer).context("--trace")?;
-        Ok(Self { watching: Some(watching), writer: Some(writer) })
+        let writer = Some(writer.context("--trace")?);
+        Ok(Self { watching: Some(watching), writer })
     }
 }
 
@@ -55,6 +52,53 @@ impl Drop for Trace {
     }
 }
 
+/// Accesses that are told as they happen. Dropping it ends it.
+pub struct Following {
+    watching: Watching,
+    queue: Receiver<String>,
+    lost: Arc<AtomicU64>,
+}
+
+/// What has come of waiting for an access.
+pub enum Next {
+    /// One.
+    Line {
+        /// In words.
+        text: String,
+        /// How many are missing after it, as they came too fast.
+        lost: u64,
+    },
+    /// None so far.
+    Nothing,
+    /// There will be none any more.
+    End,
+}
+
+impl Following {
+    /// Tells of the accesses that `names` says: to a device, to one of its regions (`device/region`),
+    /// those that are `unclaimed`, or `all`.
+    ///
+    /// # Errors
+    /// A name that means nothing, in a sentence with those that do.
+    pub fn start(registry: &Registry, names: &[String]) -> anyhow::Result<Self> {
+        let watch = watch(registry, names)?;
+        let (lines, queue) = sync_channel(LINES_MAX);
+        let lost = Arc::new(AtomicU64::new(0));
+        let observer = Arc::new(Lines { lines, lost: Arc::clone(&lost) });
+        let watching = registry.watch(watch, observer)?;
+        Ok(Self { watching, queue, lost })
+    }
+
+    /// Waits for the next one for as long as `at_most`.
+    pub fn next(&self, at_most: Duration) -> Next {
+        match self.queue.recv_timeout(at_most) {
+            Ok(text) => Next::Line { text, lost: self.lost.swap(0, Ordering::Relaxed) },
+            Err(RecvTimeoutError::Timeout) => Next::Nothing,
+            Err(RecvTimeoutError::Disconnected) => Next::End,
+        }
+    }
+}
+
 /// What the names mean together.
 fn watch(registry: &Registry, names: &[String]) -> anyhow::Result<Watch> {
     let mut watch = Watch::new().ordered();
@@ -63,7 +107,7 @@ fn watch(registry: &Registry, names: &[String]) -> anyhow::Result<Watch> {
             "all" => watch.everything(),
             "unclaimed" => watch.unclaimed(),
             _ if registry.find(name).is_empty() => bail!(
-                "--trace {name}: no device or region has that name; there are all, unclaimed, and \
+                "{name}: no device or region has that name; there are all, unclaimed, and \
                  {}",
                 known(registry)
             ),

@@ -54,18 +54,27 @@ fn a_paused_guest_stops() {
     ended(one);
 }
 
+/// Four, or as many as `TRAPLINE_GUESTS` says (`cargo xtask test live-guests`).
 #[test]
 fn several_guests_obey_at_once() {
     let user = User::new();
-    let names = ["a", "b", "c", "d"];
-    let children: Vec<Owned> = names.iter().map(|name| user.start(name)).collect();
-    user.say(&["pause", "-n", "b"]);
-    let said = user.say(&["pause", "--all"]);
-    let wanted = "Guest a paused\nGuest b is already paused.\nGuest c paused\nGuest d paused\n";
-    assert_eq!(said, wanted);
-    assert_eq!(user.listed(), pairs(&names.map(|name| (name, "paused"))));
+    let count = std::env::var("TRAPLINE_GUESTS").map_or(4, |count| count.parse().unwrap());
+    let names: Vec<String> = (0..count).map(|n| format!("g{n:03}")).collect();
+    let children: Vec<Owned> = names.iter().map(|name| user.start_idle(name)).collect();
+    let all = |state: &str| -> Vec<(String, String)> {
+        names.iter().map(|name| (name.clone(), state.to_owned())).collect()
+    };
+    let said = |what: &str| -> String {
+        names.iter().map(|name| format!("Guest {name} {what}\n")).collect()
+    };
+    assert_eq!(user.listed(), all("running"));
+    user.say(&["pause", "-n", "g001"]);
+    let wanted = said("paused").replace("g001 paused", "g001 is already paused.");
+    assert_eq!(user.say(&["pause", "--all"]), wanted);
+    assert_eq!(user.listed(), all("paused"));
     // As in kvmtool, a name besides says nothing.
-    assert_eq!(user.say(&["resume", "-a", "-n", "b"]).lines().count(), 4);
+    assert_eq!(user.say(&["resume", "-a", "-n", "g001"]), said("resumed"));
+    assert_eq!(user.listed(), all("running"));
     assert_eq!(user.say(&["stop", "-a"]), "");
     assert_eq!(user.listed(), []);
     children.into_iter().for_each(|child| drop(ended(child)));

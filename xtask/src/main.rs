@@ -21,6 +21,7 @@ mod instrumented;
 mod interrupts;
 mod kernel;
 mod lint;
+mod live;
 mod nested;
 mod net;
 mod paths;

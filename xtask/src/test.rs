@@ -14,7 +14,7 @@ use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Row, Tally, Task};
 use crate::{
     cases, check, coalescing, deb, disks, driver, filesystems, first_run, instrumented, interrupts,
-    net, pauses, picture, pty, recordings, shares, traces, unit, vfio, viewers, virtio, vmm,
+    live, net, pauses, picture, pty, recordings, shares, traces, unit, vfio, viewers, virtio, vmm,
 };
 
 /// How many boots run at the same time: each keeps about one processor busy.
@@ -40,6 +40,7 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<u8> {
     let mut tasks = check::tasks();
     tasks.extend(unit::tasks());
+    tasks.extend(live::tasks());
     tasks.extend(instrumented::tasks());
     tasks.retain(|task| options.wants(&task.name));
     let mut guests = guests();

@@ -8,7 +8,7 @@ use trapline_control::GuestName;
 use trapline_control::api::DebugRequest;
 
 use super::{given, units};
-use crate::guests::{Sort, TopOptions};
+use crate::guests::{BreakOptions, Sort, TopOptions};
 
 /// What is to be done with guests that run.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +51,8 @@ pub enum GuestsCommand {
     Stop(WhichGuests),
     /// To show what one does as it happens.
     Top(TopOptions),
+    /// To stop one at accesses.
+    Break(BreakOptions),
     /// To say why one hangs.
     Why {
         /// The guest; without it the only one there is.
@@ -204,6 +206,31 @@ impl ThisArgs {
 
 // As above.
 #[derive(Args, Clone, Debug)]
+struct BreakArgs {
+    /// The running guest of this name
+    #[arg(value_name = "NAME")]
+    guest: String,
+    /// Stop it after such accesses: DEVICE[:REGISTER][=r|w|rw][,value=N]
+    #[arg(value_name = "BREAK")]
+    breaks: Vec<String>,
+    /// Tell of so many stops, let the guest go on each time, and end
+    #[arg(short = 'c', long, value_name = "N")]
+    count: Option<String>,
+}
+
+impl BreakArgs {
+    fn options(self) -> anyhow::Result<BreakOptions> {
+        let count = self.count.as_deref();
+        let count = count.map(|text| units::within("--count", text, 1..=u64::MAX)).transpose()?;
+        if self.breaks.is_empty() && count.is_some() {
+            bail!("trapline break: at which accesses?");
+        }
+        Ok(BreakOptions { name: GuestName::new(&self.guest)?, breaks: self.breaks, count })
+    }
+}
+
+// As above.
+#[derive(Args, Clone, Debug)]
 struct WhyArgs {
     #[command(flatten)]
     this: ThisArgs,
@@ -241,16 +268,17 @@ impl WhichArgs {
 }
 
 /// The names of the commands.
-pub(super) const NAMES: [&str; 9] =
-    ["balloon", "debug", "list", "pause", "resume", "stat", "stop", "top", "why"];
+pub(super) const NAMES: [&str; 10] =
+    ["balloon", "break", "debug", "list", "pause", "resume", "stat", "stop", "top", "why"];
 
 /// The commands.
-pub(super) fn commands() -> [Command; 9] {
+pub(super) fn commands() -> [Command; 10] {
     let command = |name: &'static str, about: &'static str| {
         Command::new(name).about(about).infer_long_args(true).args_override_self(true)
     };
     [
         BalloonArgs::augment_args(command("balloon", "Change a running guest's memory")),
+        BreakArgs::augment_args(command("break", "Stop a running guest at accesses")),
         DebugArgs::augment_args(command("debug", "Look into a running guest, or poke it")),
         ListArgs::augment_args(command("list", "List the running guests")),
         WhichArgs::augment_args(command("pause", "Stop a running guest's CPUs")),
@@ -267,6 +295,7 @@ pub(super) fn parse(name: &str, matches: &ArgMatches) -> anyhow::Result<GuestsCo
     let which = || given::<WhichArgs>(matches)?.which(name);
     Ok(match name {
         "balloon" => given::<BalloonArgs>(matches)?.command()?,
+        "break" => GuestsCommand::Break(given::<BreakArgs>(matches)?.options()?),
         "debug" => given::<DebugArgs>(matches)?.command()?,
         "list" => {
             let ListArgs { run, rootfs } = given(matches)?;

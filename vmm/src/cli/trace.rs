@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::{ArgAction, Args, Subcommand};
+use trapline_control::GuestName;
 use trapline_device::Direction;
 use trapline_machine::qtest::BoardKind;
 use trapline_trace::export::Format;
 use trapline_trace::show::Filter;
 
 use super::units;
+use crate::guests::FollowOptions;
 
 // No doc comment: clap would take it for the command's help.
 #[derive(Args, Clone, Debug)]
@@ -17,9 +19,31 @@ use super::units;
 pub(super) struct TraceArgs {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Recording, of which is told what it is and what is in it
-    #[arg(value_name = "FILE", required = true)]
+    /// Recording, of which is told what it is and what is in it; with --follow a running guest
+    #[arg(value_name = "FILE|NAME", required = true)]
     file: Option<PathBuf>,
+    /// Print the accesses of the running guest of this name as they happen
+    #[arg(long)]
+    follow: bool,
+    /// Only those to this device or DEVICE/REGION, or unclaimed; may be given several times
+    #[arg(long, value_name = "NAME", requires = "follow", action = ArgAction::Append)]
+    device: Vec<String>,
+    /// Stop after N lines
+    #[arg(short = 'n', long, value_name = "N", requires = "follow")]
+    lines: Option<String>,
+}
+
+impl TraceArgs {
+    /// The recording or guest that is not a subcommand's.
+    fn own(self) -> anyhow::Result<TraceOptions> {
+        let file = self.file.context("the recording is missing")?;
+        if !self.follow {
+            return Ok(TraceOptions::About { file });
+        }
+        let name = GuestName::new(&file.to_string_lossy())?;
+        let lines = self.lines.map(|n| units::within("--lines", &n, 1..=u64::MAX)).transpose()?;
+        Ok(TraceOptions::Follow(FollowOptions { name, devices: self.device, lines }))
+    }
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -105,6 +129,8 @@ struct FilterArgs {
 /// What is to be done with recordings.
 #[derive(Clone, Debug)]
 pub enum TraceOptions {
+    /// To print a running guest's accesses.
+    Follow(FollowOptions),
     /// To tell what one is.
     About {
         /// The recording.
@@ -152,23 +178,23 @@ pub enum TraceOptions {
 
 impl TraceOptions {
     pub(super) fn new(args: TraceArgs) -> anyhow::Result<Self> {
-        Ok(match args.command {
-            None => Self::About { file: args.file.context("the recording is missing")? },
-            Some(Command::Show { file, filter, lines }) => Self::Show {
+        let Some(command) = args.command else { return args.own() };
+        Ok(match command {
+            Command::Show { file, filter, lines } => Self::Show {
                 file,
                 filter: filter.parse()?,
                 lines: lines.map(|n| units::within("--lines", &n, 1..=u64::MAX)).transpose()?,
             },
-            Some(Command::Stat { file, filter, json }) => {
+            Command::Stat { file, filter, json } => {
                 Self::Stat { file, filter: filter.parse()?, json }
             }
-            Some(Command::Export { file, format, output, filter }) => Self::Export {
+            Command::Export { file, format, output, filter } => Self::Export {
                 file,
                 format: self::format(&format)?,
                 output,
                 filter: filter.parse()?,
             },
-            Some(Command::Import { text, output, machine }) => Self::Import {
+            Command::Import { text, output, machine } => Self::Import {
                 text: (text.as_os_str() != "-").then_some(text),
                 output,
                 board: board(&machine)?,

@@ -1,5 +1,6 @@
 //! `--break`, `--symbols`, `--gdb`: looking at a guest where it stands.
 
+mod debugger;
 mod gdb;
 mod line;
 mod prompt;
@@ -10,6 +11,7 @@ use anyhow::Context;
 use trapline_machine::Control;
 use trapline_machine::symbols::Symbols;
 
+pub(crate) use debugger::{Debugger, PROMPT};
 pub use gdb::Gdb;
 pub use prompt::Prompt;
 

@@ -1,5 +1,6 @@
 //! The commands to guests that run: kvmtool's, by their control sockets.
 
+mod attach;
 mod debug;
 mod life;
 mod list;
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 use trapline_control::{AskError, Client, Folder, GuestName};
 
 use crate::cli::{GuestsCommand, WhichGuests};
+pub use attach::{BreakOptions, FollowOptions, follow};
 pub use rates::Sort;
 pub use top::TopOptions;
 
@@ -37,6 +39,7 @@ pub fn run(command: &GuestsCommand) -> ExitCode {
             let which = WhichGuests::One(name.clone());
             each(&which, |guest| debug::balloon(guest, *inflate, *mib))
         }
+        GuestsCommand::Break(options) => attach::breaks(options).map(done),
         GuestsCommand::Top(options) => top::top(options).map(done),
         GuestsCommand::Why { name, json } => {
             this(name.as_ref(), "why").and_then(|mut guest| why::why(&mut guest, *json)).map(done)

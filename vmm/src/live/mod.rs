@@ -1,5 +1,6 @@
 //! The control socket of a guest that runs: its name, and who answers what is asked there.
 
+mod attach;
 mod look;
 pub mod metrics;
 mod metrics_file;
@@ -11,6 +12,7 @@ use trapline_control::{Claim, ClaimError, Folder, Server};
 
 use crate::cli::RunOptions;
 
+pub use attach::Sessions;
 pub use look::Look;
 pub use metrics_file::{MetricsFile, MetricsWriter};
 pub use routes::Guest;

@@ -4,13 +4,14 @@ use std::sync::{Arc, Weak};
 
 use trapline_control::api::{
     Action, ActionType, GetBalloon, GetBalloonStatistics, GetInstance, GetStatistics, GetWhy,
-    Instance, METRICS, PatchBalloon, PatchVm, PutAction, PutDebug, Vm, VmState, Why,
+    Instance, METRICS, PatchBalloon, PatchVm, PutAction, PutBreakLine, PutBreaks, PutDebug,
+    PutTrace, Vm, VmState, Why,
 };
 use trapline_control::{Refusal, Routes};
 use trapline_machine::balloon::Balloon;
 use trapline_machine::{Control, ControlError};
 
-use super::{Look, metrics};
+use super::{Look, Sessions, attach, metrics};
 use crate::console::Console;
 use crate::request::{Request, Requests};
 use crate::why::{self, Surroundings};
@@ -33,6 +34,8 @@ pub struct Guest {
     pub console: Weak<Console>,
     /// The images of its disks.
     pub disks: Vec<String>,
+    /// Who has breaks in it by the socket.
+    pub breaks: Arc<Sessions>,
     /// What ends it as its user would.
     pub requests: Requests,
 }
@@ -54,6 +57,13 @@ impl Guest {
             .serve::<GetBalloonStatistics>(of(guest, |guest, ()| guest.balloon_statistics()))
             .serve::<PatchBalloon>(of(guest, Self::set_balloon))
             .serve::<PutDebug>(of(guest, Self::debug))
+            .serve_lines::<PutTrace, _>(of(guest, |guest, request| {
+                attach::trace(&guest.control, request)
+            }))
+            .serve_lines::<PutBreaks, _>(of(guest, |guest, request| {
+                guest.breaks.attach(&guest.control, &request)
+            }))
+            .serve::<PutBreakLine>(of(guest, |guest, request| guest.breaks.obey(&request)))
             .serve::<GetWhy>(of(guest, |guest, ()| guest.why()))
             .serve::<PatchVm>(of(guest, Self::bring))
             .serve::<PutAction>(of(guest, Self::act))

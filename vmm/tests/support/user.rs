@@ -45,6 +45,15 @@ impl User {
         out
     }
 
+    /// Starts a guest that prints `.` and halts, and waits for that.
+    pub fn start_idle(&self, name: &str) -> Owned {
+        // again: sti; hlt; jmp again
+        let program = Asm::new().print(b".").forever(Asm::new().bytes(&[0xfb, 0xf4]));
+        let mut child = self.command(name, &program).spawn().unwrap().into();
+        await_dot(&mut child);
+        child
+    }
+
     /// Starts a guest that prints `.`, and waits for that.
     pub fn start(&self, name: &str) -> Owned {
         let mut child = self.command(name, &Asm::new().print(b".").spin()).spawn().unwrap().into();

@@ -1,0 +1,74 @@
+//! Guests that run and the commands to them, as far as it takes more of a machine than a test's share:
+//! a hundred guests at once, and schemathesis against the control socket.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::suite::{Tally, Task};
+use crate::{deb, guest, paths, proc, unit};
+
+/// How many guests there are at once; the test of the same name is content with four.
+const GUESTS: &str = "100";
+/// The version is one that speaks of the same problems each time.
+const SCHEMATHESIS: &str = "schemathesis>=4,<5";
+
+/// Both.
+pub(crate) fn tasks() -> Vec<Task> {
+    vec![
+        Task::new(
+            "live-guests",
+            "100 guests at once are started, listed, paused, resumed and stopped (TRAPLINE_GUESTS)",
+            guests,
+        ),
+        Task::new(
+            "live-contract",
+            "schemathesis holds the control socket to docs/openapi.json",
+            contract,
+        ),
+    ]
+}
+
+/// Why it cannot be run here, if so.
+fn refused(name: &str) -> Option<Tally> {
+    let reason = guest::kvm_refusal()?;
+    Some(Tally { skipped: vec![format!("{name}: {reason}")], ..Tally::default() })
+}
+
+fn guests() -> Result<Tally> {
+    if let Some(tally) = refused("live-guests") {
+        return Ok(tally);
+    }
+    let mut command = proc::cargo()?;
+    command.args(["test", "--quiet", "-p", "trapline-vmm", "--test", "kvm_live"]);
+    command.args(["several_guests_obey_at_once", "--", "--exact", "--show-output"]);
+    if std::env::var_os("TRAPLINE_GUESTS").is_none() {
+        command.env("TRAPLINE_GUESTS", GUESTS);
+    }
+    let (passed, text) = proc::watched(&mut command, |_| true)?;
+    Ok(unit::libtest_tally(&text, passed))
+}
+
+fn contract() -> Result<Tally> {
+    if let Some(tally) = refused("live-contract") {
+        return Ok(tally);
+    }
+    let mut build = proc::cargo()?;
+    build.args(["build", "--quiet", "-p", "trapline-vmm"]);
+    if !proc::succeeds(&mut build)? {
+        anyhow::bail!("trapline does not build");
+    }
+    let python = deb::program("python3", &["python3"])?;
+    let packages = paths::build()?.join("schemathesis");
+    if !packages.join("schemathesis").is_dir() {
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(&packages).arg(SCHEMATHESIS);
+        let missing =
+            "The Python package schemathesis cannot be had. Type: pip install schemathesis";
+        proc::output(&mut pip).context(missing)?;
+    }
+    let mut command = proc::in_root(python)?;
+    command.arg("control/tests/contract.py").arg(paths::target()?.join("debug/trapline"));
+    command.arg("docs/openapi.json").env("PYTHONPATH", packages);
+    Ok(Tally::of(proc::succeeds(&mut command)?))
+}
