@@ -33,6 +33,10 @@ impl<T> Held for T {}
 
 /// Who writes down, or reads out, what crosses the line around the devices.
 pub(crate) trait Journal: Send + Sync {
+    /// Whether the machine has been built. What is done before is not written down, but done again in a
+    /// replay, at machine time 0.
+    fn begun(&self) -> bool;
+
     /// The number of who is outside, or of the device that has to do with them, by name.
     fn port(&self, name: &str) -> u16;
 
@@ -127,7 +131,8 @@ impl CharBackend for JournaledBackend {
 }
 
 /// A clock whose wake-ups and whose UTC are in the journal. Its timers count from 0 in the order in
-/// which they are made.
+/// which they are made. It stands at 0 until the machine has been built: a device that asks while it is
+/// made (a clock that shows a second, say) is told the same in a replay, where that takes no time.
 pub(crate) struct JournaledClock {
     inner: Arc<dyn Clock>,
     journal: Arc<dyn Journal>,
@@ -161,11 +166,14 @@ impl JournaledClock {
 
 impl Clock for JournaledClock {
     fn now_ns(&self) -> u64 {
-        self.inner.now_ns()
+        if self.journal.begun() { self.inner.now_ns() } else { 0 }
     }
 
     fn utc_ns(&self) -> u64 {
         let usual = self.utc_ns.load(Ordering::Relaxed);
+        if !self.journal.begun() {
+            return usual;
+        }
         let start_ns = self.journal.number(self.port, Input::Utc, usual, &mut || {
             let start = self.inner.utc_ns().saturating_sub(self.inner.now_ns());
             if start.abs_diff(usual) > DRIFT_NS { start } else { usual }

@@ -156,7 +156,7 @@ pub(crate) struct Recording {
     recorder: Arc<Recorder>,
     pub(crate) ports: Ports,
     blobs: Mutex<Blobs>,
-    /// Whether the machine has been built: what happens before is done again in a replay.
+    /// Whether the machine has been built.
     begun: AtomicBool,
     /// Whether bytes that devices do not look at are kept.
     payload: bool,
@@ -214,7 +214,7 @@ impl Recording {
     }
 
     fn write(&self, op: Op, port: u16, kind: u16, value: u64) {
-        if self.begun.load(Ordering::Acquire) {
+        if self.begun() {
             let step = self.recorder.step();
             self.recorder.event(&step, op, port, kind, value);
         }
@@ -222,7 +222,7 @@ impl Recording {
 
     /// A usual answer came to what is asked for.
     fn omit(&self, port: u16, kind: Input) {
-        if !self.begun.load(Ordering::Acquire) {
+        if !self.begun() {
             return;
         }
         let at_ns = self.recorder.step().at_ns();
@@ -237,7 +237,7 @@ impl Recording {
 
     /// Another answer than the usual one is about to be written down.
     fn unusual(&self, port: u16, kind: Input) {
-        if !self.begun.load(Ordering::Acquire) {
+        if !self.begun() {
             return;
         }
         let step = self.recorder.step();
@@ -253,7 +253,7 @@ impl Recording {
     }
 
     fn write_bytes(&self, port: u16, kind: Input, bytes: Vec<u8>) {
-        if self.begun.load(Ordering::Acquire) {
+        if self.begun() {
             let step = self.recorder.step();
             let mut blobs = self.blobs.lock();
             let (number, len) = (blobs.next, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
@@ -278,6 +278,10 @@ impl Recording {
 }
 
 impl Journal for Recording {
+    fn begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
     fn port(&self, name: &str) -> u16 {
         self.ports.number(name)
     }
@@ -316,7 +320,7 @@ impl Journal for Recording {
     }
 
     fn payload(&self, port: u16, len: u64, copy: &mut Pieces<'_>) {
-        if !self.begun.load(Ordering::Acquire) {
+        if !self.begun() {
             return;
         }
         let bytes = usize::try_from(len).unwrap_or(usize::MAX);

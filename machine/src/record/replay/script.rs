@@ -178,6 +178,10 @@ impl Script {
 }
 
 impl Journal for Script {
+    fn begun(&self) -> bool {
+        self.inner.lock().begun
+    }
+
     fn port(&self, name: &str) -> u16 {
         let at = self.ports.iter().position(|port| port == name);
         at.and_then(|at| u16::try_from(at).ok()).unwrap_or(u16::MAX)
