@@ -8,11 +8,11 @@ use anyhow::Result;
 use crate::arch::Arch;
 use crate::cross::Toolchain;
 use crate::suite::{self, Tally, Task};
-use crate::{lint, paths, proc};
+use crate::{lint, proc, vmm};
 
 /// Runs all of it; the status is 0 when nobody complains.
 pub(crate) fn run() -> Result<u8> {
-    Ok(suite::conclude(&suite::perform(&tasks())))
+    Ok(suite::conclude(&suite::side_by_side(&tasks())))
 }
 
 /// The tasks, fastest complaint first.
@@ -22,27 +22,32 @@ pub(crate) fn tasks() -> Vec<Task> {
         Ok(Tally::of(proc::succeeds(command.args(["fmt", "--all", "--check"]))?))
     })];
     tasks.extend(lint::tasks());
-    tasks.push(Task::new("clippy", "cargo clippy, warnings are errors", || {
-        let mut command = proc::cargo()?;
-        command.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-Dwarnings"]);
-        Ok(Tally::of(proc::succeeds(&mut command)?))
-    }));
-    tasks.push(Task::new("clippy-other", "the same for the other architecture", other_clippy));
-    tasks.push(Task::new(
-        "no-std",
-        "the no_std crates for a machine without an operating system",
-        no_std,
-    ));
-    tasks.push(Task::new("docs", "cargo doc, warnings are errors", || {
-        let mut command = proc::cargo()?;
-        command.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
-        Ok(Tally::of(proc::succeeds(command.env("RUSTDOCFLAGS", "-Dwarnings"))?))
-    }));
+    let about = "the same for the other architecture";
+    tasks.extend([
+        Task::new("clippy", "cargo clippy, warnings are errors", clippy).alone_in("debug"),
+        Task::new("clippy-other", about, other_clippy).alone_in("static"),
+        Task::new("no-std", "the no_std crates for a machine without an operating system", no_std)
+            .alone_in("debug"),
+        Task::new("docs", "cargo doc, warnings are errors", docs).alone_in("debug"),
+    ]);
     tasks
 }
 
+fn clippy() -> Result<Tally> {
+    let mut command = proc::cargo()?;
+    command.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-Dwarnings"]);
+    Ok(Tally::of(proc::succeeds(&mut command)?))
+}
+
+fn docs() -> Result<Tally> {
+    let mut command = proc::cargo()?;
+    command.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+    Ok(Tally::of(proc::succeeds(command.env("RUSTDOCFLAGS", "-Dwarnings"))?))
+}
+
 /// Whether the code for the architecture that is not this machine's is as clean as the rest. Tests
-/// are left out: many are written in the machine code of this one.
+/// are left out: many are written in the machine code of this one. It has the folder, the profile and
+/// the flags of the program for that architecture, so that what builds programs runs once for both.
 fn other_clippy() -> Result<Tally> {
     let other = Arch::host().other();
     let toolchain = Toolchain::for_arch(other)?;
@@ -50,8 +55,8 @@ fn other_clippy() -> Result<Tally> {
         Some(program) => proc::in_root(&program)?,
         None => proc::cargo()?,
     };
-    command.args(["clippy", "--quiet", "--workspace", "--lib", "--bins"]);
-    command.arg("--target-dir").arg(paths::target()?.join("other"));
+    command.args(["clippy", "--quiet", "--workspace", "--lib", "--bins", "--release"]);
+    vmm::made_static(&mut command, other)?;
     toolchain.apply(&mut command);
     Ok(Tally::of(proc::succeeds(command.args(["--", "-Dwarnings"]))?))
 }

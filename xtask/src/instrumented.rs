@@ -12,12 +12,16 @@ use crate::arch::Arch;
 use crate::suite::{Tally, Task};
 use crate::{paths, proc, unit};
 
+/// Where both sanitizers' programs are built: what only the compiler runs is the same for them.
+const SANITIZED: &str = "sanitized";
+
 /// The three of them.
 pub(crate) fn tasks() -> Vec<Task> {
     vec![
         Task::new("asan", "the registry's tests with AddressSanitizer", || {
             sanitized("address", "asan", &["--lib", "--tests"])
-        }),
+        })
+        .alone_in(SANITIZED),
         Task::new("tsan", "the registry's threaded tests with ThreadSanitizer", || {
             let mut threaded = vec!["--lib"];
             let tests = [
@@ -33,12 +37,14 @@ pub(crate) fn tasks() -> Vec<Task> {
             ];
             threaded.extend(tests.iter().flat_map(|test| ["--test", test]));
             sanitized("thread", "tsan", &threaded)
-        }),
+        })
+        .alone_in(SANITIZED),
         Task::new("loom", "the registry's protocol under every interleaving", || {
             let mut command = tests("loom")?;
-            command.args(["--release", "--lib", "publish"]).env("RUSTFLAGS", "--cfg loom");
-            tally(&mut command)
-        }),
+            command.args(["--profile", "loom", "--lib", "publish"]);
+            tally(command.env("RUSTFLAGS", "--cfg loom"))
+        })
+        .alone_in("loom"),
     ]
 }
 
@@ -47,7 +53,7 @@ fn sanitized(sanitizer: &str, runtime: &str, which: &[&str]) -> Result<Tally> {
         let reason = format!("{runtime}: this toolchain has no run-time library for it");
         return Ok(Tally { skipped: vec![reason], ..Tally::default() });
     }
-    let mut command = tests(runtime)?;
+    let mut command = tests(SANITIZED)?;
     // The standard library is not built for it; the suppressions are what that would hide.
     let flags = format!("-Zsanitizer={sanitizer} -Cunsafe-allow-abi-mismatch=sanitizer");
     let suppressions = paths::root()?.join("trap/tests/tsan.supp");

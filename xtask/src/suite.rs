@@ -1,8 +1,10 @@
-//! Tasks with names, and the table that says how they went.
+//! Tasks with names, several at a time, and the table that says how they went.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use parking_lot::{Condvar, Mutex};
 
 use crate::arch::Arch;
 use crate::guest::Ready;
@@ -39,6 +41,10 @@ pub(crate) struct Task {
     pub(crate) name: String,
     /// One line about it.
     pub(crate) about: &'static str,
+    /// The folder of `target/` that it has to itself while it runs, as cargo would make it wait.
+    folder: Option<&'static str>,
+    /// The task it needs the result of.
+    after: Option<String>,
     /// Runs it; an error is one failed test.
     pub(crate) run: Box<dyn Fn() -> Result<Tally> + Send + Sync>,
 }
@@ -50,7 +56,17 @@ impl Task {
         about: &'static str,
         run: impl Fn() -> Result<Tally> + Send + Sync + 'static,
     ) -> Self {
-        Self { name: name.into(), about, run: Box::new(run) }
+        Self { name: name.into(), about, folder: None, after: None, run: Box::new(run) }
+    }
+
+    /// The same task with a folder of `target/` to itself.
+    pub(crate) fn alone_in(self, folder: &'static str) -> Self {
+        Self { folder: Some(folder), ..self }
+    }
+
+    /// The same task, not before the one of this name has ended.
+    pub(crate) fn after(self, name: impl Into<String>) -> Self {
+        Self { after: Some(name.into()), ..self }
     }
 
     /// Runs it and says so, on standard error, when it starts and how it ended.
@@ -103,6 +119,87 @@ pub(crate) fn perform(tasks: &[Task]) -> Vec<Row> {
     tasks.iter().take_while(|_| !terminal::ended()).map(Task::perform).collect()
 }
 
+/// Runs tasks side by side until a signal asks us to end: whenever there is a processor for one more,
+/// the first that nothing keeps waiting. Their rows are in the order of the tasks.
+pub(crate) fn side_by_side(tasks: &[Task]) -> Vec<Row> {
+    let agenda = Agenda::new(tasks);
+    thread::scope(|scope| {
+        for _ in 0..at_once() {
+            scope.spawn(|| agenda.work());
+        }
+    });
+    let mut rows = agenda.progress.into_inner().rows;
+    rows.sort_by_key(|(index, _)| *index);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+/// How many tasks run at the same time: one more than there are processors, as a guest sleeps now and
+/// then, and much of what cargo does is not parallel. Each guest takes memory, so there are not many.
+fn at_once() -> usize {
+    thread::available_parallelism().map_or(2, |count| count.get() + 1).min(4)
+}
+
+/// What is to be done, and what of it has been.
+struct Agenda<'a> {
+    tasks: &'a [Task],
+    progress: Mutex<Progress>,
+    /// A task has ended.
+    ended: Condvar,
+}
+
+/// Tasks by their places in the list.
+struct Progress {
+    waiting: Vec<usize>,
+    running: Vec<usize>,
+    rows: Vec<(usize, Row)>,
+}
+
+impl<'a> Agenda<'a> {
+    fn new(tasks: &'a [Task]) -> Self {
+        let waiting = (0..tasks.len()).collect();
+        let progress = Progress { waiting, running: Vec::new(), rows: Vec::new() };
+        Self { tasks, progress: Mutex::new(progress), ended: Condvar::new() }
+    }
+
+    /// Does what there is to do, until there is nothing.
+    fn work(&self) {
+        while let Some((index, task)) = self.begin() {
+            let row = task.perform();
+            let mut progress = self.progress.lock();
+            progress.running.retain(|&running| running != index);
+            progress.rows.push((index, row));
+            self.ended.notify_all();
+        }
+    }
+
+    /// The next task to run, once there is one that may; `None` at the end.
+    fn begin(&self) -> Option<(usize, &'a Task)> {
+        let mut progress = self.progress.lock();
+        while !terminal::ended() && !progress.waiting.is_empty() {
+            if let Some(at) = progress.waiting.iter().position(|&i| self.may_run(i, &progress)) {
+                let index = progress.waiting.remove(at);
+                progress.running.push(index);
+                return self.tasks.get(index).map(|task| (index, task));
+            }
+            // One that may not run waits for another that runs.
+            self.ended.wait(&mut progress);
+        }
+        None
+    }
+
+    fn may_run(&self, index: usize, progress: &Progress) -> bool {
+        let Some(task) = self.tasks.get(index) else { return false };
+        let among = |places: &[usize], is: &dyn Fn(&Task) -> bool| {
+            places.iter().filter_map(|&place| self.tasks.get(place)).any(is)
+        };
+        let needed = |other: &Task| task.after.as_deref() == Some(other.name.as_str());
+        let in_the_way = |other: &Task| task.folder.is_some() && task.folder == other.folder;
+        !among(&progress.running, &in_the_way)
+            && !among(&progress.running, &needed)
+            && !among(&progress.waiting, &needed)
+    }
+}
+
 /// Prints the table, every skipped test with its reason, and the totals; the exit status.
 pub(crate) fn conclude(rows: &[Row]) -> u8 {
     print!("\n{}", table(rows));
@@ -138,6 +235,7 @@ fn table(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     fn row(name: &str, passed: usize, failed: usize, skipped: &[&str]) -> Row {
         let skipped = skipped.iter().map(|&text| text.to_owned()).collect();
@@ -155,6 +253,59 @@ mod tests {
         assert_eq!(text.lines().last(), Some("40 passed, 1 failed, 1 skipped"));
         assert!(text.contains("SKIPPED kvm_boot: no /dev/kvm\n"));
         assert!(text.contains("unit  FAILED ") && text.contains("kvm   skipped"), "{text}");
+    }
+
+    /// Runs tasks side by side that note when they begin and end, and are long enough to meet.
+    fn noted(tasks: &[(&'static str, Option<&'static str>, Option<&'static str>)]) -> Vec<String> {
+        let notes = Arc::new(Mutex::new(Vec::new()));
+        let task = |&(name, folder, after): &(&'static str, _, Option<&str>)| {
+            let notes = Arc::clone(&notes);
+            let task = Task::new(name, "", move || {
+                notes.lock().push(format!("{name} begins"));
+                thread::sleep(Duration::from_millis(20));
+                notes.lock().push(format!("{name} ends"));
+                Ok(Tally::of(true))
+            });
+            Task { folder, after: after.map(str::to_owned), ..task }
+        };
+        let rows = side_by_side(&tasks.iter().map(task).collect::<Vec<_>>());
+        let names: Vec<_> = rows.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(names, tasks.iter().map(|task| task.0).collect::<Vec<_>>());
+        notes.lock().clone()
+    }
+
+    #[test]
+    fn tasks_of_one_folder_take_turns_in_their_order() {
+        let folder = Some("main");
+        let notes = noted(&[("a", folder, None), ("b", folder, None), ("c", folder, None)]);
+        let turns = ["a begins", "a ends", "b begins", "b ends", "c begins", "c ends"];
+        assert_eq!(notes, turns);
+    }
+
+    #[test]
+    fn a_task_begins_when_the_one_it_needs_has_ended() {
+        let notes = noted(&[("x", None, Some("y")), ("y", None, None), ("z", None, Some("x"))]);
+        let turns = ["y begins", "y ends", "x begins", "x ends", "z begins", "z ends"];
+        assert_eq!(notes, turns);
+    }
+
+    #[test]
+    fn tasks_that_need_nothing_of_each_other_run_at_the_same_time() {
+        let here = Arc::new((Mutex::new(0), Condvar::new()));
+        let task = |name| {
+            let here = Arc::clone(&here);
+            Task::new(name, "", move || {
+                let (count, came) = &*here;
+                let mut count = count.lock();
+                *count += 1;
+                came.notify_all();
+                came.wait_while_for(&mut count, |count| *count < 2, Duration::from_secs(60));
+                Ok(Tally::of(*count == 2))
+            })
+        };
+        let needs_what_is_not_there = task("b").after("nobody");
+        let rows = side_by_side(&[task("a").alone_in("main"), needs_what_is_not_there]);
+        assert!(rows.iter().all(|row| row.tally.passed == 1));
     }
 
     #[test]

@@ -1,24 +1,20 @@
 //! `cargo xtask test`: everything, with a table at the end.
 
 use std::process::Command;
-use std::thread;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use parking_lot::Mutex;
 
 use crate::arch::Arch;
 use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
 use crate::scenarios::{DISPLAYED, FEWER_EXITS, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Show, Watch, last_lines};
-use crate::suite::{self, Guests, Row, Tally, Task};
+use crate::suite::{self, Guests, Tally, Task};
 use crate::{
     cases, check, coalescing, deb, disks, driver, filesystems, first_run, instrumented, interrupts,
     live, net, pauses, picture, pty, recordings, shares, traces, unit, vfio, viewers, virtio, vmm,
 };
-
-/// How many boots run at the same time: each keeps about one processor busy.
-const AT_ONCE: usize = 2;
 
 /// What `cargo xtask test` takes.
 #[derive(Args)]
@@ -55,11 +51,8 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     if tasks.is_empty() && guests.is_empty() {
         bail!("No test has such a name; see cargo xtask test --list");
     }
-    let mut rows = suite::perform(&tasks);
-    if !crate::terminal::ended() {
-        rows.extend(boot_all(&prepared(guests)));
-    }
-    Ok(suite::conclude(&rows))
+    tasks.extend(prepared(guests));
+    Ok(suite::conclude(&suite::side_by_side(&tasks)))
 }
 
 /// The tests that boot guests: those of arm64 first, and of each architecture the longest.
@@ -86,47 +79,33 @@ fn guests() -> Vec<Guests> {
     guests
 }
 
-/// The tasks for tests that boot guests, with what those of one architecture need made once; or,
-/// where it cannot be made, tasks that say so.
-fn prepared(guests: Vec<Guests>) -> Vec<Task> {
-    let mut made: Vec<(Arch, Option<Ready>)> = Vec::new();
-    let task = |Guests { name, about, arch, run }| {
-        let ready = match made.iter().find(|(of, _)| *of == arch) {
-            Some((_, ready)) => ready.clone(),
-            None => {
-                let ready = Ready::make(arch);
-                let ready = ready
-                    .inspect_err(|error| eprintln!("No boot of {arch} is possible: {error:#}"))
-                    .ok();
-                made.push((arch, ready.clone()));
-                ready
-            }
+/// The tasks for tests that boot guests, behind those that make what guests of one architecture need.
+fn prepared(mut guests: Vec<Guests>) -> Vec<Task> {
+    let (mut making, mut booting) = (Vec::new(), Vec::new());
+    for arch in [Arch::Aarch64, Arch::X86_64] {
+        let guests: Vec<Guests> = guests.extract_if(.., |test| test.arch == arch).collect();
+        if guests.is_empty() {
+            continue;
+        }
+        let name = format!("build-{arch}");
+        let ready: Arc<OnceLock<Ready>> = Arc::default();
+        booting.extend(guests.into_iter().map(|guests| boots(guests, &ready).after(&name)));
+        let make = move || {
+            let _ = ready.set(Ready::make(arch)?);
+            Ok(Tally::of(true))
         };
-        Task::new(name, about, move || match &ready {
-            Some(ready) => run(ready),
-            None => bail!("kernel, initrd or trapline could not be made"),
-        })
-    };
-    guests.into_iter().map(task).collect()
+        let about = "a kernel, and the static program that boots it";
+        making.push(Task::new(name, about, make).alone_in("static"));
+    }
+    making.extend(booting);
+    making
 }
 
-fn boot_all(tasks: &[Task]) -> Vec<Row> {
-    let next = Mutex::new(tasks.iter().enumerate());
-    let rows = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while !crate::terminal::ended() {
-                    let Some((index, task)) = next.lock().next() else { break };
-                    let row = task.perform();
-                    rows.lock().push((index, row));
-                }
-            });
-        }
-    });
-    let mut rows = rows.into_inner();
-    rows.sort_by_key(|(index, _)| *index);
-    rows.into_iter().map(|(_, row)| row).collect()
+fn boots(guests: Guests, ready: &Arc<OnceLock<Ready>>) -> Task {
+    let ready = Arc::clone(ready);
+    Task::new(guests.name, guests.about, move || {
+        (guests.run)(ready.get().context("kernel or trapline could not be made")?)
+    })
 }
 
 fn play(scenario: &Scenario, place: Place, ready: &Ready) -> Result<Tally> {

@@ -1,6 +1,7 @@
 //! The `trapline` binary, static so that it also runs where there is nothing but busybox.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -48,15 +49,23 @@ fn flags(arch: Arch) -> String {
     flags
 }
 
+/// Has `cargo` work in the folder of static programs, with their flags.
+pub(crate) fn made_static(cargo: &mut Command, arch: Arch) -> Result<()> {
+    cargo.arg("--target-dir").arg(folder()?);
+    cargo.env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", flags(arch));
+    Ok(())
+}
+
+fn folder() -> Result<PathBuf> {
+    Ok(paths::target()?.join("static"))
+}
+
 /// Builds the program `name` of one of our packages as [`build`] builds trapline, and returns its
 /// path.
 pub(crate) fn static_binary(arch: Arch, package: &str, name: &str) -> Result<PathBuf> {
-    let target = paths::target()?.join("static");
     let mut cargo = proc::cargo()?;
     cargo.args(["build", "--quiet", "--release", "-p", package]);
-    cargo.arg("--target-dir").arg(&target);
-    cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
-    cargo.env("RUSTFLAGS", flags(arch));
+    made_static(&mut cargo, arch)?;
     if arch != Arch::host() {
         Toolchain::for_arch(arch)?.apply(&mut cargo);
     } else {
@@ -66,5 +75,5 @@ pub(crate) fn static_binary(arch: Arch, package: &str, name: &str) -> Result<Pat
     if !proc::succeeds(&mut cargo)? {
         bail!("{name} does not build for {arch}");
     }
-    Ok(target.join(arch.target()).join("release").join(name))
+    Ok(folder()?.join(arch.target()).join("release").join(name))
 }
