@@ -3,12 +3,12 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::Stdio;
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use support::guest::{Guest, finish, run};
-use support::{Pty, Running, shell_status, until};
+use support::{Owned, Pty, Running, TRAPLINE, shell_status, until};
 use trapline_testkit::realmode::{Asm, LSR_DATA_READY, LSR_EMPTY, UART, UART_LSR};
 
 /// Lines of numbers, `len` bytes, each place different from the others.
@@ -53,32 +53,37 @@ fn every_byte_comes_out_with_and_without_coalescing() {
     }
 }
 
-/// More than a pipe and our own queue hold, so that the guest itself has to wait for the reader.
+/// More than a pipe and our own queue hold, so that the guest itself has to wait for the reader: nobody
+/// reads before it has looked for room more often than it would have to for all of it.
 #[test]
 fn a_guest_faster_than_its_reader_loses_nothing() {
     let text = numbers(60 << 10);
     let program = burst(&text).print(b"end").exit(0);
-    let guest = Guest::new(&program).with(&["--exit-port", "--stat=all"]);
+    let runtime = tempfile::tempdir().unwrap();
+    let guest = Guest::new(&program).with(&["--exit-port", "--name", "fast"]);
     let (mut reader, writer) = std::io::pipe().unwrap();
     rustix::pipe::fcntl_setpipe_size(&reader, 4096).unwrap();
-    let child = guest.command().stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(2));
+    let mut command = guest.command();
+    command.env("XDG_RUNTIME_DIR", runtime.path()).stdout(writer).stderr(Stdio::piped());
+    let child: Owned = command.spawn().unwrap().into();
+    drop(command);
+    let would_find_room = text.len().div_ceil(16) * 3 + b"end".len();
+    until("the guest has to wait", || looked(runtime.path()) > would_find_room as u64);
     let mut seen = Vec::new();
-    let mut piece = [0; 1000];
-    loop {
-        let count = reader.read(&mut piece).unwrap();
-        if count == 0 {
-            break;
-        }
-        seen.extend_from_slice(&piece[..count]);
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let ended = finish(child).expect_status(1);
-    // It looked more often than it found room.
-    let found_room = text.len().div_ceil(16) * 3 + b"end".len();
-    let looked = ended.stat("serial0/uart", "reads");
-    assert!(looked > found_room as u64, "{looked} of {found_room}: it never had to wait");
+    reader.read_to_end(&mut seen).unwrap();
+    finish(child).expect_status(1);
     assert!(seen == [text.repeat(3), b"end".to_vec()].concat(), "{} bytes", seen.len());
+}
+
+/// How often the only guest of this user has read its serial port's line status; 0 before there is one.
+fn looked(runtime: &Path) -> u64 {
+    let mut stat = Command::new(TRAPLINE);
+    stat.args(["stat", "--all", "--json"]).env("XDG_RUNTIME_DIR", runtime).stdin(Stdio::null());
+    let said = stat.output().unwrap().stdout;
+    let told: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
+    let rows = told["registers"].as_array().into_iter().flatten();
+    let lsr = rows.into_iter().find(|row| row["register"] == "LSR");
+    lsr.map_or(0, |row| row["reads"].as_u64().unwrap())
 }
 
 #[test]
