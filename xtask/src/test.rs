@@ -68,6 +68,7 @@ fn guests() -> Vec<Guests> {
     guests.extend(net::guests());
     guests.extend(viewers::guests());
     guests.extend(traces::guests());
+    guests.extend(recordings::guests());
     let place = Place::best(Arch::X86_64);
     guests.extend(SCENARIOS.iter().map(|scenario| Guests {
         name: scenario.name,
