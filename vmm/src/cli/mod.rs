@@ -110,7 +110,10 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
     if qemu::is_called(args.peek()) {
         return Ok(Parsed::Qtest(Box::new(qemu::parse(args.skip(1))?)));
     }
-    let matches = match command(host).try_get_matches_from(args) {
+    let args: Vec<OsString> = args.collect();
+    // Memory that the options of a second command take counts as any other.
+    let sandboxes = args.iter().any(|word| word == "sandbox");
+    let matches = match command(host, sandboxes).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) => return asked_for_text(&error),
     };
@@ -143,7 +146,7 @@ pub fn parse_on(args: impl IntoIterator<Item = OsString>, host: &Host) -> anyhow
             Ok(Parsed::Guests(guests::parse(name, matches)?))
         }
         Some(("version", _)) => Ok(Parsed::Text(version())),
-        _ => Ok(Parsed::Text(command(host).render_help().to_string())),
+        _ => Ok(Parsed::Text(command(host, false).render_help().to_string())),
     }
 }
 
@@ -161,8 +164,9 @@ fn version() -> String {
     format!("trapline {}\n", env!("CARGO_PKG_VERSION"))
 }
 
-/// All commands, with help on the options that guests of this host can have.
-fn command(host: &Host) -> Command {
+/// All commands, with help on the options that guests of this host can have; those of `sandbox` only if
+/// it is the one.
+fn command(host: &Host, sandboxes: bool) -> Command {
     let run = Command::new("run")
         .about("Run a guest")
         .override_usage("trapline run [OPTIONS] [KERNEL] [-- COMMAND...]")
@@ -197,7 +201,7 @@ fn command(host: &Host) -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .help_template(StyledStr::from(HELP))
         .subcommand(options(run))
-        .subcommand(options(sandbox))
+        .subcommand(if sandboxes { options(sandbox) } else { sandbox })
         .subcommands(guests::commands())
         .subcommand(qtest::QtestArgs::augment_args(qtest))
         .subcommand(setup())

@@ -24,19 +24,19 @@ fn help_is_what_test_suites_and_people_look_for() {
 
 #[test]
 fn every_option_has_help() {
-    let all = command(&HOST);
+    let all = command(&HOST, true);
     let run = all.find_subcommand("run").unwrap();
     for arg in run.get_arguments() {
         assert!(arg.get_help().is_some(), "{}", arg.get_id());
     }
-    command(&HOST).debug_assert();
-    command(&ARM64).debug_assert();
+    command(&HOST, true).debug_assert();
+    command(&ARM64, true).debug_assert();
 }
 
 /// What the help text says of an option is what it does.
 #[test]
 fn devices_that_the_help_says_do_not_exist_are_refused() {
-    let all = command(&HOST);
+    let all = command(&HOST, true);
     let run = all.find_subcommand("run").unwrap();
     let shown = run.get_arguments().filter(|arg| !arg.is_hide_set());
     let do_not_exist = "Devices that do not exist yet (refused by name)";
