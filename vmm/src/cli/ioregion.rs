@@ -170,7 +170,7 @@ mod tests {
         for (text, said) in [
             (
                 "",
-                " is none of pio=, mmio=, len=, socket=, type=, posted, fast, user_data=, datamatch= and when-dead=",
+                " is none of pio=, mmio=, len=, socket=, type=, posted, fast, user_data=, datamatch=, ids, ring and when-dead=",
             ),
             ("len=8,socket=/s", "where is it? Add pio= and a port, or mmio= and an address"),
             ("pio=1,len=8", "who answers? Add socket= and the path of a UNIX socket"),
@@ -193,7 +193,7 @@ mod tests {
             ("when-dead=cry", "when-dead=cry is not one of ones, stop and reconnect"),
             (
                 "posted=1",
-                "posted=1 is none of pio=, mmio=, len=, socket=, type=, posted, fast, user_data=, datamatch= and when-dead=",
+                "posted=1 is none of pio=, mmio=, len=, socket=, type=, posted, fast, user_data=, datamatch=, ids, ring and when-dead=",
             ),
         ] {
             assert_eq!(parse(text).unwrap_err(), format!("--ioregion {text}: {said}"));
