@@ -16,6 +16,8 @@ start() {
     eval "words=\"quiet ACKED=\$$1 $2\""
     disk="$image,format=$1"
     shift 2
+    # Before it is looked into: what starts in the background empties it at some time.
+    : >"$console"
     trapline "$@" -d "$disk" -p "$words" </dev/null >"$console" 2>&1 &
     pid=$!
 }

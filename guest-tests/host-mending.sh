@@ -23,6 +23,8 @@ fill() {
     echo "TRAPLINE-HOST: a disk of $format"
     mount -t tmpfs -o size=3M tmpfs /images
     qemu-img create -q -f "$format" /images/disk 16M
+    # Before it is looked into: what starts in the background empties it at some time.
+    : >"$console"
     trapline "$@" -d "/images/disk,format=$format,werror=stop" -p "quiet $words" \
         <&4 >"$console" 2>&1 &
     pid=$!
