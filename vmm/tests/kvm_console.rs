@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
+use serde_json::Value;
 use support::guest::{Guest, finish, run};
 use support::{Owned, Pty, Running, TRAPLINE, shell_status, until};
 use trapline_testkit::realmode::{Asm, LSR_DATA_READY, LSR_EMPTY, UART, UART_LSR};
@@ -79,11 +80,11 @@ fn a_guest_faster_than_its_reader_loses_nothing() {
 fn looked(runtime: &Path) -> u64 {
     let mut stat = Command::new(TRAPLINE);
     stat.args(["stat", "--all", "--json"]).env("XDG_RUNTIME_DIR", runtime).stdin(Stdio::null());
-    let said = stat.output().unwrap().stdout;
-    let told: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
-    let rows = told["registers"].as_array().into_iter().flatten();
-    let lsr = rows.into_iter().find(|row| row["register"] == "LSR");
-    lsr.map_or(0, |row| row["reads"].as_u64().unwrap())
+    let said = stat.output().map(|output| output.stdout).unwrap_or_default();
+    let told: Value = serde_json::from_slice(&said).unwrap_or_default();
+    let rows = told.get("registers").and_then(Value::as_array).into_iter().flatten();
+    let mut lsr = rows.filter(|row| row.get("register").is_some_and(|name| name == "LSR"));
+    lsr.next().and_then(|row| row.get("reads")?.as_u64()).unwrap_or(0)
 }
 
 #[test]
