@@ -210,8 +210,9 @@ struct BreakArgs {
     /// The running guest of this name
     #[arg(value_name = "NAME")]
     guest: String,
-    /// Stop it after such accesses: DEVICE[:REGISTER][=r|w|rw][,value=N]
-    #[arg(value_name = "BREAK")]
+    /// Stop it after accesses to a device or region, to one of its registers, that read or write, or have
+    /// this value
+    #[arg(value_name = "DEVICE[:REGISTER][=r|w|rw][,value=N]")]
     breaks: Vec<String>,
     /// Tell of so many stops, let the guest go on each time, and end
     #[arg(short = 'c', long, value_name = "N")]
