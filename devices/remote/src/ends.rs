@@ -31,6 +31,9 @@ pub struct Ends {
     to: Option<(OwnedFd, Kind)>,
     /// In the place of the socket, which only wakes who sleeps then.
     ring: Option<Box<Ring>>,
+    /// Whether descriptors can be sent along with bytes. Looked up at once: a device that is confined later
+    /// may not ask any more.
+    is_unix_socket: bool,
 }
 
 impl Ends {
@@ -39,7 +42,9 @@ impl Ends {
     /// # Errors
     /// It cannot be made not to wait.
     pub fn socket(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { from: prepared(fd)?, to: None, ring: None })
+        let domain = rustix::net::sockopt::socket_domain(&fd);
+        let is_unix_socket = domain == Ok(AddressFamily::UNIX);
+        Ok(Self { from: prepared(fd)?, to: None, ring: None, is_unix_socket })
     }
 
     /// Two descriptors: what comes is read from `from`, what goes is written to `to`.
@@ -47,7 +52,8 @@ impl Ends {
     /// # Errors
     /// They cannot be made not to wait.
     pub fn pair(from: OwnedFd, to: OwnedFd) -> io::Result<Self> {
-        Ok(Self { from: prepared(from)?, to: Some(prepared(to)?), ring: None })
+        let (from, to) = (prepared(from)?, Some(prepared(to)?));
+        Ok(Self { from, to, ring: None, is_unix_socket: false })
     }
 
     /// To wait for what comes.
@@ -76,8 +82,7 @@ impl Ends {
 
     /// Whether descriptors can be sent along with bytes.
     pub(crate) fn is_unix_socket(&self) -> bool {
-        let domain = rustix::net::sockopt::socket_domain(&self.from.0);
-        self.to.is_none() && domain == Ok(AddressFamily::UNIX)
+        self.is_unix_socket
     }
 
     /// Waits without sleep, as far as that pays, for something to receive; whether there is.

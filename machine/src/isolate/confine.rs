@@ -67,6 +67,8 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_recvfrom,
+    // The first message may bring a descriptor.
+    libc::SYS_recvmsg,
     libc::SYS_sendto,
     libc::SYS_ppoll,
     libc::SYS_epoll_pwait,

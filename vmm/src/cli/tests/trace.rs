@@ -65,7 +65,7 @@ fn formats_and_boards_are_read() {
 #[test]
 fn mistakes_are_one_sentence() {
     for (args, wanted) in [
-        ("trace", "<FILE>: missing; see --help"),
+        ("trace", "<FILE|NAME>: missing; see --help"),
         ("diff a", "<SECOND>: missing; see --help"),
         ("tune", "<FILE>: missing; see --help"),
         (
