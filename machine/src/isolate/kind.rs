@@ -130,7 +130,7 @@ impl Power for Nobody {
 /// it keeps what names depend on.
 pub(crate) struct Names {
     kind: Kind,
-    /// A UART's line control register, a clock's address latch.
+    /// A UART's line control register, a clock's address latch, a CRT controller's address register.
     latch: AtomicU8,
 }
 
@@ -154,7 +154,11 @@ impl Names {
                 row.is_some_and(|row| matches!(row.reg, serial::regs::Reg::Lcr))
             }
             Kind::Rtc { .. } => rtc::regs::INDEX == offset,
-            Kind::I8042 | Kind::Crtc => false,
+            Kind::Crtc => {
+                let row = legacy::regs::CRT.for_write(offset);
+                row.is_some_and(|row| row.reg == legacy::regs::Crt::Index)
+            }
+            Kind::I8042 => false,
         };
         if has_latch {
             self.latch.store(value, Ordering::Relaxed);
@@ -172,7 +176,7 @@ impl Names {
                 let map = &i8042::regs::MAP;
                 row(map.for_write(offset), map.for_read(offset)).map(|row| row.name)
             }
-            Kind::Crtc => legacy::regs::CRT.for_read(offset).map(|row| row.name),
+            Kind::Crtc => legacy::crtc_register(latch, offset, direction),
         }
     }
 }
