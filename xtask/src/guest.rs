@@ -16,7 +16,7 @@ use crate::session::{self, Watch};
 use crate::{initrd, paths, vmm};
 
 /// How long a boot that nobody types at may take.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(180);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(360);
 /// How long such a boot may take on this architecture: emulating arm64's virtualization takes QEMU
 /// several times as long as AMD's.
 pub(crate) fn patience(arch: Arch) -> Duration {
