@@ -139,8 +139,9 @@ impl Shared {
     }
 }
 
-/// Where a register is: its slot, its offset there, and the direction.
-type Key = (u16, u16, Direction);
+/// Where a register is: its slot, its offset there, and the direction; and what it was called, if that
+/// was said when it was reached.
+type Key = (u16, u16, Direction, Option<&'static str>);
 
 struct Counter {
     registry: Registry,
@@ -162,31 +163,30 @@ impl Counter {
     /// Reads the rings; says how much the fullest had.
     fn round(&mut self) -> usize {
         let mut most = 0;
-        // What a register is called may depend on the state of its device, so it is asked anew.
+        // Regions go, and with them what their registers are called.
         let mut rows = HashMap::new();
         for followed in self.follower.read() {
             most = most.max(followed.records.len());
             self.counted.lost += followed.lost;
             let mut times = followed.times.iter().peekable();
-            for (place, record) in followed.records.iter().enumerate() {
+            let all = followed.records.iter().zip(&followed.registers).enumerate();
+            for (place, (record, register)) in all {
                 let time = times.next_if(|(of, _)| *of == place).map(|(_, ns)| *ns);
-                self.add(record, time, &mut rows);
+                self.add((record, *register), time, &mut rows);
             }
         }
         most
     }
 
-    fn add(&mut self, record: &Record, time: Option<u64>, rows: &mut HashMap<Key, usize>) {
+    fn add(
+        &mut self,
+        (record, register): (&Record, Option<&'static str>),
+        time: Option<u64>,
+        rows: &mut HashMap<Key, usize>,
+    ) {
         let Some((direction, bytes, _, outcome)) = record.access() else { return };
-        let key = (record.slot, record.offset, direction);
-        let row = match rows.get(&key) {
-            Some(row) => *row,
-            None => {
-                let row = self.row(record.slot, record.offset, direction);
-                rows.insert(key, row);
-                row
-            }
-        };
+        let key = (record.slot, record.offset, direction, register);
+        let row = *rows.entry(key).or_insert_with(|| self.row(key));
         let Some(row) = self.counted.registers.get_mut(row) else { return };
         let count = match record.op {
             Op::String(_) => record.value / (bytes as u64).max(1),
@@ -207,15 +207,15 @@ impl Counter {
         (row.last, row.last_written) = (record.value, direction == Direction::Write);
     }
 
-    /// The row of a register, by what it is called now.
-    fn row(&mut self, slot: u16, offset: u16, direction: Direction) -> usize {
+    /// The row of a register: by what it was called, or, if nobody has said, what it is called now.
+    fn row(&mut self, (slot, offset, direction, said): Key) -> usize {
         if usize::from(slot) >= self.slots.len() {
             self.slots.extend(self.recorder.slots(self.slots.len()));
         }
         let (device, region, register) = match self.slots.get(usize::from(slot)) {
             Some(Slot { region: Some(region), base, .. }) => {
                 let into = base.wrapping_sub(region.base).wrapping_add(offset.into());
-                let name = self.registry.register_at(region.id, into, direction);
+                let name = said.or_else(|| self.registry.register_at(region.id, into, direction));
                 let register = name.map_or_else(|| format!("+{into:#x}"), str::to_owned);
                 (region.name.device.to_string(), region.name.to_string(), register)
             }
@@ -241,10 +241,15 @@ impl Counter {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use trapline::{Mode, Region, Size, Space};
     use trapline_access::{AccessClock, Handler, IoCx};
+    use trapline_qtest::Target;
 
     use super::*;
+    use crate::qtest::BoardKind;
+    use crate::recorded_map;
 
     const LEASE: Duration = Duration::from_secs(600);
 
@@ -307,6 +312,122 @@ mod tests {
         handle.write_value(Space::Pio, 0x300, Size::Byte, 7);
         let counted = census.look(LEASE).unwrap();
         assert!(counted.registers.iter().any(|row| (row.writes, row.last) == (201, 7)));
+    }
+
+    /// A read or a write of an x86-pc.
+    type Made = (Space, u64, Size, Option<u64>);
+
+    fn outb(port: u64, value: u64) -> Made {
+        (Space::Pio, port, Size::Byte, Some(value))
+    }
+
+    fn inb(port: u64) -> Made {
+        (Space::Pio, port, Size::Byte, None)
+    }
+
+    /// Selects registers in turn, and one of another name at the end.
+    fn selecting() -> Vec<Made> {
+        let outl = |port, value| (Space::Pio, port, Size::Dword, Some(value));
+        let inl = |port| (Space::Pio, port, Size::Dword, None);
+        let select = |register| (Space::Mmio, 0xfec0_0000, Size::Dword, Some(register));
+        let window = (Space::Mmio, 0xfec0_0010, Size::Dword, None);
+        vec![
+            // UART: the divisor's places, and what else is there.
+            outb(0x3fb, 0x83),
+            outb(0x3f8, 12),
+            inb(0x3f9),
+            outb(0x3fb, 3),
+            outb(0x3f8, 0x41),
+            inb(0x3f8),
+            inb(0x3f9),
+            // Clock: a register, RAM, another register.
+            outb(0x70, 0x0d),
+            inb(0x71),
+            outb(0x70, 0x40),
+            inb(0x71),
+            outb(0x70, 0x0a),
+            inb(0x71),
+            // CRT controller: the cursor.
+            outb(0x3d4, 14),
+            outb(0x3d5, 1),
+            outb(0x3d4, 15),
+            outb(0x3d5, 2),
+            // I/O APIC: its version, one entry of its table, its id.
+            select(1),
+            window,
+            select(0x10),
+            window,
+            select(0),
+            window,
+            // Configuration space of the host bridge, and of none.
+            outl(0xcf8, 0x8000_0000),
+            inl(0xcfc),
+            outl(0xcf8, 0x8000_0004),
+            inl(0xcfc),
+            outl(0xcf8, 0),
+            inl(0xcfc),
+            // Interrupt controller: its initialization, and its mask.
+            outb(0x20, 0x11),
+            outb(0x21, 8),
+            outb(0x21, 4),
+            outb(0x21, 1),
+            outb(0x21, 0xff),
+        ]
+    }
+
+    #[test]
+    fn registers_that_share_a_place_are_counted_by_what_was_there() {
+        let machine = recorded_map::machine(BoardKind::X86Pc).unwrap();
+        let registry = machine.registry();
+        registry.start_recorder(Arc::new(Zero), Mode::Flight);
+        let census = Census::start(registry, None).unwrap();
+        let mut handle = registry.handle(0);
+        let times = 20;
+        for (space, addr, size, written) in selecting().repeat(times) {
+            match written {
+                Some(value) => handle.write_value(space, addr, size, value),
+                None => drop(handle.read_value(space, addr, size)),
+            }
+        }
+        let counted = census.look(LEASE).unwrap();
+        assert_eq!(counted.lost, 0);
+        let each = |count: u64| {
+            assert_eq!(count % times as u64, 0);
+            count / times as u64
+        };
+        let row = |row: &RegisterCounts| {
+            (format!("{} {}", row.region, row.register), (each(row.reads), each(row.writes)))
+        };
+        let rows: BTreeMap<String, (u64, u64)> = counted.registers.iter().map(row).collect();
+        let expected = [
+            ("crt/6845 CRTC_INDEX", (0, 2)),
+            ("crt/6845 Cursor (H)", (0, 1)),
+            ("crt/6845 Cursor (L)", (0, 1)),
+            ("ioapic/registers IOAPICID", (1, 0)),
+            ("ioapic/registers IOAPICVER", (1, 0)),
+            ("ioapic/registers IOREDTBL[31:0]", (1, 0)),
+            ("ioapic/registers IOREGSEL", (0, 3)),
+            ("pci/conf1 COMMAND", (1, 0)),
+            ("pci/conf1 CONFIG_ADDRESS", (0, 3)),
+            ("pci/conf1 CONFIG_DATA", (1, 0)),
+            ("pci/conf1 VENDOR_ID", (1, 0)),
+            ("pic/primary ICW1/OCW", (0, 1)),
+            ("pic/primary ICW2", (0, 1)),
+            ("pic/primary ICW3", (0, 1)),
+            ("pic/primary ICW4", (0, 1)),
+            ("pic/primary OCW1", (0, 1)),
+            ("rtc/cmos CMOS RAM", (1, 0)),
+            ("rtc/cmos RTC index", (0, 3)),
+            ("rtc/cmos Register A", (1, 0)),
+            ("rtc/cmos Register D", (1, 0)),
+            ("serial0/uart DLL", (0, 1)),
+            ("serial0/uart DLM", (1, 0)),
+            ("serial0/uart IER", (1, 0)),
+            ("serial0/uart LCR", (0, 2)),
+            ("serial0/uart RBR", (1, 0)),
+            ("serial0/uart THR", (0, 1)),
+        ];
+        assert_eq!(rows, expected.map(|(name, counts)| (name.to_owned(), counts)).into());
     }
 
     #[test]

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use support::Source;
 use trapline::{
-    AccessClock, Direction, Handle, Handler, IoCx, Mode, Region, Registry, Size, Space, Stamp,
-    StreamId,
+    AccessClock, Direction, Follower, Handle, Handler, IoCx, Mode, Region, Registry, Size, Space,
+    Stamp, StreamId,
 };
 use trapline_access::record::{Op, Outcome, Record};
 
@@ -126,6 +126,54 @@ fn a_report_tells_each_kind_of_access_and_names_registers_as_they_were() {
     assert_eq!(told[31], "unclaimed (pio 0x500) write 1 byte 0x27");
     handle.forget_recent();
     assert_eq!(handle.recent(), []);
+}
+
+/// What those who follow read of all streams: the values of accesses, and the names of the registers.
+fn followed(follower: &mut Follower) -> Vec<(u64, Option<&'static str>)> {
+    let streams = follower.read();
+    let each = streams.iter().flat_map(|one| one.records.iter().zip(&one.registers));
+    each.map(|(record, register)| (record.value, *register)).collect()
+}
+
+#[test]
+fn who_follows_reads_what_registers_were_called_when_they_were_reached() {
+    let source = Arc::new(Source::default());
+    let registry = recorded(Registry::builder().offload(source.clone()).build(), Mode::Flight);
+    let region = Region::pio(0, 8, "d", "r", Arc::<Banked>::default()).coalesce(7..8);
+    let _map = registry.map(region).unwrap();
+    let mut handle = registry.handle(0);
+    handle.write_value(Space::Pio, 0, Size::Byte, 0);
+    let recorder = registry.recorder().unwrap();
+    let [mut first, mut second] = [recorder.follow(), recorder.follow()];
+    assert_eq!(followed(&mut first), [(0, None)], "nobody followed");
+    handle.write_value(Space::Pio, 0, Size::Byte, 1);
+    handle.write_value(Space::Pio, 0, Size::Byte, 0);
+    handle.write_value(Space::Pio, 0, Size::Word, 0x1_0002);
+    handle.read_value(Space::Pio, 4, Size::Byte);
+    handle.write_rep(0, Size::Byte, &[2, 0, 1]);
+    // Queued writes are a stream of their own, which comes first.
+    assert!(source.guest_write(Space::Pio, 7, &[9]));
+    handle.write(Space::Pio, 0, &[5, 0, 0]);
+    let expected = [
+        (9, None),
+        (1, Some("THR")),
+        (0, Some("DLL")),
+        (2, Some("THR")),
+        (0xf0, None),
+        (3, Some("DLL")),
+        (5, Some("DLL")),
+    ];
+    assert_eq!(followed(&mut first), expected);
+    let before = [expected[0], (0, None)];
+    assert_eq!(followed(&mut second), [&before, &expected[1..]].concat());
+    // However often the ring has come round.
+    for value in 1..=20_000 {
+        handle.write_value(Space::Pio, 0, Size::Byte, value % 2);
+        if value % 1000 == 0 {
+            let expected = [(1, Some("THR")), (0, Some("DLL"))].repeat(500);
+            assert_eq!(followed(&mut first), expected);
+        }
+    }
 }
 
 /// Names registers by their offsets, where it has not said so when they were reached.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use trapline_access::record::{Op, Record, TICK_NS};
 
+use crate::recorder::names::Number;
 use crate::recorder::{Recorder, Stream, StreamId};
 
 /// Raw records of the longest string access, a page of the host (KVM_EXIT_IO).
@@ -15,6 +16,8 @@ pub struct Follower {
     recorder: Arc<Recorder>,
     /// One for each stream, in the recorder's order.
     cursors: Vec<Cursor>,
+    /// The names of registers whose numbers are known.
+    names: Vec<&'static str>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -38,6 +41,10 @@ pub struct Followed {
     pub stream: Option<StreamId>,
     /// Accesses, in their order.
     pub records: Vec<Record>,
+    /// What their handlers called the register that each of `records` reached, where they have said so.
+    /// Those made before anybody followed have none, nor have those of registers whose name depends on
+    /// nothing but their place: for these [`crate::Registry::register_at`] knows it.
+    pub registers: Vec<Option<&'static str>>,
     /// How long handlers took, registry and all: the place in `records`, and nanoseconds. Of one
     /// access in 64.
     pub times: Vec<(usize, u64)>,
@@ -51,7 +58,7 @@ pub struct Followed {
 impl Follower {
     pub(super) fn new(recorder: Arc<Recorder>) -> Self {
         recorder.followers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Self { recorder, cursors: Vec::new() }
+        Self { recorder, cursors: Vec::new(), names: Vec::new() }
     }
 
     /// Reads what has been written since the last call; the first time what the rings still have.
@@ -62,8 +69,16 @@ impl Follower {
             let sure = if at == 0 { 0 } else { at + STRING_MAX };
             self.cursors.push(Cursor { at, sure, lost: sure, ticks: 0, origin: None });
         }
+        let (recorder, names) = (&self.recorder, &mut self.names);
+        let mut name = |number: Number| {
+            let place = usize::from(number.get() - 1);
+            if place >= names.len() {
+                names.extend(recorder.names().since(names.len()));
+            }
+            names.get(place).copied()
+        };
         let all = streams.iter().zip(&mut self.cursors);
-        all.map(|(stream, cursor)| cursor.read(stream)).collect()
+        all.map(|(stream, cursor)| cursor.read(stream, &mut name)).collect()
     }
 }
 
@@ -74,12 +89,16 @@ impl Drop for Follower {
 }
 
 impl Cursor {
-    fn read(&mut self, stream: &Stream) -> Followed {
+    fn read(
+        &mut self,
+        stream: &Stream,
+        mut name: impl FnMut(Number) -> Option<&'static str>,
+    ) -> Followed {
         let lost = std::mem::take(&mut self.lost);
         let mut followed = Followed { stream: Some(stream.id), lost, ..Followed::default() };
         let times = std::mem::take(&mut *stream.times.lock());
-        let (words, end) = stream.ring.copy(self.at);
-        let Some(words) = words else {
+        let (all, end) = stream.ring.copy(self.at);
+        let Some(all) = all else {
             // Where the next record begins nobody knows but the writer, who says where the last ends.
             followed.lost += end.saturating_sub(self.at.max(self.sure));
             *self = Self { at: end, sure: end, ..Self::default() };
@@ -89,7 +108,8 @@ impl Cursor {
         let (mut at, start) = (self.at, self.at);
         while at < end {
             let place = usize::try_from(at - start).unwrap_or(usize::MAX);
-            let record = words.get(place).and_then(|words| Record::decode(*words).ok());
+            let (words, number) = all.get(place).copied().unzip();
+            let record = words.and_then(|words| Record::decode(words).ok());
             let own = at;
             at += 1 + record.map_or(0, |record| record.raw_records());
             let Some(record) = record.filter(|_| own >= self.sure) else { continue };
@@ -101,6 +121,7 @@ impl Cursor {
             match record.op {
                 Op::Access(_) | Op::Odd { .. } | Op::String(_) => {
                     followed.records.push(record);
+                    followed.registers.push(number.flatten().and_then(&mut name));
                     followed.ticks.push(self.ticks);
                 }
                 _ => {}

@@ -17,6 +17,7 @@
 //! before it.
 
 mod follow;
+pub(crate) mod names;
 pub(crate) mod ring;
 pub(crate) mod slots;
 pub(crate) mod tape;
@@ -31,6 +32,7 @@ use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use trapline_access::record::{Op, Record, TICK_NS};
 use trapline_access::{AccessClock, Stamp};
 
+use crate::recorder::names::Names;
 use crate::recorder::ring::Ring;
 use crate::recorder::slots::Slots;
 use crate::recorder::tape::Track;
@@ -88,6 +90,7 @@ pub struct Recorder {
     /// In a lossless recording the turn of whoever makes a step, and the last step's stamp.
     turn: ReentrantMutex<Cell<u64>>,
     slots: Slots,
+    names: Names,
     /// One a vCPU, and those of [`StreamId::Events`] and [`StreamId::Queued`].
     streams: Mutex<Vec<Arc<Stream>>>,
     events: Arc<Stream>,
@@ -177,7 +180,7 @@ impl Stream {
     /// Notes how long the access took that record `number` is of, if it is one of those that are timed.
     #[inline]
     pub(crate) fn time(&self, recorder: &Recorder, number: u64, began: u64) {
-        if number.is_multiple_of(TIMED) && recorder.followers.load(Ordering::Relaxed) > 0 {
+        if number.is_multiple_of(TIMED) && recorder.is_followed() {
             self.time_now(recorder, number, began);
         }
     }
@@ -228,6 +231,7 @@ impl Recorder {
             mode,
             turn: ReentrantMutex::default(),
             slots: Slots::default(),
+            names: Names::default(),
             streams,
             events,
             queued: Mutex::new(Some(Box::new(Track::new(queued)))),
@@ -392,6 +396,16 @@ impl Recorder {
     /// How often somebody had to wait for room in a ring.
     pub fn waits(&self) -> u64 {
         self.streams.lock().iter().map(|stream| stream.ring.waits()).sum()
+    }
+
+    /// Whether somebody reads records as they are written.
+    #[inline]
+    pub(crate) fn is_followed(&self) -> bool {
+        self.followers.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     pub(crate) fn slot_table(&self) -> &Slots {

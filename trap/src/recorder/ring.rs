@@ -1,9 +1,12 @@
 //! The ring of records that one stream is written to, and drained from.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crossbeam_utils::CachePadded;
 use trapline_access::record::{Op, Record, TICK_NS, words_of};
+
+use crate::recorder::names::Number;
 
 /// Records of one writer, in a circle. One thread at a time writes and one at a time takes; the two
 /// may be different ones.
@@ -12,10 +15,19 @@ pub(crate) struct Ring {
     records: Box<[[AtomicU64; 2]]>,
     /// Whether what nobody has taken is kept and the writer waits for room.
     keeps: AtomicBool,
+    /// Names of the registers that records reached, at their records' places: above [`NAME_BITS`] which
+    /// record, below its name's number. Made for the first that has one.
+    names: OnceLock<Box<[AtomicU64]>>,
     writer: CachePadded<Writer>,
     /// How many records have been taken.
     taken: CachePadded<AtomicU64>,
 }
+
+/// A record, and the number of the name of the register that it reached.
+pub(crate) type Named = ([u64; 2], Option<Number>);
+
+/// Bits of a name's number.
+const NAME_BITS: u32 = u16::BITS;
 
 /// What only the writer changes.
 #[derive(Default)]
@@ -38,6 +50,7 @@ impl Ring {
         Self {
             records: records.collect(),
             keeps: AtomicBool::new(keeps),
+            names: OnceLock::new(),
             writer: CachePadded::default(),
             taken: CachePadded::default(),
         }
@@ -83,6 +96,19 @@ impl Ring {
         data: &[u8],
         hurry: impl Fn(),
     ) -> (u64, bool) {
+        self.push_named(at_ns, record, None, data, hurry)
+    }
+
+    /// [`Ring::push`], of an access that has reached a register of this name.
+    #[inline]
+    pub(crate) fn push_named(
+        &self,
+        at_ns: u64,
+        record: Record,
+        name: Option<Number>,
+        data: &[u8],
+        hurry: impl Fn(),
+    ) -> (u64, bool) {
         let ticks = at_ns / TICK_NS;
         let since = ticks.saturating_sub(self.writer.ticks.load(Ordering::Relaxed));
         let mut at = self.writer.written.load(Ordering::Relaxed);
@@ -96,12 +122,29 @@ impl Ring {
         }
         self.put(at, Record { delta: delta.unwrap_or(0), ..record }.encode());
         self.put_data(at + 1, record.raw_records(), data);
+        if let Some(name) = name {
+            self.put_name(at, name);
+        }
         let end = at + 1 + record.raw_records();
         if since > 0 {
             self.writer.ticks.store(ticks, Ordering::Relaxed);
         }
         self.writer.written.store(end, Ordering::Release);
         (at, half)
+    }
+
+    #[inline(never)]
+    fn put_name(&self, at: u64, name: Number) {
+        let none = || self.records.iter().map(|_| AtomicU64::new(0)).collect();
+        if let Some(place) = self.names.get_or_init(none).get(self.index(at)) {
+            place.store(at << NAME_BITS | u64::from(name.get()), Ordering::Relaxed);
+        }
+    }
+
+    fn name(&self, at: u64) -> Option<Number> {
+        let entry = self.names.get()?.get(self.index(at))?.load(Ordering::Relaxed);
+        #[expect(clippy::cast_possible_truncation, reason = "its low bits")]
+        Number::new(entry as u16).filter(|_| entry >> NAME_BITS == at)
     }
 
     fn put_data(&self, at: u64, places: u64, data: &[u8]) {
@@ -124,8 +167,14 @@ impl Ring {
 
     #[inline]
     fn place(&self, at: u64) -> Option<&[AtomicU64; 2]> {
+        self.records.get(self.index(at))
+    }
+
+    #[inline]
+    fn index(&self, at: u64) -> usize {
         #[expect(clippy::cast_possible_truncation, reason = "it is below the length")]
-        self.records.get((at & (self.capacity() - 1)) as usize)
+        let index = (at & (self.capacity() - 1)) as usize;
+        index
     }
 
     /// Waits for room up to record `end`, where nothing may be overwritten; says whether half of the
@@ -178,16 +227,17 @@ impl Ring {
         self.capacity() / 4
     }
 
-    /// All records from `start` on, and the number of the next one; none, if some have been
-    /// overwritten. To be asked by anybody.
-    pub(crate) fn copy(&self, start: u64) -> (Option<Vec<[u64; 2]>>, u64) {
+    /// All records from `start` on, each with the name of the register it reached, if that has been said;
+    /// and the number of the next one. None, if some have been overwritten. To be asked by anybody.
+    pub(crate) fn copy(&self, start: u64) -> (Option<Vec<Named>>, u64) {
         let end = self.written();
         if start < self.oldest_whole() {
             return (None, end);
         }
-        let words: Vec<_> = (start..end).filter_map(|at| self.load(at)).collect();
+        let all: Vec<_> =
+            (start..end).filter_map(|at| Some((self.load(at)?, self.name(at)))).collect();
         fence(Ordering::Acquire);
-        if start < self.oldest_whole() { (None, end) } else { (Some(words), end) }
+        if start < self.oldest_whole() { (None, end) } else { (Some(all), end) }
     }
 
     /// Record `at`, if it has not been overwritten. To be asked by its writer.
@@ -253,6 +303,20 @@ mod tests {
         let value = |at| ring.get(at).map(|words| words[1]);
         assert_eq!((value(83), value(84), value(99), value(100)), (None, Some(84), Some(99), None));
         assert_eq!(ring.waits(), 0);
+    }
+
+    #[test]
+    fn a_record_has_the_name_that_was_said_and_none_of_one_before_it() {
+        let ring = Ring::new(16, false);
+        let name = |value: u64| Number::new(u16::try_from(value % 3).unwrap());
+        for value in 0..40 {
+            ring.push_named(0, record(value), name(value), &[], nobody);
+            assert_eq!(ring.name(value), name(value), "{value}");
+        }
+        assert_eq!((ring.name(22), ring.name(40)), (None, None), "overwritten, not yet written");
+        for at in 24..40 {
+            assert_eq!(ring.name(at), name(at), "{at}");
+        }
     }
 
     #[test]

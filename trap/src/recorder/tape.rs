@@ -6,6 +6,7 @@ use std::sync::Arc;
 use trapline_access::record::{Op, Outcome, Record};
 use trapline_access::{Direction, Requester, Space};
 
+use crate::recorder::names::NameCache;
 use crate::recorder::slots::SlotCache;
 use crate::recorder::{Recorder, Step, Stream, StreamId};
 use crate::region::Entry;
@@ -41,6 +42,7 @@ impl Drop for Tape {
 pub(crate) struct Track {
     stream: Arc<Stream>,
     slots: SlotCache,
+    names: NameCache,
     recent: [Option<Recent>; RECENT],
     next_recent: usize,
 }
@@ -99,7 +101,8 @@ impl fmt::Display for RecentAccess {
 
 impl Track {
     pub(crate) fn new(stream: Arc<Stream>) -> Self {
-        Self { stream, slots: SlotCache::default(), recent: [None; RECENT], next_recent: 0 }
+        let (slots, names) = Default::default();
+        Self { stream, slots, names, recent: [None; RECENT], next_recent: 0 }
     }
 
     /// Records an access that was made in `step`. Whose it was, the map of `generation` and `find` say
@@ -118,7 +121,10 @@ impl Track {
         let (slot, offset) = self.slots.find(slots, generation, (space, addr), find);
         let record = Record { op, slot, offset, delta: 0, value };
         let at = step.at;
-        let (record, half) = self.stream.ring.push(at, record, data, || recorder.hurry());
+        let said = register.filter(|_| recorder.is_followed());
+        let name = said.and_then(|name| self.names.find(recorder.names(), name));
+        let hurry = || recorder.hurry();
+        let (record, half) = self.stream.ring.push_named(at, record, name, data, hurry);
         if half {
             recorder.hurry();
         }
