@@ -49,7 +49,7 @@ pub(super) struct Polls {
     registry: Registry,
     follower: Follower,
     slots: Vec<Slot>,
-    classes: HashMap<Place, Class>,
+    classes: HashMap<(Place, Said), Class>,
     tails: BTreeMap<u32, Tail>,
     /// What was written last to places whose writes are queued.
     queued: HashMap<Place, u64>,
@@ -59,6 +59,9 @@ pub(super) struct Polls {
 
 /// A slot, the offset in it, and the direction.
 type Place = (u16, u16, Direction);
+
+/// What a register was called when it was reached, if somebody said so.
+type Said = Option<&'static str>;
 
 /// A vCPU's accesses since it last made one that brought something new.
 #[derive(Default)]
@@ -75,6 +78,7 @@ struct Tail {
 
 struct Seen {
     place: Place,
+    register: Said,
     value: u64,
     count: u64,
     /// How many of them were made while somebody watched.
@@ -117,13 +121,13 @@ impl Polls {
 
     fn brings_news(&mut self, queued: &Followed) -> bool {
         let mut news = queued.lost > 0;
-        for record in &queued.records {
+        for (record, register) in queued.records.iter().zip(&queued.registers) {
             let place = (record.slot, record.offset, Direction::Write);
             if self.queued.len() >= PLACES_MAX {
                 self.queued.clear();
             }
             let before = self.queued.insert(place, record.value);
-            news |= before != Some(record.value) || self.class(place) == Class::Payload;
+            news |= before != Some(record.value) || self.class(place, *register) == Class::Payload;
         }
         news
     }
@@ -136,22 +140,23 @@ impl Polls {
         }
         let quiet = self.recorder.quiet_ns(StreamId::Vcpu(vcpu)).unwrap_or(0);
         let end = followed.ticks.last().copied().unwrap_or(0);
-        for (record, at) in followed.records.iter().zip(&followed.ticks) {
+        let records = followed.records.iter().zip(&followed.registers);
+        for ((record, register), at) in records.zip(&followed.ticks) {
             let age = || quiet.saturating_add(self.recorder.ticks_to_ns(end.saturating_sub(*at)));
             if since.is_some_and(|since| age() > since) {
                 continue;
             }
-            self.add_record(&mut tail, record, *at);
+            self.add_record(&mut tail, (record, *register), *at);
         }
         self.tails.insert(vcpu, tail);
     }
 
-    fn add_record(&mut self, tail: &mut Tail, record: &Record, at: u64) {
+    fn add_record(&mut self, tail: &mut Tail, (record, register): (&Record, Said), at: u64) {
         let Some((direction, ..)) = record.access() else { return };
         let place = (record.slot, record.offset, direction);
         let watched = u64::from(self.watching);
         tail.watched += watched;
-        let news = match self.class(place) {
+        let news = match self.class(place, register) {
             Class::Time => return,
             Class::Payload => true,
             _ => matches!(record.op, Op::String(_)),
@@ -162,6 +167,7 @@ impl Polls {
         let full = tail.seen.len() >= REGISTERS_MAX;
         match tail.seen.iter_mut().find(|seen| seen.place == place) {
             Some(seen) if seen.value == record.value => {
+                seen.register = register.or(seen.register);
                 seen.count += 1;
                 seen.watched += watched;
                 tail.last = at;
@@ -175,19 +181,21 @@ impl Polls {
             tail.first = at;
         }
         tail.last = at;
-        tail.seen.push(Seen { place, value: record.value, count: 1, watched });
+        tail.seen.push(Seen { place, register, value: record.value, count: 1, watched });
     }
 
-    /// What kind of values is at a place, as its register is called now.
-    fn class(&mut self, place: Place) -> Class {
-        if let Some(class) = self.classes.get(&place) {
+    /// What kind of values is at a place: by what its register was called, or, if nobody has said, is
+    /// called now.
+    fn class(&mut self, place: Place, said: Said) -> Class {
+        if let Some(class) = self.classes.get(&(place, said)) {
             return *class;
         }
         let (slot, offset, direction) = place;
         let class = match self.slots.get(usize::from(slot)) {
             Some(Slot { region: Some(region), base, .. }) => {
                 let into = base.wrapping_sub(region.base).wrapping_add(offset.into());
-                let name = self.registry.register_at(region.id, into, direction);
+                let now = || self.registry.register_at(region.id, into, direction);
+                let name = said.or_else(now);
                 let known = Known::of(&region.name.device);
                 name.map_or(Class::Exact, |name| known.traits(name).class)
             }
@@ -196,7 +204,7 @@ impl Polls {
         if self.classes.len() >= PLACES_MAX {
             self.classes.clear();
         }
-        self.classes.insert(place, class);
+        self.classes.insert((place, said), class);
         class
     }
 
@@ -221,14 +229,14 @@ impl Polls {
         }
         let others = tail.seen.iter().filter(|seen| seen.place != most.place);
         let others = others.map(|seen| {
-            let (region, register, place) = self.name(seen.place);
+            let (region, register, place) = self.name(seen);
             let direction = seen.place.2;
             match region {
                 Some(region) => format!("{region} {register} ({place}) {direction}"),
                 None => format!("{place} {direction}"),
             }
         });
-        let (region, register, place) = self.name(most.place);
+        let (region, register, place) = self.name(most);
         Some(Poll {
             region,
             register,
@@ -243,7 +251,8 @@ impl Polls {
     }
 
     /// The region, the register and where it is.
-    fn name(&self, (slot, offset, direction): Place) -> (Option<String>, String, String) {
+    fn name(&self, seen: &Seen) -> (Option<String>, String, String) {
+        let (slot, offset, direction) = seen.place;
         let Some(slot) = self.slots.get(usize::from(slot)) else {
             return (None, "somewhere".to_owned(), "somewhere".to_owned());
         };
@@ -252,7 +261,8 @@ impl Polls {
         match &slot.region {
             Some(region) => {
                 let into = addr.wrapping_sub(region.base);
-                let name = self.registry.register_at(region.id, into, direction);
+                let now = || self.registry.register_at(region.id, into, direction);
+                let name = seen.register.or_else(now);
                 let register = name.map_or_else(|| format!("+{into:#x}"), str::to_owned);
                 (Some(region.name.to_string()), register, place)
             }
@@ -322,6 +332,53 @@ mod tests {
         let region = Region::pio(0x300, 8, "box", "ports", Arc::new(Device::default()));
         let mapping = registry.map(region).unwrap();
         (registry, mapping)
+    }
+
+    /// A UART's first place: what is written to the second says which register is there.
+    #[derive(Default)]
+    struct Banked(AtomicU64);
+    impl Handler for Banked {
+        fn read(&self, _: &IoCx<'_>, _: u64, _: Size) -> u64 {
+            0
+        }
+
+        fn write(&self, cx: &IoCx<'_>, offset: u64, _: Size, value: u64) {
+            cx.reaches(|| self.register(offset, Direction::Write));
+            if offset == 1 {
+                self.0.store(value, Ordering::Relaxed);
+            }
+        }
+
+        fn register(&self, offset: u64, _: Direction) -> Option<&'static str> {
+            let first = if self.0.load(Ordering::Relaxed) == 0 { "THR" } else { "DLL" };
+            Some(if offset == 0 { first } else { "LCR" })
+        }
+    }
+
+    #[test]
+    fn what_is_sent_is_news_whatever_else_was_in_its_place() {
+        let registry = Registry::builder().build();
+        registry.start_recorder(Arc::new(Ticking::default()), Mode::Flight);
+        let region = Region::pio(0x300, 8, "serial0", "uart", Arc::new(Banked::default()));
+        let _mapping = registry.map(region).unwrap();
+        let mut handle = registry.handle(0);
+        let mut polls = Polls::start(&registry).unwrap();
+        // The divisor, again and again, which brings nothing new; and then characters.
+        for (bank, is_news) in [(1, false), (0, true)] {
+            handle.write_value(Space::Pio, 0x301, Size::Byte, bank);
+            for _ in 0..100 {
+                handle.write_value(Space::Pio, 0x300, Size::Byte, 1);
+                handle.read_value(Space::Pio, 0x302, Size::Byte);
+            }
+            polls.round();
+            let poll = polls.poll(0, SECOND);
+            assert_eq!(poll.is_none(), is_news, "{poll:?}");
+            if let Some(poll) = poll {
+                let others =
+                    ["serial0/uart LCR (pio 0x301) write", "serial0/uart DLL (pio 0x300) write"];
+                assert_eq!(poll.others, others);
+            }
+        }
     }
 
     const SECOND: Duration = Duration::from_secs(1);
