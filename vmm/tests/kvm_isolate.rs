@@ -11,6 +11,7 @@ use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use support::guest::{Ended, Guest, finish};
+use support::user::{User, await_dot};
 use support::{Owned, Pty, until};
 use trapline_testkit::realmode::{Asm, UART};
 
@@ -246,6 +247,33 @@ fn a_killed_process_is_replaced_and_the_guest_goes_on() {
     let stopped = ["rtc is dead: it has not answered for 5s", "does not come up"];
     assert!(stopped.iter().any(|said| ended.err.contains(said)), "{}", ended.err);
     assert_eq!(ended.err.matches("rtc has another process").count(), 2, "{}", ended.err);
+}
+
+#[test]
+fn a_process_that_does_not_answer_holds_up_no_pause() {
+    let user = User::new();
+    // An access is on its way nearly all the time, and the guest says so now and then.
+    let reads = Asm::new().repeat(20, Asm::new().bytes(&[0x51]).inb(0x71).bytes(&[0x59]));
+    let program = Asm::new().outb(0x70, 0x0d).forever(reads.mov_al(b'.').send_al());
+    let mut command = user.command("one", &program);
+    let mut vmm = Owned::from(command.arg("--isolate=rtc").spawn().unwrap());
+    await_dot(&mut vmm);
+    let before = process(&vmm, "rtc");
+    for _ in 0..2 {
+        kill_process(before, Signal::STOP).unwrap();
+        assert_eq!(user.say(&["pause", "-n", "one"]), "Guest one paused\n");
+        // After five seconds it would have been killed for that.
+        assert_eq!(processes(&vmm), [("rtc".to_owned(), before)]);
+        kill_process(before, Signal::CONT).unwrap();
+        assert_eq!(user.say(&["resume", "-n", "one"]), "Guest one resumed\n");
+        // More than were printed before.
+        let mut dots = [0; 1000];
+        vmm.stdout.as_mut().unwrap().read_exact(&mut dots).unwrap();
+        assert!(dots.iter().all(|dot| *dot == b'.'));
+    }
+    assert_eq!(user.say(&["stop", "-n", "one"]), "");
+    let ended = finish(vmm);
+    assert!(!ended.err.contains("dead"), "{}", ended.err);
 }
 
 #[test]

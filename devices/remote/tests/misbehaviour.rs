@@ -280,6 +280,27 @@ fn who_comes_back_with_another_access_does_not_get_the_answer_to_the_one_it_left
 }
 
 #[test]
+fn who_does_not_come_back_does_not_get_the_answer_to_what_it_left_the_next_time() {
+    let (vmm_end, device_end) = channel(Kind::Seqpacket);
+    let link = Link::new(vmm_end.ends(), LinkOptions::default());
+    let device = Device::new(device_end);
+    let away = CalledAway(AtomicBool::new(true));
+    for left in [1, 3] {
+        assert_eq!(link.read(&access(false), Some(&away)), Answer::Interrupted);
+        link.abandon(Requester::Vcpu(1));
+        link.abandon(Requester::Vcpu(0));
+        thread::scope(|scope| {
+            let read = scope.spawn(|| link.read(&access(false), None));
+            for value in [left, left + 1] {
+                assert_eq!(device.command().offset, 0);
+                device.respond(value);
+            }
+            assert_eq!(read.join().unwrap(), Answer::Done(left + 1), "asked anew");
+        });
+    }
+}
+
+#[test]
 fn who_waits_for_room_can_be_called_away_and_has_sent_nothing_then() {
     for kind in KINDS {
         let (vmm_end, device_end) = channel(kind);

@@ -219,8 +219,13 @@ impl Isolated {
     /// that does not answer is not waited for long: the guest is to stand still.
     pub(crate) fn settle(&self) {
         let moment = Moment(Instant::now());
-        let answer = self.link.read(&self.order(Order::Reset), Some(&moment));
-        self.is_stalled.store(answer == Answer::Interrupted, Ordering::Relaxed);
+        let order = self.order(Order::Reset);
+        let is_stalled = self.link.read(&order, Some(&moment)) == Answer::Interrupted;
+        if is_stalled {
+            // Its answer says nothing of the next time.
+            self.link.abandon(order.requester);
+        }
+        self.is_stalled.store(is_stalled, Ordering::Relaxed);
         self.hear();
     }
 

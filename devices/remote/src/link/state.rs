@@ -66,9 +66,7 @@ impl State {
         owner: Requester,
         patience: Option<Duration>,
     ) -> Option<u64> {
-        let left_behind =
-            self.slots.iter_mut().find(|slot| slot.owner == Some(owner) && slot.event.is_none());
-        if let Some(slot) = left_behind {
+        if let Some(slot) = self.left_behind(owner) {
             let (id, same) = (slot.id, slot.command == command);
             if same {
                 let event = self.event()?;
@@ -86,6 +84,11 @@ impl State {
         let wire_id = self.wire_id();
         self.slots.push_back(Slot { id, wire_id, stage, command, owner, event, patience });
         Some(id)
+    }
+
+    /// The command that its owner was called away from.
+    pub(super) fn left_behind(&self, owner: Requester) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.owner == Some(owner) && slot.event.is_none())
     }
 
     /// What the next command is called, posted ones included.
