@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use trapline::Registry;
-use trapline_device::Space;
+use trapline_device::{Space, thread_builder};
 use trapline_remote::wire::Features;
 use trapline_remote::{
     DATAMATCH, Death, Ends, FAST_MMIO, IoRegions, KvmIoregion, Link, LinkOptions, PIO,
@@ -146,8 +146,7 @@ fn connect(socket: &Socket, control: &Control) -> Result<Arc<Link>, Error> {
     let link = Arc::new(Link::new(ends, options));
     if socket.on_death == OnDeath::Reconnect {
         let (link, socket) = (Arc::downgrade(&link), socket.clone());
-        thread::Builder::new()
-            .name("reconnect".to_owned())
+        thread_builder("reconnect")
             .spawn(move || reconnect(&socket, &link, &deaths_to_see_to))
             .map_err(failed)?;
     }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
-use rustix::time::{ClockId, clock_gettime};
 use trapline_backends::{EpollLoop, HostClock, NoQueuedWrites};
 use trapline_device::{
     CharBackend, Clock, EventHandler, EventLoop, Handler, IoCx, Line, LineSink, Power, PowerEvent,
@@ -19,12 +18,12 @@ use trapline_device::{
 };
 use trapline_remote::{Ends, Server};
 
-use super::confine;
 use super::kind::{Kind, Made, Wired};
 use super::proxy::DEVICE_ROOM;
 use super::wires::{
     Broken, CHARACTERS_MAX, FIRST_REGISTERS, FromDevice, ORDERS, Order, ToDevice, Wires,
 };
+use super::{confine, host_now_ns};
 
 /// With what arguments the program is a device's process, which [`main`] runs.
 pub const ARGUMENTS: [&str; 2] = ["device", "isolated"];
@@ -129,9 +128,7 @@ impl Device {
         wires: &Arc<Wires>,
         event_loop: &Arc<EpollLoop>,
     ) -> io::Result<Arc<Self>> {
-        let now = clock_gettime(ClockId::Monotonic);
-        let now_ns = now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
-        let now_ns = now_ns.saturating_sub(epoch_ns);
+        let now_ns = host_now_ns().saturating_sub(epoch_ns);
         let clock = Arc::new(HostClock::starting_at(&**event_loop, now_ns)?);
         let line = |line| Line::new(FarLine { line, wires: Arc::clone(wires) });
         let state = Mutex::new(Buffers { room, input: VecDeque::new() });

@@ -21,6 +21,8 @@ use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
+use trapline_device::thread_builder;
 
 use crate::remote::OnDeath;
 use crate::{Control, Error};
@@ -71,8 +73,7 @@ impl Isolates {
             on_death: wanted.on_death,
             control: control.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name("isolate".to_owned())
+        let thread = thread_builder("isolate")
             .spawn(move || look_after(&options, &to_look_after))
             .map_err(Error::EventLoop)?;
         let thread = Some(Running { notices, thread: Some(thread) });
@@ -151,6 +152,12 @@ impl Isolates {
     pub(crate) fn pause(&self, is_paused: bool) {
         self.devices.lock().iter().for_each(|device| device.pause(is_paused));
     }
+}
+
+/// What all processes of the host agree on as the time: `CLOCK_MONOTONIC`, in nanoseconds.
+fn host_now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 impl Drop for Running {

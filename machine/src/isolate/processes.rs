@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::process::Signal;
-use rustix::time::{ClockId, clock_gettime};
 use trapline_remote::Ends;
 
+use super::host_now_ns;
 use super::proxy::Isolated;
 use super::wires::{FromDevice, Wires};
 use crate::remote::OnDeath;
@@ -109,9 +109,7 @@ impl Process {
         self.child = Some(spawn(options, their_accesses, their_wires).map_err(io)?);
         self.since = Instant::now();
         let wires = Wires::new(wires);
-        let now = clock_gettime(ClockId::Monotonic);
-        let now_ns = now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
-        let introduction = self.device.introduction(self.device.epoch_ns(now_ns));
+        let introduction = self.device.introduction(self.device.epoch_ns(host_now_ns()));
         wires.send(&introduction).map_err(|broken| failed(broken.to_string()))?;
         let first = match wires.wait(PollFlags::IN, Some(START_PATIENCE)) {
             true => wires.receive::<FromDevice>(),
