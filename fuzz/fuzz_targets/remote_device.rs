@@ -1,7 +1,8 @@
 //! The VMM's end of a channel under whatever a device sends: `cargo +nightly fuzz run remote_device`.
 //!
-//! The first byte says which socket, each further one what happens: so many bytes of the rest arrive, or
-//! the guest makes an access, or a vCPU is called away.
+//! The first byte says what a full channel does and whether commands have ids, each further one what
+//! happens: so many bytes of the rest arrive, or the guest makes an access, or a vCPU is called away, and may
+//! not come back.
 
 #![no_main]
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ fuzz_target!(|bytes: &[u8]| {
         reply_patience: Some(Duration::ZERO),
         post_patience: Duration::ZERO,
         when_full: if bytes.first().is_some_and(|b| b & 1 == 0) { WhenFull::Drop } else { WhenFull::Dead },
+        ids: bytes.first().is_some_and(|b| b & 2 != 0),
         ..LinkOptions::default()
     };
     let link = Link::new(ends, options);
@@ -59,6 +61,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
             3 => drop(link.write(&access, 1, None)),
             4 => drop(link.read(&Forwarded { posted: false, ..access }, None)),
+            5 if access.posted => link.forget(access.requester),
             5 => link.cancel(access.user_data),
             6 => {
                 let answer = link.read(&Forwarded { posted: false, ..access }, Some(&CalledAway));

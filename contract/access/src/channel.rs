@@ -16,7 +16,7 @@ use crate::{Requester, Size};
 ///
 /// A call may wait for the other end, and while it does, `waiter` says whether the caller is wanted
 /// elsewhere. Then the call returns [`Answer::Interrupted`], and the caller makes the same call again
-/// as soon as it can, or never. What the other end was asked already, the channel does not ask
+/// as soon as it can, or never ([`Channel::forget`]). What the other end was asked already, the channel does not ask
 /// again: a read may have changed something there. Without a `waiter` the call lasts as long as the
 /// channel is patient.
 pub trait Channel: Send + Sync {
@@ -26,6 +26,10 @@ pub trait Channel: Send + Sync {
     /// Hands a write over. Unless the access is [`Forwarded::posted`], it returns when the write has
     /// been done.
     fn write(&self, access: &Forwarded, value: u64, waiter: Option<&dyn Waiter>) -> Answer;
+
+    /// The call of `requester` that was interrupted is not made again: what is answered to it is nobody's,
+    /// and its next call is another, even if it is the same.
+    fn forget(&self, _requester: Requester) {}
 
     /// Sends what was kept back because more was to follow ([`Forwarded::more`]).
     fn flush(&self) {}

@@ -147,15 +147,6 @@ impl Link {
         state.wake_first();
     }
 
-    /// `owner` will not make the access again that it was called away from: whatever is answered, its next
-    /// one is another.
-    pub fn abandon(&self, owner: Requester) {
-        let mut state = self.state.lock();
-        if let Some(id) = state.left_behind(owner).map(|slot| slot.id) {
-            state.abandon(id);
-        }
-    }
-
     /// Sends a command that wants a response, and waits for it.
     fn exchange(&self, command: Command, owner: Requester, waiter: Option<&dyn Waiter>) -> Answer {
         let mut state = self.state.lock();
@@ -391,6 +382,13 @@ impl Channel for Link {
             self.post(command, access.more, waiter)
         } else {
             self.exchange(command, access.requester, waiter)
+        }
+    }
+
+    fn forget(&self, requester: Requester) {
+        let mut state = self.state.lock();
+        if let Some(id) = state.left_behind(requester).map(|slot| slot.id) {
+            state.abandon(id);
         }
     }
 

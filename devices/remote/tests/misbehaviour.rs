@@ -5,6 +5,7 @@ mod support;
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -287,8 +288,8 @@ fn who_does_not_come_back_does_not_get_the_answer_to_what_it_left_the_next_time(
     let away = CalledAway(AtomicBool::new(true));
     for left in [1, 3] {
         assert_eq!(link.read(&access(false), Some(&away)), Answer::Interrupted);
-        link.abandon(Requester::Vcpu(1));
-        link.abandon(Requester::Vcpu(0));
+        link.forget(Requester::Vcpu(1));
+        link.forget(Requester::Vcpu(0));
         thread::scope(|scope| {
             let read = scope.spawn(|| link.read(&access(false), None));
             for value in [left, left + 1] {
@@ -296,6 +297,41 @@ fn who_does_not_come_back_does_not_get_the_answer_to_what_it_left_the_next_time(
                 device.respond(value);
             }
             assert_eq!(read.join().unwrap(), Answer::Done(left + 1), "asked anew");
+        });
+    }
+}
+
+/// As when a machine is reset: the guest may begin with the access that it was in the middle of.
+#[test]
+fn an_access_that_is_given_up_is_made_anew_even_if_it_is_the_same() {
+    let (vmm_end, device_end) = channel(Kind::Seqpacket);
+    let vmm = Vmm::new(LinkOptions::default());
+    vmm.set(&vmm_end, KvmIoregion { memory_size: 8, ..KvmIoregion::default() });
+    let device = Device::new(device_end);
+    let away = Arc::new(CalledAway(AtomicBool::new(true)));
+    let mut handle = vmm.registry.handle(0);
+    handle.set_waiter(away.clone());
+    let mut write = |is_away, is_given_up| {
+        away.0.store(is_away, Ordering::SeqCst);
+        if is_given_up {
+            handle.forget_interrupted();
+        }
+        handle.write_value(Space::Mmio, 0, Size::Byte, 0xfe);
+        handle.take_interrupted()
+    };
+    assert!(write(true, false));
+    assert_eq!(device.command().data, 0xfe);
+    device.respond(0);
+    assert!(!write(false, false), "it was answered meanwhile");
+    for _ in 0..2 {
+        assert!(write(true, false));
+        assert_eq!(device.command().data, 0xfe);
+        device.respond(0);
+        thread::scope(|scope| {
+            let another = scope.spawn(|| write(false, true));
+            assert_eq!(device.command().data, 0xfe);
+            device.respond(0);
+            assert!(!another.join().unwrap());
         });
     }
 }

@@ -223,7 +223,7 @@ impl Isolated {
         let is_stalled = self.link.read(&order, Some(&moment)) == Answer::Interrupted;
         if is_stalled {
             // Its answer says nothing of the next time.
-            self.link.abandon(order.requester);
+            self.link.forget(order.requester);
         }
         self.is_stalled.store(is_stalled, Ordering::Relaxed);
         self.hear();
@@ -403,6 +403,10 @@ impl Channel for Isolated {
             self.hear();
         }
         answer
+    }
+
+    fn forget(&self, requester: Requester) {
+        self.link.forget(requester);
     }
 
     fn flush(&self) {

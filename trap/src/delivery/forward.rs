@@ -96,8 +96,8 @@ impl<'a> Forwarder<'a> {
     fn ask(&self, ask: impl FnOnce(&dyn Channel, &Progress) -> Answer) -> u64 {
         let mut turn = self.turn.lock();
         if let Answer::Done(_) = turn.answer {
-            let channel = self.forward.channel.get();
-            turn.answer = turn.progress.command(|progress| ask(channel, progress));
+            let channel = self.channel();
+            turn.answer = turn.progress.command(channel, |progress| ask(channel.get(), progress));
         }
         match turn.answer {
             Answer::Done(value) => value,

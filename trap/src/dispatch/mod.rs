@@ -70,9 +70,9 @@ impl Handle {
         self.progress.take_interrupted()
     }
 
-    /// Gives up an access that was interrupted.
+    /// Gives up an access that was interrupted: who was to answer it is told.
     pub fn forget_interrupted(&mut self) {
-        self.progress.forget();
+        self.progress.forget(self.requester);
     }
 
     /// Whether the access before was a read that nobody answers, as the window passes on that there

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use trapline_access::{Answer, Waiter};
+use trapline_access::{Answer, ChannelRef, Requester, Waiter};
 
 /// What an access has done already, so that it can be made again from its beginning without doing
 /// any of that twice: the parts of it that are done, and of the part under way the commands that were
@@ -19,6 +19,8 @@ pub(crate) struct Progress {
     command: usize,
     /// Whether the access before this one was interrupted, so that this one is the same.
     resumes: bool,
+    /// Who was to answer that one.
+    left: Option<ChannelRef>,
     interrupted: bool,
     told_nothing: bool,
 }
@@ -34,16 +36,22 @@ impl Progress {
 
     /// An access begins, which is the one that was interrupted if one was.
     pub(crate) fn begin(&mut self) {
-        if !std::mem::take(&mut self.resumes) {
+        if std::mem::take(&mut self.resumes) {
+            self.left = None;
+        } else {
             self.parts.clear();
             self.commands.clear();
         }
         (self.part, self.command) = (0, 0);
     }
 
-    /// The access that was interrupted will not be made again.
-    pub(crate) fn forget(&mut self) {
-        self.resumes = false;
+    /// The access of `requester` that was interrupted will not be made again.
+    pub(crate) fn forget(&mut self, requester: Requester) {
+        if std::mem::take(&mut self.resumes)
+            && let Some(channel) = self.left.take()
+        {
+            channel.get().forget(requester);
+        }
         self.interrupted = false;
     }
 
@@ -82,8 +90,12 @@ impl Progress {
         }
     }
 
-    /// The answer to the next command: that of before, or what `ask` comes back with.
-    pub(crate) fn command(&mut self, ask: impl FnOnce(&Self) -> Answer) -> Answer {
+    /// The answer of `channel` to the next command: that of before, or what `ask` comes back with.
+    pub(crate) fn command(
+        &mut self,
+        channel: &ChannelRef,
+        ask: impl FnOnce(&Self) -> Answer,
+    ) -> Answer {
         if let Some(value) = self.commands.get(self.command) {
             self.command += 1;
             return Answer::Done(*value);
@@ -94,7 +106,10 @@ impl Progress {
                 self.commands.push(value);
                 self.command += 1;
             }
-            Answer::Interrupted => (self.resumes, self.interrupted) = (true, true),
+            Answer::Interrupted => {
+                (self.resumes, self.interrupted) = (true, true);
+                self.left = Some(channel.clone());
+            }
             Answer::Done(_) | Answer::Gone => {}
         }
         answer
