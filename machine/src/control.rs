@@ -304,11 +304,13 @@ impl Control {
     }
 
     /// Starts the vCPUs that are to leave the guest when the guest asks for its end. One that asks
-    /// right away waits until they are known.
+    /// right away waits until they are known. The machine is running before the first of them is:
+    /// who sees that the guest has begun can ask for everything that a running machine can do.
     pub(crate) fn start<E>(
         &self,
         start: impl FnOnce() -> Result<VcpuSet, E>,
     ) -> Result<Arc<VcpuSet>, E> {
+        self.enter(State::Running);
         let mut running = self.running.lock();
         let vcpus = Arc::new(start()?);
         *running = Arc::downgrade(&vcpus);
@@ -348,5 +350,23 @@ impl Power for Control {
         if let Some(vcpus) = running {
             vcpus.ask_to_stop();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_runs_before_its_first_vcpu_does() {
+        let (control, _events) = Control::new();
+        control.in_run(true, State::Resetting);
+        let mut seen = None;
+        let started = control.start(|| {
+            seen = Some((control.state(), control.queue(Request::Pause, Event::Stop)));
+            Err(())
+        });
+        assert!(started.is_err());
+        assert_eq!(seen, Some((State::Running, Ok(()))));
     }
 }

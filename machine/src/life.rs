@@ -18,10 +18,10 @@ use std::fmt;
 /// What a machine is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// It has not been switched on yet.
+    /// It has been built, and its vCPUs have not run yet.
     #[default]
     Built,
-    /// Its vCPUs run.
+    /// Its vCPUs run, or are being started.
     Running,
     /// Its vCPUs, back ends and timers stand still, and nothing is on its way to a device.
     Paused,

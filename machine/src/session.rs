@@ -184,7 +184,8 @@ impl Session {
     /// The guest's software cannot be loaded again, or KVM refuses. Nothing of the guest runs any
     /// more.
     pub fn run(&mut self) -> Result<Ending, Error> {
-        self.control.in_run(true, State::Resetting);
+        let begins = if self.start.is_some() { State::Built } else { State::Resetting };
+        self.control.in_run(true, begins);
         let mut ended = self.run_to_its_end();
         if let Some(reason) = self.control.loss() {
             ended = Err(Error::DeviceLost(reason.to_owned()));
@@ -276,7 +277,6 @@ impl Session {
         self.look_after_disks();
         let vcpus = std::mem::take(&mut self.vcpus);
         let running = self.control.start(|| VcpuSet::start(vcpus, Arc::new(on_event)))?;
-        self.control.enter(State::Running);
         if let Some(answer) = answer {
             succeed(&answer);
         }
