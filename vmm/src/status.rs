@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Whether odd statuses are the guest's.
 static ODD_ARE_THE_GUESTS: AtomicBool = AtomicBool::new(false);
 
-/// Whether the command is one of kvmtool's to guests that run.
+/// Whether the command is one to guests that run, whose statuses are kvmtool's.
 static TO_GUESTS: AtomicBool = AtomicBool::new(false);
 
 /// kvmtool's status of a command to all guests that did not work for some (-1).
@@ -29,7 +29,9 @@ pub fn choose(args: &[OsString]) {
     };
     ODD_ARE_THE_GUESTS.store(args.iter().any(asked), Ordering::Relaxed);
     let command = args.get(1).and_then(|arg| arg.to_str()).unwrap_or_default();
-    TO_GUESTS.store(crate::cli::is_to_guests(command), Ordering::Relaxed);
+    // Without it, it is about a recording.
+    let follows = command == "trace" && args.iter().any(|arg| arg == "--follow");
+    TO_GUESTS.store(follows || crate::cli::is_to_guests(command), Ordering::Relaxed);
 }
 
 /// The status of a run that could not be started or did not end well, and of a command to a guest

@@ -54,13 +54,17 @@ fn accesses_are_followed_as_they_happen() {
     assert!(told.contains("LCR (pio 0x3fb) write 1 byte 0x3"), "{told}");
     goes_on(&user);
     let (status, out, err) = user.run(&["trace", "one", "--follow", "--device", "serial9"]);
-    assert_eq!((status, out.as_str()), (1, ""), "{err}");
+    assert_eq!((status, out.as_str()), (128, ""), "{err}");
     assert!(err.starts_with("Fatal: serial9: no device or region has that name; there are all, "));
     let (status, _, err) = user.run(&["trace", "nobody", "--follow"]);
-    assert_eq!((status, err.as_str()), (1, "Fatal: no guest called nobody is running\n"));
-    for wrong in [&["one", "--device", "rtc"][..], &["one", "--follow", "-n", "0"], &["--follow"]] {
+    assert_eq!((status, err.as_str()), (128, "Fatal: no guest called nobody is running\n"));
+    for (wanted, wrong) in [
+        (1, &["one", "--device", "rtc"][..]),
+        (129, &["one", "--follow", "-n", "0"]),
+        (129, &["--follow"]),
+    ] {
         let (status, _, err) = user.run(&[&["trace"], wrong].concat());
-        assert_eq!((status, err.lines().count()), (1, 1), "{wrong:?}: {err}");
+        assert_eq!((status, err.lines().count()), (wanted, 1), "{wrong:?}: {err}");
     }
     // It ends with the guest.
     let mut command = Command::new(TRAPLINE);
