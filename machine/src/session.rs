@@ -272,6 +272,7 @@ impl Session {
                 control.send(Event::Vcpu(event));
             }
         };
+        self.control.debug().goes_on();
         self.event_loop.resume();
         self.isolates.pause(false);
         self.look_after_disks();

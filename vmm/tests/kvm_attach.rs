@@ -93,6 +93,11 @@ fn where_nobody_can_be_asked_stops_are_told_and_the_guest_goes_on() {
     let (status, _, err) = user.run(&["break", "one", "serial0:LRC=w", "-c", "1"]);
     let near = "Fatal: serial0:LRC=w: serial0 has no register LRC; the nearest are LCR, ";
     assert_eq!((status, err.starts_with(near)), (128, true), "{err}");
+    // It comes to the first one while the second one is looked at.
+    for _ in 0..20 {
+        assert_eq!(user.run(&["break", "one", "serial0:SCR=w", "rtx", "-c", "1"]).0, 128);
+        goes_on(&user);
+    }
     assert_eq!(user.run(&["break", "nobody", "rtc", "-c", "1"]).0, 128);
     for wrong in [&[][..], &["one", "-c", "1"], &["one", "rtc", "-c", "0"], &["a/b", "rtc"]] {
         assert_eq!(user.run(&[&["break"], wrong].concat()).0, 129, "{wrong:?}");

@@ -65,6 +65,8 @@ struct ClientState {
     instructions: bool,
     breaks: BTreeMap<u64, (Arc<Break>, Option<Watching>)>,
     step: Option<Watching>,
+    /// The machine stands still for it.
+    holds: bool,
 }
 
 #[derive(Default)]
@@ -130,8 +132,8 @@ impl Debug {
         let mut state = self.state.lock();
         state.last_id += 1;
         let id = state.last_id;
-        let (breaks, step) = Default::default();
-        state.clients.insert(id, ClientState { listener, instructions, breaks, step });
+        let (breaks, step, holds) = Default::default();
+        state.clients.insert(id, ClientState { listener, instructions, breaks, step, holds });
         Client { debug: Arc::clone(self), id }
     }
 
@@ -159,16 +161,24 @@ impl Debug {
                 let hits = stopped.hits.iter().filter(move |hit| hit.client == id);
                 Stopped { hits: hits.cloned().collect(), more: stopped.more }
             };
-            let clients = state.clients.iter().map(|(id, client)| (mine(*id), client));
+            let clients = state.clients.iter_mut().map(|(id, client)| (mine(*id), client));
             let told: Vec<_> = clients
                 .filter(|(mine, _)| !mine.hits.is_empty())
-                .map(|(mine, client)| (mine, Arc::clone(&client.listener)))
+                .map(|(mine, client)| {
+                    client.holds = true;
+                    (mine, Arc::clone(&client.listener))
+                })
                 .collect();
             (stopped, told, steps)
         };
         drop((steps, stopped));
         listeners.iter().for_each(|(stopped, listener)| listener(stopped));
         Some(!listeners.is_empty())
+    }
+
+    /// The machine is about to run: it stands still for nobody.
+    pub(crate) fn goes_on(&self) {
+        self.state.lock().clients.values_mut().for_each(|client| client.holds = false);
     }
 
     fn registry(&self) -> Option<Registry> {
@@ -325,6 +335,13 @@ impl Client {
         Ok(())
     }
 
+    /// Takes its breaks away for good, and hears of no stop any more; whether the machine stands still
+    /// for it, whether or not it has heard of that yet.
+    pub fn close(&self) -> bool {
+        let removed = self.debug.state.lock().clients.remove(&self.id);
+        removed.is_some_and(|client| client.holds)
+    }
+
     fn registry(&self) -> Result<Registry, BreakError> {
         self.debug.registry().ok_or(BreakError::Over)
     }
@@ -332,8 +349,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let removed = self.debug.state.lock().clients.remove(&self.id);
-        drop(removed);
+        self.close();
     }
 }
 
@@ -387,5 +403,38 @@ pub struct Standing<'a> {
 impl trapline_symbols::Memory for Standing<'_> {
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         self.memory.read(addr, buf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hit(client: &Client) -> Hit {
+        let cause = Cause::Access { access: String::new(), place: None };
+        Hit { client: client.id, vcpu: Some(0), cause }
+    }
+
+    /// A client that has been told of a stop and does not know yet.
+    fn told(debug: &Arc<Debug>) -> Client {
+        let client = debug.client(false, Arc::new(|_| {}));
+        debug.state.lock().hit(hit(&client));
+        assert_eq!(debug.announce(), Some(true));
+        client
+    }
+
+    #[test]
+    fn who_leaves_knows_whether_the_machine_stands_still_for_it() {
+        let debug = Arc::new(Debug::default());
+        let other = debug.client(false, Arc::new(|_| {}));
+        let client = told(&debug);
+        assert_eq!([client.close(), client.close(), other.close()], [true, false, false]);
+        let client = told(&debug);
+        debug.goes_on();
+        assert!(!client.close());
+        let client = debug.client(false, Arc::new(|_| {}));
+        debug.state.lock().hit(hit(&client));
+        assert!(!client.close(), "it does not stand still yet");
+        assert_eq!(debug.announce(), Some(false), "and will not");
     }
 }

@@ -80,7 +80,8 @@ impl Answer {
     }
 }
 
-/// One who has breaks. Dropping it takes them away.
+/// One who has breaks. Dropping it takes them away, and has the guest go on if it stands still because of
+/// them.
 pub(crate) struct Debugger {
     control: Control,
     client: Client,
@@ -168,14 +169,6 @@ impl Debugger {
         self.stopped = None;
     }
 
-    /// Takes all breaks away, and has the guest go on if it stands still because of us.
-    pub(crate) fn leave(&mut self) {
-        self.client.clear();
-        if self.stands() {
-            self.go_on();
-        }
-    }
-
     /// The breaks, a line each.
     pub(crate) fn list(&self) -> String {
         let breaks = self.client.list();
@@ -189,6 +182,16 @@ impl Debugger {
         let stopped = stopped.clone();
         let told = self.control.inspect(move |standing| standing.tell(&stopped));
         told.unwrap_or_else(|error| format!("  # {error}\n"))
+    }
+}
+
+impl Drop for Debugger {
+    fn drop(&mut self) {
+        // It may have been told of a stop that nobody has read of.
+        if self.client.close() {
+            // One that has ended meanwhile says so itself.
+            let _ = self.control.resume();
+        }
     }
 }
 

@@ -67,7 +67,6 @@ impl Drop for Session {
         if let Some(all) = self.all.upgrade() {
             all.there.lock().remove(&self.number);
         }
-        self.debugger.lock().leave();
     }
 }
 
