@@ -6,6 +6,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
+use super::local_apic::{LVT_EXT_INT, LVT_NMI, Page, reg};
 use crate::{Error, Irqchip, Vm};
 
 /// Everything a start must find as after power-on. What the host's KVM does not have is left out.
@@ -103,19 +104,10 @@ fn set_msrs(fd: &VcpuFd) {
 /// The local APIC with pin LINT0 taking interrupts of the 8259A and LINT1 taking NMI, as firmware
 /// leaves them (MultiProcessor Specification 1.4, section 3.6.2.2, "Virtual Wire Mode").
 fn with_pins(power_on: &kvm_lapic_state) -> kvm_lapic_state {
-    const LVT_LINT0: usize = 0x350;
-    const LVT_LINT1: usize = 0x360;
-    const EXTINT: u32 = 7 << 8;
-    const NMI: u32 = 4 << 8;
-    let mut lapic = *power_on;
-    for (register, mode) in [(LVT_LINT0, EXTINT), (LVT_LINT1, NMI)] {
-        if let Some(bytes) = lapic.regs.get_mut(register..register + 4) {
-            for (byte, value) in bytes.iter_mut().zip(mode.to_ne_bytes()) {
-                *byte = core::ffi::c_char::from_ne_bytes([value]);
-            }
-        }
-    }
-    lapic
+    let mut page = Page(*power_on);
+    page.set_word(reg::LVT_LINT0, LVT_EXT_INT);
+    page.set_word(reg::LVT_LINT1, LVT_NMI);
+    page.0
 }
 
 #[cfg(test)]
