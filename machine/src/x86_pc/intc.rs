@@ -61,7 +61,7 @@ impl Controllers {
     #[cfg(target_arch = "x86_64")]
     pub(super) fn pending(&self) -> super::pending::Chips {
         let Outputs { pic, ioapic } = &self.outputs;
-        super::pending::Chips::of_ours(&pic.state(), &ioapic.state())
+        super::pending::Chips { pics: pic.state(), ioapic: ioapic.state() }
     }
 
     /// Adds the controllers with their registers.

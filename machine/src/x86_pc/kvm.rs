@@ -95,7 +95,7 @@ impl HostBoard for PcOnKvm {
     fn interrupts(&self, vm: &Vm, vcpus: &[Vcpu]) -> Result<Vec<Interrupt>, Error> {
         let chips = match (&self.chips, vm.kernel_chips()?) {
             (Some(ours), _) => ours.controllers.pending(),
-            (None, Some(kernel)) => pending::Chips::of_kernel(&kernel.pics, &kernel.ioapic),
+            (None, Some(kernel)) => pending::Chips::of_kernel(&kernel),
             (None, None) => return Ok(Vec::new()),
         };
         let cpus = vcpus.iter().map(pending::Cpu::of).collect::<Result<Vec<_>, _>>()?;

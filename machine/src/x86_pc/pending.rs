@@ -3,77 +3,55 @@
 
 use trapline_device::PcInput;
 use trapline_intc::ioapic::{self, regs::Redirection};
+use trapline_intc::pic::regs::Icw4;
 use trapline_intc::pic::{self, Phase};
-use trapline_kvm::{KernelIoApic, KernelPic, LocalApic, Vcpu};
+use trapline_kvm::{KernelChips, KernelPic, LocalApic, Vcpu};
 
 use super::layout;
 use crate::Error;
 use crate::why::{Interrupt, Stage};
 
-/// An 8259A, bit per input.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pic {
-    lines: u8,
-    requests: u8,
-    masked: u8,
-    in_service: u8,
-    level: u8,
-    base: u8,
-    /// It has been set up.
-    ready: bool,
-}
-
-impl From<&pic::Chip> for Pic {
-    fn from(chip: &pic::Chip) -> Self {
-        Self {
-            lines: chip.lines,
-            requests: chip.irr(),
-            masked: chip.imr,
-            in_service: chip.isr,
-            level: if chip.icw1.ltim() { 0xff } else { chip.elcr },
-            base: chip.icw2,
-            ready: chip.phase == Phase::Ready,
-        }
-    }
-}
-
-impl From<&KernelPic> for Pic {
-    fn from(chip: &KernelPic) -> Self {
-        Self {
-            lines: chip.lines,
-            requests: chip.requests,
-            masked: chip.masked,
-            in_service: chip.in_service,
-            level: chip.level,
-            base: chip.base,
-            // Vector 0 is for no interrupt.
-            ready: chip.base != 0,
-        }
-    }
-}
-
-/// All interrupt controllers of a PC.
-#[derive(Clone, Debug)]
+/// All interrupt controllers of a PC, whoever emulates them.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Chips {
-    /// The primary 8259A and the secondary one.
-    pub(super) pics: [Pic; 2],
-    /// Inputs of the I/O APIC that are high or ask for an interrupt, bit per pin.
-    pub(super) pins: u32,
-    /// Its redirection table.
-    pub(super) entries: Vec<Redirection>,
+    /// The two 8259As.
+    pub(super) pics: pic::State,
+    /// The I/O APIC.
+    pub(super) ioapic: ioapic::State,
 }
 
 impl Chips {
     /// Those in the kernel.
-    pub(super) fn of_kernel(pics: &[KernelPic; 2], ioapic: &KernelIoApic) -> Self {
-        let entries = ioapic.entries.iter().map(|bits| Redirection::from_bits(*bits)).collect();
-        Self { pics: pics.each_ref().map(Pic::from), pins: ioapic.requests, entries }
+    pub(super) fn of_kernel(chips: &KernelChips) -> Self {
+        let [primary, secondary] = chips.pics.map(kernel_pic);
+        let mut ioapic = ioapic::State { lines: chips.ioapic.requests, ..Default::default() };
+        for (entry, bits) in ioapic.entries.iter_mut().zip(&chips.ioapic.entries) {
+            *entry = Redirection::from_bits(*bits);
+        }
+        Self { pics: pic::State { primary, secondary }, ioapic }
     }
 
-    /// Our own.
-    pub(super) fn of_ours(pics: &pic::State, ioapic: &ioapic::State) -> Self {
-        let pics = [&pics.primary, &pics.secondary].map(Pic::from);
-        Self { pics, pins: ioapic.lines, entries: ioapic.entries.to_vec() }
+    /// An entry of the redirection table.
+    fn entry(&self, pin: u8) -> Option<Redirection> {
+        self.ioapic.entries.get(usize::from(pin)).copied()
+    }
+}
+
+fn kernel_pic(chip: KernelPic) -> pic::Chip {
+    pic::Chip {
+        lines: chip.lines,
+        latched: chip.requests,
+        imr: chip.masked,
+        isr: chip.in_service,
+        lowest: chip.highest.wrapping_sub(1) & 7,
+        // Vector 0 is for no interrupt.
+        phase: if chip.base == 0 { Phase::Off } else { Phase::Ready },
+        icw2: chip.base,
+        // KVM's gives vectors only.
+        icw4: Icw4::new().with_upm(true),
+        special_mask: chip.special_mask,
+        elcr: chip.level,
+        ..pic::Chip::default()
     }
 }
 
@@ -131,7 +109,7 @@ pub(super) fn waiting(chips: &Chips, cpus: &[Cpu]) -> Vec<Interrupt> {
 /// I/O APIC's level-triggered inputs, which are known by their lines.
 fn vectors(chips: &Chips, cpu: &Cpu) -> Vec<Interrupt> {
     let told = |vector: &u8| {
-        chips.entries.iter().any(|entry| entry.remote_irr() && entry.vector() == *vector)
+        chips.ioapic.entries.iter().any(|entry| entry.remote_irr() && entry.vector() == *vector)
     };
     let at = format!("the local APIC of vCPU {}", cpu.index);
     let served = cpu.apic.in_service.iter().map(|vector| (vector, Stage::InService(at.clone())));
@@ -142,7 +120,7 @@ fn vectors(chips: &Chips, cpu: &Cpu) -> Vec<Interrupt> {
     let all = served.chain(waits).filter(|(vector, _)| !told(vector));
     let named = |(vector, stage): (&u8, Stage)| {
         let line = Inputs::all().find(|inputs| {
-            let entry = inputs.ioapic.and_then(|pin| chips.entries.get(usize::from(pin)));
+            let entry = inputs.ioapic.and_then(|pin| chips.entry(pin));
             entry.is_some_and(|entry| !entry.mask() && entry.vector() == *vector)
         });
         let name = match line {
@@ -187,7 +165,7 @@ impl Inputs {
     /// Where it waits, if it does.
     fn waiting(&self, chips: &Chips, cpus: &[Cpu]) -> Option<Interrupt> {
         let pic = self.pic.map(|pin| AtPic::of(chips, cpus, pin));
-        let entry = |pin: u8| Some((pin, *chips.entries.get(usize::from(pin))?));
+        let entry = |pin: u8| Some((pin, chips.entry(pin)?));
         let ioapic = self.ioapic.and_then(entry);
         let (stage, vector) = served(pic.as_ref(), ioapic, cpus)
             .or_else(|| raised(pic.as_ref(), cpus))
@@ -202,7 +180,7 @@ impl Inputs {
         pic: Option<&AtPic>,
         ioapic: Option<(u8, Redirection)>,
     ) -> Option<(Stage, Option<u8>)> {
-        let pin = ioapic.is_some_and(|(pin, _)| chips.pins >> pin & 1 == 1);
+        let pin = ioapic.is_some_and(|(pin, _)| chips.ioapic.lines >> pin & 1 == 1);
         let raised = pin || pic.is_some_and(|pic| pic.high);
         // The timer's output is a wave, and not a request that somebody takes back.
         if !raised || self.line == u32::from(layout::irq::TIMER) {
@@ -219,7 +197,7 @@ impl Inputs {
             let lost = !entry.level();
             return lost.then(|| (Stage::Lost("the I/O APIC".to_owned()), Some(entry.vector())));
         }
-        let lost = open_pic.filter(|pic| !pic.level && !pic.requested)?;
+        let lost = open_pic.filter(|pic| !pic.requested)?;
         Some((Stage::Lost(format!("the {} 8259A", lost.chip)), Some(lost.vector)))
     }
 }
@@ -266,7 +244,6 @@ struct AtPic {
     high: bool,
     requested: bool,
     in_service: bool,
-    level: bool,
     vector: u8,
     /// Where it is masked, if it is.
     masked: Option<String>,
@@ -276,48 +253,50 @@ struct AtPic {
 
 impl AtPic {
     fn of(chips: &Chips, cpus: &[Cpu], pin: u8) -> Self {
-        let [primary, secondary] = chips.pics;
+        let pic::State { primary, secondary } = &chips.pics;
         let is_primary = pin < 8;
         let (chip, pic) = if is_primary { ("primary", primary) } else { ("secondary", secondary) };
         let (input, bit) = (pin & 7, 1 << (pin & 7));
+        let ready = pic.phase == Phase::Ready;
         let passes = cpus.first().is_none_or(|cpu| cpu.apic.passes_pic || !cpu.apic.enabled);
-        let masked = if !pic.ready {
+        let masked = if !ready {
             Some(format!("the {chip} 8259A, which is not set up"))
-        } else if pic.masked & bit != 0 {
+        } else if pic.imr & bit != 0 {
             Some(format!("the {chip} 8259A (mask register, bit {input})"))
-        } else if !is_primary && primary.masked & CASCADE_BIT != 0 {
+        } else if !is_primary && primary.imr & CASCADE_BIT != 0 {
             Some("the primary 8259A (mask register, the secondary's bit)".to_owned())
         } else if !passes {
             Some("the local APIC of vCPU 0 (LVT LINT0), which the 8259s are behind".to_owned())
         } else {
             None
         };
-        let before = pic.in_service & (bit - 1);
         Self {
             chip,
             input,
             high: pic.lines & bit != 0,
-            requested: pic.requests & bit != 0,
-            in_service: pic.ready && pic.in_service & bit != 0,
-            level: pic.level & bit != 0,
-            vector: pic.base.wrapping_add(input),
+            requested: pic.irr() & bit != 0,
+            in_service: ready && pic.isr & bit != 0,
+            vector: pic.vector(input),
             masked,
-            behind: (before != 0).then(|| u8::try_from(before.trailing_zeros()).unwrap_or(0)),
+            behind: pic.served_before(input),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use trapline_kvm::KernelIoApic;
+
     use super::*;
 
     /// The serial port's line.
     const SERIAL: u8 = layout::irq::SERIAL[0];
 
     fn chips() -> Chips {
-        let pic = Pic { masked: 0xff, base: 0x30, ready: true, ..Pic::default() };
-        let entries = vec![Redirection::RESET; layout::LINES.into()];
-        Chips { pics: [pic, Pic { base: 0x38, ..pic }], pins: 0, entries }
+        let pic = |base| KernelPic { masked: 0xff, base, ..KernelPic::default() };
+        let entries = vec![Redirection::RESET.into_bits(); layout::LINES.into()];
+        let ioapic = KernelIoApic { requests: 0, entries };
+        Chips::of_kernel(&KernelChips { pics: [pic(0x30), pic(0x38)], ioapic })
     }
 
     fn cpu() -> Cpu {
@@ -333,22 +312,22 @@ mod tests {
     fn nothing_waits_where_nothing_is_raised() {
         assert_eq!(told(&chips(), cpu()), [] as [String; 0]);
         let mut chips = chips();
-        chips.pics[0].lines = 1;
-        chips.pics[0].requests = 1;
+        chips.pics.primary.lines = 1;
+        chips.pics.primary.latched = 1;
         assert_eq!(told(&chips, cpu()), [] as [String; 0], "the timer's output is a wave");
-        chips.pics[0].requests = 1 << SERIAL;
-        chips.entries[usize::from(SERIAL)] = Redirection::new().with_vector(0x41);
+        chips.pics.primary.latched = 1 << SERIAL;
+        chips.ioapic.entries[usize::from(SERIAL)] = Redirection::new().with_vector(0x41);
         assert_eq!(told(&chips, cpu()), [] as [String; 0], "the 8259 remembers, which nobody uses");
     }
 
     #[test]
     fn a_masked_interrupt_says_where() {
         let mut chips = chips();
-        (chips.pics[0].lines, chips.pics[0].requests) = (1 << SERIAL, 1 << SERIAL);
+        (chips.pics.primary.lines, chips.pics.primary.latched) = (1 << SERIAL, 1 << SERIAL);
         let wanted = "IRQ 4 (serial0, serial2) is raised, and masked in the primary 8259A (mask \
                       register, bit 4) and the I/O APIC (redirection entry 4)";
         assert_eq!(told(&chips, cpu()), [wanted]);
-        chips.pics[0].masked = !(1 << SERIAL);
+        chips.pics.primary.imr = !(1 << SERIAL);
         let mut behind = cpu();
         behind.apic.passes_pic = false;
         let told = told(&chips, behind);
@@ -359,39 +338,45 @@ mod tests {
     fn one_of_the_second_chip_can_be_masked_at_the_first() {
         let mut chips = chips();
         let rtc = 1 << (layout::irq::RTC - 8);
-        (chips.pics[1].lines, chips.pics[1].requests, chips.pics[1].masked) = (rtc, rtc, 0);
+        let secondary = &mut chips.pics.secondary;
+        (secondary.lines, secondary.latched, secondary.imr) = (rtc, rtc, 0);
         let told_first = told(&chips, cpu());
         assert!(told_first[0].contains("the primary 8259A (mask register, the secondary's bit)"));
-        chips.pics[0].masked = !CASCADE_BIT;
+        chips.pics.primary.imr = !CASCADE_BIT;
         assert_eq!(told(&chips, cpu()), ["IRQ 8 (rtc) is raised and waits in the secondary 8259A"]);
     }
 
     #[test]
     fn one_that_is_raised_says_why_it_is_not_taken() {
         let mut chips = chips();
-        chips.pics[0].requests = 1 << SERIAL;
-        chips.pics[0].masked = 0;
+        chips.pics.primary.latched = 1 << SERIAL;
+        chips.pics.primary.imr = 0;
         let off = Cpu { takes_interrupts: false, ..cpu() };
         let wanted = "IRQ 4 (serial0, serial2) is raised and waits in the primary 8259A: vCPU 0 has \
                       interrupts off";
         assert_eq!(told(&chips, off), [wanted]);
-        chips.pics[0].in_service = 1 << 1;
+        chips.pics.primary.isr = 1 << 1;
         let wanted = told(&chips, cpu());
         assert!(wanted[0].starts_with("IRQ 1 (i8042) was taken and has not been ended"));
         assert!(
             wanted[1].ends_with("input 1 of the chip, which comes before it, has not been ended")
         );
+        // Priorities rotated: input 2 has the highest, and input 1 the lowest.
+        chips.pics.primary.lowest = 1;
+        let wanted = "IRQ 4 (serial0, serial2) is raised and waits in the primary 8259A";
+        assert_eq!(told(&chips, cpu())[1], wanted);
     }
 
     #[test]
     fn an_edge_that_was_taken_is_lost_while_the_line_stays_high() {
         let mut chips = chips();
-        (chips.pics[0].lines, chips.pics[0].masked) = (1 << SERIAL, 0);
+        (chips.pics.primary.lines, chips.pics.primary.imr) = (1 << SERIAL, 0);
         assert!(told(&chips, cpu())[0].contains("the primary 8259A takes its edges only"));
-        chips.pics[0].level = 1 << SERIAL;
-        assert_eq!(told(&chips, cpu()), [] as [String; 0], "a level is on its way");
-        chips.pics[0].masked = 0xff;
-        chips.entries[usize::from(SERIAL)] = Redirection::new().with_vector(0x41);
+        chips.pics.primary.elcr = 1 << SERIAL;
+        let level = "IRQ 4 (serial0, serial2) is raised and waits in the primary 8259A";
+        assert_eq!(told(&chips, cpu()), [level]);
+        chips.pics.primary.imr = 0xff;
+        chips.ioapic.entries[usize::from(SERIAL)] = Redirection::new().with_vector(0x41);
         assert!(told(&chips, cpu())[0].contains("the I/O APIC takes its edges only"));
     }
 
@@ -399,7 +384,7 @@ mod tests {
     fn a_message_waits_in_a_local_apic_or_for_its_end() {
         let mut chips = chips();
         let entry = Redirection::new().with_vector(0x41).with_level(true).with_remote_irr(true);
-        chips.entries[11] = entry;
+        chips.ioapic.entries[11] = entry;
         let told_end = told(&chips, cpu());
         assert!(told_end[0].ends_with("no EOI has come to the I/O APIC (remote IRR of entry 11)"));
         let mut busy = cpu();

@@ -67,6 +67,12 @@ impl Chip {
         None
     }
 
+    /// The most urgent input in service that keeps a request of `ir` waiting, if one does.
+    pub fn served_before(&self, ir: u8) -> Option<u8> {
+        let mut before = self.by_priority().take_while(|other| *other != ir);
+        before.find(|other| self.in_service() & bit(*other) != 0)
+    }
+
     /// The INT output.
     pub(super) fn int(&self, which: Which) -> bool {
         self.request(which).is_some()
@@ -104,7 +110,7 @@ impl Chip {
     /// What the chip drives on the bus in the second acknowledge cycle for `ir`: the vector, or in
     /// MCS-80/85 mode the lower half of a call address, which an 8086 takes for the vector
     /// ("Interrupt sequence").
-    pub(super) fn vector(&self, ir: u8) -> u8 {
+    pub fn vector(&self, ir: u8) -> u8 {
         let address = self.icw1.address() << 5;
         match (self.icw4.upm(), self.icw1.adi()) {
             (true, _) => (self.icw2 & VECTOR_BASE) | ir,

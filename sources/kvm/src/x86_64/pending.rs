@@ -24,6 +24,10 @@ pub struct KernelPic {
     pub level: u8,
     /// The vector of input 0; 0 before the guest has set up the chip.
     pub base: u8,
+    /// The input with the highest priority.
+    pub highest: u8,
+    /// Special mask mode: inputs that are masked keep no others waiting.
+    pub special_mask: bool,
 }
 
 /// The I/O APIC in the kernel.
@@ -63,6 +67,8 @@ impl Vm {
                     in_service: state.isr,
                     level: state.elcr,
                     base: state.irq_base,
+                    highest: state.priority_add,
+                    special_mask: state.special_mask != 0,
                 })
             };
             let (requests, entries) = ioctl::ioapic(self.fd(), KVM_IRQCHIP_IOAPIC)?;
