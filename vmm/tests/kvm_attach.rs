@@ -81,6 +81,29 @@ fn accesses_are_followed_as_they_happen() {
 }
 
 #[test]
+fn what_is_printed_without_end_ends_with_its_reader() {
+    let user = User::new();
+    let one = start(&user);
+    for args in [
+        &["trace", "one", "--follow"][..],
+        &["break", "one", "serial0:SCR=w"],
+        &["top", "one", "--json", "--delay", "0.1"],
+    ] {
+        let mut command = Command::new(TRAPLINE);
+        command.args(args).env("XDG_RUNTIME_DIR", user.path()).stdin(Stdio::null());
+        let mut child: Owned = command.stdout(Stdio::piped()).spawn().unwrap().into();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        lines.next().unwrap().unwrap();
+        drop(lines);
+        until("it ends with its reader", || child.try_wait().unwrap().is_some());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{args:?}");
+        goes_on(&user);
+    }
+    user.say(&["stop", "-n", "one"]);
+    finish(one).expect_status(0);
+}
+
+#[test]
 fn where_nobody_can_be_asked_stops_are_told_and_the_guest_goes_on() {
     let user = User::new();
     let one = start(&user);

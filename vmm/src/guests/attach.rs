@@ -6,12 +6,12 @@ use std::sync::mpsc::channel;
 
 use anyhow::Context;
 use trapline_control::api::{
-    BreakEvent, BreakLine, BreaksRequest, PutBreakLine, PutBreaks, PutTrace, TraceRequest,
+    BreakLine, BreaksRequest, PutBreakLine, PutBreaks, PutTrace, TraceRequest,
 };
 use trapline_control::{AskError, Client, GuestName};
 use trapline_device::thread_builder;
 
-use super::{one, say};
+use super::{one, say, say_on};
 use crate::debug::PROMPT;
 use crate::stream;
 
@@ -37,25 +37,25 @@ pub struct FollowOptions {
     pub lines: Option<u64>,
 }
 
-/// Prints the guest's accesses until it ends.
+/// Prints the guest's accesses until it ends or nobody reads on.
 ///
 /// # Errors
 /// No guest, or nothing of that name in it.
 pub fn follow(options: &FollowOptions) -> anyhow::Result<ExitCode> {
     let mut guest = one(&options.name)?;
     let request = TraceRequest { devices: options.devices.clone(), lines: options.lines };
-    let mut said = Ok(());
+    let mut said = Ok(true);
     guest.lines::<PutTrace>(&request, |line| {
-        said = say(&format!("{}\n", line.access));
+        said = say_on(&format!("{}\n", line.access));
         if line.lost > 0 {
             let lost = line.lost;
             stream::message(&format!(
                 "{lost} accesses are missing here, as nobody read them in time\n"
             ));
         }
-        said.is_ok()
+        matches!(said, Ok(true))
     })?;
-    said.map(|()| ExitCode::SUCCESS)
+    said.map(|_| ExitCode::SUCCESS)
 }
 
 /// Stops the guest at breaks, and asks what to do; where nobody can be asked, it is told what stopped,
@@ -71,22 +71,18 @@ pub(super) fn breaks(options: &BreakOptions) -> anyhow::Result<()> {
     }
 }
 
-/// Prints what stopped the guest, until it ends or that is enough.
+/// Prints what stopped the guest, until it ends, that is enough or nobody reads on.
 fn tell(mut guest: Client, request: &BreaksRequest, count: Option<u64>) -> anyhow::Result<()> {
     let mut left = count;
-    let mut said = Ok(());
+    let mut said = Ok(true);
     guest.lines::<PutBreaks>(request, |event| {
         if event.stopped {
-            said = said_of(&event);
+            said = say_on(&format!("{}\n", event.text));
             left = left.map(|left| left - 1);
         }
-        said.is_ok() && left != Some(0)
+        matches!(said, Ok(true)) && left != Some(0)
     })?;
-    said
-}
-
-fn said_of(event: &BreakEvent) -> anyhow::Result<()> {
-    say(&format!("{}\n", event.text))
+    said.map(|_| ())
 }
 
 /// The prompt. Stops are told by one connection, commands go by another.

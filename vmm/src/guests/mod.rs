@@ -136,8 +136,14 @@ fn has_ended(error: &anyhow::Error) -> bool {
 
 /// Prints what was asked for. Who does not read on has seen what it wanted.
 pub(super) fn say(text: &str) -> anyhow::Result<()> {
+    say_on(text).map(|_| ())
+}
+
+/// Prints a piece of what has no end of its own; whether somebody reads on.
+pub(super) fn say_on(text: &str) -> anyhow::Result<bool> {
     match stream::write_all(rustix::stdio::stdout(), text.as_bytes(), None) {
-        Ok(()) | Err(Errno::PIPE) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Errno::PIPE) => Ok(false),
         Err(error) => Err(error).context("cannot write to standard output"),
     }
 }

@@ -15,7 +15,7 @@ use trapline_control::api::{GetStatistics, Statistics};
 use trapline_control::{AskError, Client, GuestName};
 
 use super::rates::{Rates, Sort, rates};
-use super::{say, this};
+use super::{say, say_on, this};
 use crate::{statistics, stream};
 
 /// What is wanted of `top`.
@@ -49,7 +49,8 @@ fn look(guest: &mut Client) -> Result<Statistics, AskError> {
     guest.ask::<GetStatistics>(&())
 }
 
-/// Prints one table or line of JSON, or a line of JSON after each look until the guest ends.
+/// Prints one table or line of JSON, or a line of JSON after each look until the guest ends or nobody
+/// reads on.
 fn print(guest: &mut Client, options: &TopOptions) -> anyhow::Result<()> {
     let mut before = look(guest)?;
     loop {
@@ -60,14 +61,14 @@ fn print(guest: &mut Client, options: &TopOptions) -> anyhow::Result<()> {
         };
         let mut rates = rates(guest.name().as_str(), &before, &after);
         rates.sort(options.sort);
-        if options.json {
-            say(&(serde_json::to_string(&rates)? + "\n"))?;
+        let text = if options.json {
+            serde_json::to_string(&rates)? + "\n"
         } else {
             let lines = rates.lines(statistics::columns());
             let lines: String = lines.iter().map(|line| format!("{}\n", line.trim_end())).collect();
-            say(&(title(&rates, &after, options.sort) + "\n" + &lines))?;
-        }
-        if options.once {
+            title(&rates, &after, options.sort) + "\n" + &lines
+        };
+        if !say_on(&text)? || options.once {
             return Ok(());
         }
         before = after;
