@@ -12,8 +12,6 @@ use crate::board::{Builder, Lines};
 
 /// The register that messages are written to.
 pub(super) const DOORBELL: u64 = layout::GIC_V2M.start + SETSPI;
-/// INTID of the first shared peripheral interrupt.
-const FIRST_SPI: u32 = 32;
 
 /// The frame.
 pub(super) struct Frame {
@@ -24,7 +22,7 @@ impl Frame {
     /// A frame with the board's share of the interrupts.
     pub(super) fn new(lines: &Lines) -> Self {
         let spis = layout::spi::V2M..layout::spi::V2M + layout::spi::V2M_COUNT;
-        let base = u16::try_from(FIRST_SPI + spis.start).unwrap_or(u16::MAX);
+        let base = u16::try_from(layout::spi::FIRST_INTID + spis.start).unwrap_or(u16::MAX);
         let chip = V2m::new(base, spis.map(|spi| lines.line(spi)).collect());
         Self { chip: Arc::new(chip) }
     }

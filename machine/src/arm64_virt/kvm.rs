@@ -203,8 +203,6 @@ fn pending(interrupt: &GicInterrupt, takes_interrupts: &[bool]) -> Interrupt {
 
 /// How KVM is to make the VM.
 fn vm_options(config: &Config) -> VmOptions {
-    /// INTID of the first private peripheral interrupt.
-    const FIRST_PPI: u32 = 16;
     let arm64 = &config.arm64;
     let wanted = arm64.irqchip.map_or_else(|| Irqchip::ORDER.to_vec(), |irqchip| vec![irqchip]);
     VmOptions {
@@ -212,7 +210,7 @@ fn vm_options(config: &Config) -> VmOptions {
         gics: wanted.into_iter().map(|irqchip| gic(irqchip, config.cpus)).collect(),
         spis: layout::spi::COUNT,
         aarch32: arm64.aarch32,
-        pmu: arm64.pmu.then_some(Pmu { intid: FIRST_PPI + layout::ppi::PMU }),
+        pmu: arm64.pmu.then_some(Pmu { intid: layout::ppi::FIRST_INTID + layout::ppi::PMU }),
         sve_max_vl: arm64.sve_max_vl,
         mte: !arm64.disable_mte,
         stolen_time: (!arm64.no_pvtime).then_some(layout::PV_TIME.start),

@@ -81,8 +81,11 @@ pub(crate) fn pci_windows() -> [BridgeWindow; 2] {
 /// RAM begins here unless the user says otherwise.
 pub(crate) const RAM: u64 = 0x8000_0000;
 
-/// Private peripheral interrupts, counted from 0 (INTID 16).
+/// Private peripheral interrupts, counted from 0.
 pub(crate) mod ppi {
+    /// INTID of the first (Arm IHI 0069, "INTIDs").
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "of a board on KVM"))]
+    pub(crate) const FIRST_INTID: u32 = 16;
     /// The generic timer's: secure and non-secure physical, virtual, hypervisor's.
     pub(crate) const TIMERS: [u32; 4] = [13, 14, 11, 10];
     /// The performance monitors'.
@@ -92,11 +95,8 @@ pub(crate) mod ppi {
 /// What an interrupt is of, for people, in parentheses; nothing, where that is nobody's or a message.
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "of a board on KVM"))]
 pub(crate) fn devices_of(intid: u32) -> String {
-    /// The architecture's first SPI and first PPI.
-    const FIRST: [u32; 2] = [32, 16];
-    let [first_spi, first_ppi] = FIRST;
-    let Some(spi) = intid.checked_sub(first_spi) else {
-        let timer = ppi::TIMERS.iter().any(|ppi| first_ppi + ppi == intid);
+    let Some(spi) = intid.checked_sub(spi::FIRST_INTID) else {
+        let timer = ppi::TIMERS.iter().any(|ppi| ppi::FIRST_INTID + ppi == intid);
         return if timer { " (a timer)".to_owned() } else { String::new() };
     };
     let serial = spi::SERIAL.iter().position(|serial| *serial == spi);
@@ -112,10 +112,12 @@ pub(crate) fn devices_of(intid: u32) -> String {
     }
 }
 
-/// Shared peripheral interrupts, counted from 0 (INTID 32).
+/// Shared peripheral interrupts, counted from 0.
 pub(crate) mod spi {
     use std::ops::Range;
 
+    /// INTID of the first (Arm IHI 0069, "INTIDs").
+    pub(crate) const FIRST_INTID: u32 = 32;
     /// One for each UART.
     pub(crate) const SERIAL: [u32; 4] = [0, 1, 2, 3];
     /// The pins of device 0 on PCI's bus 0; each further device has the next one.
@@ -136,4 +138,19 @@ pub(crate) mod spi {
     pub(crate) const V2M_COUNT: u32 = 64;
     /// How many there are at all: the GIC has 160 INTIDs with those of the processors.
     pub(crate) const COUNT: u32 = V2M + V2M_COUNT;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_is_known_by_its_intid() {
+        let known = [(27, " (a timer)"), (31, ""), (32, " (serial0)"), (35, " (serial3)")];
+        let on_buses =
+            [(36, " (PCI device 0)"), (67, " (PCI device 31)"), (68, " (virtio window 0)")];
+        for (intid, devices) in known.into_iter().chain(on_buses).chain([(96, "")]) {
+            assert_eq!(devices_of(intid), devices, "{intid}");
+        }
+    }
 }
