@@ -5,7 +5,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use trapline_control::api::{RegionCount, RegisterCount, Statistics};
+use trapline::Unclaimed;
+use trapline_control::api::{RegionCount, RegisterCount, Statistics, UnclaimedCount};
 
 use crate::terminal;
 
@@ -15,6 +16,17 @@ const COLUMNS: usize = 80;
 /// The width of a table: the terminal's, or 80.
 pub fn columns() -> usize {
     terminal::size().map_or(COLUMNS, |(columns, _)| columns.into())
+}
+
+/// Accesses of one kind that nobody claimed, as the API has them.
+pub fn unclaimed_count(key: &Unclaimed, count: u64) -> UnclaimedCount {
+    UnclaimedCount {
+        space: key.space.to_string(),
+        addr: key.addr,
+        len: key.len,
+        direction: key.direction.to_string(),
+        count,
+    }
 }
 
 /// From one unit to the next.
@@ -222,8 +234,6 @@ fn total_of(region: &RegionCount) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use trapline_control::api::UnclaimedCount;
-
     use super::*;
 
     fn region(region: &str, reads: u64, writes: u64, queued: u64) -> RegionCount {

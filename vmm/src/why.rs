@@ -12,6 +12,7 @@ use trapline_machine::State;
 use trapline_machine::why::{Doing, Interrupt, Observation, Poll, Resets, Stage, VcpuSeen};
 
 use crate::console::Console;
+use crate::statistics;
 
 /// How long a guest is watched.
 pub const SPAN: Duration = Duration::from_secs(1);
@@ -80,13 +81,8 @@ fn last_lines(tail: &[u8]) -> Vec<String> {
 /// Everything that is to be said of a guest.
 pub fn why(seen: &Observation, around: Surroundings) -> Why {
     let causes = causes(seen, &around);
-    let unclaimed = seen.unclaimed.iter().take(UNCLAIMED_MAX).map(|(key, count)| UnclaimedCount {
-        space: key.space.to_string(),
-        addr: key.addr,
-        len: key.len,
-        direction: key.direction.to_string(),
-        count: *count,
-    });
+    let unclaimed = seen.unclaimed.iter().take(UNCLAIMED_MAX);
+    let unclaimed = unclaimed.map(|(key, count)| statistics::unclaimed_count(key, *count));
     Why {
         state: state(seen.state),
         watched_ns: nanoseconds(seen.watched),

@@ -9,6 +9,8 @@ use trapline_device::Space;
 use trapline_machine::census::{Census, Counted, RegisterCounts};
 use trapline_machine::{Control, Report};
 
+use crate::statistics;
+
 /// How long registers are counted for whoever may look again.
 const LEASE: Duration = Duration::from_secs(10);
 /// So many unclaimed accesses are told apart.
@@ -71,17 +73,9 @@ impl Look {
 fn of(report: &Report, counted: Counted) -> Statistics {
     let exits = report.exits.iter().filter(|(_, count)| *count > 0);
     let traps = &report.traps;
-    let mut unclaimed: Vec<UnclaimedCount> = traps
-        .unclaimed
-        .iter()
-        .map(|(key, count)| UnclaimedCount {
-            space: key.space.to_string(),
-            addr: key.addr,
-            len: key.len,
-            direction: key.direction.to_string(),
-            count: *count,
-        })
-        .collect();
+    let unclaimed = traps.unclaimed.iter();
+    let mut unclaimed: Vec<UnclaimedCount> =
+        unclaimed.map(|(key, count)| statistics::unclaimed_count(key, *count)).collect();
     unclaimed.sort_by_key(|one| std::cmp::Reverse(one.count));
     let others = unclaimed.split_off(unclaimed.len().min(UNCLAIMED_MAX));
     let live = traps.regions.iter().map(|region| {
