@@ -90,7 +90,7 @@ impl Polls {
     pub(super) fn start(registry: &Registry) -> Option<Self> {
         let recorder = Arc::clone(registry.recorder()?);
         let (slots, classes, tails, queued) = Default::default();
-        let follower = recorder.follow();
+        let follower = recorder.follow_untimed();
         let (registry, watching) = (registry.clone(), false);
         let mut polls =
             Self { recorder, registry, follower, slots, classes, tails, queued, watching };

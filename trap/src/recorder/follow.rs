@@ -18,6 +18,8 @@ pub struct Follower {
     cursors: Vec<Cursor>,
     /// The names of registers whose numbers are known.
     names: Vec<&'static str>,
+    /// It is told how long accesses took.
+    timed: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -46,7 +48,7 @@ pub struct Followed {
     /// nothing but their place: for these [`crate::Registry::register_at`] knows it.
     pub registers: Vec<Option<&'static str>>,
     /// How long handlers took, registry and all: the place in `records`, and nanoseconds. Of one
-    /// access in 64.
+    /// access in 64, for a follower that is told ([`Recorder::follow`]).
     pub times: Vec<(usize, u64)>,
     /// When each of `records` was made, in ticks of the recorder ([`Recorder::ticks_to_ns`]) since a moment
     /// that is the same for all that is read of a stream. After a loss they begin anew.
@@ -56,9 +58,9 @@ pub struct Followed {
 }
 
 impl Follower {
-    pub(super) fn new(recorder: Arc<Recorder>) -> Self {
-        recorder.followers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Self { recorder, cursors: Vec::new(), names: Vec::new() }
+    pub(super) fn new(recorder: Arc<Recorder>, timed: bool) -> Self {
+        recorder.followers.fetch_add(timed.into(), std::sync::atomic::Ordering::Relaxed);
+        Self { recorder, cursors: Vec::new(), names: Vec::new(), timed }
     }
 
     /// Reads what has been written since the last call; the first time what the rings still have.
@@ -78,13 +80,17 @@ impl Follower {
             names.get(place).copied()
         };
         let all = streams.iter().zip(&mut self.cursors);
-        all.map(|(stream, cursor)| cursor.read(stream, &mut name)).collect()
+        let taken = |stream: &Stream| match self.timed {
+            true => std::mem::take(&mut *stream.times.lock()),
+            false => Vec::new(),
+        };
+        all.map(|(stream, cursor)| cursor.read(stream, taken(stream), &mut name)).collect()
     }
 }
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.recorder.followers.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.recorder.followers.fetch_sub(self.timed.into(), std::sync::atomic::Ordering::Relaxed);
     }
 }
 
@@ -92,11 +98,11 @@ impl Cursor {
     fn read(
         &mut self,
         stream: &Stream,
+        times: Vec<(u64, u64)>,
         mut name: impl FnMut(Number) -> Option<&'static str>,
     ) -> Followed {
         let lost = std::mem::take(&mut self.lost);
         let mut followed = Followed { stream: Some(stream.id), lost, ..Followed::default() };
-        let times = std::mem::take(&mut *stream.times.lock());
         let (all, end) = stream.ring.copy(self.at);
         let Some(all) = all else {
             // Where the next record begins nobody knows but the writer, who says where the last ends.
@@ -277,9 +283,13 @@ mod tests {
         };
         note(&mut written, 640);
         assert!(written.stream.times.lock().is_empty(), "nobody follows");
+        let mut untimed = written.recorder.follow_untimed();
+        note(&mut written, 640);
+        assert!(written.stream.times.lock().is_empty(), "nobody is told");
         let mut follower = written.recorder.follow();
         written.of_vcpu(&mut follower);
         note(&mut written, 640);
+        assert_eq!(written.of_vcpu(&mut untimed).times, [], "they are another's");
         let read = written.of_vcpu(&mut follower);
         assert_eq!(read.times.len(), 10);
         for (place, _) in read.times {

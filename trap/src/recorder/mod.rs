@@ -98,7 +98,7 @@ pub struct Recorder {
     pub(crate) queued: Mutex<Option<Box<Track>>>,
     /// Who is to be woken when a ring is half full.
     drainer: OnceLock<Thread>,
-    /// How many followers there are.
+    /// How many followers are told how long accesses took.
     followers: AtomicUsize,
 }
 
@@ -156,7 +156,7 @@ pub(crate) struct Stream {
     taken: AtomicBool,
     /// Machine time of the last record that was taken.
     taken_ns: Mutex<u64>,
-    /// How long accesses took whose records have these numbers, while somebody follows.
+    /// How long accesses took whose records have these numbers, while a follower is told.
     times: Mutex<Vec<(u64, u64)>>,
 }
 
@@ -346,9 +346,15 @@ impl Recorder {
         }
     }
 
-    /// Reads records as they are written, beside whoever takes them.
+    /// Reads records as they are written, beside whoever takes them, with how long their handlers took. Each
+    /// of those times is one follower's: there should be one of this kind.
     pub fn follow(self: &Arc<Self>) -> Follower {
-        Follower::new(Arc::clone(self))
+        Follower::new(Arc::clone(self), true)
+    }
+
+    /// Reads records as they are written, beside whoever takes them and whoever else follows.
+    pub fn follow_untimed(self: &Arc<Self>) -> Follower {
+        Follower::new(Arc::clone(self), false)
     }
 
     /// Takes what was recorded since the last call, of all streams up to one and the same moment:
