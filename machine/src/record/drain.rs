@@ -11,7 +11,7 @@ use std::time::Duration;
 use trapline::{Recorder, RegionId, Registry, Slot, StreamId, Taken};
 use trapline_access::record::{Op, Record, TICK_NS};
 use trapline_trace::{
-    MapChange, MapRegion, MapWindow, Meta, Part, Place, Register, Registers, Stream, Writer,
+    Bank, MapChange, MapRegion, MapWindow, Meta, Part, Place, Register, Registers, Stream, Writer,
 };
 
 use super::Recording;
@@ -103,14 +103,16 @@ struct State {
 struct Built {
     windows: HashMap<u64, Vec<MapWindow>>,
     registers: HashMap<u64, Vec<Register>>,
+    banks: Vec<Bank>,
 }
 
 impl Built {
     fn of(registry: &Registry) -> Self {
-        let MapChange { regions, registers, .. } = recorded_map::of_registry(registry);
+        let MapChange { regions, registers, banks, .. } = recorded_map::of_registry(registry);
         Self {
             windows: regions.into_iter().map(|region| (region.id, region.windows)).collect(),
             registers: registers.into_iter().map(|of| (of.id, of.registers)).collect(),
+            banks,
         }
     }
 }
@@ -176,6 +178,8 @@ impl State {
             if let Some(registers) = self.built.registers.get(&region.id.0) {
                 change.registers.push(Registers { id, registers: registers.clone() });
             }
+            let banks = self.built.banks.iter().filter(|bank| bank.id == region.id.0);
+            change.banks.extend(banks.map(|bank| Bank { id, ..bank.clone() }));
         }
         Place::Region { id, page: (slot.base - region.base) >> 16 }
     }

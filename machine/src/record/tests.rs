@@ -468,6 +468,36 @@ fn a_clock_is_the_same_however_long_it_took_to_build_the_machine() {
 }
 
 #[test]
+fn the_file_of_a_run_names_registers_as_they_were_selected() {
+    let pc = Pc::new(|_, _| ());
+    let write = |port, value| pc.write(Space::Pio, port, Size::Byte, value);
+    write(0x70, 0x0b);
+    pc.read(Space::Pio, 0x71, Size::Byte);
+    write(0x3fb, 0x83);
+    write(0x3f8, 1);
+    write(0x3fb, 3);
+    write(0x3f8, u64::from(b'x'));
+    let file = pc.finish();
+    let mut reader = trapline_trace::Reader::open(Cursor::new(file)).unwrap();
+    let mut sites = trapline_trace::Sites::new(reader.map());
+    let mut merged = reader.merged().unwrap();
+    let mut names = Vec::new();
+    while let Some(event) = merged.next().unwrap() {
+        let site = sites.of(&event).and_then(|site| sites.get(site));
+        names.extend(site.map(|site| site.name()));
+    }
+    let expected = [
+        "rtc/cmos RTC index",
+        "rtc/cmos Register B",
+        "serial0/uart LCR",
+        "serial0/uart DLL",
+        "serial0/uart LCR",
+        "serial0/uart THR",
+    ];
+    assert_eq!(names, expected);
+}
+
+#[test]
 fn a_queue_that_is_elsewhere_is_a_difference() {
     let recording = disk_recording(false);
     // The guest's word where a queue is, with one bit the other way round.
