@@ -1,12 +1,10 @@
 //! Guests that run and the commands to them, as far as it takes more of a machine than a test's share:
 //! a hundred guests at once, and schemathesis against the control socket.
 
-use std::process::Command;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::suite::{Tally, Task};
-use crate::{deb, guest, paths, proc, unit};
+use crate::{guest, paths, proc, python, unit};
 
 /// How many guests there are at once; the test of the same name is content with four.
 const GUESTS: &str = "100";
@@ -58,17 +56,8 @@ fn contract() -> Result<Tally> {
     if !proc::succeeds(&mut build)? {
         anyhow::bail!("trapline does not build");
     }
-    let python = deb::program("python3", &["python3"])?;
-    let packages = paths::build()?.join("schemathesis");
-    if !packages.join("schemathesis").is_dir() {
-        let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(&packages).arg(SCHEMATHESIS);
-        let missing =
-            "The Python package schemathesis cannot be had. Type: pip install schemathesis";
-        proc::output(&mut pip).context(missing)?;
-    }
-    let mut command = proc::in_root(python)?;
+    let mut command = python::with(SCHEMATHESIS)?;
     command.arg("control/tests/contract.py").arg(paths::target()?.join("debug/trapline"));
-    command.arg("docs/openapi.json").env("PYTHONPATH", packages);
+    command.arg("docs/openapi.json");
     Ok(Tally::of(proc::succeeds(&mut command)?))
 }

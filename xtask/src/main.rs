@@ -29,6 +29,7 @@ mod pauses;
 mod picture;
 mod proc;
 mod pty;
+mod python;
 mod recordings;
 mod scenarios;
 mod session;

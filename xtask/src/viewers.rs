@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::arch::Arch;
 use crate::guest::Ready;
 use crate::suite::{Guests, Tally};
-use crate::{deb, paths, proc};
+use crate::{deb, paths, proc, python};
 
 /// The recording whose exports are read.
 const RECORDING: &str = "machine/tests/recordings/pc-split.trp";
@@ -87,18 +87,10 @@ fn wireshark(ready: &Ready, folder: &Path) -> Result<()> {
 
 /// As many events as accesses, on tracks with the names of regions.
 fn perfetto(ready: &Ready, folder: &Path) -> Result<()> {
-    let python = deb::program("python3", &["python3"])?;
-    let packages = folder.join("python");
-    if !packages.join("perfetto").is_dir() {
-        let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(&packages).arg(PERFETTO);
-        let missing = "The Python package perfetto cannot be had. Type: pip install perfetto";
-        proc::output(&mut pip).context(missing)?;
-    }
+    let mut command = python::with(PERFETTO)?;
     let file = folder.join("viewers.perfetto-trace");
     export(ready, "perfetto", &file)?;
-    let mut command = Command::new(python);
-    command.env("PYTHONPATH", packages).args(["-c", COUNT]).arg(&file);
+    command.args(["-c", COUNT]).arg(&file);
     let told = String::from_utf8(proc::output(&mut command)?)?;
     let (events, tracks) = told.split_once('\n').unwrap_or_default();
     let made = counted(&trapline(ready, &["trace", "stat"])?, "total")?;
