@@ -18,12 +18,14 @@ pub(crate) fn tasks() -> Vec<Task> {
             "live-guests",
             "100 guests at once are started, listed, paused, resumed and stopped (TRAPLINE_GUESTS)",
             guests,
-        ),
+        )
+        .alone_in("debug"),
         Task::new(
             "live-contract",
             "schemathesis holds the control socket to docs/openapi.json",
             contract,
-        ),
+        )
+        .alone_in("debug"),
     ]
 }
 
