@@ -35,7 +35,7 @@ while IFS='|' read -r name words options <&3; do
     if [ "$name" = "$TUNING" ]; then
         deliveries="$scratch/deliveries"
         predicted=$(trapline tune "$recording" --output "$deliveries" | awk '/^exits:/ { print $4 }')
-        trapline tune "$recording"
+        trapline tune "$recording" || status=$?
     fi
 done 3<"$scratch/machines"
 # By that recording: what would another run make, with the writes late that may be? And what does it?

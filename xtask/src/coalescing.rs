@@ -141,13 +141,12 @@ impl Mirroring {
             script,
             watch: Watch { show: Show::Nothing, input: false, timeout: Some(8 * TIMEOUT) },
         };
-        let outcome = boot.run(ready)?;
-        let last = || last_lines(&outcome.text);
-        ensure!(outcome.status == 0, "trapline ended with {}:\n{}", outcome.status, last());
+        let text = boot.run(ready)?.well()?;
+        let last = || last_lines(&text);
         // In what was the same both times, which is shown once.
-        let heard = !self.typing || outcome.text.contains(HEARD);
+        let heard = !self.typing || text.contains(HEARD);
         ensure!(heard, "what was typed was not heard:\n{}", last());
-        eprintln!("{}", compare(&outcome.text, self.most).with_context(last)?);
+        eprintln!("{}", compare(&text, self.most).with_context(last)?);
         Ok(Tally::of(true))
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::arch::Arch;
 use crate::heartbeat::Heartbeat;
@@ -65,6 +65,23 @@ pub(crate) struct Outcome {
     pub(crate) text: String,
     /// How trapline ended.
     pub(crate) status: u8,
+}
+
+impl Outcome {
+    /// What was printed, if trapline ended with status 0.
+    ///
+    /// # Errors
+    ///
+    /// When it ended with another one: says which, and the last lines.
+    pub(crate) fn well(self) -> Result<String> {
+        let Self { text, status } = self;
+        ensure!(
+            status == 0,
+            "trapline ended with status {status}, last lines:\n{}",
+            last_lines(&text)
+        );
+        Ok(text)
+    }
 }
 
 impl NestedRun {
@@ -182,6 +199,14 @@ mod tests {
     fn the_last_status_counts_and_a_missing_one_is_none() {
         assert_eq!(parse_status("x TRAPLINE-HOST: exit status 3\nPower down\n"), Some(3));
         assert_eq!(parse_status("x TRAPLINE-HOST: exit st"), None);
+    }
+
+    #[test]
+    fn what_was_printed_is_good_only_with_status_0() {
+        let outcome = |status| Outcome { text: "all is well\n".to_owned(), status };
+        assert_eq!(outcome(0).well().unwrap(), "all is well\n");
+        let told = outcome(3).well().unwrap_err().to_string();
+        assert!(told.contains("status 3") && told.contains("all is well"), "{told}");
     }
 
     #[test]

@@ -154,9 +154,14 @@ impl Kind {
                 timeout: Some(TIMEOUT * 3 + TIMEOUT / 30 * mebibytes + TIMEOUT / 1000 * echoes),
             },
         };
-        let text = boot.run(ready)?.text;
-        let judged = self.cases.iter().map(|case| (case.name, case.judge(self, options, &text)));
-        Ok(tally(self.name, judged))
+        let outcome = boot.run(ready)?;
+        let judge = |case: &Case| (case.name, case.judge(self, options, &outcome.text));
+        let tally = tally(self.name, self.cases.iter().map(judge));
+        // A case that failed has said why.
+        if tally.failed == 0 {
+            outcome.well()?;
+        }
+        Ok(tally)
     }
 }
 

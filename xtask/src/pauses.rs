@@ -97,10 +97,7 @@ impl Storm {
                 timeout: Some(TIMEOUT * (2 + pauses / 30)),
             },
         };
-        let outcome = boot.run(ready)?;
-        let last = last_lines(&outcome.text);
-        ensure!(outcome.status == 0, "trapline ended with status {}:\n{last}", outcome.status);
-        Ok(outcome.text)
+        boot.run(ready)?.well()
     }
 }
 

@@ -282,10 +282,7 @@ fn prepare(
 }
 
 fn finish(boot: &Boot, ready: &Ready) -> Result<String> {
-    let outcome = boot.run(ready)?;
-    let last = last_lines(&outcome.text);
-    ensure!(outcome.status == 0, "trapline ended with status {}:\n{last}", outcome.status);
-    Ok(outcome.text)
+    boot.run(ready)?.well()
 }
 
 /// The way a user goes: `cargo xtask boot` on a terminal.

@@ -95,7 +95,7 @@ fn run(traced: &Traced, ready: &Ready) -> Result<Tally> {
     let outcome = boot.run(ready)?;
     let judged = judge(traced, &outcome.text);
     judged.with_context(|| format!("last lines:\n{}", last_lines(&outcome.text)))?;
-    ensure!(outcome.status == 0, "It ended with status {}", outcome.status);
+    outcome.well()?;
     Ok(Tally::of(true))
 }
 

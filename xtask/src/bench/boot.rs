@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::{MEMORY_MIB, ended_well, qemu};
+use super::{MEMORY_MIB, qemu};
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script};
 use crate::nested::quoted;
@@ -359,7 +359,7 @@ fn measure(start: &Start, more: &[String], ready: &Ready) -> Result<String> {
         },
         watch: Watch { show: Show::Progress(PROGRESS), input: false, timeout: Some(PATIENCE) },
     };
-    ended_well(&boot, ready)
+    boot.run(ready)?.well()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::collections::BTreeMap;
 
-use super::{ended_well, grouped, qemu, verdict};
+use super::{grouped, qemu, verdict};
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Show, Watch, last_lines};
@@ -109,7 +109,7 @@ pub(super) fn run(options: &Options) -> Result<u8> {
     };
     let beside = if options.alone { "" } else { " and QEMU" };
     eprintln!("Loading the disks of {} in trapline{beside}", ready.kernel.release);
-    let text = ended_well(&boot, &ready)?;
+    let text = boot.run(&ready)?.well()?;
     let table = report(&text, &loads, options.alone);
     print!("{}", table.with_context(|| format!("last lines:\n{}", last_lines(&text)))?);
     Ok(0)
