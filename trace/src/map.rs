@@ -1,6 +1,6 @@
 //! Which regions there are, what their registers are called, and which slots the records use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use trapline_access::{Direction, Space};
@@ -261,6 +261,8 @@ pub struct Map {
     slots: BTreeMap<u16, Place>,
     registers: BTreeMap<u64, Vec<Register>>,
     banks: Vec<Bank>,
+    /// Which of them a region has.
+    banks_of: HashMap<u64, Vec<usize>>,
     /// Where each region has been: generation and base, ascending.
     places: BTreeMap<u64, Vec<(u64, Option<u64>)>>,
     /// The generation of the first change.
@@ -285,8 +287,12 @@ impl Map {
             self.registers.insert(id, registers);
         }
         for mut bank in change.banks {
-            bank.registers.sort_by_key(|register| register.offset);
-            self.banks.push(bank);
+            let of_region = self.banks_of.entry(bank.id).or_default();
+            if of_region.len() < MAX_BANKS {
+                of_region.push(self.banks.len());
+                bank.registers.sort_by_key(|register| register.offset);
+                self.banks.push(bank);
+            }
         }
     }
 
@@ -339,9 +345,14 @@ impl Map {
         self.registers.get(&id).map_or(&[], Vec::as_slice)
     }
 
-    /// The banks of all regions.
+    /// The banks of all regions. Of one region there are 16 at most, further ones are left out.
     pub fn banks(&self) -> &[Bank] {
         &self.banks
+    }
+
+    /// The numbers of a region's banks among [`Map::banks`].
+    pub(crate) fn banks_of(&self, id: u64) -> &[usize] {
+        self.banks_of.get(&id).map_or(&[], Vec::as_slice)
     }
 
     /// The register that an access of a region reaches, as far as that does not depend on the
@@ -368,6 +379,9 @@ pub(crate) fn register_of(
             }
     })
 }
+
+/// How many banks a region has at most: each access looks through them.
+const MAX_BANKS: usize = 16;
 
 /// A read-only and a write-only register can share an offset, and a wide one can be beside them.
 const MAX_AT_ONE_OFFSET: usize = 4;

@@ -104,10 +104,10 @@ pub struct Sites {
     sites: Vec<Site>,
     known: HashMap<Key, usize>,
     generation: u64,
-    /// What the selectors of the map's banks have been told, those of which that is known; and which of them
-    /// a slot has.
-    selected: Vec<Option<u64>>,
-    banked: HashMap<u16, Vec<usize>>,
+    /// Whether what banks have is called by what is selected.
+    banked: bool,
+    /// What the selectors of the map's banks have been told, by the banks' numbers.
+    selected: HashMap<usize, u64>,
 }
 
 /// Slot, offset, direction, width and space of an access, and where in which bank it is.
@@ -116,7 +116,7 @@ type Key = (u16, u16, Direction, usize, Space, Option<(usize, u64)>);
 impl Sites {
     /// For the records of a recording with this map.
     pub fn new(map: &Map) -> Self {
-        Self { selected: unselected(map), banked: banked(map), ..Self::of_registers(map) }
+        Self { banked: true, ..Self::of_registers(map) }
     }
 
     /// The same, which calls what banks have by the region's own register there, whatever is selected.
@@ -140,11 +140,11 @@ impl Sites {
         let record = &event.record;
         match record.op {
             Op::Edit => self.generation = record.value,
-            Op::Reset if !self.selected.is_empty() => self.selected = unselected(&self.map),
+            Op::Reset => self.selected.clear(),
             _ => {}
         }
         let (direction, bytes, space, _) = record.access()?;
-        let bank = if self.banked.is_empty() { None } else { self.bank(event) };
+        let bank = if self.banked { self.bank(event) } else { None };
         let key = (record.slot, record.offset, direction, bytes, space, bank);
         if let Some(&known) = self.known.get(&key) {
             return Some(known);
@@ -158,11 +158,12 @@ impl Sites {
     /// Where in which bank an access is, by what was selected before it; takes notice of what it selects.
     fn bank(&mut self, event: &Event) -> Option<(usize, u64)> {
         let record = &event.record;
-        let banks = self.banked.get(&record.slot)?;
-        let Some(Place::Region { page, .. }) = self.map.slot(record.slot) else { return None };
+        let Some(Place::Region { id, page }) = self.map.slot(record.slot) else { return None };
+        let banks = self.map.banks_of(id);
         let offset = page << 16 | u64::from(record.offset);
         let found = banks.iter().find_map(|&number| {
-            let (bank, selected) = (self.map.banks().get(number)?, *self.selected.get(number)?);
+            let bank = self.map.banks().get(number)?;
+            let selected = self.selected.get(&number).copied().or_else(|| bank.unselected());
             Some((number, bank.index(selected?, offset)?))
         });
         let (direction, bytes, ..) = record.access()?;
@@ -175,10 +176,11 @@ impl Sites {
                 _ => whole.get(..bytes),
             };
             for &number in banks {
-                let bank = self.map.banks().get(number);
-                let Some((bank, to)) = bank.zip(self.selected.get_mut(number)) else { continue };
-                let now = bank.written(to.unwrap_or(0), offset, written.unwrap_or_default());
-                *to = now.or(*to);
+                let Some(bank) = self.map.banks().get(number) else { continue };
+                let before = self.selected.get(&number).copied().unwrap_or(0);
+                if let Some(now) = bank.written(before, offset, written.unwrap_or_default()) {
+                    self.selected.insert(number, now);
+                }
             }
         }
         found
@@ -256,23 +258,6 @@ impl Sites {
         }
         site
     }
-}
-
-/// What the selectors of all banks are before anything is written to them.
-fn unselected(map: &Map) -> Vec<Option<u64>> {
-    map.banks().iter().map(Bank::unselected).collect()
-}
-
-/// The banks of each slot.
-fn banked(map: &Map) -> HashMap<u16, Vec<usize>> {
-    let mut all: HashMap<u16, Vec<usize>> = HashMap::new();
-    for slot in map.slots() {
-        let Place::Region { id, .. } = slot.place else { continue };
-        for (number, _) in map.banks().iter().enumerate().filter(|(_, bank)| bank.id == id) {
-            all.entry(slot.number).or_default().push(number);
-        }
-    }
-    all
 }
 
 /// A name out of a file, fit for a terminal.

@@ -16,7 +16,7 @@ use support::{Shape, change, events, meta, recording, records};
 use trapline_access::record::{Access, Op, Outcome, Record};
 use trapline_access::{Direction, Size, Space};
 use trapline_trace::chunk::Kind;
-use trapline_trace::{Class, Part, Place, Reader, Stream, Writer};
+use trapline_trace::{Bank, Class, Part, Place, Reader, Stream, Writer};
 
 fn access(value: u64, delta: u32) -> Record {
     let op = Op::Access(Access {
@@ -172,6 +172,30 @@ fn a_region_is_where_it_was_in_each_generation() {
     let second = Some(0x2f8);
     assert_eq!(places, [None, first, first, None, None, second, second, None, None]);
     assert_eq!(map.region(3).map(|region| region.name()), Some("serial0".to_owned()));
+}
+
+#[test]
+fn a_file_cannot_have_each_access_look_through_any_number_of_banks() {
+    let bank = |id| Bank {
+        id,
+        selector: 0,
+        width: 1,
+        enabled: 0,
+        mask: 1,
+        shift: 0,
+        first: 1,
+        len: 1,
+        period: 0,
+        registers: Vec::new(),
+        others: String::new(),
+    };
+    let mut map = trapline_trace::Map::default();
+    for ids in [vec![3; 1000], vec![3, 4, 4]] {
+        let banks = ids.into_iter().map(bank).collect();
+        map.apply(trapline_trace::MapChange { banks, ..Default::default() });
+    }
+    let of = |id| map.banks().iter().filter(|bank| bank.id == id).count();
+    assert_eq!([of(3), of(4), map.banks().len()], [16, 2, 18]);
 }
 
 /// Records of streams: what an event is made of, but for numbers and deltas, and without times of their own.
