@@ -12,7 +12,7 @@ use trapline_platform::legacy;
 use trapline_platform::legacy::Crtc;
 use trapline_platform::rtc::{self, CmosConfig, Rtc};
 use trapline_platform::serial::regs::Lcr;
-use trapline_platform::serial::{self, PAGE_LEN, Serial};
+use trapline_platform::serial::{self, PAGE_LEN, Serial, Uart};
 
 use crate::board::BoardDevice;
 
@@ -170,13 +170,13 @@ impl Names {
         let latch = self.latch.load(Ordering::Relaxed);
         let row = |write, read| if direction == Direction::Write { write } else { read };
         match self.kind {
-            Kind::Uart => serial::register(Lcr::from_bits(latch), offset, direction),
-            Kind::Rtc { .. } => rtc::register_of(latch, offset),
+            Kind::Uart => Uart::register_of(Lcr::from_bits(latch), offset, direction),
+            Kind::Rtc { .. } => Rtc::register_of(latch, offset),
             Kind::I8042 => {
                 let map = &i8042::regs::MAP;
                 row(map.for_write(offset), map.for_read(offset)).map(|row| row.name)
             }
-            Kind::Crtc => legacy::crtc_register(latch, offset, direction),
+            Kind::Crtc => Crtc::register_of(latch, offset, direction),
         }
     }
 }

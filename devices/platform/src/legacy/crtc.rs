@@ -40,10 +40,24 @@ saved_form! {
 #[derive(Debug, Default)]
 pub struct Crtc(Mutex<State>);
 
+impl Crtc {
+    /// The name of the register that an access at `offset` reaches while the address register has `index`.
+    pub fn register_of(index: u8, offset: u64, direction: Direction) -> Option<&'static str> {
+        let row = CRT.for_read(offset)?;
+        let index = (index & CRT_INDEX_MASK).into();
+        let selected = match (row.reg, direction) {
+            (Crt::Index, _) => None,
+            (Crt::Data, Direction::Read) => CRT_FILE.for_read(index),
+            (Crt::Data, Direction::Write) => CRT_FILE.for_write(index),
+        };
+        Some(selected.map_or(row.name, |selected| selected.name))
+    }
+}
+
 impl Handler for Crtc {
     fn read(&self, cx: &IoCx<'_>, offset: u64, size: Size) -> u64 {
         let state = self.0.lock();
-        cx.reaches(|| register_of(state.index, offset, Direction::Read));
+        cx.reaches(|| Self::register_of(state.index, offset, Direction::Read));
         match CRT.for_read(offset).map(|row| row.reg) {
             Some(Crt::Index) => u64::from(state.index),
             Some(Crt::Data) => {
@@ -56,7 +70,7 @@ impl Handler for Crtc {
     fn write(&self, cx: &IoCx<'_>, offset: u64, _size: Size, value: u64) {
         let value = super::low_byte(value);
         let mut state = self.0.lock();
-        cx.reaches(|| register_of(state.index, offset, Direction::Write));
+        cx.reaches(|| Self::register_of(state.index, offset, Direction::Write));
         let index = usize::from(state.index);
         match CRT.for_write(offset).map(|row| row.reg) {
             Some(Crt::Index) => state.index = value & CRT_INDEX_MASK,
@@ -76,20 +90,8 @@ impl Handler for Crtc {
     }
 
     fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
-        register_of(self.0.lock().index, offset, direction)
+        Self::register_of(self.0.lock().index, offset, direction)
     }
-}
-
-/// The name of the register that an access at `offset` reaches while the address register has `index`.
-pub fn register_of(index: u8, offset: u64, direction: Direction) -> Option<&'static str> {
-    let row = CRT.for_read(offset)?;
-    let index = (index & CRT_INDEX_MASK).into();
-    let selected = match (row.reg, direction) {
-        (Crt::Index, _) => None,
-        (Crt::Data, Direction::Read) => CRT_FILE.for_read(index),
-        (Crt::Data, Direction::Write) => CRT_FILE.for_write(index),
-    };
-    Some(selected.map_or(row.name, |selected| selected.name))
 }
 
 device_state!(Crtc, SavedV1, 0);

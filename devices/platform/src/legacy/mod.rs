@@ -18,7 +18,7 @@ mod system_control;
 mod tests;
 
 pub use self::ata::EmptyAtaChannel;
-pub use self::crtc::{Crtc, register_of as crtc_register};
+pub use self::crtc::Crtc;
 pub use self::debug::{DebugConsole, DebugPort};
 pub use self::exit::ExitPort;
 pub use self::fpu::FpuPorts;

@@ -85,6 +85,15 @@ impl Rtc {
         FdtNode::new("rtc").text("compatible", "motorola,mc146818")
     }
 
+    /// The name of the register that an access at `offset` reaches while the address latch holds `index`.
+    pub fn register_of(index: u8, offset: u64) -> Option<&'static str> {
+        match offset {
+            regs::INDEX => Some("RTC index"),
+            regs::DATA => Some(chip::selected_name(index)),
+            _ => None,
+        }
+    }
+
     /// The board's own change to the CMOS RAM (boot order, shutdown status), with the checksum made
     /// good. `index` is one of the constants of this module or any other byte of RAM; the clock's
     /// registers are not touched.
@@ -148,16 +157,7 @@ impl Handler for Rtc {
 }
 
 fn register(chip: &Mc146818, offset: u64) -> Option<&'static str> {
-    register_of(chip.state().index, offset)
-}
-
-/// The name of the register that an access at `offset` reaches while the address latch holds `index`.
-pub fn register_of(index: u8, offset: u64) -> Option<&'static str> {
-    match offset {
-        regs::INDEX => Some("RTC index"),
-        regs::DATA => Some(chip::selected_name(index)),
-        _ => None,
-    }
+    Rtc::register_of(chip.state().index, offset)
 }
 
 impl FdtDevice for Rtc {

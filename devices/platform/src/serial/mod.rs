@@ -52,16 +52,6 @@ pub struct Uart {
     state: State,
 }
 
-/// The name of the register that an access at `offset` reaches while the line control register holds
-/// `lcr`.
-pub fn register(lcr: Lcr, offset: u64, direction: Direction) -> Option<&'static str> {
-    let row = match direction {
-        Direction::Read => map(lcr).for_read(offset),
-        Direction::Write => map(lcr).for_write(offset),
-    };
-    row.map(|row| row.name)
-}
-
 fn map(lcr: Lcr) -> &'static RegMap<Reg> {
     if lcr.dlab() { &MAP_DLAB } else { &MAP }
 }
@@ -142,7 +132,16 @@ impl Uart {
 
     /// The name of the register an access at `offset` reaches now.
     pub fn register(&self, offset: u64, direction: Direction) -> Option<&'static str> {
-        register(self.state.lcr, offset, direction)
+        Self::register_of(self.state.lcr, offset, direction)
+    }
+
+    /// The same while the line control register holds `lcr`.
+    pub fn register_of(lcr: Lcr, offset: u64, direction: Direction) -> Option<&'static str> {
+        let row = match direction {
+            Direction::Read => map(lcr).for_read(offset),
+            Direction::Write => map(lcr).for_write(offset),
+        };
+        row.map(|row| row.name)
     }
 
     /// Characters ready to leave, oldest first. Empty only when there are none.
