@@ -13,7 +13,7 @@ use pci_support::{BOARD_PORTS, BOARD_PORTS_LEN, Board, BoardTag, Pair, bus, in_m
 use proptest::prelude::*;
 use trapline::{Mapping, Region, Registry};
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Irqchip, Kvm, Start, Stop, Table, Vcpu, VcpuEvent, VcpuSet, Vm, VmOptions};
+use trapline_kvm::{Kvm, Start, Stop, Table, Vcpu, VcpuEvent, VcpuSet, Vm, VmOptions};
 use trapline_pci::Devfn;
 
 /// RAM, which holds program, tables, and below them what is read.
@@ -57,15 +57,7 @@ impl Guest {
     /// One whose memory KVM has, or, but for its RAM, the registry alone.
     fn new(offload: bool) -> Self {
         let ram = GuestMem::new(&[(0, RAM)]).unwrap();
-        let options = VmOptions {
-            vcpus: 1,
-            tss_addr: 0xfffb_d000,
-            identity_map_addr: None,
-            irqchip: Irqchip::None,
-            wiring: Vec::new(),
-            pit: false,
-        };
-        let vm = Vm::new(&Kvm::open("/dev/kvm").unwrap(), &ram, options).unwrap();
+        let vm = Vm::new(&Kvm::open("/dev/kvm").unwrap(), &ram, VmOptions::bare(1)).unwrap();
         let ram_registry = Registry::builder().offload(vm.offload()).build();
         let registry = if offload { ram_registry.clone() } else { Registry::builder().build() };
         let piece = Arc::new(ram.pieces().remove(0));

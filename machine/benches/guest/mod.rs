@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use trapline::{Mapping, Region, Registry};
 use trapline_device::{Handler, IoCx, Size};
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Irqchip, Kvm, Start, Stop, Vcpu, VcpuSet, Vm, VmOptions};
+use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuSet, Vm, VmOptions};
 use trapline_testkit::realmode::Asm;
 
 /// The port that the guest accesses.
@@ -43,15 +43,7 @@ impl Guest {
     /// One with memory, and nothing at its port yet.
     pub(crate) fn new(kvm: &Kvm) -> Self {
         let mem = GuestMem::new(&[(0, 0x10000)]).unwrap();
-        let options = VmOptions {
-            vcpus: 1,
-            tss_addr: 0xfffb_d000,
-            identity_map_addr: None,
-            irqchip: Irqchip::None,
-            wiring: Vec::new(),
-            pit: false,
-        };
-        let vm = Vm::new(kvm, &mem, options).unwrap();
+        let vm = Vm::new(kvm, &mem, VmOptions::bare(1)).unwrap();
         let registry = Registry::builder().offload(vm.offload()).build();
         let marks = Arc::new(Marks::default());
         let (vcpus, mappings) = (Vec::new(), Vec::new());

@@ -17,7 +17,7 @@ use std::time::Duration;
 use trapline::{Mapping, Region, Registry};
 use trapline_device::{CharDevice, Device, Handler, IoCx, Line, Mirror, SaveState, Saved, Size};
 use trapline_guestmem::GuestMem;
-use trapline_kvm::{Irqchip, Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm, VmOptions};
+use trapline_kvm::{Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm, VmOptions};
 use trapline_pci::{Bus, Devfn, EcamWindow, Edu, HostBridge, Layout, Slot};
 use trapline_platform::serial::{PAGE_LEN, Serial};
 use trapline_testkit::realmode::Asm;
@@ -115,16 +115,8 @@ struct Seen {
 impl Machine {
     fn new(mirrored: bool) -> Self {
         let ram = GuestMem::new(&[(0, RAM)]).unwrap();
-        let options = VmOptions {
-            vcpus: 2,
-            tss_addr: 0xfffb_d000,
-            identity_map_addr: None,
-            irqchip: Irqchip::None,
-            wiring: Vec::new(),
-            pit: false,
-        };
         let kvm = Kvm::open("/dev/kvm").unwrap_or_else(|e| panic!("this test needs KVM: {e}"));
-        let vm = Vm::new(&kvm, &ram, options).unwrap();
+        let vm = Vm::new(&kvm, &ram, VmOptions::bare(2)).unwrap();
         let registry = Registry::builder().offload(vm.offload()).build();
         let bus = Arc::new(Bus::new(Arc::new(registry.downgrade()), Vec::new()));
         let mut machine = Self {

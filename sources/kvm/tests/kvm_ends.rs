@@ -225,25 +225,12 @@ fn too_many_vcpus_are_refused_with_the_number_there_may_be() {
     let kvm = support::kvm();
     let mem = trapline_guestmem::GuestMem::new(&[(0, RAM)]).unwrap();
     for vcpus in [0, u32::MAX] {
-        let options = VmOptions {
-            vcpus,
-            tss_addr: 0xfffb_d000,
-            identity_map_addr: None,
-            irqchip: Irqchip::None,
-            wiring: Vec::new(),
-            pit: false,
+        let Err(refused) = Vm::new(&kvm, &mem, VmOptions::bare(vcpus)) else {
+            panic!("{vcpus} vCPUs")
         };
-        let Err(refused) = Vm::new(&kvm, &mem, options) else { panic!("{vcpus} vCPUs") };
         let told = refused.to_string();
         assert!(told.contains(&format!("1 to {}", kvm.caps().max_vcpus)), "{told}");
     }
-    let most = VmOptions {
-        vcpus: kvm.caps().max_vcpus,
-        tss_addr: 0xfffb_d000,
-        identity_map_addr: None,
-        irqchip: Irqchip::None,
-        wiring: Vec::new(),
-        pit: false,
-    };
+    let most = VmOptions::bare(kvm.caps().max_vcpus);
     assert!(Vm::new(&kvm, &mem, most).is_ok());
 }

@@ -35,6 +35,19 @@ pub struct VmOptions {
 }
 
 impl VmOptions {
+    /// A VM with so many vCPUs whose kernel emulates no device. The four pages at 0xfffb_c000 must not be
+    /// RAM.
+    pub const fn bare(vcpus: u32) -> Self {
+        Self {
+            vcpus,
+            tss_addr: 0xfffb_d000,
+            identity_map_addr: None,
+            irqchip: Irqchip::None,
+            wiring: Vec::new(),
+            pit: false,
+        }
+    }
+
     /// KVM's number of interrupt input `gsi`, if the kernel has any inputs.
     pub(crate) fn input(&self, gsi: u32) -> Option<u32> {
         (self.irqchip == Irqchip::Kernel).then_some(gsi)

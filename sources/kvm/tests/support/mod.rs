@@ -156,14 +156,8 @@ impl Machine {
         let hole = u64::from(HOLE);
         let above = hole + 0x1000;
         let mem = GuestMem::new(&[(0, hole), (above, RAM - above)]).unwrap();
-        let options = VmOptions {
-            vcpus,
-            tss_addr: 0xfffb_d000,
-            identity_map_addr: None,
-            irqchip,
-            wiring: wiring(),
-            pit: irqchip == Irqchip::Kernel,
-        };
+        let pit = irqchip == Irqchip::Kernel;
+        let options = VmOptions { irqchip, wiring: wiring(), pit, ..VmOptions::bare(vcpus) };
         let vm = Vm::new(&kvm(), &mem, options).unwrap();
         let builder = Registry::builder();
         let registry = match offloading {
