@@ -52,14 +52,9 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The same bytes for the same seed (SplitMix64).
+/// The same bytes for the same seed.
 fn bytes(seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x2545_f491_4f6c_dd1d);
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    (0..BYTES / 8).flat_map(|_| next().to_le_bytes()).collect()
+    let mut bytes = vec![0; BYTES];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
 }

@@ -14,6 +14,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+use fastrand::Rng;
 use trapline::{Mapping, Region, Registry};
 use trapline_device::{CharDevice, Device, Handler, IoCx, Line, Mirror, SaveState, Saved, Size};
 use trapline_guestmem::GuestMem;
@@ -43,30 +44,6 @@ const OPS: u64 = 300;
 const POLLS: u16 = 24;
 /// Line status.
 const LSR: u16 = 5;
-
-/// Numbers that look random, the same for the same seed (SplitMix64).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-}
 
 /// Somebody at the terminal of a port, who types as the guest bids.
 struct Keys {
@@ -243,12 +220,12 @@ fn begin(processor: usize) -> Asm {
 }
 
 /// A random program for a processor, which keeps all that it reads.
-fn program(processor: usize, random: &mut Random) -> Asm {
+fn program(processor: usize, random: &mut Rng) -> Asm {
     let mut code = begin(processor);
     let mut kept = (0..).step_by(4);
-    for _ in 0..random.below(OPS) {
-        code = match random.below(8) {
-            0 => code.outb(KEYS[processor], random.next() as u8),
+    for _ in 0..random.u64(..OPS) {
+        code = match random.u64(..8) {
+            0 => code.outb(KEYS[processor], random.u8(..)),
             1..5 => at_port(code, processor, random, &mut kept),
             _ => at_function(code, processor, random, &mut kept),
         };
@@ -260,17 +237,18 @@ fn program(processor: usize, random: &mut Random) -> Asm {
 fn at_port(
     code: Asm,
     processor: usize,
-    random: &mut Random,
+    random: &mut Rng,
     kept: &mut impl Iterator<Item = u16>,
 ) -> Asm {
     let page = PORTS[processor];
     let code = code.mov_ds(PORTS_SEGMENT);
-    let offset = page + random.pick(&[0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 0xff8]);
-    match random.below(6) {
+    let offsets = [0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 0xff8];
+    let offset = page + offsets[random.usize(..offsets.len())];
+    match random.u64(..6) {
         0 | 1 => keep(read(code, offset, random), kept),
         2 => keep(code.repeat(POLLS, Asm::new().load_al(page + LSR)), kept),
         3 => keep(settle(code, page).repeat(POLLS, Asm::new().load_al(page + LSR)), kept),
-        4 => code.mov_al(random.next() as u8).store_al(page),
+        4 => code.mov_al(random.u8(..)).store_al(page),
         _ => write(code, offset, random),
     }
 }
@@ -291,35 +269,35 @@ fn settle(code: Asm, page: u16) -> Asm {
 fn at_function(
     code: Asm,
     processor: usize,
-    random: &mut Random,
+    random: &mut Rng,
     kept: &mut impl Iterator<Item = u16>,
 ) -> Asm {
     let (segment, own) = DEVICES[processor];
     let code = code.mov_ds(segment);
-    let offset =
-        random.pick(&[0, 4, 6, 0xc, 0x10, 0x14, 0x3c, 0x40, 0x44, 0x50, 0x60, 0xa0, 0x100]);
-    match random.below(5) {
+    let offsets = [0, 4, 6, 0xc, 0x10, 0x14, 0x3c, 0x40, 0x44, 0x50, 0x60, 0xa0, 0x100];
+    let offset = offsets[random.usize(..offsets.len())];
+    match random.u64(..5) {
         // Any page but the other processor's, which is in the other segment.
         0 | 1 => {
-            let page = (random.below(16) as u16) << 12;
+            let page = random.u16(..16) << 12;
             keep(read(code, page | offset, random), kept)
         }
         2 => keep(code.repeat(POLLS, Asm::new().load_eax(own | offset)), kept),
-        _ => write(code, own | offset | random.below(4) as u16, random),
+        _ => write(code, own | offset | random.u16(..4), random),
     }
 }
 
-fn read(code: Asm, offset: u16, random: &mut Random) -> Asm {
-    match random.below(3) {
+fn read(code: Asm, offset: u16, random: &mut Rng) -> Asm {
+    match random.u64(..3) {
         0 => code.mov_eax(0).load_al(offset),
         1 => code.mov_eax(0).load_ax(offset),
         _ => code.load_eax(offset),
     }
 }
 
-fn write(code: Asm, offset: u16, random: &mut Random) -> Asm {
-    let code = code.mov_eax(random.next() as u32);
-    match random.below(3) {
+fn write(code: Asm, offset: u16, random: &mut Rng) -> Asm {
+    let code = code.mov_eax(random.u32(..));
+    match random.u64(..3) {
         0 => code.store_al(offset),
         1 => code.store_ax(offset),
         _ => code.store_eax(offset),
@@ -342,7 +320,7 @@ pub(crate) struct Tally {
 /// # Panics
 /// There is a difference.
 pub(crate) fn compare(seed: u64, rounds: u64) -> Tally {
-    let mut random = Random::new(seed);
+    let mut random = Rng::with_seed(seed);
     let (mut with, mut without) = (Machine::new(true), Machine::new(false));
     for round in 0..rounds {
         let programs = [0, 1].map(|processor| program(processor, &mut random));
@@ -367,7 +345,7 @@ pub(crate) fn compare(seed: u64, rounds: u64) -> Tally {
 /// # Panics
 /// A character is lost, doubled or in the wrong place.
 pub(crate) fn type_in(seed: u64, keys: u16, prints: u16) -> Tally {
-    let mut random = Random::new(seed);
+    let mut random = Rng::with_seed(seed);
     let mut machine = Machine::new(true);
     let page = PORTS[2];
     // wait: mov al, [LSR]; test al, 1; jz wait; mov al, [RBR]; stosb
@@ -381,16 +359,16 @@ pub(crate) fn type_in(seed: u64, keys: u16, prints: u16) -> Tally {
     let print =
         Asm::new().load_al(page + LSR).bytes(&[0x88, 0xc8]).store_al(page).load_al(page + 7);
     let printed = begin(1).mov_ds(PORTS_SEGMENT).repeat(prints, print).hlt();
-    let text: Vec<u8> = (0..keys).map(|_| random.next() as u8).collect();
+    let text: Vec<u8> = (0..keys).map(|_| random.u8(..)).collect();
     let (port, terminal) = machine.ports[2].clone();
     machine.run(&[typed, printed], |_| {
         let mut rest = &text[..];
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(1 + random.below(9) as usize));
+            let (now, later) = rest.split_at(rest.len().min(1 + random.usize(..9)));
             terminal.type_in(now);
             port.poll();
             rest = later;
-            thread::sleep(Duration::from_micros(random.below(3000)));
+            thread::sleep(Duration::from_micros(random.u64(..3000)));
         }
     });
     assert!(machine.kept(0, text.len()) == text, "seed {seed}: what was typed");
