@@ -12,6 +12,8 @@ use crate::Error;
 
 /// The driver that hands functions to programs.
 const VFIO_PCI: &str = "vfio-pci";
+/// The driver of PCI Express ports.
+const PCIEPORT: &str = "pcieport";
 
 /// Where a function is on the host: domain, bus, device and function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,7 +118,7 @@ impl Sysfs {
     /// Those others of its group that keep it from being assigned, with their drivers. Bridges stay
     /// the host's, and functions that nobody drives are in nobody's way.
     pub(crate) fn in_the_way(&self, address: Address) -> Vec<(Address, String)> {
-        let harmless = [VFIO_PCI, "pcieport", "pci-stub"];
+        let harmless = [VFIO_PCI, PCIEPORT, "pci-stub"];
         let others = self.members(address).into_iter().filter(|other| *other != address);
         let driven = others.filter_map(|other| Some((other, self.driver(other)?)));
         driven.filter(|(_, driver)| !harmless.contains(&driver.as_str())).collect()
@@ -156,7 +158,8 @@ impl Sysfs {
     }
 
     /// Gives a function to vfio-pci; what was done, in sentences. A bridge, which vfio-pci does not take,
-    /// is only taken from its driver: so it is in nobody's way.
+    /// is only taken from its driver: so it is in nobody's way. With pcieport, which sees to the host's
+    /// hot-plug and errors, it is in nobody's way either.
     ///
     /// # Errors
     /// The host has no such function or driver, or the kernel refuses.
@@ -169,6 +172,9 @@ impl Sysfs {
             return Ok(vec![format!("{address}: vfio-pci has it already")]);
         }
         if self.is_bridge(address) {
+            if before.as_deref() == Some(PCIEPORT) {
+                return Ok(vec![format!("{address}: a bridge, which {PCIEPORT} can keep")]);
+            }
             let mut said = self.unbind(address)?;
             said.push(format!("{address}: a bridge, which no driver need have"));
             return Ok(said);
@@ -381,6 +387,16 @@ mod tests {
             ""
         );
         assert_eq!(fs::read_to_string(pci.join("drivers_probe")).unwrap(), "");
+    }
+
+    #[test]
+    fn a_bridge_that_is_in_nobodys_way_keeps_its_driver() {
+        let (root, sysfs) = host(&[("0000:00:06.0", Some("pcieport"), Some(0))]);
+        let (at, pci) = (address("0:6.0"), root.path().join("bus/pci"));
+        fs::write(pci.join("devices/0000:00:06.0/class"), "0x060400\n").unwrap();
+        assert_eq!(sysfs.bind(at).unwrap(), ["0000:00:06.0: a bridge, which pcieport can keep"]);
+        assert_eq!(sysfs.driver(at).as_deref(), Some("pcieport"));
+        assert_eq!(fs::read_to_string(pci.join("drivers/pcieport/unbind")).unwrap(), "");
     }
 
     #[test]
