@@ -33,12 +33,13 @@ traced() {
     echo "TRAPLINE-HOST: end of trace"
 }
 traced own trapline "$@" --record "$scratch/recording" --record-exact
+[ "$ended" = 0 ] || status=$ended
 echo "TRAPLINE-HOST: stat of the recording"
 trapline trace stat "$scratch/recording" || status=1
 if [ -n "$QEMU" ]; then
-    cd / && cpio -i -d <"$QEMU" 2>/dev/null
+    tar -x -f "$QEMU" -C /
     for machine in $QEMUS; do
-        traced "${machine%%,*}" timeout 300 qemu-system-x86_64 -L /usr/share/qemu -M "$machine" \
+        traced "${machine%%,*}" timeout 300 /usr/bin/qemu-system-x86_64 -M "$machine" \
             -accel kvm -cpu host -m 128 -nodefaults -nographic -serial stdio -no-reboot \
             -kernel /guest/kernel -initrd /guest/initrd \
             -append "console=ttyS0 panic=-1 quiet"

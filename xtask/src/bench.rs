@@ -12,7 +12,6 @@ use crate::session::{Show, Watch, last_lines};
 
 mod boot;
 mod disk;
-mod qemu;
 mod vfio;
 
 const MEMORY_MIB: u32 = 256;

@@ -30,6 +30,7 @@ mod picture;
 mod proc;
 mod pty;
 mod python;
+mod qemu;
 mod recordings;
 mod scenarios;
 mod session;

@@ -18,7 +18,7 @@ const FIRMWARE: [(&str, &[&str]); 2] = [
 /// # Errors
 ///
 /// When the package cannot be had, or the archive not be written.
-pub(super) fn archive() -> Result<PathBuf> {
+pub(crate) fn archive() -> Result<PathBuf> {
     let firmware = FIRMWARE
         .iter()
         .flat_map(|(folder, files)| files.iter().map(move |file| format!("{folder}/{file}")));

@@ -1,29 +1,19 @@
 //! The kernel's traces of guests, imported: of ours, which is recorded at the same time and must have made
 //! the same accesses, and of QEMU's, which has nothing of ours.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT, patience};
-use crate::initrd::Archive;
 use crate::session::{Show, Watch, last_lines};
 use crate::suite::{Guests, Tally};
 use crate::viewers::counted;
-use crate::{deb, paths, proc};
+use crate::{paths, qemu};
 
 /// QEMU's machines whose guests are traced, with options.
 const QEMUS: &str = "pc microvm,pit=on,pic=on,rtc=on,isa-serial=on";
-/// What QEMU loads into them, and the packages that have it.
-const FIRMWARE: [(&str, &[&str]); 3] = [
-    ("seabios", &["bios-256k.bin", "bios-microvm.bin"]),
-    ("qemu-system-data", &["linuxboot_dma.bin", "pvh.bin", "kvmvapic.bin"]),
-    ("qemu-system-x86", &["qboot.rom"]),
-];
 
 /// Where a kernel's trace is of, and what it is to have.
 struct Traced {
@@ -71,7 +61,7 @@ pub(crate) fn guests() -> impl Iterator<Item = Guests> {
 
 fn run(traced: &Traced, ready: &Ready) -> Result<Tally> {
     let variables = [("BOARD", traced.board), ("QEMUS", if traced.qemu { QEMUS } else { "" })];
-    let files = if traced.qemu { vec![("QEMU", qemu()?)] } else { Vec::new() };
+    let files = if traced.qemu { vec![("QEMU", qemu::archive()?)] } else { Vec::new() };
     let boot = Boot {
         name: traced.name.to_owned(),
         place: Place::Nested,
@@ -97,57 +87,6 @@ fn run(traced: &Traced, ready: &Ready) -> Result<Tally> {
     judged.with_context(|| format!("last lines:\n{}", last_lines(&outcome.text)))?;
     outcome.well()?;
     Ok(Tally::of(true))
-}
-
-/// QEMU, its libraries and what it loads, in an archive.
-fn qemu() -> Result<PathBuf> {
-    let program = deb::program("qemu-system-x86_64", &["qemu-system-x86", "seabios"])?;
-    let mut archive = Archive::new()?;
-    let read = |path: &Path| {
-        std::fs::read(path).with_context(|| format!("Cannot read {}", path.display()))
-    };
-    archive.file("bin/qemu-system-x86_64", 0o755, &read(&program)?)?;
-    let needed = proc::output(Command::new("ldd").arg(&program))?;
-    for path in libraries(&String::from_utf8(needed)?) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        archive.file(&format!("lib/{name}"), 0o755, &read(&path)?)?;
-        // Where programs have the path of the one that loads them.
-        if name.starts_with("ld-linux") {
-            archive.file(&format!("lib64/{name}"), 0o755, &read(&path)?)?;
-        }
-    }
-    for (package, names) in FIRMWARE {
-        for name in names {
-            archive.file(
-                &format!("usr/share/qemu/{name}"),
-                0o644,
-                &read(&data(package, name)?)?,
-            )?;
-        }
-    }
-    let path = paths::build()?.join("qemu.cpio");
-    paths::write_whole(&path, &archive.finish()?)?;
-    Ok(path)
-}
-
-/// A file that QEMU loads, of this system or of the package.
-fn data(package: &str, name: &str) -> Result<PathBuf> {
-    let folders = ["usr/share/qemu", "usr/share/seabios"];
-    let below = |root: &Path| {
-        let mut all = folders.iter().map(|folder| root.join(folder).join(name));
-        all.find(|path| path.is_file())
-    };
-    if let Some(path) = below(Path::new("/")) {
-        return Ok(path);
-    }
-    below(&deb::unpacked(package)?).with_context(|| format!("The package {package} has no {name}"))
-}
-
-/// The libraries that ldd lists.
-fn libraries(said: &str) -> Vec<PathBuf> {
-    let path =
-        |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
-    said.lines().filter_map(path).collect()
 }
 
 /// What is between two lines of the script's.
@@ -196,13 +135,6 @@ fn keep(traced: &Traced, text: &str, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn libraries_are_where_ldd_says() {
-        let said = "\tlinux-vdso.so.1 (0x1)\n\tlibz.so.1 => /lib/libz.so.1 (0x2)\n\t/lib64/ld-linux-x86-64.so.2 (0x3)\n";
-        let all = libraries(said);
-        assert_eq!(all, ["/lib/libz.so.1", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from));
-    }
 
     #[test]
     fn parts_end_where_the_next_begins() {

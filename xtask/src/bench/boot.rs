@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::{MEMORY_MIB, qemu};
+use super::MEMORY_MIB;
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script};
 use crate::nested::quoted;
 use crate::session::{Show, Watch, last_lines};
-use crate::{disks, driver, terminal};
+use crate::{disks, driver, qemu, terminal};
 
 mod table;
 

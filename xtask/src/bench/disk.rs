@@ -9,11 +9,11 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::collections::BTreeMap;
 
-use super::{grouped, qemu, verdict};
+use super::{grouped, verdict};
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Show, Watch, last_lines};
-use crate::{disks, driver, vmm};
+use crate::{disks, driver, qemu, vmm};
 
 /// The guests' memory.
 const MEMORY_MIB: u32 = 192;

@@ -7,14 +7,14 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{grouped, qemu, verdict};
+use super::{grouped, verdict};
 use crate::arch::Arch;
 use crate::driver;
 use crate::guest::{Ready, TIMEOUT};
 use crate::kernel;
 use crate::nested::NestedRun;
 use crate::session::{Show, Watch, last_lines};
-use crate::{initrd, vfio};
+use crate::{initrd, qemu, vfio};
 
 /// The guests' memory.
 const MEMORY_MIB: &str = "192";
