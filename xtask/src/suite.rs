@@ -129,7 +129,7 @@ pub(crate) fn side_by_side(tasks: &[Task]) -> Vec<Row> {
         }
     });
     let mut rows = agenda.progress.into_inner().rows;
-    rows.sort_by_key(|(index, _)| *index);
+    rows.sort_by_key(|(place, _)| *place);
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
@@ -141,33 +141,42 @@ fn at_once() -> usize {
 
 /// What is to be done, and what of it has been.
 struct Agenda<'a> {
-    tasks: &'a [Task],
-    progress: Mutex<Progress>,
+    progress: Mutex<Progress<'a>>,
     /// A task has ended.
     ended: Condvar,
 }
 
-/// Tasks by their places in the list.
-struct Progress {
-    waiting: Vec<usize>,
-    running: Vec<usize>,
+/// Tasks with their places in the list.
+struct Progress<'a> {
+    waiting: Vec<(usize, &'a Task)>,
+    running: Vec<(usize, &'a Task)>,
     rows: Vec<(usize, Row)>,
+}
+
+impl Progress<'_> {
+    /// Whether nothing keeps a task waiting.
+    fn may_run(&self, task: &Task) -> bool {
+        let needs = |(_, other): &(usize, &Task)| task.after.as_deref() == Some(&*other.name);
+        let shares =
+            |(_, other): &(usize, &Task)| task.folder.is_some() && task.folder == other.folder;
+        !self.waiting.iter().any(needs) && !self.running.iter().any(|it| needs(it) || shares(it))
+    }
 }
 
 impl<'a> Agenda<'a> {
     fn new(tasks: &'a [Task]) -> Self {
-        let waiting = (0..tasks.len()).collect();
+        let waiting = tasks.iter().enumerate().collect();
         let progress = Progress { waiting, running: Vec::new(), rows: Vec::new() };
-        Self { tasks, progress: Mutex::new(progress), ended: Condvar::new() }
+        Self { progress: Mutex::new(progress), ended: Condvar::new() }
     }
 
     /// Does what there is to do, until there is nothing.
     fn work(&self) {
-        while let Some((index, task)) = self.begin() {
+        while let Some((place, task)) = self.begin() {
             let row = task.perform();
             let mut progress = self.progress.lock();
-            progress.running.retain(|&running| running != index);
-            progress.rows.push((index, row));
+            progress.running.retain(|(running, _)| *running != place);
+            progress.rows.push((place, row));
             self.ended.notify_all();
         }
     }
@@ -176,27 +185,15 @@ impl<'a> Agenda<'a> {
     fn begin(&self) -> Option<(usize, &'a Task)> {
         let mut progress = self.progress.lock();
         while !terminal::ended() && !progress.waiting.is_empty() {
-            if let Some(at) = progress.waiting.iter().position(|&i| self.may_run(i, &progress)) {
-                let index = progress.waiting.remove(at);
-                progress.running.push(index);
-                return self.tasks.get(index).map(|task| (index, task));
+            if let Some(at) = progress.waiting.iter().position(|(_, task)| progress.may_run(task)) {
+                let next = progress.waiting.remove(at);
+                progress.running.push(next);
+                return Some(next);
             }
             // One that may not run waits for another that runs.
             self.ended.wait(&mut progress);
         }
         None
-    }
-
-    fn may_run(&self, index: usize, progress: &Progress) -> bool {
-        let Some(task) = self.tasks.get(index) else { return false };
-        let among = |places: &[usize], is: &dyn Fn(&Task) -> bool| {
-            places.iter().filter_map(|&place| self.tasks.get(place)).any(is)
-        };
-        let needed = |other: &Task| task.after.as_deref() == Some(other.name.as_str());
-        let in_the_way = |other: &Task| task.folder.is_some() && task.folder == other.folder;
-        !among(&progress.running, &in_the_way)
-            && !among(&progress.running, &needed)
-            && !among(&progress.waiting, &needed)
     }
 }
 
