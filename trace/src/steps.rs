@@ -31,6 +31,9 @@ const STREAMS_MAX: usize = 128;
 const LATER: u8 = 0x80;
 /// How many times there are sections of, beside rows and data.
 const TIMES: usize = 3;
+/// Places of a string's data at most: with its record they are as many as an ACCESS chunk has.
+const STRING_MAX: usize = RECORDS_MAX - 1;
+const TOO_LONG: &str = "a string access of 1 MiB";
 /// Below this many bytes zstd's frame is more than it saves.
 const COMPRESSED_MIN: usize = 24;
 
@@ -76,8 +79,8 @@ fn each<'a>(part: &Part<'a>, all: &mut Vec<Made<'a>>) -> Result<(), &'static str
         let places = usize::try_from(record.raw_records()).unwrap_or(usize::MAX);
         let (data, more) =
             more.split_at_checked(places).ok_or("a string access without its data")?;
-        if places >= RECORDS_MAX {
-            return Err("a string access of 1 MiB");
+        if places > STRING_MAX {
+            return Err(TOO_LONG);
         }
         rest = more;
         if record.op == Op::Time {
@@ -310,6 +313,9 @@ impl Steps {
 
     fn data(&mut self, record: &Record) -> Result<Vec<u8>, Wrong> {
         let Op::String(_) = record.op else { return Ok(Vec::new()) };
+        if record.raw_records() > STRING_MAX as u64 {
+            return Err(TOO_LONG.into());
+        }
         let len = usize::try_from(record.value).unwrap_or(usize::MAX);
         let end = self.data_read.saturating_add(len);
         let data = self.data.get(self.data_read..end).ok_or("a string access lacks its data")?;

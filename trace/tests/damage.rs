@@ -249,6 +249,14 @@ fn content_that_makes_no_sense_is_named_with_its_place() {
         assert!(said.contains(says) && said.contains("at byte"), "{says}: {said}");
     }
 
+    // A megabyte of zeroes, in a section of 24 bytes or so.
+    let mut long = row(0, string);
+    long[6..9].copy_from_slice(&[0, 0, 0x10]);
+    let zeroes = zstd::bulk::compress(&[0; 1 << 20], 1).expect("it compresses");
+    let section = [&[1, 0x80, 0x80, 0x40, zeroes.len() as u8][..], &zeroes].concat();
+    let long = [&[1, 0, 0, 0, 14, 14][..], &long, &section, &[0; 9]].concat();
+    assert!(zeroes.len() < 0x80 && steps(&long).contains("a string access of 1 MiB"));
+
     let codec = with_chunk(Kind::Map, Codec::Unknown(9), 0, 4, &[0; 4]);
     assert!(complaint(&codec).contains("compressed in an unknown way"));
 }
