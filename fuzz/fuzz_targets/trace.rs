@@ -10,7 +10,7 @@ use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
 use trapline_trace::chunk::{Codec, Header, Kind};
-use trapline_trace::{Error, Meta, Reader, Writer};
+use trapline_trace::{Error, Meta, Reader, Sites, Writer};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((how, bytes)) = bytes.split_first() else { return };
@@ -24,8 +24,12 @@ fn read(file: &[u8]) -> Result<(), Error> {
         let _blob = reader.blob(number);
         let _state = reader.state(number);
     }
+    let mut sites = Sites::new(reader.map());
     let mut merged = reader.merged()?;
     while let Some(event) = merged.next()? {
+        if let Some(site) = sites.of(&event).and_then(|site| sites.get(site)) {
+            let _words = (site.name(), site.decode(event.record.value), sites.address(site));
+        }
         assert!(event.data.len() <= 1 << 20, "a string of {} bytes", event.data.len());
     }
     let (read, all) = merged.progress();
