@@ -10,6 +10,8 @@ use crate::{Bank, Class, Event, Field, Map, Place, Register};
 
 /// The longest name that is shown, in characters.
 const NAME_MAX: usize = 64;
+/// The most bit fields of a register that are shown: it has no more bits.
+const FIELDS_MAX: usize = 64;
 
 /// One way to reach a register: of a region, by its direction and width.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub struct Site {
     pub class: Class,
     /// Whether a write must not be late.
     pub prompt: bool,
-    /// Its bit fields.
+    /// Its bit fields, 64 at most.
     pub fields: Vec<Field>,
 }
 
@@ -51,7 +53,8 @@ impl Site {
         if inside > 0 {
             self.register += &format!("+{inside}");
         } else {
-            self.fields.clone_from(&register.fields);
+            let shown = |of: &Field| Field { name: clean(&of.name), ..*of };
+            self.fields.extend(register.fields.iter().take(FIELDS_MAX).map(shown));
         }
         (self.class, self.prompt) = (register.class, register.prompt);
     }
@@ -82,8 +85,8 @@ impl Site {
             let field = value >> bit & u64::MAX >> (64 - bits);
             match (field, bits) {
                 (0, _) => {}
-                (_, 1) => words.push(clean(name)),
-                _ => words.push(format!("{}={field:#x}", clean(name))),
+                (_, 1) => words.push(name.clone()),
+                _ => words.push(format!("{name}={field:#x}")),
             }
         }
         words.join(" ")

@@ -219,6 +219,23 @@ fn registers_behind_an_index_are_called_by_what_is_selected() {
     assert!(late.contains(&"THR") && !late.contains(&"DLL"), "{late:?}");
 }
 
+#[test]
+fn a_site_takes_no_more_of_a_file_than_can_be_shown() {
+    let mut map = map();
+    let field = |n: u8| Field { name: format!("\x1b{n}").repeat(1000), bit: n % 64, bits: 1 };
+    map.registers[0].registers[2].fields = (0..=255).map(field).collect();
+    map.registers[0].registers[2].name = "N".repeat(1000);
+    let file = recorded_with(&map, &[lsr(1)]);
+    let mut reader = reader(&file);
+    let mut sites = Sites::new(reader.map());
+    let event = reader.merged().expect("it is valid").next().expect("it is valid");
+    sites.of(&event.expect("there is one"));
+    let [site] = sites.all() else { panic!("{:?}", sites.all()) };
+    assert_eq!((site.register.len(), site.fields.len()), (64, 64));
+    assert!(site.fields.iter().all(|field| field.name.len() == 64 && field.name.starts_with('?')));
+    assert_eq!(site.decode(1), "?0".repeat(32));
+}
+
 fn reader(file: &[u8]) -> Reader<Cursor<&[u8]>> {
     Reader::open(Cursor::new(file)).expect("it is valid")
 }
