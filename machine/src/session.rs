@@ -9,7 +9,9 @@ use trapline::{Mode, Offload, Registry};
 use trapline_backends::{EpollLoop, HostClock};
 use trapline_device::{CharDevice, Clock, PowerEvent};
 use trapline_display::{Input, Screen};
-use trapline_kvm::{CountedClock, Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm};
+use trapline_kvm::{
+    CountedClock, Kvm, Start, Stop, Vcpu, VcpuEvent, VcpuSet, Vm, release_startup_memory,
+};
 use trapline_virtio::balloon::Balloon;
 use trapline_virtio::console::Console as VirtioConsole;
 
@@ -58,6 +60,9 @@ impl Session {
     /// # Errors
     /// What cannot be had or loaded, in a sentence.
     pub fn new(config: Config) -> Result<Self, Error> {
+        // Each step of the start leaves its code behind: what is opened before a machine is built, how it
+        // is built, how its software is loaded.
+        release_startup_memory();
         let kvm = Kvm::open(&config.kvm_device)?;
         let (control, events) = Control::new();
         let ram = board::map_ram(&Host::ram_ranges(&config)?, &config.memory)?;
@@ -103,6 +108,7 @@ impl Session {
         writes.connect(&vcpus);
         control.watch(registry.clone(), vcpus.iter().map(Vcpu::counters).collect());
         control.debug().begin(&registry, vcpus.iter().map(Vcpu::brake).collect());
+        release_startup_memory();
         let start = Some(host.load(&config, false)?);
         let built = (host.irqchip(), host.board().virtio());
         let recorded = tapped.begin(&config, built, &registry)?;
@@ -212,7 +218,7 @@ impl Session {
         }
         let start = match self.start.take() {
             Some(start) => {
-                trapline_kvm::release_startup_memory();
+                release_startup_memory();
                 start
             }
             None => self.boot_again()?,

@@ -1,16 +1,16 @@
-//! Memory that only the start of the program has needed, given back when the options are understood and
-//! once more before a guest runs.
+//! Memory that only the start of the program has needed, given back after each step of it.
 //!
-//! Understanding the options, building the machine and loading a kernel touch most of the program's
-//! code and constants once, and the host counts every page of them to this process for as long as it
-//! runs. They are pages of a file: those that are used again come back from the page cache, with some
-//! hundred faults. The first time takes two fifths off the most that is resident at a time: what comes
-//! back after it comes in small pieces.
+//! Understanding the options, opening what they name, building the machine and loading a kernel touch
+//! most of the program's code and constants once, and the host counts every page of them to this process
+//! for as long as it runs. They are pages of a file: those that are used again come back from the page
+//! cache, with some hundred faults. So the most that is resident at a time is what one step needs: what
+//! comes back after the first comes in small pieces.
 
 #![expect(unsafe_code, reason = "madvise on the program's own file, and glibc's allocator")]
 
 use std::ffi::{c_int, c_void};
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{PF_W, PT_LOAD, dl_phdr_info};
 
@@ -18,6 +18,9 @@ use libc::{PF_W, PT_LOAD, dl_phdr_info};
 /// it (`fault_around_bytes`, 64 KiB), which then count to this process though nothing needs them; but
 /// not beyond the piece of the address space that has the same attributes.
 const PIECE: usize = 16 << 10;
+
+/// Whether the pieces have been told apart, which lasts.
+static APART: AtomicBool = AtomicBool::new(false);
 
 /// Unmaps the pages of this program's code and constants that are resident now, and gives back what
 /// its allocator keeps in store. Nothing happens while a debugger is attached: its breakpoints are
@@ -49,6 +52,7 @@ unsafe extern "C" fn release(info: *mut dl_phdr_info, _: usize, _: *mut c_void) 
         (info.dlpi_addr, std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()))
     };
     let page = rustix::param::page_size() as u64;
+    let apart = APART.swap(true, Ordering::Relaxed);
     for segment in headers.iter().filter(|s| s.p_type == PT_LOAD && s.p_flags & PF_W == 0) {
         let start = (bias + segment.p_vaddr) / page * page;
         let end = (bias + segment.p_vaddr + segment.p_memsz).next_multiple_of(page);
@@ -60,7 +64,9 @@ unsafe extern "C" fn release(info: *mut dl_phdr_info, _: usize, _: *mut c_void) 
         // the next access gets it again. (A program whose code is relocated in place does not link.)
         // One that is locked stays.
         let _ = unsafe { libc::madvise(start, len, libc::MADV_DONTNEED) };
-        tell_pieces_apart(start.addr(), len);
+        if !apart {
+            tell_pieces_apart(start.addr(), len);
+        }
     }
     1
 }

@@ -37,4 +37,9 @@ fn code_that_is_not_used_again_goes_and_the_program_goes_on() {
     let huge = Path::new("/sys/kernel/mm/transparent_hugepage").exists();
     assert_eq!(pieces_after > pieces_before, huge && !traced, "what is around a page stays away");
     assert_eq!(constants, (0..64).map(|number| format!("{number:>4}")).collect::<Vec<_>>());
+    let (before, _) = resident_code();
+    trapline_kvm::release_startup_memory();
+    let (again, pieces_again) = resident_code();
+    assert_eq!(again < before, !traced, "{before} KiB, then {again}, the second time");
+    assert_eq!(pieces_again, pieces_after);
 }
