@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
+use crate::open::too_long;
 use crate::packed::Packing;
 use crate::{open, read};
 
@@ -144,18 +145,19 @@ impl Module {
     /// # Errors
     /// It cannot be read, or is longer than 64 MiB, or damaged.
     pub fn load(&self) -> Result<Vec<u8>, Error> {
-        let load = || {
-            let bytes = read(&self.path, MODULE_MAX)?;
-            match Packing::of_module(&bytes) {
-                Some(packing) => packing.unpack(&bytes, MODULE_MAX),
-                None => Ok(bytes),
-            }
-        };
+        let load = || unpacked(read(&self.path, MODULE_MAX)?, MODULE_MAX);
         load().map_err(|error: io::Error| Error::Initramfs {
             name: self.path.display().to_string(),
             reason: error.to_string(),
         })
     }
+}
+
+/// A module as the kernel takes it, if it has no more than `most` bytes.
+fn unpacked(bytes: Vec<u8>, most: u64) -> io::Result<Vec<u8>> {
+    let Some(packing) = Packing::of_module(&bytes) else { return Ok(bytes) };
+    let bytes = packing.unpack(&bytes, most.saturating_add(1))?;
+    if bytes.len() as u64 > most { Err(too_long(most)) } else { Ok(bytes) }
 }
 
 /// A line of modules.dep: `kernel/net/9p/9pnet_virtio.ko: kernel/net/9p/9pnet.ko`, where what a module
@@ -276,6 +278,17 @@ mod tests {
             let said = module(&packed[..packed.len() - 9]).unwrap_err();
             assert!(said.starts_with("cannot put ") && said.contains("m.ko"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_module_that_unpacks_to_too_much_is_refused_and_not_cut_off() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let plain = vec![7; 3 << 20];
+        gzip.write_all(&plain).unwrap();
+        let gzip = gzip.finish().unwrap();
+        assert!(unpacked(gzip.clone(), 3 << 20).unwrap() == plain);
+        let said = unpacked(gzip, 2 << 20).unwrap_err().to_string();
+        assert_eq!(said, "it has more than 2 MiB");
     }
 
     /// `printf '\x7fELF and so on\n' | xz --check=crc32 --lzma2=dict=1MiB`, as Linux packs modules.

@@ -60,14 +60,18 @@ pub fn read_ahead(file: &File) {
 /// Those of [`open`]; it is longer; it cannot be read.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let (file, len) = open(path)?;
-    let too_long = || io::Error::other(format!("it has more than {} MiB", most >> 20));
     if len > most {
-        return Err(too_long());
+        return Err(too_long(most));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
     // It may grow meanwhile, and the kernel's own files say that they are empty.
     file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most { Err(too_long()) } else { Ok(bytes) }
+    if bytes.len() as u64 > most { Err(too_long(most)) } else { Ok(bytes) }
+}
+
+/// Says that there are more than so many bytes.
+pub(crate) fn too_long(most: u64) -> io::Error {
+    io::Error::other(format!("it has more than {} MiB", most >> 20))
 }
 
 /// Opens a file to write to, and makes it if there is none. What is in it stays.
