@@ -28,8 +28,9 @@ use crate::{display, roots, terminal};
 const SCRIPT_MAX: u64 = 16 << 20;
 /// Drivers of a shared root, besides those of the transports.
 const ROOT_DRIVERS: &[&str] = &["virtio_pci", "virtio_mmio", "9pnet_virtio", "9p"];
-/// That of the port to our init.
+/// That of the port to our init, and with it those of the transports.
 const PORT_DRIVER: &str = "virtio_console";
+const PORT_DRIVERS: &[&str] = &["virtio_pci", "virtio_mmio", PORT_DRIVER];
 /// That of network cards.
 const CARD_DRIVER: &str = "virtio_net";
 
@@ -190,23 +191,8 @@ impl<'a> Rooted<'a> {
         let drivers = Drivers::of(Path::new("/"), kernel);
         let found = drivers.as_ref().map(|drivers| drivers.find(&wanted(options)));
         let release = drivers.as_ref().map_or_else(String::new, |it| it.release().to_owned());
-        let asked = options.root.option();
-        let missing = found.as_ref().map_or(String::new(), |found| missing(found, ROOT_DRIVERS));
-        let root = match (&found, asked) {
-            (None, None) => Plan::Unknown,
-            // It has to have them built in.
-            (None, Some(_)) => Plan::Shared,
-            (Some(_), _) if missing.is_empty() => Plan::Shared,
-            (Some(_), _) => Plan::Memory,
-        };
-        if let (Plan::Memory, Some(option)) = (root, options.root.needs_folder()) {
-            bail!("{option}: Linux {release} has no driver {missing}, by which guests share files");
-        }
+        let root = plan(found.as_ref(), &release, &options.root)?;
         let found = found.unwrap_or_default();
-        let no_port = missing_port(&found);
-        if let (Some(option), true) = (asked.filter(|_| options.root.is_errand()), no_port) {
-            bail!("{option}: Linux {release} has no driver {PORT_DRIVER}, by which it would end");
-        }
         Ok(Self { options, root, release, found, user: user(options)?, folder: folder(options)? })
     }
 
@@ -325,6 +311,24 @@ impl<'a> Rooted<'a> {
     }
 }
 
+/// What the root is, of a kernel that has `found` of the drivers, if that is known.
+fn plan(found: Option<&Found>, release: &str, root: &RootOptions) -> anyhow::Result<Plan> {
+    let Some(found) = found else {
+        // It has to have them built in.
+        return Ok(if root.option().is_some() { Plan::Shared } else { Plan::Unknown });
+    };
+    let refuse = |option: Option<&str>, names: &str, purpose: &str| match option {
+        Some(option) if !names.is_empty() => {
+            bail!("{option}: Linux {release} has no driver {names}, by which {purpose}")
+        }
+        _ => Ok(()),
+    };
+    let names = missing(found, ROOT_DRIVERS);
+    refuse(root.needs_folder(), &names, "guests share files")?;
+    refuse(root.errand(), &missing(found, PORT_DRIVERS), "its status comes back")?;
+    Ok(if names.is_empty() { Plan::Shared } else { Plan::Memory })
+}
+
 /// The drivers for what the guest has, in the order in which they are to be loaded.
 fn wanted(options: &RunOptions) -> Vec<&'static str> {
     let is_mmio = |transport: &VirtioTransport| {
@@ -353,10 +357,6 @@ fn wanted(options: &RunOptions) -> Vec<&'static str> {
 fn missing(found: &Found, of: &[&str]) -> String {
     let missing = found.missing.iter().filter(|name| of.contains(&name.as_str()));
     missing.map(String::as_str).collect::<Vec<_>>().join(" and ")
-}
-
-fn missing_port(found: &Found) -> bool {
-    !missing(found, &[PORT_DRIVER, "virtio_pci", "virtio_mmio"]).is_empty()
 }
 
 /// The user whose processes are run, as the root's passwd has it; the host's is that of a small root,
@@ -436,7 +436,41 @@ mod tests {
         };
         assert_eq!(missing(ROOT_DRIVERS), "9p and 9pnet_virtio");
         assert_eq!(missing(&[CARD_DRIVER]), "virtio_net");
-        assert_eq!(missing(&[PORT_DRIVER]), "");
+        assert_eq!(missing(PORT_DRIVERS), "");
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_refused_by_the_option_that_needs_it() {
+        let plan = |args: &str, lacks: Option<&[&str]>| {
+            let missing = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let found = lacks.map(|names| Found { missing: missing(names), ..Found::default() });
+            plan(found.as_ref(), "6.1", &options(args).root).map_err(|error| error.to_string())
+        };
+        for (args, lacks, expected) in [
+            ("", None, Plan::Unknown),
+            ("--ro", None, Plan::Shared),
+            ("-- ls", None, Plan::Shared),
+            ("--rw -- ls", Some(&[][..]), Plan::Shared),
+            ("-- ls", Some(&["9p"]), Plan::Memory),
+            ("", Some(&["9p", "virtio_console"]), Plan::Memory),
+        ] {
+            assert_eq!(plan(args, lacks), Ok(expected), "{args} {lacks:?}");
+        }
+        for (args, lacks, said) in [
+            ("--rw", "9p", "--rw: Linux 6.1 has no driver 9p, by which guests share files"),
+            (
+                "-d / --script s",
+                "virtio_console",
+                "--script: Linux 6.1 has no driver virtio_console, by which its status comes back",
+            ),
+            (
+                "--user root -- ls",
+                "virtio_console",
+                "-- COMMAND: Linux 6.1 has no driver virtio_console, by which its status comes back",
+            ),
+        ] {
+            assert_eq!(plan(args, Some(&[lacks])).unwrap_err(), said);
+        }
     }
 
     #[test]

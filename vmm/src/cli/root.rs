@@ -77,7 +77,7 @@ impl RootOptions {
 
     /// Whether a command ends the guest.
     pub fn is_errand(&self) -> bool {
-        self.work != Work::Shell
+        self.errand().is_some()
     }
 
     /// The first option that only a root of a shared folder can honour.
@@ -93,13 +93,16 @@ impl RootOptions {
 
     /// The first option that is about a root of ours, or what our init does in it.
     pub fn option(&self) -> Option<&'static str> {
-        let more = [
-            (self.user.is_some(), "--user"),
-            (matches!(self.work, Work::Script(..)), "--script"),
-            (matches!(self.work, Work::Command(_)), "-- COMMAND"),
-        ];
-        let more = more.into_iter().find(|row| row.0).map(|(_, option)| option);
-        self.needs_folder().or(more)
+        self.needs_folder().or(self.user.is_some().then_some("--user")).or(self.errand())
+    }
+
+    /// The option that says what ends the guest, if that is a command.
+    pub fn errand(&self) -> Option<&'static str> {
+        match self.work {
+            Work::Shell => None,
+            Work::Command(_) => Some("-- COMMAND"),
+            Work::Script(..) => Some("--script"),
+        }
     }
 
     /// Whether what was said can be had with what the guest starts with.

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 
+use crate::roots::HOST;
 use crate::task::{HOST_TAG, OURS, ROOT_TAG, SCRIPT, Task};
 
 /// Where it is until it is the root.
@@ -54,7 +55,7 @@ pub(super) fn change(task: &Task) -> Result<(), String> {
     })();
     done.map_err(|error| format!("the shared root cannot become the root: {error}"))?;
     if root.with_host {
-        share(HOST_TAG, "/host", true)
+        share(HOST_TAG, &format!("/{HOST}"), true)
             .map_err(|error| format!("the host's files cannot be mounted: {error}"))?;
     }
     let covers = root.read_only || root.is_hosts;
