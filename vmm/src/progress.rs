@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use trapline_device::thread_builder;
@@ -31,6 +32,11 @@ impl Progress {
     pub fn new(what: &'static str) -> Self {
         let terminal = rustix::termios::isatty(rustix::stdio::stderr());
         Self { what, next: terminal.then(|| Instant::now() + SILENT), shown: false }
+    }
+
+    /// Whether anybody sees what it says.
+    pub fn is_seen(&self) -> bool {
+        self.next.is_some()
     }
 
     /// So much of `all` is done; of 0 nobody knows how much there is.
@@ -63,38 +69,45 @@ fn line(what: &str, done: u64, all: u64) -> String {
 
 /// Says how long a guest has been booting of which nothing was seen yet, until it goes.
 #[derive(Debug)]
-pub struct Waiting(Arc<AtomicBool>);
+pub struct Waiting {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Waiting {
-    /// Begins to wait for the console's first character, or for init to be there.
+    /// Begins to wait for the console's first character, or for init to be there. Where nobody would see
+    /// what it says, nothing waits.
     ///
     /// # Errors
     /// The system has no thread to spare.
-    pub fn start(console: &Arc<Console>, errand: &Errand) -> io::Result<Self> {
+    pub fn start(console: &Arc<Console>, errand: &Errand) -> io::Result<Option<Self>> {
+        let mut progress = Progress::new("booting, seconds");
+        if !progress.is_seen() {
+            return Ok(None);
+        }
         let over = Arc::new(AtomicBool::new(false));
         let (watched, console, ready) =
             (Arc::clone(&over), Arc::downgrade(console), errand.readiness());
         let begun = Instant::now();
-        thread_builder("progress").spawn(move || {
-            let mut progress = Progress::new("booting, seconds");
-            let mut second = SILENT;
+        let thread = thread_builder("progress").spawn(move || {
             let seen = || console.upgrade().is_none_or(|console| console.was_used());
             while !watched.load(Ordering::Relaxed) && !ready.load(Ordering::Relaxed) && !seen() {
-                let elapsed = begun.elapsed();
-                if elapsed > second {
-                    progress.at(elapsed.as_secs(), 0);
-                    second = Duration::from_secs(elapsed.as_secs() + 1);
-                }
-                std::thread::sleep(LOOK);
+                progress.at(begun.elapsed().as_secs(), 0);
+                std::thread::park_timeout(LOOK);
             }
         })?;
-        Ok(Self(over))
+        Ok(Some(Self { over, thread: Some(thread) }))
     }
 }
 
 impl Drop for Waiting {
+    /// Whatever is said after it, the line is gone.
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
     }
 }
 

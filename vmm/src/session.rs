@@ -32,7 +32,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Makes the terminal raw, if what is typed is for the console, and starts the threads of `console` and of the signals.
+    /// Makes the terminal raw, if what is typed is for the console, and starts the threads of `console`
+    /// and of the signals.
     ///
     /// # Errors
     /// What could not be started.
