@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -108,8 +109,13 @@ fn attend(mut child: Child, port: &Arc<Mutex<Port>>, reader: Port) -> io::Result
         let carry = move || carry(number, pipe, &port, &closed);
         threads.push(std::thread::Builder::new().spawn(carry)?);
     }
+    let (pieces, inbox) = sync_channel(1);
+    if let Some(input) = input {
+        let port = Arc::clone(port);
+        std::thread::Builder::new().spawn(move || feed(input, &inbox, &port))?;
+    }
     let mut reader = reader;
-    std::thread::Builder::new().spawn(move || listen(&mut reader, input, &closed))?;
+    std::thread::Builder::new().spawn(move || listen(&mut reader, Some(&pieces), &closed))?;
     let status = wait_for(&child);
     // Whoever still has the pipes goes with the guest.
     end_others(&threads);
@@ -137,14 +143,16 @@ fn carry(number: usize, pipe: OwnedFd, port: &Mutex<Port>, closed: &Mutex<[bool;
 }
 
 /// Obeys the VMM: input for the command, the terminal's size, ends of its streams.
-pub(super) fn listen(port: &mut Port, mut input: Option<OwnedFd>, closed: &Mutex<[bool; 2]>) {
+pub(super) fn listen(
+    port: &mut impl Read,
+    input: Option<&SyncSender<Vec<u8>>>,
+    closed: &Mutex<[bool; 2]>,
+) {
     while let Ok(frame) = Frame::read(port) {
         match frame {
-            Frame::Stdin(bytes) if bytes.is_empty() => input = None,
             Frame::Stdin(bytes) => {
-                let rest = input.take();
-                let written = rest.map(|pipe| write_all(pipe, &bytes));
-                input = written.and_then(Result::ok);
+                // The command may read no more. There is room: the VMM waits until this is taken.
+                let _ = input.map(|input| input.send(bytes));
             }
             Frame::Size(columns, rows) => set_size(columns, rows),
             Frame::Closed(stream) => {
@@ -156,11 +164,16 @@ pub(super) fn listen(port: &mut Port, mut input: Option<OwnedFd>, closed: &Mutex
     }
 }
 
-/// Writes to a pipe, and gives it back if somebody reads it.
-fn write_all(pipe: OwnedFd, bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = fs::File::from(pipe);
-    file.write_all(bytes)?;
-    Ok(file.into())
+/// Writes pieces of input to the command's pipe, and asks for the next each time; until the end, or until
+/// nobody reads the pipe any more.
+fn feed(pipe: OwnedFd, pieces: &Receiver<Vec<u8>>, port: &Mutex<impl Write>) {
+    let mut pipe = fs::File::from(pipe);
+    for piece in pieces.iter().take_while(|piece| !piece.is_empty()) {
+        let taken = pipe.write_all(&piece).and_then(|()| Frame::Taken.write(&mut *port.lock()));
+        if taken.is_err() {
+            return;
+        }
+    }
 }
 
 /// Tells the console, and whoever runs on it, what size the terminal has.
@@ -202,5 +215,37 @@ fn end_others(threads: &[JoinHandle<()>]) {
             }
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_of_output_is_heard_while_the_command_reads_no_input() {
+        let mut sent = Vec::new();
+        Frame::Stdin(b"a".to_vec()).write(&mut sent).unwrap();
+        Frame::Closed(2).write(&mut sent).unwrap();
+        let (pieces, inbox) = sync_channel(1);
+        let closed = Mutex::default();
+        listen(&mut &sent[..], Some(&pieces), &closed);
+        assert_eq!((*closed.lock(), inbox.recv().unwrap()), ([false, true], b"a".to_vec()));
+    }
+
+    #[test]
+    fn input_is_asked_for_when_the_last_is_taken_and_ends() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let (pieces, inbox) = sync_channel(4);
+        [&b"ab"[..], b"c", b"", b"d"].iter().for_each(|piece| pieces.send(piece.to_vec()).unwrap());
+        let port = Mutex::new(Vec::new());
+        feed(writer.into(), &inbox, &port);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "abc");
+        let said = port.into_inner();
+        let mut said = &said[..];
+        let frames = std::iter::from_fn(|| Frame::read(&mut said).ok()).collect::<Vec<_>>();
+        assert_eq!(frames, [Frame::Taken, Frame::Taken]);
     }
 }

@@ -69,6 +69,8 @@ struct ToSend {
     closed: Vec<u8>,
     /// The next piece of standard input; nothing is its end.
     input: Option<Vec<u8>>,
+    /// The guest has the last piece, and the command has not.
+    on_its_way: bool,
     end: bool,
 }
 
@@ -98,7 +100,9 @@ impl Errand {
         let inner = Arc::clone(&self.inner);
         thread_builder("port-out").spawn(move || inner.send())?;
         let inner = Arc::clone(&self.inner);
-        thread_builder("port-in").spawn(move || inner.receive(&requests))?;
+        thread_builder("port-in").spawn(move || {
+            inner.receive(rustix::stdio::stdout(), rustix::stdio::stderr(), &requests);
+        })?;
         if self.inner.streams.command && !self.inner.streams.on_console[0] {
             let inner = Arc::clone(&self.inner);
             thread_builder("stdin").spawn(move || inner.read_input())?;
@@ -144,9 +148,15 @@ impl Inner {
             }
             let size = to_send.size.take().map(|(columns, rows)| Frame::Size(columns, rows));
             let frame = size.or_else(|| to_send.closed.pop().map(Frame::Closed));
-            if let Some(frame) = frame.or_else(|| to_send.input.take().map(Frame::Stdin)) {
+            if frame.is_some() {
+                return frame;
+            }
+            if !to_send.on_its_way
+                && let Some(piece) = to_send.input.take()
+            {
+                to_send.on_its_way = true;
                 self.changed.notify_all();
-                return Some(frame);
+                return Some(Frame::Stdin(piece));
             }
             self.changed.wait(&mut to_send);
         }
@@ -171,15 +181,20 @@ impl Inner {
     }
 
     /// What the guest sends. One that sends what is no frame is not listened to any more.
-    fn receive(&self, requests: &Requests) {
+    fn receive(&self, stdout: impl AsFd, stderr: impl AsFd, requests: &Requests) {
+        let (mut stdout, mut stderr) = (Some(stdout), Some(stderr));
         loop {
             match Frame::read(&mut &self.stream) {
                 Ok(Frame::Ready) => self.ready.store(true, Ordering::Relaxed),
+                Ok(Frame::Taken) => {
+                    self.to_send.lock().on_its_way = false;
+                    self.changed.notify_all();
+                }
                 Ok(Frame::Stdout(bytes)) if self.streams.command => {
-                    self.show(1, rustix::stdio::stdout(), &bytes, requests);
+                    stdout = stdout.filter(|to| self.show(1, to, &bytes, requests));
                 }
                 Ok(Frame::Stderr(bytes)) if self.streams.command => {
-                    self.show(2, rustix::stdio::stderr(), &bytes, requests);
+                    stderr = stderr.filter(|to| self.show(2, to, &bytes, requests));
                 }
                 Ok(Frame::Status(status)) if self.streams.command => {
                     return requests.make(Request::CommandEnded(status));
@@ -192,10 +207,11 @@ impl Inner {
         }
     }
 
-    /// Writes what the command has written. If nobody reads it any more, nobody reads the command's
-    /// pipe, either.
-    fn show(&self, number: u8, to: impl AsFd, bytes: &[u8], requests: &Requests) {
-        match stream::write_all(to, bytes, None) {
+    /// Writes what the command has written; says whether there can be more. If nobody reads it any more,
+    /// nobody reads the command's pipe, either.
+    fn show(&self, number: u8, to: impl AsFd, bytes: &[u8], requests: &Requests) -> bool {
+        let written = stream::write_all(to, bytes, None);
+        match written {
             Ok(()) => {}
             Err(Errno::PIPE) => {
                 self.to_send.lock().closed.push(number);
@@ -203,6 +219,7 @@ impl Inner {
             }
             Err(error) => requests.make(Request::OutputLost(error.to_string())),
         }
+        written.is_ok()
     }
 }
 
@@ -213,8 +230,8 @@ mod tests {
 
     use super::*;
 
-    /// A command's errand whose standard input is nobody's, the guest's end, and what is asked for.
-    fn errand() -> (Errand, UnixStream, std::sync::mpsc::Receiver<Request>) {
+    /// Our end for a command whose standard input is nobody's, and the guest's.
+    fn ends() -> (Inner, UnixStream) {
         let (stream, guest) = UnixStream::pair().unwrap();
         let inner = Inner {
             stream,
@@ -223,6 +240,12 @@ mod tests {
             to_send: Mutex::default(),
             changed: Condvar::new(),
         };
+        (inner, guest)
+    }
+
+    /// A command's errand, the guest's end, and what is asked for.
+    fn errand() -> (Errand, UnixStream, std::sync::mpsc::Receiver<Request>) {
+        let (inner, guest) = ends();
         let errand = Errand { inner: Arc::new(inner) };
         let (requests, (asked, inbox)) = (Requests::default(), channel());
         requests.serve(move |request| drop(asked.send(request)));
@@ -259,7 +282,44 @@ mod tests {
         let (errand, mut guest, _inbox) = errand();
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        errand.inner.show(1, &writer, b"x", &Requests::default());
+        assert!(!errand.inner.show(1, &writer, b"x", &Requests::default()));
         assert_eq!(Frame::read(&mut guest).unwrap(), Frame::Closed(1));
+    }
+
+    #[test]
+    fn a_guest_that_goes_on_writing_what_nobody_reads_is_told_once() {
+        let (inner, mut guest) = ends();
+        for _ in 0..100 {
+            Frame::Stdout(vec![b'x']).write(&mut guest).unwrap();
+            Frame::Stderr(vec![b'e']).write(&mut guest).unwrap();
+        }
+        Frame::Status(0).write(&mut guest).unwrap();
+        let ((reader, stdout), (mut errors, stderr)) = (io::pipe().unwrap(), io::pipe().unwrap());
+        drop(reader);
+        inner.receive(stdout, stderr, &Requests::default());
+        assert_eq!(inner.to_send.lock().closed, [1]);
+        let mut text = String::new();
+        io::Read::read_to_string(&mut errors, &mut text).unwrap();
+        assert_eq!(text, "e".repeat(100));
+    }
+
+    #[test]
+    fn nothing_waits_behind_input_that_the_command_does_not_read() {
+        let (errand, mut guest, _inbox) = errand();
+        let give = |piece: &[u8]| {
+            errand.inner.to_send.lock().input = Some(piece.to_vec());
+            errand.inner.changed.notify_all();
+        };
+        give(b"first");
+        assert_eq!(Frame::read(&mut guest).unwrap(), Frame::Stdin(b"first".to_vec()));
+        give(b"second");
+        guest.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+        assert!(Frame::read(&mut guest).is_err(), "the first is on its way");
+        guest.set_read_timeout(None).unwrap();
+        errand.inner.to_send.lock().closed.push(2);
+        errand.inner.changed.notify_all();
+        assert_eq!(Frame::read(&mut guest).unwrap(), Frame::Closed(2));
+        Frame::Taken.write(&mut guest).unwrap();
+        assert_eq!(Frame::read(&mut guest).unwrap(), Frame::Stdin(b"second".to_vec()));
     }
 }

@@ -10,7 +10,9 @@
 //!    terminal's size ──► Size ──────────────────────────────► the console
 //! ```
 //!
-//! All of it goes by one port, so that a command's status comes behind the last it has written.
+//! All of it goes by one port, so that a command's status comes behind the last it has written. Of its
+//! input there is one piece on the way at a time (`Taken` asks for the next): whatever else the guest is
+//! told does not wait behind input that the command does not read.
 
 mod host;
 pub mod wire;

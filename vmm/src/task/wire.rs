@@ -11,7 +11,8 @@ const HEADER: usize = 5;
 /// A frame. Those for the guest and those from it have one number space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// To the guest: the command's standard input. Nothing is its end.
+    /// To the guest: the command's standard input. Nothing is its end. The next is sent when this one
+    /// is [`Taken`](Self::Taken).
     Stdin(Vec<u8>),
     /// To the guest: nobody reads what the command writes there any more: 1 for standard output, 2 for
     /// standard error.
@@ -26,6 +27,8 @@ pub enum Frame {
     Stderr(Vec<u8>),
     /// From the guest: the command has ended with this status, as a shell has it. Nothing follows.
     Status(u8),
+    /// From the guest: what was sent of the standard input is in the command's pipe.
+    Taken,
 }
 
 impl Frame {
@@ -38,6 +41,7 @@ impl Frame {
             Self::Stdout(_) => 0x82,
             Self::Stderr(_) => 0x83,
             Self::Status(_) => 0x84,
+            Self::Taken => 0x85,
         }
     }
 
@@ -52,6 +56,7 @@ impl Frame {
             (0x82, _) => Self::Stdout(body),
             (0x83, _) => Self::Stderr(body),
             (0x84, [status]) => Self::Status(*status),
+            (0x85, []) => Self::Taken,
             _ => return None,
         })
     }
@@ -67,7 +72,7 @@ impl Frame {
             Self::Size(columns, rows) => {
                 [columns.to_le_bytes(), rows.to_le_bytes()].as_flattened().to_vec()
             }
-            Self::Ready => Vec::new(),
+            Self::Ready | Self::Taken => Vec::new(),
         };
         let len = u32::try_from(body.len()).ok().filter(|_| body.len() <= FRAME_MAX);
         let len = len.ok_or(io::ErrorKind::InvalidInput)?;
@@ -110,6 +115,7 @@ mod tests {
             Frame::Stdout(vec![7; FRAME_MAX]),
             Frame::Stderr(b"x".to_vec()),
             Frame::Status(141),
+            Frame::Taken,
         ];
         let mut bytes = Vec::new();
         frames.iter().for_each(|frame| frame.write(&mut bytes).unwrap());
