@@ -2,6 +2,7 @@
 //! making anybody wait. What is overwritten before it is read is lost, and counted.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use trapline_access::record::{Op, Record, TICK_NS};
 
@@ -59,7 +60,8 @@ pub struct Followed {
 
 impl Follower {
     pub(super) fn new(recorder: Arc<Recorder>, timed: bool) -> Self {
-        recorder.followers.fetch_add(timed.into(), std::sync::atomic::Ordering::Relaxed);
+        recorder.followers.fetch_add(1, Ordering::Relaxed);
+        recorder.timed_followers.fetch_add(timed.into(), Ordering::Relaxed);
         Self { recorder, cursors: Vec::new(), names: Vec::new(), timed }
     }
 
@@ -90,7 +92,8 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.recorder.followers.fetch_sub(self.timed.into(), std::sync::atomic::Ordering::Relaxed);
+        self.recorder.followers.fetch_sub(1, Ordering::Relaxed);
+        self.recorder.timed_followers.fetch_sub(self.timed.into(), Ordering::Relaxed);
     }
 }
 
@@ -309,7 +312,7 @@ mod tests {
         let (mut next, mut seen, mut lost) = (0, 0, 0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     stream.ring.push(0, access(written.next), &[], || {});
                     written.next += 1;
                 }
@@ -326,7 +329,7 @@ mod tests {
                 }
                 seen += read.records.len() as u64 + read.lost;
             }
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            stop.store(true, Ordering::Relaxed);
             assert_eq!(wrong, None, "was, was to be, lost before");
         });
     }

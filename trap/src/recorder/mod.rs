@@ -98,8 +98,10 @@ pub struct Recorder {
     pub(crate) queued: Mutex<Option<Box<Track>>>,
     /// Who is to be woken when a ring is half full.
     drainer: OnceLock<Thread>,
-    /// How many followers are told how long accesses took.
+    /// How many followers there are.
     followers: AtomicUsize,
+    /// How many of them are told how long accesses took.
+    timed_followers: AtomicUsize,
 }
 
 /// A counter that stamps accesses, and a moment by which its counts are told in nanoseconds.
@@ -180,7 +182,7 @@ impl Stream {
     /// Notes how long the access took that record `number` is of, if it is one of those that are timed.
     #[inline]
     pub(crate) fn time(&self, recorder: &Recorder, number: u64, began: u64) {
-        if number.is_multiple_of(TIMED) && recorder.is_followed() {
+        if number.is_multiple_of(TIMED) && recorder.is_timed() {
             self.time_now(recorder, number, began);
         }
     }
@@ -237,6 +239,7 @@ impl Recorder {
             queued: Mutex::new(Some(Box::new(Track::new(queued)))),
             drainer: OnceLock::new(),
             followers: AtomicUsize::new(0),
+            timed_followers: AtomicUsize::new(0),
         })
     }
 
@@ -408,6 +411,12 @@ impl Recorder {
     #[inline]
     pub(crate) fn is_followed(&self) -> bool {
         self.followers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether somebody is told how long accesses take.
+    #[inline]
+    fn is_timed(&self) -> bool {
+        self.timed_followers.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn names(&self) -> &Names {
