@@ -13,7 +13,7 @@ use crate::driver::Module;
 use crate::kernel::{self, Kernel};
 use crate::nested::{Hardware, NestedRun, Outcome, parse_status};
 use crate::session::{self, Watch};
-use crate::{initrd, paths, vmm};
+use crate::{initrd, paths, proc, vmm};
 
 /// How long a boot that nobody types at may take.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(360);
@@ -197,7 +197,7 @@ impl Boot {
         command.args(args);
         let (text, status) = if self.watch.input {
             // The terminal is trapline's own business.
-            (String::new(), command.status()?)
+            (String::new(), proc::status(&mut command)?)
         } else {
             let done = session::run(&self.name, &mut command, self.watch)?;
             (done.text, done.status)

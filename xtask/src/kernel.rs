@@ -148,10 +148,10 @@ fn pipe(tool: &str, packed: &[u8]) -> Result<Vec<u8>> {
     let path = deb::program(tool, &[if tool == "xz" { "xz-utils" } else { tool }])?;
     let mut command = Command::new(path);
     command.args(["-d", "-c"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().with_context(|| proc::spelled(&command))?;
-    let (stdin, packed) = (child.stdin.take(), packed.to_vec());
+    let mut child = proc::start(&mut command)?;
+    let (stdin, packed) = (child.pipes().stdin.take(), packed.to_vec());
     let feeder = std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&packed)));
-    let done = child.wait_with_output()?;
+    let done = proc::collected(child)?;
     let _ = feeder.join();
     ensure!(!done.stdout.is_empty(), "{tool} cannot decompress the kernel's payload");
     Ok(done.stdout)

@@ -4,10 +4,12 @@ use std::env;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+
+use crate::spent::Child;
 
 /// The program's full name if it is on the search path, or in the folders of system programs
 /// that a user's search path leaves out.
@@ -44,10 +46,7 @@ pub(crate) fn spelled(command: &Command) -> String {
 /// Runs to the end and returns standard output. Failure is an error that carries what the
 /// program wrote to standard error.
 pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let done = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("Cannot run `{}`", spelled(command)))?;
+    let done = collected(start(piped(command))?)?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
         bail!("`{}` failed ({}):\n{}", spelled(command), done.status, said.trim_end());
@@ -57,11 +56,40 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
 
 /// Runs with the terminal's output; the answer is whether it succeeded.
 pub(crate) fn succeeds(command: &mut Command) -> Result<bool> {
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("Cannot run `{}`", spelled(command)))?;
-    Ok(status.success())
+    Ok(status(command.stdin(Stdio::null()))?.success())
+}
+
+/// Runs to the end, with the streams the command has.
+pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
+    Ok(start(command)?.wait()?)
+}
+
+fn piped(command: &mut Command) -> &mut Command {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped())
+}
+
+/// Starts it, with the streams the command has.
+pub(crate) fn start(command: &mut Command) -> Result<Child> {
+    let child = command.spawn().with_context(|| format!("Cannot run `{}`", spelled(command)))?;
+    Ok(Child::new(child))
+}
+
+/// Waits for the end of a program, and returns what it wrote into pipes of ours until then.
+pub(crate) fn collected(mut child: Child) -> Result<Output> {
+    let (out, err) = (child.pipes().stdout.take(), child.pipes().stderr.take());
+    let reader = thread::spawn(move || out.map(all).transpose());
+    let stderr = err.map(all).transpose();
+    let stdout = reader.join();
+    let status = child.wait()?;
+    // Reading does not panic.
+    let stdout = stdout.unwrap_or(Ok(None))?.unwrap_or_default();
+    Ok(Output { status, stdout, stderr: stderr?.unwrap_or_default() })
+}
+
+fn all(mut pipe: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    pipe.read_to_end(&mut all)?;
+    Ok(all)
 }
 
 /// Runs, with standard output copied to our standard error, and standard error where `show` says so;
@@ -70,13 +98,8 @@ pub(crate) fn watched(
     command: &mut Command,
     mut show: impl FnMut(&str) -> bool,
 ) -> Result<(bool, String)> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("Cannot run `{}`", spelled(command)))?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let mut child = start(piped(command))?;
+    let (out, err) = (child.pipes().stdout.take(), child.pipes().stderr.take());
     let reader = thread::spawn(move || out.map(|pipe| tee(pipe, |_| true)).unwrap_or_default());
     let err = err.map(|pipe| tee(pipe, &mut show)).unwrap_or_default();
     let out = reader.join().unwrap_or_default();

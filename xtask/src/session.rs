@@ -2,17 +2,18 @@
 //! itself, at a deadline, or when we are asked to end.
 
 use std::io::Read;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
+use crate::spent::Child;
 use crate::{proc, terminal};
 
 /// How often a wait looks at its child, its deadline and the signals.
@@ -147,8 +148,7 @@ pub(crate) struct Owned(Child);
 impl Owned {
     /// Starts the program.
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
-        let child = command.spawn();
-        child.map(Self).with_context(|| format!("Cannot run `{}`", proc::spelled(command)))
+        Ok(Self(proc::start(command)?))
     }
 
     /// Waits for the end; at the deadline, or on a signal, makes it end and returns an error.
@@ -176,8 +176,7 @@ impl Owned {
 
     /// Asks first: QEMU leaves the terminal as it found it when it is asked to end.
     fn end(&mut self) {
-        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
-        if let (Ok(None), Some(pid)) = (self.0.try_wait(), pid) {
+        if let (Ok(None), Some(pid)) = (self.0.try_wait(), self.0.pid()) {
             let _ = kill_process(pid, Signal::TERM);
             let asked = Instant::now();
             while asked.elapsed() < GRACE && matches!(self.0.try_wait(), Ok(None)) {
@@ -206,8 +205,10 @@ pub(crate) fn run(name: &str, command: &mut Command, watch: Watch) -> Result<Tra
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = Owned::spawn(command)?;
     let printed = Printed::default();
-    let out = child.0.stdout.take().map(|pipe| printed.fill(pipe, watch.show));
-    let err = child.0.stderr.take().map(|pipe| printed.fill(pipe, watch.show));
+    let pipes = child.0.pipes();
+    let (out, err) = (pipes.stdout.take(), pipes.stderr.take());
+    let out = out.map(|pipe| printed.fill(pipe, watch.show));
+    let err = err.map(|pipe| printed.fill(pipe, watch.show));
     let waited = child.wait(watch.timeout, || Ok(()));
     drop(child);
     for reader in [out, err].into_iter().flatten() {

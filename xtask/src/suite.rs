@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::arch::Arch;
 use crate::guest::Ready;
-use crate::terminal;
+use crate::{spent, terminal};
 
 /// How many tests a task counts for, and what there is to say about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,13 +72,14 @@ impl Task {
     /// Runs it and says so, on standard error, when it starts and how it ended.
     pub(crate) fn perform(&self) -> Row {
         eprintln!("== {}: {}", self.name, self.about);
-        let start = Instant::now();
+        let (start, spent) = (Instant::now(), spent::so_far());
         let tally = (self.run)().unwrap_or_else(|error| {
             eprintln!("{}: {error:#}", self.name);
             Tally::of(false)
         });
-        let row = Row { name: self.name.clone(), tally, time: start.elapsed() };
-        eprintln!("== {}: {} ({:.1} s)", row.name, row.verdict(), row.time.as_secs_f64());
+        let (time, processor) = (start.elapsed(), spent::so_far().saturating_sub(spent));
+        let row = Row { name: self.name.clone(), tally, start, time, processor };
+        eprintln!("== {}: {} ({})", row.name, row.verdict(), row.times());
         row
     }
 }
@@ -101,7 +102,10 @@ type BootAndJudge = Box<dyn Fn(&Ready) -> Result<Tally> + Send + Sync>;
 pub(crate) struct Row {
     name: String,
     tally: Tally,
+    start: Instant,
     time: Duration,
+    /// Of this process for it and of what it ran: user and system.
+    processor: Duration,
 }
 
 impl Row {
@@ -111,6 +115,11 @@ impl Row {
             tally if tally.passed == 0 => "skipped",
             _ => "ok",
         }
+    }
+
+    fn times(&self) -> String {
+        let [time, processor] = [self.time, self.processor].map(|time| time.as_secs_f64());
+        format!("{time:.1} s, processor {processor:.1} s")
     }
 }
 
@@ -206,20 +215,23 @@ pub(crate) fn conclude(rows: &[Row]) -> u8 {
 
 fn table(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.name.len()).max().unwrap_or_default();
-    let mut text = format!("{:width$}  result   passed  failed  skipped  time\n", "task");
+    let mut text =
+        format!("{:width$}  result   passed  failed  skipped     time  processor\n", "task");
     for row in rows {
         let Tally { passed, failed, skipped } = &row.tally;
         text += &format!(
-            "{:width$}  {:7}  {passed:6}  {failed:6}  {:7}  {:.1} s\n",
+            "{:width$}  {:7}  {passed:6}  {failed:6}  {:7}  {:5.1} s  {:7.1} s\n",
             row.name,
             row.verdict(),
             skipped.len(),
-            row.time.as_secs_f64()
+            row.time.as_secs_f64(),
+            row.processor.as_secs_f64(),
         );
     }
     for skipped in rows.iter().flat_map(|row| &row.tally.skipped) {
         text += &format!("SKIPPED {skipped}\n");
     }
+    text += &together(rows);
     let sum = |count: fn(&Tally) -> usize| rows.iter().map(|row| count(&row.tally)).sum::<usize>();
     text + &format!(
         "{} passed, {} failed, {} skipped\n",
@@ -227,6 +239,16 @@ fn table(rows: &[Row]) -> String {
         sum(|tally| tally.failed),
         sum(|tally| tally.skipped.len())
     )
+}
+
+/// From the first start to the last end, and the processor time of all.
+fn together(rows: &[Row]) -> String {
+    let first = rows.iter().map(|row| row.start).min();
+    let last = rows.iter().map(|row| row.start + row.time).max();
+    let Some((first, last)) = first.zip(last) else { return String::new() };
+    let processor: Duration = rows.iter().map(|row| row.processor).sum();
+    let [time, processor] = [last - first, processor].map(|time| time.as_secs_f64());
+    format!("{time:.1} s, in which processors worked {processor:.1} s\n")
 }
 
 #[cfg(test)]
@@ -239,7 +261,9 @@ mod tests {
         Row {
             name: name.to_owned(),
             tally: Tally { passed, failed, skipped },
-            time: Duration::ZERO,
+            start: Instant::now(),
+            time: Duration::from_millis(1500),
+            processor: Duration::from_millis(2250),
         }
     }
 
@@ -250,6 +274,33 @@ mod tests {
         assert_eq!(text.lines().last(), Some("40 passed, 1 failed, 1 skipped"));
         assert!(text.contains("SKIPPED kvm_boot: no /dev/kvm\n"));
         assert!(text.contains("unit  FAILED ") && text.contains("kvm   skipped"), "{text}");
+    }
+
+    #[test]
+    fn rows_side_by_side_take_the_time_of_one_and_the_processor_time_of_both() {
+        let start = Instant::now();
+        let rows = ["a", "b"].map(|name| Row { start, ..row(name, 1, 0, &[]) });
+        let text = table(&rows);
+        assert!(text.contains("  1.5 s      2.2 s\n"), "{text}");
+        assert!(text.contains("\n1.5 s, in which processors worked 4.5 s\n"), "{text}");
+    }
+
+    #[test]
+    fn a_task_has_the_processor_time_of_its_own_programs() {
+        // Until the shell has used a fifth of a second.
+        const BUSY: &str = "until [ $(cut -d ' ' -f 14 /proc/$$/stat) -ge 20 ]; do \
+                            i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done; done";
+        let tasks = [("busy", BUSY), ("idle", ":")].map(|(name, script)| {
+            Task::new(name, "", move || {
+                let mut shell = std::process::Command::new("sh");
+                Ok(Tally::of(crate::proc::succeeds(shell.args(["-c", script]))?))
+            })
+        });
+        for rows in [perform(&tasks), side_by_side(&tasks)] {
+            let spent: Vec<_> = rows.iter().map(|row| row.processor).collect();
+            let [busy, idle] = spent[..] else { panic!("{spent:?}") };
+            assert!(busy >= Duration::from_millis(190) && idle < busy, "{spent:?}");
+        }
     }
 
     /// Runs tasks side by side that note when they begin and end, and are long enough to meet.
