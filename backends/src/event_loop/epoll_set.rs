@@ -192,9 +192,13 @@ impl EpollSet {
 
     /// Calls the handler of a watch. A pause or the watch's end may have come first.
     fn call_watch(&self, key: u64, flags: epoll::EventFlags) -> bool {
-        // Before it is said that the handler runs: who has the turn may wait for its end.
+        // Before it is said that the handler runs: who has the turn may wait for its end, and so may the
+        // device that a write is delivered to.
         let _turn = self.writes.begin();
         let mut state = self.state.lock();
+        if state.may_call(key) {
+            MutexGuard::unlocked(&mut state, || self.writes.deliver());
+        }
         let Some(watched) = state.watches.get(&key) else { return false };
         let trigger = watched.trigger;
         if state.paused || state.stopped {
@@ -216,7 +220,7 @@ impl EpollSet {
         }
         let ready = if trigger == Trigger::Edge { Readiness::NONE } else { ready };
         state.running = Some(key);
-        MutexGuard::unlocked(&mut state, || self.call(&*handler, ready));
+        MutexGuard::unlocked(&mut state, || handler.event(ready));
         state.running = None;
         drop(state);
         self.changed.notify_all();
@@ -239,16 +243,12 @@ impl EpollSet {
             let _turn = self.writes.begin();
             notified.pending.store(false, Ordering::SeqCst);
             if let Some(handler) = notified.handler.upgrade() {
-                self.call(&*handler, Readiness::NONE);
+                self.writes.deliver();
+                handler.event(Readiness::NONE);
                 called = true;
             }
         }
         called
-    }
-
-    fn call(&self, handler: &dyn EventHandler, ready: Readiness) {
-        self.writes.deliver();
-        handler.event(ready);
     }
 
     /// Takes a watch out. It is returned to be dropped without the lock, as its descriptor's
@@ -273,6 +273,10 @@ impl EpollSet {
 impl State {
     pub(super) fn on_own_thread(&self) -> bool {
         self.thread == Some(thread::current().id())
+    }
+
+    fn may_call(&self, key: u64) -> bool {
+        !self.paused && !self.stopped && self.watches.contains_key(&key)
     }
 
     /// How many watches there are.
