@@ -123,16 +123,12 @@ impl Client {
         request: &E::Request,
         mut each: impl FnMut(E::Answer) -> bool,
     ) -> Result<(), AskError> {
-        let message = http::request(E::METHOD, E::PATH, &self.body::<E>(request)?);
+        let deadline = Instant::now() + self.patience;
+        let body = self.body::<E>(request)?;
+        let (mut connection, response) = self.send(E::METHOD, E::PATH, &body, deadline)?;
         // Lines come when there is something to say, which is nobody's promise.
         let for_ever = || Instant::now() + Duration::from_secs(365 * 24 * 3600);
-        let Some(mut connection) = self.connection.take() else {
-            return Err(AskError::Ended(self.name.clone()));
-        };
         let fault = |fault| fault_error(&self.name, fault);
-        let sent = connection.write(&message, Instant::now() + self.patience);
-        sent.map_err(|error| fault(http::Fault::Io(error)))?;
-        let response = connection.response(Instant::now() + self.patience).map_err(fault)?;
         if let Some(len) = response.len {
             let body = connection.body(len, Instant::now() + self.patience).map_err(fault)?;
             return Err(refused(response.code, &body));
@@ -173,22 +169,9 @@ impl Client {
 
     /// Sends a request and gives the body of the answer.
     fn exchange(&mut self, method: Method, path: &str, body: &[u8]) -> Result<Vec<u8>, AskError> {
-        let message = http::request(method, path, body);
         let deadline = Instant::now() + self.patience;
-        let (mut connection, fresh) = match self.connection.take() {
-            Some(connection) => (connection, false),
-            None => (connect(&self.folder, &self.name, self.patience)?, true),
-        };
-        let response = match respond(&mut connection, &message, deadline) {
-            // The guest lets go of clients that have been silent for long.
-            Err(fault) if !fresh && method == Method::Get && is_over(&fault) => {
-                connection = connect(&self.folder, &self.name, self.patience)?;
-                respond(&mut connection, &message, deadline)
-            }
-            response => response,
-        };
+        let (mut connection, response) = self.send(method, path, body, deadline)?;
         let fault = |fault| fault_error(&self.name, fault);
-        let response = response.map_err(fault)?;
         let len = response.len.unwrap_or(0);
         let body = connection.body(len, deadline).map_err(fault)?;
         if response.keep_alive {
@@ -201,6 +184,39 @@ impl Client {
         }
     }
 
+    /// Sends a request and gives the head of the answer, and where the rest of it comes.
+    ///
+    /// A guest lets go of clients that have been silent for long: between two requests, and before the
+    /// first. It reads all that has been sent to it before, so what it has not read is sent again.
+    fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: &[u8],
+        deadline: Instant,
+    ) -> Result<(Connection, http::Response), AskError> {
+        let message = http::request(method, path, body);
+        loop {
+            let mut connection = match self.connection.take() {
+                Some(connection) => connection,
+                None => self.connect_again()?,
+            };
+            match respond(&mut connection, &message, deadline) {
+                Ok(response) => return Ok((connection, response)),
+                Err(fault) if is_unread(&fault) && Instant::now() < deadline => {}
+                Err(fault) => return Err(fault_error(&self.name, fault)),
+            }
+        }
+    }
+
+    /// A new connection in place of one that the guest has closed.
+    fn connect_again(&self) -> Result<Connection, AskError> {
+        connect(&self.folder, &self.name, self.patience).map_err(|error| match error {
+            AskError::NoGuest(name) => AskError::Ended(name),
+            error => error,
+        })
+    }
+
     fn senseless(&self, why: impl ToString) -> AskError {
         AskError::Senseless { name: self.name.clone(), why: why.to_string() }
     }
@@ -210,13 +226,17 @@ fn parse<T: DeserializeOwned>(line: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(line)
 }
 
+/// Sends a request and reads the head of the answer. Who refuses a request need not have read all of it.
 fn respond(
     connection: &mut Connection,
     message: &[u8],
     deadline: Instant,
 ) -> Result<http::Response, http::Fault> {
-    connection.write(message, deadline).map_err(http::Fault::Io)?;
-    connection.response(deadline)
+    let written = connection.write(message, deadline).map_err(http::Fault::Io);
+    match (connection.response(deadline), written) {
+        (Ok(response), _) => Ok(response),
+        (Err(_), Err(fault)) | (Err(fault), Ok(())) => Err(fault),
+    }
 }
 
 fn connect(folder: &Folder, name: &GuestName, patience: Duration) -> Result<Connection, AskError> {
@@ -235,16 +255,16 @@ fn connect(folder: &Folder, name: &GuestName, patience: Duration) -> Result<Conn
     }
 }
 
+/// Whether the other end has closed the connection without having read all that was sent: the kernel
+/// refuses to take more, or says that it has thrown away what it had (unix(7)).
+fn is_unread(fault: &http::Fault) -> bool {
+    let http::Fault::Io(error) = fault else { return false };
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 /// Whether the other end has closed the connection.
 fn is_over(fault: &http::Fault) -> bool {
-    match fault {
-        http::Fault::Closed => true,
-        http::Fault::Io(error) => {
-            let kind = error.kind();
-            kind == io::ErrorKind::BrokenPipe || kind == io::ErrorKind::ConnectionReset
-        }
-        http::Fault::Refused(_) => false,
-    }
+    matches!(fault, http::Fault::Closed) || is_unread(fault)
 }
 
 fn fault_error(name: &GuestName, fault: http::Fault) -> AskError {
@@ -262,4 +282,24 @@ fn refused(code: u16, body: &[u8]) -> AskError {
     let reason = serde_json::from_slice(body)
         .map_or_else(|_| format!("HTTP status {code}"), |fault: api::Fault| fault.fault_message);
     AskError::Refused { code, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn who_is_refused_before_it_has_asked_hears_why() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let refusal = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+        (&there).write_all(refusal).unwrap();
+        drop(there);
+        let asked = http::request(Method::Get, "/text", &[]);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let response = respond(&mut Connection::new(here), &asked, deadline).unwrap();
+        assert_eq!(response.code, 503);
+    }
 }

@@ -2,6 +2,7 @@
 //! lengths and limits.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -70,11 +71,16 @@ impl Connection {
         &self.stream
     }
 
-    /// Reads a request, which may take `idle` to begin and `whole` to be there.
+    /// Reads a request, which may take `idle` to begin and `whole` to be there. One that has not begun in
+    /// time cannot be sent any more, and what came just before is read: so a client knows of each that it
+    /// could not send, or that was not read whole, that nothing was done.
     pub(crate) fn request(&mut self, idle: Duration, whole: Duration) -> Result<Request, Fault> {
         if self.buffer.is_empty() {
             match self.fill(Instant::now() + idle) {
-                Err(Fault::Io(error)) if timed_out(&error) => return Err(Fault::Closed),
+                Err(Fault::Io(error)) if timed_out(&error) => {
+                    self.stream.shutdown(Shutdown::Read).map_err(Fault::Io)?;
+                    self.fill(Instant::now() + whole)?;
+                }
                 read => read?,
             }
         }
@@ -369,5 +375,34 @@ fn reason(code: u16) -> &'static str {
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Far more than anything here takes.
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_came_just_before_the_time_was_up_is_read_and_nothing_is_taken_afterwards() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let client = Connection::new(there);
+        let message = request(Method::Put, "/double", b"{}");
+        client.write(&message, Instant::now() + LONG).unwrap();
+        let mut server = Connection::new(here);
+        let asked = server.request(Duration::ZERO, LONG).unwrap();
+        assert_eq!((asked.path.as_str(), asked.body.as_slice()), ("/double", &b"{}"[..]));
+        let refused = client.write(&message, Instant::now() + LONG).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
+        assert!(matches!(server.request(LONG, LONG), Err(Fault::Closed)));
+    }
+
+    #[test]
+    fn who_says_nothing_in_time_is_closed_on() {
+        let (here, there) = UnixStream::pair().unwrap();
+        assert!(matches!(Connection::new(here).request(Duration::ZERO, LONG), Err(Fault::Closed)));
+        drop(there);
     }
 }

@@ -196,11 +196,12 @@ impl Clients {
 }
 
 impl Table {
-    /// Ends the conversation with the client that has been waited for the longest, if one is.
+    /// Ends the conversation with the client that has been waited for the longest, if one is. What it has
+    /// asked by now is still answered.
     fn turn_one_out(&self) -> bool {
         let waited = self.there.values().filter(|client| client.phase == Phase::Reading);
         let longest = waited.min_by_key(|client| client.since);
-        longest.inspect(|client| drop(client.stream.shutdown(Shutdown::Both))).is_some()
+        longest.inspect(|client| drop(client.stream.shutdown(Shutdown::Read))).is_some()
     }
 
     fn giving_lines(&self) -> usize {
@@ -364,4 +365,32 @@ fn refused(refusal: &Refusal, allow: &[Method], keep_alive: bool) -> Vec<u8> {
     let mut message = head.bytes();
     message.extend_from_slice(&body);
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Far more than anything here takes.
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_client_that_has_to_go_is_answered_what_it_has_asked() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let client = Connection::new(there);
+        let message = http::request(Method::Get, "/text", &[]);
+        client.write(&message, Instant::now() + LONG).unwrap();
+        let known = Client {
+            stream: here.try_clone().unwrap(),
+            phase: Phase::Reading,
+            since: Instant::now(),
+        };
+        let table = Table { next: 1, there: [(0, known)].into(), closing: false };
+        assert!(table.turn_one_out());
+        let mut server = Connection::new(here);
+        assert_eq!(server.request(LONG, LONG).unwrap().path, "/text");
+        server.write(b"HTTP/1.1 204 No Content\r\n\r\n", Instant::now() + LONG).unwrap();
+        assert!(matches!(server.request(LONG, LONG), Err(http::Fault::Closed)));
+        assert!(client.write(&message, Instant::now() + LONG).is_err());
+    }
 }
