@@ -13,12 +13,32 @@ const END: &str = "TRAPLINE-GUEST: done";
 /// local APIC's timer.
 const DEVICES: [(&str, bool); 3] = [("ttyS0", true), ("rtc0", false), ("i8042", false)];
 
-/// Warnings that come and go with the host's load.
-const OF_THE_HOST: [&str; 4] = [
+/// Warnings that come and go with the host's load, by how they begin once their [numbers are
+/// gone](without_numbers): what a kernel (Linux 6.1 to 6.18) says of time when its processors are late, or
+/// one of them later than another.
+const OF_THE_HOST: [&str; 15] = [
+    // kernel/time/hrtimer.c: timers became due for as long as others were called.
+    "hrtimer: interrupt took",
+    // kernel/time/clocksource.c: the watchdog read one clock later than the other. Some in lines.
+    "clocksource:",
+    "TSC found unstable after boot",
+    // kernel/trace/trace.c: of that; three lines.
     "Unstable clock detected",
     "If you want to keep using the local clock",
     "\"trace_clock=local\"",
     "on the kernel command line",
+    // arch/x86/kernel/tsc_sync.c: two processors read the counter at different times.
+    "TSC synchronization",
+    "Measured # cycles TSC warp",
+    "TSC warped randomly",
+    // arch/x86/kernel/tsc.c and apic/apic.c: a measurement took longer than it should.
+    "tsc:",
+    "APIC calibration not consistent with PM-Timer",
+    // kernel/sched: a processor was away for long.
+    "sched: RT throttling activated",
+    "Scheduler frequency invariance went wobbly",
+    // drivers/rtc/lib and mc146818-lib: between two readings of a register.
+    "Reading current time from RTC took around",
 ];
 
 /// More than any line needs for a boot of some seconds: one that is never answered makes a hundred
@@ -155,6 +175,19 @@ mod tests {
         assert_eq!(complaint(&boot(55, "IO-APIC 4-edge", 0, "")), "");
         let same = "<4>[   10.75] no NUMA at 0x99f\n";
         assert_eq!(complaint(&boot(55, "IO-APIC 4-edge", 0, same)), "");
+    }
+
+    #[test]
+    fn what_a_late_host_makes_a_kernel_say_is_no_fault_of_the_controllers() {
+        let of_the_host = "<4>[    2.125] hrtimer: interrupt took 14226896 ns\n\
+             <4>[    2.5] clocksource: timekeeping watchdog on CPU1: Marking clocksource 'tsc-early' \
+             as unstable because the skew is too large:\n\
+             <4>[    2.5] clocksource:                       'acpi_pm' wd_nsec: 503454 wd_now: 3\n\
+             <4>[    3.0] Measured 7262 cycles TSC warp between CPUs, turning off TSC clock.\n\
+             <4>[    3.5] Unstable clock detected, switching default tracing clock to \"global\"\n\
+             <4>[    3.5] If you want to keep using the local clock, then add:\n\
+             <4>[    3.5]   \"trace_clock=local\"\n<4>[    3.5] on the kernel command line\n";
+        assert_eq!(complaint(&boot(55, "IO-APIC 4-edge", 0, of_the_host)), "");
     }
 
     #[test]
