@@ -11,8 +11,8 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command};
-use std::time::Duration;
 
+use support::PATIENCE;
 use support::flat::{Flat, bzimage, pvh};
 use support::guest::{Guest, finish, run};
 use trapline_testkit::realmode::Asm;
@@ -239,7 +239,7 @@ fn connect(child: &mut Child) -> TcpStream {
     };
     std::thread::spawn(move || lines.for_each(drop));
     let mut viewer = TcpStream::connect(address).unwrap();
-    viewer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    viewer.set_read_timeout(Some(PATIENCE)).unwrap();
     viewer.write_all(b"RFB 003.008\n\x01\x01").unwrap();
     // Version, security types, result, size, pixel format, name.
     let mut greeting = [0; 12 + 2 + 4 + 4 + 16 + 4];

@@ -2,10 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use flate2::{Decompress, FlushDecompress};
 
+use super::PATIENCE;
 use crate::Rect;
 
 /// A connection after its handshake.
@@ -31,7 +31,7 @@ impl Viewer {
     /// Connects with protocol version 3.`minor`.
     pub(super) fn connect(address: SocketAddr, minor: u8, shared: bool) -> Self {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let pixel = (4, 3);
         let mut viewer = Self {
             stream,
