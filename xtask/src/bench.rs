@@ -9,6 +9,7 @@ use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::proc;
 use crate::session::{Show, Watch, last_lines};
+use crate::vmm::Profile;
 
 mod boot;
 mod disk;
@@ -108,7 +109,7 @@ fn its() -> Result<u8> {
 
 /// Boots with nothing counting and says what KVM counted, and how much memory trapline had at most.
 fn peak(run: &[String]) -> Result<()> {
-    let ready = Ready::make(Arch::X86_64)?;
+    let ready = Ready::make(Arch::X86_64, Profile::Release)?;
     let memory = MEMORY_MIB.to_string();
     let fixed = ["-c", "1", "-m", &memory, "--stat=all"].map(str::to_owned);
     let boot = Boot {

@@ -6,6 +6,7 @@ use clap::Args;
 use crate::arch::Arch;
 use crate::guest::{Boot, DONE, Image, Place, Ready, Script, patience};
 use crate::session::{Show, Watch};
+use crate::vmm::Profile;
 
 /// What `cargo xtask boot` takes.
 #[derive(Args)]
@@ -32,7 +33,7 @@ pub(crate) struct Options {
 
 /// Boots; the status is trapline's, and in a smoke test also 1 if the guest did not finish.
 pub(crate) fn run(options: &Options) -> Result<u8> {
-    let ready = Ready::make(options.arch)?;
+    let ready = Ready::make(options.arch, Profile::Release)?;
     let place = match (options.direct, options.nested) {
         (true, _) => Place::Direct,
         (_, true) => Place::Nested,

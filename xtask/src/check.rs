@@ -8,6 +8,7 @@ use anyhow::Result;
 use crate::arch::Arch;
 use crate::cross::Toolchain;
 use crate::suite::{self, Tally, Task};
+use crate::vmm::Profile;
 use crate::{lint, proc, vmm};
 
 /// Runs all of it; the status is 0 when nobody complains.
@@ -55,7 +56,8 @@ fn other_clippy() -> Result<Tally> {
         Some(program) => proc::in_root(&program)?,
         None => proc::cargo()?,
     };
-    command.args(["clippy", "--quiet", "--workspace", "--lib", "--bins", "--release"]);
+    command.args(["clippy", "--quiet", "--workspace", "--lib", "--bins"]);
+    command.args(["--profile", Profile::Tested.name()]);
     vmm::made_static(&mut command, other)?;
     toolchain.apply(&mut command);
     Ok(Tally::of(proc::succeeds(command.args(["--", "-Dwarnings"]))?))

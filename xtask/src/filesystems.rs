@@ -11,6 +11,7 @@ use crate::cases::{part, tally};
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Tally, Task};
+use crate::vmm::Profile;
 use crate::{disks, driver, paths, tools};
 
 /// The test's name.
@@ -58,7 +59,7 @@ pub(crate) struct Options {
 
 /// All of them at length; the status is 0 when all is as it should be.
 pub(crate) fn run(options: &Options) -> Result<u8> {
-    let ready = Ready::make(Arch::X86_64)?;
+    let ready = Ready::make(Arch::X86_64, Profile::Release)?;
     let (operations, seed) = (options.operations, options.seed);
     let tasks = CASES.iter().map(|case| {
         let ready = ready.clone();

@@ -13,6 +13,7 @@ use crate::driver::Module;
 use crate::kernel::{self, Kernel};
 use crate::nested::{Hardware, NestedRun, Outcome, parse_status};
 use crate::session::{self, Watch};
+use crate::vmm::Profile;
 use crate::{initrd, paths, proc, vmm};
 
 /// How long a boot that nobody types at may take.
@@ -81,12 +82,15 @@ pub(crate) struct Ready {
     pub(crate) kernel: Kernel,
     /// The static binary.
     pub(crate) vmm: PathBuf,
+    /// How that and other programs of ours are compiled.
+    pub(crate) profile: Profile,
 }
 
 impl Ready {
     /// Fetches and builds whatever is not there yet.
-    pub(crate) fn make(arch: Arch) -> Result<Self> {
-        Ok(Self { kernel: kernel::debian_cloud(arch)?, vmm: vmm::build(arch)? })
+    pub(crate) fn make(arch: Arch, profile: Profile) -> Result<Self> {
+        let (kernel, vmm) = (kernel::debian_cloud(arch)?, vmm::build(arch, profile)?);
+        Ok(Self { kernel, vmm, profile })
     }
 }
 

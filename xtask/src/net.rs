@@ -14,6 +14,7 @@ use crate::cases::{part, tally};
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Tally, Task};
+use crate::vmm::Profile;
 use crate::{disks, driver, vmm};
 
 /// Guests whose cards are of one kind.
@@ -89,7 +90,7 @@ const SHORT: Options = Options { arch: Arch::X86_64, mebibytes: 4, echoes: 200 }
 
 /// Exchanges that much; the status is 0 when all is as it should be.
 pub(crate) fn run(options: &Options) -> Result<u8> {
-    let (options, ready) = (*options, Ready::make(options.arch)?);
+    let (options, ready) = (*options, Ready::make(options.arch, Profile::Release)?);
     let tasks = [TAP, USER].map(|kind| {
         let ready = ready.clone();
         Task::new(kind.name.to_owned(), kind.about, move || kind.boot(options, &ready))
@@ -124,7 +125,7 @@ const MODULES: [&str; 4] = ["virtio_mmio", "failover", "net_failover", "virtio_n
 impl Kind {
     fn boot(self, options: Options, ready: &Ready) -> Result<Tally> {
         let Options { arch, mebibytes, echoes } = options;
-        let netload = vmm::static_binary(arch, "trapline-netload", "netload")?;
+        let netload = vmm::static_binary(arch, ready.profile, "trapline-netload", "netload")?;
         let modules = disks::BUS.into_iter().chain(MODULES);
         let modules = driver::if_shipped(modules, &ready.kernel)?;
         let tun = driver::shipped("tun", &ready.kernel)?;

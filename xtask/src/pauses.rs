@@ -74,7 +74,8 @@ impl Storm {
     }
 
     fn boot(&self, ready: &Ready, pauses: u32) -> Result<String> {
-        let metronome = vmm::static_binary(self.arch, "trapline-metronome", "metronome")?;
+        let metronome =
+            vmm::static_binary(self.arch, ready.profile, "trapline-metronome", "metronome")?;
         let boot = Boot {
             name: self.name.to_owned(),
             place: Place::best(self.arch),

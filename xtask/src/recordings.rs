@@ -13,6 +13,7 @@ use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Show, Watch};
 use crate::suite::{self, Guests, Tally, Task};
+use crate::vmm::Profile;
 use crate::{disks, driver, paths};
 
 /// A machine that is recorded.
@@ -178,7 +179,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         if machines.is_empty() || options.arch.is_some_and(|arch| arch != group.arch) {
             continue;
         }
-        let ready = Ready::make(group.arch)?;
+        let ready = Ready::make(group.arch, Profile::Release)?;
         let boot = (boot(group.name, &ready, &machines, group.outer)?, ready);
         let names: Vec<_> = machines.iter().map(|machine| machine.name).collect();
         tasks.push(Task::new(group.name, "machines that are recorded and played", move || {

@@ -50,7 +50,7 @@ fn boot(name: &str, ready: &Ready) -> Result<Tally> {
     let kernel = kernel::debian_machine(Arch::X86_64)?;
     let modules = disks::BUS.into_iter().chain(MODULES);
     let modules = driver::if_shipped(modules, &kernel)?;
-    let load = vmm::static_binary(Arch::X86_64, "trapline-fileload", "fileload")?;
+    let load = vmm::static_binary(Arch::X86_64, ready.profile, "trapline-fileload", "fileload")?;
     let programs = [("fileload".to_owned(), load)];
     let initrd = initrd::guest(Arch::X86_64, "init-9p.sh", &modules, &programs)?;
     let files = [("guest/kernel", kernel.image.clone()), ("guest/initrd", initrd)];

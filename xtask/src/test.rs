@@ -11,6 +11,7 @@ use crate::guest::{Boot, Place, Ready, Script, TIMEOUT};
 use crate::scenarios::{DISPLAYED, FEWER_EXITS, RELEASE, SCENARIOS, Scenario, User};
 use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Tally, Task};
+use crate::vmm::Profile;
 use crate::{
     cases, check, coalescing, deb, disks, driver, filesystems, first_run, instrumented, interrupts,
     live, net, pauses, picture, pty, recordings, shares, traces, unit, vfio, viewers, virtio, vmm,
@@ -92,7 +93,7 @@ fn prepared(mut guests: Vec<Guests>) -> Vec<Task> {
         let ready: Arc<OnceLock<Ready>> = Arc::default();
         booting.extend(guests.into_iter().map(|guests| boots(guests, &ready).after(&name)));
         let make = move || {
-            let _ = ready.set(Ready::make(arch)?);
+            let _ = ready.set(Ready::make(arch, Profile::Tested)?);
             Ok(Tally::of(true))
         };
         let about = "a kernel, and the static program that boots it";
@@ -171,7 +172,7 @@ fn play(scenario: &Scenario, place: Place, ready: &Ready) -> Result<Tally> {
             eprintln!("{}", coalescing::compare(&text, FEWER_EXITS)?);
             text
         }
-        User::Typing(steps) => type_at(scenario, steps, place)?,
+        User::Typing(steps) => type_at(scenario, steps, place, ready)?,
     };
     judged(&text)?;
     Ok(Tally::of(true))
@@ -228,7 +229,8 @@ fn on_records(scenario: &Scenario, file: &'static str, ready: &Ready) -> Result<
     let files = disks::record_images(scenario.name)?;
     let script = Script { file: Some(file), variables, files, ..Script::default() };
     let mut boot = prepare(scenario, "init-records.sh", script, Place::Nested, ready)?;
-    let diskload = vmm::static_binary(Arch::X86_64, "trapline-diskload", "diskload")?;
+    let diskload =
+        vmm::static_binary(Arch::X86_64, ready.profile, "trapline-diskload", "diskload")?;
     boot.programs.push(("diskload".to_owned(), diskload));
     boot.watch.timeout = Some(TIMEOUT * (3 + count / 2));
     finish(&boot, ready)
@@ -286,7 +288,12 @@ fn finish(boot: &Boot, ready: &Ready) -> Result<String> {
 }
 
 /// The way a user goes: `cargo xtask boot` on a terminal.
-fn type_at(scenario: &Scenario, steps: &[pty::Step], place: Place) -> Result<String> {
+fn type_at(
+    scenario: &Scenario,
+    steps: &[pty::Step],
+    place: Place,
+    ready: &Ready,
+) -> Result<String> {
     let mut command = Command::new(std::env::current_exe().context("Cannot find xtask")?);
     command.args([
         "boot",
@@ -295,6 +302,8 @@ fn type_at(scenario: &Scenario, steps: &[pty::Step], place: Place) -> Result<Str
         if place == Place::Direct { "--direct" } else { "--nested" },
     ]);
     command.arg("--").args(scenario.options);
+    // The one that is tested, not one to be built for a user.
+    command.env(vmm::variable(ready.kernel.arch), &ready.vmm);
     let done = pty::run(scenario.name, &mut command, steps, TIMEOUT)?;
     let last = last_lines(&done.text);
     ensure!(done.status.success(), "cargo xtask boot ended with {}:\n{last}", done.status);

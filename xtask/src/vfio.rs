@@ -18,6 +18,7 @@ use crate::kernel::{self, Kernel};
 use crate::nested::{Hardware, NestedRun};
 use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Tally, Task};
+use crate::vmm::Profile;
 use crate::{initrd, paths};
 
 /// A device of the outer machine.
@@ -199,7 +200,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         if cases.is_empty() || options.arch.is_some_and(|wanted| wanted != arch) {
             continue;
         }
-        let (ready, name) = (Ready::make(arch)?, format!("{arch}-vfio"));
+        let (ready, name) = (Ready::make(arch, Profile::Release)?, format!("{arch}-vfio"));
         tasks.push(Task::new(name.clone(), "every function, alone and together", move || {
             boot(&name, &cases, &ready)
         }));

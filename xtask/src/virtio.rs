@@ -12,6 +12,7 @@ use crate::cases::{part, tally};
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Show, Watch, last_lines};
 use crate::suite::{self, Guests, Tally, Task};
+use crate::vmm::Profile;
 use crate::{disks, driver};
 
 /// Guests that share an outer machine.
@@ -97,7 +98,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     let archs = archs.filter(|arch| options.arch.is_none_or(|wanted| wanted == *arch));
     let mut tasks = Vec::new();
     for arch in archs {
-        let ready = Ready::make(arch)?;
+        let ready = Ready::make(arch, Profile::Release)?;
         for case in matrix(options.reloads) {
             let name = format!("{arch}-{}-{}", case.name, case.cpus);
             let ready = ready.clone();

@@ -20,21 +20,45 @@ pub(crate) struct Options {
 
 /// Builds and prints where the binary is.
 pub(crate) fn run(options: &Options) -> Result<u8> {
-    println!("{}", build(options.arch)?.display());
+    println!("{}", build(options.arch, Profile::Release)?.display());
     Ok(0)
 }
 
-/// Builds the release binary in a target folder of its own, because its flags differ from every
+/// How static programs are compiled, by the names in Cargo.toml.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As users have them: for users, for what is measured, and for what takes its time.
+    Release,
+    /// For tests that everyone waits for: the same, in half the compiler's time.
+    Tested,
+}
+
+impl Profile {
+    /// Its name, and that of its folder.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Tested => "tested",
+        }
+    }
+}
+
+/// Builds the binary in a target folder of its own, because its flags differ from every
 /// other build's, and returns its path. `TRAPLINE_BINARY` names one to take instead: another
 /// version to compare with, say; `TRAPLINE_BINARY_AARCH64` and `TRAPLINE_BINARY_X86_64` do so for
 /// an architecture that is not this machine's.
-pub(crate) fn build(arch: Arch) -> Result<PathBuf> {
-    let foreign = arch != Arch::host();
-    let suffix = if foreign { format!("_{arch}").to_uppercase() } else { String::new() };
-    if let Some(binary) = std::env::var_os(format!("TRAPLINE_BINARY{suffix}")) {
+pub(crate) fn build(arch: Arch, profile: Profile) -> Result<PathBuf> {
+    if let Some(binary) = std::env::var_os(variable(arch)) {
         return Ok(PathBuf::from(binary));
     }
-    static_binary(arch, "trapline-vmm", "trapline")
+    static_binary(arch, profile, "trapline-vmm", "trapline")
+}
+
+/// The environment's variable that names the binary for an architecture.
+pub(crate) fn variable(arch: Arch) -> String {
+    let foreign = arch != Arch::host();
+    let suffix = if foreign { format!("_{arch}").to_uppercase() } else { String::new() };
+    format!("TRAPLINE_BINARY{suffix}")
 }
 
 /// What the compiler is told beside the profile.
@@ -62,18 +86,23 @@ fn folder() -> Result<PathBuf> {
 
 /// Builds the program `name` of one of our packages as [`build`] builds trapline, and returns its
 /// path.
-pub(crate) fn static_binary(arch: Arch, package: &str, name: &str) -> Result<PathBuf> {
+pub(crate) fn static_binary(
+    arch: Arch,
+    profile: Profile,
+    package: &str,
+    name: &str,
+) -> Result<PathBuf> {
     let mut cargo = proc::cargo()?;
-    cargo.args(["build", "--quiet", "--release", "-p", package]);
+    cargo.args(["build", "--quiet", "--profile", profile.name(), "-p", package]);
     made_static(&mut cargo, arch)?;
     if arch != Arch::host() {
         Toolchain::for_arch(arch)?.apply(&mut cargo);
     } else {
         cargo.args(["--target", arch.target()]);
     }
-    eprintln!("Building {name} for {arch} (release, static)");
+    eprintln!("Building {name} for {arch} ({}, static)", profile.name());
     if !proc::succeeds(&mut cargo)? {
         bail!("{name} does not build for {arch}");
     }
-    Ok(folder()?.join(arch.target()).join("release").join(name))
+    Ok(folder()?.join(arch.target()).join(profile.name()).join(name))
 }

@@ -14,6 +14,7 @@ use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script};
 use crate::nested::quoted;
 use crate::session::{Show, Watch, last_lines};
+use crate::vmm::Profile;
 use crate::{disks, driver, qemu, terminal};
 
 mod table;
@@ -297,7 +298,7 @@ fn measure_all(starts: &[Start], more: &[String]) -> Result<String> {
     let (mut text, mut made) = (String::new(), Vec::<(Arch, Ready)>::new());
     for (n, start) in (1..).zip(starts) {
         if made.iter().all(|(arch, _)| *arch != start.arch) {
-            made.push((start.arch, Ready::make(start.arch)?));
+            made.push((start.arch, Ready::make(start.arch, Profile::Release)?));
         }
         let ready = made.iter().find(|(arch, _)| *arch == start.arch);
         let (_, ready) = ready.context("made above")?;

@@ -13,6 +13,7 @@ use super::{grouped, verdict};
 use crate::arch::Arch;
 use crate::guest::{Boot, Image, Place, Ready, Script, TIMEOUT};
 use crate::session::{Show, Watch, last_lines};
+use crate::vmm::Profile;
 use crate::{disks, driver, qemu, vmm};
 
 /// The guests' memory.
@@ -73,8 +74,9 @@ const MOST_RETURNS: u64 = 3;
 
 /// Measures, and prints a table.
 pub(super) fn run(options: &Options) -> Result<u8> {
-    let ready = Ready::make(Arch::X86_64)?;
-    let diskload = vmm::static_binary(Arch::X86_64, "trapline-diskload", "diskload")?;
+    let ready = Ready::make(Arch::X86_64, Profile::Release)?;
+    let diskload =
+        vmm::static_binary(Arch::X86_64, ready.profile, "trapline-diskload", "diskload")?;
     let module = |name| anyhow::Ok(driver::shipped(name, &ready.kernel)?.file);
     let mut files = vec![("CONFIGFS", module("configfs")?), ("NULL_BLK", module("null_blk")?)];
     if !options.alone {

@@ -14,6 +14,7 @@ use crate::guest::{Ready, TIMEOUT};
 use crate::kernel;
 use crate::nested::NestedRun;
 use crate::session::{Show, Watch, last_lines};
+use crate::vmm::Profile;
 use crate::{initrd, qemu, vfio};
 
 /// The guests' memory.
@@ -53,7 +54,7 @@ const ROWS: [Row; 8] = [
 
 /// Measures, and prints a table.
 pub(super) fn run() -> Result<u8> {
-    let ready = Ready::make(Arch::X86_64)?;
+    let ready = Ready::make(Arch::X86_64, Profile::Release)?;
     let kernel = kernel::debian_machine(Arch::X86_64)?;
     let edu = driver::module("edu", &kernel)?;
     let initrd = initrd::guest(kernel.arch, "init-bench-vfio.sh", &[edu], &[])?;
