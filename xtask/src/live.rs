@@ -11,6 +11,11 @@ const GUESTS: &str = "100";
 /// The version is one that speaks of the same problems each time.
 const SCHEMATHESIS: &str = "schemathesis>=4,<5";
 
+/// The binary of tests that the guests are from, for which cargo builds `target/debug/trapline`. Built
+/// with the whole workspace, as for all other tests: for its package alone the crates it stands on have
+/// fewer features, and are all built again.
+const LIVE: &str = "kvm_live";
+
 /// Both.
 pub(crate) fn tasks() -> Vec<Task> {
     vec![
@@ -40,7 +45,7 @@ fn guests() -> Result<Tally> {
         return Ok(tally);
     }
     let mut command = proc::cargo()?;
-    command.args(["test", "--quiet", "-p", "trapline-vmm", "--test", "kvm_live"]);
+    command.args(["test", "--quiet", "--workspace", "--test", LIVE]);
     command.args(["several_guests_obey_at_once", "--", "--exact", "--show-output"]);
     if std::env::var_os("TRAPLINE_GUESTS").is_none() {
         command.env("TRAPLINE_GUESTS", GUESTS);
@@ -54,7 +59,7 @@ fn contract() -> Result<Tally> {
         return Ok(tally);
     }
     let mut build = proc::cargo()?;
-    build.args(["build", "--quiet", "-p", "trapline-vmm"]);
+    build.args(["test", "--quiet", "--workspace", "--test", LIVE, "--no-run"]);
     if !proc::succeeds(&mut build)? {
         anyhow::bail!("trapline does not build");
     }
