@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::arch::Arch;
 use crate::cross::Toolchain;
+use crate::lint::Package;
 use crate::suite::{self, Tally, Task};
 use crate::vmm::Profile;
 use crate::{lint, proc, vmm};
@@ -40,10 +41,26 @@ fn clippy() -> Result<Tally> {
     Ok(Tally::of(proc::succeeds(&mut command)?))
 }
 
+/// The documentation, with that of the examples: with these cargo gives other crates the features that
+/// tests need, too, and what clippy has checked with them is not checked again with fewer.
 fn docs() -> Result<Tally> {
     let mut command = proc::cargo()?;
     command.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+    command.args(["--lib", "--examples"]);
+    for name in documented_programs(&lint::metadata()?) {
+        command.args(["--bin", &name]);
+    }
     Ok(Tally::of(proc::succeeds(command.env("RUSTDOCFLAGS", "-Dwarnings"))?))
+}
+
+/// The programs that have pages of their own, as cargo would choose them: a library of the same name
+/// would have the same page.
+fn documented_programs(packages: &[Package]) -> Vec<String> {
+    let named = |kind| {
+        let targets = packages.iter().flat_map(|package| &package.targets);
+        targets.filter(move |target| target.kind == kind).map(|target| target.name.clone())
+    };
+    named("bin").filter(|program| !named("lib").any(|library| library == *program)).collect()
 }
 
 /// Whether the code for the architecture that is not this machine's is as clean as the rest. Tests
@@ -87,4 +104,25 @@ fn bare_library() -> Result<bool> {
     let mut command = Command::new("rustc");
     let dir = proc::output(command.args(["--print", "target-libdir", "--target", BARE]))?;
     Ok(Path::new(String::from_utf8(dir)?.trim()).is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::Target;
+
+    #[test]
+    fn a_program_whose_name_a_library_has_too_has_no_page() {
+        let target = |name: &str, kind: &str| Target {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            root: String::new(),
+        };
+        let package = |targets| Package { name: String::new(), dependencies: Vec::new(), targets };
+        let packages = [
+            package(vec![target("trap", "lib"), target("story", "example")]),
+            package(vec![target("trap", "bin"), target("tool", "bin"), target("all", "test")]),
+        ];
+        assert_eq!(documented_programs(&packages), ["tool"]);
+    }
 }
