@@ -13,7 +13,7 @@ use trapline_machine::boot::drivers::{Drivers, Found};
 use trapline_machine::boot::initramfs::{self, File, InitramfsRequest};
 use trapline_machine::boot::modules::is_multiboot;
 use trapline_machine::boot::{cmdline, search};
-use trapline_machine::net::{Addresses, NetMode, NetOptions, UserNetOptions};
+use trapline_machine::net::{Addresses, NetMode, NetOptions, UserNetOptions, UserOptions};
 use trapline_machine::ninep::ShareOptions;
 use trapline_machine::{ConsoleKind, Initrd, PcConfigSpace, VirtioTransport};
 
@@ -201,7 +201,7 @@ impl<'a> Rooted<'a> {
         let wanted =
             self.options.root.card && !self.found.missing.iter().any(|it| it == CARD_DRIVER);
         let network = UserNetOptions { addresses: Addresses::new(0), forwards: Vec::new() };
-        wanted.then(|| NetOptions::new(0, NetMode::User(network)))
+        wanted.then(|| NetOptions::new(0, NetMode::User(UserOptions::new(network))))
     }
 
     fn shares(&self) -> Vec<ShareOptions> {

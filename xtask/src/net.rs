@@ -56,14 +56,14 @@ const USER: Kind = Kind {
     cases: &[
         Case {
             name: "user",
-            keys: "mode=user,hostfwd=tcp:8700:7001,hostfwd=udp:8700:7001",
+            keys: "mode=user,backend=embedded,hostfwd=tcp:8700:7001,hostfwd=udp:8700:7001",
             legacy: false,
             mq: false,
         },
         Case {
             // Its driver takes packets of 1,500 bytes at a time.
             name: "user-legacy",
-            keys: "mode=user,trans=pci-legacy,mtu=1500,hostfwd=tcp:8700:7001,hostfwd=udp:8700:7001",
+            keys: "mode=user,backend=embedded,trans=pci-legacy,mtu=1500,hostfwd=tcp:8700:7001,hostfwd=udp:8700:7001",
             legacy: true,
             mq: false,
         },

@@ -1,7 +1,9 @@
-//! Descriptors that this process was started with.
+//! Descriptors that this process was started with, and those that programs get which it starts.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// A descriptor of our own for the one with this number, which a user has named: whoever started this
 /// process has put it there. It stays open besides.
@@ -33,4 +35,17 @@ pub fn keep_from_children() -> io::Result<()> {
     #[expect(unsafe_code, reason = "descriptors by their numbers")]
     let done = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, flags) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Has the program that `command` starts find this descriptor under the number that is returned, and no other
+/// program that is started meanwhile. It is open here for as long as `command` is.
+pub fn hand_down(command: &mut Command, fd: OwnedFd) -> RawFd {
+    let number = fd.as_raw_fd();
+    let keep = move || Ok(rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty())?);
+    // SAFETY: between fork and exec there is one system call, which allocates nothing and takes no lock.
+    #[expect(unsafe_code, reason = "something is done between fork and exec")]
+    unsafe {
+        command.pre_exec(keep);
+    }
+    number
 }

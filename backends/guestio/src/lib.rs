@@ -28,6 +28,6 @@ mod tests;
 
 pub use buffers::{Buffers, Places, Wait};
 pub use erase::{can_secure_erase, secure_erase};
-pub use inherited::{inherited, keep_from_children};
+pub use inherited::{hand_down, inherited, keep_from_children};
 pub use pool::Pool;
 pub use ring::{Completion, Operation, Ring};

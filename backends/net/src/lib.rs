@@ -1,7 +1,7 @@
 //! What is behind network cards: where a guest's frames go, and where those for it come from.
 //!
 //! ```text
-//!   card ── send: header, Buffers ──► NetBackend ──► a tap, a socket of frames, a network in this process
+//!   card ── send: header, Buffers ──► NetBackend ──► a tap, a socket of frames, passt, a network in this process
 //!     ▲                                   │
 //!     └── NetCard: ready, room, link ◄────┘ event loop
 //! ```
@@ -18,6 +18,7 @@ mod header;
 mod mac;
 mod nobody;
 mod options;
+mod passt;
 mod rarp;
 mod stream;
 mod tap;
@@ -28,7 +29,7 @@ pub use capture::Capture;
 pub use header::{Gso, HEADER_LEN, Header, Offloads};
 pub use mac::{Mac, MacError};
 pub use nobody::Nobody;
-pub use options::{GUEST_MAC, NetError, NetMode, NetOptions};
+pub use options::{GUEST_MAC, NetError, NetMode, NetOptions, UserBackend, UserOptions};
 pub use rarp::{RARP_LEN, rarp};
 pub use stream::FrameStream;
 pub use tap::{Tap, TapOptions, TapSource};

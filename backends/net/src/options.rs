@@ -8,7 +8,7 @@ use trapline_device::{Clock, EventLoop};
 
 use crate::{
     Abilities, Capture, Forward, FrameStream, Mac, NetBackend, Nobody, Tap, TapOptions, TapSource,
-    User, UserNetOptions,
+    User, UserNetOptions, passt,
 };
 
 /// The address of a guest's first card, unless it is told another: kvmtool's.
@@ -38,8 +38,29 @@ pub enum NetMode {
     Socket(i32),
     /// A tap.
     Tap(TapOptions),
-    /// A network in this process, which needs no rights.
-    User(UserNetOptions),
+    /// A network of its own, which needs no rights.
+    User(UserOptions),
+}
+
+/// A network that needs no rights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserOptions {
+    /// Its addresses and forwarded ports.
+    pub network: UserNetOptions,
+    /// Who makes it.
+    pub backend: UserBackend,
+}
+
+/// Who makes a network that needs no rights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserBackend {
+    /// passt where it is installed and runs, else this process.
+    #[default]
+    Either,
+    /// passt, in a process of its own.
+    Passt,
+    /// This process.
+    Embedded,
 }
 
 /// What is behind a card cannot be had.
@@ -69,6 +90,9 @@ pub enum NetError {
         /// Why not.
         reason: io::Error,
     },
+    /// passt was asked for, and cannot be had.
+    #[error("cannot have a network of passt's: {0}")]
+    Passt(io::Error),
     /// A file for copies of frames.
     #[error("cannot write {}: {reason}", path.display())]
     Capture {
@@ -126,11 +150,31 @@ impl NetMode {
                 let tap = options.source.clone();
                 Tap::open(options, &**event_loop).map_err(|reason| NetError::Tap { tap, reason })?
             }
-            Self::User(options) => {
-                let refused = |(forward, reason)| NetError::Forward { forward, reason };
-                User::new(options, event_loop, clock).map_err(refused)?
-            }
+            Self::User(options) => options.open(event_loop, clock)?,
         })
+    }
+}
+
+impl UserOptions {
+    /// As nobody else has said who makes it: with these addresses and ports.
+    pub fn new(network: UserNetOptions) -> Self {
+        Self { network, backend: UserBackend::default() }
+    }
+
+    fn open(
+        &self,
+        event_loop: &Arc<dyn EventLoop>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Arc<dyn NetBackend>, NetError> {
+        if self.backend != UserBackend::Embedded {
+            match (passt::open(&self.network, &**event_loop), self.backend) {
+                (Ok(stream), _) => return Ok(stream),
+                (Err(reason), UserBackend::Passt) => return Err(NetError::Passt(reason)),
+                (Err(reason), _) => tracing::debug!("there is no network of passt's: {reason}"),
+            }
+        }
+        let refused = |(forward, reason)| NetError::Forward { forward, reason };
+        Ok(User::new(&self.network, event_loop, clock).map_err(refused)?)
     }
 }
 

@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use trapline_device::{EventHandler, EventLoop, Readiness, Watch};
 use trapline_guestio::Buffers;
 
-use crate::{FRAME_MAX, HEADER_LEN, Header, Mac, NetBackend, NetCard, rarp};
+use crate::passt::{self, Process};
+use crate::{Abilities, FRAME_MAX, HEADER_LEN, Header, Mac, NetBackend, NetCard, rarp};
 
 /// Bytes of a length.
 const PREFIX: usize = 4;
@@ -23,6 +24,11 @@ pub struct FrameStream {
     card: OnceLock<Weak<dyn NetCard>>,
     inner: Mutex<Inner>,
     _handler: OnceLock<Arc<Arrived>>,
+    /// Who is at the other end, if it was started for that.
+    process: Option<Process>,
+    /// That it has ended.
+    end: OnceLock<Box<dyn Watch>>,
+    _ended: OnceLock<Arc<Ended>>,
 }
 
 struct Inner {
@@ -47,12 +53,48 @@ impl EventHandler for Arrived {
     }
 }
 
+/// Called by the loop when the process at the other end has ended.
+struct Ended(Weak<FrameStream>);
+
+impl EventHandler for Ended {
+    fn event(&self, _ready: Readiness) {
+        if let Some(stream) = self.0.upgrade() {
+            stream.inner.lock().gone = true;
+            stream.lost();
+        }
+    }
+}
+
 impl FrameStream {
     /// Frames over `socket`, whoever is at its other end.
     ///
     /// # Errors
     /// The operating system's, when it watches no more descriptors.
     pub fn new(socket: OwnedFd, event_loop: &dyn EventLoop) -> io::Result<Arc<Self>> {
+        Self::over(socket, event_loop, None)
+    }
+
+    /// Frames over a socket to a process that was started for that. It ends with the stream.
+    pub(crate) fn of_process(
+        socket: OwnedFd,
+        process: Process,
+        event_loop: &dyn EventLoop,
+    ) -> io::Result<Arc<Self>> {
+        let end = process.end()?;
+        let this = Self::over(socket, event_loop, Some(process))?;
+        let handler = Arc::new(Ended(Arc::downgrade(&this)));
+        let called: Weak<Ended> = Arc::downgrade(&handler);
+        let watch = event_loop.watch(Arc::new(end), Readiness::READ, called)?;
+        this.end.get_or_init(|| watch);
+        this._ended.get_or_init(|| handler);
+        Ok(this)
+    }
+
+    fn over(
+        socket: OwnedFd,
+        event_loop: &dyn EventLoop,
+        process: Option<Process>,
+    ) -> io::Result<Arc<Self>> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         let inner = Inner {
             interest: Readiness::NONE,
@@ -68,6 +110,9 @@ impl FrameStream {
             card: OnceLock::new(),
             inner: Mutex::new(inner),
             _handler: OnceLock::new(),
+            process,
+            end: OnceLock::new(),
+            _ended: OnceLock::new(),
         });
         let handler = Arc::new(Arrived(Arc::downgrade(&this)));
         let called: Weak<Arrived> = Arc::downgrade(&handler);
@@ -90,7 +135,20 @@ impl FrameStream {
         }
         let gone = self.inner.lock().gone;
         if gone {
-            self.want(&mut self.inner.lock(), |interest| *interest = Readiness::NONE);
+            self.lost();
+        }
+    }
+
+    /// There is nobody at the other end any more: says so, and leaves descriptors alone.
+    fn lost(&self) {
+        self.want(&mut self.inner.lock(), |interest| *interest = Readiness::NONE);
+        if let Some(process) = &self.process {
+            process.has_gone();
+        }
+        if let Some(Err(error)) = self.end.get().map(|end| end.set_interest(Readiness::NONE)) {
+            tracing::debug!("the end of a process cannot be watched: {error}");
+        }
+        if let Some(card) = self.card.get().and_then(Weak::upgrade) {
             card.link_changed();
         }
     }
@@ -176,6 +234,11 @@ impl Inner {
 }
 
 impl NetBackend for FrameStream {
+    fn abilities(&self) -> Abilities {
+        let mtu = self.process.as_ref().map(|_| passt::MTU);
+        Abilities { mtu, ..Abilities::PLAIN }
+    }
+
     fn attach(&self, card: Weak<dyn NetCard>) {
         self.card.get_or_init(|| card);
     }
@@ -234,6 +297,13 @@ impl NetBackend for FrameStream {
             }
             self.fill(inner)?;
         }
+    }
+}
+
+#[cfg(test)]
+impl FrameStream {
+    pub(crate) fn process(&self) -> &Process {
+        self.process.as_ref().unwrap()
     }
 }
 

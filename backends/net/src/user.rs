@@ -93,7 +93,7 @@ mod tests {
     use trapline_testkit::TestClock;
 
     use super::*;
-    use crate::{Addresses, NetError, NetMode, NetOptions};
+    use crate::{Addresses, NetError, NetMode, NetOptions, UserBackend, UserOptions};
 
     #[derive(Default)]
     struct Card(AtomicU32);
@@ -179,7 +179,9 @@ mod tests {
         let clock: Arc<dyn Clock> = Arc::new(TestClock::default());
         let forwards = [format!("tcp:{port}:22")];
         let forwards: Vec<&str> = forwards.iter().map(String::as_str).collect();
-        let card = NetOptions::new(0, NetMode::User(options(&forwards)));
+        let network = options(&forwards);
+        let user = UserOptions { network, backend: UserBackend::Embedded };
+        let card = NetOptions::new(0, NetMode::User(user));
         let error = card.open(&event_loop, &clock).err().unwrap();
         assert!(matches!(error, NetError::Forward { .. }));
         let wanted = format!(

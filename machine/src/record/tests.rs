@@ -12,7 +12,7 @@ use trapline_backends::{Outlet, PolledLoop};
 use trapline_block::{DiskOptions, Limits};
 use trapline_device::{AccessClock, Clock, Size, Space, Stamp, Timer, Wake};
 use trapline_guestmem::{Backing, GuestMem};
-use trapline_net::{Addresses, NetMode, NetOptions, UserNetOptions};
+use trapline_net::{Addresses, NetMode, NetOptions, UserBackend, UserNetOptions, UserOptions};
 use trapline_ninep::{ShareOptions, kind};
 use trapline_testkit::ninep::{Field, message};
 use trapline_testkit::virtio::{Access, Driver, Part, PciTransport, Ring, Transport};
@@ -390,7 +390,8 @@ fn frames_are_the_same_without_a_network() {
 /// A network in this process has timers and sockets of its own, which are not the machine's.
 #[test]
 fn frames_are_the_same_without_a_network_of_ours() {
-    let user = UserNetOptions { addresses: Addresses::new(0), forwards: Vec::new() };
+    let network = UserNetOptions { addresses: Addresses::new(0), forwards: Vec::new() };
+    let user = UserOptions { network, backend: UserBackend::Embedded };
     let pc = Pc::new(|config, _| config.nets.push(NetOptions::new(0, NetMode::User(user))));
     let (driver, mut rings) = (pc.driver(NET), [pc.ring(0), pc.ring(1)]);
     driver.start(!0, &rings.each_ref());

@@ -139,9 +139,10 @@ pub(super) struct RootArgs {
 #[command(next_help_heading = "Networking options")]
 pub(super) struct NetworkArgs {
     /// Add a network card: in a network that needs no rights on the host (mode=user; also host_ip,
-    /// guest_ip, host_mac, and hostfwd=tcp:8022:22 to have a port of the host lead to the guest), on
-    /// a tap of the host's (mode=tap; also tapif, fd, script, downscript, host_ip, host_mac, mq), or
-    /// none at all (mode=none). Of each: guest_mac, trans, mtu, speed, pcap
+    /// guest_ip, host_mac, hostfwd=tcp:8022:22 to have a port of the host lead to the guest, and
+    /// backend=passt or embedded, without which passt makes it if it is installed), on a tap of the
+    /// host's (mode=tap; also tapif, fd, script, downscript, host_ip, host_mac, mq), or none at all
+    /// (mode=none). Of each: guest_mac, trans, mtu, speed, pcap
     #[arg(
         short, long, value_name = "KEY=VALUE,...", action = ArgAction::Append,
         num_args = 0..=1, default_missing_value = "mode=user"

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::{anyhow, ensure};
 use trapline_machine::card::PAIRS_MAX;
 use trapline_machine::net::{
-    Addresses, Forward, Mac, NetMode, NetOptions, TapOptions, TapSource, UserNetOptions,
+    Addresses, Forward, Mac, NetMode, NetOptions, TapOptions, TapSource, UserBackend,
+    UserNetOptions, UserOptions,
 };
 use trapline_machine::{VirtioTransport, VirtioTransports};
 
@@ -72,6 +73,7 @@ struct Said {
     host_ip: Option<Ipv4Addr>,
     guest_ip: Option<Ipv4Addr>,
     forwards: Vec<Forward>,
+    backend: Option<UserBackend>,
     vhost: bool,
     pairs: Option<u16>,
     mtu: Option<u16>,
@@ -104,6 +106,7 @@ impl Said {
             "host_mac" => self.host_mac = Some(mac(key, value)?),
             "host_ip" => self.host_ip = Some(ip(key, value)?),
             "guest_ip" => self.guest_ip = Some(ip(key, value)?),
+            "backend" => self.backend = Some(backend(value)?),
             "hostfwd" => self.forwards.push(forward(key, value)?),
             "vhost" => self.vhost = number::<u64>(key, value, 0..=1)? == 1,
             "mq" => self.pairs = Some(number(key, value, 1..=PAIRS_MAX.into())?),
@@ -113,7 +116,7 @@ impl Said {
             _ => {
                 return Err(format!(
                     "{key} is none of mode, trans, tapif, fd, script, downscript, guest_mac, \
-                     host_mac, guest_ip, host_ip, hostfwd, vhost, mq, mtu, speed and pcap"
+                     host_mac, guest_ip, host_ip, backend, hostfwd, vhost, mq, mtu, speed and pcap"
                 ));
             }
         }
@@ -140,6 +143,9 @@ impl Said {
                 "hostfwd: who can reach the host can reach a tap; it is of mode=user".to_owned()
             );
         }
+        if self.backend.is_some() {
+            return Err("backend is of mode=user".to_owned());
+        }
         let pairs = self.pairs.unwrap_or(1);
         if self.fd.is_some() && pairs > 1 {
             return Err("mq: a tap with fd= has one pair of queues".to_owned());
@@ -155,7 +161,7 @@ impl Said {
     }
 
     /// The network of the card with this number. Each has another by default.
-    fn user(&self, number: u8) -> Result<UserNetOptions, String> {
+    fn user(&self, number: u8) -> Result<UserOptions, String> {
         let of_taps = [
             (self.fd.is_some(), "fd"),
             (self.tap.is_some(), "tapif"),
@@ -182,7 +188,8 @@ impl Said {
                 "host_ip={host} and guest_ip={guest} are no two hosts of one network of 256"
             ));
         }
-        Ok(UserNetOptions { addresses, forwards: self.forwards.clone() })
+        let network = UserNetOptions { addresses, forwards: self.forwards.clone() };
+        Ok(UserOptions { network, backend: self.backend.unwrap_or_default() })
     }
 }
 
@@ -192,6 +199,14 @@ fn mode(value: &str) -> Result<Mode, String> {
         "user" => Ok(Mode::User),
         "none" => Ok(Mode::None),
         _ => Err(format!("mode={value} is none of user, tap and none")),
+    }
+}
+
+fn backend(value: &str) -> Result<UserBackend, String> {
+    match value {
+        "passt" => Ok(UserBackend::Passt),
+        "embedded" => Ok(UserBackend::Embedded),
+        _ => Err(format!("backend={value} is none of passt and embedded")),
     }
 }
 
@@ -274,7 +289,7 @@ mod tests {
     #[test]
     fn networks_without_rights() {
         let user = |text: &str| match parse(&[text]).unwrap().0.remove(0).mode {
-            NetMode::User(options) => options,
+            NetMode::User(options) => options.network,
             other => panic!("{other:?}"),
         };
         let plain = UserNetOptions { addresses: Addresses::new(0), forwards: vec![] };
@@ -294,7 +309,11 @@ mod tests {
         // A second card is in the next network.
         let (cards, _) = parse(&["mode=user", "mode=user"]).unwrap();
         let second = UserNetOptions { addresses: Addresses::new(1), forwards: vec![] };
-        assert_eq!(cards[1].mode, NetMode::User(second));
+        assert_eq!(cards[1].mode, NetMode::User(UserOptions::new(second)));
+        let (cards, _) = parse(&["mode=user,backend=passt", "mode=user,backend=embedded"]).unwrap();
+        for (card, wanted) in cards.iter().zip([UserBackend::Passt, UserBackend::Embedded]) {
+            assert!(matches!(&card.mode, NetMode::User(options) if options.backend == wanted));
+        }
         let said = parse(&["mode=user,hostfwd=tcp:22"]).unwrap_err();
         let start = "-n mode=user,hostfwd=tcp:22: hostfwd=tcp:22 is no forwarded port: write ";
         assert!(said.starts_with(start), "{said}");
@@ -304,6 +323,8 @@ mod tests {
     fn mistakes_are_one_sentence_each() {
         for (text, said) in [
             ("mode=bridge", "mode=bridge is none of user, tap and none"),
+            ("backend=passt", "backend is of mode=user"),
+            ("mode=user,backend=slirp", "backend=slirp is none of passt and embedded"),
             ("mode=user,mq=2", "mq is of mode=tap"),
             ("mode=user,tapif=a", "tapif is of mode=tap"),
             (
