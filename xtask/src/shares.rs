@@ -54,14 +54,16 @@ fn boot(name: &str, ready: &Ready) -> Result<Tally> {
     let programs = [("fileload".to_owned(), load)];
     let initrd = initrd::guest(Arch::X86_64, "init-9p.sh", &modules, &programs)?;
     let files = [("guest/kernel", kernel.image.clone()), ("guest/initrd", initrd)];
-    let args = ["run", "-k", "/guest/kernel", "-i", "/guest/initrd", "-m", "256", "-c", "1"];
+    // Warnings are printed and looked for, what comes below them is not.
+    let args = ["run", "-k", "/guest/kernel", "-i", "/guest/initrd", "-m", "256", "-c", "1", "-p"];
+    let args = args.into_iter().chain(["loglevel=5"]);
     let done = NestedRun {
         name: name.to_owned(),
         hardware: Hardware::default(),
         kernel: ready.kernel.clone(),
         gic: 3,
         vmm: ready.vmm.clone(),
-        args: args.map(str::to_owned).into(),
+        args: args.map(str::to_owned).collect(),
         variables: Vec::new(),
         files: files.map(|(name, file)| (name.to_owned(), file)).into(),
         script: "host-9p.sh".to_owned(),
