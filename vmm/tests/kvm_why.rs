@@ -299,7 +299,7 @@ fn a_terminal_that_takes_no_output() {
 fn a_process_that_was_stopped_by_its_terminals_user() {
     let (user, pty) = (User::new(), Pty::new());
     let guest = start_in(&user, &pty, &Asm::new().print(b".").spin());
-    let listed = user.say(&["list"]);
+    let listed = user.list(&[]);
     let pid = listed.lines().last().unwrap().split_whitespace().next().unwrap();
     let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
     kill_process(pid, Signal::TSTP).unwrap();

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 use trapline_testkit::realmode::Asm;
 
-use super::{Owned, TRAPLINE, shell_status};
+use super::{Owned, TRAPLINE, shell_status, until};
 
 /// A user's runtime folder, with no guests of others in it.
 pub struct User(TempDir);
@@ -73,9 +73,24 @@ impl User {
         command
     }
 
+    /// What `trapline list` says with these options. It gives a guest five seconds to answer, and a busy
+    /// host may keep the guest waiting for longer.
+    #[track_caller]
+    pub fn list(&self, options: &[&str]) -> String {
+        let args = [&["list"], options].concat();
+        let mut said = (0, String::new(), String::new());
+        until("every guest answers", || {
+            said = self.run(&args);
+            !said.2.ends_with(" does not answer\n")
+        });
+        let (status, out, err) = said;
+        assert_eq!((status, err.as_str()), (0, ""), "{args:?}: {out}");
+        out
+    }
+
     /// Names and states of the guests that are listed.
     pub fn listed(&self) -> Vec<(String, String)> {
-        let out = self.say(&["list"]);
+        let out = self.list(&[]);
         let mut lines = out.lines();
         assert_eq!(lines.next(), Some("   PID NAME                 STATE"));
         assert_eq!(lines.next(), Some("------------------------------------"));
