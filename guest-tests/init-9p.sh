@@ -9,10 +9,13 @@ mkdir -p /mnt
 on() {
     mount -t 9p -o "trans=virtio,version=9p2000.L,$2" "$1" /mnt || echo "TRAPLINE-GUEST: $1 is not mounted"
 }
+# Folders are listed in the same way whatever is kept: a large one once is enough.
+names=1000
 for cache in none mmap loose; do
     on share "cache=$cache,msize=131072"
     echo "TRAPLINE-GUEST: cache=$cache"
-    fileload /mnt posix
+    fileload /mnt posix "$names"
+    names=200
     fileload /mnt random 500 "$(cat /proc/uptime | tr -d '. ')"
     umount /mnt
 done

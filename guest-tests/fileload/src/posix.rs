@@ -180,17 +180,6 @@ const RULES: &[(&str, Rule)] = &[
         File::open(dir.join("zero"))?.read_exact(&mut bytes)?;
         Ok(bytes == [0; 8])
     }),
-    ("a folder of 1,000 names is listed, each once", |dir| {
-        for n in 0..1000 {
-            File::create(dir.join(format!("a-name-that-is-not-too-short-{n}")))?;
-        }
-        let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name()));
-        let mut names = names.collect::<io::Result<Vec<_>>>()?;
-        let all = names.len();
-        names.sort_unstable();
-        names.dedup();
-        Ok(all == 1000 && names.len() == 1000)
-    }),
     ("a folder is emptied while it is listed", |dir| {
         for n in 0..300 {
             File::create(dir.join(n.to_string()))?;
@@ -234,6 +223,19 @@ const RULES: &[(&str, Rule)] = &[
     }),
 ];
 
+/// Whether a folder of so many names is listed, each once.
+fn lists(dir: &Path, count: usize) -> io::Result<bool> {
+    for n in 0..count {
+        File::create(dir.join(format!("a-name-that-is-not-too-short-{n}")))?;
+    }
+    let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name()));
+    let mut names = names.collect::<io::Result<Vec<_>>>()?;
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    Ok(all == count && names.len() == count)
+}
+
 fn is<T>(outcome: io::Result<T>, errno: Errno) -> io::Result<bool> {
     match outcome {
         Ok(_) => Ok(false),
@@ -242,12 +244,17 @@ fn is<T>(outcome: io::Result<T>, errno: Errno) -> io::Result<bool> {
     }
 }
 
-/// Looks whether all rules hold, each in a folder of its own. How many do, or which do not.
-pub(crate) fn check(folder: &Path) -> Result<String, String> {
+/// Looks whether all rules hold, each in a folder of its own, the largest of `names` files. How many do,
+/// or which do not.
+pub(crate) fn check(folder: &Path, names: usize) -> Result<String, String> {
     // Modes are as they are given.
     rustix::process::umask(Mode::empty());
+    let many = |dir: &Path| lists(dir, names);
+    let many: &dyn Fn(&Path) -> _ = &many;
+    let rules = RULES.iter().map(|(name, rule)| (*name, rule as _));
+    let rules = rules.chain([("a folder of many names is listed, each once", many)]);
     let mut broken = Vec::new();
-    for (n, (name, rule)) in RULES.iter().enumerate() {
+    for (n, (name, rule)) in rules.enumerate() {
         let dir = folder.join(format!("rule-{n}"));
         let held = fs::create_dir(&dir).and_then(|()| rule(&dir));
         let removed = fs::remove_dir_all(&dir);
@@ -259,7 +266,7 @@ pub(crate) fn check(folder: &Path) -> Result<String, String> {
         }
     }
     match broken.is_empty() {
-        true => Ok(format!("{} rules hold", RULES.len())),
+        true => Ok(format!("{} rules hold", RULES.len() + 1)),
         false => Err(broken.join("; ")),
     }
 }
@@ -270,7 +277,7 @@ mod tests {
     fn the_rules_hold_where_the_kernel_keeps_them_itself() {
         let folder = std::env::temp_dir().join(format!("fileload-{}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
-        let said = super::check(&folder);
+        let said = super::check(&folder, 1000);
         let random = crate::model::compare(&folder, 300, 7);
         std::fs::remove_dir_all(&folder).unwrap();
         // Only who is root can give files away and make devices.
