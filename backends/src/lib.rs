@@ -22,7 +22,9 @@
 mod chardev;
 mod clock;
 mod event_loop;
+mod listen;
 
 pub use chardev::{Connected, OpenOutlet, Outlet};
 pub use clock::HostClock;
 pub use event_loop::{EpollLoop, NoQueuedWrites, PolledLoop, QueuedWrites, Turn};
+pub use listen::bind;

@@ -8,6 +8,8 @@
 mod machine;
 #[path = "../../devices/virtio/tests/hostile/storm.rs"]
 mod storm;
+#[path = "../../devices/virtio/tests/hostile/callers.rs"]
+mod callers;
 #[path = "../../devices/virtio/tests/hostile/victims.rs"]
 mod victims;
 #[path = "../../devices/virtio/tests/hostile/wire.rs"]

@@ -59,6 +59,8 @@ pub struct Config {
     pub nets: Vec<NetOptions>,
     /// Folders of the host that the guest can mount (virtio-9p).
     pub shares: Vec<ShareOptions>,
+    /// The socket device, if there is one.
+    pub vsock: Option<VsockOptions>,
     /// Files for firmware to read by fw_cfg: names and contents. The PC's only.
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// Regions that other processes answer.
@@ -114,6 +116,7 @@ impl Config {
             disks: Vec::new(),
             nets: Vec::new(),
             shares: Vec::new(),
+            vsock: None,
             fw_cfg: Vec::new(),
             ioregions: Vec::new(),
             isolate: Isolate::default(),
@@ -159,6 +162,7 @@ impl From<&Config> for Options {
             disks: config.disks.clone(),
             nets: config.nets.clone(),
             shares: config.shares.clone(),
+            vsock: config.vsock.clone(),
             stand_ins: None,
             awaits_files: false,
             spared: {
@@ -190,6 +194,16 @@ pub struct PortOptions {
     pub name: String,
     /// What is behind it.
     pub outlet: Outlet,
+}
+
+/// A socket device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VsockOptions {
+    /// The guest's context identifier, from 3 to 0xffff_fffe.
+    pub cid: u32,
+    /// The socket of the host by which its programs get to the guest; beside it, with `_` and a port, are
+    /// those of whom the guest gets to.
+    pub socket: PathBuf,
 }
 
 /// What only arm64 machines have. The default is what kvmtool does without options.

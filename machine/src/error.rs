@@ -75,6 +75,14 @@ pub enum Error {
     /// A folder that cannot be shared.
     #[error("--9p: {0}")]
     Share(#[from] trapline_ninep::ShareError),
+    /// The socket of a socket device cannot be had.
+    #[error("--vsock: cannot listen at {}: {reason}", path.display())]
+    Vsock {
+        /// Where it was to be.
+        path: std::path::PathBuf,
+        /// Why not.
+        reason: std::io::Error,
+    },
     /// A port's file, terminal or socket cannot be had.
     #[error("port {name}: {}: {reason}", outlet_of(.outlet))]
     Port {

@@ -37,6 +37,7 @@ pub use board::{Plug, PlugDevice, PlugPort};
 pub use config::{
     Arm64, Boot, Config, ConsoleKind, Ending, FirmwareFlash, FirmwareKernel, Initrd, Irqchip,
     PcConfigSpace, PcIrqchip, PortOptions, ResetCause, VirtioTransport, VirtioTransports,
+    VsockOptions,
 };
 pub use control::Control;
 pub use error::Error;
@@ -61,5 +62,6 @@ pub use trapline_ninep as ninep;
 pub use trapline_remote::wire::Features as IoRegionFeatures;
 pub use trapline_symbols as symbols;
 pub use trapline_vfio as vfio;
+pub use trapline_virtio::vsock::regs as vsock;
 pub use trapline_virtio::{balloon, console, net as card};
 pub use x86_pc::MMIO_CONSOLE;

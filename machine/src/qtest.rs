@@ -31,7 +31,8 @@ use crate::board::{
 };
 use crate::x86_pc::FlashImages;
 use crate::{
-    ConsoleKind, Error, PortOptions, Snapshot, SnapshotError, VirtioTransports, arm64_virt, x86_pc,
+    ConsoleKind, Error, PortOptions, Snapshot, SnapshotError, VirtioTransports, VsockOptions,
+    arm64_virt, x86_pc,
 };
 
 /// How often back ends are called after one command at most: a queue that is handled piece by piece
@@ -67,6 +68,8 @@ pub struct Config {
     pub nets: Vec<NetOptions>,
     /// Folders of the host that a driver can reach (virtio-9p).
     pub shares: Vec<ShareOptions>,
+    /// The socket device, if there is one.
+    pub vsock: Option<VsockOptions>,
     /// Whether devices can come to PCI bus 0 and go while the machine is there ([`Machine::plug`]).
     /// The PC's only.
     pub plugs: bool,
@@ -147,6 +150,7 @@ impl From<&Config> for Options {
             disks: config.disks.clone(),
             nets: config.nets.clone(),
             shares: config.shares.clone(),
+            vsock: config.vsock.clone(),
             stand_ins: None,
             awaits_files: true,
             spared: Spared { writes: false, reads: false },

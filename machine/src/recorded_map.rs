@@ -51,6 +51,7 @@ pub(crate) fn machine(board: BoardKind) -> Result<Machine, Error> {
         disks: Vec::new(),
         nets: Vec::new(),
         shares: Vec::new(),
+        vsock: None,
         plugs: false,
         mem_bytes: 64 << 20,
         utc_start_ns: 0,

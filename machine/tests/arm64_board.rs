@@ -29,6 +29,7 @@ fn machine_with(flash: Option<PathBuf>, edu: u8) -> Client {
             edu,
             disks: Vec::new(),
             shares: Vec::new(),
+            vsock: None,
             plugs: false,
             mem_bytes: 64 << 20,
             utc_start_ns: 946_684_800_000_000_000,

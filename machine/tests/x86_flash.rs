@@ -63,6 +63,7 @@ fn ours(firmware: Option<PathBuf>, flash: Option<PathBuf>) -> Flash {
         edu: 0,
         disks: Vec::new(),
         shares: Vec::new(),
+        vsock: None,
         plugs: false,
         mem_bytes: 16 << 20,
         utc_start_ns: 946_684_800_000_000_000,

@@ -57,6 +57,7 @@ fn machine(options: &QtestOptions) -> anyhow::Result<Machine> {
         disks: options.disks.clone(),
         nets: Vec::new(),
         shares: options.shares.clone(),
+        vsock: options.vsock.clone(),
         plugs: options.as_qemu.is_some() || !options.qmp.is_empty(),
         mem_bytes: options.mem_bytes,
         utc_start_ns: options.utc_start_ns,

@@ -401,6 +401,7 @@ fn config(
         nets: options.nets.clone(),
         vfio,
         shares: options.shares.clone(),
+        vsock: options.vsock.clone(),
         fw_cfg,
         ioregions: options.ioregions.clone(),
         isolate: Isolate {

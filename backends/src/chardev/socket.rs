@@ -2,8 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -14,6 +13,7 @@ use trapline_device::{
 
 use super::OpenOutlet;
 use super::channel::{Channel, Gone};
+use crate::bind;
 
 /// A socket. Further clients wait until the first has gone.
 pub(super) struct Socket {
@@ -123,22 +123,6 @@ impl Socket {
             }
         }
     }
-}
-
-/// Binds to a path. A socket that a killed process has left there is replaced.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    let bound = UnixListener::bind(path);
-    let Err(error) = &bound else { return bound };
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    let left = error.kind() == io::ErrorKind::AddrInUse
-        && is_socket
-        && UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    if !left {
-        return bound;
-    }
-    std::fs::remove_file(path)?;
-    UnixListener::bind(path)
 }
 
 impl EventHandler for Accepting {

@@ -44,6 +44,7 @@ pub mod rng;
 #[cfg(test)]
 mod toy;
 mod transport;
+pub mod vsock;
 #[cfg(test)]
 #[path = "../tests/hostile/wire.rs"]
 mod wire;

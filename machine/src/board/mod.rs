@@ -166,6 +166,8 @@ pub(crate) struct Options {
     pub(crate) nets: Vec<trapline_net::NetOptions>,
     /// Folders of the host that the guest can mount.
     pub(crate) shares: Vec<trapline_ninep::ShareOptions>,
+    /// The socket device, if there is one.
+    pub(crate) vsock: Option<crate::VsockOptions>,
     /// What stands for disks, networks, shared folders and ports in a replay.
     pub(crate) stand_ins: Option<StandIns>,
     /// Whether an access that begins a request to the host's files waits for its end.

@@ -18,12 +18,14 @@ use trapline_virtio::mmio::regs::WINDOW_LEN;
 use trapline_virtio::net::{Net, NetSetup};
 use trapline_virtio::p9::{Answering, P9};
 use trapline_virtio::rng::{Entropy, HostEntropy, Rng};
+use trapline_virtio::vsock::Vsock;
+use trapline_vsock::UnixSockets;
 
 use super::{Builder, Wiring};
 use crate::record::host::{JournaledEntropy, JournaledWitness, char_device};
 use crate::record::journal::{Journal, JournaledBackend};
 use crate::record::net::JournaledNet;
-use crate::{ConsoleKind, Error, PortOptions, VirtioTransport};
+use crate::{ConsoleKind, Error, PortOptions, VirtioTransport, VsockOptions};
 
 /// A virtio device on its way to a board.
 pub(crate) struct NamedVirtio {
@@ -117,6 +119,9 @@ impl ChosenVirtio {
                 p9.set_witness(JournaledWitness::of(journal, &name));
             }
             add(&name, p9);
+        }
+        if let Some(vsock) = &options.vsock {
+            add("vsock", self::vsock(vsock, wiring)?);
         }
         if let Some(from) = options.rng {
             add("rng", entropy(from, &wiring.clock, wiring.journal.as_ref()));
@@ -253,6 +258,23 @@ fn wired_net(n: usize, options: &NetOptions, wiring: &Wiring) -> Result<Arc<Net>
     let backend = JournaledNet::around(backend, journal, &format!("net{n}"));
     let NetOptions { mac, mtu, speed, .. } = *options;
     Ok(Net::new(NetSetup { mac, mtu, speed }, backend))
+}
+
+/// The socket device.
+fn vsock(options: &VsockOptions, wiring: &Wiring) -> Result<Arc<Vsock>, Error> {
+    let VsockOptions { cid, socket } = options;
+    let vsock = match &wiring.options.stand_ins {
+        Some(_) => Vsock::stand_in(*cid),
+        None => {
+            let refused = |reason| Error::Vsock { path: socket.clone(), reason };
+            let sockets = UnixSockets::listen(socket, &wiring.event_loop).map_err(refused)?;
+            Vsock::new(*cid, sockets)
+        }
+    };
+    if let Some(journal) = &wiring.journal {
+        vsock.set_witness(JournaledWitness::of(journal, "vsock"));
+    }
+    Ok(vsock)
 }
 
 /// Opens what is behind the port with this name.

@@ -50,6 +50,7 @@ fn bench() -> Bench {
         edu: 0,
         disks: Vec::new(),
         shares: Vec::new(),
+        vsock: None,
         plugs: false,
         mem_bytes: 16 << 20,
         utc_start_ns: 0,

@@ -14,7 +14,7 @@ use trapline_ninep::ShareOptions;
 use trapline_trace::Meta;
 
 use crate::board::VirtioHandles;
-use crate::{Config, ConsoleKind, PortOptions, VirtioTransport, VirtioTransports};
+use crate::{Config, ConsoleKind, PortOptions, VirtioTransport, VirtioTransports, VsockOptions};
 
 /// What stands in a replay for what is on the host. The default is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub(crate) struct Devices {
     pub(crate) disks: Vec<DiskOptions>,
     pub(crate) nets: Vec<NetOptions>,
     pub(crate) shares: Vec<ShareOptions>,
+    pub(crate) vsock: Option<VsockOptions>,
     pub(crate) ports: Vec<PortOptions>,
     pub(crate) virtio_console: bool,
     pub(crate) balloon: Option<u64>,
@@ -44,6 +45,7 @@ pub(crate) struct Devices {
 const DISK: &str = "disk";
 const NET: &str = "net";
 const SHARE: &str = "9p";
+const VSOCK: &str = "vsock";
 const PORT: &str = "port";
 const CONSOLE: &str = "virtio-console";
 const BALLOON: &str = "balloon";
@@ -73,6 +75,9 @@ pub(crate) fn settings(config: &Config, virtio: &VirtioHandles) -> Vec<Setting> 
     });
     let shares = config.shares.iter().enumerate();
     shares.for_each(|(n, share)| add(format!("{SHARE}{n}"), hex(share.tag.as_bytes())));
+    if let Some(vsock) = &config.vsock {
+        add(VSOCK.to_owned(), vsock.cid.to_string());
+    }
     let ports = config.ports.iter().enumerate();
     ports.for_each(|(n, port)| add(format!("{PORT}{n}"), hex(port.name.as_bytes())));
     if config.console_kind == ConsoleKind::Virtio {
@@ -192,6 +197,8 @@ impl Devices {
             |words: Words<'_>| Some((text(words.word("name")?)?, bytes(words.word("bytes")?)?));
         devices.fw_cfg = each(meta, FW_CFG, file)?;
         devices.virtio_console = meta.setting(CONSOLE).is_some();
+        devices.vsock =
+            number(meta, VSOCK)?.map(|cid| VsockOptions { cid, socket: PathBuf::new() });
         devices.rng = meta.setting(RNG).is_some();
         devices.balloon = number(meta, BALLOON)?;
         devices.edu = number(meta, EDU)?.unwrap_or(0);
@@ -350,6 +357,7 @@ mod tests {
             ("net0".to_owned(), net(&card, abilities)),
             ("9p0".to_owned(), hex(b"tag")),
             ("virtio".to_owned(), "mmio".to_owned()),
+            ("vsock".to_owned(), "3".to_owned()),
             ("virtio:rng".to_owned(), "pci-legacy".to_owned()),
             ("fw_cfg0".to_owned(), format!("name={},bytes={}", hex(b"opt/x"), hex(&[0, 255]))),
         ]));
@@ -361,6 +369,7 @@ mod tests {
             ("tag", "pci-legacy")
         );
         assert_eq!(read.virtio.of("disk0").name(), "mmio");
+        assert_eq!(read.vsock.map(|vsock| vsock.cid), Some(3));
         assert_eq!(read.fw_cfg, [("opt/x".to_owned(), vec![0, 255])]);
     }
 
@@ -377,6 +386,7 @@ mod tests {
             ("9p0", "f"),
             ("fw_cfg0", "name=zz,bytes="),
             ("balloon", "-1"),
+            ("vsock", "x"),
             ("edu", "300"),
             ("virtio:rng", "usb"),
         ];

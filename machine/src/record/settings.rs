@@ -158,6 +158,7 @@ fn unseen(config: &Config, options: &RecordOptions, irqchip: &str) -> Vec<String
 /// Whether bytes go between the host and guest memory that no device looks at.
 fn exchanges(config: &Config) -> bool {
     !(config.disks.is_empty() && config.nets.is_empty() && config.shares.is_empty())
+        || config.vsock.is_some()
 }
 
 /// What the PC's interrupt controllers are called where they are ours.
@@ -265,6 +266,7 @@ impl Settings {
             disks: devices.disks.clone(),
             nets: devices.nets.clone(),
             shares: devices.shares.clone(),
+            vsock: devices.vsock.clone(),
             stand_ins: Some(devices.stand_ins.clone()),
             awaits_files: false,
             spared: Spared { writes: false, reads: false },

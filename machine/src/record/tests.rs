@@ -1,8 +1,8 @@
 //! Devices that reach guest memory, recorded on a board without KVM and played again.
 
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -24,7 +24,7 @@ use super::settings::Settings;
 use super::*;
 use crate::board::{self, Vfio, Wiring};
 use crate::on_loop::CoalescedWrites;
-use crate::{Boot, FirmwareFlash, PcIrqchip, PortOptions, x86_pc};
+use crate::{Boot, FirmwareFlash, PcIrqchip, PortOptions, VsockOptions, x86_pc};
 
 const MIB: u64 = 1 << 20;
 /// Where memory BARs can be.
@@ -212,6 +212,7 @@ const RNG: u32 = 0x1044_1af4;
 const BALLOON: u32 = 0x1045_1af4;
 const CONSOLE: u32 = 0x1043_1af4;
 const P9: u32 = 0x1049_1af4;
+const VSOCK: u32 = 0x1053_1af4;
 
 fn with_disk(config: &mut Config, folder: &Path) {
     let path = folder.join("disk");
@@ -418,6 +419,69 @@ fn frames_are_the_same_without_a_network_of_ours() {
     pc.clock.step_ns(601_000_000_000);
     pc.wait_for(|| rings[0].take_used().is_some());
     same(&pc.finish(), 20, 15);
+}
+
+/// A packet of a socket device (virtio 1.3, section 5.10.6) from the guest's port 7 to the host's port 80.
+fn packet(op: u8, flags: u8, data: &[u8]) -> Vec<u8> {
+    let mut bytes = [0; 44];
+    (bytes[0], bytes[8], bytes[16], bytes[20]) = (3, 2, 7, 80);
+    bytes[24] = u8::try_from(data.len()).unwrap();
+    (bytes[28], bytes[30], bytes[32], bytes[37]) = (1, op, flags, 0x10);
+    [&bytes, data].concat()
+}
+
+#[test]
+fn sockets_are_the_same_without_the_host() {
+    let mut socket = PathBuf::new();
+    let pc = Pc::with_payload(true, |config, folder| {
+        socket = folder.join("v");
+        config.vsock = Some(VsockOptions { cid: 3, socket: socket.clone() });
+    });
+    let listener = UnixListener::bind(socket.with_file_name("v_80")).unwrap();
+    let (driver, mut rings) = (pc.driver(VSOCK), [pc.ring(0), pc.ring(1)]);
+    driver.start(!0, &rings.each_ref());
+    let send = |rings: &mut [Ring<GuestMem>; 2], bytes: &[u8]| {
+        pc.ram.write(DATA, bytes).unwrap();
+        rings[1].add(&[Part::Read(DATA, u32::try_from(bytes.len()).unwrap())]);
+        driver.transport.notify(1);
+        pc.wait_for(|| rings[1].take_used().is_some());
+    };
+    let receive = |rings: &mut [Ring<GuestMem>; 2]| {
+        rings[0].add(&[Part::Write(DATA + 0x1000, 256)]);
+        driver.transport.notify(0);
+        let mut written = 0;
+        pc.wait_for(|| {
+            let used = rings[0].take_used();
+            written = used.map_or(written, |(_, written)| written);
+            used.is_some()
+        });
+        let mut bytes = vec![0; written as usize];
+        pc.ram.read(DATA + 0x1000, &mut bytes).unwrap();
+        bytes
+    };
+    // OP_REQUEST, OP_RESPONSE, OP_RW.
+    send(&mut rings, &packet(1, 0, b""));
+    assert_eq!(receive(&mut rings)[30], 2);
+    let (mut server, _) = listener.accept().unwrap();
+    send(&mut rings, &packet(5, 0, b"question"));
+    let mut data = [0; 8];
+    server.read_exact(&mut data).unwrap();
+    assert_eq!(data, *b"question");
+    server.write_all(b"answer").unwrap();
+    assert!(receive(&mut rings).ends_with(b"answer"));
+    // Somebody calls, and leaves again; and the guest's own connection ends.
+    let mut client = UnixStream::connect(&socket).unwrap();
+    client.write_all(b"CONNECT 22\n").unwrap();
+    assert_eq!(receive(&mut rings)[30], 1);
+    drop((client, server));
+    // OP_SHUTDOWN, once from the host, and of both directions from the guest, then OP_RST.
+    assert_eq!(receive(&mut rings)[30], 4);
+    send(&mut rings, &packet(4, 3, b""));
+    assert_eq!(receive(&mut rings)[30], 3);
+    driver.reset();
+    let recording = pc.finish();
+    assert!(!socket.exists(), "the socket goes with the machine");
+    same(&recording, 40, 15);
 }
 
 #[test]

@@ -48,6 +48,7 @@ pub(crate) fn ours() -> Client {
             edu: 0,
             disks: Vec::new(),
             shares: Vec::new(),
+            vsock: None,
             plugs: false,
             mem_bytes: 16 << 20,
             utc_start_ns: UTC_START_NS,

@@ -44,6 +44,7 @@ impl Victim {
             edu: 2,
             disks: Vec::new(),
             shares: Vec::new(),
+            vsock: None,
             plugs: false,
             mem_bytes: MEM_BYTES,
             utc_start_ns: 946_684_800_000_000_000,

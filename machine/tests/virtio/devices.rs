@@ -6,10 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use trapline_device::{Size, Space};
-use trapline_machine::net::{NetMode, NetOptions};
+use trapline_machine::net::{
+    Addresses, NetMode, NetOptions, UserBackend, UserNetOptions, UserOptions,
+};
 use trapline_machine::ninep::{ShareOptions, kind};
 use trapline_machine::qtest::{BoardKind, Config, Machine};
-use trapline_machine::{ConsoleKind, Outlet, PortOptions, VirtioTransport};
+use trapline_machine::{ConsoleKind, Outlet, PortOptions, VirtioTransport, VsockOptions};
 use trapline_qtest::Target;
 use trapline_testkit::TestTerminal;
 use trapline_testkit::ninep::{Field, message};
@@ -178,10 +180,115 @@ fn frames_go_from_a_socket_to_a_drivers_buffers_and_back() {
     }
 }
 
+/// passt as it is installed here has the gateway that the embedded network has, and each ends with its board.
+#[test]
+fn the_gateway_answers_whoever_makes_the_network() {
+    for backend in [UserBackend::Embedded, UserBackend::Passt] {
+        let network = UserNetOptions { addresses: Addresses::new(0), forwards: Vec::new() };
+        let mode = NetMode::User(UserOptions { network, backend });
+        let plain = config(BoardKind::X86Pc, VirtioTransport::Pci, Vec::new());
+        let config = Config { nets: vec![NetOptions::new(0, mode)], ..plain };
+        if let (UserBackend::Passt, Err(error)) = (backend, Machine::new(&config)) {
+            return trapline_testkit::skip("passt", &error.to_string());
+        }
+        let board = Board::of(&config);
+        let driver = Driver::new(PciTransport::new(&board, board.find(NET), board.memory));
+        assert_eq!(driver.transport.config_read(10, Size::Word), 65_520, "the MTU");
+        let (buffer, tables, ram) = (board.ram + MIB, board.ram + 2 * MIB, board.machine.ram());
+        let mut rings = [0, 1].map(|n| Ring::new(ram.clone(), tables + n * 0x1_0000, 256));
+        driver.start(!0, &rings.each_ref());
+        // RFC 826: Ethernet, IPv4, a request of 192.168.33.15 for 192.168.33.1.
+        let mac = [2, 0x15, 0x15, 0x15, 0x15, 0x15];
+        let request = [0, 1, 8, 0, 6, 4, 0, 1];
+        let (guest, host) = ([192, 168, 33, 15], [192, 168, 33, 1]);
+        let asked =
+            [&[0; 12][..], &[0xff; 6], &mac, &[8, 6], &request, &mac, &guest, &[0; 6], &host];
+        ram.write(buffer, &asked.concat()).unwrap();
+        rings[1].add(&[Part::Read(buffer, 54)]);
+        driver.transport.notify(1);
+        assert!(rings[1].take_used().is_some());
+        // Others may come before it, as router advertisements do.
+        let reply = [&mac[..], &[2, 1, 1, 1, 1, 1, 8, 6]].concat();
+        let frame = buffer + 0x1000;
+        loop {
+            rings[0].add(&[Part::Write(frame, 2048)]);
+            driver.transport.notify(0);
+            while rings[0].take_used().is_none() {
+                board.machine.run_back_ends();
+            }
+            if board.bytes(frame + 12)[..14] == reply {
+                break;
+            }
+        }
+        assert_eq!(board.bytes(frame + 12 + 28)[..4], host);
+    }
+}
+
 #[test]
 fn a_card_on_a_socket_that_is_none_is_refused() {
     let nets = vec![NetOptions::new(0, NetMode::Socket(1_000_000))];
     let plain = config(BoardKind::X86Pc, VirtioTransport::Pci, Vec::new());
     let error = Machine::new(&Config { nets, ..plain }).err().unwrap().to_string();
     assert_eq!(error, "network socket 1000000: Bad file descriptor (os error 9)");
+}
+
+const VSOCK: u32 = 0x1053_1af4;
+
+/// On both boards.
+#[test]
+fn a_program_of_the_host_talks_to_one_of_the_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("v");
+    for kind in BOARDS {
+        let vsock = Some(VsockOptions { cid: 5, socket: socket.clone() });
+        let plain = config(kind, VirtioTransport::Pci, Vec::new());
+        let board = Board::of(&Config { vsock: vsock.clone(), ..plain });
+        let error =
+            Machine::new(&Config { vsock, ..config(kind, VirtioTransport::Pci, Vec::new()) });
+        let said = format!(
+            "--vsock: cannot listen at {}: Address already in use (os error 98)",
+            socket.display()
+        );
+        assert_eq!(error.err().unwrap().to_string(), said);
+        let driver = Driver::new(PciTransport::new(&board, board.find(VSOCK), board.memory));
+        assert_eq!(driver.transport.config_read(0, Size::Dword), 5, "the context identifier");
+        let (buffer, tables, ram) = (board.ram + MIB, board.ram + 2 * MIB, board.machine.ram());
+        let mut rings = [0, 1, 2].map(|n| Ring::new(ram.clone(), tables + n * 0x1_0000, 256));
+        driver.start(!0, &rings.each_ref());
+        let mut client = UnixStream::connect(&socket).unwrap();
+        client.write_all(b"CONNECT 22\nhello").unwrap();
+        rings[0].add(&[Part::Write(buffer, 64)]);
+        driver.transport.notify(0);
+        while rings[0].take_used().is_none() {
+            board.machine.run_back_ends();
+        }
+        // Of what the device has asked, an answer: ends and ports are each other's, with 256 bytes of room.
+        let mut packet = [0; 44];
+        ram.read(buffer, &mut packet).unwrap();
+        assert_eq!((packet[0], packet[8], packet[20], packet[30]), (2, 5, 22, 1));
+        let answer = [&packet[8..16], &packet[..8], &packet[20..24], &packet[16..20]].concat();
+        let port = u32::from_le_bytes(packet[16..20].try_into().unwrap());
+        packet[..24].copy_from_slice(&answer);
+        (packet[30], packet[37]) = (2, 1);
+        ram.write(buffer, &packet).unwrap();
+        rings[1].add(&[Part::Read(buffer, 44)]);
+        driver.transport.notify(1);
+        let line = format!("OK {port}\n");
+        let mut said = vec![0; line.len()];
+        client.read_exact(&mut said).unwrap();
+        assert_eq!(said, line.as_bytes());
+        rings[0].add(&[Part::Write(buffer, 64)]);
+        driver.transport.notify(0);
+        let mut used = None;
+        while used.is_none() {
+            board.machine.run_back_ends();
+            used = rings[0].take_used();
+        }
+        assert_eq!(used, Some((1, 44 + 5)));
+        assert_eq!(board.bytes(buffer + 44)[..5], *b"hello");
+        drop(rings);
+        drop(board);
+        assert_eq!(client.read(&mut said).unwrap_or(0), 0, "the connection goes with the machine");
+        assert!(!socket.exists());
+    }
 }

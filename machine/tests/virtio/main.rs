@@ -95,6 +95,7 @@ fn config(kind: BoardKind, virtio: impl Into<VirtioTransports>, disks: Vec<DiskO
         edu: 2,
         disks,
         shares: Vec::new(),
+        vsock: None,
         plugs: false,
         mem_bytes: 4 * MIB,
         utc_start_ns: 0,

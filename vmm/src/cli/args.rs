@@ -194,6 +194,11 @@ pub(super) struct VirtioArgs {
         long = "9p", value_name = "DIR,TAG[,ro][,security_model=NAME]", action = ArgAction::Append
     )]
     pub(super) plan9: Vec<OsString>,
+    /// Sockets between programs of the guest, which has this context identifier, and the host's: who
+    /// connects to PATH and says "CONNECT port" gets to a port of the guest's, and the guest gets to
+    /// who listens at PATH_port
+    #[arg(long, value_name = "CID,socket=PATH")]
+    pub(super) vsock: Option<OsString>,
     /// virtio random number generator
     #[arg(long)]
     pub(super) rng: bool,

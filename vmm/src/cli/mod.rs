@@ -28,6 +28,7 @@ mod trace;
 mod units;
 mod vfio;
 mod virtio;
+mod vsock;
 
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use trapline_machine::net::NetOptions;
 use trapline_machine::ninep::ShareOptions;
 use trapline_machine::{
     Backing, ConsoleKind, FirmwareFlash, FirmwareKernel, IoRegion, OnDeath, PcConfigSpace,
-    PcIrqchip, PortOptions, VirtioTransports,
+    PcIrqchip, PortOptions, VirtioTransports, VsockOptions,
 };
 
 use super::args::{BasicArgs, KernelArgs, RunArgs, VirtioArgs};
@@ -25,6 +25,7 @@ use super::root::{self, RootOptions};
 use super::shares::shares;
 use super::units::{self, BadNumber};
 use super::vfio::{self, VfioOptions};
+use super::vsock::vsock;
 use super::{Host, arm64, deliveries, foreign, network, refused, virtio};
 
 /// Everything a run needs to know.
@@ -46,6 +47,8 @@ pub struct RunOptions {
     pub disks: Vec<DiskOptions>,
     /// Folders of the host that the guest can mount.
     pub shares: Vec<ShareOptions>,
+    /// The socket device, if there is one.
+    pub vsock: Option<VsockOptions>,
     /// The root file system, where it is neither a disk nor an initial RAM disk.
     pub root: RootOptions,
     /// The network cards.
@@ -206,6 +209,7 @@ impl RunOptions {
             memory: args.basic.hugetlbfs.clone().map_or(Backing::Private, Backing::Hugetlbfs),
             disks,
             shares: shares(&args.virtio.plan9)?,
+            vsock: args.virtio.vsock.as_deref().map(vsock).transpose()?,
             boot: software,
             loglevel: loglevel(&args.basic, args.debug.debug, &root)?,
             root,

@@ -470,6 +470,7 @@ impl Said {
             edu: 0,
             disks: Vec::new(),
             shares: Vec::new(),
+            vsock: None,
             drives,
             chardevs,
             netdevs,

@@ -10,7 +10,7 @@ use clap::{ArgAction, Args};
 use trapline_machine::disk::DiskOptions;
 use trapline_machine::ninep::ShareOptions;
 use trapline_machine::qtest::BoardKind;
-use trapline_machine::{ConsoleKind, PortOptions, VirtioTransports};
+use trapline_machine::{ConsoleKind, PortOptions, VirtioTransports, VsockOptions};
 use trapline_qtest::{Address, Way};
 
 use super::disk::disk;
@@ -21,6 +21,7 @@ use super::qemu::{self, Chardevs, Netdevs, Properties};
 use super::shares::shares;
 use super::units::{self, BadNumber};
 use super::virtio;
+use super::vsock::vsock;
 
 // No doc comment: clap would take it for the command's help.
 #[derive(Args, Clone, Debug)]
@@ -65,6 +66,9 @@ pub(super) struct QtestArgs {
         long = "9p", value_name = "DIR,TAG[,ro][,security_model=NAME]", action = ArgAction::Append
     )]
     plan9: Vec<OsString>,
+    /// Socket device, as of trapline run: a virtio device
+    #[arg(long, value_name = "CID,socket=PATH")]
+    vsock: Option<OsString>,
     /// Memory; without a unit, in MiB
     #[arg(
         short,
@@ -138,6 +142,8 @@ pub struct QtestOptions {
     pub disks: Vec<DiskOptions>,
     /// Folders of the host that a driver can reach.
     pub shares: Vec<ShareOptions>,
+    /// The socket device, if there is one.
+    pub vsock: Option<VsockOptions>,
     /// Memory in bytes, a multiple of 4 KiB.
     pub mem_bytes: u64,
     /// Who the client is; `None` is whoever has standard input and output.
@@ -225,6 +231,7 @@ impl QtestOptions {
             cpus: u32::try_from(cpus)?,
             disks: args.disk.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
             shares: shares(&args.plan9)?,
+            vsock: args.vsock.as_deref().map(vsock).transpose()?,
             mem_bytes: mem_bytes(&args.mem)?,
             way: way(args)?,
             drives: BTreeMap::new(),

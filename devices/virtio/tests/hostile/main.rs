@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that can not go on fails")]
 #![forbid(unsafe_code)]
 
+mod callers;
 mod machine;
 mod raw_queue;
 mod registers;

@@ -18,7 +18,9 @@ use trapline_virtio::net::regs::{F_CTRL_RX, F_CTRL_VQ, F_GUEST_CSUM, F_MRG_RXBUF
 use trapline_virtio::net::{Net, NetSetup};
 use trapline_virtio::p9::{Answering, P9};
 use trapline_virtio::rng::{Entropy, Rng};
+use trapline_virtio::vsock::Vsock;
 
+use crate::callers::Callers;
 use crate::machine::{Machine, Place, Registers};
 use crate::wire::Wire;
 
@@ -68,11 +70,21 @@ pub(crate) enum Kind {
     /// A card to which frames come while its driver does what it does.
     Net,
     P9,
+    /// A socket device that somebody of the host connects to while its driver does what it does.
+    Vsock,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Blk, Self::Rng, Self::Console, Self::Ports, Self::Balloon, Self::Net, Self::P9];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Blk,
+        Self::Rng,
+        Self::Console,
+        Self::Ports,
+        Self::Balloon,
+        Self::Net,
+        Self::P9,
+        Self::Vsock,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -83,6 +95,7 @@ impl Kind {
             Self::Balloon => "balloon",
             Self::Net => "net",
             Self::P9 => "9p",
+            Self::Vsock => "vsock",
         }
     }
 
@@ -94,7 +107,7 @@ impl Kind {
             // The last is that of a place without a port.
             Self::Ports => &[2, 3, 5, 7],
             Self::Balloon => &[0, 1, 2, 3, 4],
-            Self::Net => &[0, 1, 2],
+            Self::Net | Self::Vsock => &[0, 1, 2],
         }
     }
 
@@ -105,6 +118,7 @@ impl Kind {
             Self::Console | Self::Ports => matches!(queue, 0 | 2),
             Self::Balloon => queue == 2,
             Self::Net => queue == 0,
+            Self::Vsock => queue != 1,
         }
     }
 
@@ -128,6 +142,8 @@ pub(crate) struct Scene {
     terminal: TestTerminal,
     /// What the card is on.
     wire: Arc<Wire>,
+    /// Whom the sockets of the host are.
+    callers: Arc<Callers>,
     /// The device whose ports go and come.
     ports: Option<Arc<Console>>,
     _image: Option<tempfile::NamedTempFile>,
@@ -139,7 +155,7 @@ impl Scene {
     pub(crate) fn idle(registers: Registers, kind: Kind) -> Self {
         let terminal = TestTerminal::default();
         let (mut image, mut ports, mut folder) = (None, None, None);
-        let wire = Wire::able(1);
+        let (wire, callers) = (Wire::able(1), Arc::<Callers>::default());
         let (machine, clock) = (Machine::new(registers, RAM), TestClock::default());
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let device: Arc<dyn VirtioDevice> = match kind {
@@ -170,6 +186,7 @@ impl Scene {
                 folder = Some(dir);
                 share.unwrap()
             }
+            Kind::Vsock => Vsock::new(3, callers.clone()),
         };
         machine.plug(VICTIM, "victim", device);
         let bystander = Rng::new(Constant, Arc::new(clock.clone()));
@@ -183,6 +200,7 @@ impl Scene {
             disk_may_change,
             terminal,
             wire,
+            callers,
             ports,
             _image: image,
             folder,
@@ -246,6 +264,7 @@ impl Scene {
     pub(crate) fn notify(&self, queue: u16) {
         self.machine.transport(VICTIM).notify(queue);
         self.frame_comes();
+        self.callers.comes(22);
         for number in PORTS {
             self.remove_port(number);
             self.add_port(number);
@@ -321,6 +340,7 @@ impl Scene {
                 assert_eq!(self.bytes(RAM - 4096, 1), [0]);
             }
             Kind::Net => self.exchange(),
+            Kind::Vsock => self.converse(),
             Kind::P9 => {
                 let version = [Field::U32(8192), Field::Str(b"9P2000.L")];
                 mem.write(SANE, &message(kind::TVERSION, 1, &version)).unwrap();
@@ -347,6 +367,30 @@ impl Scene {
         self.wire.clear();
         assert_eq!(self.request(0, &[Part::Write(SANE, 0x100)]), Some(112));
         assert_eq!(self.bytes(SANE + 12, 100), [0xff; 100]);
+    }
+
+    /// The guest connects, and sends something, which comes back.
+    fn converse(&mut self) {
+        let mem = self.machine.mem.clone();
+        let packet = |op: u8, data: &[u8]| {
+            let mut bytes = [0; 44];
+            (bytes[0], bytes[8], bytes[16], bytes[20]) = (3, 2, 7, 80);
+            bytes[24] = u8::try_from(data.len()).unwrap();
+            (bytes[28], bytes[30], bytes[38]) = (1, op, 1);
+            [&bytes, data].concat()
+        };
+        for (op, data) in [(1, &b""[..]), (5, b"hello")] {
+            let bytes = packet(op, data);
+            mem.write(SANE, &bytes).unwrap();
+            let len = u32::try_from(bytes.len()).unwrap();
+            assert_eq!(self.request(1, &[Part::Read(SANE, len)]), Some(0));
+        }
+        let mut got = Vec::new();
+        while !got.ends_with(b"hello") {
+            let written = self.request(0, &[Part::Write(SANE, 0x100)]).unwrap();
+            got = self.bytes(SANE, written as usize);
+            assert!(got.len() >= 44);
+        }
     }
 
     /// Makes a request; how much was written.

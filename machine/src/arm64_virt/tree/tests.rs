@@ -83,6 +83,7 @@ fn tree_with(
             disks: Vec::new(),
             plugs: false,
             shares: Vec::new(),
+            vsock: None,
             stand_ins: None,
             awaits_files: true,
             spared: Spared { writes: false, reads: false },

@@ -1,7 +1,7 @@
 //! `--virtio-transport`, `--virtio-legacy`, `-n` and `--9p`.
 
 use trapline_machine::ninep::ShareOptions;
-use trapline_machine::{VirtioTransport, VirtioTransports};
+use trapline_machine::{VirtioTransport, VirtioTransports, VsockOptions};
 
 use super::*;
 
@@ -80,6 +80,19 @@ fn folders_are_shared_under_their_tags() {
     assert_eq!(refusal("run --9p /a,x --9p /b,x"), "--9p: two folders have the tag x");
     match parse("qtest --stdio --9p /a,x --9p b,y,ro").unwrap() {
         Parsed::Qtest(options) => assert_eq!(options.shares, all),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn sockets_are_between_guest_and_host() {
+    assert_eq!(run("").vsock, None);
+    let vsock = Some(VsockOptions { cid: 3, socket: "/v".into() });
+    assert_eq!(run("--vsock 3,socket=/v").vsock, vsock);
+    let options = run("--vsock 3,socket=/v --virtio-transport vsock=mmio");
+    assert_eq!(options.virtio.of("vsock"), VirtioTransport::Mmio);
+    match parse("qtest --stdio --vsock 3,socket=/v").unwrap() {
+        Parsed::Qtest(options) => assert_eq!(options.vsock, vsock),
         other => panic!("{other:?}"),
     }
 }
