@@ -238,9 +238,6 @@ pub(super) struct DeviceArgs {
     /// VESA video mode
     #[arg(long, value_name = "N")]
     pub(super) vidmode: Option<String>,
-    /// virtio socket with this context number
-    #[arg(long, value_name = "CID")]
-    pub(super) vsock: Option<String>,
     /// Serial port on a pty of the host
     #[arg(long, value_name = "N", action = ArgAction::Append)]
     pub(super) tty: Vec<String>,

@@ -30,7 +30,6 @@ fn device(args: &DeviceArgs) -> Option<String> {
         (args.gtk, "--gtk", "a window for the display"),
         (args.sdl, "--sdl", "a window for the display"),
         (args.vidmode.is_some(), "--vidmode", "a choice of video modes"),
-        (args.vsock.is_some(), "--vsock", "the virtio-vsock device"),
         (!args.tty.is_empty(), "--tty", "a serial port on a pty of its own"),
     ])
 }
