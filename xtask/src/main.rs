@@ -35,6 +35,7 @@ mod recordings;
 mod scenarios;
 mod session;
 mod shares;
+mod sockets;
 mod spent;
 mod suite;
 mod terminal;

@@ -14,7 +14,8 @@ use crate::suite::{self, Guests, Tally, Task};
 use crate::vmm::Profile;
 use crate::{
     cases, check, coalescing, deb, disks, driver, filesystems, first_run, instrumented, interrupts,
-    live, net, pauses, picture, pty, recordings, shares, traces, unit, vfio, viewers, virtio, vmm,
+    live, net, pauses, picture, pty, recordings, shares, sockets, traces, unit, vfio, viewers,
+    virtio, vmm,
 };
 
 /// What `cargo xtask test` takes.
@@ -65,6 +66,7 @@ fn guests() -> Vec<Guests> {
     guests.extend(vfio::guests());
     guests.extend(filesystems::guests());
     guests.extend(shares::guests());
+    guests.extend(sockets::guests());
     guests.extend(first_run::guests());
     guests.extend(net::guests());
     guests.extend(viewers::guests());

@@ -55,6 +55,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("trapline-fileload", &[]),
     ("trapline-metronome", &[]),
     ("trapline-netload", &[]),
+    ("trapline-sockload", &[]),
     ("xtask", &[]),
 ];
 
