@@ -1,7 +1,9 @@
 //! Initial RAM disks: newc cpio archives whose bytes depend on nothing but their content.
 
 use std::collections::BTreeSet;
+use std::collections::hash_map::DefaultHasher;
 use std::fs;
+use std::hash::{Hash, Hasher};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -79,7 +81,8 @@ impl Archive {
 }
 
 /// A guest's initrd with `guest-tests/INIT` as its init, some modules, and some programs with the
-/// names they have there, made anew in `build/`. `modules/order` names the modules in their order.
+/// names they have there, made anew in `build/`. `modules/order` names the modules in their order. The file's
+/// name has a hash of its content: guests that run side by side have the same init with other modules.
 pub(crate) fn guest(
     arch: Arch,
     init: &str,
@@ -98,15 +101,29 @@ pub(crate) fn guest(
         let content = fs::read(file).with_context(|| format!("Cannot read {}", file.display()))?;
         archive.file(&format!("bin/{name}"), 0o755, &content)?;
     }
-    let name = init.trim_end_matches(".sh");
-    let path = paths::build()?.join(format!("guest-{name}-{arch}.cpio"));
-    paths::write_whole(&path, &archive.finish()?)?;
+    let content = archive.finish()?;
+    let path = paths::build()?.join(file_name(arch, init, &content));
+    paths::write_whole(&path, &content)?;
     Ok(path)
+}
+
+fn file_name(arch: Arch, init: &str, content: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    format!("guest-{}-{arch}-{:016x}.cpio", init.trim_end_matches(".sh"), hasher.finish())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn guests_with_the_same_init_and_another_content_have_files_of_their_own() {
+        let of = |content: &[u8]| file_name(Arch::X86_64, "init-smoke.sh", content);
+        assert!(of(b"one").starts_with("guest-init-smoke-x86_64-"), "{}", of(b"one"));
+        assert_ne!(of(b"one"), of(b"two"));
+        assert_eq!(of(b"one"), of(b"one"));
+    }
 
     fn sample() -> Vec<u8> {
         let mut archive = Archive::new().unwrap();
