@@ -56,7 +56,9 @@ pub use trapline_boot as boot;
 pub use trapline_display as display;
 pub use trapline_guestio::interface;
 pub use trapline_guestmem::Backing;
-pub use trapline_kvm::{CrashReport, hardware_virtualization, release_startup_memory};
+pub use trapline_kvm::{
+    CrashReport, hardware_virtualization, map_in_small_pieces, release_startup_memory,
+};
 pub use trapline_net as net;
 pub use trapline_ninep as ninep;
 pub use trapline_remote::wire::Features as IoRegionFeatures;

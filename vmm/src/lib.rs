@@ -58,6 +58,9 @@ pub fn main() -> ExitCode {
     }
     // Before there is a second thread.
     trapline_machine::register_membarrier();
+    if cli::starts_guest(&args) {
+        trapline_machine::map_in_small_pieces();
+    }
     status::choose(&args);
     signals::outlive_file_limit();
     terminal::restore_on_panic();

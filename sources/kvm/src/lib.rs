@@ -64,7 +64,7 @@ pub use error::Error;
 pub use resample::ResampledInput;
 pub use run::{Stop, Stuck, VcpuEvent, VcpuSet};
 pub use slots::SeenMemory;
-pub use startup::release_startup_memory;
+pub use startup::{map_in_small_pieces, release_startup_memory};
 pub use stats::{ExitCounters, ExitKind, ExitStats};
 pub use system::{Caps, Kvm, hardware_virtualization};
 pub use vcpu::Vcpu;

@@ -156,6 +156,11 @@ fn given<A: FromArgMatches>(matches: &ArgMatches) -> anyhow::Result<A> {
     A::from_arg_matches(matches).map_err(|error| anyhow!(sentence(&error)))
 }
 
+/// Whether these arguments of the process are of a command that starts a guest.
+pub(crate) fn starts_guest(args: &[OsString]) -> bool {
+    args.get(1).is_some_and(|command| command == "run" || command == "sandbox")
+}
+
 /// Whether a command is one of kvmtool's to guests that run.
 pub(crate) fn is_to_guests(command: &str) -> bool {
     guests::NAMES.contains(&command)

@@ -76,6 +76,20 @@ fn the_defaults_are_kvmtools() {
 }
 
 #[test]
+fn what_starts_a_guest_is_known_before_it_is_understood() {
+    let starts = |args: &str| {
+        let words = std::iter::once("trapline").chain(args.split_whitespace());
+        starts_guest(&words.map(OsString::from).collect::<Vec<_>>())
+    };
+    for args in ["run -k kernel", "sandbox -- true"] {
+        assert!(starts(args) && matches!(parse(args), Ok(Parsed::Run(_))), "{args}");
+    }
+    for args in ["", "version", "list", "qtest --stdio", "replay run", "stop --name run"] {
+        assert!(!starts(args) && !matches!(parse(args), Ok(Parsed::Run(_))), "{args}");
+    }
+}
+
+#[test]
 fn the_default_memory_leaves_the_host_a_fifth() {
     let small = Host { cpus: 8, ram_bytes: Some(500 << 20), ..HOST };
     assert_eq!(small.default_mem_bytes(8), 400 << 20);
