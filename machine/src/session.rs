@@ -110,8 +110,7 @@ impl Session {
         control.debug().begin(&registry, vcpus.iter().map(Vcpu::brake).collect());
         release_startup_memory();
         let start = Some(host.load(&config, false)?);
-        let built = (host.irqchip(), host.board().virtio());
-        let recorded = tapped.begin(&config, built, &registry)?;
+        let recorded = tapped.begin(&config, host.irqchip(), host.board(), &registry)?;
         Ok(Self {
             recorded,
             config,

@@ -9,7 +9,7 @@ use trapline_device::{Saved, StateError};
 ///
 /// Everything has a name of its own and its own version ([`Saved::version`]), so that what a
 /// snapshot holds and a machine lacks, or the other way round, is found and named.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The machine's time in nanoseconds.
     pub now_ns: u64,

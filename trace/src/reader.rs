@@ -218,6 +218,12 @@ impl<R: Read + Seek> Reader<R> {
         nth_blob(raw, u64::from(number) - first).ok_or(missing)
     }
 
+    /// When the saved states of the machine were, in nanoseconds, in the order of their numbers.
+    pub fn state_times(&self) -> Vec<u64> {
+        let states = self.chunks().filter(|header| header.kind == Kind::State);
+        states.map(|header| header.first_time_ns).collect()
+    }
+
     /// A saved state of the machine and its time in nanoseconds, by its number.
     ///
     /// # Errors

@@ -152,6 +152,7 @@ fn come_back(file: &[u8]) {
         "the recording has no blob 36"
     );
     assert!(reader.state(12).is_err());
+    assert!(reader.state_times().into_iter().eq((0..12).map(|round| round * 20_000_000)));
 }
 
 #[test]

@@ -413,6 +413,42 @@ fn what_is_taken_ends_between_two_steps_and_goes_on_from_there() {
 }
 
 #[test]
+fn who_looks_at_devices_sees_what_the_records_that_were_taken_have_led_to() {
+    const EACH: u64 = 3000;
+    let registry = recorded(Registry::builder().build(), Mode::Lossless);
+    let device = Arc::<Counter>::default();
+    let _map = registry.map(Region::mmio(0, 8, "d", "r", device.clone())).unwrap();
+    let recorder = registry.recorder().unwrap();
+    let (mut taken, mut last_ns) = (0, 0);
+    let mut look = || {
+        let look = |step: &trapline::Step<'_>| (device.0.load(Ordering::Relaxed), step.at_ns());
+        let Some((all, (seen, at_ns))) = recorder.take_and_look(look) else { return };
+        for taken_of in &all {
+            let records = taken_of.words.iter().map(|words| Record::decode(*words).unwrap());
+            taken += records.filter(|record| record.access().is_some()).count() as u64;
+        }
+        assert_eq!(seen, taken);
+        assert!(at_ns > last_ns, "a step of its own");
+        last_ns = at_ns;
+    };
+    std::thread::scope(|scope| {
+        let threads = [0, 1].map(|vcpu| {
+            let mut handle = registry.handle(vcpu);
+            scope.spawn(move || {
+                for _ in 0..EACH {
+                    handle.read_value(Space::Mmio, 0, Size::Qword);
+                }
+            })
+        });
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            look();
+        }
+    });
+    look();
+    assert_eq!(taken, 2 * EACH);
+}
+
+#[test]
 fn who_is_faster_than_the_one_who_takes_waits_for_it_or_is_let_go() {
     let registry = recorded(Registry::builder().build(), Mode::Lossless);
     let recorder = registry.recorder().unwrap();

@@ -247,7 +247,24 @@ fn describe(reader: &mut Recording, out: &mut impl Write) -> anyhow::Result<()> 
     }
     line(out, "streams", streams.join(" "))?;
     line(out, "records", reader.records().to_string())?;
+    line(out, "snapshots", snapshots(&reader.state_times()))?;
     Ok(line(out, "file", reader.ending().to_string())?)
+}
+
+/// So many snapshots are listed.
+const SNAPSHOTS_MAX: usize = 16;
+
+/// The times of snapshots, in seconds.
+fn snapshots(times_ns: &[u64]) -> String {
+    let listed = times_ns.iter().take(SNAPSHOTS_MAX).enumerate();
+    let seconds = |ns: u64| std::time::Duration::from_nanos(ns).as_secs_f64();
+    let mut listed: Vec<_> =
+        listed.map(|(number, ns)| format!("{number} at {:.6} s", seconds(*ns))).collect();
+    let more = times_ns.len().saturating_sub(SNAPSHOTS_MAX);
+    if more > 0 {
+        listed.push(format!("and {more} more"));
+    }
+    listed.join(", ")
 }
 
 /// The levels of a recording, in words.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::io::Errno;
-use trapline_machine::record::replay::{Options, Verdict, replay};
+use trapline_machine::record::replay::{Begun, Options, Verdict, replay};
 
 use crate::cli::ReplayOptions;
 use crate::stream;
@@ -20,7 +20,7 @@ pub fn run(options: &ReplayOptions) -> anyhow::Result<ExitCode> {
     let name = options.file.display();
     let file = File::open(&options.file).with_context(|| format!("cannot open {name}"))?;
     let (until, dump) = (options.until, options.dump.clone());
-    let wanted = Options { until, dump, ..Options::default() };
+    let wanted = Options { from: options.from_snapshot, until, dump, ..Options::default() };
     let verdict = replay(file, &wanted).with_context(|| name.to_string())?;
     write(&told(&verdict))?;
     match verdict.difference {
@@ -50,6 +50,12 @@ fn told(verdict: &Verdict) -> String {
     }
     for unseen in &verdict.unseen {
         let _ = writeln!(text, "not in the recording: {unseen}");
+    }
+    if let Some(Begun { snapshot, at_ns, record }) = verdict.begun {
+        let at = Duration::from_nanos(at_ns).as_secs_f64();
+        let record =
+            record.map_or_else(|| "the end".to_owned(), |record| format!("record {record}"));
+        let _ = writeln!(text, "began at snapshot {snapshot}, at {at:.6} s, before {record}");
     }
     let Verdict { records, accesses, reads, inputs, outputs, skipped, at_ns, .. } = verdict;
     let at = Duration::from_nanos(*at_ns).as_secs_f64();

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use support::guest::Guest;
 use support::{Pty, trapline};
 use trapline_device::Direction;
-use trapline_machine::record::replay::{Fault, Options, Verdict, replay};
+use trapline_machine::record::replay::{Begin, Fault, Options, Verdict, replay};
 use trapline_testkit::realmode::Asm;
 
 /// The first serial port.
@@ -193,6 +193,37 @@ fn a_replay_stops_where_it_is_told_to_and_tells_states() {
     let (status, _, err) = trapline(&["replay", "/nowhere/at/all"]);
     assert_eq!(status, 1);
     assert!(err.contains("cannot open /nowhere/at/all"), "{err}");
+}
+
+#[test]
+fn a_replay_begins_at_a_snapshot() {
+    // More than a ring has room for, so that somebody has to have written in between.
+    let few = Asm::new().outb(0x70, 0).inb(0x71).inl(PM_TIMER).inb(0x61).outb(0x80, 1).inb(0x64);
+    let program = Asm::new().repeat(30_000, few).then(&busy());
+    for chips in ["kernel", "split"] {
+        let (_guest, path) = recorded(&program, &["--irqchip", chips]);
+        let name = path.to_str().unwrap();
+        let about = trapline(&["trace", name]).1;
+        assert!(about.contains("\nsnapshots    0 at "), "{about}");
+        let whole = play(&path, &Options::default());
+        assert_eq!(whole.difference, None, "{whole:?}");
+        let from = Some(Begin::Snapshot(0));
+        let part = play(&path, &Options { from, ..Options::default() });
+        assert_eq!(part.difference, None, "{part:?}");
+        let before = part.begun.unwrap().record.unwrap_or(whole.records);
+        assert!(before >= 16 << 10, "{part:?}");
+        assert_eq!(before + part.records, whole.records, "{part:?} of {whole:?}");
+        let (status, out, err) = trapline(&["replay", name, "--from-snapshot", "0"]);
+        assert_eq!(status, 0, "{err}");
+        assert!(out.contains("began at snapshot 0, at ") && out.contains("no difference"), "{out}");
+        let (status, _, err) = trapline(&["replay", name, "--from-snapshot", "0s"]);
+        assert_eq!(status, 1);
+        assert!(err.contains("no snapshot to begin at: the first one is at "), "{err}");
+    }
+    let (_guest, path) = recorded(&busy(), &[]);
+    let (status, _, err) = trapline(&["replay", path.to_str().unwrap(), "--from-snapshot", "0"]);
+    assert_eq!(status, 1);
+    assert!(err.contains("no snapshot to begin at: the recording has none"), "{err}");
 }
 
 #[test]

@@ -178,6 +178,12 @@ pub trait SaveState {
     /// # Errors
     /// When `saved` is not a possible state of this device. Nothing has changed then.
     fn restore(&self, saved: &Saved) -> Result<(), StateError>;
+
+    /// Whether a device restored from its state would go on exactly as this one: nothing is under way
+    /// that it would begin anew, or look at once more. Such a state can be the beginning of a replay.
+    fn is_at_rest(&self) -> bool {
+        true
+    }
 }
 
 /// Restores several devices, or none of them.

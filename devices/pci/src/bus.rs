@@ -327,4 +327,8 @@ impl SaveState for Bus {
         self.remap();
         restored
     }
+
+    fn is_at_rest(&self) -> bool {
+        self.functions().iter().all(|(_, function)| function.is_at_rest())
+    }
 }

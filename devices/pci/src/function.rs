@@ -576,4 +576,8 @@ impl SaveState for Function {
         self.interrupts.sync(&config, self.resets.awake(&config));
         Ok(())
     }
+
+    fn is_at_rest(&self) -> bool {
+        self.device.is_at_rest()
+    }
 }

@@ -39,6 +39,21 @@ struct Installed {
     mappings: Vec<Mapping>,
 }
 
+/// The devices of a board that have state, by name.
+pub(crate) struct SavedDevices(Vec<(String, Arc<dyn BoardDevice>)>);
+
+impl SavedDevices {
+    /// The state of each.
+    pub(crate) fn save(&self) -> BTreeMap<String, Saved> {
+        self.0.iter().map(|(name, device)| (name.clone(), device.save())).collect()
+    }
+
+    /// Whether those states are all that there is to them.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.0.iter().all(|(_, device)| device.is_at_rest())
+    }
+}
+
 impl Devices {
     /// A board without devices.
     pub(crate) fn new(registry: Registry, spared: Spared) -> Self {
@@ -117,7 +132,12 @@ impl Devices {
 
     /// Every device's state, by its name.
     pub(crate) fn save(&self) -> BTreeMap<String, Saved> {
-        self.with_state().into_iter().map(|(name, device)| (name, device.save())).collect()
+        self.saved().save()
+    }
+
+    /// Those that there are now, to be saved by somebody else.
+    pub(crate) fn saved(&self) -> SavedDevices {
+        SavedDevices(self.with_state())
     }
 
     /// Restores every device.

@@ -33,7 +33,7 @@ use crate::{ConsoleKind, Error, FirmwareKernel, PcConfigSpace, PortOptions, Virt
 
 pub(crate) use builder::{BoardDevice, Builder, Part};
 pub(crate) use consoles::{consoles, serial_backend};
-pub(crate) use devices::{Devices, Spared};
+pub(crate) use devices::{Devices, SavedDevices, Spared};
 pub(crate) use lines::Lines;
 pub(crate) use pci::PciSlots;
 pub(crate) use plugged::Plugs;

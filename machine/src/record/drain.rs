@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use trapline::{Recorder, RegionId, Registry, Slot, StreamId, Taken};
+use trapline::{Recorder, RegionId, Registry, Slot, Step, StreamId, Taken};
 use trapline_access::record::{Op, Record, TICK_NS};
 use trapline_trace::{
     Bank, MapChange, MapRegion, MapWindow, Meta, Part, Place, Register, Registers, Stream, Writer,
 };
 
 use super::Recording;
+use super::states::{Pace, Saver};
 use crate::recorded_map;
 
 /// How old what is not in the file yet can be, unless the host is too busy to run the thread.
@@ -24,6 +25,9 @@ const PERIOD: Duration = Duration::from_millis(200);
 pub(crate) struct Drain {
     thread: Option<JoinHandle<Result<(), trapline_trace::Error>>>,
     over: Arc<AtomicBool>,
+    /// A state is wanted now.
+    #[cfg(test)]
+    wanted: std::sync::mpsc::Sender<std::sync::mpsc::Sender<bool>>,
 }
 
 impl Drain {
@@ -33,6 +37,7 @@ impl Drain {
         meta: &Meta,
         (recorder, recording): (&Arc<Recorder>, &Arc<Recording>),
         registry: &Registry,
+        saver: Saver,
     ) -> Result<Self, trapline_trace::Error> {
         let mut writer = Writer::new(BufWriter::new(file), meta)?;
         writer.flush()?;
@@ -45,13 +50,28 @@ impl Drain {
             ports: 0,
             regions: HashMap::new(),
             built: Built::of(registry),
+            saver,
+            states: 0,
+            pace: Pace::of(meta),
         };
         let told = Arc::clone(&over);
+        #[cfg(test)]
+        let (wanted, asks) = std::sync::mpsc::channel::<std::sync::mpsc::Sender<bool>>();
         let run = move || {
             state.recorder.wake_when_filling(std::thread::current());
             loop {
+                #[cfg(test)]
+                asks.try_iter().for_each(|ask| {
+                    let saved = state.saver.is_at_rest() && matches!(state.save(), Ok(true));
+                    let _ = ask.send(saved);
+                });
                 let last = told.load(Ordering::Acquire);
-                if let Err(error) = state.drain() {
+                let mut drained = state.drain();
+                // Nothing comes after the last records.
+                if drained.is_ok() && !last {
+                    drained = state.save_now_and_then();
+                }
+                if let Err(error) = drained {
                     // The guest waits for nobody who does not come.
                     state.recorder.give_up();
                     return Err(error);
@@ -64,7 +84,21 @@ impl Drain {
             }
         };
         let thread = std::thread::Builder::new().name("recorder".to_owned()).spawn(run)?;
-        Ok(Self { thread: Some(thread), over })
+        Ok(Self {
+            thread: Some(thread),
+            over,
+            #[cfg(test)]
+            wanted,
+        })
+    }
+
+    /// Has a state saved now, if the machine is at rest: whether it was.
+    #[cfg(test)]
+    pub(crate) fn save_now(&self) -> bool {
+        let (done, answer) = std::sync::mpsc::channel();
+        let asked = self.wanted.send(done);
+        self.thread.iter().for_each(|thread| thread.thread().unpark());
+        asked.is_ok() && answer.recv().unwrap_or(false)
     }
 
     /// Writes what is left and the end of the file. Nothing of the guest runs any more.
@@ -97,6 +131,10 @@ struct State {
     /// A number for each region at each place.
     regions: HashMap<(RegionId, u64), u64>,
     built: Built,
+    saver: Saver,
+    /// How many saved states are in the file.
+    states: u32,
+    pace: Pace,
 }
 
 /// The regions of the machine as it was built, by their ids in the registry.
@@ -121,10 +159,44 @@ impl State {
     /// Writes what there is. All streams are in the file up to the same moment then.
     fn drain(&mut self) -> Result<(), trapline_trace::Error> {
         let taken = self.recorder.take();
-        // What those records name was there before they were.
-        let blobs = self.recording.take_blobs();
+        self.write(&taken)
+    }
+
+    /// Saves the state of the machine, if it is time for that and the machine is at rest.
+    fn save_now_and_then(&mut self) -> Result<(), trapline_trace::Error> {
+        let due = self.pace.is_due(self.writer.records(), self.writer.len());
+        if due && self.saver.is_at_rest() {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what there is and what state it has led to, if the machine is at rest; whether it is.
+    fn save(&mut self) -> Result<bool, trapline_trace::Error> {
+        let (recorder, saver, number) = (&self.recorder, &self.saver, self.states);
+        let look = |step: &Step<'_>| saver.save(recorder, step, number);
+        let Some((taken, state)) = recorder.take_and_look(look) else { return Ok(false) };
+        self.write(&taken)?;
+        let Some(state) = state else { return Ok(true) };
+        let before = self.writer.len();
+        match state.to_bytes() {
+            Some(bytes) => {
+                self.states = self.writer.state(state.snapshot.now_ns, &bytes)? + 1;
+                let (records, end) = (self.writer.records(), self.writer.len());
+                self.pace.written(end - before, records, end);
+            }
+            // A machine whose state is too long for a chunk has no more of them.
+            None => self.pace.stop(),
+        }
+        self.writer.flush()?;
+        Ok(true)
+    }
+
+    fn write(&mut self, taken: &[Taken]) -> Result<(), trapline_trace::Error> {
         let first_ns = taken.iter().map(first_ns).min();
         let Some(first_ns) = first_ns else { return Ok(()) };
+        // What those records name was there before they were. There may be more by now, which others will.
+        let blobs = self.recording.take_blobs();
         let change = self.change();
         if change != MapChange::default() {
             self.writer.map(first_ns, &change)?;

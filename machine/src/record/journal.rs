@@ -158,6 +158,11 @@ impl JournaledClock {
         })
     }
 
+    /// UTC at machine time 0 is what devices were told when a state was saved.
+    pub(crate) fn set_utc_start_ns(&self, utc_ns: u64) {
+        self.utc_ns.store(utc_ns, Ordering::Relaxed);
+    }
+
     /// UTC at machine time 0, in nanoseconds since 1970.
     pub(crate) fn utc_start_ns(&self) -> u64 {
         self.utc_ns.load(Ordering::Relaxed)

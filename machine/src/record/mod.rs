@@ -18,6 +18,7 @@ pub(crate) mod journal;
 pub(crate) mod net;
 pub mod replay;
 pub(crate) mod settings;
+pub(crate) mod states;
 #[cfg(test)]
 mod tests;
 
@@ -31,10 +32,11 @@ use trapline::{Recorder, Registry, Step};
 use trapline_access::record::{Blob, Op};
 use trapline_device::{Clock, EventHandler, Pieces};
 
-use crate::board::{Options, VirtioHandles};
+use crate::board::{Board, Options};
 use crate::{Config, Error};
 use drain::Drain;
 use journal::{Held, Input, Journal, JournaledBackend, JournaledClock, Output, Ports};
+use states::Saver;
 
 /// How a run is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +101,8 @@ impl Tapped {
     pub(crate) fn begin(
         self,
         config: &Config,
-        (irqchip, virtio): (&'static str, &VirtioHandles),
+        irqchip: &'static str,
+        board: &dyn Board,
         registry: &Registry,
     ) -> Result<Option<Recorded>, Error> {
         let (Some(options), Some((recording, clock, recorder))) = (&config.record, self.recording)
@@ -108,10 +111,11 @@ impl Tapped {
         };
         let path = options.path.clone();
         let utc_ns = clock.utc_start_ns();
-        let meta = settings::meta((config, options), utc_ns, irqchip, virtio);
+        let meta = settings::meta((config, options), utc_ns, irqchip, board.virtio());
         let file = File::create(&path).map_err(trapline_trace::Error::from);
-        let drain =
-            file.and_then(|file| Drain::start(file, &meta, (&recorder, &recording), registry));
+        let saver = Saver { devices: board.devices().saved(), clock };
+        let drain = file
+            .and_then(|file| Drain::start(file, &meta, (&recorder, &recording), registry, saver));
         match drain {
             Ok(drain) => {
                 recording.begin();
@@ -142,6 +146,12 @@ impl Recorded {
         let port = self.recording.port("disks");
         self.recording.event(port, Input::Retry, 0, &[]);
         step
+    }
+
+    /// Has a state saved now, if the machine is at rest: whether it was.
+    #[cfg(test)]
+    pub(crate) fn save_now(&self) -> bool {
+        self.drain.save_now()
     }
 
     /// Writes the rest.

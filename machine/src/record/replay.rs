@@ -5,6 +5,7 @@ pub(crate) mod board;
 mod clock;
 mod late;
 mod script;
+mod states;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,19 +15,23 @@ use trapline::{Handle, Registry};
 use trapline_access::record::{Op, Record};
 use trapline_device::{Direction, Requester, Size, Space};
 use trapline_trace::chunk::Kind;
-use trapline_trace::{Event, Map, Place, Reader, Stream};
+use trapline_trace::{Event, Map, Merged, Place, Reader, Stream};
 
 use super::host::call_of;
 use super::journal::{Input, Output};
 use super::settings::Settings;
+use super::states::RecordedState;
 use crate::deliveries::LateWrites;
 use board::Machine;
 use late::Late;
 use script::{Mismatch, Step};
+pub use states::{Begin, Begun};
 
 /// What is to be done beside playing.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Where to begin, if not with the first record.
+    pub from: Option<Begin>,
     /// Stop before this record, counted over all streams from 0.
     pub until: Option<u64>,
     /// The devices, by their names on the board, whose states are wanted at the end.
@@ -52,6 +57,8 @@ pub struct Fault {
 /// What came of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
+    /// The saved state that it began at, if not at the beginning.
+    pub begun: Option<Begun>,
     /// Records that were played.
     pub records: u64,
     /// Accesses among them, and how many of these were reads, whose values were compared.
@@ -125,6 +132,12 @@ pub enum ReplayError {
     /// The board of the recording cannot be built.
     #[error(transparent)]
     Board(#[from] crate::Error),
+    /// There is no saved state to begin at.
+    #[error("no snapshot to begin at: {0}")]
+    NoSnapshot(String),
+    /// The saved state to begin at is none of this machine.
+    #[error("the snapshot to begin at cannot be restored: {0}")]
+    Snapshot(#[from] crate::SnapshotError),
     /// There is no such device to tell the state of.
     #[error("the board has no device {name}; there are {devices}")]
     NoDevice {
@@ -146,21 +159,45 @@ pub fn replay<R: Read + Seek>(from: R, options: &Options) -> Result<Verdict, Rep
     for name in &options.dump {
         machine.check_device(name)?;
     }
+    let begun = begin(&mut reader, &machine, options)?;
     let map = reader.map().clone();
-    let mut player = Player {
+    let player = Player {
         machine,
         map,
         handles: BTreeMap::new(),
         fault: options.fault.clone(),
         late: Late::new(&options.late),
-        verdict: Verdict { unseen: reader.meta().unseen.clone(), ..Verdict::default() },
+        passed: None,
+        verdict: Verdict { begun, unseen: reader.meta().unseen.clone(), ..Verdict::default() },
     };
+    play(player, &mut reader, options)
+}
+
+/// Has the machine be where the replay is to begin.
+fn begin<R: Read + Seek>(
+    reader: &mut Reader<R>,
+    machine: &Machine,
+    options: &Options,
+) -> Result<Option<Begun>, ReplayError> {
+    let Some(from) = options.from else { return Ok(None) };
+    let snapshot = states::number(reader, from)?;
+    let state = states::state(reader, snapshot)?;
+    machine.restore(&state)?;
+    Ok(Some(Begun { snapshot, at_ns: state.snapshot.now_ns, record: None }))
+}
+
+/// Plays the records from where the machine is.
+fn play<R: Read + Seek>(
+    mut player: Player,
+    reader: &mut Reader<R>,
+    options: &Options,
+) -> Result<Verdict, ReplayError> {
     let incomplete = !reader.ending().complete();
-    let end_ns = incomplete.then(|| end_of_all(&reader)).flatten();
+    let end_ns = incomplete.then(|| end_of_all(reader)).flatten();
     player.verdict.incomplete = incomplete.then(|| reader.ending().to_string());
     let until = options.until.unwrap_or(u64::MAX);
     let mut merged = reader.merged()?;
-    let mut waiting: Option<Event> = None;
+    let mut waiting = player.first(&mut merged, until)?;
     loop {
         let mut step = Vec::from_iter(waiting.take());
         while let Some(event) = merged.next()? {
@@ -174,6 +211,11 @@ pub fn replay<R: Read + Seek>(from: R, options: &Options) -> Result<Verdict, Rep
         if end_ns.is_some_and(|end_ns| first.time_ns >= end_ns) {
             break;
         }
+        // Writes that are late have not led to the state that was saved.
+        let saved = step.iter().find(|event| event.record.op == Op::Snapshot);
+        let number = saved.filter(|_| options.late.is_empty());
+        let number = number.and_then(|saved| u32::try_from(saved.record.value).ok());
+        player.passed = number.and_then(|number| states::state(merged.reader(), number).ok());
         let mut script = Step::default();
         for event in &step {
             script.add(event, |number| Ok(merged.reader().blob(number)?.to_vec()))?;
@@ -182,16 +224,8 @@ pub fn replay<R: Read + Seek>(from: R, options: &Options) -> Result<Verdict, Rep
         let last = incomplete && waiting.is_none();
         let whole = !last && step.iter().all(|event| event.number < until);
         step.retain(|event| event.number < until);
-        if player.late.takes(&player.map, &step) {
-            let event = step.first().cloned();
-            let Some(mismatch) = player.late.queue(step, script) else { continue };
-            let told = event.map(|event| player.crossed(&event, &mismatch, None));
-            player.verdict.difference = told;
-            break;
-        }
-        let (step, script) = player.late.before(step, script);
-        if let Some(difference) = player.step(&step, script, whole) {
-            player.verdict.difference = Some(difference);
+        player.verdict.difference = player.next(step, script, whole);
+        if player.verdict.difference.is_some() {
             break;
         }
     }
@@ -214,6 +248,8 @@ struct Player {
     handles: BTreeMap<Stream, Handle>,
     fault: Option<Fault>,
     late: Late,
+    /// What was saved in the step that is played.
+    passed: Option<RecordedState>,
     verdict: Verdict,
 }
 
@@ -225,6 +261,40 @@ struct Made<'a> {
 }
 
 impl Player {
+    /// The first record that is to be played.
+    fn first<R: Read + Seek>(
+        &mut self,
+        merged: &mut Merged<'_, R>,
+        until: u64,
+    ) -> Result<Option<Event>, ReplayError> {
+        let Some(begun) = &mut self.verdict.begun else { return Ok(merged.next()?) };
+        let first = loop {
+            match merged.next()? {
+                Some(event) if event.time_ns <= begun.at_ns => {}
+                first => break first,
+            }
+        };
+        begun.record = first.as_ref().map(|first| first.number);
+        match begun.record {
+            Some(record) if record >= until => Err(ReplayError::NoSnapshot(format!(
+                "snapshot {} is before record {record}, and the replay ends before record {until}",
+                begun.snapshot
+            ))),
+            _ => Ok(first),
+        }
+    }
+
+    /// Plays everything of one stamp, or has it wait.
+    fn next(&mut self, step: Vec<Event>, script: Step, whole: bool) -> Option<Difference> {
+        if self.late.takes(&self.map, &step) {
+            let event = step.first().cloned()?;
+            let mismatch = self.late.queue(step, script)?;
+            return Some(self.crossed(&event, &mismatch, None));
+        }
+        let (step, script) = self.late.before(step, script);
+        self.step(&step, script, whole)
+    }
+
     /// Plays everything of one stamp, that of the last. What was late comes before.
     fn step(&mut self, events: &[Event], script: Step, whole: bool) -> Option<Difference> {
         let (first, last) = (events.first()?, events.last()?);
@@ -242,6 +312,7 @@ impl Player {
                     self.machine.reset();
                     None
                 }
+                Op::Snapshot => self.pass(event),
                 _ => None,
             };
             if wrong.is_some() {

@@ -28,7 +28,7 @@ const CONSOLE_IN_MEMORY: &str = "console-in-memory";
 const ECAM: &str = "ecam";
 const EARLYCON: &str = "earlycon";
 /// Devices of which the recording does not have all that they depend on.
-const LACKING: &str = "lacking";
+pub(super) const LACKING: &str = "lacking";
 
 /// What a recording of a machine of `config` says of it, whose UTC at machine time 0 and whose
 /// interrupt controllers are these.

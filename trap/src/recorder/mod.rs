@@ -365,22 +365,24 @@ impl Recorder {
     /// [`StreamId::Events`] is last. One thread takes.
     pub fn take(&self) -> Vec<Taken> {
         let streams: Vec<_> = self.streams.lock().clone();
-        let ends: Vec<_> = {
+        let ends = {
             let _still = self.stand_still(&streams);
-            let end = |stream: &Arc<Stream>| (stream.ring.written(), stream.ring.last_ns());
-            streams.iter().map(end).collect()
+            ends(&streams)
         };
-        let mut all = Vec::new();
-        for (stream, (end, end_ns)) in streams.iter().zip(ends) {
-            let mut words = Vec::new();
-            stream.ring.take(end, &mut words);
-            let since_ns = std::mem::replace(&mut *stream.taken_ns.lock(), end_ns);
-            if !words.is_empty() {
-                all.push(Taken { stream: stream.id, since_ns, words });
-            }
-        }
-        all.sort_by_key(|taken| (taken.stream == StreamId::Events, taken.stream));
-        all
+        take_up_to(&streams, &ends)
+    }
+
+    /// As [`Recorder::take`], between two steps, and then calls `look` in a step of its own: what was taken is
+    /// all that happened before it. None, if there is no such moment now, as a step waits for room.
+    ///
+    /// Nobody makes room meanwhile: there is some for what `look` records itself, as all was taken, but not
+    /// for more than a ring has.
+    pub fn take_and_look<R>(&self, look: impl FnOnce(&Step<'_>) -> R) -> Option<(Vec<Taken>, R)> {
+        let streams: Vec<_> = self.streams.lock().clone();
+        let _still = self.stand_still(&streams)?;
+        let taken = take_up_to(&streams, &ends(&streams));
+        let seen = look(&self.step());
+        Some((taken, seen))
     }
 
     /// Has nobody record anything: waits for the end of the step that is being made, unless that
@@ -426,6 +428,27 @@ impl Recorder {
     pub(crate) fn slot_table(&self) -> &Slots {
         &self.slots
     }
+}
+
+/// Where each stream ends now: how many records it has, and the last one's time.
+fn ends(streams: &[Arc<Stream>]) -> Vec<(u64, u64)> {
+    let end = |stream: &Arc<Stream>| (stream.ring.written(), stream.ring.last_ns());
+    streams.iter().map(end).collect()
+}
+
+/// Takes what streams have up to their `ends`.
+fn take_up_to(streams: &[Arc<Stream>], ends: &[(u64, u64)]) -> Vec<Taken> {
+    let mut all = Vec::new();
+    for (stream, &(end, end_ns)) in streams.iter().zip(ends) {
+        let mut words = Vec::new();
+        stream.ring.take(end, &mut words);
+        let since_ns = std::mem::replace(&mut *stream.taken_ns.lock(), end_ns);
+        if !words.is_empty() {
+            all.push(Taken { stream: stream.id, since_ns, words });
+        }
+    }
+    all.sort_by_key(|taken| (taken.stream == StreamId::Events, taken.stream));
+    all
 }
 
 impl std::fmt::Debug for Recorder {

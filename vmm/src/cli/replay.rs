@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
+use trapline_machine::record::replay::Begin;
+
+use super::trace::time_ns;
 
 /// Play a recording into the same machine without KVM
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
@@ -10,6 +13,9 @@ pub struct ReplayOptions {
     /// The recording
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Begin at this snapshot, counted from 0, or at the last one up to a time in seconds, as 2.5s
+    #[arg(long, value_name = "N|TIME", value_parser = from)]
+    pub from_snapshot: Option<Begin>,
     /// Stop before this record, counted over all streams from 0
     #[arg(long, value_name = "RECORD")]
     pub until: Option<u64>,
@@ -18,8 +24,19 @@ pub struct ReplayOptions {
     pub dump: Vec<String>,
 }
 
+/// A number, or a time in seconds with an `s` behind it.
+fn from(text: &str) -> Result<Begin, String> {
+    if let Some(seconds) = text.strip_suffix('s') {
+        let time = time_ns("--from-snapshot", seconds);
+        return time.map(Begin::Time).map_err(|_| "not a time in seconds".to_owned());
+    }
+    let number = text.parse().map(Begin::Snapshot);
+    number.map_err(|_| "neither the number of a snapshot nor a time in seconds, as 2.5s".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
+    use super::Begin;
     use crate::cli::{Parsed, parse};
 
     fn replay(line: &str) -> Result<super::ReplayOptions, String> {
@@ -39,6 +56,21 @@ mod tests {
         assert!(replay("run.trp").is_ok());
         assert!(replay("").unwrap_err().contains("<FILE>"));
         assert!(replay("run.trp --until soon").unwrap_err().contains("soon"));
+    }
+
+    #[test]
+    fn a_replay_begins_at_a_snapshot_by_its_number_or_by_a_time() {
+        let from = |value: &str| replay(&format!("run.trp --from-snapshot {value}"));
+        let found = |value| from(value).unwrap().from_snapshot;
+        assert_eq!(found("0"), Some(Begin::Snapshot(0)));
+        assert_eq!(found("12"), Some(Begin::Snapshot(12)));
+        assert_eq!(found("2.5s"), Some(Begin::Time(2_500_000_000)));
+        assert_eq!(found("0s"), Some(Begin::Time(0)));
+        for wrong in ["2.5", "s", "-1", "1.s2", "4294967296", "soon", "1e3s", "99999999999s"] {
+            let error = from(wrong).unwrap_err();
+            assert!(error.contains("--from-snapshot") || error.contains(wrong), "{wrong}: {error}");
+        }
+        assert_eq!(replay("run.trp").unwrap().from_snapshot, None);
     }
 
     #[test]

@@ -315,4 +315,8 @@ impl SaveState for Balloon {
         *self.inner.lock() = Inner { state, ..Inner::default() };
         Ok(())
     }
+
+    fn is_at_rest(&self) -> bool {
+        !self.inner.lock().run.asked
+    }
 }

@@ -148,6 +148,13 @@ impl Lane {
         state.again.iter().copied().chain(pending).collect()
     }
 
+    /// Whether no request is under way.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let state = self.state.lock();
+        let nothing = state.again.is_empty() && state.pending.iter().all(Option::is_none);
+        nothing && state.io.is_empty()
+    }
+
     /// Has the requests with these heads made, which a snapshot says had begun.
     pub(super) fn make_again(&self, heads: Vec<u16>) {
         self.state.lock().again = heads;

@@ -287,4 +287,10 @@ impl SaveState for Blk {
         *self.state.lock() = restored;
         Ok(())
     }
+
+    /// How much of its limits is used up is not saved.
+    fn is_at_rest(&self) -> bool {
+        let limits = self.disk.options().limits;
+        limits.iops.or(limits.bps).is_none() && self.lanes.iter().all(|lane| lane.is_at_rest())
+    }
 }

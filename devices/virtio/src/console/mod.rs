@@ -421,4 +421,9 @@ impl SaveState for Console {
         inner.state = restored;
         Ok(())
     }
+
+    fn is_at_rest(&self) -> bool {
+        let run = &self.inner.lock().run;
+        run.patience.iter().all(|patience| patience.deadline_ns().is_none())
+    }
 }

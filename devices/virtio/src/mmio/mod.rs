@@ -261,6 +261,10 @@ impl SaveState for VirtioMmio {
         self.switch_doorbells();
         Ok(())
     }
+
+    fn is_at_rest(&self) -> bool {
+        self.core.is_at_rest()
+    }
 }
 
 /// What registers that there are not read as.

@@ -525,4 +525,9 @@ impl SaveState for Net {
         *self.state.lock() = restored;
         Ok(())
     }
+
+    /// What a driver has posted, and what waits for it, is looked at anew.
+    fn is_at_rest(&self) -> bool {
+        self.features.load(Ordering::Relaxed) == 0
+    }
 }

@@ -375,4 +375,8 @@ impl SaveState for VirtioPci {
         self.switch_doorbells();
         Ok(())
     }
+
+    fn is_at_rest(&self) -> bool {
+        self.core.is_at_rest()
+    }
 }

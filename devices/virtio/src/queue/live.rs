@@ -119,6 +119,11 @@ impl Live {
         QueuePosition { next_avail, next_used, requests }
     }
 
+    /// Whether [`Live::at`] its position is all of it.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.armed && self.seen == self.ring.next_avail() && self.in_flight == 0 && self.added == 0
+    }
+
     /// A request that the device has already, if it can be parsed still.
     pub(super) fn again(&self, mem: &GuestMem, head: u16, epoch: u64) -> Option<Chain> {
         let taken = self.taken.get(usize::from(head)).copied().unwrap_or(false);

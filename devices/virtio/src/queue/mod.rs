@@ -177,6 +177,12 @@ impl Queue {
         self.state.lock().live.as_ref().map(Live::position)
     }
 
+    /// Whether a queue that goes on from its position would do as this one: the device has no request,
+    /// and knows of none that it has not looked at.
+    pub fn is_at_rest(&self) -> bool {
+        self.state.lock().live.as_ref().is_none_or(Live::is_at_rest)
+    }
+
     /// Stops the queue. When this returns nobody serves it, and nothing more is published in it.
     pub fn stop(&self) {
         self.state.lock().live = None;

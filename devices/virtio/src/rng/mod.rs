@@ -226,4 +226,8 @@ impl SaveState for Rng {
         *self.state.lock() = restored;
         Ok(())
     }
+
+    fn is_at_rest(&self) -> bool {
+        self.run.lock().pool.is_empty()
+    }
 }

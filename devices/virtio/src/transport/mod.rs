@@ -341,6 +341,11 @@ impl Core {
         }
     }
 
+    /// Whether a device restored from [`Core::save`] would go on as this one.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.device.is_at_rest() && self.queues.iter().all(|queue| queue.is_at_rest())
+    }
+
     /// Whether `saved` is a state of a device of this make; the device itself is not asked.
     pub(crate) fn can_be(&self, saved: &CoreState) -> bool {
         let State { status, features, beyond, queues, .. } = &saved.state;

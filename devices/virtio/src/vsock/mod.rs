@@ -534,4 +534,9 @@ impl SaveState for Vsock {
         run.lost = true;
         Ok(())
     }
+
+    /// A restored device tells its driver that connections are lost.
+    fn is_at_rest(&self) -> bool {
+        false
+    }
 }

@@ -17,7 +17,8 @@ use crate::board::{self, Board, Vfio, Wiring};
 use crate::qtest::BoardKind;
 use crate::record::journal::{Journal, JournaledBackend, JournaledClock};
 use crate::record::settings::Settings;
-use crate::{Error, arm64_virt, x86_pc};
+use crate::record::states::RecordedState;
+use crate::{Error, SnapshotError, arm64_virt, x86_pc};
 
 /// A board as a replay drives it.
 pub(crate) trait ReplayBoard: Send + Sync {
@@ -54,6 +55,8 @@ pub(super) struct Machine {
     board: Box<dyn ReplayBoard>,
     pub(super) registry: Registry,
     pub(super) clock: ReplayClock,
+    /// The same, as devices see it.
+    devices_clock: Arc<JournaledClock>,
     pub(super) script: Arc<Script>,
     text: Arc<Text>,
 }
@@ -80,10 +83,11 @@ impl Machine {
             BoardKind::X86Pc => x86_pc::ram_ranges(settings.mem_bytes)?,
             BoardKind::Arm64Virt => arm64_virt::ram_ranges(settings.mem_base, settings.mem_bytes)?,
         };
+        let devices_clock = JournaledClock::around(&inner, &journal);
         let wiring = Wiring {
             isolates: Arc::default(),
             registry: registry.clone(),
-            clock: JournaledClock::around(&inner, &journal),
+            clock: devices_clock.clone(),
             host_clock: Arc::clone(&inner),
             event_loop,
             power: Arc::new(Ignored),
@@ -97,7 +101,7 @@ impl Machine {
             BoardKind::Arm64Virt => Box::new(arm64_virt::Replayed::new(&wiring, settings)?),
         };
         board.power_on();
-        Ok(Self { board, registry, clock, script, text })
+        Ok(Self { board, registry, clock, devices_clock, script, text })
     }
 
     pub(super) fn reset(&self) {
@@ -107,6 +111,13 @@ impl Machine {
 
     pub(super) fn save(&self) -> BTreeMap<String, Saved> {
         self.board.board().devices().save()
+    }
+
+    /// Becomes the machine that was saved, at that time.
+    pub(super) fn restore(&self, state: &RecordedState) -> Result<(), SnapshotError> {
+        self.clock.set(state.snapshot.now_ns);
+        self.devices_clock.set_utc_start_ns(state.utc_start_ns);
+        self.script.restore(|| self.board.board().devices().restore(&state.snapshot.devices))
     }
 
     /// Whether there is a device with state of this name.

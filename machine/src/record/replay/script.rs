@@ -97,13 +97,30 @@ struct Called {
 struct Inner {
     /// Whether the machine has been built: what happens before was not recorded.
     begun: bool,
+    /// Whether a saved state is being restored: what happens meanwhile was not recorded either.
+    restoring: bool,
     step: Step,
     wrong: Option<Mismatch>,
+}
+
+impl Inner {
+    /// Whether what happens now was recorded.
+    fn is_played(&self) -> bool {
+        self.begun && !self.restoring
+    }
 }
 
 impl Script {
     pub(super) fn new(ports: &[String]) -> Self {
         Self { ports: ports.to_vec(), inner: Mutex::default(), handlers: Mutex::default() }
+    }
+
+    /// A saved state is restored by `restore`, and the machine has begun.
+    pub(super) fn restore<R>(&self, restore: impl FnOnce() -> R) -> R {
+        *self.inner.lock() = Inner { begun: true, restoring: true, ..Inner::default() };
+        let restored = restore();
+        self.inner.lock().restoring = false;
+        restored
     }
 
     /// A step begins.
@@ -229,7 +246,7 @@ impl Journal for Script {
     }
 
     fn memory(&self, port: u16, addr: u64, data: &mut [u8]) {
-        if !self.inner.lock().begun {
+        if !self.inner.lock().is_played() {
             return;
         }
         let got = format!("{} bytes at {addr:#x}", data.len());
@@ -257,7 +274,7 @@ impl Journal for Script {
 
     fn output(&self, port: u16, kind: Output, value: u64) {
         let mut inner = self.inner.lock();
-        if !inner.begun {
+        if !inner.is_played() {
             return;
         }
         let recorded = inner.step.outputs.pop_front();
