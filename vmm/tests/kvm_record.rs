@@ -226,6 +226,21 @@ fn a_replay_begins_at_a_snapshot() {
     assert!(err.contains("no snapshot to begin at: the recording has none"), "{err}");
 }
 
+/// Which lines are level triggered, and which line a function's pin is on: nobody has said so to a guest that is
+/// firmware itself.
+#[test]
+fn interrupts_are_as_they_were_before_firmware_has_set_them_up() {
+    let at = |register: u32| 0x8000_0000 | register;
+    let look = (0..8_u32).fold(Asm::new().inb(0x4d0).inb(0x4d1), |asm, device| {
+        asm.outl(0xcf8, at(device << 11 | 0x3c)).inl(0xcfc)
+    });
+    for chips in ["kernel", "split"] {
+        let (_guest, path) = recorded(&look, &["--irqchip", chips]);
+        let verdict = play(&path, &Options::default());
+        assert_eq!(verdict.difference, None, "{chips}: {verdict:?}");
+    }
+}
+
 #[test]
 fn a_file_that_cannot_be_written_ends_the_run_before_it_starts() {
     let options = ["--exit-port", "--record", "/nowhere/at/all"];

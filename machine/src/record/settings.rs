@@ -177,7 +177,8 @@ pub(crate) struct Settings {
     testdev: bool,
     legacy: bool,
     firmware_log: bool,
-    firmware: bool,
+    /// Whether the guest starts with firmware.
+    pub(crate) firmware: bool,
     console_in_memory: bool,
     ecam: bool,
     earlycon: bool,

@@ -17,6 +17,8 @@ use crate::record::settings::{SPLIT, Settings};
 pub(crate) struct Replayed {
     board: X86Pc,
     controllers: Option<Arc<Controllers>>,
+    /// The guest has firmware, which sets up interrupts itself.
+    firmware: bool,
 }
 
 impl Replayed {
@@ -49,7 +51,7 @@ impl Replayed {
         if let Some(mode) = settings.display {
             display::add(mode, &wiring.registry, &mut board)?;
         }
-        Ok(Self { board, controllers })
+        Ok(Self { board, controllers, firmware: settings.firmware })
     }
 }
 
@@ -59,6 +61,9 @@ impl ReplayBoard for Replayed {
     }
 
     fn power_on(&self) {
+        if self.firmware {
+            return;
+        }
         if let Some(controllers) = &self.controllers {
             controllers.set_level_triggered(layout::irq::LEVEL);
         }
