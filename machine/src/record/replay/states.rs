@@ -1,6 +1,7 @@
 //! Saved states of a recording: a replay begins at one, and compares those that it passes.
 
 use std::io::{Read, Seek};
+use std::time::Duration;
 
 use trapline_trace::{Event, Reader};
 
@@ -40,7 +41,10 @@ pub(super) fn number<R: Read + Seek>(reader: &Reader<R>, from: Begin) -> Result<
             at.and_then(|at| u32::try_from(at).ok())
         }
     };
-    let seconds = |ns: u64| format!("{}.{:06} s", ns / 1_000_000_000, ns % 1_000_000_000 / 1000);
+    let seconds = |ns: u64| {
+        let time = Duration::from_nanos(ns);
+        format!("{}.{:06} s", time.as_secs(), time.subsec_micros())
+    };
     found.ok_or_else(|| {
         ReplayError::NoSnapshot(match from {
             Begin::Snapshot(number) => format!("there is no {number}, the last one is {last}"),
