@@ -173,6 +173,15 @@ impl BarMap {
     }
 }
 
+impl Drop for BarMap {
+    /// Takes the functions' regions out of the registry: whoever still looks on in it does not keep devices
+    /// of a machine that is no more.
+    fn drop(&mut self) {
+        let pieces = self.bars.iter().flat_map(|bar| &bar.pieces);
+        let _ = self.registry.edit(pieces.map(|piece| RegionEdit::Unmap(piece.id)).collect());
+    }
+}
+
 /// Whether the refusal is about this region.
 fn concerns(error: &EditError, name: &RegionName) -> bool {
     match error {
