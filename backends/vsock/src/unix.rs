@@ -38,7 +38,6 @@ struct Inner {
     connections: BTreeMap<u32, Connection>,
     last: u32,
     listening: bool,
-    ended: bool,
     events: Vec<Event>,
     /// Those that are closed. The loop drops them, as their watches may wait for a handler.
     closed: Vec<Connection>,
@@ -104,20 +103,6 @@ impl UnixSockets {
             _telling: telling,
         });
         Ok(this)
-    }
-
-    /// Takes the socket away, and ends all connections.
-    pub fn end(&self) {
-        let inner = &mut *self.inner.lock();
-        if std::mem::replace(&mut inner.ended, true) {
-            // The path may be somebody else's by now.
-            return;
-        }
-        let _ = std::fs::remove_file(&self.path);
-        for id in inner.connections.keys().copied().collect::<Vec<_>>() {
-            self.remove(inner, id);
-        }
-        self.listen_on(inner, false);
     }
 
     /// Lets in who waits, as long as there is room.
@@ -359,7 +344,7 @@ impl EventHandler for Stirring {
 
 impl Drop for UnixSockets {
     fn drop(&mut self) {
-        self.end();
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -75,19 +75,8 @@ pub(crate) struct VirtioHandles {
     pub(crate) balloon: Option<Arc<Balloon>>,
     /// Ports of the console device whose place on the host is the host's choice.
     pub(crate) places: Places,
-    /// What is behind the socket device.
-    sockets: Option<Arc<UnixSockets>>,
     /// Ports of a replay, kept for the journal to call.
     _ports: Vec<Arc<dyn CharDevice>>,
-}
-
-impl Drop for VirtioHandles {
-    /// The socket goes with the board, whoever still has the device.
-    fn drop(&mut self) {
-        if let Some(sockets) = &self.sockets {
-            sockets.end();
-        }
-    }
 }
 
 /// Names of ports, and where they are on the host.
@@ -131,11 +120,8 @@ impl ChosenVirtio {
             }
             add(&name, p9);
         }
-        let mut sockets = None;
         if let Some(vsock) = &options.vsock {
-            let (vsock, behind) = self::vsock(vsock, wiring)?;
-            add("vsock", vsock);
-            sockets = behind;
+            add("vsock", self::vsock(vsock, wiring)?);
         }
         if let Some(from) = options.rng {
             add("rng", entropy(from, &wiring.clock, wiring.journal.as_ref()));
@@ -152,15 +138,7 @@ impl ChosenVirtio {
         let disks = disks.into_iter().map(|(disk, _)| disk).collect();
         Ok(Self {
             devices,
-            handles: VirtioHandles {
-                disks,
-                nets,
-                console,
-                balloon,
-                places,
-                sockets,
-                _ports: ports,
-            },
+            handles: VirtioHandles { disks, nets, console, balloon, places, _ports: ports },
         })
     }
 
@@ -282,24 +260,21 @@ fn wired_net(n: usize, options: &NetOptions, wiring: &Wiring) -> Result<Arc<Net>
     Ok(Net::new(NetSetup { mac, mtu, speed }, backend))
 }
 
-/// The socket device, and what is behind it.
-fn vsock(
-    options: &VsockOptions,
-    wiring: &Wiring,
-) -> Result<(Arc<Vsock>, Option<Arc<UnixSockets>>), Error> {
+/// The socket device.
+fn vsock(options: &VsockOptions, wiring: &Wiring) -> Result<Arc<Vsock>, Error> {
     let VsockOptions { cid, socket } = options;
-    let (vsock, sockets) = match &wiring.options.stand_ins {
-        Some(_) => (Vsock::stand_in(*cid), None),
+    let vsock = match &wiring.options.stand_ins {
+        Some(_) => Vsock::stand_in(*cid),
         None => {
             let refused = |reason| Error::Vsock { path: socket.clone(), reason };
             let sockets = UnixSockets::listen(socket, &wiring.event_loop).map_err(refused)?;
-            (Vsock::new(*cid, sockets.clone()), Some(sockets))
+            Vsock::new(*cid, sockets)
         }
     };
     if let Some(journal) = &wiring.journal {
         vsock.set_witness(JournaledWitness::of(journal, "vsock"));
     }
-    Ok((vsock, sockets))
+    Ok(vsock)
 }
 
 /// Opens what is behind the port with this name.
