@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::guest::{Guest, finish, off};
+use support::guest::{Guest, finish, off, run};
 use support::{Pty, Running, TRAPLINE, shell_status};
 use trapline_testkit::realmode::{Asm, LSR_DATA_READY, UART, UART_LSR};
 use trapline_testkit::skip;
@@ -510,4 +510,20 @@ fn what_a_test_has_started_goes_with_it_wherever_it_is() {
     assert!(is_there(orphan));
     drop(console);
     assert!(!is_there(orphan));
+}
+
+#[test]
+fn sockets_of_devices_go_with_the_machine_whatever_bus_they_are_on() {
+    for transport in ["pci", "pci-legacy", "mmio", "mmio-legacy"] {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = |name: &str| folder.path().join(name).display().to_string();
+        let port = format!("--virtio-port=name=a,socket={}", socket("port"));
+        let vsock = format!("--vsock=3,socket={}", socket("vsock"));
+        let is_legacy = transport.ends_with("legacy");
+        let options = ["--virtio-transport", transport, &port, &vsock];
+        let given = if is_legacy { &options[..3] } else { &options };
+        run(&off(), given).expect_status(0);
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 0, "{transport}");
+    }
 }

@@ -41,6 +41,13 @@ impl Places {
 }
 
 #[test]
+fn a_bus_that_goes_takes_its_regions_with_it() {
+    let (bus, places) = bus();
+    drop(bus);
+    assert_eq!(*places.gone.lock(), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
 fn every_write_is_one_edit_of_what_has_to_move() {
     let (bus, places) = bus();
     *places.edits.lock() = 0;

@@ -27,6 +27,8 @@ pub(crate) struct Places {
     next: Mutex<u64>,
     /// Every move, in order.
     pub(crate) moves: Mutex<Vec<(RegionId, Option<u64>)>>,
+    /// What was taken out, in order.
+    pub(crate) gone: Mutex<Vec<u64>>,
     /// How many edits there were.
     pub(crate) edits: Mutex<usize>,
 }
@@ -42,6 +44,7 @@ impl Regions for Places {
                     ids.push(RegionId(*next));
                     *next += 1;
                 }
+                RegionEdit::Unmap(id) => self.gone.lock().push(id.0),
                 RegionEdit::Place(id, base) => self.moves.lock().push((id, base)),
                 _ => {}
             }
