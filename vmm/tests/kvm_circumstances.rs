@@ -296,6 +296,7 @@ fn the_process_that_guards_the_terminal_ends_with_the_run() {
     let mut console = start_ready(&guest, &pty);
     let first = guardian_of(console.pid());
     kill_process(first, Signal::KILL).unwrap();
+    support::until("it is dead", || !is_there(first));
     console.signal(Signal::TSTP);
     console.until_state('T');
     assert_eq!(pty.settings(), before);

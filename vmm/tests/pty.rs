@@ -15,7 +15,7 @@ const MISTAKES: [(&[&str], &str); 8] = [
     (&["run", "-c", "-1"], "Fatal: -c -1: not a number of CPUs"),
     (
         &["run", "--vsock", "3"],
-        "Fatal: --vsock: the virtio-vsock device does not exist yet in this version",
+        "Fatal: --vsock 3: socket=PATH is missing, by which the host's programs get to the guest",
     ),
     (&["run", "--no-such-option"], "Fatal: --no-such-option: no such option"),
     (

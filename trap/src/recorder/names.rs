@@ -69,13 +69,16 @@ impl NameCache {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     #[test]
     fn a_name_has_one_number_however_many_there_are() {
         let (names, mut caches) = (Names::default(), [NameCache::default(), NameCache::default()]);
-        let all: Vec<&'static str> =
-            (0..500).map(|n| &*Box::leak(format!("R{n}").into_boxed_str())).collect();
+        static ALL: LazyLock<Vec<String>> =
+            LazyLock::new(|| (0..500).map(|n| format!("R{n}")).collect());
+        let all: Vec<&'static str> = ALL.iter().map(String::as_str).collect();
         for _ in 0..2 {
             for cache in &mut caches {
                 for (number, name) in (1..).zip(&all) {
